@@ -1,0 +1,67 @@
+"""How solset says that something is wrong.
+
+Bad arguments raise :class:`ValueError` or :class:`TypeError` built by :func:`bad_value` and
+:func:`bad_type`, so that every message names the argument, what was expected, what came and the cure.
+Numerical outcomes are a :class:`Status`; mathematics that disappoints is a :class:`SolsetWarning`.
+"""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from solset.solvers.solution import Solution
+
+
+class Status(StrEnum):
+    """How a solve ended."""
+
+    CONVERGED = "converged"
+    MAX_STEPS = "max_steps"
+    INCONSISTENT = "inconsistent"
+    NONFINITE = "nonfinite"
+    INDEFINITE = "indefinite"
+    DIVERGED = "diverged"
+
+
+class SolsetWarning(UserWarning):
+    """The answer is defined, but one of its premises does not hold."""
+
+
+class SolverError(RuntimeError):
+    """A solve that did not converge, raised only when the caller asked for it.
+
+    Attributes:
+        solution: The partial solution, with its status and residual.
+    """
+
+    def __init__(self, solution: "Solution") -> None:
+        super().__init__(
+            f"the solver ended with status '{solution.status}' at relative residual "
+            f"{solution.residual:.3g} after {solution.steps} steps"
+        )
+        self.solution = solution
+
+
+def _message(argument: str, expected: str, got: object, cure: str) -> str:
+    return f"`{argument}` must be {expected}; got {got}. {cure}"
+
+
+def bad_value(argument: str, *, expected: str, got: object, cure: str) -> ValueError:
+    """The error for an argument of the right type with an impossible value.
+
+    Args:
+        argument: Name of the argument as the caller wrote it.
+        expected: What would have been accepted.
+        got: What came.
+        cure: One sentence that says what to do.
+
+    Example:
+        >>> print(bad_value("points", expected="at least one index", got="none", cure="Name a point."))
+        `points` must be at least one index; got none. Name a point.
+    """
+    return ValueError(_message(argument, expected, got, cure))
+
+
+def bad_type(argument: str, *, expected: str, got: object, cure: str) -> TypeError:
+    """The error for an argument of the wrong type; arguments as in :func:`bad_value`."""
+    return TypeError(_message(argument, expected, got, cure))
