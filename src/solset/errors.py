@@ -6,10 +6,6 @@ Numerical outcomes are a :class:`Status`; mathematics that disappoints is a :cla
 """
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from solset.solvers.solution import Solution
 
 
 class Status(StrEnum):
@@ -25,21 +21,6 @@ class Status(StrEnum):
 
 class SolsetWarning(UserWarning):
     """The answer is defined, but one of its premises does not hold."""
-
-
-class SolverError(RuntimeError):
-    """A solve that did not converge, raised only when the caller asked for it.
-
-    Attributes:
-        solution: The partial solution, with its status and residual.
-    """
-
-    def __init__(self, solution: "Solution") -> None:
-        super().__init__(
-            f"the solver ended with status '{solution.status}' at relative residual "
-            f"{solution.residual:.3g} after {solution.steps} steps"
-        )
-        self.solution = solution
 
 
 def _message(argument: str, expected: str, got: object, cure: str) -> str:

@@ -1,0 +1,1 @@
+"""How the solution set of a trained network moves when its training data is perturbed."""

@@ -1,0 +1,176 @@
+"""The graphical derivative and the coderivative of a solution map (Theorem 1)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from solset.linalg import LinearOperator, Product, Space
+from solset.sets import AffineSet, Training, affine_image
+from solset.solvers import Prepared, Solver
+from solset.solvers.base import Deferred
+
+
+@dataclass(frozen=True)
+class Qualification:
+    """Whether the formula set equals the derivative.
+
+    Attributes:
+        is_verified: ``True`` or ``False`` where it was decided, ``None`` where it was not.
+        reason: In one sentence.
+    """
+
+    is_verified: bool | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """The pair ``(A, C)`` that linearises a solution map: ``A v + C Δx = 0``.
+
+    Attributes:
+        constraint: ``A``: the Hessian ``H``, its Gauss–Newton form, or the Jacobian ``J``.
+        data: ``C``: the mixed derivative ``B`` or ``J_x``, acting on data directions.
+        solver: What solves with ``A``.
+        data_space: Shape of a data direction at the door.
+        weight_space: Shape of a weight direction at the door.
+        gradient: The risk's gradient at the trained point, ``(p,)``.
+        row_weights: ``W`` with ``(WA)ᵀ(WA)`` the curvature that training follows, where ``A`` are rows.
+        optimality: Which optimality map it linearises.
+        reason: Why this map was taken.
+    """
+
+    constraint: LinearOperator
+    data: LinearOperator
+    solver: Solver
+    data_space: Space
+    weight_space: Space
+    gradient: Tensor
+    row_weights: LinearOperator | None
+    optimality: str
+    reason: str
+
+    @cached_property
+    def system(self) -> Prepared:
+        """``A`` with whatever the solver keeps; prepared at the first solve, shared by all."""
+        return Deferred(self.constraint, self.solver)
+
+    @cached_property
+    def flow(self) -> Prepared:
+        """The system whose gradient flow training follows: ``A``, or its rows weighted by the loss."""
+        if self.row_weights is None:
+            return self.system
+        cheap = self.system.weighted(self.row_weights)
+        return self.solver.prepare(Product(self.row_weights, self.constraint)) if cheap is None else cheap
+
+    @cached_property
+    def qualification(self) -> Qualification:
+        """Whether Theorem 1 holds with equality here, as far as it was verified.
+
+        Cost: one decomposition, if the solver sees the spectrum.
+        """
+        rank, (m, p) = self.system.rank, self.constraint.shape
+        if rank is None:
+            return Qualification(None, "the solver does not see the spectrum, so no rank was verified")
+        if rank == m:
+            return Qualification(True, f"the constraint has full row rank {m}")
+        if self.optimality == "interpolating":
+            return Qualification(False, f"the rows have rank {rank} of {m}")
+        text = f"the Hessian has rank {rank} of {p}; equality needs a solution set of locally constant rank"
+        return Qualification(None, text)
+
+
+class GraphicalDerivative:
+    """The graphical derivative ``DS(x̄|w̄)``: from a data direction to the set of weight directions.
+
+    ``DS(x̄|w̄)(Δx) = {v : A v + C Δx = 0}`` (Theorem 1; Definition 3), with equality under the
+    qualification that :attr:`qualification` reports.
+
+    Args:
+        linearisation: The pair ``(A, C)`` and its solver.
+    """
+
+    def __init__(self, linearisation: Linearisation) -> None:
+        self.linearisation = linearisation
+
+    def __call__(self, dx: Tensor) -> AffineSet:
+        """The affine set of weight directions that answer ``dx``.
+
+        Args:
+            dx: Change of the moved points, shape ``(|K|, *input)``, in input units after preprocessing.
+
+        Cost: one product with ``C``; nothing is solved yet.
+        """
+        line = self.linearisation
+        rhs = -(line.data @ line.data_space.flatten(dx))
+        weights = line.row_weights
+        training = Training(
+            lambda: line.flow, lambda: rhs if weights is None else weights @ rhs, line.gradient
+        )
+        return AffineSet(line.system, rhs, torch.zeros_like(line.gradient), training=training)
+
+    @property
+    def optimality(self) -> str:
+        """The optimality map that was linearised."""
+        return self.linearisation.optimality
+
+    @property
+    def reason(self) -> str:
+        """Why this map was taken."""
+        return self.linearisation.reason
+
+    @property
+    def qualification(self) -> Qualification:
+        """Whether the formula set was verified to equal the derivative."""
+        return self.linearisation.qualification
+
+
+class Coderivative:
+    """The coderivative ``D*S(x̄|w̄)``: from a weight direction to the set of data directions.
+
+    ``D*S(x̄|w̄)(q) = {Cᵀ y : Aᵀ y = -q}`` (Theorem 1; Definition 4), empty for ``q`` outside ``range Aᵀ``.
+
+    Args:
+        linearisation: The pair ``(A, C)`` and its solver.
+    """
+
+    def __init__(self, linearisation: Linearisation) -> None:
+        self.linearisation = linearisation
+
+    def __call__(self, q: Tensor) -> AffineSet:
+        """The affine set of data directions dual to ``q``; a single point if ``A`` has full row rank.
+
+        Args:
+            q: A weight direction, ``(p,)``.
+
+        Cost: one solve with ``Aᵀ`` and one product with ``Cᵀ``; a projection onto a set of several
+        points needs an inner solve a step.
+        """
+        line = self.linearisation
+        found = line.system.solve_transposed(-line.weight_space.flatten(q))
+        point = line.data.T @ found.value
+        spread = None if line.system.rank == line.constraint.shape[0] else _KernelImage(line)
+        return affine_image(point, spread, defect=found.residual)
+
+
+class _KernelImage(LinearOperator):
+    """``z ↦ Cᵀ P z`` with ``P`` the projector on ``ker Aᵀ``."""
+
+    def __init__(self, line: Linearisation) -> None:
+        m, q = line.constraint.shape[0], line.data.shape[1]
+        super().__init__((q, m), line.data.dtype, line.data.device)
+        self._line = line
+
+    def _kernel_part(self, block: Tensor) -> Tensor:
+        system = self._line.system
+        columns = [
+            z - system.solve_transposed(system.operator.T @ z.contiguous()).value for z in block.unbind(1)
+        ]
+        return torch.stack(columns, dim=1)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return self._line.data.T @ self._kernel_part(block)
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._kernel_part(self._line.data @ block)

@@ -1,0 +1,124 @@
+"""Which element of an affine solution set: spectral filters ``φ`` between 0 and the pseudo-inverse."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from solset.errors import bad_value
+
+
+@dataclass(frozen=True)
+class Filter(ABC):
+    """A function ``φ`` of the eigenvalues; the element it picks is ``φ(H) b``."""
+
+    @abstractmethod
+    def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:
+        """``φ`` at each eigenvalue.
+
+        Args:
+            eigenvalues: ``(m,)``.
+            kept: Which of them count as non-zero, ``(m,)`` boolean.
+        """
+
+
+@dataclass(frozen=True)
+class MinimumNorm(Filter):
+    """``φ(s) = 1/s``, and 0 at 0: the pseudo-inverse, the limit of infinitely long training.
+
+    Example:
+        >>> MinimumNorm()(torch.tensor([0.0, 2.0]), torch.tensor([False, True]))
+        tensor([0.0000, 0.5000])
+    """
+
+    def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:
+        """``1/s`` where ``s`` counts as non-zero."""
+        safe = torch.where(kept, eigenvalues, torch.ones_like(eigenvalues))
+        return torch.where(kept, 1.0 / safe, torch.zeros_like(eigenvalues))
+
+
+@dataclass(frozen=True)
+class GradientFlow(Filter):
+    """What gradient descent of a stated duration reaches: ``φ(s) = (1 - (1 - ηs)^k) / s``, ``φ(0) = ηk``.
+
+    Attributes:
+        steps: ``k``, the number of gradient-descent steps.
+        learning_rate: ``η``, for the loss as reduced.
+
+    Notes:
+        Meaningful only where ``|1 - ηs| ≤ 1`` for the largest eigenvalue; beyond it descent itself
+        diverges, and so does the filter.
+
+    Example:
+        >>> flow = GradientFlow(steps=1, learning_rate=0.1)
+        >>> flow(torch.tensor([0.0, 2.0]), torch.tensor([False, True]))
+        tensor([0.1000, 0.1000])
+    """
+
+    steps: int
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise bad_value("steps", expected="zero or more", got=self.steps, cure="Count the steps taken.")
+        if not self.learning_rate > 0:
+            raise bad_value(
+                "learning_rate", expected="positive", got=self.learning_rate, cure="Use the one of training."
+            )
+
+    def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:  # noqa: ARG002 - φ is smooth at 0
+        """``(1 - (1 - ηs)^k) / s`` without cancellation at small ``s``."""
+        scaled = self.learning_rate * eigenvalues
+        tiny = scaled == 0
+        safe = torch.where(tiny, torch.ones_like(scaled), scaled)
+        inside = safe < 1.0
+        log_decay = torch.log1p(-torch.where(inside, safe, torch.zeros_like(safe)))
+        decayed = torch.where(inside, -torch.expm1(self.steps * log_decay), 1.0 - (1.0 - safe) ** self.steps)
+        return self.learning_rate * torch.where(
+            tiny, torch.full_like(scaled, float(self.steps)), decayed / safe
+        )
+
+
+@dataclass(frozen=True)
+class Tikhonov(Filter):
+    """``φ(s) = 1 / (s + damping)``.
+
+    Attributes:
+        damping: Added to every eigenvalue, in units of the Hessian (of ``AAᵀ`` for a rectangular
+            system); it must be small against the eigenvalues that carry the answer.
+    """
+
+    damping: float
+
+    def __post_init__(self) -> None:
+        if not self.damping > 0:
+            raise bad_value(
+                "damping", expected="positive", got=self.damping, cure="Use MinimumNorm() for none."
+            )
+
+    def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:  # noqa: ARG002 - every eigenvalue counts
+        """``1 / (s + damping)``."""
+        return 1.0 / (eigenvalues + self.damping)
+
+
+@dataclass(frozen=True)
+class RankCut(Filter):
+    """``φ(s) = 1/s`` for ``|s| > tolerance · max|s|`` and 0 below.
+
+    Attributes:
+        tolerance: Relative to the largest eigenvalue.
+    """
+
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < 1:
+            raise bad_value(
+                "tolerance", expected="in [0, 1)", got=self.tolerance, cure="It is relative to the spectrum."
+            )
+
+    def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:
+        """``1/s`` above the cut."""
+        above = kept & (eigenvalues.abs() > self.tolerance * eigenvalues.abs().max())
+        return MinimumNorm()(eigenvalues, above)
