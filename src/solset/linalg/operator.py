@@ -54,7 +54,7 @@ class LinearOperator(ABC):
         unit[torch.arange(start, stop), torch.arange(stop - start)] = 1.0
         return (self.T @ unit).T
 
-    def to_dense(self, chunk: int = 256) -> Tensor:
+    def to_dense(self, chunk: int = 64) -> Tensor:
         """The whole matrix, ``(m, p)``, built ``chunk`` rows (or columns, if fewer) at a time."""
         m, p = self.shape
         if m <= p:

@@ -1,0 +1,76 @@
+"""The loss's own curvature ``Λ`` in the outputs, and the Gauss–Newton matrix made of it."""
+
+import torch
+from torch import Tensor
+
+from solset.linalg import BlockDiagonal, NormalOperator, Product
+from solset.operators.first import Jacobian
+from solset.operators.graphs import GRAPH_BUDGET
+from solset.risk import EmpiricalRisk
+
+
+def loss_curvature(risk: EmpiricalRisk) -> Tensor:
+    """The blocks ``α Λ_i = α ∇²_f L(f(x_i), y_i)``, ``(n, c, c)``.
+
+    Cost: one forward pass and ``c`` sweeps through the loss alone; ``n·c²`` numbers.
+    """
+    parameters = risk.layout.split(risk.weights)
+    blocks = []
+    for _, inputs, targets in risk.batches():
+        with torch.no_grad():
+            outputs = risk.forward(parameters, inputs)
+        shape = outputs.shape
+        leaf = outputs.flatten(1).clone().requires_grad_()
+        with torch.enable_grad():
+            value = risk.batch_scale(len(inputs)) * risk.loss(leaf.reshape(shape), targets)
+            (slope,) = torch.autograd.grad(value, leaf, create_graph=True)
+        columns = [_column(slope, leaf, j) for j in range(leaf.shape[1])]
+        block = torch.stack(columns, dim=2)
+        blocks.append((block + block.mT) / 2)
+    return torch.cat(blocks)
+
+
+def _column(slope: Tensor, leaf: Tensor, j: int) -> Tensor:
+    if not slope.requires_grad:
+        return torch.zeros_like(leaf)
+    return torch.autograd.grad(slope[:, j].sum(), leaf, retain_graph=True)[0]
+
+
+def row_weights(risk: EmpiricalRisk) -> BlockDiagonal:
+    """``√α Λ^{1/2}``, the weights with which training sees the rows of ``J``.
+
+    Negative eigenvalues of a loss that is not convex in the outputs are cut at zero.
+    """
+    values, vectors = torch.linalg.eigh(loss_curvature(risk))
+    return BlockDiagonal((vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.mT)
+
+
+class GaussNewton(NormalOperator):
+    """The Gauss–Newton matrix ``AᵀA + λI`` with rows ``A = √α Λ^{1/2} J``, ``(p, p)``.
+
+    Equal to the Hessian at zero residual or for outputs linear in the weights. It keeps its factor ``A``,
+    so that solvers may work on the smaller side.
+
+    Args:
+        risk: At the point of linearisation.
+        memory_budget: Bytes that graphs kept between products may take.
+
+    Cost: about one gradient a product once the graph is kept.
+    """
+
+    def __init__(self, risk: EmpiricalRisk, *, memory_budget: int = GRAPH_BUDGET) -> None:
+        self._jacobian = Jacobian(risk, memory_budget=memory_budget)
+        self._layout = risk.layout
+        weights = row_weights(risk)
+        self._blocks = weights.blocks @ weights.blocks
+        super().__init__(Product(weights, self._jacobian), risk.weight_decay)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        """One sweep: push, weigh and pull each batch while its graph is at hand."""
+        total = self.damping * block
+        directions = self._layout.split_block(block)
+        for start, graph in self._jacobian.graphs:
+            own = self._blocks[start : start + len(graph.outputs)]
+            weighed = torch.einsum("bij,kbj->kbi", own, graph.push(directions))
+            total = total + torch.cat([part.flatten(1) for part in graph.pull(weighed)], dim=1).T
+        return total

@@ -1,0 +1,154 @@
+"""First derivatives of the outputs: the Jacobians ``J`` and ``J_x``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.func import jacrev, vmap
+
+from solset.linalg import LinearOperator
+from solset.operators.graphs import GRAPH_BUDGET, Graphs, pull_back
+from solset.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True)
+class OutputGraph:
+    """A batch's outputs, and their pull-back as a function of a dummy cotangent it is linear in."""
+
+    source: list[Tensor]
+    outputs: Tensor
+    cotangent: Tensor
+    pulled: Sequence[Tensor]
+
+    def push(self, directions: Sequence[Tensor]) -> Tensor:
+        """``J v`` for a block of directions: the pull-back's own adjoint, ``(k, b, c)``."""
+        return pull_back(self.pulled, [self.cotangent], directions)[0]
+
+    def pull(self, cotangents: Tensor) -> list[Tensor]:
+        """``Jᵀ u`` for a block of cotangents ``(k, b, c)``."""
+        return pull_back([self.outputs], self.source, [cotangents])
+
+
+def output_graph(risk: EmpiricalRisk, inputs: Tensor, *, by_inputs: bool) -> OutputGraph:
+    """The graph of a batch's flattened outputs with respect to the weights or to the inputs.
+
+    Args:
+        risk: Gives the network and the weights.
+        inputs: ``(b, *input)``.
+        by_inputs: Differentiate in the inputs instead of the weights.
+    """
+    leaf = inputs.detach().clone().requires_grad_(by_inputs)
+    source = [leaf] if by_inputs else risk.leaves()
+    weights = risk.layout.split(risk.weights) if by_inputs else source
+    with torch.enable_grad():
+        outputs = risk.forward(weights, leaf).flatten(1)
+        cotangent = torch.zeros_like(outputs, requires_grad=True)
+        pulled = torch.autograd.grad(
+            outputs, source, cotangent, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+    return OutputGraph(source, outputs, cotangent, pulled)
+
+
+class Jacobian(LinearOperator):
+    """The Jacobian ``J = ∇_w f`` of the training outputs, ``(m, p)`` with ``m = n·c``, point after point.
+
+    Args:
+        risk: At the point of linearisation.
+        points: Only the rows of these points; all by default.
+        memory_budget: Bytes that graphs kept between products may take.
+
+    Cost: a product ``J v`` or ``Jᵀ u`` about half a gradient once the graph is kept.
+    """
+
+    def __init__(
+        self,
+        risk: EmpiricalRisk,
+        *,
+        points: Sequence[int] | None = None,
+        memory_budget: int = GRAPH_BUDGET,
+    ) -> None:
+        self._risk = risk if points is None else risk.select(points)
+        self.outputs = output_count(risk)
+        m = len(self._risk.points) * self.outputs
+        super().__init__((m, risk.layout.size), risk.weights.dtype, risk.weights.device)
+        self.graphs = Graphs(self._risk, lambda x, _: output_graph(self._risk, x, by_inputs=False), memory_budget)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        directions = self._risk.layout.split_block(block)
+        parts = [graph.push(directions).flatten(1) for _, graph in self.graphs]
+        return torch.cat(parts, dim=1).T
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        total = block.new_zeros(self.shape[1], block.shape[1])
+        for start, graph in self.graphs:
+            b, c = graph.outputs.shape
+            cotangents = block[start * c : (start + b) * c].T.reshape(-1, b, c)
+            total = total + torch.cat([part.flatten(1) for part in graph.pull(cotangents)], dim=1).T
+        return total
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` as per-sample gradients, vectorised over points and outputs.
+
+        Cost: about one backward pass per row for that point alone; ``(stop - start)·p`` numbers.
+        """
+        c = self.outputs
+        first, last = start // c, -(-stop // c)
+        inputs, _ = self._risk.points[range(first, last)]
+        weights = self._risk.layout.split(self._risk.weights)
+        parameters = tuple(part.detach() for part in weights)
+
+        def outputs_of(parts: tuple[Tensor, ...], point: Tensor) -> Tensor:
+            return self._risk.forward(parts, point.unsqueeze(0)).reshape(-1)
+
+        blocks = vmap(jacrev(outputs_of), in_dims=(None, 0))(parameters, inputs)
+        rows = torch.cat([block.reshape((last - first) * c, -1) for block in blocks], dim=1)
+        return rows[start - first * c : stop - first * c]
+
+
+class InputJacobian(LinearOperator):
+    """The Jacobian ``J_x = ∇_x f`` of all training outputs in the inputs of the moved points ``K``.
+
+    ``(m, |K|·d)``: rows of points that do not move are zero, the others block diagonal.
+
+    Args:
+        risk: At the point of linearisation.
+        points: ``K``, in the order of the data directions.
+        memory_budget: Bytes that graphs kept between products may take.
+    """
+
+    def __init__(self, risk: EmpiricalRisk, points: Sequence[int], *, memory_budget: int = GRAPH_BUDGET) -> None:
+        moved = risk.select(points)
+        inputs, _ = moved.points[[0]]
+        self._size, self._c = prod(inputs.shape[1:]), output_count(risk)
+        m = len(risk.points) * self._c
+        super().__init__((m, len(points) * self._size), risk.weights.dtype, risk.weights.device)
+        chosen = torch.as_tensor(list(points), device=self.device)
+        self._rows = (chosen.unsqueeze(1) * self._c + torch.arange(self._c, device=self.device)).reshape(-1)
+        self._graphs = Graphs(moved, lambda x, _: output_graph(moved, x, by_inputs=True), memory_budget)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        parts = []
+        for start, graph in self._graphs:
+            leaf = graph.source[0]
+            rows = block[start * self._size : (start + len(leaf)) * self._size]
+            parts.append(graph.push([rows.T.reshape(-1, *leaf.shape)]).flatten(1))
+        result = block.new_zeros(self.shape[0], block.shape[1])
+        result[self._rows] = torch.cat(parts, dim=1).T
+        return result
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        own, parts = block[self._rows], []
+        for start, graph in self._graphs:
+            b, c = graph.outputs.shape
+            cotangents = own[start * c : (start + b) * c].T.reshape(-1, b, c)
+            parts.append(graph.pull(cotangents)[0].flatten(1))
+        return torch.cat(parts, dim=1).T
+
+
+def output_count(risk: EmpiricalRisk) -> int:
+    """``c``, the number of outputs of one point."""
+    inputs, _ = risk.points[[0]]
+    with torch.no_grad():
+        return risk.forward(risk.layout.split(risk.weights), inputs).numel()

@@ -1,0 +1,84 @@
+"""Which parameters are the weights, and how they lie in the flat vector."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from solset.errors import bad_value
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of the chosen parameters, in the order of ``named_parameters``.
+
+    Attributes:
+        shapes: Shape by name.
+    """
+
+    shapes: Mapping[str, torch.Size]
+
+    @property
+    def size(self) -> int:
+        """``p``, the number of weights."""
+        return sum(prod(shape) for shape in self.shapes.values())
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """The parts of a flat vector ``(p,)``, each in its parameter's shape."""
+        parts = torch.split(flat, [prod(shape) for shape in self.shapes.values()])
+        return [part.reshape(shape) for part, shape in zip(parts, self.shapes.values(), strict=True)]
+
+    def split_block(self, block: Tensor) -> list[Tensor]:
+        """The parts of the columns of ``(p, k)``, each ``(k, *shape)``."""
+        parts = torch.split(block, [prod(shape) for shape in self.shapes.values()])
+        shapes = self.shapes.values()
+        return [part.T.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    @staticmethod
+    def join(parts: Sequence[Tensor]) -> Tensor:
+        """The flat vector of parameter-shaped parts."""
+        return torch.cat([part.reshape(-1) for part in parts])
+
+
+def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layout:
+    """The layout of the parameters whose names match, all of them by default.
+
+    Args:
+        model: The network.
+        patterns: Shell-style name patterns such as ``"layer3.*"``.
+
+    Raises:
+        ValueError: If a pattern matches nothing, or a chosen parameter does not require grad.
+    """
+    named = dict(model.named_parameters())
+    if patterns is None:
+        chosen = named
+    else:
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in named):
+                raise bad_value(
+                    "parameters",
+                    expected="patterns that match a parameter name",
+                    got=repr(pattern),
+                    cure=f"The names are: {', '.join(named)}.",
+                )
+        chosen = {n: v for n, v in named.items() if any(fnmatchcase(n, pattern) for pattern in patterns)}
+    if not chosen:
+        raise bad_value("model", expected="a module with parameters", got="none", cure="There is nothing to move.")
+    frozen = [name for name, value in chosen.items() if not value.requires_grad]
+    if frozen:
+        raise bad_value(
+            "parameters",
+            expected="parameters that require grad",
+            got=f"frozen {', '.join(frozen)}",
+            cure="Name the trained ones with `parameters=[...]`; frozen ones stay fixed.",
+        )
+    kinds = {(value.dtype, value.device) for value in chosen.values()}
+    if len(kinds) > 1:
+        raise bad_value(
+            "model", expected="one dtype and device", got=sorted(map(str, kinds)), cure="Use `model.to(...)`."
+        )
+    return Layout({name: value.shape for name, value in chosen.items()})
