@@ -1,5 +1,6 @@
 """The graphical derivative and the coderivative of a solution map (Theorem 1)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -36,7 +37,8 @@ class Linearisation:
         data_space: Shape of a data direction at the door.
         weight_space: Shape of a weight direction at the door.
         gradient: The risk's gradient at the trained point, ``(p,)``.
-        row_weights: ``W`` with ``(WA)ᵀ(WA)`` the curvature that training follows, where ``A`` are rows.
+        row_weights: Gives ``W`` with ``(WA)ᵀ(WA)`` the curvature that training follows, where ``A`` are
+            rows; called when a filter first needs it.
         optimality: Which optimality map it linearises.
         reason: Why this map was taken.
     """
@@ -47,7 +49,7 @@ class Linearisation:
     data_space: Space
     weight_space: Space
     gradient: Tensor
-    row_weights: LinearOperator | None
+    row_weights: Callable[[], LinearOperator] | None
     optimality: str
     reason: str
 
@@ -57,12 +59,23 @@ class Linearisation:
         return Deferred(self.constraint, self.solver)
 
     @cached_property
+    def weights(self) -> LinearOperator | None:
+        """``W``, computed at first use; ``None`` for a symmetric ``A``."""
+        return None if self.row_weights is None else self.row_weights()
+
+    @cached_property
     def flow(self) -> Prepared:
         """The system whose gradient flow training follows: ``A``, or its rows weighted by the loss."""
-        if self.row_weights is None:
+        weights = self.weights
+        if weights is None:
             return self.system
-        cheap = self.system.weighted(self.row_weights)
-        return self.solver.prepare(Product(self.row_weights, self.constraint)) if cheap is None else cheap
+        cheap = self.system.weighted(weights)
+        return self.solver.prepare(Product(weights, self.constraint)) if cheap is None else cheap
+
+    def weigh(self, rhs: Tensor) -> Tensor:
+        """A right-hand side of ``A`` as one of the flow's system."""
+        weights = self.weights
+        return rhs if weights is None else weights @ rhs
 
     @cached_property
     def qualification(self) -> Qualification:
@@ -150,8 +163,23 @@ class Coderivative:
         line = self.linearisation
         found = line.system.solve_transposed(-line.weight_space.flatten(q))
         point = line.data.T @ found.value
-        spread = None if line.system.rank == line.constraint.shape[0] else _KernelImage(line)
-        return affine_image(point, spread, defect=found.residual)
+        return affine_image(point, _spread(line), defect=found.residual)
+
+
+def _spread(line: Linearisation) -> "_KernelImage | None":
+    """``Cᵀ`` on ``ker Aᵀ``, or ``None`` if that is zero up to rounding: then the coderivative is one point.
+
+    Probed on three random vectors from a fixed start, relative to ``Cᵀ`` itself.
+    """
+    if line.system.rank == line.constraint.shape[0]:
+        return None
+    image = _KernelImage(line)
+    generator = torch.Generator().manual_seed(0)
+    probes = torch.randn(image.shape[1], 3, generator=generator, dtype=torch.float64)
+    probes = probes.to(image.device, image.dtype)
+    size = torch.linalg.vector_norm(line.data.T @ probes)
+    rounding = torch.finfo(image.dtype).eps ** 0.5
+    return image if bool(torch.linalg.vector_norm(image @ probes) > rounding * size) else None
 
 
 class _KernelImage(LinearOperator):

@@ -80,6 +80,16 @@ class Product(LinearOperator):
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self.right.T @ (self.left.T @ block)
 
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows of the left factor times those rows of the right that they touch."""
+        if not isinstance(self.left, BlockDiagonal):
+            return super().rows(start, stop)
+        _, r, c = self.left.blocks.shape
+        first, last = start // r, -(-stop // r)
+        right = self.right.rows(first * c, last * c).reshape(last - first, c, -1)
+        rows = torch.bmm(self.left.blocks[first:last], right).reshape((last - first) * r, -1)
+        return rows[start - first * r : stop - first * r]
+
 
 class Sum(LinearOperator):
     """``left + scale · right``."""

@@ -23,9 +23,16 @@ def as_scipy(operator: LinearOperator) -> scipy_linalg.LinearOperator:
 
     The products themselves are computed in the operator's own dtype and device.
     """
-    return scipy_linalg.LinearOperator(
-        shape=operator.shape,
-        dtype=np.float64,
-        matvec=lambda v: to_numpy(operator @ from_numpy(np.ravel(v), operator)),
-        rmatvec=lambda u: to_numpy(operator.T @ from_numpy(np.ravel(u), operator)),
-    )
+    return _Bridge(operator)
+
+
+class _Bridge(scipy_linalg.LinearOperator):
+    def __init__(self, operator: LinearOperator) -> None:
+        super().__init__(np.dtype(np.float64), operator.shape)
+        self._operator = operator
+
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+        return to_numpy(self._operator @ from_numpy(np.ravel(x), self._operator))
+
+    def _rmatvec(self, x: np.ndarray) -> np.ndarray:
+        return to_numpy(self._operator.T @ from_numpy(np.ravel(x), self._operator))

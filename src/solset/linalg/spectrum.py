@@ -87,6 +87,7 @@ def gram(operator: LinearOperator, memory_budget: int) -> Tensor:
             if j > i:
                 continue
             others = rows if j == i else operator.rows(j, min(j + block, m)).to(torch.float64)
-            result[i : i + block, j : j + block] = rows @ others.T
-            result[j : j + block, i : i + block] = result[i : i + block, j : j + block].T
+            product = rows @ others.T
+            result[i : i + block, j : j + block] = product
+            result[j : j + block, i : i + block] = product.T
     return result

@@ -2,6 +2,16 @@
 
 from solset.operators.curvature import GaussNewton, loss_curvature, row_weights
 from solset.operators.first import InputJacobian, Jacobian
+from solset.operators.preconditioner import GaussNewtonInverse
 from solset.operators.second import Hessian, Mixed
 
-__all__ = ["GaussNewton", "Hessian", "InputJacobian", "Jacobian", "Mixed", "loss_curvature", "row_weights"]
+__all__ = [
+    "GaussNewton",
+    "GaussNewtonInverse",
+    "Hessian",
+    "InputJacobian",
+    "Jacobian",
+    "Mixed",
+    "loss_curvature",
+    "row_weights",
+]

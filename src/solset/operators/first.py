@@ -73,7 +73,9 @@ class Jacobian(LinearOperator):
         self.outputs = output_count(risk)
         m = len(self._risk.points) * self.outputs
         super().__init__((m, risk.layout.size), risk.weights.dtype, risk.weights.device)
-        self.graphs = Graphs(self._risk, lambda x, _: output_graph(self._risk, x, by_inputs=False), memory_budget)
+        self.graphs = Graphs(
+            self._risk, lambda x, _: output_graph(self._risk, x, by_inputs=False), memory_budget
+        )
 
     def _apply(self, block: Tensor) -> Tensor:
         directions = self._risk.layout.split_block(block)
@@ -118,7 +120,9 @@ class InputJacobian(LinearOperator):
         memory_budget: Bytes that graphs kept between products may take.
     """
 
-    def __init__(self, risk: EmpiricalRisk, points: Sequence[int], *, memory_budget: int = GRAPH_BUDGET) -> None:
+    def __init__(
+        self, risk: EmpiricalRisk, points: Sequence[int], *, memory_budget: int = GRAPH_BUDGET
+    ) -> None:
         moved = risk.select(points)
         inputs, _ = moved.points[[0]]
         self._size, self._c = prod(inputs.shape[1:]), output_count(risk)

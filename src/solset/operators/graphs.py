@@ -1,8 +1,9 @@
 """Autograd graphs of the batches, kept between products while they fit a memory budget.
 
 A product with a derivative of a network costs a graph (forward, and one backward that is itself
-differentiated) and one sweep through it. Solvers multiply with the same matrix a hundred times, so the graph
-is worth keeping; it is measured on the first batch and rebuilt at each product when all of them would not fit.
+differentiated) and one sweep through it. Solvers multiply with the same matrix a hundred times, so the
+graph is worth keeping; it is measured on the first batch and rebuilt at each product when all of them
+would not fit.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,9 @@ class Graphs(Generic[Graph]):
         memory_budget: Bytes that kept graphs may take; 0 rebuilds them at every sweep.
     """
 
-    def __init__(self, risk: EmpiricalRisk, build: Callable[[Tensor, Tensor], Graph], memory_budget: int) -> None:
+    def __init__(
+        self, risk: EmpiricalRisk, build: Callable[[Tensor, Tensor], Graph], memory_budget: int
+    ) -> None:
         self._risk, self._build, self._budget = risk, build, memory_budget
         self._kept: dict[int, Graph] | None = None
         self._keeps: bool | None = None
@@ -70,7 +73,9 @@ def saved_bytes(build: Callable[[], Any]) -> int:
     return sum(storages.values())
 
 
-def pull_back(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
+def pull_back(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+) -> list[Tensor]:
     """``Σ_j (∂outputs_j/∂inputs)ᵀ cotangents_j`` for a block of cotangents ``(k, *shape)``.
 
     Args:
@@ -93,7 +98,8 @@ def pull_back(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: S
         )
         shape = (lambda leaf: (k, *leaf.shape)) if batched else (lambda leaf: leaf.shape)
         return [
-            leaf.new_zeros(shape(leaf)) if part is None else part for leaf, part in zip(inputs, found, strict=True)
+            leaf.new_zeros(shape(leaf)) if part is None else part
+            for leaf, part in zip(inputs, found, strict=True)
         ]
 
     if k == 1:

@@ -28,7 +28,9 @@ def _gradient_graph(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, *, mix
     with torch.enable_grad():
         value = risk.batch_value(weights, leaf, targets)
         sources = [*weights, leaf] if mixed else weights
-        found = torch.autograd.grad(value, sources, create_graph=True, allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(
+            value, sources, create_graph=True, allow_unused=True, materialize_grads=True
+        )
     return _GradientGraph(weights, leaf, found[: len(weights)], found[-1] if mixed else leaf)
 
 
@@ -79,11 +81,15 @@ class Mixed(LinearOperator):
     Cost: about ``3|K|/n`` gradients a product, forward or transposed.
     """
 
-    def __init__(self, risk: EmpiricalRisk, points: Sequence[int], *, memory_budget: int = GRAPH_BUDGET) -> None:
+    def __init__(
+        self, risk: EmpiricalRisk, points: Sequence[int], *, memory_budget: int = GRAPH_BUDGET
+    ) -> None:
         moved = risk.select(points)
         inputs, _ = moved.points[[0]]
         self._size = prod(inputs.shape[1:])
-        super().__init__((risk.layout.size, len(points) * self._size), risk.weights.dtype, risk.weights.device)
+        super().__init__(
+            (risk.layout.size, len(points) * self._size), risk.weights.dtype, risk.weights.device
+        )
         self._risk = moved
         self._graphs = Graphs(moved, lambda x, y: _gradient_graph(moved, x, y, mixed=True), memory_budget)
 

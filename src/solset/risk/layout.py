@@ -67,7 +67,9 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
                 )
         chosen = {n: v for n, v in named.items() if any(fnmatchcase(n, pattern) for pattern in patterns)}
     if not chosen:
-        raise bad_value("model", expected="a module with parameters", got="none", cure="There is nothing to move.")
+        raise bad_value(
+            "model", expected="a module with parameters", got="none", cure="There is nothing to move."
+        )
     frozen = [name for name, value in chosen.items() if not value.requires_grad]
     if frozen:
         raise bad_value(

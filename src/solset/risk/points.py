@@ -131,7 +131,10 @@ def _dataset_points(dataset: Any, collate: Callable[[list[Any]], Any], device: t
         batch = collate([dataset[i] for i in indices])  # type: ignore[index]
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             raise bad_type(
-                "inputs", expected="pairs (input, target)", got=type(batch).__name__, cure="Return two tensors."
+                "inputs",
+                expected="pairs (input, target)",
+                got=type(batch).__name__,
+                cure="Return two tensors.",
             )
         return batch[0].to(device), torch.as_tensor(batch[1]).to(device)
 

@@ -1,4 +1,4 @@
-"""Looks before leaping: does the model answer twice alike, point by point, and is the loss a sum of points?"""
+"""Looks before leaping: does the model answer twice alike, point by point; is the loss a sum of points?"""
 
 from typing import cast
 
@@ -55,7 +55,9 @@ def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor) -> Reduction:
     if not isinstance(whole, Tensor) or whole.numel() != 1:
         got = f"shape {tuple(whole.shape)}" if isinstance(whole, Tensor) else type(whole).__name__
         raise bad_type("loss", expected="a scalar tensor", got=got, cure='Use reduction="mean" or "sum".')
-    alone = torch.stack([loss(shaken[i : i + 1], targets[i : i + 1]).reshape(()) for i in range(len(outputs))])
+    alone = torch.stack(
+        [loss(shaken[i : i + 1], targets[i : i + 1]).reshape(()) for i in range(len(outputs))]
+    )
     stated = getattr(loss, "reduction", None)
     close = 1e3 * torch.finfo(outputs.dtype).eps * float(alone.abs().sum() + whole.abs())
     found = [
@@ -67,7 +69,7 @@ def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor) -> Reduction:
         raise bad_value(
             "loss",
             expected="a mean or a sum over points",
-            got=f"reduction {stated!r}, {float(whole):.6g} on a batch and {float(alone.sum()):.6g} summed alone",
+            got=f"reduction {stated!r}: {float(whole):.6g} on a batch, {float(alone.sum()):.6g} summed alone",
             cure="Class weights, ignored targets and batch terms break it; fold them into a sum over points.",
         )
     return cast("Reduction", stated if stated in found else found[0])

@@ -1,0 +1,126 @@
+"""Results as bytes: JSON, CSV and safetensors that are the same for the same values, every time."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from solset.errors import bad_type, bad_value
+
+
+def plain(value: object) -> object:
+    """The value in the types of JSON: dicts, lists, strings, finite numbers, booleans and ``None``.
+
+    Args:
+        value: A number, string, ``None``, path, dtype, device, array, tensor or dataclass, or dicts and
+            sequences of them. Arrays become nested lists. A number that JSON lacks becomes the string
+            ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``, which ``float`` reads back.
+
+    Raises:
+        TypeError: If something else is inside; convert it first.
+
+    Example:
+        >>> plain({"modulus": float("inf"), "shape": (2, 3)})
+        {'modulus': 'Infinity', 'shape': [2, 3]}
+    """
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else nonfinite_name(value)
+    if isinstance(value, (str, Path, torch.dtype, torch.device)):
+        return str(value)
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return plain(value.tolist())
+    return _plain_container(value)
+
+
+def _plain_container(value: object) -> object:
+    if isinstance(value, Mapping):
+        named = {str(key): plain(item) for key, item in value.items()}
+        if len(named) < len(value):
+            raise bad_value(
+                "value",
+                expected="a mapping whose keys differ as strings",
+                got=f"the keys {list(value)}",
+                cure="JSON has string keys only: rename one.",
+            )
+        return named
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        return [plain(item) for item in value]
+    raise bad_type(
+        "value",
+        expected="numbers, strings, arrays, tensors, dataclasses, and mappings or sequences of them",
+        got=type(value).__name__,
+        cure="Convert it before it is written.",
+    )
+
+
+def nonfinite_name(value: float) -> str:
+    """How a number that is not finite is written in every file: a word that ``float`` reads back.
+
+    Example:
+        >>> nonfinite_name(float("-inf"))
+        '-Infinity'
+    """
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def json_bytes(value: object) -> bytes:
+    """The value as valid JSON: keys sorted, floats at full precision, numbers JSON lacks as words."""
+    text = json.dumps(plain(value), allow_nan=False, ensure_ascii=False, indent=2, sort_keys=True)
+    return (text + "\n").encode()
+
+
+def csv_bytes(rows: Sequence[Mapping[str, object]]) -> bytes:
+    r"""The rows as CSV under one header line; floats at full precision, ``None`` as an empty cell.
+
+    Args:
+        rows: At least one; all with the keys of the first, which are the columns in their order.
+
+    Raises:
+        ValueError: If there is no row, or a row has other keys than the first.
+
+    Example:
+        >>> csv_bytes([{"step": 0.5, "loss": 1e-9}, {"step": 1.0, "loss": None}])
+        b'step,loss\n0.5,1e-09\n1.0,\n'
+    """
+    if not rows:
+        raise bad_value("rows", expected="at least one row", got="none", cure="Skip a table without rows.")
+    columns = list(rows[0])
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    for position, row in enumerate(rows):
+        if set(row) != set(columns):
+            raise bad_value(
+                "rows",
+                expected=f"rows with the columns {columns}",
+                got=f"{list(row)} in row {position}",
+                cure="Give every row the same keys, with None where there is no value.",
+            )
+        writer.writerow([_cell(row[column]) for column in columns])
+    return stream.getvalue().encode()
+
+
+def _cell(value: object) -> object:
+    simple = plain(value)
+    # A list in a cell stays readable by machine as JSON.
+    return json.dumps(simple, ensure_ascii=False) if isinstance(simple, (list, dict)) else simple
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """The tensors in the safetensors format, as they are on the CPU; the tensors given are not touched."""
+    # Copies, because the format refuses views that share memory.
+    return save({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()})

@@ -1,0 +1,73 @@
+"""The inverse of the Gauss–Newton matrix, factorised once on its smaller side."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from solset.errors import bad_value
+from solset.linalg import LinearOperator, gram
+from solset.operators.curvature import GaussNewton
+from solset.risk import EmpiricalRisk
+
+
+class GaussNewtonInverse(LinearOperator):
+    """``(AᵀA + λI)⁻¹``, ``(p, p)``: a preconditioner for every exact solve with the Hessian.
+
+    Factorised at the first product, by Cholesky: ``p × p`` if there are more rows than weights, else on the
+    Gram side, ``(I - Aᵀ(AAᵀ + λI)⁻¹A)/λ``.
+
+    Args:
+        risk: At the point of linearisation; its weight decay must be positive.
+        memory_budget: Bytes for rows and factor.
+
+    Raises:
+        ValueError: If there is no weight decay: then the matrix is singular.
+
+    Cost: all rows of ``J`` once and a Cholesky factorisation; a product is two triangular solves (and two
+    products with ``A`` on the Gram side).
+    """
+
+    is_symmetric = True
+
+    def __init__(self, risk: EmpiricalRisk, *, memory_budget: int) -> None:
+        p = risk.layout.size
+        super().__init__((p, p), risk.weights.dtype, risk.weights.device)
+        if not risk.weight_decay > 0:
+            raise bad_value(
+                "weight_decay",
+                expected="positive for a Gauss-Newton inverse",
+                got=risk.weight_decay,
+                cure="Without it the matrix is singular: use MINRES or Dual.",
+            )
+        self._risk, self._budget = risk, memory_budget
+
+    @cached_property
+    def _rows(self) -> LinearOperator:
+        return GaussNewton(self._risk, memory_budget=self._budget).factor
+
+    @property
+    def _is_tall(self) -> bool:
+        return self._rows.shape[0] >= self.shape[0]
+
+    @cached_property
+    def _factor(self) -> Tensor:
+        if self._is_tall:
+            square = torch.zeros(self.shape, dtype=torch.float64, device=self.device)
+            chunk = max(1, min(4096, self._budget // (16 * self.shape[0])))
+            for start in range(0, self._rows.shape[0], chunk):
+                rows = self._rows.rows(start, min(start + chunk, self._rows.shape[0])).to(torch.float64)
+                square += rows.T @ rows
+        else:
+            square = gram(self._rows, self._budget)
+        square.diagonal().add_(self._risk.weight_decay)
+        return torch.linalg.cholesky(square)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        if self._is_tall:
+            return torch.cholesky_solve(block.to(torch.float64), self._factor).to(block.dtype)
+        inner = torch.cholesky_solve((self._rows @ block).to(torch.float64), self._factor).to(block.dtype)
+        return (block - self._rows.T @ inner) / self._risk.weight_decay
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._apply(block)

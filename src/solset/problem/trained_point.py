@@ -1,0 +1,273 @@
+"""The trained point ``(x̄, w̄)``: the only door between networks and sets."""
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from solset.derivatives import Coderivative, GraphicalDerivative
+from solset.errors import SolsetWarning, bad_type, bad_value
+from solset.linalg import Space
+from solset.problem.linearise import Optimality, linearise
+from solset.risk import (
+    EmpiricalRisk,
+    Loss,
+    as_points,
+    choose_parameters,
+    probe_model,
+    reduction_of,
+    refuse_training_mode,
+)
+from solset.sets import AffineSet
+from solset.solvers import Solver
+
+
+class Problem:
+    """A trained network, its loss and its training data: the point where the solution map is studied.
+
+    Building it checks what every later number depends on: evaluation mode, repeatable data and outputs, a
+    loss that is a mean or a sum over points, and a small gradient. The model is never changed.
+
+    Args:
+        model: Any module in evaluation mode that maps ``(b, *input)`` to one tensor ``(b, *out)``.
+        loss: ``(outputs, targets) -> scalar``, a mean or a sum over points (its ``reduction`` attribute
+            is checked by evaluation; it is found that way if there is none).
+        inputs: A tensor ``(n, *input)``, a map-style dataset of pairs, or a loader that does not shuffle.
+        targets: ``(n, ...)`` beside tensor inputs, else ``None``.
+        weight_decay: ``λ`` of the term ``(λ/2)‖w‖²`` in the risk that was minimised.
+        parameters: Name patterns (``"layer3.*"``) of the weights that may move; all by default.
+        batch_size: Points per sweep; a matter of memory, not of results.
+        memory_budget: Bytes that kept graphs, rows and Gram matrices may each take.
+        gradient_tol: Gradient norm of the risk above which ``w̄`` is called not stationary, with a warning.
+
+    Raises:
+        TypeError: If model, loss or data are of the wrong kind.
+        ValueError: If shapes, dtypes, devices or modes do not fit, or numbers are not finite.
+
+    Cost: one gradient and a few forward passes over a handful of points.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(model.weight, 2.0)
+        >>> problem = Problem(model, nn.MSELoss(), torch.tensor([[1.0]]), torch.tensor([[2.0]]))
+        >>> change = problem.graphical_derivative()(torch.tensor([[0.1]])).min_norm()
+        >>> round(float(change.value), 6)  # d(w·x = 2): dw = -w dx / x
+        -0.2
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        inputs: Any,
+        targets: Tensor | None = None,
+        *,
+        weight_decay: float = 0.0,
+        parameters: Sequence[str] | None = None,
+        batch_size: int = 256,
+        memory_budget: int = 4 * 2**30,
+        gradient_tol: float = 1e-3,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise bad_type("model", expected="an nn.Module", got=type(model).__name__, cure="Wrap it in one.")
+        if not weight_decay >= 0:
+            raise bad_value(
+                "weight_decay", expected="zero or more", got=weight_decay, cure="Use the one of training."
+            )
+        if batch_size < 1:
+            raise bad_value("batch_size", expected="at least 1", got=batch_size, cure="Leave it out.")
+        refuse_training_mode(model)
+        layout = choose_parameters(model, parameters)
+        named = dict(model.named_parameters())
+        weights = layout.join([named[name].detach() for name in layout.shapes]).clone()
+        points = as_points(inputs, targets, weights.device)
+        probe_inputs, probe_targets = points[range(min(8, len(points)))]
+        _check_inputs(probe_inputs, weights)
+        risk = EmpiricalRisk(
+            model, loss, "mean", points, layout, weights, weight_decay, batch_size, len(points)
+        )
+        outputs = probe_model(risk)
+        reduction = reduction_of(loss, outputs, probe_targets)
+        self._risk = EmpiricalRisk(
+            model, loss, reduction, points, layout, weights, weight_decay, batch_size, len(points)
+        )
+        self.input_shape = tuple(probe_inputs.shape[1:])
+        self.output_count = outputs[0].numel()
+        self.memory_budget = memory_budget
+        self._check_stationary(gradient_tol)
+
+    def risk(self) -> EmpiricalRisk:
+        """The empirical risk at ``(x̄, w̄)``, which can be moved to other data and weights."""
+        return self._risk
+
+    def gradient(self) -> Tensor:
+        """The optimality map ``R(x̄, w̄) = ∇_w E``, ``(p,)``, as found when the problem was built."""
+        return self._gradient
+
+    def weights(self) -> Tensor:
+        """The trained weights ``w̄``, flat in ``named_parameters`` order, ``(p,)``."""
+        return self._risk.weights
+
+    @property
+    def point_count(self) -> int:
+        """``n``, the number of training points."""
+        return len(self._risk.points)
+
+    def __repr__(self) -> str:
+        """Sizes and the gradient norm in one line."""
+        return (
+            f"Problem({type(self._risk.model).__name__}, n={self.point_count}, p={len(self.weights())}, "
+            f"c={self.output_count}, gradient norm {float(self._gradient.norm()):.3g})"
+        )
+
+    def graphical_derivative(
+        self,
+        *,
+        points: Sequence[int] | None = None,
+        optimality: Optimality = "auto",
+        solver: Solver | None = None,
+    ) -> GraphicalDerivative:
+        """The graphical derivative ``DS(x̄|w̄)`` for perturbations of the points ``K``.
+
+        Args:
+            points: ``K``, distinct indices; all points by default.
+            optimality: Which optimality map to linearise (method of section 1 of the documentation);
+                ``"auto"`` takes ``"interpolating"`` if the training set is fitted and the rows of ``J``
+                are verified to be independent, else ``"stationary"``; ``.reason`` says why.
+            solver: How to solve; by default what the map and the sizes call for.
+
+        Raises:
+            ValueError: If points are empty, repeated or out of range, or the map does not apply.
+
+        Cost: nothing is solved; ``"auto"`` builds the Gram matrix of a fitted problem to verify its rank.
+        """
+        return GraphicalDerivative(
+            linearise(
+                self._risk,
+                self.check_points(points),
+                optimality,
+                solver,
+                gradient=self._gradient,
+                fit=self.fit,
+                memory_budget=self.memory_budget,
+            )
+        )
+
+    def coderivative(
+        self,
+        *,
+        points: Sequence[int] | None = None,
+        optimality: Optimality = "auto",
+        solver: Solver | None = None,
+    ) -> Coderivative:
+        """The coderivative ``D*S(x̄|w̄)``; arguments as for :meth:`graphical_derivative`."""
+        derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver)
+        return Coderivative(derivative.linearisation)
+
+    def estimate(
+        self,
+        dx: Tensor,
+        *,
+        points: Sequence[int] | None = None,
+        optimality: Optimality = "auto",
+        solver: Solver | None = None,
+    ) -> AffineSet:
+        """The estimated new solution set ``w̄ + DS(x̄|w̄)(Δx)`` (equations 13 to 19).
+
+        Its elements are weights: ``.min_norm().apply_to(model)`` is a changed copy of the model. The error
+        is second order in ``‖Δx‖`` and the distance along the set together.
+
+        Args:
+            dx: Change of the moved points, ``(|K|, *input)``, in input units after preprocessing.
+            points: ``K``, in the order of ``dx``; all points by default.
+            optimality: As for :meth:`graphical_derivative`.
+            solver: As for :meth:`graphical_derivative`.
+        """
+        derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver)
+        return derivative(dx).translate(self.weights(), self._risk.layout.shapes)
+
+    def check_points(self, points: Sequence[int] | None) -> list[int]:
+        """The indices as a list, all of them for ``None``.
+
+        Args:
+            points: Distinct indices.
+
+        Raises:
+            TypeError: If they are not integers.
+            ValueError: If they are empty, repeated or out of range.
+        """
+        if points is None:
+            return list(range(self.point_count))
+        chosen = points.tolist() if isinstance(points, Tensor) else list(points)
+        if any(isinstance(i, bool) or not hasattr(i, "__index__") for i in chosen):
+            raise bad_type("points", expected="integers", got=chosen[:5], cure="Name points by index.")
+        chosen = [int(i) for i in chosen]
+        n = self.point_count
+        if not chosen:
+            raise bad_value("points", expected="at least one index", got="none", cure="Leave it out for all.")
+        if len(set(chosen)) < len(chosen):
+            raise bad_value(
+                "points", expected="distinct", got="a repeated index", cure="Name each point once."
+            )
+        if min(chosen) < 0 or max(chosen) >= n:
+            raise bad_value("points", expected=f"in 0..{n - 1}", got=chosen, cure="Count points from 0.")
+        return chosen
+
+    def data_space(self, points: Sequence[int] | None) -> Space:
+        """The shape of a perturbation of these points at the door."""
+        count = len(self.check_points(points))
+        return Space("dx", (count, *self.input_shape), self.weights().dtype, self.weights().device)
+
+    @cached_property
+    def fit(self) -> float:
+        """Mean over points of ``‖∇_f L(f(x_i), y_i)‖``: how far the outputs are from fitted.
+
+        Cost: one forward pass.
+        """
+        slopes = []
+        parameters = self._risk.layout.split(self.weights())
+        for _, x, y in self._risk.batches():
+            leaf = self._risk.forward(parameters, x).detach().requires_grad_()
+            scale = len(x) if self._risk.reduction == "mean" else 1.0
+            (slope,) = torch.autograd.grad(scale * self._risk.loss(leaf, y), leaf)
+            slopes.append(slope.flatten(1).norm(dim=1))
+        return float(torch.cat(slopes).mean())
+
+    def _check_stationary(self, tol: float) -> None:
+        self._gradient = self._risk.gradient()
+        size = float(self._gradient.norm())
+        if not size < float("inf"):
+            raise bad_value(
+                "model",
+                expected="a finite risk and gradient",
+                got="NaN or infinity",
+                cure="Check data and loss.",
+            )
+        if size > tol:
+            warnings.warn(
+                f"the weights are not stationary: the gradient norm of the risk is {size:.3g} (tolerance "
+                f"{tol:.3g}); estimates describe a set that the weights are not on. Train further, pass the "
+                f"weight_decay of training, or raise gradient_tol",
+                SolsetWarning,
+                stacklevel=3,
+            )
+
+
+def _check_inputs(inputs: Tensor, weights: Tensor) -> None:
+    if not inputs.is_floating_point():
+        raise bad_type(
+            "inputs",
+            expected="floating-point features",
+            got=str(inputs.dtype),
+            cure="Integers such as token ids cannot be perturbed: make the embeddings the inputs.",
+        )
+    if inputs.dtype != weights.dtype or inputs.device != weights.device:
+        raise bad_value(
+            "inputs",
+            expected=f"{weights.dtype} on {weights.device}, like the model",
+            got=f"{inputs.dtype} on {inputs.device}",
+            cure="Use `inputs.to(device, dtype)`.",
+        )
