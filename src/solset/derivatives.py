@@ -117,10 +117,7 @@ class GraphicalDerivative:
         """
         line = self.linearisation
         rhs = -(line.data @ line.data_space.flatten(dx))
-        weights = line.row_weights
-        training = Training(
-            lambda: line.flow, lambda: rhs if weights is None else weights @ rhs, line.gradient
-        )
+        training = Training(lambda: line.flow, lambda: line.weigh(rhs), line.gradient)
         return AffineSet(line.system, rhs, torch.zeros_like(line.gradient), training=training)
 
     @property

@@ -1,4 +1,4 @@
-"""The inverse of the Gauss–Newton matrix, factorised once on its smaller side."""
+"""The inverse of the Gauss–Newton matrix, computed once on its smaller side."""
 
 from functools import cached_property
 
@@ -14,18 +14,18 @@ from solset.risk import EmpiricalRisk
 class GaussNewtonInverse(LinearOperator):
     """``(AᵀA + λI)⁻¹``, ``(p, p)``: a preconditioner for every exact solve with the Hessian.
 
-    Factorised at the first product, by Cholesky: ``p × p`` if there are more rows than weights, else on the
+    Inverted at the first product, through Cholesky: ``p × p`` if there are more rows than weights, else on the
     Gram side, ``(I - Aᵀ(AAᵀ + λI)⁻¹A)/λ``.
 
     Args:
         risk: At the point of linearisation; its weight decay must be positive.
-        memory_budget: Bytes for rows and factor.
+        memory_budget: Bytes for rows and inverse.
 
     Raises:
         ValueError: If there is no weight decay: then the matrix is singular.
 
-    Cost: all rows of ``J`` once and a Cholesky factorisation; a product is two triangular solves (and two
-    products with ``A`` on the Gram side).
+    Cost: all rows of ``J`` once and a Cholesky factorisation; a product is one with a dense matrix (and two
+    with ``A`` on the Gram side).
     """
 
     is_symmetric = True
@@ -51,7 +51,7 @@ class GaussNewtonInverse(LinearOperator):
         return self._rows.shape[0] >= self.shape[0]
 
     @cached_property
-    def _factor(self) -> Tensor:
+    def _inverse(self) -> Tensor:
         if self._is_tall:
             square = torch.zeros(self.shape, dtype=torch.float64, device=self.device)
             chunk = max(1, min(4096, self._budget // (16 * self.shape[0])))
@@ -61,12 +61,12 @@ class GaussNewtonInverse(LinearOperator):
         else:
             square = gram(self._rows, self._budget)
         square.diagonal().add_(self._risk.weight_decay)
-        return torch.linalg.cholesky(square)
+        return torch.cholesky_inverse(torch.linalg.cholesky(square))
 
     def _apply(self, block: Tensor) -> Tensor:
         if self._is_tall:
-            return torch.cholesky_solve(block.to(torch.float64), self._factor).to(block.dtype)
-        inner = torch.cholesky_solve((self._rows @ block).to(torch.float64), self._factor).to(block.dtype)
+            return (self._inverse @ block.to(torch.float64)).to(block.dtype)
+        inner = (self._inverse @ (self._rows @ block).to(torch.float64)).to(block.dtype)
         return (block - self._rows.T @ inner) / self._risk.weight_decay
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
