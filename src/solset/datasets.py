@@ -38,5 +38,5 @@ def digits(dtype: torch.dtype = torch.float64) -> Digits:
         >>> digits().inputs.shape
         torch.Size([1797, 64])
     """
-    raw = load_digits()
-    return Digits(torch.from_numpy(raw.data / 16.0).to(dtype), torch.from_numpy(raw.target).to(torch.int64))
+    images, labels = load_digits(return_X_y=True)
+    return Digits(torch.as_tensor(images / 16.0).to(dtype), torch.as_tensor(labels).to(torch.int64))

@@ -57,7 +57,7 @@ def influence(problem: Problem, change: Moved | Reweighted, *, solver: Solver | 
     minimum-norm solution is returned.
 
     Args:
-        problem: The trained point; at an isolated minimum the result is the derivative of the solution itself.
+        problem: The trained point; at an isolated minimum the result is the solution's own derivative.
         change: What changes in the training data.
         solver: For the Hessian; by default what the sizes call for.
 

@@ -165,36 +165,49 @@ class LevenbergMarquardt:
     """The nearest weights to ``w̄`` that keep the training outputs: ``min ‖w - w̄‖`` with ``f(x̄ + Δx, w) = f̄``.
 
     For fitted, overparameterised problems. Each step solves the linearised constraint for the element
-    nearest to ``w̄`` (not to the current iterate), through the Gram matrix of the rows.
+    nearest to ``w̄`` (not to the current iterate) through the Gram matrix of the rows, and is shortened while
+    the steps do not shrink. Activation kinks can keep it from settling: it then ends *on* the set, near the
+    nearest point, with status ``max_steps``.
 
     Attributes:
-        tol: Largest output error and relative step at which to stop.
-        max_steps: Gram builds.
+        tol: Largest output error, and relative step, at which to stop.
+        max_steps: Gram builds in search of the nearest point; a few more may end on the set.
     """
 
     tol: float = 1e-10
-    max_steps: int = 50
+    max_steps: int = 20
 
     def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:
-        """Iterate; a step is halved while it more than doubles the output error.
+        """Iterate.
 
         Args:
             start: The moved risk at ``w̄``.
             target: ``f̄``, the outputs to keep, ``(n, c)``.
         """
-        anchor, risk = start.weights, start
-        error = (risk.outputs() - target).flatten()
+        anchor, risk, scale, previous = start.weights, start, 1.0, float("inf")
         for step in range(1, self.max_steps + 1):
+            error = (risk.outputs() - target).flatten()
             rows = Dual().prepare(Jacobian(risk, memory_budget=0))
-            wanted = rows.operator @ (risk.weights - anchor) - error
-            direction = anchor + rows.solve(wanted).value - risk.weights
-            travelled = float((risk.weights - anchor).norm())
-            limit = 2 * float(error.norm()) + 1e3 * self.tol
-            risk, error, _ = _backtrack(risk, direction, lambda r: (r.outputs() - target).flatten(), limit)
-            small = float(direction.norm()) <= self.tol * max(travelled, self.tol)
-            if float(error.abs().max()) <= self.tol and (small or float(direction.norm()) == 0.0):
+            nearest = anchor + rows.solve(rows.operator @ (risk.weights - anchor) - error).value
+            direction = nearest - risk.weights
+            length, travelled = float(direction.norm()), float((risk.weights - anchor).norm())
+            if float(error.abs().max()) <= self.tol and length <= self.tol * max(travelled, self.tol):
                 return _finish(start, risk, step, Status.CONVERGED)
-        return _finish(start, risk, self.max_steps, Status.MAX_STEPS)
+            scale = scale / 2 if length > 0.9 * previous and scale > 0.1 else scale
+            risk, previous = risk.at(risk.weights + scale * direction), length
+        risk, steps = self._onto_set(risk, target)
+        return _finish(start, risk, self.max_steps + steps, Status.MAX_STEPS)
+
+    def _onto_set(self, risk: EmpiricalRisk, target: Tensor) -> tuple[EmpiricalRisk, int]:
+        """Gauss–Newton steps until the outputs are kept, each halved while it raises the output error."""
+        for step in range(10):
+            error = (risk.outputs() - target).flatten()
+            if float(error.abs().max()) <= self.tol:
+                return risk, step
+            direction = Dual().solve(Jacobian(risk, memory_budget=0), -error).value
+            limit = float(error.norm())
+            risk, _, _ = _backtrack(risk, direction, lambda r: (r.outputs() - target).flatten(), limit)
+        return risk, 10
 
 
 Method = GradientDescent | LBFGS | Newton | LevenbergMarquardt

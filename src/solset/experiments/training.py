@@ -1,0 +1,82 @@
+"""Training a network to an exact fit, so that it sits on its solution set."""
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from solset.operators import Jacobian
+from solset.risk import EmpiricalRisk, Points, as_points, choose_parameters
+
+
+def squared_risk(model: nn.Module, inputs: Tensor, targets: Tensor) -> EmpiricalRisk:
+    """The mean squared error of a model on data, as a risk at its present weights.
+
+    Args:
+        model: The network.
+        inputs: ``(n, *input)``.
+        targets: ``(n, c)``.
+    """
+    layout = choose_parameters(model, None)
+    weights = layout.join([value.detach() for value in model.parameters()])
+    points: Points = as_points(inputs, targets, weights.device)
+    return EmpiricalRisk(model, nn.MSELoss(), "mean", points, layout, weights, 0.0, len(inputs), len(inputs))
+
+
+def fit_exactly(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    warmup: int = 300,
+    learning_rate: float = 3e-3,
+    tol: float = 1e-13,
+    max_steps: int = 60,
+    progress: bool = False,
+) -> float:
+    """Train in place to ``max |f(x_i) - y_i| ≤ tol``: Adam to the neighbourhood, Levenberg–Marquardt to the set.
+
+    Args:
+        model: The network; its weights are overwritten.
+        inputs: ``(n, *input)``.
+        targets: ``(n, c)``.
+        warmup: Adam steps.
+        learning_rate: Of Adam.
+        tol: Largest output error.
+        max_steps: Levenberg–Marquardt steps.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The largest output error reached; above ``tol`` if the fit did not succeed.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    for _ in tqdm(range(warmup), desc="training", disable=not progress, leave=False):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(inputs), targets).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    risk, error, damping = squared_risk(model, inputs, targets), 1.0, 1e-3
+    for _ in tqdm(range(max_steps), desc="fitting", disable=not progress, leave=False):
+        risk, error, damping = _damped_step(risk, targets, damping)
+        if error <= tol:
+            break
+    nn.utils.vector_to_parameters(risk.weights, model.parameters())
+    return error
+
+
+def _damped_step(risk: EmpiricalRisk, targets: Tensor, damping: float) -> tuple[EmpiricalRisk, float, float]:
+    """One Levenberg–Marquardt step through the Gram matrix, with the damping that made it succeed."""
+    residual = (risk.outputs() - targets).flatten()
+    before = float(residual.norm())
+    operator = Jacobian(risk, memory_budget=0)
+    rows = operator.rows(0, operator.shape[0])
+    square = rows @ rows.T
+    scale = float(square.diagonal().mean())
+    for _ in range(20):
+        shifted = square + damping * scale * torch.eye(len(square), dtype=square.dtype)
+        step = rows.T @ torch.linalg.solve(shifted, residual)
+        new = risk.at(risk.weights - step)
+        errors = new.outputs() - targets
+        if float(errors.norm()) < before:
+            return new, float(errors.abs().max()), damping / 10
+        damping = max(10 * damping, 1e-15)
+    return risk, float(residual.abs().max()), damping
