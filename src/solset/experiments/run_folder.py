@@ -2,40 +2,19 @@
 
 import json
 import os
-import platform
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 from safetensors.torch import load
 from torch import Tensor
 
-from solset.errors import SolsetWarning, bad_value
+from solset.errors import bad_value
+from solset.experiments.atomic import plain_name, replace_file
+from solset.experiments.marker import FORMAT, MARKER, clear, earlier_run, package_versions, resumed_versions
 from solset.experiments.records import csv_bytes, json_bytes, tensor_bytes
 from solset.plotting import Figure, figure_bytes
-
-MARKER = "run.json"
-_FORMAT = "solset run 1"
-_PARTIAL = ".solset-partial-"
-
-
-def package_versions() -> dict[str, str]:
-    """What a result depends on besides its settings: versions of solset, its numerics, Python, the system."""
-    found = {name: _installed(name) for name in ("solset", "torch", "numpy", "scipy")}
-    return found | {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "not installed"
 
 
 @dataclass(frozen=True)
@@ -87,10 +66,10 @@ class RunFolder:
         wanted = json.loads(json_bytes(settings))
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            earlier = _earlier_run(folder, on_existing)
+            earlier = earlier_run(folder, on_existing)
             if earlier is not None and on_existing == "resume":
-                return cls(folder, wanted, _resumed_versions(earlier, wanted))
-            _clear(folder, earlier)
+                return cls(folder, wanted, resumed_versions(earlier, wanted))
+            clear(folder, earlier)
             run = cls(folder, wanted, package_versions())
             run._write_marker([])
         except OSError as error:
@@ -113,7 +92,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> object:
         """What :meth:`write_json` wrote, in the types of JSON."""
-        return json.loads((self.path / _plain_name(name, ".json")).read_bytes())
+        return json.loads((self.path / plain_name(name, ".json")).read_bytes())
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, object]]) -> Path:
         """Writes a table; ``name`` ends in ``.csv`` and every row has the keys of the first."""
@@ -125,7 +104,7 @@ class RunFolder:
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """What :meth:`write_tensors` wrote, on the CPU."""
-        return load((self.path / _plain_name(name, ".safetensors")).read_bytes())
+        return load((self.path / plain_name(name, ".safetensors")).read_bytes())
 
     def write_figure(self, name: str, figure: Figure) -> Path:
         """Writes a figure as ``name.png`` (150 dots per inch) and ``name.svg``; returns the PNG's path."""
@@ -142,9 +121,9 @@ class RunFolder:
         return name in self._files() and (self.path / name).is_file()
 
     def _write(self, name: str, data: bytes, suffix: str) -> Path:
-        target = self.path / _plain_name(name, suffix)
+        target = self.path / plain_name(name, suffix)
         self._claim(name)
-        _replace(target, data)
+        replace_file(target, data)
         return target
 
     def _claim(self, name: str) -> None:
@@ -166,110 +145,9 @@ class RunFolder:
 
     def _write_marker(self, files: list[str]) -> None:
         content = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "settings": self.settings,
             "versions": self.versions,
             "files": sorted(files),
         }
-        _replace(self.path / MARKER, json_bytes(content))
-
-
-def _earlier_run(folder: Path, on_existing: str) -> dict | None:
-    """The marker of the run in the folder, ``None`` if it is empty, an error if it must be left alone."""
-    if not any(not entry.name.startswith(_PARTIAL) for entry in folder.iterdir()):
-        return None
-    marker = _read_marker(folder / MARKER)
-    if marker is None:
-        raise bad_value(
-            "path",
-            expected="an empty or new folder, or one that solset wrote",
-            got=f"'{folder}', whose files come from elsewhere",
-            cure="Choose another folder; solset does not delete what it did not write.",
-        )
-    if on_existing == "refuse":
-        raise bad_value(
-            "path",
-            expected="an empty or new folder",
-            got=f"'{folder}', which holds an earlier run",
-            cure="Pass --resume to go on with that run, --overwrite to replace it, or choose another folder.",
-        )
-    return marker
-
-
-def _read_marker(path: Path) -> dict | None:
-    """The marker if it is ours; other tools also write a ``run.json``, and theirs is not."""
-    try:
-        marker = json.loads(path.read_bytes())
-    except (FileNotFoundError, IsADirectoryError, ValueError):
-        return None
-    if not isinstance(marker, dict) or marker.get("format") != _FORMAT:
-        return None
-    complete = all(isinstance(marker.get(key), dict) for key in ("settings", "versions"))
-    return marker if complete and isinstance(marker.get("files"), list) else None
-
-
-def _resumed_versions(earlier: dict, settings: Mapping[str, object]) -> dict[str, str]:
-    """The versions that started the run, once it is sure that it is the same run."""
-    changed = _differences(earlier["settings"], settings)
-    if changed:
-        raise bad_value(
-            "settings",
-            expected="those of the run to resume",
-            got="; ".join(changed),
-            cure="Use the earlier settings, pass --overwrite, or choose another folder.",
-        )
-    changed = _differences(earlier["versions"], package_versions())
-    if changed:
-        warnings.warn(
-            f"the resumed run mixes results of different versions: {'; '.join(changed)}",
-            SolsetWarning,
-            stacklevel=3,
-        )
-    return earlier["versions"]
-
-
-def _differences(earlier: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    return [
-        f"'{key}' is {_shown(now, key)} and was {_shown(earlier, key)}"
-        for key in sorted(set(earlier) | set(now))
-        if _shown(earlier, key) != _shown(now, key)
-    ]
-
-
-def _shown(values: Mapping[str, object], key: str) -> str:
-    return json.dumps(values[key], sort_keys=True) if key in values else "absent"
-
-
-def _clear(folder: Path, earlier: dict | None) -> None:
-    """Deletes the listed files of an earlier run; its marker stays until the new one replaces it."""
-    for name in earlier["files"] if earlier is not None else ():
-        (folder / _plain_name(name, "")).unlink(missing_ok=True)
-    for leftover in folder.glob(f"{_PARTIAL}*"):
-        leftover.unlink(missing_ok=True)
-
-
-def _plain_name(name: str, suffix: str) -> str:
-    """The name, if it stays inside the folder and says what the file is."""
-    unsafe = name.startswith(".") or any(character in name for character in "/\\\0")
-    if unsafe or not name.endswith(suffix) or len(name) <= len(suffix):
-        raise bad_value(
-            "name",
-            expected=f"a plain file name ending in '{suffix}'" if suffix else "a plain file name",
-            got=repr(name),
-            cure="Name a file directly inside the run folder.",
-        )
-    return name
-
-
-def _replace(target: Path, data: bytes) -> None:
-    """Writes the whole file beside its target, then puts it in place in one step."""
-    partial = target.with_name(f"{_PARTIAL}{os.getpid()}-{target.name}")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        replace_file(self.path / MARKER, json_bytes(content))

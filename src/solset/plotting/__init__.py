@@ -1,0 +1,27 @@
+"""Every figure of solset in one style; the only room that imports matplotlib.
+
+Each function takes plain arrays and returns a :class:`Figure` that no global state knows of; the same
+arguments give the same bytes. Colours keep their meaning from figure to figure (:data:`ROLE_COLOURS`),
+and no two lines differ by colour alone. A value that an axis cannot show is named below the axis.
+"""
+
+from solset.plotting.comparisons import bars_before_after, scatter_agreement
+from solset.plotting.images import image_grid
+from solset.plotting.lines import error_against_cost, error_against_step
+from solset.plotting.style import ROLE_COLOURS, Figure, figure_bytes, number_text
+from solset.plotting.toy import ToyPlane, toy_loss_contours, toy_solution_sets
+
+__all__ = [
+    "ROLE_COLOURS",
+    "Figure",
+    "ToyPlane",
+    "bars_before_after",
+    "error_against_cost",
+    "error_against_step",
+    "figure_bytes",
+    "image_grid",
+    "number_text",
+    "scatter_agreement",
+    "toy_loss_contours",
+    "toy_solution_sets",
+]
