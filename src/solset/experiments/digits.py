@@ -1,4 +1,4 @@
-"""The main job on real data: digits, a fitted network, ten moved points, and retraining to check every claim."""
+"""The main job on real data: digits, a fitted network, ten moved points, retraining to check every claim."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,8 +40,8 @@ class DigitsSettings:
         points: Training digits, the first of the file.
         moved: How many of them move.
         sizes: Steps as fractions of each moved point's norm.
-        direction: ``"cross_entropy"``, the gradient of the cross-entropy of the outputs (the loss gradient of a
-            fitted squared loss is rounding noise), or ``"random"``.
+        direction: ``"cross_entropy"``, the gradient of the cross-entropy of the outputs (the loss gradient
+            of a fitted squared loss is rounding noise), or ``"random"``.
         activation: ``"relu"`` or ``"tanh"``.
         hidden: Hidden widths.
         has_fixed_output: Whether the output layer is a constant.
@@ -132,9 +132,10 @@ class DigitsRun:
     def numbers(self) -> dict[str, Any]:
         """Everything the report shows, computed or read back stage by stage."""
         setup = stage(self.folder, "setup", self._setup)
-        rows = []
-        for size in tqdm(self.settings.sizes, desc="sizes", disable=not self.progress):
-            rows.append(stage(self.folder, f"size_{size:g}", lambda size=size: self._at_size(size)))
+        rows = [
+            stage(self.folder, f"size_{size:g}", lambda size=size: self._at_size(size))
+            for size in tqdm(self.settings.sizes, desc="sizes", disable=not self.progress)
+        ]
         compare = stage(self.folder, "warm_retraining", self._warm_retraining)
         result = {"setup": setup, "sizes": rows, "warm_retraining": compare}
         self.folder.write_json("result.json", result)

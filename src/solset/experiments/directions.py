@@ -50,7 +50,7 @@ def random_directions(shape: Sequence[int], like: Tensor, generator: torch.Gener
 
 
 def cross_entropy_directions(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Unit gradients of the cross-entropy of the outputs in the inputs, whatever loss the model was fitted with.
+    """Unit gradients of the outputs' cross-entropy in the inputs, whatever loss the model was fitted with.
 
     On a problem fitted to zero residual the gradient of its own loss is rounding noise; this one is not.
     """

@@ -33,7 +33,7 @@ def fit_exactly(
     max_steps: int = 60,
     progress: bool = False,
 ) -> float:
-    """Train in place to ``max |f(x_i) - y_i| ≤ tol``: Adam to the neighbourhood, Levenberg–Marquardt to the set.
+    """Train in place to ``max |f(x_i) - y_i| ≤ tol``: Adam, then Levenberg–Marquardt onto the set.
 
     Args:
         model: The network; its weights are overwritten.

@@ -14,8 +14,8 @@ from solset.risk import EmpiricalRisk
 class GaussNewtonInverse(LinearOperator):
     """``(AᵀA + λI)⁻¹``, ``(p, p)``: a preconditioner for every exact solve with the Hessian.
 
-    Inverted at the first product, through Cholesky: ``p × p`` if there are more rows than weights, else on the
-    Gram side, ``(I - Aᵀ(AAᵀ + λI)⁻¹A)/λ``.
+    Inverted at the first product, through Cholesky: ``p × p`` if there are more rows than weights, else on
+    the Gram side, ``(I - Aᵀ(AAᵀ + λI)⁻¹A)/λ``.
 
     Args:
         risk: At the point of linearisation; its weight decay must be positive.

@@ -54,7 +54,10 @@ def linearise(
     """
     if optimality not in get_args(Optimality):
         raise bad_value(
-            "optimality", expected=f"one of {get_args(Optimality)}", got=repr(optimality), cure=""
+            "optimality",
+            expected=f"one of {get_args(Optimality)}",
+            got=repr(optimality),
+            cure='Leave it out for "auto".',
         )
     maps = _Maps(risk, points, solver, gradient, memory_budget)
     match optimality:

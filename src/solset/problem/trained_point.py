@@ -14,9 +14,12 @@ from solset.linalg import Space
 from solset.problem.linearise import Optimality, linearise
 from solset.risk import (
     EmpiricalRisk,
+    Indices,
     Loss,
     as_points,
+    check_indices,
     choose_parameters,
+    probe_indices,
     probe_model,
     reduction_of,
     refuse_training_mode,
@@ -73,19 +76,29 @@ class Problem:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise bad_type("model", expected="an nn.Module", got=type(model).__name__, cure="Wrap it in one.")
-        if not weight_decay >= 0:
-            raise bad_value(
-                "weight_decay", expected="zero or more", got=weight_decay, cure="Use the one of training."
+        if not callable(loss):
+            raise bad_type(
+                "loss",
+                expected="a callable (outputs, targets) -> scalar",
+                got=type(loss).__name__,
+                cure="Pass one of torch.nn's losses.",
             )
-        if batch_size < 1:
-            raise bad_value("batch_size", expected="at least 1", got=batch_size, cure="Leave it out.")
+        if not 0 <= weight_decay < float("inf"):
+            raise bad_value(
+                "weight_decay",
+                expected="zero or more, finite",
+                got=weight_decay,
+                cure="Use the one of training.",
+            )
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise bad_value("batch_size", expected="an integer from 1", got=batch_size, cure="Leave it out.")
         refuse_training_mode(model)
         layout = choose_parameters(model, parameters)
         named = dict(model.named_parameters())
         weights = layout.join([named[name].detach() for name in layout.shapes]).clone()
         points = as_points(inputs, targets, weights.device)
-        probe_inputs, probe_targets = points[range(min(8, len(points)))]
-        _check_inputs(probe_inputs, weights)
+        probe_inputs, probe_targets = points[probe_indices(len(points))]
+        _check_inputs(probe_inputs, weights.dtype)
         risk = EmpiricalRisk(
             model, loss, "mean", points, layout, weights, weight_decay, batch_size, len(points)
         )
@@ -126,7 +139,7 @@ class Problem:
     def graphical_derivative(
         self,
         *,
-        points: Sequence[int] | None = None,
+        points: Indices | None = None,
         optimality: Optimality = "auto",
         solver: Solver | None = None,
     ) -> GraphicalDerivative:
@@ -159,7 +172,7 @@ class Problem:
     def coderivative(
         self,
         *,
-        points: Sequence[int] | None = None,
+        points: Indices | None = None,
         optimality: Optimality = "auto",
         solver: Solver | None = None,
     ) -> Coderivative:
@@ -171,7 +184,7 @@ class Problem:
         self,
         dx: Tensor,
         *,
-        points: Sequence[int] | None = None,
+        points: Indices | None = None,
         optimality: Optimality = "auto",
         solver: Solver | None = None,
     ) -> AffineSet:
@@ -186,10 +199,11 @@ class Problem:
             optimality: As for :meth:`graphical_derivative`.
             solver: As for :meth:`graphical_derivative`.
         """
+        self.data_space(points).flatten(dx)  # refused before anything is factorised
         derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver)
         return derivative(dx).translate(self.weights(), self._risk.layout.shapes)
 
-    def check_points(self, points: Sequence[int] | None) -> list[int]:
+    def check_points(self, points: Indices | None) -> list[int]:
         """The indices as a list, all of them for ``None``.
 
         Args:
@@ -201,22 +215,9 @@ class Problem:
         """
         if points is None:
             return list(range(self.point_count))
-        chosen = points.tolist() if isinstance(points, Tensor) else list(points)
-        if any(isinstance(i, bool) or not hasattr(i, "__index__") for i in chosen):
-            raise bad_type("points", expected="integers", got=chosen[:5], cure="Name points by index.")
-        chosen = [int(i) for i in chosen]
-        n = self.point_count
-        if not chosen:
-            raise bad_value("points", expected="at least one index", got="none", cure="Leave it out for all.")
-        if len(set(chosen)) < len(chosen):
-            raise bad_value(
-                "points", expected="distinct", got="a repeated index", cure="Name each point once."
-            )
-        if min(chosen) < 0 or max(chosen) >= n:
-            raise bad_value("points", expected=f"in 0..{n - 1}", got=chosen, cure="Count points from 0.")
-        return chosen
+        return check_indices(points, self.point_count)
 
-    def data_space(self, points: Sequence[int] | None) -> Space:
+    def data_space(self, points: Indices | None) -> Space:
         """The shape of a perturbation of these points at the door."""
         count = len(self.check_points(points))
         return Space("dx", (count, *self.input_shape), self.weights().dtype, self.weights().device)
@@ -232,7 +233,9 @@ class Problem:
         for _, x, y in self._risk.batches():
             leaf = self._risk.forward(parameters, x).detach().requires_grad_()
             scale = len(x) if self._risk.reduction == "mean" else 1.0
-            (slope,) = torch.autograd.grad(scale * self._risk.loss(leaf, y), leaf)
+            with torch.enable_grad():
+                value = scale * self._risk.loss(leaf, y)
+            (slope,) = torch.autograd.grad(value, leaf)
             slopes.append(slope.flatten(1).norm(dim=1))
         return float(torch.cat(slopes).mean())
 
@@ -240,11 +243,15 @@ class Problem:
         self._gradient = self._risk.gradient()
         size = float(self._gradient.norm())
         if not size < float("inf"):
+            losses = self._risk.losses()
+            broken = (~torch.isfinite(losses)).nonzero().flatten().tolist()
             raise bad_value(
-                "model",
-                expected="a finite risk and gradient",
-                got="NaN or infinity",
-                cure="Check data and loss.",
+                "loss",
+                expected="finite, with a finite gradient, on every point",
+                got=f"values that are not finite in points {broken[:5]}"
+                if broken
+                else f"gradient norm {size}",
+                cure="Look at the outputs there: they overflow, or leave the loss's domain.",
             )
         if size > tol:
             warnings.warn(
@@ -256,7 +263,7 @@ class Problem:
             )
 
 
-def _check_inputs(inputs: Tensor, weights: Tensor) -> None:
+def _check_inputs(inputs: Tensor, dtype: torch.dtype) -> None:
     if not inputs.is_floating_point():
         raise bad_type(
             "inputs",
@@ -264,10 +271,10 @@ def _check_inputs(inputs: Tensor, weights: Tensor) -> None:
             got=str(inputs.dtype),
             cure="Integers such as token ids cannot be perturbed: make the embeddings the inputs.",
         )
-    if inputs.dtype != weights.dtype or inputs.device != weights.device:
+    if inputs.dtype != dtype:
         raise bad_value(
             "inputs",
-            expected=f"{weights.dtype} on {weights.device}, like the model",
-            got=f"{inputs.dtype} on {inputs.device}",
-            cure="Use `inputs.to(device, dtype)`.",
+            expected=f"{dtype}, like the model",
+            got=str(inputs.dtype),
+            cure="Use `inputs.to(dtype)` or `model.to(dtype)`.",
         )

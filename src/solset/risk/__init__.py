@@ -2,17 +2,20 @@
 
 from solset.risk.empirical import EmpiricalRisk, Loss, Reduction
 from solset.risk.layout import Layout, choose_parameters
-from solset.risk.points import Points, as_points
-from solset.risk.probe import probe_model, reduction_of, refuse_training_mode
+from solset.risk.points import Indices, Points, as_points, check_indices
+from solset.risk.probe import probe_indices, probe_model, reduction_of, refuse_training_mode
 
 __all__ = [
     "EmpiricalRisk",
+    "Indices",
     "Layout",
     "Loss",
     "Points",
     "Reduction",
     "as_points",
+    "check_indices",
     "choose_parameters",
+    "probe_indices",
     "probe_model",
     "reduction_of",
     "refuse_training_mode",

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from solset.errors import bad_type
 from solset.risk.layout import Layout
-from solset.risk.points import Points
+from solset.risk.points import Indices, Points
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["mean", "sum"]
@@ -49,11 +49,11 @@ class EmpiricalRisk:
         """The same risk at other weights ``(p,)``."""
         return replace(self, weights=weights.detach())
 
-    def move(self, points: Sequence[int], dx: Tensor) -> "EmpiricalRisk":
+    def move(self, points: Indices, dx: Tensor) -> "EmpiricalRisk":
         """The same risk on data whose ``points`` have moved by ``dx``, ``(|K|, *input)``."""
         return replace(self, points=self.points.move(points, dx))
 
-    def select(self, points: Sequence[int]) -> "EmpiricalRisk":
+    def select(self, points: Indices) -> "EmpiricalRisk":
         """The part of the risk that these points carry: same ``α``, no weight decay."""
         return replace(self, points=self.points.select(points), weight_decay=0.0)
 
@@ -112,7 +112,8 @@ class EmpiricalRisk:
         total = self.weight_decay * self.weights
         for _, inputs, targets in self.batches():
             leaves = self.leaves()
-            value = self.batch_value(leaves, inputs, targets)
+            with torch.enable_grad():
+                value = self.batch_value(leaves, inputs, targets)
             parts = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
             total = total + self.layout.join(parts)
         return total
@@ -131,7 +132,7 @@ class EmpiricalRisk:
             for _, inputs, targets in self.batches():
                 out = self.forward(parameters, inputs)
                 parts += [self.loss(out[i : i + 1], targets[i : i + 1]) for i in range(len(inputs))]
-        return torch.stack(parts)
+        return torch.stack(parts).reshape(-1)
 
     def input_gradients(self) -> Tensor:
         """``∇_x L`` of each point by itself, ``(n, *input)``. Cost: one gradient."""
@@ -139,7 +140,8 @@ class EmpiricalRisk:
         parts = []
         for _, inputs, targets in self.batches():
             leaf = inputs.detach().clone().requires_grad_()
-            value = self.loss(self.forward(parameters, leaf), targets)
+            with torch.enable_grad():
+                value = self.loss(self.forward(parameters, leaf), targets)
             share = len(inputs) if self.reduction == "mean" else 1.0
             parts.append(share * torch.autograd.grad(value, leaf)[0])
         return torch.cat(parts)

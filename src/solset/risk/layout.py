@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from solset.errors import bad_value
+from solset.errors import bad_type, bad_value
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,13 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
         patterns: Shell-style name patterns such as ``"layer3.*"``.
 
     Raises:
+        TypeError: If the patterns are one string.
         ValueError: If a pattern matches nothing, or a chosen parameter does not require grad.
     """
+    if isinstance(patterns, str):
+        raise bad_type(
+            "parameters", expected="a list of patterns", got=repr(patterns), cure=f"Write [{patterns!r}]."
+        )
     named = dict(model.named_parameters())
     if patterns is None:
         chosen = named

@@ -1,16 +1,25 @@
 """Training points: tensors, map-style datasets and non-shuffling loaders behind one small interface."""
 
-from collections.abc import Callable, Sequence, Sized
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, SequentialSampler, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    default_collate,
+)
 
 from solset.errors import bad_type, bad_value
 
 Batch = tuple[Tensor, Tensor]
+Indices = Sequence[int] | Tensor
 
 
 @dataclass(frozen=True)
@@ -37,21 +46,61 @@ class Points:
             inputs = torch.stack([self.moved.get(i, inputs[j]) for j, i in enumerate(indices)])
         return inputs, targets
 
-    def move(self, points: Sequence[int], dx: Tensor) -> "Points":
+    def move(self, points: Indices, dx: Tensor) -> "Points":
         """The same points with ``dx[j]`` added to the input of point ``points[j]``.
 
         Args:
             points: Distinct indices.
             dx: ``(len(points), *input)``.
+
+        Raises:
+            ValueError: If indices or shape do not fit.
         """
-        inputs, _ = self[points]
-        new = {i: x for i, x in zip(points, inputs + dx, strict=True)}
+        chosen = check_indices(points, self.count)
+        inputs, _ = self[chosen]
+        if dx.shape != inputs.shape:
+            raise bad_value(
+                "dx",
+                expected=f"of shape {tuple(inputs.shape)}",
+                got=f"shape {tuple(dx.shape)}",
+                cure="One block per point, in the order of `points`, each shaped like one input.",
+            )
+        new = {i: x for i, x in zip(chosen, inputs + dx, strict=True)}
         return Points(self.count, self.fetch, {**self.moved, **new})
 
-    def select(self, indices: Sequence[int]) -> "Points":
+    def select(self, indices: Indices) -> "Points":
         """Only these points, renumbered from 0."""
-        chosen = list(indices)
+        chosen = check_indices(indices, self.count)
         return Points(len(chosen), lambda positions: self[[chosen[j] for j in positions]])
+
+
+def check_indices(points: Any, count: int) -> list[int]:
+    """The indices as a list.
+
+    Args:
+        points: Distinct indices of points.
+        count: How many points there are.
+
+    Raises:
+        TypeError: If they are not integers.
+        ValueError: If they are empty, repeated or out of range.
+    """
+    chosen = points.tolist() if isinstance(points, Tensor) else points
+    if isinstance(chosen, str | int) or not isinstance(chosen, Iterable):
+        raise bad_type("points", expected="a sequence of indices", got=repr(chosen), cure="Write [3].")
+    chosen = list(chosen)
+    if any(isinstance(i, bool) or not hasattr(i, "__index__") for i in chosen):
+        raise bad_type("points", expected="integers", got=chosen[:5], cure="Name points by index.")
+    chosen = [int(i) for i in chosen]
+    if not chosen:
+        raise bad_value("points", expected="at least one index", got="none", cure="Leave it out for all.")
+    if len(set(chosen)) < len(chosen):
+        twice = [i for i, times in Counter(chosen).items() if times > 1]
+        raise bad_value("points", expected="distinct", got=f"{twice[:5]} repeated", cure="Name each once.")
+    outside = [i for i in chosen if not 0 <= i < count]
+    if outside:
+        raise bad_value("points", expected=f"in 0..{count - 1}", got=outside[:5], cure="Count points from 0.")
+    return chosen
 
 
 def as_points(inputs: Any, targets: Tensor | None, device: torch.device) -> Points:
@@ -65,23 +114,17 @@ def as_points(inputs: Any, targets: Tensor | None, device: torch.device) -> Poin
 
     Raises:
         TypeError: If the inputs are none of these.
-        ValueError: If lengths differ, there are no points, or a loader shuffles.
+        ValueError: If lengths differ, there are no points, a loader shuffles, or entries are not finite
+            (of a dataset: when they are read).
     """
     if isinstance(inputs, Tensor):
-        return _tensor_points(inputs, targets)
+        return _tensor_points(inputs, targets, device)
     if targets is not None:
         raise bad_type(
             "targets", expected="None beside a dataset", got=type(targets).__name__, cure="Leave it out."
         )
     if isinstance(inputs, DataLoader):
-        if not isinstance(inputs.sampler, SequentialSampler):
-            raise bad_value(
-                "inputs",
-                expected="a loader that keeps the order of its points",
-                got=f"one with {type(inputs.sampler).__name__}",
-                cure="Build it with shuffle=False: points are named by their index.",
-            )
-        return _dataset_points(inputs.dataset, inputs.collate_fn, device)
+        return _loader_points(inputs, device)
     if isinstance(inputs, Dataset) or (hasattr(inputs, "__getitem__") and isinstance(inputs, Sized)):
         return _dataset_points(inputs, default_collate, device)
     raise bad_type(
@@ -92,7 +135,21 @@ def as_points(inputs: Any, targets: Tensor | None, device: torch.device) -> Poin
     )
 
 
-def _tensor_points(inputs: Tensor, targets: Tensor | None) -> Points:
+def _loader_points(loader: DataLoader[Any], device: torch.device) -> Points:
+    batches = loader.batch_sampler
+    order = getattr(batches, "sampler", loader.sampler)
+    is_ordered = type(batches) is BatchSampler and isinstance(order, SequentialSampler)
+    if not is_ordered and not isinstance(loader.dataset, IterableDataset):
+        raise bad_value(
+            "inputs",
+            expected="a loader that batches its points and keeps their order",
+            got=f"one with {type(order).__name__} and {type(batches).__name__}",
+            cure="Build it with shuffle=False and a batch_size: points are named by their index.",
+        )
+    return _dataset_points(loader.dataset, loader.collate_fn, device)
+
+
+def _tensor_points(inputs: Tensor, targets: Tensor | None, device: torch.device) -> Points:
     if not isinstance(targets, Tensor):
         raise bad_type(
             "targets",
@@ -108,17 +165,27 @@ def _tensor_points(inputs: Tensor, targets: Tensor | None) -> Points:
             cure="The first dimension counts the points.",
         )
     _require_some(len(inputs))
+    for name, values in (("inputs", inputs), ("targets", targets)):
+        if values.device != device:
+            raise bad_value(
+                name,
+                expected=f"on {device}, like the model",
+                got=f"on {values.device}",
+                cure=f"Use `{name}.to(device)`.",
+            )
+    _require_finite(inputs, targets, range(len(inputs)))
     inputs, targets = inputs.detach(), targets.detach()
 
     def fetch(indices: Sequence[int]) -> Batch:
         chosen = torch.as_tensor(list(indices), device=inputs.device)
-        return inputs[chosen], targets[chosen.to(targets.device)]
+        return inputs[chosen], targets[chosen]
 
     return Points(len(inputs), fetch)
 
 
 def _dataset_points(dataset: Any, collate: Callable[[list[Any]], Any], device: torch.device) -> Points:
-    if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
+    has_index = hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
+    if not isinstance(dataset, Sized) or not has_index:
         raise bad_type(
             "inputs",
             expected="a map-style dataset",
@@ -129,16 +196,32 @@ def _dataset_points(dataset: Any, collate: Callable[[list[Any]], Any], device: t
 
     def fetch(indices: Sequence[int]) -> Batch:
         batch = collate([dataset[i] for i in indices])  # type: ignore[index]
-        if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
+            parts = batch if isinstance(batch, tuple | list) else [batch]
             raise bad_type(
                 "inputs",
-                expected="pairs (input, target)",
-                got=type(batch).__name__,
-                cure="Return two tensors.",
+                expected="pairs (input, target) of tensors",
+                got=f"({', '.join(type(part).__name__ for part in parts)})",
+                cure="Let the dataset return two tensors.",
             )
-        return batch[0].to(device), torch.as_tensor(batch[1]).to(device)
+        inputs, targets = batch[0], torch.as_tensor(batch[1])
+        _require_finite(inputs, targets, indices)
+        return inputs.to(device), targets.to(device)
 
     return Points(len(dataset), fetch)
+
+
+def _require_finite(inputs: Tensor, targets: Tensor, indices: Sequence[int]) -> None:
+    for name, values in (("inputs", inputs), ("targets", targets)):
+        whole = torch.isfinite(values).reshape(len(values), -1).all(dim=1)
+        if not bool(whole.all()):
+            where = [indices[j] for j in (~whole).nonzero().flatten().tolist()]
+            raise bad_value(
+                name,
+                expected="finite",
+                got=f"NaN or infinite entries in points {where[:5]}",
+                cure="Clean or leave out these points.",
+            )
 
 
 def _require_some(count: int) -> None:

@@ -13,14 +13,20 @@ from solset.risk.empirical import EmpiricalRisk, Loss, Reduction
 _PROBED = 8
 
 
+def probe_indices(count: int) -> list[int]:
+    """The few points that are looked at, spread evenly over all ``count`` of them."""
+    probed = min(_PROBED, count)
+    return [round(i * (count - 1) / max(probed - 1, 1)) for i in range(probed)]
+
+
 def refuse_training_mode(model: nn.Module) -> None:
-    """Refuse dropout or batch statistics in training mode.
+    """Refuse dropout in training mode, and batch statistics in any.
 
     Args:
         model: The network.
 
     Raises:
-        ValueError: Naming the modules, if any is in training mode.
+        ValueError: Naming the modules.
     """
     live = [
         f"{name or 'model'} ({type(module).__name__})"
@@ -33,6 +39,18 @@ def refuse_training_mode(model: nn.Module) -> None:
             expected="in evaluation mode",
             got=f"training mode in {', '.join(live)}",
             cure="Call model.eval() first.",
+        )
+    batchwise = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is None
+    ]
+    if batchwise:
+        raise bad_value(
+            "model",
+            expected="to treat every point by itself",
+            got=f"batch normalisation without running statistics in {', '.join(batchwise)}",
+            cure="Train it with track_running_stats=True.",
         )
 
 
@@ -48,13 +66,20 @@ def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor) -> Reduction:
         TypeError: If it does not return a scalar tensor.
         ValueError: If it is neither, or contradicts its own ``reduction`` attribute.
     """
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
-    shaken = outputs + 0.1 * noise
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None:
+        _refuse_weighted_mean(loss)
+    shaken = _shaken(outputs)
     whole = loss(shaken, targets)
     if not isinstance(whole, Tensor) or whole.numel() != 1:
         got = f"shape {tuple(whole.shape)}" if isinstance(whole, Tensor) else type(whole).__name__
         raise bad_type("loss", expected="a scalar tensor", got=got, cure='Use reduction="mean" or "sum".')
+    if not bool(torch.isfinite(whole)):
+        raise bad_value(
+            "loss",
+            expected="finite near the outputs",
+            got=f"{float(whole)} on a few points",
+            cure="Look at the outputs there: they overflow, or leave the loss's domain.",
+        )
     alone = torch.stack(
         [loss(shaken[i : i + 1], targets[i : i + 1]).reshape(()) for i in range(len(outputs))]
     )
@@ -75,17 +100,36 @@ def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor) -> Reduction:
     return cast("Reduction", stated if stated in found else found[0])
 
 
+def _shaken(outputs: Tensor) -> Tensor:
+    """Outputs off their targets by up to a tenth, still probabilities or positive if they were."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+    return torch.where(outputs == 0, 0.1 * noise, outputs * (1.0 - 0.1 * noise))
+
+
+def _refuse_weighted_mean(loss: nn.CrossEntropyLoss | nn.NLLLoss) -> None:
+    if loss.reduction == "mean":
+        raise bad_value(
+            "loss",
+            expected="a mean or a sum over points",
+            got="class weights with a mean, which divides by the weights of each batch",
+            cure='Use reduction="sum".',
+        )
+
+
 def probe_model(risk: EmpiricalRisk) -> Tensor:
-    """Outputs of the first few points, after checking that they are finite, repeatable and separate.
+    """Outputs of a few points, after checking that they are finite, repeatable and separate.
 
     Args:
         risk: The risk at the trained weights.
 
     Raises:
-        ValueError: If data or outputs are not finite, two reads of the data or two forward passes differ,
-            or a point's output depends on the other points of its batch.
+        ValueError: If weights or outputs are not finite, two reads of the data or two forward passes
+            differ, a point's output depends on the other points of its batch, or a parameter has no
+            influence on any output.
     """
-    indices = range(min(_PROBED, len(risk.points)))
+    _require_finite_weights(risk)
+    indices = probe_indices(len(risk.points))
     inputs, _ = risk.points[indices]
     again, _ = risk.points[indices]
     if not torch.equal(inputs, again):
@@ -114,4 +158,36 @@ def probe_model(risk: EmpiricalRisk) -> Tensor:
             got="outputs that depend on the rest of the batch",
             cure="Put normalisation layers in evaluation mode.",
         )
+    _refuse_unused_parameters(risk, inputs)
     return first
+
+
+def _require_finite_weights(risk: EmpiricalRisk) -> None:
+    parts = zip(risk.layout.shapes, risk.layout.split(risk.weights), strict=True)
+    broken = [name for name, part in parts if not bool(torch.isfinite(part).all())]
+    if broken:
+        raise bad_value(
+            "model",
+            expected="finite weights",
+            got=f"NaN or infinite entries in {', '.join(broken)}",
+            cure="Training diverged: start from an earlier checkpoint.",
+        )
+
+
+def _refuse_unused_parameters(risk: EmpiricalRisk, inputs: Tensor) -> None:
+    leaves = risk.leaves()
+    with torch.enable_grad(), torch.random.fork_rng():
+        total = risk.forward(leaves, inputs).sum()
+    found = (
+        torch.autograd.grad(total, leaves, allow_unused=True)
+        if total.requires_grad
+        else [None for _ in leaves]
+    )
+    unused = [name for name, part in zip(risk.layout.shapes, found, strict=True) if part is None]
+    if unused:
+        raise bad_value(
+            "parameters",
+            expected="parameters that the outputs depend on",
+            got=f"{', '.join(unused)} without influence",
+            cure="Name the others with `parameters=[...]`; these would be free to take any value.",
+        )

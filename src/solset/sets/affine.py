@@ -11,6 +11,7 @@ from torch import Tensor
 
 from solset.errors import SolsetWarning, bad_value
 from solset.solvers import Prepared, Solution
+from solset.solvers.base import attainable
 from solset.solvers.filters import Filter, GradientFlow, MinimumNorm
 
 
@@ -184,8 +185,14 @@ class AffineSet:
         return len(self.reference) - rank
 
     def is_empty(self, tol: float = 1e-6) -> bool:
-        """Whether the least-squares element misses ``b`` by more than ``tol`` relative to ``‖b‖``."""
-        return not self._smallest.residual <= tol
+        """Whether the least-squares element misses ``b`` by more than ``tol`` relative to ``‖b‖``.
+
+        A ``tol`` below what the dtype can tell from rounding (1.2e-5 in float32) counts as that.
+
+        Args:
+            tol: Relative residual.
+        """
+        return not self._smallest.residual <= attainable(tol, self.system.operator)
 
     def translate(self, point: Tensor, layout: Mapping[str, torch.Size] | None = None) -> "AffineSet":
         """The set moved by ``point``, with changes measured from the moved reference.

@@ -151,6 +151,16 @@ def relative_residual(operator: LinearOperator, value: Tensor, rhs: Tensor) -> t
     return difference, float(ratio.max()) if ratio.numel() else 0.0
 
 
+def attainable(tol: float, operator: LinearOperator) -> float:
+    """The relative residual that counts as consistent: ``tol``, or what the dtype can tell from rounding."""
+    return max(tol, 100 * torch.finfo(operator.dtype).eps)
+
+
+def aim(tol: float, operator: LinearOperator) -> float:
+    """The relative residual to iterate for: ``tol``, but nothing that only rounding could reach."""
+    return max(tol, 8 * torch.finfo(operator.dtype).eps)
+
+
 def judge(
     operator: LinearOperator,
     value: Tensor,
@@ -162,17 +172,18 @@ def judge(
 ) -> Solution:
     """The solution with the status that its own residual proves.
 
-    ``converged`` if ``‖r‖ ≤ tol ‖b‖``; ``inconsistent`` if the residual is larger but orthogonal to the
-    range of ``A`` (a least-squares solution); ``max_steps`` if it is neither. A filter other than the
-    pseudo-inverse leaves a residual on purpose and is ``converged`` whenever it is finite.
+    ``converged`` if ``‖r‖ ≤ tol ‖b‖``, where a ``tol`` below what the dtype can tell from rounding counts
+    as that; ``inconsistent`` if the residual is larger but orthogonal to the range of ``A`` (a least-squares
+    solution); ``max_steps`` if it is neither. A filter other than the pseudo-inverse leaves a residual on
+    purpose and is ``converged`` whenever it is finite.
     """
     if not bool(torch.isfinite(value).all()):
         return Solution(value, Status.NONFINITE, float("inf"), steps)
     difference, residual = relative_residual(operator, value, rhs)
-    if residual <= tol or not isinstance(chosen, MinimumNorm | None):
+    small = attainable(tol, operator)
+    if residual <= small or not isinstance(chosen, MinimumNorm | None):
         return Solution(value, Status.CONVERGED, residual, steps)
     normal = torch.linalg.vector_norm(operator.T @ difference)
     pulled = torch.linalg.vector_norm(operator.T @ rhs)
-    small = max(tol, 100 * torch.finfo(operator.dtype).eps)
     is_least_squares = bool(normal <= small * pulled) or steps == 0
     return Solution(value, Status.INCONSISTENT if is_least_squares else Status.MAX_STEPS, residual, steps)

@@ -1,6 +1,7 @@
 """What the matrix-free solvers share: one column after the other, and the filters that need no spectrum."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -34,7 +35,19 @@ class ColumnwisePrepared(Prepared):
 
     def solve(self, rhs: Tensor) -> Solution:
         """Each column's solution; status and residual of the worst."""
-        return _by_column(self._column, rhs)
+        return _by_column(self._guarded, rhs)
+
+    def _guarded(self, rhs: Tensor) -> Solution:
+        """The column's solution, or zero where nothing of ``b`` lies in the range of ``A``.
+
+        There a Krylov method only amplifies rounding; no iterate can have a residual below 1, so the test is
+        paid for by failures alone.
+        """
+        solution = self._column(rhs)
+        if solution.residual < 1.0 - 1e-8 or not is_off_range(self.operator, rhs):
+            return solution
+        zero = torch.zeros_like(solution.value)
+        return Solution(zero, Status.INCONSISTENT, 1.0, solution.steps)
 
     def solve_transposed(self, rhs: Tensor) -> Solution:
         """The solution with ``Aᵀ``."""
@@ -61,7 +74,8 @@ class ColumnwisePrepared(Prepared):
                 return descend(self.operator, choice, rhs)
             case Tikhonov(damping=damping):
                 inner = self._damped(damping).solve(rhs)
-                return judge(self.operator, inner.value, rhs, 0.0, inner.steps, chosen=choice)
+                element = judge(self.operator, inner.value, rhs, 0.0, inner.steps, chosen=choice)
+                return replace(element, status=inner.status)
         raise bad_value(
             "filter",
             expected="MinimumNorm, GradientFlow or Tikhonov for a matrix-free solver",
@@ -95,6 +109,24 @@ def descend(operator: LinearOperator, flow: GradientFlow, rhs: Tensor) -> Soluti
     for _ in range(flow.steps):
         value = value - flow.learning_rate * pull(operator @ value - rhs)
     return judge(operator, value, rhs, 0.0, flow.steps, chosen=flow)
+
+
+def is_off_range(operator: LinearOperator, rhs: Tensor) -> bool:
+    """Whether ``Aᵀ b`` is nothing but rounding, so that the least-squares solution is zero.
+
+    Args:
+        operator: ``A``.
+        rhs: A non-zero ``b``, ``(m,)``.
+
+    Cost: one product with ``A``, for a lower estimate of its norm, and one with ``Aᵀ``.
+    """
+    size = torch.linalg.vector_norm(rhs)
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(operator.shape[1], generator=generator, dtype=torch.float64)
+    probe = (probe / torch.linalg.vector_norm(probe)).to(operator.device, operator.dtype)
+    norm = torch.linalg.vector_norm(operator @ probe)
+    rounding = 100 * torch.finfo(operator.dtype).eps * norm * size
+    return bool(size > 0) and bool(torch.linalg.vector_norm(operator.T @ rhs) <= rounding)
 
 
 def require_symmetric(operator: LinearOperator, name: str) -> None:

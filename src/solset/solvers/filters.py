@@ -1,12 +1,13 @@
 """Which element of an affine solution set: spectral filters ``φ`` between 0 and the pseudo-inverse."""
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from solset.errors import bad_value
+from solset.errors import SolsetWarning, bad_value
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,14 @@ class GradientFlow(Filter):
     def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:  # noqa: ARG002 - φ is smooth at 0
         """``(1 - (1 - ηs)^k) / s`` without cancellation at small ``s``."""
         scaled = self.learning_rate * eigenvalues
-        tiny = scaled == 0
+        if self.steps > 1 and bool((scaled > 2.0).any()):
+            warnings.warn(
+                f"gradient descent at learning rate {self.learning_rate:.3g} diverges: the largest "
+                f"eigenvalue is {float(eigenvalues.max()):.3g}, and their product must stay below 2",
+                SolsetWarning,
+                stacklevel=2,
+            )
+        tiny = scaled.abs() < torch.finfo(scaled.dtype).tiny  # below it a quotient loses its digits
         safe = torch.where(tiny, torch.ones_like(scaled), scaled)
         inside = safe < 1.0
         log_decay = torch.log1p(-torch.where(inside, safe, torch.zeros_like(safe)))

@@ -7,10 +7,10 @@ import scipy.sparse.linalg as scipy_linalg
 import torch
 from torch import Tensor
 
-from solset.errors import Status
+from solset.errors import Status, bad_value
 from solset.linalg import LinearOperator, NormalOperator, shifted
 from solset.linalg.scipy_bridge import as_scipy, from_numpy, to_numpy
-from solset.solvers.base import Prepared, Solver, judge, relative_residual
+from solset.solvers.base import Prepared, Solver, aim, attainable, judge, relative_residual
 from solset.solvers.columnwise import ColumnwisePrepared, require_symmetric
 from solset.solvers.solution import Solution
 
@@ -24,6 +24,8 @@ class LSMR(Solver):
     Attributes:
         tol: Relative residual at which to stop.
         max_steps: Iterations, each one product with ``A`` and one with ``Aᵀ``.
+        damping: ``δ`` in ``min ‖Av - b‖² + δ²‖v‖²`` (0: none). The residual reported is that of the damped
+            normal equations.
     """
 
     tol: float = 1e-8
@@ -38,18 +40,18 @@ class LSMR(Solver):
         """
 
         def column(rhs: Tensor) -> Solution:
-            exact = 100 * torch.finfo(operator.dtype).eps
-            out = scipy_linalg.lsmr(
-                as_scipy(operator),
-                to_numpy(rhs),
-                damp=self.damping,
-                atol=min(exact, self.tol),
-                btol=self.tol,
-                conlim=0.0,
-                maxiter=self.max_steps,
-            )
-            solution = judge(operator, from_numpy(out[0], operator), rhs, self.tol, int(out[2]))
-            if solution.status is Status.INCONSISTENT and out[1] == 7:
+            value, steps, is_done = self._iterate(operator, rhs, self.max_steps)
+            if self.damping > 0:
+                equations = NormalOperator(operator, self.damping**2)
+                return judge(equations, value, operator.T @ rhs, self.tol, steps)
+            solution = judge(operator, value, rhs, self.tol, steps)
+            short = solution.residual > aim(self.tol, operator)
+            if short and is_done and solution.status is not Status.INCONSISTENT:
+                # SciPy's test adds a multiple of ‖A‖‖v‖, which is not small in float32: restart on the rest.
+                more, extra, is_done = self._iterate(operator, rhs - operator @ value, self.max_steps - steps)
+                again = judge(operator, value + more, rhs, self.tol, steps + extra)
+                solution = again if again.residual < solution.residual else solution
+            if solution.status is Status.INCONSISTENT and not is_done:
                 return replace(solution, status=Status.MAX_STEPS)
             return solution
 
@@ -60,13 +62,25 @@ class LSMR(Solver):
 
         return ColumnwisePrepared(operator, column, damped, self)
 
+    def _iterate(self, operator: LinearOperator, rhs: Tensor, max_steps: int) -> tuple[Tensor, int, bool]:
+        out = scipy_linalg.lsmr(
+            as_scipy(operator),
+            to_numpy(rhs),
+            damp=self.damping,
+            atol=attainable(0.0, operator),
+            btol=aim(self.tol, operator),
+            conlim=0.0,
+            maxiter=max_steps,
+        )
+        return from_numpy(out[0], operator), int(out[2]), out[1] != 7
+
 
 @dataclass(frozen=True)
 class MINRES(Solver):
     """The minimum-norm solution by MINRES (Paige & Saunders 1975), for symmetric, also indefinite, ``A``.
 
-    An inconsistent system is first reduced to its part in the range of ``A``, so that the least-squares
-    element returned has minimum norm too.
+    An inconsistent system is reduced to its part in the range of ``A``, so that the least-squares element
+    returned has minimum norm too.
 
     Attributes:
         tol: Relative residual at which to stop.
@@ -87,31 +101,46 @@ class MINRES(Solver):
         def column(rhs: Tensor) -> Solution:
             value, steps = self._refine(operator, rhs)
             solution = judge(operator, value, rhs, self.tol, steps)
-            if solution.status is not Status.INCONSISTENT:
+            if solution.status is Status.CONVERGED or steps >= self.max_steps:
                 return solution
-            value, more = self._refine(operator, operator @ value)
-            return judge(operator, value, rhs, self.tol, steps + more)
+            part, more = self.range_part(operator, rhs)
+            value, last = self._refine(operator, part)
+            return judge(operator, value, rhs, self.tol, steps + more + last)
 
         return ColumnwisePrepared(operator, column, lambda damping: self.prepare(shifted(operator, damping)))
+
+    def range_part(self, operator: LinearOperator, rhs: Tensor) -> tuple[Tensor, int]:
+        """The part of ``b`` in the range of ``A``, and the steps it took.
+
+        It is the minimum-norm solution of ``A y = A b``, which is consistent whatever ``b`` is: MINRES on
+        ``A v = b`` itself lets the kernel part of ``v`` grow without bound.
+
+        Args:
+            operator: A symmetric ``A``.
+            rhs: ``b``, ``(m,)``.
+        """
+        return self._refine(operator, operator @ rhs)
 
     def _refine(self, operator: LinearOperator, rhs: Tensor) -> tuple[Tensor, int]:
         """Restart on the residual until it is small or stops falling: SciPy's own test is on ‖A‖‖x‖."""
         value, steps = torch.zeros_like(rhs), 0
-        target = self.tol * float(torch.linalg.vector_norm(rhs))
+        target = aim(self.tol, operator) * float(torch.linalg.vector_norm(rhs))
         residual, size = rhs, float(torch.linalg.vector_norm(rhs))
         while size > target and steps < self.max_steps:
             counter = _Counter()
             out, _ = scipy_linalg.minres(
                 as_scipy(operator),
                 to_numpy(residual),
-                rtol=min(self.tol, 1e-10),
+                rtol=attainable(min(self.tol, 1e-10), operator),
                 maxiter=self.max_steps - steps,
                 callback=counter,
             )
-            value = value + from_numpy(out, operator)
+            candidate = value + from_numpy(out, operator)
             steps += max(counter.count, 1)
-            residual = rhs - operator @ value
+            residual = rhs - operator @ candidate
             previous, size = size, float(torch.linalg.vector_norm(residual))
+            if size < previous:
+                value = candidate
             if not size < 0.5 * previous:
                 break
         return value, steps
@@ -125,8 +154,32 @@ class _Counter:
         self.count += 1
 
 
-class _NegativeCurvatureError(Exception):
-    """Raised inside CG at a direction with ``dᵀAd < 0``."""
+class _CurvatureError(Exception):
+    """Raised inside CG at a direction with ``dᵀAd ≤ 0``, where no further step is defined."""
+
+    def __init__(self, *, is_negative: bool) -> None:
+        super().__init__()
+        self.is_negative = is_negative
+
+
+class _Guarded(scipy_linalg.LinearOperator):
+    """An operator that stops CG where the curvature is not positive."""
+
+    def __init__(self, operator: LinearOperator) -> None:
+        super().__init__(np.dtype(np.float64), operator.shape)
+        self._inner, self._rounding, self._largest = as_scipy(operator), torch.finfo(operator.dtype).eps, 0.0
+
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+        image = self._inner.matvec(x)
+        size = float(x @ x)
+        curvature = float(x @ image) / size
+        # Rounding is relative to the norm of A, not to A x, which vanishes towards the kernel.
+        self._largest = max(self._largest, float(np.linalg.norm(image)) / size**0.5)
+        if curvature < -100 * self._rounding * self._largest:
+            raise _CurvatureError(is_negative=True)
+        if curvature <= self._rounding * self._largest:
+            raise _CurvatureError(is_negative=False)
+        return image
 
 
 @dataclass(frozen=True)
@@ -169,9 +222,9 @@ class CG(Solver):
             solution = judge(damped_operator, value, rhs, self.tol, steps)
             if solution.status is Status.CONVERGED:
                 return solution
-            range_part = damped_operator @ MINRES(self.tol, self.max_steps).solve(damped_operator, rhs).value
-            value, more, _ = self._iterate(damped_operator, range_part)
-            return judge(damped_operator, value, rhs, self.tol, steps + more)
+            part, more = MINRES(self.tol, self.max_steps).range_part(damped_operator, rhs)
+            value, last, _ = self._iterate(damped_operator, part)
+            return judge(damped_operator, value, rhs, self.tol, steps + more + last)
 
         return ColumnwisePrepared(
             damped_operator,
@@ -180,31 +233,24 @@ class CG(Solver):
         )
 
     def _iterate(self, operator: LinearOperator, rhs: Tensor) -> tuple[Tensor, int, bool]:
-        inner = as_scipy(operator)
         best, counter = np.zeros(operator.shape[0]), _Counter()
-
-        def product(direction: np.ndarray) -> np.ndarray:
-            image = inner.matvec(direction)
-            curvature, size = (
-                float(direction @ image),
-                float(np.linalg.norm(direction) * np.linalg.norm(image)),
-            )
-            if curvature < -100 * np.finfo(float).eps * size:
-                raise _NegativeCurvatureError
-            return image
 
         def keep(iterate: np.ndarray) -> None:
             counter(iterate)
             best[:] = iterate
 
-        guarded = scipy_linalg.LinearOperator(shape=operator.shape, dtype=np.float64, matvec=product)
         inverse = None if self.preconditioner is None else as_scipy(self.preconditioner)
         try:
             scipy_linalg.cg(
-                guarded, to_numpy(rhs), rtol=self.tol, maxiter=self.max_steps, M=inverse, callback=keep
+                _Guarded(operator),
+                to_numpy(rhs),
+                rtol=aim(self.tol, operator),
+                maxiter=self.max_steps,
+                M=inverse,
+                callback=keep,
             )
-        except _NegativeCurvatureError:
-            return from_numpy(best, operator), counter.count, False
+        except _CurvatureError as stop:
+            return from_numpy(best, operator), counter.count, not stop.is_negative
         return from_numpy(best, operator), counter.count, True
 
 
@@ -221,20 +267,32 @@ class FirstToConverge(Solver):
 
     solvers: tuple[Solver, ...]
 
+    def __post_init__(self) -> None:
+        if not self.solvers:
+            raise bad_value("solvers", expected="at least one", got="none", cure="Name a solver to try.")
+
     def prepare(self, operator: LinearOperator) -> Prepared:
         """Each solver's preparation, made when its turn comes.
 
         Args:
             operator: The matrix ``A``.
         """
+        *others, last = self.solvers
 
         def column(rhs: Tensor) -> Solution:
             steps = 0
-            for solver in self.solvers:
+            for solver in others:
                 solution = solver.prepare(operator).solve(rhs)
                 steps += solution.steps
                 if solution.status in {Status.CONVERGED, Status.INCONSISTENT}:
-                    break
-            return replace(solution, steps=steps)
+                    return replace(solution, steps=steps)
+            solution = last.prepare(operator).solve(rhs)
+            return replace(solution, steps=steps + solution.steps)
 
-        return ColumnwisePrepared(operator, column, lambda damping: self.prepare(shifted(operator, damping)))
+        def damped(damping: float) -> Prepared:
+            if operator.is_symmetric:
+                return self.prepare(shifted(operator, damping))
+            equations = self.prepare(NormalOperator(operator, damping))
+            return ColumnwisePrepared(operator, lambda rhs: equations.solve(operator.T @ rhs), damped, self)
+
+        return ColumnwisePrepared(operator, column, damped, self)

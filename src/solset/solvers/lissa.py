@@ -7,7 +7,7 @@ from torch import Tensor
 
 from solset.errors import Status, bad_value
 from solset.linalg import LinearOperator, shifted
-from solset.solvers.base import Prepared, Solver, judge, relative_residual
+from solset.solvers.base import Prepared, Solver, attainable, judge, relative_residual
 from solset.solvers.columnwise import ColumnwisePrepared, require_symmetric
 from solset.solvers.solution import Solution
 
@@ -55,19 +55,28 @@ class LiSSA(Solver):
         scale = self.scale if self.scale is not None else 1.1 * largest_eigenvalue(damped)
         return ColumnwisePrepared(
             damped,
-            lambda rhs: self._series(damped, scale, rhs),
+            lambda rhs: self._smallest(damped, scale, rhs),
             lambda damping: replace(self, damping=self.damping + damping).prepare(operator),
         )
 
+    def _smallest(self, operator: LinearOperator, scale: float, rhs: Tensor) -> Solution:
+        """The series, repeated on the part of ``b`` in the range where the rest fills the kernel of ``A``."""
+        first = self._series(operator, scale, rhs)
+        if first.status is not Status.INCONSISTENT:
+            return first
+        second = self._series(operator, scale, operator @ first.value)
+        return judge(operator, second.value, rhs, self.tol, first.steps + second.steps)
+
     def _series(self, operator: LinearOperator, scale: float, rhs: Tensor) -> Solution:
         size = float(torch.linalg.vector_norm(rhs))
+        target = attainable(self.tol, operator) * size
         value, best, lowest = torch.zeros_like(rhs), torch.zeros_like(rhs), size
         for step in range(self.max_steps):
             residual = rhs - operator @ value
             norm = float(torch.linalg.vector_norm(residual))
             if norm < lowest:
                 best, lowest = value, norm
-            if norm <= self.tol * size:
+            if norm <= target:
                 return judge(operator, value, rhs, self.tol, step)
             if not norm < 10.0 * size:
                 _, relative = relative_residual(operator, best, rhs)

@@ -1,6 +1,17 @@
 """Plain modules to experiment on."""
 
 from solset.zoo.connected import DFCNN
+from solset.zoo.resnet import ResNet, resnet20, resnet32, resnet44, resnet56, resnet110
 from solset.zoo.toy import HalfSquaredError, ProductModel
 
-__all__ = ["DFCNN", "HalfSquaredError", "ProductModel"]
+__all__ = [
+    "DFCNN",
+    "HalfSquaredError",
+    "ProductModel",
+    "ResNet",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+]

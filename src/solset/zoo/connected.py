@@ -18,7 +18,7 @@ class DFCNN(nn.Module):
 
     Example:
         >>> net = DFCNN([64, 32, 10], generator=torch.Generator().manual_seed(0))
-        >>> net(torch.zeros(5, 64)).shape
+        >>> net(torch.zeros(5, 64, dtype=torch.float64)).shape
         torch.Size([5, 10])
     """
 

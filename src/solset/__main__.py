@@ -1,0 +1,5 @@
+"""``python -m solset``."""
+
+from solset.cli import main
+
+main()

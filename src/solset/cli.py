@@ -1,0 +1,166 @@
+"""The command line: parse, call, print."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from solset.experiments.digits import DigitsRun, DigitsSettings
+from solset.experiments.digits_report import digits_experiment
+from solset.experiments.run_folder import RunFolder
+from solset.experiments.toy import ToySettings
+from solset.experiments.toy_report import MODULUS_NOTE, toy_experiment
+from solset.experiments.users import UserSettings, load_problem
+from solset.experiments.users_report import user_experiment
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Where would a trained network have ended up, had its training data been slightly different?",
+)
+
+Out = Annotated[Path, typer.Option(help="Folder for results and report.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Keep what an interrupted run has computed.")]
+
+
+def main() -> None:
+    """Runs the command line; a bad argument ends in one line and status 2."""
+    try:
+        app()
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        if os.environ.get("SOLSET_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Says what an interrupt leaves behind; status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished stages are kept: run again with --resume to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _open(out: Path, settings: Any, *, overwrite: bool, resume: bool) -> RunFolder:
+    if overwrite and resume:
+        raise typer.BadParameter("--overwrite and --resume exclude each other")
+    existing: Literal["refuse", "resume", "overwrite"] = "refuse"
+    if overwrite or resume:
+        existing = "overwrite" if overwrite else "resume"
+    return RunFolder.open(out, settings=dataclasses.asdict(settings), on_existing=existing)
+
+
+@app.command()
+def toy(
+    out: Out = Path("runs/toy"), seed: Seed = 0, overwrite: Overwrite = False, resume: Resume = False
+) -> None:
+    """The paper's toy example: every number and figures 2 and 3."""
+    settings = ToySettings(seed=seed)
+    folder = _open(out, settings, overwrite=overwrite, resume=resume)
+    with _interruptible():
+        result, page = toy_experiment(settings, folder)
+    print(f"modulus of the solution map           {result.modulus:.10f}")
+    print(f"radius, modulus times |dx|            {result.radius:.10f}")
+    print(f"risk at the trained point, moved data {result.risk_moved:.10f}")
+    print(f"minimum-norm change                   ({result.change[0]:.10f}, {result.change[1]:.10f})")
+    print(f"its norm                              {result.distance:.10f}")
+    print(f"risk there                            {result.risk_estimated:.10f}")
+    print(f"true distance to the moved set        {result.true_distance:.10f}")
+    print(f"largest set residual of the samples   {result.set_residual:.1e}")
+    print(MODULUS_NOTE)
+    _finish(page)
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    seed: Seed = 0,
+    activation: Annotated[str, typer.Option(help="relu or tanh.")] = "relu",
+    direction: Annotated[str, typer.Option(help="cross_entropy or random.")] = "cross_entropy",
+    fixed_output: Annotated[
+        bool, typer.Option("--fixed-output", help="Keep the output layer constant.")
+    ] = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """The main job on real digits: move ten training points, estimate, and check against retraining."""
+    settings = DigitsSettings(
+        seed=seed,
+        activation=_one_of("activation", activation, ("relu", "tanh")),
+        direction=_one_of("direction", direction, ("cross_entropy", "random")),
+        has_fixed_output=fixed_output,
+    )
+    folder = _open(out, settings, overwrite=overwrite, resume=resume)
+    with _interruptible():
+        _finish(digits_experiment(DigitsRun(settings, folder)))
+
+
+@app.command()
+def run(
+    source: Annotated[str, typer.Argument(help="FILE.py:FUNCTION, which returns a solset.Problem.")],
+    points: Annotated[str, typer.Option(help="Indices of the points to move: 0,3,7.")],
+    direction: Annotated[str, typer.Option(help="gradient, random, or a safetensors file.")] = "gradient",
+    size: Annotated[str, typer.Option(help="Steps in percent of each point's norm: 0.5%,1%.")] = "1%",
+    optimality: Annotated[str, typer.Option(help="auto, interpolating, gauss_newton, stationary.")] = "auto",
+    samples: Annotated[int, typer.Option(help="Elements of the estimated set to draw.")] = 5,
+    out: Out = Path("runs/run"),
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """The main job on your own model."""
+    maps = ("auto", "interpolating", "gauss_newton", "stationary")
+    settings = UserSettings(
+        source=source,
+        points=tuple(_numbers("points", points, int)),
+        direction=direction,
+        sizes=tuple(_fraction(part) for part in size.split(",")),
+        optimality=_one_of("optimality", optimality, maps),
+        samples=samples,
+        seed=seed,
+    )
+    problem = load_problem(source)
+    print(problem)
+    folder = _open(out, settings, overwrite=overwrite, resume=resume)
+    with _interruptible():
+        _finish(user_experiment(problem, settings, folder))
+
+
+def _finish(page: Path) -> None:
+    print(f"Open the report: {page}")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise typer.BadParameter(f"expected one of {', '.join(choices)}; got {value}", param_hint=f"--{name}")
+    return value
+
+
+def _numbers(name: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"expected numbers such as 0,3,7; got {text}", param_hint=f"--{name}"
+        ) from error
+
+
+def _fraction(text: str) -> float:
+    """``"1%"`` as 0.01; a bare number is a fraction."""
+    stripped = text.strip()
+    (value,) = _numbers("size", stripped.removesuffix("%"), float) or [float("nan")]
+    fraction = value / 100 if stripped.endswith("%") else value
+    if not fraction > 0:
+        raise typer.BadParameter(f"expected a positive step such as 1%; got {text}", param_hint="--size")
+    return fraction

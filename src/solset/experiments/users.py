@@ -1,0 +1,182 @@
+"""The main job on a user's own model: move points, estimate the set, report."""
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from solset.analysis import Stability, training_stability
+from solset.errors import bad_type, bad_value
+from solset.experiments.directions import (
+    directions_from_file,
+    loss_directions,
+    random_directions,
+    step_of,
+)
+from solset.experiments.run_folder import RunFolder
+from solset.experiments.stages import stage
+from solset.problem import Optimality, Problem
+
+
+@dataclass(frozen=True)
+class UserSettings:
+    """What a run on a user's problem is asked to do.
+
+    Attributes:
+        source: ``FILE.py:FUNCTION``; the function takes nothing and returns a Problem.
+        points: ``K``.
+        direction: ``"gradient"``, ``"random"``, or a safetensors file with the key ``directions``.
+        sizes: Steps as fractions of each moved point's norm.
+        optimality: The map to linearise.
+        samples: Elements drawn from the estimated set.
+        seed: Of random directions and samples.
+    """
+
+    source: str
+    points: tuple[int, ...]
+    direction: str = "gradient"
+    sizes: tuple[float, ...] = (0.01,)
+    optimality: Optimality = "auto"
+    samples: int = 5
+    seed: int = 0
+
+
+def load_problem(source: str) -> Problem:
+    """The Problem that a user's function returns.
+
+    Args:
+        source: ``FILE.py:FUNCTION``.
+
+    Raises:
+        ValueError: If the file or the function is not there, or the function fails.
+        TypeError: If it returns anything but a Problem.
+    """
+    file, _, name = source.rpartition(":")
+    path = Path(file)
+    if not file or not name or path.suffix != ".py" or not path.is_file():
+        raise bad_value(
+            "source",
+            expected="FILE.py:FUNCTION with an existing file",
+            got=repr(source),
+            cure="Check the path.",
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
+    if spec is None or spec.loader is None:
+        raise bad_value("source", expected="an importable file", got=repr(source), cure="Check the file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+        function = getattr(module, name, None)
+        problem = function() if callable(function) else function
+    except Exception as error:
+        raise bad_value(
+            "source",
+            expected=f"a file and function {name}() that run",
+            got=f"{type(error).__name__}: {error}",
+            cure="Call it by itself first; its own traceback stands above this error.",
+        ) from error
+    if function is None:
+        raise bad_value(
+            "source", expected=f"a function {name} in {path.name}", got="none", cure="Check the name."
+        )
+    if not isinstance(problem, Problem):
+        raise bad_type(
+            "source",
+            expected="a function that returns a Problem",
+            got=type(problem).__name__,
+            cure="Return one.",
+        )
+    return problem
+
+
+def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder) -> dict[str, Any]:
+    """Estimates the new solution set at every size, stage by stage.
+
+    Args:
+        problem: The trained point.
+        settings: What to do.
+        folder: Where results go.
+    """
+    points = problem.check_points(settings.points)
+    inputs, _ = problem.risk().points[points]
+    directions = _directions(problem, points, inputs, settings)
+    derivative = problem.graphical_derivative(points=points, optimality=settings.optimality)
+    setup = stage(
+        folder,
+        "setup",
+        lambda: {
+            "problem": repr(problem),
+            "optimality": derivative.optimality,
+            "reason": derivative.reason,
+            "gradient_norm": float(problem.gradient().norm()),
+            "fit": problem.fit,
+            "risk": problem.risk().value(),
+        },
+    )
+    rows = []
+    for size in settings.sizes:
+        dx = step_of(inputs, directions, size)
+        rows.append(
+            stage(
+                folder,
+                f"size_{size:g}",
+                lambda dx=dx, size=size: _at_size(problem, points, dx, size, settings, folder),
+            )
+        )
+    result = {"setup": setup, "sizes": rows}
+    folder.write_json("result.json", result)
+    return result
+
+
+def _directions(problem: Problem, points: list[int], inputs: Tensor, settings: UserSettings) -> Tensor:
+    if settings.direction == "gradient":
+        return loss_directions(problem, points)
+    if settings.direction == "random":
+        return random_directions(inputs.shape, inputs, torch.Generator().manual_seed(settings.seed))
+    return directions_from_file(Path(settings.direction), inputs.shape, inputs)
+
+
+def _at_size(
+    problem: Problem, points: list[int], dx: Tensor, size: float, settings: UserSettings, folder: RunFolder
+) -> dict[str, Any]:
+    stability = training_stability(
+        problem,
+        dx,
+        points=points,
+        samples=settings.samples,
+        generator=torch.Generator().manual_seed(settings.seed + 1),
+        optimality=settings.optimality,
+    )
+    moved = problem.risk().move(points, dx)
+    tensors = {"dx": dx, "trained": problem.weights().clone(), "estimate": stability.solution.value}
+    if stability.samples:
+        tensors["samples"] = torch.stack([sample.value for sample in stability.samples])
+    folder.write_tensors(f"weights_{size:g}.safetensors", tensors)
+    return {
+        "size": size,
+        "perturbation": stability.perturbation,
+        "distance": stability.distance,
+        "sampled_distance": stability.sampled_distance,
+        "ratio": stability.ratio,
+        "status": stability.status.value,
+        "residual": stability.solution.residual,
+        "is_empty": stability.is_empty,
+        "trained": _losses(moved, points),
+        "estimate": _losses(moved.at(stability.solution.value), points),
+        "samples": _worst(moved, points, stability),
+    }
+
+
+def _losses(risk: Any, points: list[int]) -> dict[str, float]:
+    losses = risk.losses()
+    return {"moved": float(losses[points].mean()), "all": float(losses.mean()), "risk": risk.value()}
+
+
+def _worst(risk: Any, points: list[int], stability: Stability) -> dict[str, float]:
+    found = [_losses(risk.at(sample.value), points) for sample in stability.samples]
+    return {key: max(one[key] for one in found) for key in found[0]} if found else {}
