@@ -1,5 +1,22 @@
 """How the solution set of a trained network moves when its training data is perturbed."""
 
+from solset.analysis import (
+    LBFGS,
+    GradientDescent,
+    LevenbergMarquardt,
+    Moved,
+    Newton,
+    Retrained,
+    Reweighted,
+    Stability,
+    feature_scores,
+    influence,
+    removal_scores,
+    removed,
+    retrain,
+    tangent_recursion,
+    training_stability,
+)
 from solset.derivatives import Coderivative, GraphicalDerivative
 from solset.errors import SolsetWarning, Status
 from solset.problem import Problem
@@ -19,6 +36,7 @@ from solset.solvers import (
 
 __all__ = [
     "CG",
+    "LBFGS",
     "LSMR",
     "MINRES",
     "AffineSet",
@@ -26,12 +44,26 @@ __all__ = [
     "Dense",
     "Dual",
     "FirstToConverge",
+    "GradientDescent",
     "GraphicalDerivative",
+    "LevenbergMarquardt",
     "LiSSA",
+    "Moved",
+    "Newton",
     "Problem",
+    "Retrained",
+    "Reweighted",
     "Solution",
     "SolsetWarning",
     "SolverError",
+    "Stability",
     "Status",
+    "feature_scores",
     "filters",
+    "influence",
+    "removal_scores",
+    "removed",
+    "retrain",
+    "tangent_recursion",
+    "training_stability",
 ]

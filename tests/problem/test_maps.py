@@ -88,7 +88,7 @@ def test_a_rank_that_cannot_be_seen_is_stationary(fitted):
 @pytest.mark.parametrize("optimality", ["interpolating", "gauss_newton", "stationary"])
 def test_a_map_asked_for_is_taken(fitted, optimality):
     derivative = fitted.problem().graphical_derivative(optimality=optimality)
-    assert (derivative.optimality, derivative.reason) == (optimality, "asked for")
+    assert (derivative.optimality, derivative.reason) == (optimality, f"{optimality}, as asked for")
 
 
 def test_on_an_exact_fit_all_maps_have_the_same_smallest_element(fitted):

@@ -180,7 +180,7 @@ def _setting_section(run: DigitsRun, setup: Numbers) -> Section:
             ),
         ),
         notes=(
-            f"Optimality map: {setup['optimality']}. {setup['reason']}.",
+            f"Optimality map: {setup['reason']}.",
             f"The solution set is a manifold of dimension {setup['dimension']:,}: {setup['weights']:,} weights, "
             f"{setup['rank']:,} independent constraints. {setup['qualification']}.",
             f"Accuracy on 500 unseen digits: {setup['test_accuracy']:.3f}.",

@@ -111,7 +111,7 @@ def _report(folder: RunFolder, result: ToyResult, rows: list[dict[str, object]])
                         "Loss contours with the sampled solutions lying along the valley.",
                     ),
                 ),
-                notes=(f"Optimality map: {result.optimality}. {result.reason}.",),
+                notes=(f"Optimality map: {result.reason}.",),
             ),
             Section(
                 "Elements of the estimated set",

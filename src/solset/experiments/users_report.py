@@ -92,7 +92,7 @@ def _report(
                 ),
                 notes=(
                     f"{setup['problem']}.",
-                    f"Optimality map: {setup['optimality']}. {setup['reason']}.",
+                    f"Optimality map: {setup['reason']}.",
                     f"Directions: {settings.direction}; each point moves by the stated percentage of its own norm, in input units after preprocessing.",
                     "These are estimates: `solset.retrain` gives the truth to judge them by.",
                 ),

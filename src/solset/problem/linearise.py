@@ -70,11 +70,11 @@ def linearise(
                     got=obstacle,
                     cure='Train to the fit, or use "stationary".',
                 )
-            return maps.interpolating("asked for")
+            return maps.interpolating("interpolating, as asked for")
         case "gauss_newton":
-            return maps.gauss_newton("asked for")
+            return maps.gauss_newton("gauss_newton, as asked for")
         case "stationary":
-            return maps.stationary("asked for")
+            return maps.stationary("stationary, as asked for")
     return _automatic(maps, fit)
 
 

@@ -1,0 +1,124 @@
+"""Section 5: which element of the estimated set retraining reaches, on fitted digits networks."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from solset import GradientDescent, LevenbergMarquardt, Problem, Status, filters, retrain
+from solset.datasets import digits
+from solset.derivatives import GraphicalDerivative
+from solset.experiments.directions import cross_entropy_directions, random_directions, step_of
+from solset.experiments.training import fit_exactly
+from solset.operators import GaussNewton
+from solset.solvers.lissa import largest_eigenvalue
+from solset.testing import log_slope
+from solset.zoo import DFCNN
+
+pytestmark = pytest.mark.slow
+
+STEPS = (100, 1000, 3000)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    problem: Problem
+    moved: list[int]
+    directions: dict[str, Tensor]
+    derivative: GraphicalDerivative
+    learning_rate: float
+
+    def dx(self, kind: str, size: float) -> Tensor:
+        inputs, _ = self.problem.risk().points[self.moved]
+        return step_of(inputs, self.directions[kind], size)
+
+    def actual(self, dx: Tensor) -> dict[int, Tensor]:
+        method = GradientDescent(max(STEPS), self.learning_rate, record_at=STEPS)
+        course = retrain(self.problem, dx, points=self.moved, method=method).course
+        return {k: weights - self.problem.weights() for k, weights in course.items()}
+
+    def flow_errors(self, kind: str, size: float) -> list[float]:
+        dx = self.dx(kind, size)
+        changes, actual = self.derivative(dx), self.actual(dx)
+        predicted = {k: changes.element(filters.GradientFlow(k, self.learning_rate)).value for k in STEPS}
+        return [float((predicted[k] - actual[k]).norm() / actual[k].norm()) for k in STEPS]
+
+
+@cache
+def fitted(activation: str) -> Fitted:
+    """100 digits, squared loss fitted beyond 1e-12, a 64-128-64-10 network; ten points move."""
+    generator = torch.Generator().manual_seed(0)
+    train = digits().part(0, 100)
+    act = torch.tanh if activation == "tanh" else torch.relu
+    model = DFCNN([64, 128, 64, 10], activation=act, generator=generator)
+    assert fit_exactly(model, train.inputs, train.one_hot()) <= 1e-12
+    problem = Problem(model.eval(), nn.MSELoss(), train.inputs, train.one_hot())
+    moved = torch.randperm(100, generator=generator)[:10].tolist()
+    inputs, labels = train.inputs[moved], train.labels[moved]
+    directions = {
+        "random": random_directions(inputs.shape, inputs, generator),
+        "cross_entropy": cross_entropy_directions(model, inputs, labels),
+    }
+    rate = 1.0 / largest_eigenvalue(GaussNewton(problem.risk()))
+    derivative = problem.graphical_derivative(points=moved)
+    assert derivative.optimality == "interpolating", derivative.reason
+    return Fitted(problem, moved, directions, derivative, rate)
+
+
+@pytest.mark.parametrize(
+    ("activation", "kind", "bound"),
+    [
+        ("tanh", "random", 0.05),
+        ("tanh", "cross_entropy", 0.12),
+        ("relu", "random", 0.45),
+        ("relu", "cross_entropy", 0.40),
+    ],
+)
+def test_the_gradient_flow_element_predicts_retraining(activation: str, kind: str, bound: float) -> None:
+    errors = fitted(activation).flow_errors(kind, 0.005)
+    print(f"{activation}, {kind}: relative errors at {STEPS} steps: {errors}")
+    assert max(errors) <= bound
+
+
+def test_the_pseudo_inverse_does_not_predict_a_short_training() -> None:
+    net = fitted("tanh")
+    dx = net.dx("random", 0.005)
+    actual = net.actual(dx)[100]
+    assert float((net.derivative(dx).min_norm().value - actual).norm() / actual.norm()) > 5
+
+
+@pytest.mark.parametrize("kind", ["random", "cross_entropy"])
+def test_the_error_is_proportional_to_the_step_on_a_smooth_net(kind: str) -> None:
+    sizes = (0.00125, 0.0025, 0.005)
+    errors = [fitted("tanh").flow_errors(kind, size) for size in sizes]
+    for at_one_duration in zip(*errors, strict=True):
+        assert log_slope(sizes, at_one_duration) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["random", "cross_entropy"])
+def test_the_minimum_norm_element_predicts_the_nearest_solution(kind: str) -> None:
+    net, sizes, errors = fitted("tanh"), (0.00125, 0.0025, 0.005), []
+    for size in sizes:
+        dx = net.dx(kind, size)
+        nearest = retrain(net.problem, dx, points=net.moved, method=LevenbergMarquardt())
+        assert nearest.status is Status.CONVERGED
+        guess = net.derivative(dx).min_norm().value
+        errors.append(float((guess - nearest.change).norm() / nearest.change.norm()))
+    print(f"{kind}: errors against the nearest solution {errors}")
+    assert errors[-1] <= 0.12
+    assert log_slope(sizes, errors) == pytest.approx(1.0, abs=0.1)
+
+
+def test_samples_violate_the_set_equation_to_second_order_in_step_and_radius_together() -> None:
+    net, kept = fitted("tanh"), fitted("tanh").problem.risk().outputs()
+    scales, errors = (1.0, 0.5, 0.25), []
+    for scale in scales:
+        dx = net.dx("random", 0.005 * scale)
+        estimate = net.problem.estimate(dx, points=net.moved)
+        generator = torch.Generator().manual_seed(3)
+        samples = estimate.sample(5, radius=0.05 * scale, generator=generator)
+        moved = net.problem.risk().move(net.moved, dx)
+        errors.append(max(float((moved.at(s.value).outputs() - kept).norm()) for s in samples))
+    assert log_slope(scales, errors) == pytest.approx(2.0, abs=0.1)
