@@ -1,12 +1,11 @@
 """Estimates are right to first order: the gradient map vanishes along them like the square of the step."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 
 from solset.operators import Hessian, Mixed
+from solset.testing import log_slope, optimality_errors
 
 STEPS = (1e-2, 5e-3, 2.5e-3, 1.25e-3)
 
@@ -15,25 +14,15 @@ def draw(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
 
 
-def slope(errors: list[float]) -> float:
-    """The power of the step with which errors fall, from the largest step to the smallest."""
-    return math.log(errors[0] / errors[-1]) / math.log(STEPS[0] / STEPS[-1])
-
-
-def gradients_along(problem, points, dx: Tensor, v: Tensor) -> list[float]:
-    """``‖R(x̄ + tΔx, w̄ + tv)‖`` for each step ``t``."""
-    risk = problem.risk()
-    return [float(risk.at(risk.weights + t * v).move(points, t * dx).gradient().norm()) for t in STEPS]
-
-
 def test_isolated_minimum(isolated_net):
     case, weight_decay = isolated_net
     problem, points, dx = case.problem(weight_decay=weight_decay), [7, 0, 4], draw(3, 3)
     assert problem.gradient().norm() <= 1e-12
     v = problem.graphical_derivative(points=points)(dx).min_norm().value
-    assert abs(slope(gradients_along(problem, points, dx, v)) - 2.0) <= 0.1
-    nothing = torch.zeros_like(v)
-    assert abs(slope(gradients_along(problem, points, dx, nothing)) - 1.0) <= 0.1
+    along = optimality_errors(problem, dx, v, points=points, scales=STEPS)
+    assert abs(log_slope(STEPS, along) - 2.0) <= 0.1
+    nothing = optimality_errors(problem, dx, torch.zeros_like(v), points=points, scales=STEPS)
+    assert abs(log_slope(STEPS, nothing) - 1.0) <= 0.1
 
 
 @pytest.mark.parametrize("optimality", ["interpolating", "gauss_newton", "stationary"])
@@ -44,7 +33,8 @@ def test_fitted_overparameterised(request, kind, optimality):
     derivative = problem.graphical_derivative(points=points, optimality=optimality)(dx)
     for choice in (derivative.min_norm(), *derivative.sample(2, radius=1.0, generator=torch.Generator())):
         assert choice.residual <= 1e-8
-        assert abs(slope(gradients_along(problem, points, dx, choice.value)) - 2.0) <= 0.1
+        along = optimality_errors(problem, dx, choice.value, points=points, scales=STEPS)
+        assert abs(log_slope(STEPS, along) - 2.0) <= 0.1
 
 
 def test_logistic_regression_is_the_implicit_function_theorem(logistic):
@@ -67,5 +57,5 @@ def test_retraining_confirms_with_an_error_linear_in_the_step(request, minimise,
         retrained = minimise(problem.risk().move(points, t * dx), tol=1e-12)
         truth = retrained.weights - problem.weights()
         errors.append(float((t * v - truth).norm() / truth.norm()))
-    assert abs(slope(errors) - 1.0) <= 0.1
+    assert abs(log_slope(STEPS, errors) - 1.0) <= 0.1
     assert errors[-1] <= 0.05
