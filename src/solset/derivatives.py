@@ -27,36 +27,24 @@ class Qualification:
 
 
 @dataclass(frozen=True)
-class Linearisation:
-    """The pair ``(A, C)`` that linearises a solution map: ``A v + C Δx = 0``.
+class Constraint:
+    """``A`` and what is kept about it: it does not depend on which points move, so one serves them all.
 
     Attributes:
-        constraint: ``A``: the Hessian ``H``, its Gauss–Newton form, or the Jacobian ``J``.
-        data: ``C``: the mixed derivative ``B`` or ``J_x``, acting on data directions.
+        operator: ``A``: the Hessian ``H``, its Gauss–Newton form, or the Jacobian ``J``.
         solver: What solves with ``A``.
-        data_space: Shape of a data direction at the door.
-        weight_space: Shape of a weight direction at the door.
-        gradient: The risk's gradient at the trained point, ``(p,)``.
         row_weights: Gives ``W`` with ``(WA)ᵀ(WA)`` the curvature that training follows, where ``A`` are
             rows; called when a filter first needs it.
-        optimality: Which optimality map it linearises.
-        reason: Why this map was taken.
     """
 
-    constraint: LinearOperator
-    data: LinearOperator
+    operator: LinearOperator
     solver: Solver
-    data_space: Space
-    weight_space: Space
-    gradient: Tensor
-    row_weights: Callable[[], LinearOperator] | None
-    optimality: str
-    reason: str
+    row_weights: Callable[[], LinearOperator] | None = None
 
     @cached_property
     def system(self) -> Prepared:
-        """``A`` with whatever the solver keeps; prepared at the first solve, shared by all."""
-        return Deferred(self.constraint, self.solver)
+        """``A`` with whatever the solver keeps; prepared at the first solve."""
+        return Deferred(self.operator, self.solver)
 
     @cached_property
     def weights(self) -> LinearOperator | None:
@@ -70,12 +58,40 @@ class Linearisation:
         if weights is None:
             return self.system
         cheap = self.system.weighted(weights)
-        return self.solver.prepare(Product(weights, self.constraint)) if cheap is None else cheap
+        return self.solver.prepare(Product(weights, self.operator)) if cheap is None else cheap
 
     def weigh(self, rhs: Tensor) -> Tensor:
         """A right-hand side of ``A`` as one of the flow's system."""
         weights = self.weights
         return rhs if weights is None else weights @ rhs
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """The pair ``(A, C)`` that linearises a solution map: ``A v + C Δx = 0``.
+
+    Attributes:
+        constraint: ``A``, with its solver.
+        data: ``C``: the mixed derivative ``B`` or ``J_x``, acting on data directions.
+        data_space: Shape of a data direction at the door.
+        weight_space: Shape of a weight direction at the door.
+        gradient: The risk's gradient at the trained point, ``(p,)``.
+        optimality: Which optimality map it linearises.
+        reason: Why this map was taken.
+    """
+
+    constraint: Constraint
+    data: LinearOperator
+    data_space: Space
+    weight_space: Space
+    gradient: Tensor
+    optimality: str
+    reason: str
+
+    @property
+    def system(self) -> Prepared:
+        """The prepared ``A``."""
+        return self.constraint.system
 
     @cached_property
     def qualification(self) -> Qualification:
@@ -83,7 +99,7 @@ class Linearisation:
 
         Cost: one decomposition, if the solver sees the spectrum.
         """
-        rank, (m, p) = self.system.rank, self.constraint.shape
+        rank, (m, p) = self.system.rank, self.constraint.operator.shape
         if rank is None:
             return Qualification(None, "the solver does not see the spectrum, so no rank was verified")
         if rank == m:
@@ -117,7 +133,7 @@ class GraphicalDerivative:
         """
         line = self.linearisation
         rhs = -(line.data @ line.data_space.flatten(dx))
-        training = Training(lambda: line.flow, lambda: line.weigh(rhs), line.gradient)
+        training = Training(lambda: line.constraint.flow, lambda: line.constraint.weigh(rhs), line.gradient)
         return AffineSet(line.system, rhs, torch.zeros_like(line.gradient), training=training)
 
     @property
@@ -168,7 +184,7 @@ def _spread(line: Linearisation) -> "_KernelImage | None":
 
     Probed on three random vectors from a fixed start, relative to ``Cᵀ`` itself.
     """
-    if line.system.rank == line.constraint.shape[0]:
+    if line.system.rank == line.constraint.operator.shape[0]:
         return None
     image = _KernelImage(line)
     generator = torch.Generator().manual_seed(0)
@@ -183,7 +199,7 @@ class _KernelImage(LinearOperator):
     """``z ↦ Cᵀ P z`` with ``P`` the projector on ``ker Aᵀ``."""
 
     def __init__(self, line: Linearisation) -> None:
-        m, q = line.constraint.shape[0], line.data.shape[1]
+        m, q = line.constraint.operator.shape[0], line.data.shape[1]
         super().__init__((q, m), line.data.dtype, line.data.device)
         self._line = line
 

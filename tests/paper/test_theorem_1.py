@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from solset.derivatives import Coderivative, GraphicalDerivative, Linearisation
+from solset.derivatives import Coderivative, Constraint, GraphicalDerivative, Linearisation
 from solset.linalg import DenseOperator, Space
 from solset.solvers import LSMR, Dense, Dual, Solver
 
@@ -18,13 +18,11 @@ def tensor(values: list) -> Tensor:
 def linearisation(A: Tensor, C: Tensor, solver: Solver, optimality: str = "stationary") -> Linearisation:
     p, d = A.shape[1], C.shape[1]
     return Linearisation(
-        constraint=DenseOperator(A),
+        constraint=Constraint(DenseOperator(A), solver),
         data=DenseOperator(C),
-        solver=solver,
         data_space=Space("dx", (1, d), torch.float64, CPU),
         weight_space=Space("q", (p,), torch.float64, CPU),
         gradient=torch.zeros(p, dtype=torch.float64),
-        row_weights=None,
         optimality=optimality,
         reason="given",
     )

@@ -65,6 +65,9 @@ class DigitsSettings:
     def __post_init__(self) -> None:
         if not 0 < self.moved <= self.points:
             raise bad_value("moved", expected="in 1..points", got=self.moved, cure="Move fewer points.")
+        for name in ("sizes", "steps", "samples"):
+            if not getattr(self, name):
+                raise bad_value(name, expected="one or more", got=getattr(self, name), cure="Leave it out.")
         if not set(self.nearest_at) <= set(self.sizes):
             raise bad_value("nearest_at", expected="among sizes", got=self.nearest_at, cure="Add the size.")
 
@@ -154,8 +157,8 @@ class DigitsRun:
             "reason": self.derivative.reason,
             "qualification": self.derivative.qualification.reason,
             "rank": line.system.rank,
-            "rows": line.constraint.shape[0],
-            "dimension": len(problem.weights()) - (line.system.rank or 0),
+            "rows": line.constraint.operator.shape[0],
+            "dimension": None if line.system.rank is None else len(problem.weights()) - line.system.rank,
             "learning_rate": self.learning_rate,
             "test_accuracy": self._accuracy(),
         }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from solset.derivatives import Coderivative, GraphicalDerivative
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
-from solset.problem.linearise import Optimality, linearise
+from solset.problem.linearise import Linearisations, Optimality
 from solset.risk import (
     EmpiricalRisk,
     Indices,
@@ -156,18 +156,10 @@ class Problem:
             ValueError: If points are empty, repeated or out of range, or the map does not apply.
 
         Cost: nothing is solved; ``"auto"`` builds the Gram matrix of a fitted problem to verify its rank.
+        What the solver keeps is made once per problem, map and solver, and serves every later call.
         """
-        return GraphicalDerivative(
-            linearise(
-                self._risk,
-                self.check_points(points),
-                optimality,
-                solver,
-                gradient=self._gradient,
-                fit=self.fit,
-                memory_budget=self.memory_budget,
-            )
-        )
+        chosen = self.check_points(points)
+        return GraphicalDerivative(self._linearisations.choose(chosen, optimality, solver))
 
     def coderivative(
         self,
@@ -221,6 +213,12 @@ class Problem:
         """The shape of a perturbation of these points at the door."""
         count = len(self.check_points(points))
         return Space("dx", (count, *self.input_shape), self.weights().dtype, self.weights().device)
+
+    @cached_property
+    def _linearisations(self) -> Linearisations:
+        return Linearisations(
+            self._risk, gradient=self._gradient, fit=self.fit, memory_budget=self.memory_budget
+        )
 
     @cached_property
     def fit(self) -> float:
