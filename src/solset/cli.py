@@ -1,21 +1,23 @@
 """The command line: parse, call, print."""
 
 import dataclasses
+import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from solset.errors import bad_value
 from solset.experiments.digits import DigitsRun, DigitsSettings
 from solset.experiments.digits_report import digits_experiment
 from solset.experiments.run_folder import RunFolder
 from solset.experiments.toy import ToySettings
 from solset.experiments.toy_report import MODULUS_NOTE, toy_experiment
-from solset.experiments.users import UserSettings, load_problem
+from solset.experiments.users import UserSettings, check_settings, load_problem
 from solset.experiments.users_report import user_experiment
 
 app = typer.Typer(
@@ -54,7 +56,9 @@ def _interruptible() -> Iterator[None]:
 
 def _open(out: Path, settings: Any, *, overwrite: bool, resume: bool) -> RunFolder:
     if overwrite and resume:
-        raise typer.BadParameter("--overwrite and --resume exclude each other")
+        raise bad_value(
+            "--overwrite", expected="given without --resume", got="both", cure="They exclude each other."
+        )
     existing: Literal["refuse", "resume", "overwrite"] = "refuse"
     if overwrite or resume:
         existing = "overwrite" if overwrite else "resume"
@@ -123,7 +127,7 @@ def run(
     maps = ("auto", "interpolating", "gauss_newton", "stationary")
     settings = UserSettings(
         source=source,
-        points=tuple(_numbers("points", points, int)),
+        points=_indices(points),
         direction=direction,
         sizes=tuple(_fraction(part) for part in size.split(",")),
         optimality=_one_of("optimality", optimality, maps),
@@ -132,6 +136,7 @@ def run(
     )
     problem = load_problem(source)
     print(problem)
+    check_settings(problem, settings)  # before the folder is made, so that a corrected call finds it free
     folder = _open(out, settings, overwrite=overwrite, resume=resume)
     with _interruptible():
         _finish(user_experiment(problem, settings, folder))
@@ -143,24 +148,35 @@ def _finish(page: Path) -> None:
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> Any:
     if value not in choices:
-        raise typer.BadParameter(f"expected one of {', '.join(choices)}; got {value}", param_hint=f"--{name}")
+        raise bad_value(
+            f"--{name}",
+            expected=f"one of {', '.join(choices)}",
+            got=repr(value),
+            cure="Leave it out for the default.",
+        )
     return value
 
 
-def _numbers(name: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
+def _indices(text: str) -> tuple[int, ...]:
+    """``"0,3,7"`` as numbers."""
     try:
-        return [kind(part) for part in text.split(",") if part.strip()]
+        return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise typer.BadParameter(
-            f"expected numbers such as 0,3,7; got {text}", param_hint=f"--{name}"
+        raise bad_value(
+            "--points", expected="indices such as 0,3,7", got=repr(text), cure="Count points from 0."
         ) from error
 
 
 def _fraction(text: str) -> float:
     """``"1%"`` as 0.01; a bare number is a fraction."""
     stripped = text.strip()
-    (value,) = _numbers("size", stripped.removesuffix("%"), float) or [float("nan")]
+    try:
+        value = float(stripped.removesuffix("%"))
+    except ValueError:
+        value = math.nan
     fraction = value / 100 if stripped.endswith("%") else value
-    if not fraction > 0:
-        raise typer.BadParameter(f"expected a positive step such as 1%; got {text}", param_hint="--size")
+    if not 0 < fraction < math.inf:
+        raise bad_value(
+            "--size", expected="positive steps such as 0.5%,1%", got=repr(text), cure="0.01 means 1%."
+        )
     return fraction

@@ -1,7 +1,7 @@
 """Every operator of a network against one table of properties, with dense torch.autograd as the oracle."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -232,6 +232,40 @@ def test_graphs_may_be_kept_or_rebuilt(case, row, memory_budget):
         v, u = draw(matrix.shape[1], seed=seed), draw(matrix.shape[0], seed=seed)
         assert error(operator @ v, matrix @ v) <= EXACT
         assert error(operator.T @ u, matrix.T @ u) <= EXACT
+
+
+class _Cube(torch.autograd.Function):
+    """A layer with a double backward and without a forward-mode derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, u):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * u
+
+
+class _Cubed(torch.nn.Module):
+    def __init__(self, inner) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return _Cube.apply(self.inner(x))
+
+
+@every_graph_operator
+@pytest.mark.parametrize("memory_budget", [0, 2**30], ids=["rebuilt", "kept"])
+def test_a_layer_without_forward_mode_is_pulled_back(build_case, row, memory_budget):
+    case = build_case("conv-ce-sum")
+    case = replace(case, model=_Cubed(case.model).eval())
+    matrix, operator = row.truth_for(case), row.build(risk_of(case), memory_budget=memory_budget)
+    v, u = draw(matrix.shape[1], seed=1), draw(matrix.shape[0], seed=2)
+    assert error(operator @ v, matrix @ v) <= EXACT
+    assert error(operator.T @ u, matrix.T @ u) <= EXACT
 
 
 @every_operator

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from solset.errors import SolsetWarning, Status, bad_value
+from solset.linalg import Space
 from solset.operators import Jacobian
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
-from solset.solvers import Solution, Solver
+from solset.solvers import Prepared, Solution, Solver
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ def influence(problem: Problem, change: Moved | Reweighted, *, solver: Solver | 
         change: What changes in the training data.
         solver: For the Hessian; by default what the sizes call for.
 
+    Warns:
+        SolsetWarning: If ``H`` is seen to be singular, or the solver did not converge.
+
     Returns:
         The weights ``w̄ + Δw`` with status and residual; subtract ``problem.weights()`` for the change.
 
@@ -79,9 +83,10 @@ def influence(problem: Problem, change: Moved | Reweighted, *, solver: Solver | 
     derivative = problem.graphical_derivative(points=points, optimality="stationary", solver=solver)
     system, layout = derivative.linearisation.system, problem.risk().layout.shapes
     if isinstance(change, Moved):
-        return _checked(derivative(change.dx).translate(problem.weights(), layout).min_norm())
-    solution = system.solve(-change.factor * problem.risk().select(points).gradient())
-    return _checked(solution.with_value(problem.weights() + solution.value, layout))
+        solution = derivative(change.dx).min_norm()
+    else:
+        solution = system.solve(-change.factor * problem.risk().select(points).gradient())
+    return _checked(solution.with_value(problem.weights() + solution.value, layout), system)
 
 
 def removal_scores(
@@ -148,6 +153,8 @@ def _adjoints(problem: Problem, inputs: Tensor, targets: Tensor, solver: Solver 
             got=f"{len(inputs)} inputs, {len(targets)} targets",
             cure="Pass matching tensors.",
         )
+    weights = problem.weights()
+    Space("inputs", (len(inputs), *problem.input_shape), weights.dtype, weights.device).flatten(inputs)
     risk = problem.risk()
     gradients = []
     for i in range(len(inputs)):
@@ -156,15 +163,19 @@ def _adjoints(problem: Problem, inputs: Tensor, targets: Tensor, solver: Solver 
         found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
         gradients.append(risk.layout.join(found))
     derivative = problem.graphical_derivative(points=[0], optimality="stationary", solver=solver)
-    return _checked(derivative.linearisation.system.solve(torch.stack(gradients, dim=1))).value
+    system = derivative.linearisation.system
+    return _checked(system.solve(torch.stack(gradients, dim=1)), system).value
 
 
-def _checked(solution: Solution) -> Solution:
-    if solution.status is not Status.CONVERGED:
+def _checked(solution: Solution, system: Prepared) -> Solution:
+    """The solution, with a warning if it was not found or is one of many."""
+    rank, size = system.rank, system.operator.shape[0]
+    singular = "" if rank is None or rank == size else f" and rank {rank} of {size}"
+    if solution.status is not Status.CONVERGED or singular:
         warnings.warn(
             f"the Hessian system ended with status '{solution.status}' at relative residual "
-            f"{solution.residual:.3g}: at a singular Hessian influence functions are one element of a set, "
-            f"or none; use `problem.estimate`",
+            f"{solution.residual:.3g}{singular}: at a singular Hessian influence functions are one element "
+            f"of a set, or none; use `problem.estimate`",
             SolsetWarning,
             stacklevel=3,
         )

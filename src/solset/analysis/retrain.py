@@ -46,14 +46,24 @@ class GradientDescent:
     Attributes:
         steps: ``k``.
         learning_rate: ``η``, for the loss as reduced.
-        record_at: Steps at which to keep the weights.
+        record_at: Steps at which to keep the weights, from 1 to ``steps``.
         progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If the number of steps is negative, or a step to record is not taken.
     """
 
     steps: int
     learning_rate: float
     record_at: tuple[int, ...] = ()
     progress: bool = False
+
+    def __post_init__(self) -> None:
+        _require_steps(self.steps)
+        if not all(1 <= step <= self.steps for step in self.record_at):
+            raise bad_value(
+                "record_at", expected=f"in 1..{self.steps}", got=self.record_at, cure="Take more steps."
+            )
 
     def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:  # noqa: ARG002 - part of the interface
         """Descend.
@@ -152,12 +162,13 @@ class Newton:
         for _ in range(self.max_steps):
             size = float(gradient.norm())
             if size <= self.tol:
-                return _finish(start, risk, passes, Status.CONVERGED)
+                break
             found = solver.solve(Hessian(risk), -gradient)
             passes += 2 * max(found.steps, 1)
             risk, gradient, tried = _backtrack(risk, found.value, lambda r: r.gradient(), size)
             passes += tried
-        return _finish(start, risk, passes, Status.MAX_STEPS)
+        met = float(gradient.norm()) <= self.tol
+        return _finish(start, risk, passes, Status.CONVERGED if met else Status.MAX_STEPS)
 
 
 @dataclass(frozen=True)
@@ -264,8 +275,7 @@ def tangent_recursion(
 
     Cost: one gradient, one Hessian product and one product with ``B`` a step.
     """
-    if steps < 0:
-        raise bad_value("steps", expected="zero or more", got=steps, cure="Count the steps taken.")
+    _require_steps(steps)
     chosen = problem.check_points(points)
     direction = problem.data_space(chosen).flatten(dx)
     risk = problem.risk()
@@ -275,6 +285,11 @@ def tangent_recursion(
         change = change - learning_rate * force
         risk = risk.at(risk.weights - learning_rate * risk.gradient())
     return change
+
+
+def _require_steps(steps: int) -> None:
+    if steps < 0:
+        raise bad_value("steps", expected="zero or more", got=steps, cure="Count the steps taken.")
 
 
 def _backtrack(

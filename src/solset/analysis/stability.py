@@ -65,13 +65,13 @@ def training_stability(
         points: ``K``; all points by default.
         samples: How many elements to sample besides.
         radius: Of the ball around ``w̄`` that samples are projected from, in weight units; by default the
-            distance itself.
+            distance itself, or 1 if that is 0.
         generator: The source of randomness; needed for samples.
         optimality: As for :meth:`Problem.graphical_derivative`.
         solver: As for :meth:`Problem.graphical_derivative`.
 
     Raises:
-        ValueError: If samples are asked for without a generator.
+        ValueError: If samples are asked for without a generator, or fewer than none.
 
     Example:
         >>> from torch import nn
@@ -81,6 +81,8 @@ def training_stability(
         >>> round(training_stability(problem, torch.tensor([[0.1]])).distance, 6)
         0.2
     """
+    if samples < 0:
+        raise bad_value("samples", expected="zero or more", got=samples, cure="Use 0 for none.")
     if samples and generator is None:
         raise bad_value(
             "generator",
@@ -96,8 +98,8 @@ def training_stability(
     drawn: tuple[Solution, ...] = ()
     nearest = None
     if generator is not None and samples:
-        reach = distance if radius is None else radius
-        found = changes.sample(samples, radius=reach or 1.0, generator=generator)
+        reach = (distance or 1.0) if radius is None else radius
+        found = changes.sample(samples, radius=reach, generator=generator)
         nearest = min(float(torch.linalg.vector_norm(s.value)) for s in found)
         drawn = tuple(s.with_value(weights + s.value, layout) for s in found)
     moved = float(torch.linalg.vector_norm(dx))

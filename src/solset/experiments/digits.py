@@ -53,14 +53,14 @@ class DigitsSettings:
     seed: int = 0
     points: int = 100
     moved: int = 10
-    sizes: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02)
+    sizes: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 0.005, 0.01, 0.02)
     direction: Literal["cross_entropy", "random"] = "cross_entropy"
     activation: Literal["relu", "tanh"] = "relu"
     hidden: tuple[int, ...] = (128, 64)
     has_fixed_output: bool = False
     steps: tuple[int, ...] = (100, 1000)
     samples: int = 5
-    nearest_at: tuple[float, ...] = (0.002, 0.005)
+    nearest_at: tuple[float, ...] = (1e-4, 0.005)
 
     def __post_init__(self) -> None:
         if not 0 < self.moved <= self.points:

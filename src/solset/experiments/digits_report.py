@@ -181,10 +181,18 @@ def _setting_section(run: DigitsRun, setup: Numbers) -> Section:
         ),
         notes=(
             f"Optimality map: {setup['reason']}.",
-            f"The solution set is a manifold of dimension {setup['dimension']:,}: {setup['weights']:,} weights, "
-            f"{setup['rank']:,} independent constraints. {setup['qualification']}.",
+            _dimension_note(setup),
             f"Accuracy on 500 unseen digits: {setup['test_accuracy']:.3f}.",
         ),
+    )
+
+
+def _dimension_note(setup: Numbers) -> str:
+    if setup["rank"] is None:
+        return f"The dimension of the solution set is not known: {setup['qualification']}."
+    return (
+        f"The solution set is a manifold of dimension {setup['dimension']:,}: {setup['weights']:,} weights, "
+        f"{setup['rank']:,} independent constraints. {setup['qualification']}."
     )
 
 
@@ -204,7 +212,7 @@ def _prediction_section(run: DigitsRun, rows: list[dict[str, object]]) -> Sectio
         figures=(
             Picture(
                 "error_against_step",
-                "Error of the predicted weight change; a straight line of slope one is a first-order method.",
+                "Error of the predicted weight change. Where no activation switches the error is proportional to the step, as it must be for a first-order method; where ReLU units switch between the trained point and the moved one, it is larger and no longer proportional.",
                 "Curves of relative error against step size.",
             ),
         ),
@@ -216,7 +224,6 @@ def _loss_section(rows: list[dict[str, object]], step: float) -> Section:
     names = {
         "trained": "trained",
         "estimate": "estimate",
-        "flow": "flow element",
         "retraining": "after retraining",
     }
     columns = [Column("step_percent", "step", ".3g", "%")]
@@ -248,12 +255,17 @@ def _loss_section(rows: list[dict[str, object]], step: float) -> Section:
 
 def _warm_section(race: Numbers) -> Section:
     rows = []
-    for title, part in (("one direction", "one_direction"), ("ten directions, mean", "ten_directions")):
+    for title, part in (
+        ("one direction", "one_direction"),
+        ("ten random directions, mean", "ten_directions"),
+    ):
         found = race[part]
         each = found.get("gradients_each")
-        for name, value in found.items():
-            if not isinstance(value, Mapping):
+        names = ("trained", "estimate", "warm, same", "warm, 10 times", "warm, 50 times")
+        for name in names:
+            if name not in found:
                 continue
+            value = found[name]
             cost = value.get("gradients")
             if name == "estimate":
                 cost = each if each is not None else found["gradients"]

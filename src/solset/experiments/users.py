@@ -44,9 +44,17 @@ class UserSettings:
     samples: int = 5
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if len({f"{size:g}" for size in self.sizes}) < len(self.sizes):
+            raise bad_value(
+                "sizes", expected="distinct to six digits", got=self.sizes, cure="Name each step once."
+            )
+        if self.samples < 0:
+            raise bad_value("samples", expected="zero or more", got=self.samples, cure="Use 0 for none.")
+
 
 def load_problem(source: str) -> Problem:
-    """The Problem that a user's function returns.
+    """The Problem that a user's function returns; the file finds the modules beside it, as a script does.
 
     Args:
         source: ``FILE.py:FUNCTION``.
@@ -64,21 +72,23 @@ def load_problem(source: str) -> Problem:
             got=repr(source),
             cure="Check the path.",
         )
-    spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
+    name_of_module = f"solset_user_{path.stem}"  # never that of a module which is already in use
+    spec = importlib.util.spec_from_file_location(name_of_module, path.resolve())
     if spec is None or spec.loader is None:
         raise bad_value("source", expected="an importable file", got=repr(source), cure="Check the file.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name_of_module] = module
+    sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
         function = getattr(module, name, None)
         problem = function() if callable(function) else function
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise bad_value(
             "source",
             expected=f"a file and function {name}() that run",
-            got=f"{type(error).__name__}: {error}",
-            cure="Call it by itself first; its own traceback stands above this error.",
+            got=" ".join(f"{type(error).__name__}: {error}".split()),
+            cure="Call it by itself first, or set SOLSET_TRACEBACK=1 to see where it fails.",
         ) from error
     if function is None:
         raise bad_value(
@@ -92,6 +102,25 @@ def load_problem(source: str) -> Problem:
             cure="Return one.",
         )
     return problem
+
+
+def check_settings(problem: Problem, settings: UserSettings) -> None:
+    """Refuses settings that do not fit the problem.
+
+    Args:
+        problem: The trained point.
+        settings: What the run is asked to do.
+
+    Raises:
+        ValueError: If a point is out of range, a direction cannot be had, or the map does not apply.
+
+    Cost: one gradient over the moved points.
+    """
+    points = problem.check_points(settings.points)
+    inputs, _ = problem.risk().points[points]
+    _directions(problem, points, inputs, settings)
+    if settings.optimality != "auto":
+        problem.graphical_derivative(points=points, optimality=settings.optimality)
 
 
 def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder) -> dict[str, Any]:

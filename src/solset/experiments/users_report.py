@@ -21,7 +21,7 @@ def user_experiment(problem: Problem, settings: UserSettings, folder: RunFolder)
     result = run_user_problem(problem, settings, folder)
     rows = [_flat(row) for row in result["sizes"]]
     folder.write_csv("sizes.csv", rows)
-    last = result["sizes"][-1]
+    last = _largest(result)
     folder.write_figure(
         "losses",
         bars_before_after(
@@ -36,6 +36,11 @@ def user_experiment(problem: Problem, settings: UserSettings, folder: RunFolder)
     return write_report(folder, _report(result, rows, settings, folder))
 
 
+def _largest(result: dict[str, Any]) -> dict[str, Any]:
+    """The row of the largest step, in whatever order the steps were asked for."""
+    return max(result["sizes"], key=lambda row: row["size"])
+
+
 def _flat(row: dict[str, Any]) -> dict[str, object]:
     flat = {key: value for key, value in row.items() if not isinstance(value, dict)}
     flat["step_percent"] = 100 * row["size"]
@@ -47,7 +52,7 @@ def _flat(row: dict[str, Any]) -> dict[str, object]:
 def _report(
     result: dict[str, Any], rows: list[dict[str, object]], settings: UserSettings, folder: RunFolder
 ) -> Report:
-    setup, last = result["setup"], result["sizes"][-1]
+    setup, last = result["setup"], _largest(result)
     return Report(
         title="Where would this network have ended up?",
         question=f"If {len(settings.points)} training points had been moved, how far would the solution set be, and what loss would its nearest element have?",

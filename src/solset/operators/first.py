@@ -1,7 +1,8 @@
 """First derivatives of the outputs: the Jacobians ``J`` and ``J_x``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -9,26 +10,41 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from solset.linalg import LinearOperator
+from solset.operators.forward import Pushed, has_convolution, has_forward_mode, push_forward
 from solset.operators.graphs import GRAPH_BUDGET, Graphs, pull_back
 from solset.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
 class OutputGraph:
-    """A batch's outputs, and their pull-back as a function of a dummy cotangent it is linear in."""
+    """A batch's outputs as differentiable functions of its weights or of its inputs."""
 
     source: list[Tensor]
     outputs: Tensor
-    cotangent: Tensor
-    pulled: Sequence[Tensor]
 
     def push(self, directions: Sequence[Tensor]) -> Tensor:
         """``J v`` for a block of directions: the pull-back's own adjoint, ``(k, b, c)``."""
-        return pull_back(self.pulled, [self.cotangent], directions)[0]
+        cotangent, pulled = self.pulled
+        return pull_back(pulled, [cotangent], directions)[0]
 
     def pull(self, cotangents: Tensor) -> list[Tensor]:
         """``Jᵀ u`` for a block of cotangents ``(k, b, c)``."""
         return pull_back([self.outputs], self.source, [cotangents])
+
+    @cached_property
+    def pulled(self) -> tuple[Tensor, Sequence[Tensor]]:
+        """A dummy cotangent, and the pull-back as a function that is linear in it."""
+        with torch.enable_grad():
+            cotangent = torch.zeros_like(self.outputs, requires_grad=True)
+            found = torch.autograd.grad(
+                self.outputs,
+                self.source,
+                cotangent,
+                create_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        return cotangent, found
 
 
 def output_graph(risk: EmpiricalRisk, inputs: Tensor, *, by_inputs: bool) -> OutputGraph:
@@ -43,12 +59,23 @@ def output_graph(risk: EmpiricalRisk, inputs: Tensor, *, by_inputs: bool) -> Out
     source = [leaf] if by_inputs else risk.leaves()
     weights = risk.layout.split(risk.weights) if by_inputs else source
     with torch.enable_grad():
-        outputs = risk.forward(weights, leaf).flatten(1)
-        cotangent = torch.zeros_like(outputs, requires_grad=True)
-        pulled = torch.autograd.grad(
-            outputs, source, cotangent, create_graph=True, allow_unused=True, materialize_grads=True
-        )
-    return OutputGraph(source, outputs, cotangent, pulled)
+        return OutputGraph(source, risk.forward(weights, leaf).flatten(1))
+
+
+def output_graphs(risk: EmpiricalRisk, memory_budget: int, *, by_inputs: bool) -> Graphs[OutputGraph]:
+    """The output graph of every batch.
+
+    Args:
+        risk: Whose batches.
+        memory_budget: Bytes that kept graphs may take.
+        by_inputs: Differentiate in the inputs instead of the weights.
+    """
+    return Graphs(
+        risk,
+        lambda inputs, _: output_graph(risk, inputs, by_inputs=by_inputs),
+        memory_budget,
+        complete=lambda graph: (graph, graph.pulled),
+    )
 
 
 class Jacobian(LinearOperator):
@@ -59,7 +86,8 @@ class Jacobian(LinearOperator):
         points: Only the rows of these points; all by default.
         memory_budget: Bytes that graphs kept between products may take.
 
-    Cost: a product ``J v`` or ``Jᵀ u`` about half a gradient once the graph is kept.
+    Cost: a product ``Jᵀ u`` about half a gradient once the graph is kept, else one. ``J v`` the same, but
+    one gradient for a network with convolutions, kept graph or not.
     """
 
     def __init__(
@@ -73,11 +101,35 @@ class Jacobian(LinearOperator):
         self.outputs = output_count(risk)
         m = len(self._risk.points) * self.outputs
         super().__init__((m, risk.layout.size), risk.weights.dtype, risk.weights.device)
-        self.graphs = Graphs(
-            self._risk, lambda x, _: output_graph(self._risk, x, by_inputs=False), memory_budget
-        )
+        self.graphs = output_graphs(self._risk, memory_budget, by_inputs=False)
+
+    def pushes_forward(self, columns: int) -> bool:
+        """Whether ``J`` times so many columns is best computed in forward mode, without a graph."""
+        return columns == 1 and self._has_forward_mode and (self._convolves or not self.graphs.are_kept)
+
+    @cached_property
+    def _has_forward_mode(self) -> bool:
+        return has_forward_mode(self._risk)
+
+    @cached_property
+    def _convolves(self) -> bool:
+        return has_convolution(self._risk.model)
+
+    def push_batches(self, vector: Tensor, *, with_graph: bool) -> Iterator[tuple[int, Pushed]]:
+        """Start index, outputs and ``J v`` of each batch, in forward mode.
+
+        Args:
+            vector: ``v``, ``(p,)``.
+            with_graph: Whether the outputs are to be pulled back afterwards.
+        """
+        direction = self._risk.layout.split(vector)
+        for start, inputs, _ in self._risk.batches():
+            yield start, push_forward(self._risk, inputs, direction, with_graph=with_graph)
 
     def _apply(self, block: Tensor) -> Tensor:
+        if self.pushes_forward(block.shape[1]):
+            pushed = self.push_batches(block[:, 0], with_graph=False)
+            return torch.cat([batch.tangent.reshape(-1, 1) for _, batch in pushed])
         directions = self._risk.layout.split_block(block)
         parts = [graph.push(directions).flatten(1) for _, graph in self.graphs]
         return torch.cat(parts, dim=1).T
@@ -130,7 +182,7 @@ class InputJacobian(LinearOperator):
         super().__init__((m, len(points) * self._size), risk.weights.dtype, risk.weights.device)
         chosen = torch.as_tensor(list(points), device=self.device)
         self._rows = (chosen.unsqueeze(1) * self._c + torch.arange(self._c, device=self.device)).reshape(-1)
-        self._graphs = Graphs(moved, lambda x, _: output_graph(moved, x, by_inputs=True), memory_budget)
+        self._graphs = output_graphs(moved, memory_budget, by_inputs=True)
 
     def _apply(self, block: Tensor) -> Tensor:
         parts = []

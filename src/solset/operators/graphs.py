@@ -7,6 +7,7 @@ would not fit.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -26,14 +27,18 @@ class Graphs(Generic[Graph]):
         risk: Whose batches.
         build: From inputs and targets to a graph.
         memory_budget: Bytes that kept graphs may take; 0 rebuilds them at every sweep.
+        complete: Asks a graph for what it builds on demand, so that it is measured whole.
     """
 
     def __init__(
-        self, risk: EmpiricalRisk, build: Callable[[Tensor, Tensor], Graph], memory_budget: int
+        self,
+        risk: EmpiricalRisk,
+        build: Callable[[Tensor, Tensor], Graph],
+        memory_budget: int,
+        complete: Callable[[Graph], object] = lambda graph: graph,
     ) -> None:
-        self._risk, self._build, self._budget = risk, build, memory_budget
+        self._risk, self._build, self._budget, self._complete = risk, build, memory_budget, complete
         self._kept: dict[int, Graph] | None = None
-        self._keeps: bool | None = None
 
     def __iter__(self) -> Iterator[tuple[int, Graph]]:
         """Start index and graph of each batch."""
@@ -42,20 +47,21 @@ class Graphs(Generic[Graph]):
             return
         kept: dict[int, Graph] = {}
         for start, inputs, targets in self._risk.batches():
-            if self._keeps is None:
-                self._keeps = self._fits(inputs, targets)
             graph = self._build(inputs, targets)
-            if self._keeps:
+            if self.are_kept:
                 kept[start] = graph
             yield start, graph
-        if self._keeps:
+        if self.are_kept:
             self._kept = kept
 
-    def _fits(self, inputs: Tensor, targets: Tensor) -> bool:
-        batches = -(-len(self._risk.points) // self._risk.batch_size)
+    @cached_property
+    def are_kept(self) -> bool:
+        """Whether all of them fit the budget, judged by the first."""
         if self._budget <= 0:
             return False
-        return batches * saved_bytes(lambda: self._build(inputs, targets)) <= self._budget
+        batches = -(-len(self._risk.points) // self._risk.batch_size)
+        _, inputs, targets = next(self._risk.batches())
+        return batches * saved_bytes(lambda: self._complete(self._build(inputs, targets))) <= self._budget
 
 
 def saved_bytes(build: Callable[[], Any]) -> int:

@@ -1,7 +1,7 @@
 """Residual networks for CIFAR images (He et al. 2016, section 4.2), with shortcuts that have no weights.
 
-Names follow the public checkpoints of ``akamaster/pytorch_resnet_cifar10``, whose ``state_dict`` fits once the
-prefix ``module.`` is cut from its keys.
+Names follow the public checkpoints of ``akamaster/pytorch_resnet_cifar10``, whose ``state_dict`` fits once
+the prefix ``module.`` is cut from its keys.
 """
 
 import torch

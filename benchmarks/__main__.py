@@ -1,0 +1,34 @@
+"""``python -m benchmarks [costs|isolated] [--large] [--threads N] [--json FILE]``; everything by default."""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import torch
+
+from benchmarks import costs, isolated
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("which", nargs="?", choices=["all", "costs", "isolated"], default="all")
+    parser.add_argument("--large", action="store_true", help="ResNet56 too: some minutes more, 4 GB")
+    parser.add_argument("--threads", type=int, default=None, help="for torch; its own choice by default")
+    parser.add_argument("--json", type=Path, default=None, help="write the numbers to this file")
+    chosen = parser.parse_args()
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
+    threads = torch.get_num_threads()
+    print(f"torch {torch.__version__}, {platform.machine()}, {threads} threads; medians of one run\n")
+    results: dict[str, object] = {"torch": torch.__version__, "threads": threads}
+    if chosen.which in {"all", "costs"}:
+        results["costs"] = costs.run(large=chosen.large)
+    if chosen.which in {"all", "isolated"}:
+        results["isolated"] = isolated.run()
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Accuracy against cost on the isolated digits problem, where real retraining is known to all digits.
+
+The weight change that each method predicts is compared with the true one, ``‖v - Δw‖ / ‖Δw‖``, for five step
+sizes. A linear prediction is solved once and scaled; retraining is run for each step.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import scipy.sparse.linalg
+from torch import Tensor, nn
+
+from benchmarks.tables import number, table
+from benchmarks.timing import seconds_of
+from solset import CG, LSMR, MINRES, FirstToConverge, LiSSA, Problem
+from solset.analysis import LBFGS, retrain
+from solset.datasets import IsolatedDigits, isolated_digits
+from solset.linalg import Counted
+from solset.linalg.scipy_bridge import as_scipy, from_numpy, to_numpy
+from solset.operators import GaussNewtonInverse, Hessian, Mixed
+
+BUDGET = 2 * 2**30
+RETRAINING_STEPS = 200
+
+Solve = Callable[[Counted, Tensor], tuple[Tensor, str]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A linear solver by the name it has in the table."""
+
+    name: str
+    solve: Solve
+
+
+def problem_of(data: IsolatedDigits) -> Problem:
+    """The trained point of the reference file."""
+    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)).double().eval()
+    nn.utils.vector_to_parameters(data.weights, model.parameters())
+    loss = nn.CrossEntropyLoss()
+    return Problem(model, loss, data.data.inputs, data.data.labels, weight_decay=data.weight_decay)
+
+
+def solved_by(solver: CG | LSMR | MINRES | LiSSA | FirstToConverge) -> Solve:
+    """A solver of the library, asked for the value and the status."""
+
+    def solve(operator: Counted, rhs: Tensor) -> tuple[Tensor, str]:
+        found = solver.solve(operator, rhs)
+        return found.value, str(found.status.value)
+
+    return solve
+
+
+def scipy_minres(operator: Counted, rhs: Tensor) -> tuple[Tensor, str]:
+    """SciPy's MINRES with its own stopping test, which compares with ``‖A‖‖v‖`` and not with ``‖b‖``."""
+    value, flag = scipy.sparse.linalg.minres(as_scipy(operator), to_numpy(rhs), rtol=1e-6)
+    return from_numpy(value, operator), "converged" if flag == 0 else "max_steps"
+
+
+def methods(problem: Problem) -> list[Method]:
+    """The routes to compare; the first two share one factor, paid by the first."""
+    inverse = GaussNewtonInverse(problem.risk(), memory_budget=BUDGET)
+    default = solved_by(FirstToConverge((CG(preconditioner=inverse), MINRES())))
+    return [
+        Method("CG preconditioned, factor included", default),
+        Method("CG preconditioned, a further direction", default),
+        Method("CG plain, tol 1e-8", solved_by(CG())),
+        Method("MINRES, tol 1e-8", solved_by(MINRES())),
+        Method("MINRES, tol 1e-2", solved_by(MINRES(tol=1e-2))),
+        Method("SciPy's MINRES, rtol 1e-6", scipy_minres),
+        Method("LSMR on H, 300 steps", solved_by(LSMR(max_steps=300))),
+        Method("LSMR on H, 1500 steps", solved_by(LSMR(max_steps=1500))),
+        Method("CG, damping 1e-3", solved_by(CG(damping=1e-3))),
+        Method("LiSSA, scale 10, damping 0.01, depth 5000", solved_by(LiSSA(scale=10.0, damping=0.01))),
+    ]
+
+
+def linear(method: Method, problem: Problem, data: IsolatedDigits) -> dict[str, Any]:
+    """Errors of one linear solve, scaled to each step, with its products and its time in gradients."""
+    risk = problem.risk()
+    hessian = Hessian(risk, memory_budget=BUDGET)
+    unit = data.dx(1.0)
+    rhs = -(Mixed(risk, data.points) @ unit.flatten())
+    _ = hessian @ rhs  # builds the graph, which all solvers share alike
+    operator = Counted(hessian)
+    gradients = [seconds_of(risk.gradient) for _ in range(10)]
+    start = perf_counter()
+    value, status = method.solve(operator, rhs)
+    elapsed = perf_counter() - start
+    gradients += [seconds_of(risk.gradient) for _ in range(10)]
+    return {
+        "name": method.name,
+        "status": status,
+        "residual": float((hessian @ value - rhs).norm() / rhs.norm()),
+        "products": operator.products,
+        "time_in_gradients": elapsed / median(gradients),
+        "errors": [
+            error(step * value, truth) for step, truth in zip(data.steps, data.retrained_change, strict=True)
+        ],
+    }
+
+
+def warm(problem: Problem, data: IsolatedDigits) -> dict[str, Any]:
+    """Errors of real retraining from the trained weights after 200 steps of L-BFGS."""
+    risk, errors, counts, ratios = problem.risk(), [], [], []
+    for step, truth in zip(data.steps, data.retrained_change, strict=True):
+        gradients = [seconds_of(risk.gradient) for _ in range(10)]
+        method = LBFGS(tol=0.0, max_gradients=4 * RETRAINING_STEPS)
+        start = perf_counter()
+        found = retrain(problem, data.dx(step), points=data.points, method=method)
+        elapsed = perf_counter() - start
+        gradients += [seconds_of(risk.gradient) for _ in range(10)]
+        count = sorted(found.course)[:RETRAINING_STEPS][-1]
+        errors.append(error(found.course[count] - problem.weights(), truth))
+        counts.append(count)
+        ratios.append(elapsed * count / found.gradients / median(gradients))
+    return {
+        "name": f"warm retraining, {RETRAINING_STEPS} steps of L-BFGS",
+        "status": "",
+        "residual": None,
+        "products": f"{min(counts)}-{max(counts)} gradients",
+        "time_in_gradients": median(ratios),
+        "errors": errors,
+    }
+
+
+def error(value: Tensor, truth: Tensor) -> float:
+    """Relative error in the 2-norm."""
+    return float((value - truth).norm() / truth.norm())
+
+
+def show(results: list[dict[str, Any]], data: IsolatedDigits) -> str:
+    """The table."""
+    heads = ["method", *(f"{100 * step:g} %" for step in data.steps)]
+    rows = [
+        [
+            found["name"],
+            *(number(value, 3) for value in found["errors"]),
+            str(found["products"]),
+            number(found["time_in_gradients"], 0),
+            "-" if found["residual"] is None else f"{found['residual']:.0e}",
+            found["status"],
+        ]
+        for found in results
+    ]
+    return table([*heads, "products", "time/gradient", "residual", "status"], rows)
+
+
+def run() -> list[dict[str, Any]]:
+    """Every method, printed as one table; nothing without the reference file."""
+    try:
+        data = isolated_digits()
+    except FileNotFoundError as missing:
+        print(f"isolated digits left out: {missing}")
+        return []
+    problem = problem_of(data)
+    results = [linear(method, problem, data) for method in methods(problem)]
+    results.append(warm(problem, data))
+    gradient = median(seconds_of(problem.risk().gradient) for _ in range(50))
+    print(f"isolated digits, 2410 weights, 1000 points, float64, one gradient {1e3 * gradient:.1f} ms")
+    print("relative error of the predicted weight change at each step; time in gradients of the same moment")
+    print(show(results, data), flush=True)
+    return results
