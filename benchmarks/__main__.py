@@ -1,4 +1,4 @@
-"""``python -m benchmarks [costs|isolated] [--large] [--threads N] [--json FILE]``; everything by default."""
+"""``python -m benchmarks [accuracy|costs|isolated] [--large] [--threads N] [--json FILE]``; all if none."""
 
 import argparse
 import json
@@ -6,22 +6,28 @@ import platform
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
-from benchmarks import costs, isolated
+from benchmarks import accuracy, costs, isolated
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("which", nargs="?", choices=["all", "costs", "isolated"], default="all")
+    parser.add_argument("which", nargs="?", choices=["all", "accuracy", "costs", "isolated"], default="all")
     parser.add_argument("--large", action="store_true", help="ResNet56 too: some minutes more, 4 GB")
-    parser.add_argument("--threads", type=int, default=None, help="for torch; its own choice by default")
+    parser.add_argument(
+        "--threads", type=int, default=None, help="for torch and SciPy; their own choice by default"
+    )
     parser.add_argument("--json", type=Path, default=None, help="write the numbers to this file")
     chosen = parser.parse_args()
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
+        threadpool_limits(chosen.threads)  # NumPy's and SciPy's too
     threads = torch.get_num_threads()
     print(f"torch {torch.__version__}, {platform.machine()}, {threads} threads; medians of one run\n")
     results: dict[str, object] = {"torch": torch.__version__, "threads": threads}
+    if chosen.which in {"all", "accuracy"}:
+        results["accuracy"] = accuracy.run()
     if chosen.which in {"all", "costs"}:
         results["costs"] = costs.run(large=chosen.large)
     if chosen.which in {"all", "isolated"}:

@@ -36,10 +36,10 @@ def workloads(*, large: bool) -> list[Workload]:
         Workload("digits, 64-128-64-10 ReLU, 100 points", lambda: connected(100), 40),
         Workload("digits, 64-128-64-10 ReLU, 1000 points", lambda: connected(1000), 20),
         Workload("digits, 64-32-10 tanh with biases, 1000 points", lambda: isolated(1000), 20),
-        Workload("CIFAR ResNet20, 64 points of noise", lambda: residual(resnet20, 64), 7),
+        Workload("CIFAR ResNet20, 64 points of noise", lambda: residual(resnet20, 64), 5),
     ]
     if large:
-        found.append(Workload("CIFAR ResNet56, 64 points of noise", lambda: residual(resnet56, 64), 5))
+        found.append(Workload("CIFAR ResNet56, 64 points of noise", lambda: residual(resnet56, 64), 3))
     return found
 
 

@@ -15,15 +15,16 @@ def seconds_of(job: Callable[[], object]) -> float:
 def medians(jobs: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
     """Median seconds of each job.
 
-    One call of each in turn, round after round, so that a busy machine slows all of them alike; a first
-    round, in which graphs are built, is not counted.
+    Each in turn, round after round, so that a busy machine slows all of them alike. Every timed call follows
+    an untimed one: without it a job pays for the memory that the one before it gave back.
 
     Args:
         jobs: What to time.
-        rounds: Counted rounds.
+        rounds: Timed calls of each.
     """
     times: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(rounds + 1):
+    for _ in range(rounds):
         for name, job in jobs.items():
+            job()
             times[name].append(seconds_of(job))
-    return {name: statistics.median(found[1:]) for name, found in times.items()}
+    return {name: statistics.median(found) for name, found in times.items()}

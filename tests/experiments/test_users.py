@@ -163,11 +163,18 @@ class TestSettings:
         with pytest.raises(ValueError, match=says):
             check_settings(regression(), dataclasses.replace(SETTINGS, **change))
 
-    def test_the_gradient_of_a_perfect_fit_is_noise_and_is_refused(self, file):
+    @pytest.mark.parametrize("residual", [0.0, 1e-15])
+    def test_the_gradient_of_a_perfect_fit_is_noise_and_is_refused(self, residual):
+        model = nn.Linear(2, 1, bias=False).double().eval()
+        nn.init.ones_(model.weight)
+        inputs = torch.ones(1, 2, dtype=torch.float64)
+        problem = Problem(
+            model, nn.MSELoss(), inputs, torch.full((1, 1), 2.0 + residual, dtype=torch.float64)
+        )
         settings = dataclasses.replace(SETTINGS, points=(0,))
         with pytest.raises(ValueError, match=r"`direction` .*fitted to zero residual: use random directions"):
-            check_settings(load_problem(f"{file}:build"), settings)
-        check_settings(load_problem(f"{file}:build"), dataclasses.replace(settings, direction="random"))
+            check_settings(problem, settings)
+        check_settings(problem, dataclasses.replace(settings, direction="random"))
 
 
 class TestRun:

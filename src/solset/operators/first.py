@@ -105,7 +105,7 @@ class Jacobian(LinearOperator):
 
     def pushes_forward(self, columns: int) -> bool:
         """Whether ``J`` times so many columns is best computed in forward mode, without a graph."""
-        return columns == 1 and self._has_forward_mode and (self._convolves or not self.graphs.are_kept)
+        return columns == 1 and (self._convolves or not self.graphs.are_kept) and self._has_forward_mode
 
     @cached_property
     def _has_forward_mode(self) -> bool:
