@@ -1,16 +1,16 @@
-"""A small convolutional network with batch normalisation, trained on handwritten digits.
+r"""A small convolutional network with batch normalisation, trained on handwritten digits.
 
-Batch normalisation mixes the points of a batch while it trains, and then there is no risk that is a sum over
-points. In evaluation mode its statistics are constants and every point stands by itself; ``solset.Problem``
-refuses anything else. So the network is trained in two stages: Adam in training mode, as usual, then L-BFGS in
-evaluation mode on the very risk that is studied, weight decay included, until its gradient is small. Without
-the second stage the weights would not be stationary, and solset would say so in a warning.
+Batch normalisation mixes the points of a batch while it trains; in evaluation mode its statistics are
+constants and every point stands by itself, which is what ``solset.Problem`` asks for. So the network is
+trained in two stages: Adam in training mode, then L-BFGS in evaluation mode on the very risk that is studied,
+weight decay included, until its gradient is small. Without the second stage the weights would not be
+stationary, and solset would warn.
 
     solset run examples/conv_batchnorm.py:problem --points 0,3,7 --direction gradient --size 1% \
         --out runs/conv_batchnorm
 
-Open ``runs/conv_batchnorm/report.html``. The running statistics are buffers, not weights: they stay as they are
-when the data moves. To let only some weights move, name them: ``parameters=["head.*"]``.
+Open ``runs/conv_batchnorm/report.html``. The running statistics are buffers, not weights: they stay when the
+data moves. To let only some weights move, name them: ``parameters=["head.*"]``.
 """
 
 from collections import OrderedDict
@@ -31,7 +31,7 @@ def data(count: int = 200) -> tuple[Tensor, Tensor]:
 
 
 def network() -> nn.Sequential:
-    """Two convolutions, 736 weights; SiLU, because the estimate has no kinks to fear where there are none."""
+    """Two convolutions and 736 weights; SiLU, which has no kinks that an estimate could cross."""
     layers = OrderedDict[str, nn.Module](
         conv1=nn.Conv2d(1, 6, 3, stride=2, padding=1, bias=False),
         norm1=nn.BatchNorm2d(6),
@@ -61,9 +61,8 @@ def train(model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
     for _ in range(150):
         adam.step(risk)
     model.eval()
-    torch.optim.LBFGS(
-        weights, max_iter=800, history_size=30, tolerance_grad=1e-8, tolerance_change=0.0, line_search_fn="strong_wolfe"
-    ).step(risk)
+    options = {"max_iter": 800, "history_size": 30, "tolerance_grad": 1e-8, "tolerance_change": 0.0}
+    torch.optim.LBFGS(weights, line_search_fn="strong_wolfe", **options).step(risk)
     model.zero_grad()
 
 

@@ -1,8 +1,8 @@
-"""Regularised logistic regression on handwritten digits: a problem with one isolated solution.
+r"""Regularised logistic regression on handwritten digits: a problem with one isolated solution.
 
 Weight decay makes the risk strictly convex, so the solution set is a single point before and after the data
-moves, and the graphical derivative is the classical derivative ``-H⁻¹BΔx``. The weights are first brought to a
-gradient norm of at most 1e-8: only then do they lie on the solution set from which the estimate starts.
+moves, and the graphical derivative is the classical derivative ``-H⁻¹BΔx``. The weights are first brought to
+a gradient norm of at most 1e-8: an estimate starts from the solution set, so they had better lie on it.
 
 Move training points 0, 3 and 7 by 1 % of their norms along the gradient of their own losses, and estimate:
 

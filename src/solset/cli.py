@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import dataclasses
+import hashlib
 import math
 import os
 import sys
@@ -19,6 +20,7 @@ from solset.experiments.toy import ToySettings
 from solset.experiments.toy_report import MODULUS_NOTE, toy_experiment
 from solset.experiments.users import UserSettings, check_settings, load_problem
 from solset.experiments.users_report import user_experiment
+from solset.problem import Problem
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,7 +56,7 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _open(out: Path, settings: Any, *, overwrite: bool, resume: bool) -> RunFolder:
+def _open(out: Path, settings: Any, *, overwrite: bool, resume: bool, **facts: str) -> RunFolder:
     if overwrite and resume:
         raise bad_value(
             "--overwrite", expected="given without --resume", got="both", cure="They exclude each other."
@@ -62,7 +64,7 @@ def _open(out: Path, settings: Any, *, overwrite: bool, resume: bool) -> RunFold
     existing: Literal["refuse", "resume", "overwrite"] = "refuse"
     if overwrite or resume:
         existing = "overwrite" if overwrite else "resume"
-    return RunFolder.open(out, settings=dataclasses.asdict(settings), on_existing=existing)
+    return RunFolder.open(out, settings=dataclasses.asdict(settings) | facts, on_existing=existing)
 
 
 @app.command()
@@ -137,9 +139,14 @@ def run(
     problem = load_problem(source)
     print(problem)
     check_settings(problem, settings)  # before the folder is made, so that a corrected call finds it free
-    folder = _open(out, settings, overwrite=overwrite, resume=resume)
+    folder = _open(out, settings, overwrite=overwrite, resume=resume, weights=_digest(problem))
     with _interruptible():
         _finish(user_experiment(problem, settings, folder))
+
+
+def _digest(problem: Problem) -> str:
+    """Tells one trained model from another, so that --resume never mixes the results of two."""
+    return hashlib.sha256(problem.weights().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def _finish(page: Path) -> None:

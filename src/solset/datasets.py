@@ -74,7 +74,7 @@ class IsolatedDigits:
 
 
 def shared_folder() -> Path:
-    """Where reference data is looked for: ``$SOLSET_SHARED``, else ``shared`` beside the checkout."""
+    """Where reference data is looked for: ``$SOLSET_SHARED``, else ``../shared`` of the working folder."""
     return Path(os.environ.get("SOLSET_SHARED", Path.cwd().parent / "shared"))
 
 

@@ -102,6 +102,8 @@ class Linearisation:
         rank, (m, p) = self.system.rank, self.constraint.operator.shape
         if rank is None:
             return Qualification(None, "the solver does not see the spectrum, so no rank was verified")
+        if self.optimality == "gauss_newton":
+            return Qualification(None, "exact only at zero residual or for outputs linear in the weights")
         if rank == m:
             return Qualification(True, f"the constraint has full row rank {m}")
         if self.optimality == "interpolating":

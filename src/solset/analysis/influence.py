@@ -139,8 +139,9 @@ def output_slopes(risk: EmpiricalRisk) -> list[Tensor]:
     slopes = []
     for _, inputs, targets in risk.batches():
         leaf = risk.forward(parameters, inputs).detach().requires_grad_()
-        value = risk.batch_scale(len(inputs)) * risk.loss(leaf, targets)
-        slopes.append(torch.autograd.grad(value, leaf)[0])
+        with torch.enable_grad():
+            value = risk.batch_scale(len(inputs)) * risk.loss(leaf, targets)
+            slopes.append(torch.autograd.grad(value, leaf)[0])
     return slopes
 
 
@@ -159,8 +160,9 @@ def _adjoints(problem: Problem, inputs: Tensor, targets: Tensor, solver: Solver 
     gradients = []
     for i in range(len(inputs)):
         leaves = risk.leaves()
-        value = risk.loss(risk.forward(leaves, inputs[i : i + 1]), targets[i : i + 1])
-        found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+        with torch.enable_grad():
+            value = risk.loss(risk.forward(leaves, inputs[i : i + 1]), targets[i : i + 1])
+            found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
         gradients.append(risk.layout.join(found))
     derivative = problem.graphical_derivative(points=[0], optimality="stationary", solver=solver)
     system = derivative.linearisation.system

@@ -210,6 +210,7 @@ class DigitsRun:
                 "distance": float(nearest.change.norm()),
                 "status": nearest.status.value,
                 "gram_builds": nearest.gradients,
+                "output_error": self._output_error(moved.at(nearest.weights)),
             }
             name = f"weights_{size:g}.safetensors"
             self.folder.write_tensors(

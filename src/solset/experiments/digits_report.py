@@ -152,12 +152,10 @@ def _warnings(numbers: Numbers) -> tuple[str, ...]:
     if numbers["setup"]["largest_fit_error"] > 1e-10:
         found.append(f"The network was fitted only to {numbers['setup']['largest_fit_error']:.1e}.")
     unsettled = [row for row in numbers["sizes"] if row.get("nearest", {}).get("status") == "max_steps"]
-    if unsettled:
-        found.append(
-            "The search for the nearest solution ended on the solution set but did not settle (activation kinks); "
-            "its distance bounds the nearest one from above, and the error against it is that of a solution near "
-            "the nearest."
-        )
+    found += [
+        f"At {100 * row['size']:g} % the search for the nearest solution did not settle (activation kinks); it ended at an output error ‖f − f̄‖ of {row['nearest']['output_error']:.1e}. The error against it is that of a solution near the nearest one."
+        for row in unsettled
+    ]
     return tuple(found)
 
 

@@ -1,6 +1,6 @@
 """The paper's toy example (section 5.1): every number, from the library's own calls."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -48,7 +48,6 @@ class ToyResult:
         dimension: Of the estimated set.
         optimality: The map that ``"auto"`` took.
         reason: Why.
-        warnings: Premises that do not hold.
     """
 
     perturbation: float
@@ -67,7 +66,6 @@ class ToyResult:
     dimension: int
     optimality: str
     reason: str
-    warnings: tuple[str, ...] = field(default=())
 
 
 def toy_problem() -> tuple[Problem, Tensor]:

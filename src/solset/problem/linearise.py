@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from solset.derivatives import Constraint, Linearisation
-from solset.errors import bad_value
+from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space
 from solset.operators import (
     GaussNewton,
@@ -56,6 +56,7 @@ class Linearisations:
             solver: ``None`` for the default of the map and the sizes.
 
         Raises:
+            TypeError: If the solver is not one for the map's operator.
             ValueError: If the map is unknown, or ``"interpolating"`` is asked of an unfitted problem.
         """
         if optimality not in get_args(Optimality):
@@ -96,6 +97,8 @@ class Linearisations:
             obstacle = f"{rows} rows of J, too many to verify that they are independent"
         if obstacle:
             return "stationary", f"stationary because of {obstacle}"
+        if solver is not None and not solver.takes(Jacobian(self._risk, memory_budget=0)):
+            return "stationary", "stationary because the solver given is not one for rows of J"
         rank = self._constraint("interpolating", solver).system.rank
         if rank is None:
             return "stationary", "stationary because the solver given cannot verify the rank of J"
@@ -125,7 +128,15 @@ class Linearisations:
                 "gauss_newton": self._gauss_newton,
                 "stationary": self._stationary,
             }
-            self._constraints[key] = make[name](solver)
+            constraint = make[name](solver)
+            if not constraint.solver.takes(constraint.operator):
+                raise bad_type(
+                    "solver",
+                    expected=f'one for the {type(constraint.operator).__name__} of the "{name}" map',
+                    got=constraint.solver,
+                    cure="Leave it out; rows take LSMR or Dual, a symmetric operator Dense, MINRES or CG.",
+                )
+            self._constraints[key] = constraint
         return self._constraints[key]
 
     def _gram_fits(self) -> bool:

@@ -9,7 +9,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from solset.errors import SolsetWarning, bad_value
+from solset.errors import SolsetWarning, Status, bad_value
 from solset.solvers import Prepared, Solution
 from solset.solvers.base import attainable
 from solset.solvers.filters import Filter, GradientFlow, MinimumNorm
@@ -66,7 +66,7 @@ class AffineSet:
             estimate.
         layout: Names and shapes of the parameters if elements are weights, else ``None``.
         defect: A relative residual inherited from the set this one is an image of.
-        training: The system that filters other than the pseudo-inverse act on; ``None`` for ``(A, b)``.
+        training: The system that gradient-flow filters act on; ``None`` for ``(A, b)``.
 
     Example:
         >>> from solset.linalg import DenseOperator
@@ -117,7 +117,7 @@ class AffineSet:
         """
         if choice is None or isinstance(choice, MinimumNorm):
             return self.min_norm()
-        if self.training is not None:
+        if self.training is not None and isinstance(choice, GradientFlow):
             return self._translated(self.training.element(choice))
         return self._translated(self.system.filtered(choice, self.rhs))
 
@@ -159,7 +159,7 @@ class AffineSet:
             tol: Relative tolerance.
         """
         size = float(torch.linalg.vector_norm(point - self.reference))
-        return self.distance(point) <= tol * max(1.0, size)
+        return self.distance(point) <= attainable(tol, self.system.operator) * max(1.0, size)
 
     def distance(self, point: Tensor) -> float:
         """``d(point, V)``, infinite if the set is empty."""
@@ -187,12 +187,25 @@ class AffineSet:
     def is_empty(self, tol: float = 1e-6) -> bool:
         """Whether the least-squares element misses ``b`` by more than ``tol`` relative to ``‖b‖``.
 
-        A ``tol`` below what the dtype can tell from rounding (1.2e-5 in float32) counts as that.
+        Only a least-squares element proves it: a solve that stopped short of one leaves the question open,
+        answers no and warns. A ``tol`` below what the dtype can tell from rounding (1.2e-5 in float32)
+        counts as that.
 
         Args:
             tol: Relative residual.
         """
-        return not self._smallest.residual <= attainable(tol, self.system.operator)
+        found = self._smallest
+        if found.residual <= attainable(tol, self.system.operator):
+            return False
+        if found.status in {Status.CONVERGED, Status.INCONSISTENT}:
+            return True
+        warnings.warn(
+            f"the solve ended with status '{found.status}' at relative residual {found.residual:.3g}: "
+            f"whether the set is empty is not known, and its elements are not on it",
+            SolsetWarning,
+            stacklevel=2,
+        )
+        return False
 
     def translate(self, point: Tensor, layout: Mapping[str, torch.Size] | None = None) -> "AffineSet":
         """The set moved by ``point``, with changes measured from the moved reference.
@@ -206,7 +219,9 @@ class AffineSet:
     @cached_property
     def _smallest(self) -> Solution:
         solution = self.system.solve(self.rhs)
-        return replace(solution, residual=max(self.defect, solution.residual))
+        if self.defect > attainable(1e-8, self.system.operator):
+            return replace(solution, residual=max(self.defect, solution.residual), status=Status.INCONSISTENT)
+        return solution
 
     def _change(self, point: Tensor) -> Tensor:
         if point.shape != self.reference.shape:

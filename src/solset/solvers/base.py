@@ -77,6 +77,10 @@ class Prepared(ABC):
 class Solver(ABC):
     """A method with its settings; hashable, comparable, printable."""
 
+    def takes(self, operator: LinearOperator) -> bool:  # noqa: ARG002 - part of the interface
+        """Whether this solver is one for the operator: some need symmetric ones, some rows."""
+        return True
+
     @abstractmethod
     def prepare(self, operator: LinearOperator) -> Prepared:
         """Whatever can be computed before a right-hand side is known.

@@ -108,7 +108,10 @@ def descend(operator: LinearOperator, flow: GradientFlow, rhs: Tensor) -> Soluti
     value = torch.zeros(operator.shape[1], *rhs.shape[1:], dtype=rhs.dtype, device=rhs.device)
     for _ in range(flow.steps):
         value = value - flow.learning_rate * pull(operator @ value - rhs)
-    return judge(operator, value, rhs, 0.0, flow.steps, chosen=flow)
+    solution = judge(operator, value, rhs, 0.0, flow.steps, chosen=flow)
+    if operator.is_symmetric and solution.residual > 1.0 + 1e-8:  # stable descent never raises the residual
+        return replace(solution, status=Status.DIVERGED)
+    return solution
 
 
 def is_off_range(operator: LinearOperator, rhs: Tensor) -> bool:

@@ -148,6 +148,10 @@ class Dual(Solver):
     tol: float = 1e-8
     memory_budget: int = 4 * 2**30
 
+    def takes(self, operator: LinearOperator) -> bool:
+        """Whether it has rows: rectangular, or symmetric with a known factor."""
+        return not operator.is_symmetric or isinstance(operator, NormalOperator)
+
     def prepare(self, operator: LinearOperator) -> Prepared:
         """The eigen-decomposition of the Gram matrix of the rows.
 

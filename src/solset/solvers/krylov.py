@@ -90,6 +90,10 @@ class MINRES(Solver):
     tol: float = 1e-8
     max_steps: int = 2000
 
+    def takes(self, operator: LinearOperator) -> bool:
+        """Whether the operator is symmetric."""
+        return operator.is_symmetric
+
     def prepare(self, operator: LinearOperator) -> Prepared:
         """The operator itself, once it is known to be symmetric.
 
@@ -202,6 +206,10 @@ class CG(Solver):
     damping: float = 0.0
     preconditioner: LinearOperator | None = None
 
+    def takes(self, operator: LinearOperator) -> bool:
+        """Whether the operator is symmetric."""
+        return operator.is_symmetric
+
     def prepare(self, operator: LinearOperator) -> Prepared:
         """The damped operator, once it is known to be symmetric.
 
@@ -270,6 +278,10 @@ class FirstToConverge(Solver):
     def __post_init__(self) -> None:
         if not self.solvers:
             raise bad_value("solvers", expected="at least one", got="none", cure="Name a solver to try.")
+
+    def takes(self, operator: LinearOperator) -> bool:
+        """Whether every solver does."""
+        return all(solver.takes(operator) for solver in self.solvers)
 
     def prepare(self, operator: LinearOperator) -> Prepared:
         """Each solver's preparation, made when its turn comes.

@@ -44,6 +44,10 @@ class LiSSA(Solver):
         if self.scale is not None and not self.scale > 0:
             raise bad_value("scale", expected="positive", got=self.scale, cure="Leave it out to estimate it.")
 
+    def takes(self, operator: LinearOperator) -> bool:
+        """Whether the operator is symmetric."""
+        return operator.is_symmetric
+
     def prepare(self, operator: LinearOperator) -> Prepared:
         """The damped operator and its scale.
 

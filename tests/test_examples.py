@@ -1,0 +1,46 @@
+"""The examples run through the command line as their docstrings say, and their estimates lower the risk."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from solset.cli import app
+
+ROOT = Path(__file__).parents[1]
+COMMAND = re.compile(r"solset (run examples/.*?) \\\n\s+--out (\S+)")
+
+
+def run_as_documented(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """The result of the command in an example's docstring, written to another folder."""
+    monkeypatch.chdir(ROOT)
+    found = COMMAND.search((ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8"))
+    assert found is not None
+    arguments = found[1].split()
+    assert arguments[1] == f"examples/{name}.py:problem"
+    outcome = CliRunner().invoke(app, [*arguments, "--out", str(out)])
+    assert outcome.exit_code == 0, outcome.output
+    assert (out / "report.html").is_file()
+    return json.loads((out / "result.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "gradient_norm"), [("logistic_regression", 1e-8), ("conv_batchnorm", 1e-4)])
+def test_an_example_runs_as_documented(
+    name: str, gradient_norm: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Warnings are errors here, so neither example may say that its weights are not stationary.
+    result = run_as_documented(name, tmp_path / "run", monkeypatch)
+    assert result["setup"]["gradient_norm"] <= gradient_norm
+    assert result["setup"]["optimality"] == "stationary"
+    (row,) = result["sizes"]
+    assert row["size"] == 0.01
+    assert row["status"] == "converged"
+    assert not row["is_empty"]
+    assert row["distance"] > 0
+    # Stationary to first order, the estimate has a lower risk on the moved data than the trained weights.
+    assert row["estimate"]["risk"] < row["trained"]["risk"]
+    assert row["estimate"]["all"] <= row["trained"]["all"]
+    assert row["estimate"]["moved"] < row["trained"]["moved"]
