@@ -148,7 +148,7 @@ MAPS = (
             m.fitted_problem().estimate(draw(N, D), solver=MINRES(), optimality="interpolating").min_norm()
         ),
         TypeError,
-        "solver | Jacobian | LSMR or Dual",
+        "solver | MINRES | LSMR or Dual",
     ),
     (
         "change taken for weights",

@@ -12,7 +12,7 @@ from torch import Tensor
 from solset.errors import SolsetWarning, Status, bad_value
 from solset.solvers import Prepared, Solution
 from solset.solvers.base import attainable
-from solset.solvers.filters import Filter, GradientFlow, MinimumNorm
+from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, RankCut
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class AffineSet:
             estimate.
         layout: Names and shapes of the parameters if elements are weights, else ``None``.
         defect: A relative residual inherited from the set this one is an image of.
-        training: The system that gradient-flow filters act on; ``None`` for ``(A, b)``.
+        training: The system that gradient flow and Tikhonov act on; ``None`` for ``(A, b)``.
 
     Example:
         >>> from solset.linalg import DenseOperator
@@ -117,7 +117,8 @@ class AffineSet:
         """
         if choice is None or isinstance(choice, MinimumNorm):
             return self.min_norm()
-        if self.training is not None and isinstance(choice, GradientFlow):
+        # A cut in the weighted spectrum would drop confident points, the moved ones among them.
+        if self.training is not None and not isinstance(choice, RankCut):
             return self._translated(self.training.element(choice))
         return self._translated(self.system.filtered(choice, self.rhs))
 
