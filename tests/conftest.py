@@ -12,6 +12,8 @@ from torch.nn.functional import tanh
 from solset import Problem
 from solset.risk import EmpiricalRisk
 
+torch.set_num_threads(1)  # thousands of small products: threads would only wait for each other
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
