@@ -153,7 +153,7 @@ def _warnings(numbers: Numbers) -> tuple[str, ...]:
         found.append(f"The network was fitted only to {numbers['setup']['largest_fit_error']:.1e}.")
     unsettled = [row for row in numbers["sizes"] if row.get("nearest", {}).get("status") == "max_steps"]
     found += [
-        f"At {100 * row['size']:g} % the search for the nearest solution did not settle (activation kinks); it ended at an output error ‖f − f̄‖ of {row['nearest']['output_error']:.1e}. The error against it is that of a solution near the nearest one."
+        f"At {100 * row['size']:g} % the search for the nearest solution did not settle within its steps (activation kinks, or curvature); it ended at an output error ‖f − f̄‖ of {row['nearest']['output_error']:.1e}. The error against it is that of a solution near the nearest one."
         for row in unsettled
     ]
     return tuple(found)
@@ -167,7 +167,7 @@ def _setting_section(run: DigitsRun, setup: Numbers) -> Section:
     }
     return Section(
         "What was moved",
-        f"A {run.settings.activation} network with {setup['weights']:,} weights is fitted to {setup['points']} "
+        f"A {'ReLU' if run.settings.activation == 'relu' else 'tanh'} network with {setup['weights']:,} weights is fitted to {setup['points']} "
         f"digits up to an output error of {setup['largest_fit_error']:.0e}; {len(setup['moved'])} of them move "
         f"{kinds[run.settings.direction]}, each by the stated percentage of its own norm.",
         figures=(
@@ -190,7 +190,7 @@ def _dimension_note(setup: Numbers) -> str:
         return f"The dimension of the solution set is not known: {setup['qualification']}."
     return (
         f"The solution set is a manifold of dimension {setup['dimension']:,}: {setup['weights']:,} weights, "
-        f"{setup['rank']:,} independent constraints. {setup['qualification']}."
+        f"{setup['rank']:,} independent constraints."
     )
 
 
@@ -200,8 +200,8 @@ def _prediction_section(run: DigitsRun, rows: list[dict[str, object]]) -> Sectio
         Column("distance", "distance to the set", ".3g"),
         Column("sampled_distance", "nearest of the samples", ".3g"),
     ]
-    columns += [Column(f"flow_error_{k}", f"error, flow of {k} steps", ".3f") for k in run.settings.steps]
-    columns.append(Column("nearest_error", "error, minimum norm", ".3f"))
+    columns += [Column(f"flow_error_{k}", f"error, flow of {k} steps", ".2g") for k in run.settings.steps]
+    columns.append(Column("nearest_error", "error, minimum norm", ".2g"))
     return Section(
         "The predicted weight change against the real one",
         "Gradient descent of a finite duration stops short of the solution set; the gradient-flow element predicts "

@@ -142,6 +142,7 @@ def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder
             "problem": repr(problem),
             "optimality": derivative.optimality,
             "reason": derivative.reason,
+            "solver": type(derivative.linearisation.constraint.solver).__name__,
             "gradient_norm": float(problem.gradient().norm()),
             "fit": problem.fit,
             "risk": problem.risk().value(),
