@@ -55,7 +55,8 @@ class GaussNewton(NormalOperator):
         risk: At the point of linearisation.
         memory_budget: Bytes that graphs kept between products may take.
 
-    Cost: about one gradient a product once the graph is kept; 1.6 to 2 where it is not, or with convolutions.
+    Cost: about one gradient a product once the graph is kept; 1.5 to 2.4 where it is not, or with
+    convolutions.
     """
 
     def __init__(self, risk: EmpiricalRisk, *, memory_budget: int = GRAPH_BUDGET) -> None:
