@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from solset.linalg import DenseOperator, Space, Spectrum, default_tolerance, gram, spectrum
+from support.systems import NormalFree
 
 SPACE = Space("dx", (2, 3), torch.float64, torch.device("cpu"))
 
@@ -18,7 +19,7 @@ class TestGram:
     def test_is_the_same_in_blocks_of_any_size(self, rows_at_once):
         matrix = normal(7, 11, seed=1)
         budget = 8 * 49 + rows_at_once * 2 * 11 * 16
-        found = gram(DenseOperator(matrix), budget)
+        found = gram(NormalFree(matrix), budget)
         torch.testing.assert_close(found, matrix @ matrix.T)
 
     def test_of_float32_rows_is_summed_in_float64(self):
@@ -29,7 +30,7 @@ class TestGram:
     def test_refuses_a_budget_too_small_for_its_result(self):
         need = 8 * 49 + 2 * 11 * 16
         with pytest.raises(ValueError, match=f"at least {need} bytes"):
-            gram(DenseOperator(normal(7, 11, seed=1)), need - 1)
+            gram(NormalFree(normal(7, 11, seed=1)), need - 1)
 
 
 class TestSpectrum:

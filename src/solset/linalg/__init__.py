@@ -11,22 +11,28 @@ from solset.linalg.algebra import (
     shifted,
 )
 from solset.linalg.operator import LinearOperator
+from solset.linalg.panels import KeptRows, Stacked, StoredRows
 from solset.linalg.space import Space
-from solset.linalg.spectrum import Spectrum, default_tolerance, gram, spectrum
+from solset.linalg.spectrum import Spectrum, cross_gram, default_tolerance, gram, gram_block, spectrum
 
 __all__ = [
     "BlockDiagonal",
     "Counted",
     "DenseOperator",
     "Identity",
+    "KeptRows",
     "LinearOperator",
     "NormalOperator",
     "Product",
     "Space",
     "Spectrum",
+    "Stacked",
+    "StoredRows",
     "Sum",
+    "cross_gram",
     "default_tolerance",
     "gram",
+    "gram_block",
     "shifted",
     "spectrum",
 ]

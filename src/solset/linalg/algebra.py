@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from solset.linalg.operator import LinearOperator
+from solset.linalg.panels import KeptRows
 
 
-class DenseOperator(LinearOperator):
+class DenseOperator(KeptRows):
     """A matrix in memory.
 
     Args:
@@ -33,6 +34,10 @@ class DenseOperator(LinearOperator):
     def rows(self, start: int, stop: int) -> Tensor:
         """The stored rows."""
         return self.matrix[start:stop]
+
+    def panel(self, start: int, stop: int) -> Tensor:
+        """The stored columns."""
+        return self.matrix[:, start:stop]
 
 
 class Identity(LinearOperator):

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from solset.errors import bad_value
 from solset.linalg.operator import LinearOperator
+from solset.linalg.panels import KeptRows
+
+STRIP = 512
 
 
 @dataclass(frozen=True)
@@ -60,25 +63,18 @@ def gram(operator: LinearOperator, memory_budget: int) -> Tensor:
 
     Args:
         operator: ``A``, of shape ``(m, p)``.
-        memory_budget: Bytes that rows and result may take; rows are recomputed block by block
-            when they do not all fit.
+        memory_budget: Bytes that the result may take, with the rows at hand while it is computed: rows
+            that are not kept are recomputed block by block when they do not all fit.
 
     Raises:
         ValueError: If the result and two blocks of one row do not fit the budget.
 
-    Cost: all rows once if they fit, otherwise ``m / block`` times.
+    Cost: one pass over kept rows; otherwise all rows once if they fit, else ``m / block`` times.
     """
-    m, p = operator.shape
-    row_bytes = p * (8 + operator.dtype.itemsize)
-    left = memory_budget - 8 * m * m
-    if left < 2 * row_bytes:
-        raise bad_value(
-            "memory_budget",
-            expected=f"at least {8 * m * m + 2 * row_bytes} bytes for a Gram matrix of {m} rows",
-            got=memory_budget,
-            cure="Raise it, use fewer rows, or take a matrix-free solver such as LSMR.",
-        )
-    block = min(m, left // (2 * row_bytes))
+    if isinstance(operator, KeptRows):
+        return cross_gram(operator, operator)
+    m = operator.shape[0]
+    block = gram_block(operator.shape, operator.dtype, memory_budget)
     starts = range(0, m, block)
     result = torch.empty(m, m, dtype=torch.float64, device=operator.device)
     for i in starts:
@@ -91,3 +87,47 @@ def gram(operator: LinearOperator, memory_budget: int) -> Tensor:
             result[i : i + block, j : j + block] = product
             result[j : j + block, i : i + block] = product.T
     return result
+
+
+def gram_block(shape: tuple[int, int], dtype: torch.dtype, memory_budget: int) -> int:
+    """How many rows of a matrix that is not kept fit the budget twice, beside its Gram matrix.
+
+    Args:
+        shape: ``(m, p)``.
+        dtype: Of the rows.
+        memory_budget: In bytes.
+
+    Raises:
+        ValueError: If not even two rows do; names the smallest budget that works.
+    """
+    m, p = shape
+    row_bytes = p * (8 + dtype.itemsize)
+    left = memory_budget - 8 * m * m
+    if left < 2 * row_bytes:
+        raise bad_value(
+            "memory_budget",
+            expected=f"at least {8 * m * m + 2 * row_bytes} bytes for a Gram matrix of {m} rows",
+            got=memory_budget,
+            cure="Raise it, use fewer rows, or take a matrix-free solver such as LSMR.",
+        )
+    return min(m, left // (2 * row_bytes))
+
+
+def cross_gram(left: KeptRows, right: KeptRows) -> Tensor:
+    """``A Bᵀ`` in float64 for kept rows, in one pass over their panels.
+
+    Args:
+        left: ``A``, ``(m, p)``.
+        right: ``B``, ``(k, p)``; the half above the diagonal is not computed twice if it is ``left``.
+    """
+    m, k = left.shape[0], right.shape[0]
+    total = torch.zeros(m, k, dtype=torch.float64, device=left.device)
+    # Strips of a symmetric product need only what lies below them: nearly half of the work.
+    strips = [slice(s, min(s + STRIP, k)) for s in range(0, k, STRIP)]
+    for columns, entries in left.panels():
+        tall = entries.to(torch.float64)
+        other = tall if right is left else right.panel(columns.start, columns.stop).to(torch.float64)
+        for strip in strips:
+            below = slice(strip.start if right is left else 0, m)
+            total[below, strip] += tall[below] @ other[strip].T
+    return torch.tril(total) + torch.tril(total, -1).T if right is left else total

@@ -2,9 +2,11 @@
 
 from solset.solvers import filters
 from solset.solvers.base import Prepared, Solver
-from solset.solvers.direct import Dense, Dual
+from solset.solvers.direct import Dense
+from solset.solvers.dual import Dual
 from solset.solvers.krylov import CG, LSMR, MINRES, FirstToConverge
 from solset.solvers.lissa import LiSSA
+from solset.solvers.row_plan import RowPlan
 from solset.solvers.solution import Solution, SolverError
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "FirstToConverge",
     "LiSSA",
     "Prepared",
+    "RowPlan",
     "Solution",
     "Solver",
     "SolverError",

@@ -1,0 +1,132 @@
+"""Where the rows of a Gram route are kept, decided and said before any of them is computed."""
+
+import os
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows, gram_block
+from solset.linalg.panels import WIDTH
+
+AT_ONCE = 64  # rows computed in one batch
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """What a Gram route will need.
+
+    Attributes:
+        rows: ``m``.
+        columns: ``p``.
+        place: Where the rows are: ``"memory"``, ``"disk"``, or ``"recomputed"`` at every use.
+        memory: Bytes of memory at the peak, beside what a batch of rows takes while it is computed.
+        disk: Bytes on the disk.
+        sweeps: How often each row is computed until the Gram matrix is there.
+        reason: Why the rows are where they are.
+
+    Example:
+        >>> plan = plan_rows((347, 853018), torch.float32, memory_budget=4 * 2**30)
+        >>> print(plan)
+        347 rows of 853018 columns: 1.2 GB in memory, each row computed once
+    """
+
+    rows: int
+    columns: int
+    place: Literal["memory", "disk", "recomputed"]
+    memory: int
+    disk: int
+    sweeps: float
+    reason: str
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        text = f"{self.rows} rows of {self.columns} columns: {_size(self.memory)} in memory"
+        if self.place == "disk":
+            text += f" and {_size(self.disk)} on the disk"
+        often = "each row computed once"
+        if self.place == "recomputed":
+            often = f"each row computed {self.sweeps:g} times for the Gram matrix and once more a product"
+        return f"{text}, {often}" + (f" ({self.reason})" if self.place != "memory" else "")
+
+
+def plan_rows(
+    shape: tuple[int, int], dtype: torch.dtype, *, memory_budget: int, folder: Path | None = None
+) -> RowPlan:
+    """The cheapest plan that stays inside the budget: memory, else disk, else recomputed.
+
+    Args:
+        shape: ``(m, p)`` of the rows.
+        dtype: Of the rows.
+        memory_budget: Bytes of memory for rows, Gram matrix and its decomposition.
+        folder: Where rows may be put on the disk; ``None`` for nowhere.
+
+    Raises:
+        ValueError: If no plan fits; names the smallest budget that works.
+    """
+    m, p = shape
+    square = 3 * 8 * m * m
+    panel = m * min(p, WIDTH) * (dtype.itemsize + 8)
+    whole = square + panel + m * p * dtype.itemsize
+    if whole <= memory_budget:
+        return RowPlan(m, p, "memory", whole, 0, 1.0, "they fit the budget")
+    reason = f"keeping them takes {_size(whole)} of a budget of {_size(memory_budget)}"
+    need = StoredRows.bytes_for(shape, dtype)
+    if folder is not None and square + panel <= memory_budget:
+        if need <= shutil.disk_usage(folder).free:
+            return RowPlan(m, p, "disk", square + panel, need, 1.0, reason)
+        reason += f" and the disk of {folder} has less than {_size(need)} left"
+    block = gram_block(shape, dtype, memory_budget)
+    blocks = -(-m // block)
+    memory = 8 * m * m + 2 * block * p * (8 + dtype.itemsize)
+    return RowPlan(m, p, "recomputed", memory, 0, (blocks + 1) / 2, reason)
+
+
+def keep_rows(operator: LinearOperator, plan: RowPlan, folder: Path | None, *, start: int = 0) -> KeptRows:
+    """The operator's rows from ``start`` on, computed once and kept where the plan says.
+
+    A file on the disk lives as long as the operator returned.
+
+    Args:
+        operator: Whose rows.
+        plan: For memory or disk.
+        folder: Of the file.
+        start: The first row.
+
+    Raises:
+        OSError: If the disk has no room; no file is left.
+    """
+    m, p = operator.shape[0] - start, operator.shape[1]
+    chunks = tqdm(range(0, m, AT_ONCE), desc="rows", unit="batch", leave=False, disable=None)
+    if plan.place == "memory" or folder is None:
+        matrix = torch.empty(m, p, dtype=operator.dtype, device=operator.device)
+        for i in chunks:
+            matrix[i : i + AT_ONCE] = operator.rows(start + i, start + min(i + AT_ONCE, m))
+        return DenseOperator(matrix)
+    handle, name = tempfile.mkstemp(prefix="solset-rows-", suffix=".npy", dir=folder)
+    os.close(handle)
+    path = Path(name)
+    try:
+        stored = StoredRows.create(path, (m, p), operator.dtype, operator.device)
+        for i in chunks:
+            stored.write(i, operator.rows(start + i, start + min(i + AT_ONCE, m)))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    weakref.finalize(stored, path.unlink, missing_ok=True)
+    return stored
+
+
+def _size(count: int) -> str:
+    """Bytes for a person, in decimal units."""
+    value, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
