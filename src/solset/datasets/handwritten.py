@@ -1,6 +1,5 @@
-"""The only reader of data files."""
+"""Handwritten digits, and the digits problem whose retrained solutions are known."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
+
+from solset.datasets.places import shared_folder
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,6 @@ class IsolatedDigits:
     def dx(self, step: float) -> Tensor:
         """The perturbation of a step, ``(10, 64)``."""
         return step * self.data.inputs[self.points].norm(dim=1, keepdim=True) * self.directions
-
-
-def shared_folder() -> Path:
-    """Where reference data is looked for: ``$SOLSET_SHARED``, else ``../shared`` of the working folder."""
-    return Path(os.environ.get("SOLSET_SHARED", Path.cwd().parent / "shared"))
 
 
 def isolated_digits(path: Path | None = None) -> IsolatedDigits:
