@@ -1,4 +1,4 @@
-"""``python -m benchmarks [accuracy|costs|isolated] [--large] [--threads N] [--json FILE]``; all if none."""
+"""``python -m benchmarks [accuracy|costs|isolated|rows] [--large] [--threads N] [--json FILE]``; or all."""
 
 import argparse
 import json
@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import accuracy, costs, isolated
+from benchmarks import accuracy, costs, isolated, rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("which", nargs="?", choices=["all", "accuracy", "costs", "isolated"], default="all")
+    names = ["all", "accuracy", "costs", "isolated", "rows"]
+    parser.add_argument("which", nargs="?", choices=names, default="all")
     parser.add_argument("--large", action="store_true", help="ResNet56 too: some minutes more, 4 GB")
     parser.add_argument(
         "--threads", type=int, default=None, help="for torch and SciPy; their own choice by default"
@@ -32,6 +33,8 @@ def main() -> None:
         results["costs"] = costs.run(large=chosen.large)
     if chosen.which in {"all", "isolated"}:
         results["isolated"] = isolated.run()
+    if chosen.which in {"all", "rows"}:
+        results["rows"] = rows.run(large=chosen.large)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

@@ -3,22 +3,27 @@
 from solset.analysis import (
     LBFGS,
     GradientDescent,
+    Landscape,
     LevenbergMarquardt,
     Moved,
     Newton,
     Retrained,
     Reweighted,
     Stability,
+    WithOptimizer,
     feature_scores,
+    filter_normalised,
     influence,
+    landscape,
     removal_scores,
     removed,
     retrain,
     tangent_recursion,
     training_stability,
 )
-from solset.derivatives import Coderivative, GraphicalDerivative
+from solset.derivatives import Coderivative, GraphicalDerivative, RowCheck
 from solset.errors import SolsetWarning, Status
+from solset.operators import InformativeRows
 from solset.problem import Problem
 from solset.sets import AffineSet
 from solset.solvers import (
@@ -46,6 +51,8 @@ __all__ = [
     "FirstToConverge",
     "GradientDescent",
     "GraphicalDerivative",
+    "InformativeRows",
+    "Landscape",
     "LevenbergMarquardt",
     "LiSSA",
     "Moved",
@@ -53,14 +60,18 @@ __all__ = [
     "Problem",
     "Retrained",
     "Reweighted",
+    "RowCheck",
     "Solution",
     "SolsetWarning",
     "SolverError",
     "Stability",
     "Status",
+    "WithOptimizer",
     "feature_scores",
+    "filter_normalised",
     "filters",
     "influence",
+    "landscape",
     "removal_scores",
     "removed",
     "retrain",

@@ -1,12 +1,15 @@
 """The graphical derivative and the coderivative of a solution map (Theorem 1)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from solset.errors import bad_value
 from solset.linalg import LinearOperator, Product, Space
 from solset.sets import AffineSet, Training, affine_image
 from solset.solvers import Prepared, Solver
@@ -35,16 +38,18 @@ class Constraint:
         solver: What solves with ``A``.
         row_weights: Gives ``W`` with ``(WA)ᵀ(WA)`` the curvature that training follows, where ``A`` are
             rows; called when a filter first needs it.
+        prepared: What the solver keeps, where it is known already.
     """
 
     operator: LinearOperator
     solver: Solver
     row_weights: Callable[[], LinearOperator] | None = None
+    prepared: Prepared | None = None
 
     @cached_property
     def system(self) -> Prepared:
         """``A`` with whatever the solver keeps; prepared at the first solve."""
-        return Deferred(self.operator, self.solver)
+        return Deferred(self.operator, self.solver) if self.prepared is None else self.prepared
 
     @cached_property
     def weights(self) -> LinearOperator | None:
@@ -112,18 +117,94 @@ class Linearisation:
         return Qualification(None, text)
 
 
+@dataclass(frozen=True)
+class RowCheck:
+    """What leaving rows of the constraint out cost: found by one product with all of them.
+
+    With ``e = J v + J_x Δx`` over all points and ``v`` the minimum-norm solution on the rows in use; that
+    ``v`` is never longer than the one on all rows.
+
+    Attributes:
+        residual: ``‖W e‖ / ‖J_x Δx‖``, where ``W`` is one on every output of a moved point and
+            ``(λ / λ_max)^{1/2}`` on an output direction of another point, ``λ`` its curvature of the loss.
+        moved_residual: ``‖e‖ / ‖J_x Δx‖`` over the moved points alone.
+        unit_residual: The same over all points: how far outputs the loss cannot feel move.
+        risk_rise: ``½ Σ αλ (uᵀe)²``, the second-order rise of the risk that ``e`` causes, in loss units.
+        rows: In use.
+        all_rows: ``m``.
+        discarded: Share of the trace of the loss's curvature that the rows left out carry.
+        tol: What was asked of ``residual``.
+    """
+
+    residual: float
+    moved_residual: float
+    unit_residual: float
+    risk_rise: float
+    rows: int
+    all_rows: int
+    discarded: float
+    tol: float
+
+    @property
+    def is_accurate(self) -> bool:
+        """Whether the residual is what was asked for."""
+        return self.residual <= self.tol
+
+
+class Selection(ABC):
+    """A linearisation on some rows of its constraint, which takes in more of them until they suffice.
+
+    Attributes:
+        linearisation: On the rows in use.
+        check: The latest; ``None`` before the first.
+    """
+
+    linearisation: Linearisation
+    check: RowCheck | None
+
+    @property
+    @abstractmethod
+    def plan(self) -> str:
+        """Rows, bytes and expected gradients, in words."""
+
+    @abstractmethod
+    def verify(self, dx: Tensor) -> RowCheck:
+        """Solves for a data direction, checks all rows, and adds rows until the residual is small enough.
+
+        Args:
+            dx: Flat.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes the rows in use and what was computed of them.
+
+        Args:
+            folder: A new one.
+        """
+
+
 class GraphicalDerivative:
     """The graphical derivative ``DS(x̄|w̄)``: from a data direction to the set of weight directions.
 
     ``DS(x̄|w̄)(Δx) = {v : A v + C Δx = 0}`` (Theorem 1; Definition 3), with equality under the
     qualification that :attr:`qualification` reports.
 
+    Where only some rows of a large constraint are in use, the first direction is solved and checked on all
+    rows at once, and rows are added until the check holds; further directions use the same rows, and
+    :meth:`verify` checks them too.
+
     Args:
-        linearisation: The pair ``(A, C)`` and its solver.
+        linearisation: The pair ``(A, C)`` and its solver, or a selection of its rows.
     """
 
-    def __init__(self, linearisation: Linearisation) -> None:
-        self.linearisation = linearisation
+    def __init__(self, linearisation: Linearisation | Selection) -> None:
+        self._source = linearisation
+
+    @property
+    def linearisation(self) -> Linearisation:
+        """The pair ``(A, C)``, on the rows in use."""
+        return self._source.linearisation if isinstance(self._source, Selection) else self._source
 
     def __call__(self, dx: Tensor) -> AffineSet:
         """The affine set of weight directions that answer ``dx``.
@@ -131,12 +212,68 @@ class GraphicalDerivative:
         Args:
             dx: Change of the moved points, shape ``(|K|, *input)``, in input units after preprocessing.
 
-        Cost: one product with ``C``; nothing is solved yet.
+        Cost: one product with ``C``; nothing is solved yet, but for the first direction of a selection of
+        rows: that is solved and checked.
         """
+        if isinstance(self._source, Selection) and self._source.check is None and bool(dx.any()):
+            self.verify(dx)
         line = self.linearisation
         rhs = -(line.data @ line.data_space.flatten(dx))
         training = Training(lambda: line.constraint.flow, lambda: line.constraint.weigh(rhs), line.gradient)
         return AffineSet(line.system, rhs, torch.zeros_like(line.gradient), training=training)
+
+    def verify(self, dx: Tensor) -> RowCheck:
+        """Checks the rows in use against all rows for this data direction; adds rows until it holds.
+
+        A warning says so where it does not hold with as many rows as are allowed.
+
+        Args:
+            dx: As for a call.
+
+        Raises:
+            ValueError: If all rows are in use already: then residuals are exact and nothing is left out.
+
+        Cost: a solve and one product with the Jacobian of all points, for each time that rows are added.
+        """
+        if not isinstance(self._source, Selection):
+            raise bad_value(
+                "dx",
+                expected="a derivative on a selection of rows",
+                got="one on all rows",
+                cure="Its solutions' residuals are over all rows already.",
+            )
+        return self._source.verify(self.linearisation.data_space.flatten(dx))
+
+    def save(self, folder: Path | str) -> None:
+        """Writes rows, Gram matrix and what they belong to, for :meth:`Problem.load_derivative`.
+
+        Args:
+            folder: A new one, or one without a stored derivative.
+
+        Raises:
+            ValueError: If all rows are in use, or the folder holds a derivative already.
+            OSError: If the disk has no room; says how much is needed.
+
+        Cost: the rows, if they were not computed yet; as many bytes on the disk as :attr:`plan` says.
+        """
+        if not isinstance(self._source, Selection):
+            raise bad_value(
+                "folder",
+                expected="a derivative on a selection of rows to be saved",
+                got="one on all rows",
+                cure="Pass rows=InformativeRows() to Problem.graphical_derivative.",
+            )
+        self._source.save(Path(folder))
+
+    @property
+    def check(self) -> RowCheck | None:
+        """The latest check of the rows in use; ``None`` where all are, or before the first direction."""
+        return self._source.check if isinstance(self._source, Selection) else None
+
+    @property
+    def plan(self) -> str:
+        """What the rows in use need, in words: rows, bytes, expected gradients; empty if all are in use."""
+        return self._source.plan if isinstance(self._source, Selection) else ""
 
     @property
     def optimality(self) -> str:

@@ -1,5 +1,6 @@
 """Functions of a Problem."""
 
+from solset.analysis.filter_norms import filter_normalised
 from solset.analysis.influence import (
     Moved,
     Reweighted,
@@ -8,6 +9,8 @@ from solset.analysis.influence import (
     removal_scores,
     removed,
 )
+from solset.analysis.landscape import Landscape, Mark, landscape
+from solset.analysis.plane import Plane
 from solset.analysis.retrain import (
     LBFGS,
     GradientDescent,
@@ -18,18 +21,25 @@ from solset.analysis.retrain import (
     tangent_recursion,
 )
 from solset.analysis.stability import Stability, training_stability
+from solset.analysis.warm import WithOptimizer
 
 __all__ = [
     "LBFGS",
     "GradientDescent",
+    "Landscape",
     "LevenbergMarquardt",
+    "Mark",
     "Moved",
     "Newton",
+    "Plane",
     "Retrained",
     "Reweighted",
     "Stability",
+    "WithOptimizer",
     "feature_scores",
+    "filter_normalised",
     "influence",
+    "landscape",
     "removal_scores",
     "removed",
     "retrain",

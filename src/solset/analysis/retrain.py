@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class GradientDescent:
             if step in self.record_at:
                 course[step] = risk.weights
         finite = bool(torch.isfinite(risk.weights).all())
-        return _finish(start, risk, self.steps, Status.CONVERGED if finite else Status.NONFINITE, course)
+        return finish(start, risk, self.steps, Status.CONVERGED if finite else Status.NONFINITE, course)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class LBFGS:
         )
         end = start.at(as_weights(out.x))
         met = float(end.gradient().abs().max()) <= self.tol
-        return _finish(start, end, count, Status.CONVERGED if met else Status.MAX_STEPS, course)
+        return finish(start, end, count, Status.CONVERGED if met else Status.MAX_STEPS, course)
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class Newton:
             risk, gradient, tried = _backtrack(risk, found.value, lambda r: r.gradient(), size)
             passes += tried
         met = float(gradient.norm()) <= self.tol
-        return _finish(start, risk, passes, Status.CONVERGED if met else Status.MAX_STEPS)
+        return finish(start, risk, passes, Status.CONVERGED if met else Status.MAX_STEPS)
 
 
 @dataclass(frozen=True)
@@ -203,11 +204,11 @@ class LevenbergMarquardt:
             direction = nearest - risk.weights
             length, travelled = float(direction.norm()), float((risk.weights - anchor).norm())
             if float(error.abs().max()) <= self.tol and length <= self.tol * max(travelled, self.tol):
-                return _finish(start, risk, step, Status.CONVERGED)
+                return finish(start, risk, step, Status.CONVERGED)
             scale = scale / 2 if length > 0.9 * previous and scale > 0.1 else scale
             risk, previous = risk.at(risk.weights + scale * direction), length
         risk, steps = self._onto_set(risk, target)
-        return _finish(start, risk, self.max_steps + steps, Status.MAX_STEPS)
+        return finish(start, risk, self.max_steps + steps, Status.MAX_STEPS)
 
     def _onto_set(self, risk: EmpiricalRisk, target: Tensor) -> tuple[EmpiricalRisk, int]:
         """Gauss–Newton steps until the outputs are kept, each halved while it raises the output error."""
@@ -221,7 +222,18 @@ class LevenbergMarquardt:
         return risk, 10
 
 
-Method = GradientDescent | LBFGS | Newton | LevenbergMarquardt
+@runtime_checkable
+class Method(Protocol):
+    """A way to retrain: :class:`GradientDescent`, :class:`LBFGS`, … or one of your own."""
+
+    def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:
+        """From the moved risk at ``w̄``, with the outputs ``f̄`` before the move, to where it ends.
+
+        Args:
+            start: The moved risk at ``w̄``.
+            target: ``f̄``, ``(n, c)``.
+        """
+        ...
 
 
 def retrain(
@@ -237,8 +249,9 @@ def retrain(
         problem: The trained point.
         dx: Change of the moved points, ``(|K|, *input)``.
         points: ``K``; all points by default.
-        method: :class:`GradientDescent` (a stated duration), :class:`LBFGS`, :class:`Newton` (an isolated
-            solution) or :class:`LevenbergMarquardt` (the nearest solution of a fitted problem).
+        method: :class:`GradientDescent` (a stated duration), :class:`LBFGS`, ``WithOptimizer`` (any optimiser
+            of PyTorch), :class:`Newton` (an isolated solution) or :class:`LevenbergMarquardt` (the nearest
+            solution of a fitted problem).
 
     Cost: real training; the result counts its gradients.
     """
@@ -306,13 +319,22 @@ def _backtrack(
     return new, found, tried
 
 
-def _finish(
+def finish(
     start: EmpiricalRisk,
     end: EmpiricalRisk,
     gradients: int,
     status: Status,
     course: dict[int, Tensor] | None = None,
 ) -> Retrained:
+    """The result of a run, with the gradient and the risk at its end.
+
+    Args:
+        start: The moved risk at ``w̄``.
+        end: The moved risk at the weights reached.
+        gradients: That the run took.
+        status: How it ended.
+        course: Weights on the way.
+    """
     return Retrained(
         weights=end.weights,
         change=end.weights - start.weights,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from solset.errors import Status, bad_value
+from solset.operators import InformativeRows
 from solset.problem import Optimality, Problem
 from solset.solvers import Solution, Solver
 
@@ -53,6 +54,7 @@ def training_stability(
     generator: torch.Generator | None = None,
     optimality: Optimality = "auto",
     solver: Solver | None = None,
+    rows: InformativeRows | None = None,
 ) -> Stability:
     """The distance from the trained weights to the estimated new solution set (Algorithm 1).
 
@@ -69,6 +71,7 @@ def training_stability(
         generator: The source of randomness; needed for samples.
         optimality: As for :meth:`Problem.graphical_derivative`.
         solver: As for :meth:`Problem.graphical_derivative`.
+        rows: As for :meth:`Problem.graphical_derivative`.
 
     Raises:
         ValueError: If samples are asked for without a generator, or fewer than none.
@@ -90,7 +93,7 @@ def training_stability(
             got=None,
             cure="Pass torch.Generator().manual_seed(0).",
         )
-    derivative = problem.graphical_derivative(points=points, optimality=optimality, solver=solver)
+    derivative = problem.graphical_derivative(points=points, optimality=optimality, solver=solver, rows=rows)
     changes = derivative(dx)
     smallest = changes.min_norm()
     distance = float(torch.linalg.vector_norm(smallest.value))

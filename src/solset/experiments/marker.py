@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from solset.atomic import PARTIAL, plain_name
 from solset.errors import SolsetWarning, bad_value
-from solset.experiments.atomic import PARTIAL, plain_name
 
 MARKER = "run.json"
 FORMAT = "solset run 1"

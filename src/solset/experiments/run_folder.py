@@ -10,8 +10,8 @@ from typing import Literal
 from safetensors.torch import load
 from torch import Tensor
 
+from solset.atomic import plain_name, replace_file
 from solset.errors import bad_value
-from solset.experiments.atomic import plain_name, replace_file
 from solset.experiments.marker import FORMAT, MARKER, clear, earlier_run, package_versions, resumed_versions
 from solset.experiments.records import csv_bytes, json_bytes, tensor_bytes
 from solset.plotting import Figure, figure_bytes

@@ -118,9 +118,28 @@ class StoredRows(KeptRows):
                     part = entries[:, first : first + WIDTH]
                     padded = torch.nn.functional.pad(part, (0, WIDTH - part.shape[1]))
                     file.seek(self._start + (index * self.shape[0] + start) * WIDTH * item)
-                    file.write(memoryview(padded.contiguous().numpy()).cast("B"))
+                    file.write(padded.contiguous().numpy().data)
         except OSError as error:
             raise _without_room(error, self.path, entries.numel() * item) from error
+
+    def copy(self, rows: KeptRows) -> None:
+        """Takes over all entries of kept rows, panel by panel.
+
+        Args:
+            rows: Of the same shape and dtype.
+
+        Raises:
+            OSError: If the disk is full.
+        """
+        try:
+            with self.path.open("r+b") as file:
+                file.seek(self._start)
+                for _, entries in rows.panels():
+                    part = entries.detach().cpu()
+                    padded = torch.nn.functional.pad(part, (0, WIDTH - part.shape[1]))
+                    file.write(padded.contiguous().numpy().data)
+        except OSError as error:
+            raise _without_room(error, self.path, self.path.stat().st_size) from error
 
     def panel(self, start: int, stop: int) -> Tensor:
         """As read from the file."""

@@ -2,6 +2,17 @@
 
 from solset.operators.curvature import GaussNewton, loss_curvature, row_weights
 from solset.operators.first import InputJacobian, Jacobian
+from solset.operators.informative import (
+    InformativeRows,
+    OutputCurvature,
+    OutputDirections,
+    OutputRows,
+    RowChoice,
+    choose_rows,
+    rows_to_add,
+    weighted_squares,
+)
+from solset.operators.per_sample import PerSampleGradients
 from solset.operators.preconditioner import GaussNewtonInverse
 from solset.operators.second import Hessian, Mixed
 
@@ -9,9 +20,18 @@ __all__ = [
     "GaussNewton",
     "GaussNewtonInverse",
     "Hessian",
+    "InformativeRows",
     "InputJacobian",
     "Jacobian",
     "Mixed",
+    "OutputCurvature",
+    "OutputDirections",
+    "OutputRows",
+    "RowChoice",
+    "choose_rows",
+    "PerSampleGradients",
     "loss_curvature",
     "row_weights",
+    "rows_to_add",
+    "weighted_squares",
 ]

@@ -7,11 +7,11 @@ from math import prod
 
 import torch
 from torch import Tensor
-from torch.func import jacrev, vmap
 
 from solset.linalg import LinearOperator
 from solset.operators.forward import Pushed, has_convolution, has_forward_mode, push_forward
 from solset.operators.graphs import GRAPH_BUDGET, Graphs, pull_back
+from solset.operators.per_sample import PerSampleGradients
 from solset.risk import EmpiricalRisk
 
 
@@ -142,22 +142,22 @@ class Jacobian(LinearOperator):
             total = total + torch.cat([part.flatten(1) for part in graph.pull(cotangents)], dim=1).T
         return total
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop`` as per-sample gradients, vectorised over points and outputs.
+    @cached_property
+    def per_sample(self) -> PerSampleGradients:
+        """The rows of whole points, and how they are computed."""
+        return PerSampleGradients(self._risk)
 
-        Cost: about one backward pass per row for that point alone; ``(stop - start)·p`` numbers.
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` as per-sample gradients of the points they belong to.
+
+        Cost: one forward pass over these points, and for each output a backward pass and the writing of its
+        rows; ``(stop - start)·p`` numbers, and those of the outputs that complete the first and last point.
         """
         c = self.outputs
         first, last = start // c, -(-stop // c)
         inputs, _ = self._risk.points[range(first, last)]
-        weights = self._risk.layout.split(self._risk.weights)
-        parameters = tuple(part.detach() for part in weights)
-
-        def outputs_of(parts: tuple[Tensor, ...], point: Tensor) -> Tensor:
-            return self._risk.forward(parts, point.unsqueeze(0)).reshape(-1)
-
-        blocks = vmap(jacrev(outputs_of), in_dims=(None, 0))(parameters, inputs)
-        rows = torch.cat([block.reshape((last - first) * c, -1) for block in blocks], dim=1)
+        unit = torch.eye(c, dtype=self.dtype, device=self.device).expand(last - first, c, c)
+        rows = self.per_sample.rows(inputs, unit).flatten(0, 1)
         return rows[start - first * c : stop - first * c]
 
 

@@ -7,6 +7,7 @@ and no two lines differ by colour alone. A value that an axis cannot show is nam
 
 from solset.plotting.comparisons import bars_before_after, scatter_agreement
 from solset.plotting.images import image_grid
+from solset.plotting.landscape import landscape_contour, landscape_line, landscape_surface
 from solset.plotting.lines import error_against_cost, error_against_step
 from solset.plotting.style import ROLE_COLOURS, Figure, figure_bytes, number_text
 from solset.plotting.toy import ToyPlane, toy_loss_contours, toy_solution_sets
@@ -20,6 +21,9 @@ __all__ = [
     "error_against_step",
     "figure_bytes",
     "image_grid",
+    "landscape_contour",
+    "landscape_line",
+    "landscape_surface",
     "number_text",
     "scatter_agreement",
     "toy_loss_contours",

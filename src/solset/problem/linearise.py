@@ -1,22 +1,28 @@
 """Which optimality map, which operators, which solver."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Literal, get_args
 
 from torch import Tensor
 
-from solset.derivatives import Constraint, Linearisation
+from solset.derivatives import Constraint, Linearisation, Selection
 from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space
 from solset.operators import (
     GaussNewton,
     GaussNewtonInverse,
     Hessian,
+    InformativeRows,
     InputJacobian,
     Jacobian,
     Mixed,
+    OutputCurvature,
     row_weights,
 )
+from solset.problem.informative import InformativeSelection
+from solset.problem.stored import restore
 from solset.risk import EmpiricalRisk
 from solset.solvers import CG, LSMR, MINRES, Dense, Dual, FirstToConverge, Solver
 
@@ -38,22 +44,41 @@ class Linearisations:
         gradient: ``∇_w E`` there.
         fit: Mean norm of the loss gradient in the outputs.
         memory_budget: Bytes for graphs, and again for rows and Gram matrix.
+        spill_folder: Where rows that do not fit it are kept on the disk.
     """
 
-    def __init__(self, risk: EmpiricalRisk, *, gradient: Tensor, fit: float, memory_budget: int) -> None:
+    def __init__(
+        self,
+        risk: EmpiricalRisk,
+        *,
+        gradient: Tensor,
+        fit: float,
+        memory_budget: int,
+        spill_folder: Path | None = None,
+    ) -> None:
         self._risk, self._gradient, self._fit, self._budget = risk, gradient, fit, memory_budget
+        self._folder = spill_folder
         inputs, _ = risk.points[[0]]
         self._input_shape = tuple(inputs.shape[1:])
         self._rows = len(risk.points) * risk.forward(risk.layout.split(risk.weights), inputs).numel()
         self._constraints: dict[tuple[str, Solver | None], Constraint] = {}
+        self._latest: tuple[object, InformativeSelection] | None = None
 
-    def choose(self, points: Sequence[int], optimality: Optimality, solver: Solver | None) -> Linearisation:
+    def choose(
+        self,
+        points: Sequence[int],
+        optimality: Optimality,
+        solver: Solver | None,
+        rows: InformativeRows | None = None,
+    ) -> Linearisation | Selection:
         """The pair of operators of the chosen optimality map, with a solver and the reason for the choice.
 
         Args:
             points: ``K``, checked.
             optimality: The map, or ``"auto"``.
             solver: ``None`` for the default of the map and the sizes.
+            rows: Accuracy of the rows in use; ``None`` takes all rows where they fit, else those that carry
+                the constraint to the default accuracy.
 
         Raises:
             TypeError: If the solver is not one for the map's operator.
@@ -74,10 +99,11 @@ class Linearisations:
                 cure='Train to the fit, or use "stationary".',
             )
         if optimality == "auto":
-            optimality, reason = self._automatic(solver)
-        else:
-            reason = f"{optimality}, as asked for"
-        return self._pair(points, optimality, solver, reason)
+            return self._automatic(points, solver, rows)
+        if optimality == "interpolating" and self._selects(solver, rows):
+            selection = self._select(points, solver, rows)
+            return selection.matrix_free() if selection.too_many else selection
+        return self._pair(points, optimality, solver, f"{optimality}, as asked for")
 
     def _obstacle(self) -> str:
         """Why the problem is not a fitted one, or nothing."""
@@ -90,29 +116,102 @@ class Linearisations:
             )
         return ""
 
-    def _automatic(self, solver: Solver | None) -> tuple[Optimality, str]:
-        """Interpolating if it is fitted and its rows are verified independent, else stationary; and why."""
-        obstacle, rows = self._obstacle(), self._rows
-        if not obstacle and not self._gram_fits():
-            obstacle = f"{rows} rows of J, too many to verify that they are independent"
-        if obstacle:
-            return "stationary", f"stationary because of {obstacle}"
-        if solver is not None and not solver.takes(Jacobian(self._risk, memory_budget=0)):
-            return "stationary", "stationary because the solver given is not one for rows of J"
+    def _automatic(
+        self, points: Sequence[int], solver: Solver | None, rows: InformativeRows | None
+    ) -> Linearisation | Selection:
+        """Interpolating if it is fitted and the rows in use are verified independent, else stationary."""
+        obstacle = self._obstacle() and f"of {self._obstacle()}"
+        if not obstacle and solver is not None and not solver.takes(Jacobian(self._risk, memory_budget=0)):
+            obstacle = "the solver given is not one for rows of J"
+        if not obstacle:
+            found = self._verified(points, solver, rows)
+            if not isinstance(found, str):
+                return found
+            obstacle = found
+        return self._pair(points, "stationary", solver, f"stationary because {obstacle}")
+
+    def _verified(
+        self, points: Sequence[int], solver: Solver | None, rows: InformativeRows | None
+    ) -> Linearisation | Selection | str:
+        """The interpolating map if the rows in use are independent, or what speaks against it."""
+        if self._selects(solver, rows):
+            selection = self._select(points, solver, rows)
+            if selection.too_many:
+                return f"of {selection.too_many}: too many to verify that they are independent"
+            rank, count = selection.linearisation.system.rank, len(selection.choice.directions)
+            return selection if rank == count else f"the {count} rows of J in use have numerical rank {rank}"
         rank = self._constraint("interpolating", solver).system.rank
         if rank is None:
-            return "stationary", "stationary because the solver given cannot verify the rank of J"
-        if rank < rows:
-            return "stationary", f"stationary because the {rows} rows of J have numerical rank {rank}"
-        fitted = f"the training set is fitted and the {rows} rows of J are independent"
-        return "interpolating", f"interpolating because {fitted}"
+            return "the solver given cannot verify the rank of J"
+        if rank < self._rows:
+            return f"the {self._rows} rows of J have numerical rank {rank}"
+        reason = f"the training set is fitted and the {rank} rows of J are independent"
+        return self._pair(points, "interpolating", solver, f"interpolating because {reason}")
+
+    def _selects(self, solver: Solver | None, rows: InformativeRows | None) -> bool:
+        """Whether to work on some rows: where asked to, or where a Gram matrix of all does not fit."""
+        if not isinstance(solver, Dual | None):
+            return False
+        return rows is not None or not self._gram_fits()
+
+    def _select(
+        self, points: Sequence[int], solver: Solver | None, rows: InformativeRows | None
+    ) -> InformativeSelection:
+        """The selection of rows for these points; the latest is kept."""
+        key = (tuple(points), solver, rows)
+        if self._latest is None or self._latest[0] != key:
+            self._latest = None  # what it keeps is large: let go of it before the next is made
+            default = Dual(memory_budget=self._budget, folder=self._folder, is_equilibrated=True)
+            selection = InformativeSelection(
+                risk=self._risk,
+                moved=list(points),
+                settings=rows or InformativeRows(),
+                solver=solver if isinstance(solver, Dual) else default,
+                curvature=self._curvature,
+                frame=partial(self._linearisation, points, "interpolating"),
+                memory_budget=self._budget,
+            )
+            self._latest = (key, selection)
+        return self._latest[1]
+
+    def restore(self, folder: Path) -> InformativeSelection:
+        """The selection that an earlier run stored for this problem.
+
+        Args:
+            folder: Of that run.
+
+        Raises:
+            ValueError: If it is damaged, or of another problem.
+        """
+        solver = Dual(memory_budget=self._budget, folder=self._folder, is_equilibrated=True)
+        kept = restore(folder, self._risk, solver)
+        return InformativeSelection(
+            risk=self._risk,
+            moved=kept.moved,
+            settings=kept.settings,
+            solver=solver,
+            curvature=kept.choice.curvature,
+            frame=partial(self._linearisation, kept.moved, "interpolating"),
+            memory_budget=self._budget,
+            kept=kept,
+        )
+
+    @cached_property
+    def _curvature(self) -> OutputCurvature:
+        return OutputCurvature.of(self._risk)
 
     def _pair(self, points: Sequence[int], name: str, solver: Solver | None, reason: str) -> Linearisation:
         derivative: Callable[..., LinearOperator] = InputJacobian if name == "interpolating" else Mixed
+        data = derivative(self._risk, points, memory_budget=self._budget)
+        return self._linearisation(points, name, self._constraint(name, solver), data, reason)
+
+    def _linearisation(
+        self, points: Sequence[int], name: str, constraint: Constraint, data: LinearOperator, reason: str
+    ) -> Linearisation:
         kind = (self._risk.weights.dtype, self._risk.weights.device)
         return Linearisation(
-            constraint=self._constraint(name, solver),
-            data=derivative(self._risk, points, memory_budget=self._budget),
+            constraint=constraint,
+            data=data,
             data_space=Space("dx", (len(points), *self._input_shape), *kind),
             weight_space=Space("q", (self._risk.layout.size,), *kind),
             gradient=self._gradient,
@@ -140,6 +239,7 @@ class Linearisations:
         return self._constraints[key]
 
     def _gram_fits(self) -> bool:
+        """Whether all rows of J and their Gram matrix fit, without being asked for."""
         needed = 8 * self._rows * (2 * self._rows + 2 * self._risk.layout.size)
         return self._rows <= MOST_ROWS and needed <= self._budget
 

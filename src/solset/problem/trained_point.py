@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from solset.derivatives import Coderivative, GraphicalDerivative
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
+from solset.operators import InformativeRows
 from solset.problem.linearise import Linearisations, Optimality
 from solset.risk import (
     EmpiricalRisk,
@@ -44,6 +46,8 @@ class Problem:
         parameters: Name patterns (``"layer3.*"``) of the weights that may move; all by default.
         batch_size: Points per sweep; a matter of memory, not of results.
         memory_budget: Bytes that kept graphs, rows and Gram matrices may each take.
+        spill_folder: Where rows that do not fit the budget are kept on the disk while they are in use;
+            ``None`` computes them anew instead.
         gradient_tol: Gradient norm of the risk above which ``w̄`` is called not stationary, with a warning.
 
     Raises:
@@ -72,6 +76,7 @@ class Problem:
         parameters: Sequence[str] | None = None,
         batch_size: int = 256,
         memory_budget: int = 4 * 2**30,
+        spill_folder: Path | str | None = None,
         gradient_tol: float = 1e-3,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -109,7 +114,7 @@ class Problem:
         )
         self.input_shape = tuple(probe_inputs.shape[1:])
         self.output_count = outputs[0].numel()
-        self.memory_budget = memory_budget
+        self.memory_budget, self.spill_folder = memory_budget, check_folder(spill_folder)
         self._check_stationary(gradient_tol)
 
     def risk(self) -> EmpiricalRisk:
@@ -142,6 +147,7 @@ class Problem:
         points: Indices | None = None,
         optimality: Optimality = "auto",
         solver: Solver | None = None,
+        rows: InformativeRows | None = None,
     ) -> GraphicalDerivative:
         """The graphical derivative ``DS(x̄|w̄)`` for perturbations of the points ``K``.
 
@@ -151,6 +157,9 @@ class Problem:
                 ``"auto"`` takes ``"interpolating"`` if the training set is fitted and the rows of ``J``
                 are verified to be independent, else ``"stationary"``; ``.reason`` says why.
             solver: How to solve; by default what the map and the sizes call for.
+            rows: For the interpolating map: accuracy to which rows of ``J`` may be left out. By default
+                all rows are used where their Gram matrix fits the memory budget, else
+                ``InformativeRows()``: those that carry the curvature of the loss and all of ``K``.
 
         Raises:
             ValueError: If points are empty, repeated or out of range, or the map does not apply.
@@ -159,7 +168,21 @@ class Problem:
         What the solver keeps is made once per problem, map and solver, and serves every later call.
         """
         chosen = self.check_points(points)
-        return GraphicalDerivative(self._linearisations.choose(chosen, optimality, solver))
+        return GraphicalDerivative(self._linearisations.choose(chosen, optimality, solver, rows))
+
+    def load_derivative(self, folder: Path | str) -> GraphicalDerivative:
+        """The graphical derivative that :meth:`GraphicalDerivative.save` wrote, with all it had computed.
+
+        Args:
+            folder: Given to ``save``.
+
+        Raises:
+            ValueError: If it is not a stored derivative, is damaged, or was computed for other weights,
+                data or loss; says what differs.
+
+        Cost: one read of the data and of the files.
+        """
+        return GraphicalDerivative(self._linearisations.restore(Path(folder)))
 
     def coderivative(
         self,
@@ -167,9 +190,10 @@ class Problem:
         points: Indices | None = None,
         optimality: Optimality = "auto",
         solver: Solver | None = None,
+        rows: InformativeRows | None = None,
     ) -> Coderivative:
         """The coderivative ``D*S(x̄|w̄)``; arguments as for :meth:`graphical_derivative`."""
-        derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver)
+        derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver, rows=rows)
         return Coderivative(derivative.linearisation)
 
     def estimate(
@@ -179,6 +203,7 @@ class Problem:
         points: Indices | None = None,
         optimality: Optimality = "auto",
         solver: Solver | None = None,
+        rows: InformativeRows | None = None,
     ) -> AffineSet:
         """The estimated new solution set ``w̄ + DS(x̄|w̄)(Δx)`` (equations 13 to 19).
 
@@ -190,9 +215,10 @@ class Problem:
             points: ``K``, in the order of ``dx``; all points by default.
             optimality: As for :meth:`graphical_derivative`.
             solver: As for :meth:`graphical_derivative`.
+            rows: As for :meth:`graphical_derivative`.
         """
         self.data_space(points).flatten(dx)  # refused before anything is factorised
-        derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver)
+        derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver, rows=rows)
         return derivative(dx).translate(self.weights(), self._risk.layout.shapes)
 
     def check_points(self, points: Indices | None) -> list[int]:
@@ -217,7 +243,11 @@ class Problem:
     @cached_property
     def _linearisations(self) -> Linearisations:
         return Linearisations(
-            self._risk, gradient=self._gradient, fit=self.fit, memory_budget=self.memory_budget
+            self._risk,
+            gradient=self._gradient,
+            fit=self.fit,
+            memory_budget=self.memory_budget,
+            spill_folder=self.spill_folder,
         )
 
     @cached_property
@@ -276,3 +306,19 @@ def _check_inputs(inputs: Tensor, dtype: torch.dtype) -> None:
             got=str(inputs.dtype),
             cure="Use `inputs.to(dtype)` or `model.to(dtype)`.",
         )
+
+
+def check_folder(folder: Path | str | None) -> Path | None:
+    """The folder as a path.
+
+    Args:
+        folder: An existing folder, or ``None``.
+
+    Raises:
+        ValueError: If it is not there.
+    """
+    if folder is None or Path(folder).is_dir():
+        return None if folder is None else Path(folder)
+    raise bad_value(
+        "spill_folder", expected="an existing folder", got=f"'{folder}'", cure="Make it, or leave it out."
+    )

@@ -1,6 +1,7 @@
 """The empirical risk: parameters, points, loss, gradient. The network wing's ground floor."""
 
 from solset.risk.empirical import EmpiricalRisk, Loss, Reduction
+from solset.risk.fingerprint import differences, digest, fingerprint
 from solset.risk.layout import Layout, choose_parameters
 from solset.risk.points import Indices, Points, as_points, check_indices
 from solset.risk.probe import probe_indices, probe_model, reduction_of, refuse_training_mode
@@ -15,6 +16,9 @@ __all__ = [
     "as_points",
     "check_indices",
     "choose_parameters",
+    "differences",
+    "digest",
+    "fingerprint",
     "probe_indices",
     "probe_model",
     "reduction_of",

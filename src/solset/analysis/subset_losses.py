@@ -1,0 +1,74 @@
+"""The risk and the losses of some subsets of its points, from the same forward passes."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from solset.errors import bad_value
+from solset.risk import EmpiricalRisk, Indices, check_indices
+
+ALL = "all"
+
+
+def checked_subsets(subsets: Mapping[str, Indices], risk: EmpiricalRisk) -> dict[str, Tensor]:
+    """The indices of each subset in increasing order.
+
+    Args:
+        subsets: By name.
+        risk: Whose points they are.
+
+    Raises:
+        ValueError: If a subset is called ``"all"``, or its indices are empty, repeated or out of range.
+    """
+    if ALL in subsets:
+        raise bad_value(
+            "subsets", expected='names other than "all"', got=list(subsets), cure="It is there by itself."
+        )
+    found = {}
+    for name, members in subsets.items():
+        try:
+            chosen = check_indices(members, len(risk.points))
+        except (TypeError, ValueError) as error:  # which speak of `points`
+            raise type(error)(str(error).replace("`points`", f"`subsets[{name!r}]`", 1)) from None
+        found[name] = torch.tensor(sorted(chosen))
+    return found
+
+
+def subset_losses(risk: EmpiricalRisk, subsets: Mapping[str, Tensor]) -> dict[str, float]:
+    """The risk as ``"all"``, and the loss of each subset as a mean over it or its sum. Cost: a forward pass.
+
+    Args:
+        risk: At the weights.
+        subsets: Sorted indices by name.
+    """
+    parameters = risk.layout.split(risk.weights)
+    totals = dict.fromkeys([ALL, *subsets], 0.0)
+    with torch.no_grad():
+        for start, inputs, targets in risk.batches():
+            outputs = risk.forward(parameters, inputs)
+            totals[ALL] += float(risk.batch_scale(len(inputs)) * risk.loss(outputs, targets))
+            for name, members in subsets.items():
+                inside = members[(members >= start) & (members < start + len(inputs))] - start
+                if len(inside):
+                    share = len(inside) / len(members) if risk.reduction == "mean" else 1.0
+                    own = inside.to(outputs.device)
+                    totals[name] += float(share * risk.loss(outputs[own], targets[own]))
+    totals[ALL] += 0.5 * risk.weight_decay * float(risk.weights @ risk.weights)
+    return totals
+
+
+def quantities(risk: EmpiricalRisk, subsets: Mapping[str, Tensor]) -> dict[str, str]:
+    """What each number of :func:`subset_losses` is, with its unit.
+
+    Args:
+        risk: As there.
+        subsets: As there.
+    """
+    points, of_all = len(risk.points), "" if len(risk.points) == risk.total else f" of {risk.total}"
+    decay = " with weight decay" if risk.weight_decay > 0 else ""
+    per = "mean" if risk.reduction == "mean" else "sum"
+    found = {ALL: f"risk{decay}, {per} over {points}{of_all} points"}
+    return found | {
+        name: f"loss on {name}, {per} over {len(members)} points" for name, members in subsets.items()
+    }

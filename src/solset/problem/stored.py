@@ -1,0 +1,213 @@
+"""A graphical derivative on the disk: its rows, their Gram matrix and what they belong to."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from solset.atomic import PARTIAL, replace_file
+from solset.errors import bad_value
+from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows
+from solset.operators import InformativeRows, OutputCurvature, OutputDirections, RowChoice
+from solset.risk import EmpiricalRisk, differences, digest, fingerprint
+from solset.solvers import Dual
+
+FORMAT = "solset derivative 1"
+MANIFEST, TENSORS, ROWS = "derivative.json", "derivative.safetensors", "rows.npy"
+AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is kept of a derivative on chosen rows.
+
+    Attributes:
+        moved: ``K``.
+        choice: The rows.
+        rows: Their entries.
+        gram: ``AAᵀ``.
+        settings: Accuracy and number of rows that were asked for.
+    """
+
+    moved: list[int]
+    choice: RowChoice
+    rows: LinearOperator
+    gram: Tensor
+    settings: InformativeRows
+
+
+def store(folder: Path, risk: EmpiricalRisk, kept: Stored) -> None:
+    """Writes a derivative with everything that was computed for it; the manifest comes last.
+
+    Args:
+        folder: Made if it is not there.
+        risk: At the trained point.
+        kept: What to write.
+
+    Raises:
+        ValueError: If the folder holds a derivative already.
+        OSError: If the disk has no room.
+    """
+    if (folder / MANIFEST).exists():
+        raise bad_value(
+            "folder",
+            expected="one without a stored derivative",
+            got=f"'{folder}', which has one",
+            cure="Choose another folder, or remove that one.",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    _store_rows(kept.rows, folder)
+    choice = kept.choice
+    tensors = {
+        "points": choice.directions.points,
+        "columns": choice.directions.columns,
+        "vectors": choice.directions.vectors,
+        "importance": choice.importance,
+        "curvature_values": choice.curvature.values,
+        "curvature_vectors": choice.curvature.vectors,
+        "gram": kept.gram,
+    }
+    plain = {name: part.detach().cpu().clone().contiguous() for name, part in tensors.items()}
+    replace_file(folder / TENSORS, save(plain))
+    manifest = {
+        "format": FORMAT,
+        "problem": identity(risk),
+        "tensors": digest(plain[name] for name in sorted(plain)),
+        "moved": kept.moved,
+        "moved_rows": choice.moved,
+        "discarded": choice.discarded,
+        "tol": kept.settings.tol,
+        "most": kept.settings.most,
+    }
+    replace_file(folder / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True).encode())
+
+
+def restore(folder: Path, risk: EmpiricalRisk, solver: Dual) -> Stored:
+    """What was stored, for the same problem.
+
+    Args:
+        folder: Written by :func:`store`.
+        risk: At the trained point.
+        solver: Whose memory budget decides whether the rows are read into memory.
+
+    Raises:
+        ValueError: If it is not a stored derivative, is damaged, or belongs to another problem; says what
+            differs.
+    """
+    manifest = read_manifest(folder)
+    unlike = differences(manifest["problem"], identity(risk))
+    if unlike:
+        raise bad_value(
+            "folder",
+            expected="a derivative stored for this problem",
+            got=f"one of another, which differs in: {', '.join(unlike)}",
+            cure="Load it with the model and data it was computed for.",
+        )
+    tensors = {name: part.to(risk.weights.device) for name, part in read_tensors(folder, manifest).items()}
+    choice = RowChoice(
+        OutputDirections(tensors["points"], tensors["columns"], tensors["vectors"]),
+        manifest["moved_rows"],
+        manifest["discarded"],
+        tensors["importance"],
+        OutputCurvature(tensors["curvature_values"], tensors["curvature_vectors"]),
+    )
+    rows = _open_rows(folder, (len(choice.directions), risk.layout.size), risk, solver)
+    settings = InformativeRows(manifest["tol"], manifest["most"])
+    return Stored(manifest["moved"], choice, rows, tensors["gram"], settings)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What the folder says of itself.
+
+    Args:
+        folder: Written by :func:`store`.
+
+    Raises:
+        ValueError: If it is not a stored derivative.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise bad_value(
+            "folder",
+            expected=f"one with a stored derivative ({MANIFEST} of format '{FORMAT}')",
+            got=f"'{folder}'",
+            cure="Pass the folder given to GraphicalDerivative.save.",
+        )
+    return manifest
+
+
+def read_tensors(folder: Path, manifest: dict[str, Any]) -> dict[str, Tensor]:
+    """The small tensors, checked against the manifest.
+
+    Args:
+        folder: Written by :func:`store`.
+        manifest: Its manifest.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
+    """
+    try:
+        tensors = load((folder / TENSORS).read_bytes())
+    except (OSError, SafetensorError):
+        tensors = {}
+    if digest([tensors[name] for name in sorted(tensors)]) != manifest.get("tensors"):
+        raise bad_value(
+            "folder",
+            expected=f"{TENSORS} as it was written",
+            got="a missing or damaged file",
+            cure="Compute the derivative again and save it to a new folder.",
+        )
+    return tensors
+
+
+def identity(risk: EmpiricalRisk) -> dict[str, Any]:
+    """What a stored derivative depends on; the size of batches is none of it.
+
+    Args:
+        risk: At the trained point.
+    """
+    marks = fingerprint(risk)
+    del marks["batch size"]
+    return {**marks, "weights": digest([risk.weights])}
+
+
+def _store_rows(rows: LinearOperator, folder: Path) -> None:
+    partial = folder / f"{PARTIAL}{ROWS}"
+    try:
+        stored = StoredRows.create(partial, rows.shape, rows.dtype, rows.device)
+        if isinstance(rows, KeptRows):
+            stored.copy(rows)
+        else:
+            for start in range(0, rows.shape[0], AT_ONCE):
+                stored.write(start, rows.rows(start, min(start + AT_ONCE, rows.shape[0])))
+        partial.replace(folder / ROWS)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _open_rows(folder: Path, shape: tuple[int, int], risk: EmpiricalRisk, solver: Dual) -> KeptRows:
+    path = folder / ROWS
+    size = StoredRows.bytes_for(shape, risk.weights.dtype)
+    if not path.is_file() or not size < path.stat().st_size < size + 4096:
+        raise bad_value(
+            "folder",
+            expected=f"{ROWS} with {size} bytes of rows",
+            got="a missing or truncated file",
+            cure="Compute the derivative again and save it to a new folder.",
+        )
+    stored = StoredRows(path, shape, risk.weights.dtype, risk.weights.device)
+    if solver.plan(stored).place != "memory":
+        return stored
+    matrix = torch.empty(shape, dtype=stored.dtype, device=stored.device)
+    for columns, entries in stored.panels():
+        matrix[:, columns] = entries
+    return DenseOperator(matrix)

@@ -1,0 +1,55 @@
+"""What tells one trained point from another, in a few short strings that fit a JSON file."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from solset.risk.empirical import EmpiricalRisk
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """The first half of a SHA-256 sum over entries, shapes and dtypes.
+
+    Args:
+        tensors: In order.
+    """
+    found = hashlib.sha256()
+    for tensor in tensors:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        found.update(flat.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:32]
+
+
+def fingerprint(risk: EmpiricalRisk) -> dict[str, Any]:
+    """What a risk's values depend on besides its weights. Cost: one read of the data.
+
+    Args:
+        risk: Any; code that changed under the same names is not noticed.
+    """
+    loss, state = risk.loss, dict(risk.model.named_parameters())
+    fixed = [value for name, value in state.items() if name not in risk.layout.shapes]
+    named = getattr(loss, "__qualname__", type(loss).__qualname__)
+    return {
+        "model": str(risk.model),
+        "fixed parameters and buffers": digest([*fixed, *risk.model.buffers()]),
+        "weights that move": list(risk.layout.shapes),
+        "loss": str(loss) if isinstance(loss, nn.Module) else named,
+        "reduction": [risk.reduction, risk.total],
+        "weight decay": risk.weight_decay,
+        "batch size": risk.batch_size,
+        "data": digest(tensor for _, x, y in risk.batches() for tensor in (x, y)),
+    }
+
+
+def differences(stored: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """The names under which two fingerprints differ.
+
+    Args:
+        stored: One.
+        here: The other.
+    """
+    return [name for name in sorted({*stored, *here}) if stored.get(name) != here.get(name)]
