@@ -1,4 +1,4 @@
-"""``python -m benchmarks [accuracy|costs|isolated|rows] [--large] [--threads N] [--json FILE]``; or all."""
+"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; all but resnet56 without a name."""
 
 import argparse
 import json
@@ -8,14 +8,18 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import accuracy, costs, isolated, rows
+from benchmarks import accuracy, costs, isolated, resnet56, rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = ["all", "accuracy", "costs", "isolated", "rows"]
+    names = ["all", "accuracy", "costs", "isolated", "rows", "resnet56"]
     parser.add_argument("which", nargs="?", choices=names, default="all")
-    parser.add_argument("--large", action="store_true", help="ResNet56 too: some minutes more, 4 GB")
+    parser.add_argument(
+        "--large",
+        action="store_true",
+        help="ResNet56 too: some minutes more, 4 GB; with resnet56: least squares on H too, half an hour more",
+    )
     parser.add_argument(
         "--threads", type=int, default=None, help="for torch and SciPy; their own choice by default"
     )
@@ -35,6 +39,8 @@ def main() -> None:
         results["isolated"] = isolated.run()
     if chosen.which in {"all", "rows"}:
         results["rows"] = rows.run(large=chosen.large)
+    if chosen.which == "resnet56":  # long, so only where it is asked for
+        results["resnet56"] = resnet56.run(has_krylov=chosen.large)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

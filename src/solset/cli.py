@@ -12,15 +12,24 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from solset.datasets import cifar10, find_cifar10, find_resnet56_weights
 from solset.errors import bad_value
 from solset.experiments.digits import DigitsRun, DigitsSettings
 from solset.experiments.digits_report import digits_experiment
+from solset.experiments.resnet56 import (
+    ResNet56Run,
+    ResNet56Settings,
+    TrainedResNet56,
+    resnet56_experiment,
+)
 from solset.experiments.run_folder import RunFolder
 from solset.experiments.toy import ToySettings
 from solset.experiments.toy_report import MODULUS_NOTE, toy_experiment
 from solset.experiments.users import UserSettings, check_settings, load_problem
 from solset.experiments.users_report import user_experiment
 from solset.problem import Problem
+from solset.risk import digest
+from solset.zoo import pretrained_resnet56
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,7 +48,7 @@ def main() -> None:
     """Runs the command line; a bad argument ends in one line and status 2."""
     try:
         app()
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, TypeError, OSError) as error:
         if os.environ.get("SOLSET_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -142,6 +151,56 @@ def run(
     folder = _open(out, settings, overwrite=overwrite, resume=resume, weights=_digest(problem))
     with _interruptible():
         _finish(user_experiment(problem, settings, folder))
+
+
+@app.command()
+def resnet56(
+    data: Annotated[
+        Path | None, typer.Option(help="CIFAR-10: the python archive, its folder, or an .npz file.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="The public file resnet56-4bfd9763.th.")] = None,
+    points: Annotated[int, typer.Option(help="Training images in the problem.")] = 1000,
+    moved: Annotated[str, typer.Option(help="How many move, one experiment each: 1,10.")] = "1,10",
+    size: Annotated[
+        str, typer.Option(help="Steps in percent of each image's norm.")
+    ] = "0.2%,0.5%,1%,2%,5%,10%",
+    retraining: Annotated[int, typer.Option(help="Gradients of real retraining; 0 for none.")] = 20,
+    figure: Annotated[int, typer.Option(help="Images that move in the landscape; 0 for none.")] = 500,
+    resolution: Annotated[int, typer.Option(help="Grid points along each of its axes.")] = 17,
+    memory: Annotated[float, typer.Option(help="Gigabytes for rows, and again for graphs.")] = 3.0,
+    out: Out = Path("runs/resnet56"),
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """The paper's second experiment, tables 1 to 3 and figure 4 (CIFAR-10 and weights are downloaded)."""
+    settings = ResNet56Settings(
+        seed=seed,
+        points=points,
+        moved=_counts(moved),
+        sizes=tuple(_fraction(part) for part in size.split(",")),
+        retraining_gradients=retraining,
+        figure_moved=figure,
+        resolution=resolution,
+        memory_gigabytes=memory,
+    )
+    network = pretrained_resnet56(find_resnet56_weights(weights))
+    images = cifar10(find_cifar10(data), split=None, count=points)
+    marks = {"weights": digest(network.state_dict().values()), "data": digest([images.inputs, images.labels])}
+    folder = _open(out, settings, overwrite=overwrite, resume=resume, **marks)
+    with _interruptible():
+        start = TrainedResNet56(settings, folder, network, images)
+        _finish(resnet56_experiment(ResNet56Run(start)))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """``"1,10"`` as numbers."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise bad_value(
+            "--moved", expected="numbers such as 1,10", got=repr(text), cure="Say how many move."
+        ) from error
 
 
 def _digest(problem: Problem) -> str:

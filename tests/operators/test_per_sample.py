@@ -24,6 +24,9 @@ from support.networks import (
     vit,
 )
 
+# Said once a process, by the first convolution of its kind.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+
 
 @pytest.fixture(params=TABLE, ids=lambda row: row.name)
 def row(request) -> Row:

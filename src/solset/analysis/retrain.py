@@ -112,8 +112,8 @@ class LBFGS:
         def both(x: np.ndarray) -> tuple[float, np.ndarray]:
             nonlocal count
             count += 1
-            at = start.at(as_weights(x))
-            return at.value(), at.gradient().to("cpu", torch.float64).numpy()
+            value, gradient = start.at(as_weights(x)).value_and_gradient()
+            return value, gradient.to("cpu", torch.float64).numpy()
 
         def keep(x: np.ndarray) -> None:
             course[count] = as_weights(x)

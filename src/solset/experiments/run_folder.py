@@ -116,6 +116,19 @@ class RunFolder:
         """Writes a text file in UTF-8; ``name`` carries its suffix."""
         return self._write(name, text.encode(), Path(name).suffix)
 
+    def reserve(self, name: str) -> Path:
+        """The path of a file that the run will write by itself, listed as its own.
+
+        Args:
+            name: A plain file name with its suffix.
+
+        Raises:
+            ValueError: If a file of that name is there and not the run's.
+        """
+        target = self.path / plain_name(name, Path(name).suffix)
+        self._claim(name)
+        return target
+
     def has(self, name: str) -> bool:
         """Whether this run has written the file ``name`` (with its suffix) and it is still there."""
         return name in self._files() and (self.path / name).is_file()

@@ -32,12 +32,12 @@ class InformativeRows:
         ValueError: If the tolerance or the number is not positive.
     """
 
-    tol: float = 2e-3
+    tol: float = 3e-3
     most: int = 6000
 
     def __post_init__(self) -> None:
         if not 0 < self.tol < 1:
-            raise bad_value("tol", expected="between 0 and 1", got=self.tol, cure="Use 2e-3.")
+            raise bad_value("tol", expected="between 0 and 1", got=self.tol, cure="Use 3e-3.")
         if self.most < 1:
             raise bad_value("most", expected="one row or more", got=self.most, cure="Leave it out.")
 

@@ -65,8 +65,9 @@ class InformativeSelection(Selection):
         if self.kept is not None:
             self.use(self.kept.choice, self.solver.from_gram(self.kept.rows, self.kept.gram))
             return
-        dtype = self.risk.weights.dtype
-        self.use(choose_rows(self.curvature, self.moved, self.settings.tol, dtype))
+        # Half the tolerance as a share of the trace: the first check then holds as a rule.
+        discard, dtype = 0.5 * self.settings.tol, self.risk.weights.dtype
+        self.use(choose_rows(self.curvature, self.moved, discard, dtype))
 
     def use(self, choice: RowChoice, prepared: Prepared | None = None) -> None:
         """Linearises on these rows.

@@ -109,14 +109,19 @@ class EmpiricalRisk:
 
     def gradient(self) -> Tensor:
         """``R(x, w) = ∇_w E``, ``(p,)``, with weight decay. Cost: one gradient."""
+        return self.value_and_gradient()[1]
+
+    def value_and_gradient(self) -> tuple[float, Tensor]:
+        """``E(x, w)`` and ``∇_w E`` from the same passes, with weight decay. Cost: one gradient."""
+        value = 0.5 * self.weight_decay * float(self.weights @ self.weights)
         total = self.weight_decay * self.weights
         for _, inputs, targets in self.batches():
             leaves = self.leaves()
             with torch.enable_grad():
-                value = self.batch_value(leaves, inputs, targets)
-            parts = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
-            total = total + self.layout.join(parts)
-        return total
+                share = self.batch_value(leaves, inputs, targets)
+            parts = torch.autograd.grad(share, leaves, allow_unused=True, materialize_grads=True)
+            value, total = value + float(share.detach()), total + self.layout.join(parts)
+        return value, total
 
     def outputs(self) -> Tensor:
         """Network outputs flattened per point, ``(n, c)``. Cost: one forward pass."""

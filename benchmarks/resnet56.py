@@ -1,0 +1,204 @@
+"""ResNet56 on 1000 CIFAR-10 images, ten of them moved: what an answer costs, in gradients of the same data.
+
+Everything is timed in one run and divided by the time of a full-batch gradient, taken again beside each
+method; a method that others offer runs for a stated number of gradients. Losses are those of the moved data.
+"""
+
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from curvlinops import HessianLinearOperator, LSMRInverseLinearOperator
+from torch import Tensor, nn
+
+from benchmarks.tables import number, table
+from benchmarks.timing import seconds_of
+from solset import LSMR, Problem, WithOptimizer, retrain
+from solset.analysis import LBFGS
+from solset.datasets import cifar10, find_cifar10, find_resnet56_weights
+from solset.operators import Hessian, Mixed
+from solset.zoo import pretrained_resnet56
+
+BATCH = 50
+SIZE = 0.01
+WARM_GRADIENTS = 20
+KRYLOV_GRADIENTS = 100
+
+
+class Bench:
+    """The trained point, the moved points, and the clock.
+
+    Args:
+        log: Takes a line of progress.
+    """
+
+    def __init__(self, log: Callable[[str], None] = print) -> None:
+        self.data = cifar10(find_cifar10(), count=1000)
+        self.model = pretrained_resnet56(find_resnet56_weights())
+        self.problem = self.new_problem()
+        generator = torch.Generator().manual_seed(0)
+        self.moved = torch.randperm(1000, generator=generator)[:10].tolist()
+        slopes = self.problem.risk().select(self.moved).input_gradients()
+        inputs = self.data.inputs[self.moved]
+        self.unit = scaled(slopes, inputs)
+        self.dx = SIZE * self.unit
+        self.risk = self.problem.risk().move(self.moved, self.dx)
+        self.outputs = self.problem.risk().outputs()
+        self.log = log
+
+    def new_problem(self) -> Problem:
+        """The trained point with nothing computed."""
+        images, labels = self.data.inputs, self.data.labels
+        loss = nn.CrossEntropyLoss()
+        return Problem(self.model, loss, images, labels, batch_size=BATCH, gradient_tol=1.0)
+
+    def gradient_seconds(self) -> float:
+        """Of one full-batch gradient, now."""
+        return seconds_of(self.problem.risk().gradient)
+
+    def losses(self, weights: Tensor) -> dict[str, float]:
+        """Mean loss on the moved points and on all, and how far the outputs went."""
+        outputs = self.risk.at(weights).outputs()
+        found = nn.functional.cross_entropy(outputs, self.data.labels, reduction="none")
+        return {
+            "moved": float(found[self.moved].mean()),
+            "all": float(found.mean()),
+            "output_change": float((outputs - self.outputs).norm()),
+        }
+
+    def row(self, name: str, seconds: float, gradient: float, weights: Tensor) -> dict[str, Any]:
+        """A line of the table."""
+        found = {"method": name, "gradients": seconds / gradient, **self.losses(weights)}
+        self.log(
+            f"{name}: {found['gradients']:.2f} gradients, moved {found['moved']:.2g}, all {found['all']:.2g}"
+        )
+        return found
+
+
+def scaled(directions: Tensor, inputs: Tensor) -> Tensor:
+    """Each direction at the length of its input."""
+    lengths = inputs.flatten(1).norm(dim=1) / directions.flatten(1).norm(dim=1)
+    return directions * lengths.reshape(-1, *[1] * (directions.ndim - 1))
+
+
+def ours(bench: Bench) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """First direction from nothing, a further one, a sample, and a check of another direction."""
+    weights = bench.problem.weights()
+    gradient = bench.gradient_seconds()
+    problem = bench.new_problem()
+    start = time.perf_counter()
+    derivative = problem.graphical_derivative(points=bench.moved)
+    change = derivative(bench.dx).min_norm().value
+    first = time.perf_counter() - start
+    generator = torch.Generator().manual_seed(1)
+    other = scaled(torch.randn(bench.dx.shape, generator=generator), 0.01 * bench.data.inputs[bench.moved])
+    derivative(other).min_norm()
+    gradient = (gradient + bench.gradient_seconds()) / 2
+    further = seconds_of(lambda: derivative(other).min_norm())
+    reach = float(change.norm())
+    answer = derivative(bench.dx)
+    sample = seconds_of(lambda: answer.sample(1, radius=reach, generator=generator))
+    check = seconds_of(lambda: derivative.verify(other))
+    costs = {
+        "gradient_seconds": gradient,
+        "first": first / gradient,
+        "further": further / gradient,
+        "sample": sample / gradient,
+        "verify": check / gradient,
+        "rows": derivative.linearisation.constraint.operator.shape[0],
+        "peak_gigabytes": peak_gigabytes(),
+    }
+    if derivative.check is None:
+        raise RuntimeError("the first direction was not checked")
+    costs["residual"] = derivative.check.residual
+    return [bench.row("solset, first direction", first, gradient, weights + change)], costs
+
+
+def warm(bench: Bench) -> list[dict[str, Any]]:
+    """Warm retraining, epoch by epoch."""
+    rows = []
+    methods = {
+        "L-BFGS": LBFGS(tol=0.0, max_gradients=WARM_GRADIENTS),
+        "Adam 1e-4": WithOptimizer(lambda ws: torch.optim.Adam(ws, lr=1e-4), WARM_GRADIENTS),
+        "SGD 0.01": WithOptimizer(lambda ws: torch.optim.SGD(ws, lr=0.01, momentum=0.9), WARM_GRADIENTS),
+    }
+    for name, method in methods.items():
+        gradient = bench.gradient_seconds()
+        start = time.perf_counter()
+        found = retrain(bench.problem, bench.dx, points=bench.moved, method=method)
+        seconds = time.perf_counter() - start
+        each = seconds / found.gradients
+        shown = [n for n in found.course if n <= 3 or n % 4 == 0 or n == max(found.course)]
+        rows += [bench.row(name, n * each, gradient, found.course[n]) for n in shown]
+    return rows
+
+
+def krylov(bench: Bench) -> list[dict[str, Any]]:
+    """Least squares on the full Hessian: the paper's way, and a peer's."""
+    problem, weights = bench.problem, bench.problem.weights()
+    rhs = -(Mixed(problem.risk(), bench.moved) @ bench.dx.flatten())
+    gradient = bench.gradient_seconds()
+    hessian = Hessian(problem.risk())
+    each = seconds_of(lambda: hessian @ rhs) / gradient
+    steps = max(1, int(KRYLOV_GRADIENTS / (2 * each)))
+    start = time.perf_counter()
+    change = LSMR(tol=1e-12, max_steps=steps).solve(hessian, rhs).value
+    seconds = time.perf_counter() - start
+    own = bench.row(f"LSMR on H, {steps} steps", seconds, gradient, weights + change)
+    return [own, peer(bench, rhs)]
+
+
+def peer(bench: Bench, rhs: Tensor) -> dict[str, Any]:
+    """curvlinops: LSMR with its Hessian, for the same number of gradients."""
+    images, labels = bench.data.inputs, bench.data.labels
+    batches = [(images[i : i + BATCH], labels[i : i + BATCH]) for i in range(0, 1000, BATCH)]
+    parameters = dict(bench.model.named_parameters())
+    hessian = HessianLinearOperator(
+        bench.model, nn.CrossEntropyLoss(), parameters, batches, check_deterministic=False
+    )
+    gradient = bench.gradient_seconds()
+    each = seconds_of(lambda: hessian @ rhs) / gradient
+    steps = max(1, int(KRYLOV_GRADIENTS / (2 * each)))
+    inverse = LSMRInverseLinearOperator(hessian, maxiter=steps, atol=0.0, btol=0.0)
+    start = time.perf_counter()
+    change = inverse @ rhs
+    seconds = time.perf_counter() - start
+    return bench.row(f"curvlinops LSMR, {steps} steps", seconds, gradient, bench.problem.weights() + change)
+
+
+def peak_gigabytes() -> float:
+    """Largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def run(*, has_krylov: bool) -> dict[str, Any]:
+    """Prints the tables and returns their numbers.
+
+    Args:
+        has_krylov: Also least squares on the Hessian, 100 gradients for each of two.
+    """
+    bench = Bench()
+    rows, costs = ours(bench)
+    print(
+        "\n"
+        + table(["solset, in gradients of 1000 points", ""], [[k, number(v, 4)] for k, v in costs.items()])
+    )
+    rows += warm(bench)
+    if has_krylov:
+        rows += krylov(bench)
+    trained = {"method": "trained weights", "gradients": 0.0, **bench.losses(bench.problem.weights())}
+    heads = ["1 % step", "gradients", "loss, moved", "loss, all", "output change"]
+    lines = [
+        [
+            r["method"],
+            number(r["gradients"]),
+            f"{r['moved']:.2g}",
+            f"{r['all']:.2g}",
+            f"{r['output_change']:.1f}",
+        ]
+        for r in [trained, *rows]
+    ]
+    print("\n" + table(heads, lines) + "\n")
+    return {"costs": costs, "rows": [trained, *rows]}
