@@ -59,7 +59,8 @@ class WithOptimizer:
                 optimizer.zero_grad()
                 with torch.enable_grad():
                     # The mean over the batch stands for the mean over the data; a sum is scaled up to it.
-                    value = self._scale(start, len(inputs)) * start.loss(start.forward(leaves, inputs), targets)
+                    loss = start.loss(start.forward(leaves, inputs), targets)
+                    value = self._scale(start, len(inputs)) * loss
                     decay = sum((leaf * leaf).sum() for leaf in leaves)
                     (value + 0.5 * start.weight_decay * decay).backward()
                 optimizer.step()
