@@ -83,6 +83,7 @@ class Linearisation:
         gradient: The risk's gradient at the trained point, ``(p,)``.
         optimality: Which optimality map it linearises.
         reason: Why this map was taken.
+        left_out: How many rows of the constraint are not in use.
     """
 
     constraint: Constraint
@@ -92,6 +93,7 @@ class Linearisation:
     gradient: Tensor
     optimality: str
     reason: str
+    left_out: int = 0
 
     @property
     def system(self) -> Prepared:
@@ -109,6 +111,9 @@ class Linearisation:
             return Qualification(None, "the solver does not see the spectrum, so no rank was verified")
         if self.optimality == "gauss_newton":
             return Qualification(None, "exact only at zero residual or for outputs linear in the weights")
+        if self.left_out and rank == m:
+            text = f"the {m} rows in use are independent; of the {self.left_out} left out it is not known"
+            return Qualification(None, text)
         if rank == m:
             return Qualification(True, f"the constraint has full row rank {m}")
         if self.optimality == "interpolating":
@@ -156,11 +161,9 @@ class Selection(ABC):
 
     Attributes:
         linearisation: On the rows in use.
-        check: The latest; ``None`` before the first.
     """
 
     linearisation: Linearisation
-    check: RowCheck | None
 
     @property
     @abstractmethod
@@ -200,6 +203,7 @@ class GraphicalDerivative:
 
     def __init__(self, linearisation: Linearisation | Selection) -> None:
         self._source = linearisation
+        self._check: RowCheck | None = None
 
     @property
     def linearisation(self) -> Linearisation:
@@ -215,10 +219,11 @@ class GraphicalDerivative:
         Cost: one product with ``C``; nothing is solved yet, but for the first direction of a selection of
         rows: that is solved and checked.
         """
-        if isinstance(self._source, Selection) and self._source.check is None and bool(dx.any()):
-            self.verify(dx)
+        flat = self.linearisation.data_space.flatten(dx)
+        if isinstance(self._source, Selection) and self._check is None and bool(flat.any()):
+            self._check = self._source.verify(flat)
         line = self.linearisation
-        rhs = -(line.data @ line.data_space.flatten(dx))
+        rhs = -(line.data @ flat)
         training = Training(lambda: line.constraint.flow, lambda: line.constraint.weigh(rhs), line.gradient)
         return AffineSet(line.system, rhs, torch.zeros_like(line.gradient), training=training)
 
@@ -240,9 +245,10 @@ class GraphicalDerivative:
                 "dx",
                 expected="a derivative on a selection of rows",
                 got="one on all rows",
-                cure="Its solutions' residuals are over all rows already.",
+                cure="Its solutions' residuals are over all rows already; why it has them all is in .reason.",
             )
-        return self._source.verify(self.linearisation.data_space.flatten(dx))
+        self._check = self._source.verify(self.linearisation.data_space.flatten(dx))
+        return self._check
 
     def save(self, folder: Path | str) -> None:
         """Writes rows, Gram matrix and what they belong to, for :meth:`Problem.load_derivative`.
@@ -261,14 +267,14 @@ class GraphicalDerivative:
                 "folder",
                 expected="a derivative on a selection of rows to be saved",
                 got="one on all rows",
-                cure="Pass rows=InformativeRows() to Problem.graphical_derivative.",
+                cure="Pass rows=InformativeRows() that allow enough of them; what was taken is in .reason.",
             )
         self._source.save(Path(folder))
 
     @property
     def check(self) -> RowCheck | None:
         """The latest check of the rows in use; ``None`` where all are, or before the first direction."""
-        return self._source.check if isinstance(self._source, Selection) else None
+        return self._check
 
     @property
     def plan(self) -> str:

@@ -13,7 +13,7 @@ from support.systems import NORMAL, POSITIVE, ROWS, SIGNED, TIGHT, WIDE, NormalF
 
 def test_the_gram_side_needs_no_room_for_the_rows():
     rows = NormalFree(WIDE)
-    budget = 8 * 16 + 2 * 9 * 16
+    budget = 24 * 16 + 2 * 9 * 16
     b = consistent_rhs(WIDE)
     prepared = Dual(memory_budget=budget).prepare(rows)
     assert prepared.operator is rows

@@ -76,6 +76,55 @@ def test_a_marker_that_lists_names_outside_deletes_nothing(tmp_path):
     assert outside.read_text() == "years of work"
 
 
+def test_a_reserved_file_is_the_runs_own(tmp_path):
+    run = open_run(tmp_path)
+    path = run.reserve("rows.json")
+    assert path == run.path / "rows.json"
+    assert not path.exists()
+    assert not run.has("rows.json")
+    assert json.loads((run.path / "run.json").read_text())["files"] == ["rows.json"]
+    path.write_text("[1]")
+    assert run.has("rows.json")
+    assert run.reserve("rows.json") == path
+    assert path.read_text() == "[1]"
+
+
+def test_a_reserved_file_survives_resuming_and_not_overwriting(tmp_path):
+    path = open_run(tmp_path).reserve("rows.json")
+    path.write_text("[1]")
+    resumed = open_run(tmp_path, "resume")
+    assert resumed.has("rows.json")
+    assert resumed.reserve("rows.json").read_text() == "[1]"
+    later = open_run(tmp_path, "overwrite")
+    assert not path.exists()
+    assert not later.has("rows.json")
+
+
+def test_a_reservation_without_a_file_does_not_stop_overwriting(tmp_path):
+    open_run(tmp_path).reserve("rows.json")
+    later = open_run(tmp_path, "overwrite")
+    assert json.loads((later.path / "run.json").read_text())["files"] == []
+
+
+def test_a_file_of_somebody_else_is_not_reserved(tmp_path):
+    run = open_run(tmp_path)
+    (run.path / "rows.json").write_text("mine")
+    with pytest.raises(ValueError, match=r"'rows\.json', which is already in"):
+        run.reserve("rows.json")
+    assert json.loads((run.path / "run.json").read_text())["files"] == []
+    open_run(tmp_path, "overwrite")
+    assert (run.path / "rows.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["../a.json", "a/b.json", "a\\b.json", ".a.json", "", "/a.json", "run.json"])
+def test_a_reservation_stays_inside_and_off_the_marker(tmp_path, name):
+    run = open_run(tmp_path)
+    before = (run.path / "run.json").read_bytes()
+    with pytest.raises(ValueError, match="`name` must be"):
+        run.reserve(name)
+    assert (run.path / "run.json").read_bytes() == before
+
+
 def test_a_file_of_somebody_else_is_never_replaced(tmp_path):
     run = open_run(tmp_path)
     (run.path / "losses.json").write_text("mine")

@@ -13,8 +13,8 @@ from solset.operators import (
     OutputRows,
     choose_rows,
     loss_curvature,
-    rows_to_add,
     row_weights,
+    rows_to_add,
     weighted_squares,
 )
 from solset.operators.informative import Combinations
@@ -190,7 +190,9 @@ class TestMoreRows:
         for name in ("points", "columns", "vectors"):
             whole = getattr(grown.directions, name)
             assert torch.equal(whole[:count], getattr(self.CHOICE.directions, name))
-        assert (grown.directions.points[count:] * C + grown.directions.columns[count:]).tolist() == extra.tolist()
+        assert (
+            grown.directions.points[count:] * C + grown.directions.columns[count:]
+        ).tolist() == extra.tolist()
         assert bool(grown.taken.all())
         assert (grown.discarded, grown.moved) == (0.0, self.CHOICE.moved)
 
@@ -236,7 +238,10 @@ class TestOutputRows:
 
     @pytest.mark.parametrize("batch_size", [1, 2, 100])
     def test_do_not_depend_on_batches(self, build_case, batch_size):
-        whole, batched = build_case("conv-ce-sum").risk(), build_case("conv-ce-sum").risk(batch_size=batch_size)
+        whole, batched = (
+            build_case("conv-ce-sum").risk(),
+            build_case("conv-ce-sum").risk(batch_size=batch_size),
+        )
         directions = directions_of(whole)
         exact = dense_rows(whole, directions)
         rows = OutputRows(batched, directions, memory_budget=0)

@@ -70,9 +70,7 @@ class WithOptimizer:
         status = Status.MAX_STEPS if is_finite else Status.NONFINITE
         return finish(start, end, self.epochs, status, course)
 
-    def _shuffled(
-        self, risk: EmpiricalRisk, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def _shuffled(self, risk: EmpiricalRisk, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(risk.points), generator=generator).tolist()
         for first in range(0, len(order), self.batch_size):
             yield risk.points[order[first : first + self.batch_size]]

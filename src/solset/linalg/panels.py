@@ -9,11 +9,13 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from solset.errors import bad_value
 from solset.linalg.operator import LinearOperator
 
 WIDTH = 8192
@@ -55,6 +57,9 @@ class StoredRows(KeptRows):
         dtype: Of the entries.
         device: Where products are computed.
 
+    Raises:
+        ValueError: If the file is not of this shape and dtype, or not whole.
+
     Cost: a product reads the file once; ``m · WIDTH`` numbers of memory.
     """
 
@@ -62,7 +67,14 @@ class StoredRows(KeptRows):
         super().__init__(shape, dtype, device)
         self.path = path
         self._kind = torch.empty(0, dtype=dtype).numpy().dtype
-        self._start = path.stat().st_size - self.bytes_for(shape, dtype)
+        with path.open("rb") as file:
+            self._start = _header_end(file, self._layout(shape), self._kind)
+        if path.stat().st_size != self._start + self.bytes_for(shape, dtype):
+            raise _not_these_rows(path, f"{path.stat().st_size} bytes")
+
+    @staticmethod
+    def _layout(shape: tuple[int, int]) -> tuple[int, int, int]:
+        return (-(-shape[1] // WIDTH), shape[0], WIDTH)
 
     @staticmethod
     def bytes_for(shape: tuple[int, int], dtype: torch.dtype) -> int:
@@ -89,7 +101,7 @@ class StoredRows(KeptRows):
         layout = {
             "descr": np.lib.format.dtype_to_descr(kind),
             "fortran_order": False,
-            "shape": (-(-shape[1] // WIDTH), shape[0], WIDTH),
+            "shape": cls._layout(shape),
         }
         try:
             with path.open("wb") as file:
@@ -174,6 +186,27 @@ class Stacked(KeptRows):
         for part, share in zip(self.parts[1:], shares[1:], strict=True):
             total = total + part.T @ share
         return total
+
+
+def _header_end(file: BinaryIO, layout: tuple[int, int, int], kind: np.dtype[Any]) -> int:
+    """Where the entries begin, if the file is of this layout and dtype."""
+    try:
+        np.lib.format.read_magic(file)
+        shape, is_fortran, found = np.lib.format.read_array_header_2_0(file)
+    except ValueError as error:
+        raise _not_these_rows(Path(file.name), "another kind of file") from error
+    if (shape, is_fortran, found) != (layout, False, kind):
+        raise _not_these_rows(Path(file.name), f"an array {shape} of {found}")
+    return file.tell()
+
+
+def _not_these_rows(path: Path, got: str) -> ValueError:
+    return bad_value(
+        "path",
+        expected=f"the whole file of rows '{path.name}', of this problem's sizes",
+        got=got,
+        cure="Compute the rows again.",
+    )
 
 
 def _reserve(descriptor: int, start: int, size: int) -> None:

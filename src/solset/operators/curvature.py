@@ -12,6 +12,9 @@ from solset.risk import EmpiricalRisk
 def loss_curvature(risk: EmpiricalRisk) -> Tensor:
     """The blocks ``α Λ_i = α ∇²_f L(f(x_i), y_i)``, ``(n, c, c)``.
 
+    In float64 if the loss takes it, whatever the network's dtype: the curvature of a confident softmax is
+    ``1 - p``, which float32 rounds away.
+
     Cost: one forward pass and ``c`` sweeps through the loss alone; ``n·c²`` numbers.
     """
     parameters = risk.layout.split(risk.weights)
@@ -19,15 +22,25 @@ def loss_curvature(risk: EmpiricalRisk) -> Tensor:
     for _, inputs, targets in risk.batches():
         with torch.no_grad():
             outputs = risk.forward(parameters, inputs)
-        shape = outputs.shape
-        leaf = outputs.flatten(1).clone().requires_grad_()
-        with torch.enable_grad():
-            value = risk.batch_scale(len(inputs)) * risk.loss(leaf.reshape(shape), targets)
-            (slope,) = torch.autograd.grad(value, leaf, create_graph=True)
-        columns = [_column(slope, leaf, j) for j in range(leaf.shape[1])]
-        block = torch.stack(columns, dim=2)
-        blocks.append((block + block.mT) / 2)
+        try:
+            blocks.append(_batch_curvature(risk, *_doubled(outputs, targets)))
+        except (RuntimeError, TypeError):  # a device without float64, or a loss with weights of its own dtype
+            blocks.append(_batch_curvature(risk, outputs, targets))
     return torch.cat(blocks)
+
+
+def _doubled(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    precise = targets.to(torch.float64) if targets.is_floating_point() else targets
+    return outputs.to(torch.float64), precise
+
+
+def _batch_curvature(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
+    leaf = outputs.flatten(1).clone().requires_grad_()
+    with torch.enable_grad():
+        value = risk.batch_scale(len(outputs)) * risk.loss(leaf.reshape(outputs.shape), targets)
+        (slope,) = torch.autograd.grad(value, leaf, create_graph=True)
+    block = torch.stack([_column(slope, leaf, j) for j in range(leaf.shape[1])], dim=2)
+    return (block + block.mT) / 2
 
 
 def _column(slope: Tensor, leaf: Tensor, j: int) -> Tensor:
@@ -42,7 +55,8 @@ def row_weights(risk: EmpiricalRisk) -> BlockDiagonal:
     Negative eigenvalues of a loss that is not convex in the outputs are cut at zero.
     """
     values, vectors = torch.linalg.eigh(loss_curvature(risk))
-    return BlockDiagonal((vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.mT)
+    roots = (vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.mT
+    return BlockDiagonal(roots.to(risk.weights.dtype))
 
 
 class GaussNewton(NormalOperator):

@@ -6,6 +6,7 @@ points are all that the loss can feel, and only their rows of ``J`` need to be c
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -236,12 +237,24 @@ class OutputRows(Product):
         jacobian = Jacobian(risk, points=unique.tolist(), memory_budget=memory_budget)
         super().__init__(Combinations(directions, positions, len(unique)), jacobian)
         self._risk, self.directions = risk, directions
-        self._per_sample = PerSampleGradients(risk)
+        self._per_sample, self._budget = PerSampleGradients(risk), memory_budget
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Per-sample gradients, all in one batch."""
-        inputs, _ = self._risk.points[self.directions.points[start:stop].tolist()]
-        return self._per_sample.rows(inputs, self.directions.vectors[start:stop])
+        """Per-sample gradients, in batches whose activations fit the memory budget."""
+        pairs = zip(
+            self.directions.points[start:stop].split(self._at_once),
+            self.directions.vectors[start:stop].split(self._at_once),
+            strict=True,
+        )
+        found = []
+        for points, vectors in pairs:
+            inputs, _ = self._risk.points[points.tolist()]
+            found.append(self._per_sample.rows(inputs, vectors))
+        return torch.cat(found)
+
+    @cached_property
+    def _at_once(self) -> int:
+        return self._per_sample.batch_for(self._budget)
 
 
 def _discarded(curvature: OutputCurvature, taken: Tensor) -> float:

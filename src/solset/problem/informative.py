@@ -59,14 +59,13 @@ class InformativeSelection(Selection):
     kept: Stored | None = None
 
     def __post_init__(self) -> None:
-        self.check = None
         self._jacobian = Jacobian(self.risk, memory_budget=self.memory_budget)
         self._data = InputJacobian(self.risk, self.moved, memory_budget=self.memory_budget)
         if self.kept is not None:
             self.use(self.kept.choice, self.solver.from_gram(self.kept.rows, self.kept.gram))
             return
-        # Half the tolerance as a share of the trace: the first check then holds as a rule.
-        discard, dtype = 0.5 * self.settings.tol, self.risk.weights.dtype
+        # Most of the tolerance as a share of the trace: the first check then holds as a rule.
+        discard, dtype = 0.75 * self.settings.tol, self.risk.weights.dtype
         self.use(choose_rows(self.curvature, self.moved, discard, dtype))
 
     def use(self, choice: RowChoice, prepared: Prepared | None = None) -> None:
@@ -163,9 +162,7 @@ class InformativeSelection(Selection):
         flow = self.curvature.values.max().sqrt().expand(roots.shape).clone()
         flow[list(self.moved)] = self.curvature.values[list(self.moved)].sqrt()
         training = BlockDiagonal(((vectors * flow.unsqueeze(1)) @ vectors.mT).to(dtype))
-        constraint = Constraint(
-            Product(weigh, self._jacobian), LSMR(tol=0.1 * self.settings.tol), lambda: training
-        )
+        constraint = Constraint(Product(weigh, self._jacobian), LSMR(tol=self.settings.tol), lambda: training)
         reason = (
             f"interpolating by LSMR on all rows, weighted by the loss's curvature, because of {self.too_many}"
         )
@@ -182,7 +179,7 @@ class InformativeSelection(Selection):
         while True:
             change = self.linearisation.system.solve(-(self._picked @ answer)).value
             error = (self._jacobian @ change + answer).reshape(self.choice.importance.shape)
-            self.check = check = self._judge(error, size)
+            check = self._judge(error, size)
             if check.is_accurate:
                 return check
             room = max(self.settings.most - len(self.choice.directions), 0)
@@ -190,7 +187,11 @@ class InformativeSelection(Selection):
             if len(extra) == 0:
                 self._warn(check)
                 return check
-            self._add(extra)
+            try:
+                self._add(extra)
+            except ValueError as error:  # no plan for so many rows fits the budget
+                self._warn(check, f"; {error}")
+                return check
 
     def _judge(self, error: Tensor, size: float) -> RowCheck:
         squares = weighted_squares(self.choice, error)
@@ -207,11 +208,11 @@ class InformativeSelection(Selection):
             tol=self.settings.tol,
         )
 
-    def _warn(self, check: RowCheck) -> None:
+    def _warn(self, check: RowCheck, more: str = "") -> None:
         warnings.warn(
             f"with {check.rows} rows the residual over all {check.all_rows} is {check.residual:.3g}, not "
             f"{check.tol:.3g}: allow more rows (InformativeRows.most is {self.settings.most}); if "
-            f"moved_residual is as large, rows in use contradict each other and more will not help",
+            f"moved_residual is as large, rows in use contradict each other and more will not help{more}",
             SolsetWarning,
             stacklevel=4,
         )

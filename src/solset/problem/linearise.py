@@ -98,12 +98,33 @@ class Linearisations:
                 got=self._obstacle(),
                 cure='Train to the fit, or use "stationary".',
             )
+        self._check_rows(optimality, solver, rows)
         if optimality == "auto":
             return self._automatic(points, solver, rows)
         if optimality == "interpolating" and self._selects(solver, rows):
             selection = self._select(points, solver, rows)
             return selection.matrix_free() if selection.too_many else selection
         return self._pair(points, optimality, solver, f"{optimality}, as asked for")
+
+    def _check_rows(
+        self, optimality: Optimality, solver: Solver | None, rows: InformativeRows | None
+    ) -> None:
+        if rows is None:
+            return
+        if optimality not in {"auto", "interpolating"}:
+            raise bad_value(
+                "rows",
+                expected='left out for this map: only "interpolating" has rows of J',
+                got=f'{rows} with "{optimality}"',
+                cure='Leave it out, or take "interpolating".',
+            )
+        if not isinstance(solver, Dual | None):
+            raise bad_value(
+                "solver",
+                expected="Dual with a choice of rows",
+                got=solver,
+                cure="Leave the solver out, or the rows.",
+            )
 
     def _obstacle(self) -> str:
         """Why the problem is not a fitted one, or nothing."""
@@ -134,10 +155,16 @@ class Linearisations:
         self, points: Sequence[int], solver: Solver | None, rows: InformativeRows | None
     ) -> Linearisation | Selection | str:
         """The interpolating map if the rows in use are independent, or what speaks against it."""
+        if not self._gram_fits() and not self._curvature_fits():
+            return f"the loss's curvature in {self._rows} outputs does not fit the memory budget"
         if self._selects(solver, rows):
             selection = self._select(points, solver, rows)
-            if selection.too_many:
-                return f"of {selection.too_many}: too many to verify that they are independent"
+            try:
+                too_many = selection.too_many
+            except ValueError as error:  # no plan fits; whoever asks for this map by name is told so
+                return f"no rows of J can be kept: {error}"
+            if too_many:
+                return f"of {too_many}: too many to verify that they are independent"
             rank, count = selection.linearisation.system.rank, len(selection.choice.directions)
             return selection if rank == count else f"the {count} rows of J in use have numerical rank {rank}"
         rank = self._constraint("interpolating", solver).system.rank
@@ -152,7 +179,7 @@ class Linearisations:
         """Whether to work on some rows: where asked to, or where a Gram matrix of all does not fit."""
         if not isinstance(solver, Dual | None):
             return False
-        return rows is not None or not self._gram_fits()
+        return rows is not None or (self._curvature_fits() and not self._gram_fits())
 
     def _select(
         self, points: Sequence[int], solver: Solver | None, rows: InformativeRows | None
@@ -209,7 +236,9 @@ class Linearisations:
         self, points: Sequence[int], name: str, constraint: Constraint, data: LinearOperator, reason: str
     ) -> Linearisation:
         kind = (self._risk.weights.dtype, self._risk.weights.device)
+        in_use, all_rows = constraint.operator.shape[0], self._rows
         return Linearisation(
+            left_out=all_rows - in_use if name == "interpolating" else 0,
             constraint=constraint,
             data=data,
             data_space=Space("dx", (len(points), *self._input_shape), *kind),
@@ -242,6 +271,10 @@ class Linearisations:
         """Whether all rows of J and their Gram matrix fit, without being asked for."""
         needed = 8 * self._rows * (2 * self._rows + 2 * self._risk.layout.size)
         return self._rows <= MOST_ROWS and needed <= self._budget
+
+    def _curvature_fits(self) -> bool:
+        """Whether the loss's curvature at every point, with its eigenvectors, fits."""
+        return 3 * 8 * self._rows**2 // len(self._risk.points) <= self._budget
 
     def _interpolating(self, solver: Solver | None) -> Constraint:
         default = Dual(memory_budget=self._budget) if self._gram_fits() else LSMR()

@@ -1,6 +1,8 @@
 """A graphical derivative on the disk: its rows, their Gram matrix and what they belong to."""
 
+import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,8 @@ def store(folder: Path, risk: EmpiricalRisk, kept: Stored) -> None:
         "tol": kept.settings.tol,
         "most": kept.settings.most,
     }
-    replace_file(folder / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True).encode())
+    sealed = {**manifest, "seal": _seal(manifest)}
+    replace_file(folder / MANIFEST, json.dumps(sealed, indent=2, sort_keys=True).encode())
 
 
 def restore(folder: Path, risk: EmpiricalRisk, solver: Dual) -> Stored:
@@ -116,7 +119,7 @@ def restore(folder: Path, risk: EmpiricalRisk, solver: Dual) -> Stored:
         tensors["importance"],
         OutputCurvature(tensors["curvature_values"], tensors["curvature_vectors"]),
     )
-    rows = _open_rows(folder, (len(choice.directions), risk.layout.size), risk, solver)
+    rows = _open_rows(folder, choice, tensors["gram"], risk, solver)
     settings = InformativeRows(manifest["tol"], manifest["most"])
     return Stored(manifest["moved"], choice, rows, tensors["gram"], settings)
 
@@ -141,6 +144,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             got=f"'{folder}'",
             cure="Pass the folder given to GraphicalDerivative.save.",
         )
+    if manifest.pop("seal", None) != _seal(manifest):
+        raise _damaged(MANIFEST)
     return manifest
 
 
@@ -158,14 +163,23 @@ def read_tensors(folder: Path, manifest: dict[str, Any]) -> dict[str, Tensor]:
         tensors = load((folder / TENSORS).read_bytes())
     except (OSError, SafetensorError):
         tensors = {}
-    if digest([tensors[name] for name in sorted(tensors)]) != manifest.get("tensors"):
-        raise bad_value(
-            "folder",
-            expected=f"{TENSORS} as it was written",
-            got="a missing or damaged file",
-            cure="Compute the derivative again and save it to a new folder.",
-        )
+    if digest([tensors[name] for name in sorted(tensors)]) != manifest["tensors"]:
+        raise _damaged(TENSORS)
     return tensors
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """Tells a manifest that was changed by hand or by a bad disk."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(name: str) -> ValueError:
+    return bad_value(
+        "folder",
+        expected=f"{name} as it was written",
+        got="a missing, damaged or changed file",
+        cure="Compute the derivative again and save it to a new folder.",
+    )
 
 
 def identity(risk: EmpiricalRisk) -> dict[str, Any]:
@@ -180,7 +194,7 @@ def identity(risk: EmpiricalRisk) -> dict[str, Any]:
 
 
 def _store_rows(rows: LinearOperator, folder: Path) -> None:
-    partial = folder / f"{PARTIAL}{ROWS}"
+    partial = folder / f"{PARTIAL}{os.getpid()}-{ROWS}"
     try:
         stored = StoredRows.create(partial, rows.shape, rows.dtype, rows.device)
         if isinstance(rows, KeptRows):
@@ -194,17 +208,15 @@ def _store_rows(rows: LinearOperator, folder: Path) -> None:
         raise
 
 
-def _open_rows(folder: Path, shape: tuple[int, int], risk: EmpiricalRisk, solver: Dual) -> KeptRows:
-    path = folder / ROWS
-    size = StoredRows.bytes_for(shape, risk.weights.dtype)
-    if not path.is_file() or not size < path.stat().st_size < size + 4096:
-        raise bad_value(
-            "folder",
-            expected=f"{ROWS} with {size} bytes of rows",
-            got="a missing or truncated file",
-            cure="Compute the derivative again and save it to a new folder.",
-        )
-    stored = StoredRows(path, shape, risk.weights.dtype, risk.weights.device)
+def _open_rows(folder: Path, choice: RowChoice, gram: Tensor, risk: EmpiricalRisk, solver: Dual) -> KeptRows:
+    shape = (len(choice.directions), risk.layout.size)
+    try:
+        stored = StoredRows(folder / ROWS, shape, risk.weights.dtype, risk.weights.device)
+    except (OSError, ValueError) as error:
+        raise _damaged(ROWS) from error
+    squares = sum(entries.to(torch.float64).square().sum(dim=1) for _, entries in stored.panels())
+    if not torch.allclose(torch.as_tensor(squares), gram.diagonal(), rtol=1e-9, atol=0.0):
+        raise _damaged(ROWS)
     if solver.plan(stored).place != "memory":
         return stored
     matrix = torch.empty(shape, dtype=stored.dtype, device=stored.device)

@@ -18,9 +18,8 @@ def digest(tensors: Iterable[Tensor]) -> str:
     """
     found = hashlib.sha256()
     for tensor in tensors:
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
         found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        found.update(flat.view(torch.uint8).numpy().tobytes())
+        found.update(_entries(tensor))
     return found.hexdigest()[:32]
 
 
@@ -41,8 +40,25 @@ def fingerprint(risk: EmpiricalRisk) -> dict[str, Any]:
         "reduction": [risk.reduction, risk.total],
         "weight decay": risk.weight_decay,
         "batch size": risk.batch_size,
-        "data": digest(tensor for _, x, y in risk.batches() for tensor in (x, y)),
+        "data": _data_digest(risk),
     }
+
+
+def _data_digest(risk: EmpiricalRisk) -> str:
+    """Of all inputs and all targets, whatever the batches."""
+    inputs, targets = hashlib.sha256(), hashlib.sha256()
+    kinds: list[object] = []
+    for _, x, y in risk.batches():
+        inputs.update(_entries(x))
+        targets.update(_entries(y))
+        kinds = [str(x.dtype), tuple(x.shape[1:]), str(y.dtype), tuple(y.shape[1:]), len(risk.points)]
+    both = f"{kinds}{inputs.hexdigest()}{targets.hexdigest()}"
+    return hashlib.sha256(both.encode()).hexdigest()[:32]
+
+
+def _entries(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def differences(stored: dict[str, Any], here: dict[str, Any]) -> list[str]:

@@ -189,16 +189,16 @@ class AffineSet:
         """Whether the least-squares element misses ``b`` by more than ``tol`` relative to ``‖b‖``.
 
         Only a least-squares element proves it: a solve that stopped short of one leaves the question open,
-        answers no and warns. A ``tol`` below what the dtype can tell from rounding (1.2e-5 in float32)
-        counts as that.
+        answers no and warns. A system that the solver's own tolerance calls consistent is not empty, and a
+        ``tol`` below what the dtype can tell from rounding (1.2e-5 in float32) counts as that.
 
         Args:
             tol: Relative residual.
         """
         found = self._smallest
-        if found.residual <= attainable(tol, self.system.operator):
+        if found.residual <= attainable(tol, self.system.operator) or found.status is Status.CONVERGED:
             return False
-        if found.status in {Status.CONVERGED, Status.INCONSISTENT}:
+        if found.status is Status.INCONSISTENT:
             return True
         warnings.warn(
             f"the solve ended with status '{found.status}' at relative residual {found.residual:.3g}: "

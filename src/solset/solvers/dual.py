@@ -9,6 +9,7 @@ from torch import Tensor
 
 from solset.errors import bad_type
 from solset.linalg import (
+    DenseOperator,
     KeptRows,
     LinearOperator,
     NormalOperator,
@@ -102,11 +103,15 @@ class Dual(Solver):
         Cost: the new rows, and their inner products with all.
         """
         plan = self.plan(operator)
-        if not (isinstance(prepared, DualPrepared) and isinstance(prepared.operator, KeptRows)):
+        old = prepared.operator
+        if not isinstance(prepared, DualPrepared) or not isinstance(old, KeptRows):
             return self.prepare(operator)
         if plan.place == "recomputed":
             return self.prepare(operator)
-        old = prepared.operator
+        if plan.place == "disk" and isinstance(old, DenseOperator):
+            # Both together do not fit the memory: what is there moves to the disk as well.
+            rows: KeptRows = keep_rows(operator, plan, self.folder, known=old)
+            return self.from_gram(rows, cross_gram(rows, rows))
         new = keep_rows(operator, plan, self.folder, start=old.shape[0])
         cross = cross_gram(new, old)
         matrix = torch.cat(
@@ -136,7 +141,8 @@ class Dual(Solver):
         plan = self.plan(rows)
         if plan.place != "recomputed" and not isinstance(rows, KeptRows):
             rows = keep_rows(rows, plan, self.folder)
-        matrix = gram(rows, self.memory_budget)
+        m = rows.shape[0]
+        matrix = gram(rows, self.memory_budget - 16 * m * m)  # what is left is for its decomposition
         return DualPrepared(rows, matrix, self._tolerance(rows), self.tol, is_equilibrated=is_scaled)
 
 
@@ -204,6 +210,10 @@ class DualPrepared(Prepared):
 
     def solve_transposed(self, rhs: Tensor) -> Solution:
         """``(AAᵀ)⁺ A c``."""
+        if self.is_equilibrated and self.rank < len(self.gram):
+            return self.plain.solve_transposed(
+                rhs
+            )  # of dependent rows the shortest answer is not the scaled one
         phi = MinimumNorm()(self.spectrum.values, self.spectrum.kept)
         value = self.function(phi, self.operator @ rhs)
         return judge(self.operator.T, value, rhs, self.tol, 0)

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
+from solset.errors import bad_value
 from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows, gram_block
 from solset.linalg.panels import WIDTH
 
@@ -51,7 +52,7 @@ class RowPlan:
             text += f" and {_size(self.disk)} on the disk"
         often = "each row computed once"
         if self.place == "recomputed":
-            often = f"each row computed {self.sweeps:g} times for the Gram matrix and once more a product"
+            often = f"each row computed {self.sweeps:.3g} times for the Gram matrix and once more a product"
         return f"{text}, {often}" + (f" ({self.reason})" if self.place != "memory" else "")
 
 
@@ -76,18 +77,36 @@ def plan_rows(
     if whole <= memory_budget:
         return RowPlan(m, p, "memory", whole, 0, 1.0, "they fit the budget")
     reason = f"keeping them takes {_size(whole)} of a budget of {_size(memory_budget)}"
-    need = StoredRows.bytes_for(shape, dtype)
-    if folder is not None and square + panel <= memory_budget:
-        if need <= shutil.disk_usage(folder).free:
-            return RowPlan(m, p, "disk", square + panel, need, 1.0, reason)
-        reason += f" and the disk of {folder} has less than {_size(need)} left"
-    block = gram_block(shape, dtype, memory_budget)
-    blocks = -(-m // block)
-    memory = 8 * m * m + 2 * block * p * (8 + dtype.itemsize)
-    return RowPlan(m, p, "recomputed", memory, 0, (blocks + 1) / 2, reason)
+    needs, disk = [whole, square + 2 * p * (8 + dtype.itemsize)], StoredRows.bytes_for(shape, dtype)
+    if folder is not None and disk > shutil.disk_usage(folder).free:
+        reason += f" and the disk of {folder} has less than {_size(disk)} left"
+    elif folder is not None:
+        needs.append(square + panel)
+        if square + panel <= memory_budget:
+            return RowPlan(m, p, "disk", square + panel, disk, 1.0, reason)
+        reason += f", and working from the disk {_size(square + panel)}"
+    if memory_budget < min(needs):
+        raise bad_value(
+            "memory_budget",
+            expected=f"at least {min(needs)} bytes for a Gram matrix of {m} rows",
+            got=memory_budget,
+            cure="Raise it, use fewer rows, or take a matrix-free solver such as LSMR.",
+        )
+    block = gram_block(shape, dtype, memory_budget - square + 8 * m * m)
+    memory = square + 2 * block * p * (8 + dtype.itemsize)
+    # Block i meets all blocks before it, each of which is computed anew for it.
+    computed = sum(min(block, m - i) + i for i in range(0, m, block))
+    return RowPlan(m, p, "recomputed", memory, 0, computed / m, reason)
 
 
-def keep_rows(operator: LinearOperator, plan: RowPlan, folder: Path | None, *, start: int = 0) -> KeptRows:
+def keep_rows(
+    operator: LinearOperator,
+    plan: RowPlan,
+    folder: Path | None,
+    *,
+    start: int = 0,
+    known: KeptRows | None = None,
+) -> KeptRows:
     """The operator's rows from ``start`` on, computed once and kept where the plan says.
 
     A file on the disk lives as long as the operator returned.
@@ -97,14 +116,19 @@ def keep_rows(operator: LinearOperator, plan: RowPlan, folder: Path | None, *, s
         plan: For memory or disk.
         folder: Of the file.
         start: The first row.
+        known: The first rows of those, which are then not computed but copied.
 
     Raises:
         OSError: If the disk has no room; no file is left.
     """
     m, p = operator.shape[0] - start, operator.shape[1]
-    chunks = tqdm(range(0, m, AT_ONCE), desc="rows", unit="batch", leave=False, disable=None)
+    done = 0 if known is None else known.shape[0]
+    chunks = tqdm(range(done, m, AT_ONCE), desc="rows", unit="batch", leave=False, disable=None)
     if plan.place == "memory" or folder is None:
         matrix = torch.empty(m, p, dtype=operator.dtype, device=operator.device)
+        if known is not None:
+            for columns, entries in known.panels():
+                matrix[:done, columns] = entries
         for i in chunks:
             matrix[i : i + AT_ONCE] = operator.rows(start + i, start + min(i + AT_ONCE, m))
         return DenseOperator(matrix)
@@ -113,6 +137,9 @@ def keep_rows(operator: LinearOperator, plan: RowPlan, folder: Path | None, *, s
     path = Path(name)
     try:
         stored = StoredRows.create(path, (m, p), operator.dtype, operator.device)
+        if known is not None:
+            for i in range(0, done, AT_ONCE):
+                stored.write(i, known.rows(i, min(i + AT_ONCE, done)))
         for i in chunks:
             stored.write(i, operator.rows(start + i, start + min(i + AT_ONCE, m)))
     except BaseException:

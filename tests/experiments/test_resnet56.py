@@ -1,0 +1,450 @@
+"""The paper's second experiment: its tables, a small run of it, and one interrupted at every stage."""
+
+import csv
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from solset.analysis import checkpoint
+from solset.datasets import CIFAR10, cifar10, find_cifar10, find_resnet56_weights
+from solset.experiments import run_folder
+from solset.experiments.resnet56 import ResNet56Run, ResNet56Settings, TrainedResNet56, resnet56_experiment
+from solset.experiments.resnet56.tables import (
+    PAPER_MOVED,
+    PAPER_STEPS,
+    accuracy_rows,
+    limit_rows,
+    retraining_rows,
+    step_rows,
+    table_1_rows,
+)
+from solset.experiments.run_folder import RunFolder
+from solset.plotting import number_text
+from solset.zoo import ResNet, pretrained_resnet56
+
+SMALL = ResNet56Settings(
+    points=16,
+    moved=(1, 2),
+    sizes=(0.005, 0.01),
+    samples=1,
+    paper_steps=3,
+    retraining_gradients=1,
+    figure_moved=4,
+    resolution=3,
+    batch_size=10,
+)
+REAL = dataclasses.replace(SMALL, seed=5, points=30, batch_size=15)  # the first two are lost at these steps
+DRAWN = [
+    f"{name}.{suffix}"
+    for name in ("losses", "moved_images", "surface", "contour")
+    for suffix in ("png", "svg")
+]
+TABLES = ["table_1.csv", "table_2.csv", "table_3.csv", "accuracy.csv", "limits.csv"]
+OF_EACH = ["changes.safetensors", "check.json", "size_0.005.json", "size_0.01.json", "retraining.json"]
+STAGES = ["setup.json", "figure_changes.safetensors", "landscape_rows.json", "figure.json"]
+STAGES += [f"moved_{count}_{name}" for count in (1, 2) for name in OF_EACH]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run is opened with."""
+
+    settings: ResNet56Settings
+    model: ResNet
+    data: CIFAR10
+
+    def open(self, path: Path, on_existing="refuse", **changes) -> ResNet56Run:
+        settings = dataclasses.replace(self.settings, **changes)
+        folder = RunFolder.open(path, settings=dataclasses.asdict(settings), on_existing=on_existing)
+        return ResNet56Run(TrainedResNet56(settings, folder, self.model, self.data, progress=False))
+
+
+@cache
+def small() -> Start:
+    """A network of 8 layers, fitted by choice: of many random images those it is surest of, so labelled."""
+    generator = torch.Generator().manual_seed(0)
+    model = ResNet(1, generator=generator).eval()
+    inputs = torch.randn(300, 3, 8, 8, generator=generator)
+    with torch.no_grad():
+        model.linear.bias -= model(inputs).mean(0)
+        first, second = model(inputs).topk(2, dim=1).values.T
+        surest = (first - second).argsort(descending=True)[: SMALL.points]
+        scale = 5.5 / (first - second)[surest].min()
+        model.linear.weight *= scale
+        model.linear.bias *= scale
+        return Start(SMALL, model, CIFAR10(inputs[surest], model(inputs[surest]).argmax(1)))
+
+
+@cache
+def real() -> Start:
+    """The public weights and the first training images."""
+    try:
+        data, weights = find_cifar10(download=False), find_resnet56_weights(download=False)
+    except FileNotFoundError as error:
+        pytest.skip(f"the images or the weights are not here: {error}")
+    return Start(REAL, pretrained_resnet56(weights), cifar10(data, count=REAL.points))
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An uninterrupted run."""
+
+    start: Start
+    run: ResNet56Run
+    page: Path
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        return json.loads((self.page.parent / "result.json").read_bytes())
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(small, id="small"), pytest.param(real, id="real", marks=pytest.mark.slow)],
+)
+def whole(request, tmp_path_factory) -> Whole:
+    """Run once for all tests."""
+    start = request.param()
+    run = start.open(tmp_path_factory.mktemp("whole") / "run")
+    return Whole(start, run, resnet56_experiment(run))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+
+
+class TestRun:
+    def test_everything_is_written_and_nothing_else(self, whole):
+        names = {"run.json", "result.json", "report.html", *STAGES, *DRAWN, *TABLES}
+        assert contents(whole.page.parent).keys() == names
+        assert json.loads((whole.page.parent / "run.json").read_bytes())["files"] == sorted(
+            names - {"run.json"}
+        )
+
+    def test_the_estimate_keeps_the_moved_images_fitted(self, whole):
+        for count in ("1", "2"):
+            part = whole.numbers["moved"][count]
+            assert [row["size"] for row in part["sizes"]] == [0.005, 0.01]
+            for row in part["sizes"]:
+                assert row["estimate"]["moved"] < row["trained"]["moved"]
+                assert part["clean"]["moved"] < row["trained"]["moved"]
+                assert row["estimate"]["output_change_moved"] < 0.7 * row["trained"]["output_change_moved"]
+
+    def test_the_rows_in_use_are_accurate_on_all(self, whole):
+        for count in ("1", "2"):
+            check = whole.numbers["moved"][count]["check"]
+            assert 0 < check["residual"] <= whole.numbers["tol"] == 3e-3
+            assert check["moved_residual"] <= 1e-4
+            assert check["rank"] == check["rows"] < check["all_rows"] == 10 * whole.start.settings.points
+
+    def test_the_numbers_of_one_step_follow_from_the_stored_weights(self, whole):
+        # By the module itself, called as its user calls it.
+        start, folder = whole.start, whole.run.folder
+        change = folder.read_tensors("moved_2_changes.safetensors")["change"]
+        points = whole.numbers["moved"]["2"]["points"]
+        row = whole.numbers["moved"]["2"]["sizes"][1]
+        inputs, labels = start.data.inputs, start.data.labels
+        leaf = inputs[points].clone().requires_grad_()
+        loss = cross_entropy(start.model(leaf), labels[points], reduction="sum")
+        along = torch.autograd.grad(loss, leaf)[0]
+        lengths = inputs[points].flatten(1).norm(dim=1) / along.flatten(1).norm(dim=1)
+        dx = 0.01 * lengths.reshape(-1, 1, 1, 1) * along
+        moved = inputs.index_add(0, torch.tensor(points), dx)
+        assert row["perturbation"] == pytest.approx(float(dx.norm()), rel=1e-4)
+        assert row["distance"] == pytest.approx(0.01 * float(change.norm()), rel=1e-5)
+        shapes = dict(start.model.named_parameters())
+        parts = change.split([value.numel() for value in shapes.values()])
+        weights = {
+            name: value.detach() + 0.01 * part.reshape(value.shape)
+            for (name, value), part in zip(shapes.items(), parts, strict=True)
+        }
+        with torch.no_grad():
+            clean = start.model(inputs)
+            for name, outputs in (
+                ("trained", start.model(moved)),
+                ("estimate", torch.func.functional_call(start.model, weights, (moved,))),
+            ):
+                losses = cross_entropy(outputs, labels, reduction="none")
+                assert row[name]["moved"] == pytest.approx(float(losses[points].mean()), rel=0.02, abs=1e-6)
+                assert row[name]["all"] == pytest.approx(float(losses.mean()), rel=0.02)
+                assert row[name]["output_change"] == pytest.approx(float((outputs - clean).norm()), rel=0.01)
+
+    def test_real_retraining_stands_beside_the_estimate(self, whole):
+        found = whole.numbers["moved"]["2"]["retraining"]
+        assert found.keys() == {"size", "trained", "estimate", "L-BFGS", "Adam, 1e-4"}
+        row = whole.numbers["moved"]["2"]["sizes"][1]
+        assert found["size"] == row["size"] == 0.01
+        assert found["trained"] == row["trained"]
+        assert found["estimate"]["moved"] == row["estimate"]["moved"]
+        assert found["Adam, 1e-4"]["gradients"] == 1
+        for method in ("L-BFGS", "Adam, 1e-4"):
+            assert found[method]["all"] < found["trained"]["all"]
+            assert 0 < found[method]["cosine"] <= 1
+
+    def test_the_elements_of_the_figure_lie_in_its_plane_and_in_the_valley(self, whole):
+        figure = whole.numbers["figure"]
+        marks = figure["landscape"]["marks"]
+        assert figure["moved"] == 4
+        assert len(figure["elements"]) == len(marks["sampled solutions"]["off_plane"]) == 4
+        assert max(marks["sampled solutions"]["off_plane"]) <= 1e-3
+        assert [len(row) for row in figure["landscape"]["values"]["the moved points"]] == [3, 3, 3]
+        assert figure["estimate"]["moved"] < figure["trained"]["moved"]
+        assert figure["kernel_ratio"] == pytest.approx(3.0, rel=1e-4)
+
+    def test_the_page_says_what_was_found(self, whole):
+        text = whole.page.read_text(encoding="utf-8")
+        row = whole.numbers["moved"]["2"]["sizes"][1]
+        for number in (row["trained"]["moved"], row["estimate"]["moved"], row["relative_change"]):
+            assert f">{number_text(number, '.2g')}" in text
+        assert "Figure 4: elements of the set in the landscape" in text
+        assert "Table 2: estimated and retrained weights" in text
+        assert "not a stationary point of these" in text
+        assert "more than was asked for" not in text
+
+    def test_the_tables_are_those_of_the_numbers(self, whole):
+        with (whole.page.parent / "table_3.csv").open(newline="", encoding="utf-8") as stream:
+            read = list(csv.DictReader(stream))
+        sizes = whole.numbers["moved"]["2"]["sizes"]
+        assert [float(row["trained"]) for row in read] == [row["trained"]["moved"] for row in sizes]
+        assert [float(row["estimate"]) for row in read] == [row["estimate"]["moved"] for row in sizes]
+        assert [row["paper_trained"] for row in read] == ["", ""]  # the paper has ten moved images, not two
+
+    def test_a_finished_run_is_read_back_and_not_computed(self, whole, monkeypatch):
+        before = contents(whole.page.parent)
+        resumed = whole.start.open(whole.page.parent, "resume")
+
+        def fail(*_arguments: object) -> None:
+            raise AssertionError("computed again")
+
+        monkeypatch.setattr(TrainedResNet56, "derivative", fail)
+        monkeypatch.setattr(TrainedResNet56, "losses", fail)
+        assert json.loads(json.dumps(resumed.numbers())) == whole.numbers
+        assert contents(whole.page.parent) == before
+
+    def test_interrupted_at_every_stage_and_resumed_it_ends_the_same(self, whole, tmp_path, monkeypatch):
+        # The list of files is written before each file, so a stop also falls between the two.
+        written: set[tuple[str, bytes]] = set()
+        write = run_folder.replace_file
+
+        def once(target: Path, data: bytes) -> None:
+            write(target, data)
+            if "result.json" not in {name for name, _ in written} and (target.name, data) not in written:
+                written.add((target.name, data))
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(run_folder, "replace_file", once)
+        monkeypatch.setattr(checkpoint, "replace_file", once)
+        stops = 0
+        while "report.html" not in (contents(tmp_path / "run") if stops else {}):
+            try:
+                resnet56_experiment(whole.start.open(tmp_path / "run", "resume"))
+            except KeyboardInterrupt:
+                stops += 1
+            assert stops <= 100
+        assert {name for name, _ in written} == {"run.json", "result.json", *STAGES}
+        assert stops == len(written)
+        ended, expected = contents(tmp_path / "run"), contents(whole.page.parent)
+        assert ended["result.json"] == expected["result.json"]
+        assert ended.keys() == expected.keys()
+        assert [name for name in sorted(ended) if ended[name] != expected[name]] == []
+
+    def test_the_model_and_the_random_state_stay_as_they_were(self, tmp_path):
+        start = small()
+        before, random = {k: v.clone() for k, v in start.model.state_dict().items()}, torch.get_rng_state()
+        start.open(tmp_path / "run", moved=(1,), sizes=(0.01,), figure_moved=0).numbers()
+        assert all(torch.equal(value, before[name]) for name, value in start.model.state_dict().items())
+        assert all(value.requires_grad and value.grad is None for value in start.model.parameters())
+        assert not start.model.training
+        assert torch.equal(torch.get_rng_state(), random)
+
+    def test_without_retraining_and_landscape(self, tmp_path):
+        changes = {"moved": (2,), "sizes": (0.02,), "retraining_gradients": 0, "figure_moved": 0}
+        page = resnet56_experiment(small().open(tmp_path / "run", **changes))
+        names = contents(tmp_path / "run").keys()
+        missing = {"table_2.csv", "surface.png", "contour.png", "figure.json", "landscape_rows.json"}
+        assert missing.isdisjoint(names)
+        assert {"report.html", "table_1.csv", "table_3.csv", "losses.png", "moved_images.png"} <= names
+        text = page.read_text(encoding="utf-8")
+        assert "Table 3: the size of the step, 2 moved images" in text
+        assert "estimated and retrained weights" not in text
+        assert "in the landscape" not in text
+
+    def test_another_seed_moves_other_points(self, tmp_path):
+        one, same, other = (
+            small().open(tmp_path / name, seed=seed).start for name, seed in (("1", 0), ("2", 0), ("3", 1))
+        )
+        assert one.order == same.order != other.order
+        assert sorted(one.order) == list(range(SMALL.points)) == sorted(other.order)
+
+    def test_the_points_of_a_thousand_are_those_of_the_specification(self, tmp_path):
+        data = CIFAR10(torch.zeros(1000, 1), torch.zeros(1000))
+        settings = ResNet56Settings()
+        folder = RunFolder.open(tmp_path / "run", settings={})
+        order = TrainedResNet56(settings, folder, small().model, data).order
+        assert order[:10] == [44, 37, 675, 775, 947, 209, 719, 500, 561, 264]
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"moved": ()}, r"`moved` must be numbers in 1\.\.16"),
+            ({"moved": (1, 0)}, r"`moved` must be numbers in 1\.\.16; got \(1, 0"),
+            ({"moved": (17,)}, r"`moved` must be numbers in 1\.\.16; got \(17"),
+            ({"figure_moved": 17}, r"must be numbers in 1\.\.16; got \(1, 2, 17\)"),
+            ({"sizes": ()}, r"`sizes` must be positive steps; got \(\)"),
+            ({"sizes": (0.01, 0.0)}, r"`sizes` must be positive steps; got \(0\.01, 0\.0\)"),
+            ({"sizes": (-0.01,)}, "`sizes` must be positive steps"),
+        ],
+    )
+    def test_impossible_settings_are_refused(self, change, says):
+        with pytest.raises(ValueError, match=says):
+            dataclasses.replace(SMALL, **change)
+
+    def test_all_points_may_move(self):
+        assert dataclasses.replace(SMALL, moved=(16,), figure_moved=16).moved == (16,)
+
+    def test_fewer_images_than_points_are_refused(self, tmp_path):
+        start = small()
+        few = dataclasses.replace(start, data=start.data.part(0, 15))
+        with pytest.raises(
+            ValueError, match=r"`data` must be 16 images or more; got 15\. Use fewer --points"
+        ):
+            few.open(tmp_path / "run")
+
+    def test_more_images_than_points_are_left_out(self, tmp_path):
+        run = small().open(tmp_path / "run", points=10)
+        assert torch.equal(run.start.data.inputs, small().data.inputs[:10])
+        assert run.start.problem.point_count == 10
+
+
+def losses(moved: float, whole: float = 0.5) -> dict[str, float]:
+    return {"moved": moved, "all": whole, "output_change_moved": 3.0, "output_change": 4.0}
+
+
+def made_up(size: float, trained: float = 1.0) -> dict[str, Any]:
+    """One step of one number of moved points."""
+    return {
+        "size": size,
+        "perturbation": 10 * size,
+        "distance": 2 * size,
+        "sampled_distance": 3 * size,
+        "relative_change": size / 2,
+        "trained": losses(trained),
+        "estimate": losses(trained / 8, 0.25),
+        "samples": [losses(0.3), losses(0.7), losses(0.1)],
+        "paper_way": losses(0.9, 7.0),
+        "beyond_first_order": {"linear": 5.0, "inputs": size, "weights": 2 * size, "mixed": 3 * size},
+    }
+
+
+def experiment(counts: tuple[int, ...], sizes: tuple[float, ...]) -> dict[str, Any]:
+    """Made-up numbers: at the trained weights the loss is the count and the size in one."""
+    return {
+        "moved": {
+            str(count): {
+                "points": list(range(count)),
+                "clean": {"moved": 0.01, "all": 0.02 * count},
+                "check": {"residual": 1e-3 * count, "rows": 50.0 * count},
+                "sizes": [made_up(size, count + size) for size in sizes],
+            }
+            for count in counts
+        }
+    }
+
+
+class TestTables:
+    def test_table_1_has_two_steps_of_each_number(self):
+        rows = table_1_rows(experiment((1, 3), (0.002, 0.005, 0.01)))
+        assert [(row["moved"], row["step_percent"]) for row in rows] == [
+            (1, 0.2),
+            (1, 0.5),
+            (3, 0.2),
+            (3, 0.5),
+        ]
+        assert rows[2]["trained"] == 3.002
+        assert rows[2]["estimate"] == 3.002 / 8
+        assert rows[2]["all"] == 0.25
+        assert rows[2]["clean"] == 0.06
+
+    @pytest.mark.parametrize("count", [1, 2, 10, 100])
+    @pytest.mark.parametrize("sizes", [(0.002, 0.005), (0.001, 0.002), (0.005, 0.01), (0.01,)])
+    def test_the_papers_table_1_stands_beside_its_own_rows(self, count, sizes):
+        printed = {1: (0.0041, 1.9e-5), 10: (0.0045, 6.2e-5)}
+        assert printed == PAPER_MOVED
+        rows = table_1_rows(experiment((count,), sizes))
+        assert len(rows) == len(sizes)
+        for size, row in zip(sizes, rows, strict=True):
+            expected = printed.get(count, (None, None)) if size == 0.002 else (None, None)
+            assert (row["paper_trained"], row["paper_estimate"]) == expected
+
+    @pytest.mark.parametrize("counts", [(1,), (10,), (1, 10), (10, 1), (2, 10, 9), (10, 100)])
+    def test_the_papers_table_3_stands_beside_ten_moved_images(self, counts):
+        printed = {0.005: (0.15, 0.005), 0.01: (1.19, 0.3), 0.02: (3.35, 1.9)}
+        assert printed == PAPER_STEPS
+        sizes = (0.002, 0.005, 0.01, 0.02, 0.05)
+        rows = step_rows(experiment(counts, sizes))
+        for size, row in zip(sizes, rows, strict=True):
+            expected = printed.get(size, (None, None)) if max(counts) == 10 else (None, None)
+            assert (row["paper_trained"], row["paper_estimate"]) == expected
+
+    def test_table_3_is_of_the_largest_number_not_of_the_largest_word(self):
+        (row,) = step_rows(experiment((9, 10, 1), (0.03,)))
+        assert row["trained"] == 10.03
+        assert row["step_percent"] == 3.0
+        assert row["samples"] == 0.7  # the worst of them
+        assert (row["paper_way"], row["paper_way_all"]) == (0.9, 7.0)
+        assert (row["change_moved"], row["change_all"]) == (3.0, 4.0)
+        assert (row["distance"], row["sampled_distance"]) == (0.06, 0.09)
+
+    def test_table_3_without_samples(self):
+        numbers = experiment((1,), (0.01,))
+        numbers["moved"]["1"]["sizes"][0]["samples"] = []
+        assert step_rows(numbers)[0]["samples"] is None
+
+    def test_table_2_has_the_estimate_and_every_method(self):
+        numbers = experiment((1, 2), (0.01,))
+        numbers["moved"]["2"]["retraining"] = {
+            "size": 0.01,
+            "trained": losses(1.0),
+            "estimate": {"relative_change": 0.1, **losses(0.2)},
+            "L-BFGS": {"gradients": 21, "relative_change": 0.3, "cosine": 0.6, **losses(0.4, 0.8)},
+        }
+        estimate, method = retraining_rows(numbers)
+        assert (estimate["method"], estimate["gradients"], estimate["cosine"]) == ("estimate", None, None)
+        assert (estimate["moved"], estimate["relative_change"], estimate["loss_moved"]) == (2, 0.1, 0.2)
+        assert method == {
+            "moved": 2,
+            "method": "L-BFGS",
+            "gradients": 21,
+            "relative_change": 0.3,
+            "cosine": 0.6,
+            "loss_moved": 0.4,
+            "loss_all": 0.8,
+            "output_change": 4.0,
+        }
+
+    def test_table_2_of_no_retraining_is_empty(self):
+        assert retraining_rows(experiment((1, 2), (0.01,))) == []
+
+    def test_accuracy_has_a_row_for_each_number(self):
+        rows = accuracy_rows(experiment((1, 10), (0.01,)))
+        assert rows == [
+            {"moved": 1, "residual": 1e-3, "rows": 50.0},
+            {"moved": 10, "residual": 1e-2, "rows": 500.0},
+        ]
+
+    def test_limits_are_of_the_largest_number(self):
+        numbers = experiment((9, 10), (0.01, 0.02))
+        numbers["moved"]["9"]["sizes"][0]["beyond_first_order"]["linear"] = math.inf
+        first, second = limit_rows(numbers)
+        assert first == {"step_percent": 1.0, "linear": 5.0, "inputs": 0.01, "weights": 0.02, "mixed": 0.03}
+        assert second["step_percent"] == 2.0

@@ -1,0 +1,133 @@
+"""Section 5.2: one linear solve keeps the pre-trained ResNet56 fitted on moved photographs."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from solset import GraphicalDerivative, InformativeRows, Problem, Status
+from solset.datasets import cifar10, find_cifar10, find_resnet56_weights
+from solset.risk import EmpiricalRisk
+from solset.zoo import pretrained_resnet56
+
+pytestmark = pytest.mark.slow
+
+SIZES = (0.002, 0.005, 0.01, 0.02)
+
+
+@cache
+def problem() -> Problem:
+    """The public weights on the first 1000 training photographs."""
+    try:
+        data, weights = find_cifar10(download=False), find_resnet56_weights(download=False)
+    except FileNotFoundError as error:
+        pytest.skip(f"the photographs or the weights are not here: {error}")
+    train = cifar10(data).part(0, 1000)
+    model = pretrained_resnet56(weights)
+    return Problem(model, nn.CrossEntropyLoss(), train.inputs, train.labels, batch_size=50, gradient_tol=1.0)
+
+
+@cache
+def clean() -> Tensor:
+    """The loss of each point before anything moves."""
+    return problem().risk().losses()
+
+
+def drawn() -> list[int]:
+    """Ten points, the same that ``torch.manual_seed(0)`` draws."""
+    return torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:10].tolist()
+
+
+def whole_step(moved: list[int]) -> Tensor:
+    """``‖x_k‖`` along each moved point's own loss gradient: a step of 100 %."""
+    risk = problem().risk().select(moved)
+    inputs, _ = risk.points[range(len(moved))]
+    gradients = risk.input_gradients()
+    lengths = inputs.flatten(1).norm(dim=1) / gradients.flatten(1).norm(dim=1)
+    return lengths.reshape(-1, 1, 1, 1) * gradients
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one solve gives for every step size along these directions."""
+
+    moved: list[int]
+    derivative: GraphicalDerivative
+    step: Tensor
+    change: Tensor
+
+    def risk(self, size: float) -> EmpiricalRisk:
+        """At the estimated weights, on the moved data."""
+        weights = problem().weights() + size * self.change
+        return problem().risk().at(weights).move(self.moved, size * self.step)
+
+    def losses(self, size: float) -> tuple[float, float]:
+        """Mean loss on the moved points and on all."""
+        losses = self.risk(size).losses()
+        return float(losses[self.moved].mean()), float(losses.mean())
+
+
+@cache
+def answer(count: int) -> Answer:
+    """Solved at a step of 1 %; the derivative is linear."""
+    moved = drawn()[:count]
+    derivative, step = problem().graphical_derivative(points=moved), whole_step(moved)
+    found = derivative(0.01 * step).min_norm()
+    assert found.status is Status.CONVERGED
+    return Answer(moved, derivative, step, 100 * found.value)
+
+
+def test_the_points_are_those_of_the_specification():
+    assert drawn() == [44, 37, 675, 775, 947, 209, 719, 500, 561, 264]
+
+
+def test_the_clean_losses_are_those_of_the_specification():
+    assert float(clean().mean()) == pytest.approx(7.4e-4, rel=0.01)
+    assert float(clean()[drawn()].mean()) == pytest.approx(6.7e-6, rel=0.02)
+
+
+def test_without_an_answer_the_moved_points_are_lost():
+    step, still = whole_step(drawn()), problem().risk().select(drawn())
+    losses = [float(still.move(range(10), size * step).losses().mean()) for size in (0.01, 0.02)]
+    assert losses == pytest.approx([1.22, 4.22], rel=0.02)
+
+
+def test_auto_chooses_rows_and_they_hold_on_all():
+    derivative = answer(10).derivative
+    assert derivative.optimality == "interpolating"
+    assert " of 10000 rows: all 100 of the moved points" in derivative.reason
+    check = derivative.check
+    assert check is not None
+    assert check.is_accurate
+    assert check.residual <= check.tol == InformativeRows().tol
+    assert check.rows < 1000
+    assert check.moved_residual <= 1e-4
+
+
+def test_the_answer_is_linear_in_the_step():
+    ten = answer(10)
+    found = ten.derivative(0.02 * ten.step).min_norm().value
+    assert float((found - 0.02 * ten.change).norm()) <= 1e-3 * float(found.norm())
+
+
+@pytest.mark.parametrize("size", SIZES[:3])
+def test_ten_moved_points_stay_fitted_and_the_others_with_them(size: float):
+    moved, whole = answer(10).losses(size)
+    assert moved <= 1e-5
+    assert whole <= float(clean().mean())
+
+
+def test_ten_points_moved_by_two_percent_stay_fitted():
+    moved, whole = answer(10).losses(0.02)
+    assert moved <= 1e-5
+    assert whole <= 2e-3
+
+
+@pytest.mark.parametrize("size", SIZES[:3])
+def test_one_moved_point_stays_fitted(size: float):
+    one = answer(1)
+    assert one.derivative.check is not None
+    assert one.derivative.check.is_accurate
+    assert float(one.risk(size).select(one.moved).losses()) <= 1e-6
