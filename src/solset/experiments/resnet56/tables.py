@@ -13,10 +13,10 @@ PAPER_BESIDE = 0.002  # the step of ours that Table 1 is set beside
 
 
 def table_1_rows(numbers: Numbers) -> Rows:
-    """Each number of moved points at the two smallest steps."""
+    """Each number of moved points at the three smallest steps."""
     rows: Rows = []
     for count, part in numbers["moved"].items():
-        for row in part["sizes"][:2]:
+        for row in part["sizes"][:3]:
             paper = PAPER_MOVED.get(int(count)) if row["size"] == PAPER_BESIDE else None
             rows.append(
                 {
