@@ -2,10 +2,10 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import math
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Start:
         return ResNet56Run(TrainedResNet56(settings, folder, self.model, self.data, progress=False))
 
 
-@cache
+@functools.cache
 def small() -> Start:
     """A network of 8 layers, fitted by choice: of many random images those it is surest of, so labelled."""
     generator = torch.Generator().manual_seed(0)
@@ -83,7 +83,7 @@ def small() -> Start:
         return Start(SMALL, model, CIFAR10(inputs[surest], model(inputs[surest]).argmax(1)))
 
 
-@cache
+@functools.cache
 def real() -> Start:
     """The public weights and the first training images."""
     try:
@@ -198,6 +198,26 @@ class TestRun:
         assert [len(row) for row in figure["landscape"]["values"]["the moved points"]] == [3, 3, 3]
         assert figure["estimate"]["moved"] < figure["trained"]["moved"]
         assert figure["kernel_ratio"] == pytest.approx(3.0, rel=1e-4)
+
+    def test_the_kernel_direction_of_the_figure_keeps_the_outputs(self, whole):
+        start, changes = whole.start, whole.run.folder.read_tensors("figure_changes.safetensors")
+        inputs = start.data.inputs[whole.run.start.order[:4]]
+        weights = {name: value.detach() for name, value in start.model.named_parameters()}
+
+        def slope(direction: torch.Tensor) -> float:
+            parts = direction.split([value.numel() for value in weights.values()])
+            along = {
+                name: part.reshape(value.shape)
+                for (name, value), part in zip(weights.items(), parts, strict=True)
+            }
+            model = functools.partial(torch.func.functional_call, start.model, args=(inputs,))
+            return float(torch.func.jvp(model, (weights,), (along,))[1].norm())
+
+        kernel = changes["kernel"]
+        assert slope(changes["change"]) > 0.1
+        assert slope(kernel) <= 1e-3 * slope(changes["change"]) * float(
+            kernel.norm() / changes["change"].norm()
+        )
 
     def test_the_page_says_what_was_found(self, whole):
         text = whole.page.read_text(encoding="utf-8")
