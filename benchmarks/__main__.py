@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument(
         "--large",
         action="store_true",
-        help="ResNet56 too: some minutes more, 4 GB; with resnet56: least squares on H too, half an hour more",
+        help="ResNet56 too: some minutes and 4 GB more; with resnet56: also least squares on H",
     )
     parser.add_argument(
         "--threads", type=int, default=None, help="for torch and SciPy; their own choice by default"

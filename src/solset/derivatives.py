@@ -126,15 +126,16 @@ class Linearisation:
 class RowCheck:
     """What leaving rows of the constraint out cost: found by one product with all of them.
 
-    With ``e = J v + J_x Δx`` over all points and ``v`` the minimum-norm solution on the rows in use; that
-    ``v`` is never longer than the one on all rows.
+    With ``e = J v + J_x Δx`` over all points and ``v`` the minimum-norm solution on the rows in use; where
+    the constraint is consistent and no rank is cut, that ``v`` is never longer than the one on all rows.
 
     Attributes:
         residual: ``‖W e‖ / ‖J_x Δx‖``, where ``W`` is one on every output of a moved point and
             ``(λ / λ_max)^{1/2}`` on an output direction of another point, ``λ`` its curvature of the loss.
         moved_residual: ``‖e‖ / ‖J_x Δx‖`` over the moved points alone.
         unit_residual: The same over all points: how far outputs the loss cannot feel move.
-        risk_rise: ``½ Σ αλ (uᵀe)²``, the second-order rise of the risk that ``e`` causes, in loss units.
+        risk_rise: ``½ Σ αλ (uᵀe)²``, the second-order term of the change of the risk that ``e`` causes, in
+            loss units; the first-order term, zero only at zero residual, is not in it.
         rows: In use.
         all_rows: ``m``.
         discarded: Share of the trace of the loss's curvature that the rows left out carry.
@@ -242,10 +243,10 @@ class GraphicalDerivative:
         """
         if not isinstance(self._source, Selection):
             raise bad_value(
-                "dx",
+                "rows",
                 expected="a derivative on a selection of rows",
-                got="one on all rows",
-                cure="Its solutions' residuals are over all rows already; why it has them all is in .reason.",
+                got=f"one that works on its whole constraint ({self.reason})",
+                cure="There is nothing left out: the residual of a solution is over all of it.",
             )
         self._check = self._source.verify(self.linearisation.data_space.flatten(dx))
         return self._check
@@ -260,14 +261,14 @@ class GraphicalDerivative:
             ValueError: If all rows are in use, or the folder holds a derivative already.
             OSError: If the disk has no room; says how much is needed.
 
-        Cost: the rows, if they were not computed yet; as many bytes on the disk as :attr:`plan` says.
+        Cost: the rows, if they were not computed yet; ``m·p`` numbers on the disk.
         """
         if not isinstance(self._source, Selection):
             raise bad_value(
-                "folder",
-                expected="a derivative on a selection of rows to be saved",
-                got="one on all rows",
-                cure="Pass rows=InformativeRows() that allow enough of them; what was taken is in .reason.",
+                "rows",
+                expected="a derivative on a selection of rows",
+                got=f"one that works on its whole constraint ({self.reason})",
+                cure="Take the interpolating map with rows=InformativeRows() that allow enough of them.",
             )
         self._source.save(Path(folder))
 

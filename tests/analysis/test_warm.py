@@ -151,6 +151,11 @@ def test_bad_arguments_are_refused(change, says):
         WithOptimizer(sgd(0.1), **{"epochs": 1, **change})
 
 
+def test_an_optimiser_that_needs_a_closure_is_refused_with_the_one_to_use(fitted):
+    with pytest.raises(ValueError, match=r"needs no closure; got torch\.optim\.LBFGS\. Use solset\.LBFGS"):
+        retrain(fitted.problem(), draw(6, 3), method=WithOptimizer(torch.optim.LBFGS, 1))
+
+
 def test_a_perturbation_of_the_wrong_shape_is_refused(fitted):
     with pytest.raises(ValueError, match=r"`dx` must be of shape \(2, 3\)"):
         retrain(fitted.problem(), draw(3, 3), points=POINTS, method=WithOptimizer(sgd(0.1), 1))

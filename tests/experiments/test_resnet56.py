@@ -319,7 +319,15 @@ class TestSettings:
             ({"moved": ()}, r"`moved` must be numbers in 1\.\.16"),
             ({"moved": (1, 0)}, r"`moved` must be numbers in 1\.\.16; got \(1, 0"),
             ({"moved": (17,)}, r"`moved` must be numbers in 1\.\.16; got \(17"),
-            ({"figure_moved": 17}, r"must be numbers in 1\.\.16; got \(1, 2, 17\)"),
+            ({"figure_moved": 17}, r"`figure` must be in 0\.\.16; got 17"),
+            ({"figure_moved": -1}, r"`figure` must be in 0\.\.16; got -1"),
+            ({"resolution": 1}, "`resolution` must be 2 or more; got 1"),
+            ({"retraining_gradients": -1}, "`retraining_gradients` must be 0 or more; got -1"),
+            ({"samples": 0}, "`samples` must be 1 or more; got 0"),
+            ({"paper_steps": 0}, "`paper_steps` must be 1 or more; got 0"),
+            ({"batch_size": 0}, "`batch_size` must be 1 or more; got 0"),
+            ({"memory_gigabytes": 0.0}, "`memory` must be positive and finite; got 0"),
+            ({"memory_gigabytes": math.nan}, "`memory` must be positive and finite; got nan"),
             ({"sizes": ()}, r"`sizes` must be positive steps; got \(\)"),
             ({"sizes": (0.01, 0.0)}, r"`sizes` must be positive steps; got \(0\.01, 0\.0\)"),
             ({"sizes": (-0.01,)}, "`sizes` must be positive steps"),
@@ -382,18 +390,16 @@ def experiment(counts: tuple[int, ...], sizes: tuple[float, ...]) -> dict[str, A
 
 
 class TestTables:
-    def test_table_1_has_two_steps_of_each_number(self):
-        rows = table_1_rows(experiment((1, 3), (0.002, 0.005, 0.01)))
+    def test_table_1_has_the_three_smallest_steps_of_each_number(self):
+        rows = table_1_rows(experiment((1, 3), (0.05, 0.002, 0.01, 0.005)))
         assert [(row["moved"], row["step_percent"]) for row in rows] == [
-            (1, 0.2),
-            (1, 0.5),
-            (3, 0.2),
-            (3, 0.5),
+            *((1, 0.2), (1, 0.5), (1, 1.0)),
+            *((3, 0.2), (3, 0.5), (3, 1.0)),
         ]
-        assert rows[2]["trained"] == 3.002
-        assert rows[2]["estimate"] == 3.002 / 8
-        assert rows[2]["all"] == 0.25
-        assert rows[2]["clean"] == 0.06
+        assert rows[3]["trained"] == 3.002
+        assert rows[3]["estimate"] == 3.002 / 8
+        assert rows[3]["all"] == 0.25
+        assert rows[3]["clean"] == 0.06
 
     @pytest.mark.parametrize("count", [1, 2, 10, 100])
     @pytest.mark.parametrize("sizes", [(0.002, 0.005), (0.001, 0.002), (0.005, 0.01), (0.01,)])

@@ -18,7 +18,8 @@ class Stability:
 
     Attributes:
         distance: ``d(w̄, w̄ + DS(x̄|w̄)(Δx)) = ‖Δw‖`` of the minimum-norm element, in weight units; exact for
-            the linear system solved. The distance to its least-squares element if the set is empty.
+            the linear system solved; on a selection of rows a lower bound on that of all rows. The distance
+            to its least-squares element if the set is empty.
         sampled_distance: The smallest distance over the samples, as the paper reports it; never below
             ``distance`` up to the solver's tolerance; ``None`` without samples.
         perturbation: ``‖Δx‖``, in input units.
@@ -26,7 +27,7 @@ class Stability:
         solution: The minimum-norm element of the estimate, as weights.
         samples: The sampled elements, as weights.
         optimality: The optimality map used.
-        is_empty: Whether the linear system has no solution at tolerance 1e-6.
+        is_empty: Whether the linear system has no solution at tolerance 1e-6, or the solver's own if larger.
     """
 
     distance: float

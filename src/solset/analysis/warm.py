@@ -14,17 +14,19 @@ from solset.risk import EmpiricalRisk
 
 @dataclass(frozen=True)
 class WithOptimizer:
-    """Epochs of mini-batches from ``w̄`` with any optimiser of ``torch.optim``, in evaluation mode.
+    """Epochs of mini-batches from ``w̄`` with a first-order optimiser of ``torch.optim``, in evaluation mode.
 
     Attributes:
-        optimizer: From the list of parameter tensors to the optimiser.
+        optimizer: From the list of parameter tensors to the optimiser, whose ``step`` needs no closure.
         epochs: Passes over the moved data; each costs one full-batch gradient.
         batch_size: Points per step.
         seed: Of the order of the points.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If there is no epoch, or a batch has no point.
+        ValueError: If there is no epoch, a batch has no point, or the optimiser needs a closure.
+
+    Cost: a full-batch gradient an epoch; the weights after each are kept.
 
     Example:
         >>> WithOptimizer(lambda weights: torch.optim.Adam(weights, lr=1e-4), epochs=3).epochs
@@ -52,6 +54,13 @@ class WithOptimizer:
         """
         leaves = start.leaves()
         optimizer = self.optimizer(leaves)
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise bad_value(
+                "optimizer",
+                expected="one whose step needs no closure",
+                got="torch.optim.LBFGS",
+                cure="Use solset.LBFGS.",
+            )
         generator = torch.Generator().manual_seed(self.seed)
         course: dict[int, Tensor] = {}
         for epoch in trange(1, self.epochs + 1, desc="retraining", disable=not self.progress, leave=False):

@@ -211,9 +211,12 @@ def _not_these_rows(path: Path, got: str) -> ValueError:
 
 def _reserve(descriptor: int, start: int, size: int) -> None:
     """Room in the file before it is needed: a full disk is found now and not after an hour."""
-    if hasattr(os, "posix_fallocate"):
+    try:
         os.posix_fallocate(descriptor, start, size)
-    else:
+    except (AttributeError, OSError) as error:
+        # Not every system has it, nor every file system.
+        if isinstance(error, OSError) and error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
+            raise
         os.ftruncate(descriptor, start + size)
 
 

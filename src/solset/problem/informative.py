@@ -1,5 +1,6 @@
 """The interpolating map on the rows that matter: chosen, solved, checked on all rows, and added to."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -187,11 +188,11 @@ class InformativeSelection(Selection):
             if len(extra) == 0:
                 self._warn(check)
                 return check
-            try:
-                self._add(extra)
-            except ValueError as error:  # no plan for so many rows fits the budget
-                self._warn(check, f"; {error}")
+            refused = self._refusal(extra)
+            if refused:
+                self._warn(check, refused)
                 return check
+            self._add(extra)
 
     def _judge(self, error: Tensor, size: float) -> RowCheck:
         squares = weighted_squares(self.choice, error)
@@ -208,11 +209,24 @@ class InformativeSelection(Selection):
             tol=self.settings.tol,
         )
 
-    def _warn(self, check: RowCheck, more: str = "") -> None:
+    def _refusal(self, extra: Tensor) -> str:
+        """Why so many more rows cannot be taken in, or nothing."""
+        choice = self.choice.with_more(extra)
+        try:
+            self.solver.plan(OutputRows(self.risk, choice.directions, memory_budget=self.memory_budget))
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _warn(self, check: RowCheck, refused: str = "") -> None:
+        cure = refused or f"allow more rows (InformativeRows.most is {self.settings.most})"
+        if not math.isfinite(check.residual):
+            cure = "the solution is not finite"
+        elif check.rows == check.all_rows or check.moved_residual > self.settings.tol:
+            cure = "rows in use contradict each other, as those of duplicate points do: more will not help"
         warnings.warn(
             f"with {check.rows} rows the residual over all {check.all_rows} is {check.residual:.3g}, not "
-            f"{check.tol:.3g}: allow more rows (InformativeRows.most is {self.settings.most}); if "
-            f"moved_residual is as large, rows in use contradict each other and more will not help{more}",
+            f"{check.tol:.3g}: {cure}",
             SolsetWarning,
             stacklevel=4,
         )

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from solset.atomic import PARTIAL, replace_file
 from solset.errors import bad_value
-from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows
+from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows, cross_gram
 from solset.operators import InformativeRows, OutputCurvature, OutputDirections, RowChoice
 from solset.risk import EmpiricalRisk, differences, digest, fingerprint
 from solset.solvers import Dual
+from solset.solvers.row_plan import AT_ONCE
 
 FORMAT = "solset derivative 1"
 MANIFEST, TENSORS, ROWS = "derivative.json", "derivative.safetensors", "rows.npy"
-AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def store(folder: Path, risk: EmpiricalRisk, kept: Stored) -> None:
             cure="Choose another folder, or remove that one.",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    _store_rows(kept.rows, folder)
+    gram = _store_rows(kept.rows, kept.gram, folder)
     choice = kept.choice
     tensors = {
         "points": choice.directions.points,
@@ -72,7 +72,8 @@ def store(folder: Path, risk: EmpiricalRisk, kept: Stored) -> None:
         "importance": choice.importance,
         "curvature_values": choice.curvature.values,
         "curvature_vectors": choice.curvature.vectors,
-        "gram": kept.gram,
+        "gram": gram,
+        "losses": risk.losses(),
     }
     plain = {name: part.detach().cpu().clone().contiguous() for name, part in tensors.items()}
     replace_file(folder / TENSORS, save(plain))
@@ -105,13 +106,10 @@ def restore(folder: Path, risk: EmpiricalRisk, solver: Dual) -> Stored:
     manifest = read_manifest(folder)
     unlike = differences(manifest["problem"], identity(risk))
     if unlike:
-        raise bad_value(
-            "folder",
-            expected="a derivative stored for this problem",
-            got=f"one of another, which differs in: {', '.join(unlike)}",
-            cure="Load it with the model and data it was computed for.",
-        )
+        raise _of_another(unlike)
     tensors = {name: part.to(risk.weights.device) for name, part in read_tensors(folder, manifest).items()}
+    if not torch.allclose(tensors["losses"], risk.losses(), rtol=1e-3, atol=1e-9):
+        raise _of_another(["the loss at the points"])
     choice = RowChoice(
         OutputDirections(tensors["points"], tensors["columns"], tensors["vectors"]),
         manifest["moved_rows"],
@@ -173,6 +171,15 @@ def _seal(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
+def _of_another(unlike: list[str]) -> ValueError:
+    return bad_value(
+        "folder",
+        expected="a derivative stored for this problem",
+        got=f"one of another, which differs in: {', '.join(unlike)}",
+        cure="Load it with the model, data and loss it was computed for.",
+    )
+
+
 def _damaged(name: str) -> ValueError:
     return bad_value(
         "folder",
@@ -193,7 +200,8 @@ def identity(risk: EmpiricalRisk) -> dict[str, Any]:
     return {**marks, "weights": digest([risk.weights])}
 
 
-def _store_rows(rows: LinearOperator, folder: Path) -> None:
+def _store_rows(rows: LinearOperator, gram: Tensor, folder: Path) -> Tensor:
+    """Writes the rows; the Gram matrix is theirs, formed anew if they had to be computed again."""
     partial = folder / f"{PARTIAL}{os.getpid()}-{ROWS}"
     try:
         stored = StoredRows.create(partial, rows.shape, rows.dtype, rows.device)
@@ -202,10 +210,12 @@ def _store_rows(rows: LinearOperator, folder: Path) -> None:
         else:
             for start in range(0, rows.shape[0], AT_ONCE):
                 stored.write(start, rows.rows(start, min(start + AT_ONCE, rows.shape[0])))
+            gram = cross_gram(stored, stored)  # rounding depends on how rows are batched
         partial.replace(folder / ROWS)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    return gram
 
 
 def _open_rows(folder: Path, choice: RowChoice, gram: Tensor, risk: EmpiricalRisk, solver: Dual) -> KeptRows:

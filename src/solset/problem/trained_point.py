@@ -192,7 +192,11 @@ class Problem:
         solver: Solver | None = None,
         rows: InformativeRows | None = None,
     ) -> Coderivative:
-        """The coderivative ``D*S(x̄|w̄)``; arguments as for :meth:`graphical_derivative`."""
+        """The coderivative ``D*S(x̄|w̄)``; arguments as for :meth:`graphical_derivative`.
+
+        On a selection of rows it is the coderivative of the constraint on the rows in use, unchecked: empty
+        for ``q`` outside their range.
+        """
         derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver, rows=rows)
         return Coderivative(derivative.linearisation)
 

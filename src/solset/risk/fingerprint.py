@@ -2,12 +2,15 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from solset.risk.empirical import EmpiricalRisk
+
+PLAIN = (bool, int, float, str, type(None))
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
@@ -29,19 +32,28 @@ def fingerprint(risk: EmpiricalRisk) -> dict[str, Any]:
     Args:
         risk: Any; code that changed under the same names is not noticed.
     """
-    loss, state = risk.loss, dict(risk.model.named_parameters())
+    state = dict(risk.model.named_parameters())
     fixed = [value for name, value in state.items() if name not in risk.layout.shapes]
-    named = getattr(loss, "__qualname__", type(loss).__qualname__)
     return {
         "model": str(risk.model),
         "fixed parameters and buffers": digest([*fixed, *risk.model.buffers()]),
         "weights that move": list(risk.layout.shapes),
-        "loss": str(loss) if isinstance(loss, nn.Module) else named,
+        "loss": _loss_settings(risk.loss),
         "reduction": [risk.reduction, risk.total],
         "weight decay": risk.weight_decay,
         "batch size": risk.batch_size,
         "data": _data_digest(risk),
     }
+
+
+def _loss_settings(loss: Any) -> list[Any]:
+    """A loss by its name and all its plain settings, which its own text does not always show."""
+    if isinstance(loss, partial):
+        return [_loss_settings(loss.func), repr(loss.args), repr(sorted(loss.keywords.items()))]
+    if not isinstance(loss, nn.Module):
+        return [getattr(loss, "__qualname__", type(loss).__qualname__)]
+    plain = {name: value for name, value in sorted(vars(loss).items()) if isinstance(value, PLAIN)}
+    return [str(loss), plain, digest([*loss.parameters(), *loss.buffers()])]
 
 
 def _data_digest(risk: EmpiricalRisk) -> str:

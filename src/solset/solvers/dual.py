@@ -94,13 +94,14 @@ class Dual(Solver):
         return self._gram_side(operator, is_scaled=self.is_equilibrated)
 
     def extend(self, prepared: Prepared, operator: LinearOperator) -> Prepared:
-        """The same with more rows: nothing that was kept is computed again.
+        """The same with more rows: no row that is kept is computed again.
 
         Args:
             prepared: What :meth:`prepare` or this method returned for the first rows of ``operator``.
             operator: All rows, the new ones last.
 
-        Cost: the new rows, and their inner products with all.
+        Cost: the new rows, and their inner products with all; all inner products where rows that were in
+        memory move to the disk.
         """
         plan = self.plan(operator)
         old = prepared.operator
@@ -108,7 +109,7 @@ class Dual(Solver):
             return self.prepare(operator)
         if plan.place == "recomputed":
             return self.prepare(operator)
-        if plan.place == "disk" and isinstance(old, DenseOperator):
+        if plan.place == "disk" and _is_in_memory(old):
             # Both together do not fit the memory: what is there moves to the disk as well.
             rows: KeptRows = keep_rows(operator, plan, self.folder, known=old)
             return self.from_gram(rows, cross_gram(rows, rows))
@@ -232,7 +233,14 @@ class DualPrepared(Prepared):
         half = weights @ self.gram.to(weights.dtype)
         matrix = (weights @ half.T.contiguous()).to(torch.float64)
         rows = Product(weights, self.operator)
-        return DualPrepared(rows, (matrix + matrix.T) / 2, self.tolerance, self.tol)
+        noise = default_tolerance(rows.shape, weights.dtype) if weights.dtype != torch.float64 else 0.0
+        return DualPrepared(rows, (matrix + matrix.T) / 2, max(self.tolerance, noise), self.tol)
+
+
+def _is_in_memory(rows: KeptRows) -> bool:
+    if isinstance(rows, Stacked):
+        return any(_is_in_memory(part) for part in rows.parts)
+    return isinstance(rows, DenseOperator)
 
 
 class _NormalPrepared(Prepared):

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
+from solset.atomic import PARTIAL
 from solset.errors import bad_value
 from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows, gram_block
 from solset.linalg.panels import WIDTH
@@ -132,7 +133,7 @@ def keep_rows(
         for i in chunks:
             matrix[i : i + AT_ONCE] = operator.rows(start + i, start + min(i + AT_ONCE, m))
         return DenseOperator(matrix)
-    handle, name = tempfile.mkstemp(prefix="solset-rows-", suffix=".npy", dir=folder)
+    handle, name = tempfile.mkstemp(prefix=f"{PARTIAL}rows-", suffix=".npy", dir=folder)
     os.close(handle)
     path = Path(name)
     try:

@@ -94,6 +94,6 @@ class LandscapeFigure:
         kernel = kernel * (KERNEL_LENGTH * change.norm() / kernel.norm())
         check, system = derivative.check, derivative.linearisation.system
         if check is None or system.rank is None:
-            raise bad_value("rows", expected="fewer than all", got="all", cure="Move fewer points.")
+            raise bad_value("figure", expected="images that move", got="none", cure="Give a step.")
         facts = torch.tensor([check.rows, system.rank, check.residual], dtype=torch.float64)
         return {"change": change, "kernel": kernel, "facts": facts}

@@ -48,7 +48,9 @@ class MovedPoints:
             "check": check,
             "sizes": [
                 stage(folder, f"{self.name}_size_{size:g}", lambda size=size: self._at(size, changes))
-                for size in tqdm(settings.sizes, desc="sizes", disable=not self.run.progress, leave=False)
+                for size in tqdm(
+                    settings.sizes, desc="sizes", disable=None if self.run.progress else True, leave=False
+                )
             ],
         }
         if settings.retraining_gradients:
@@ -67,7 +69,7 @@ class MovedPoints:
         drawn = answer.sample(settings.samples, radius=float(smallest.value.norm()), generator=generator)
         check = derivative.check
         if check is None:
-            raise bad_value("rows", expected="fewer than all", got="all", cure="Use more points.")
+            raise bad_value("moved", expected="images that move", got="none", cure="Give a step.")
         facts = [check.residual, check.moved_residual, check.unit_residual, check.risk_rise, check.discarded]
         system = derivative.linearisation.system
         rank = system.rank if system.rank is not None else -1

@@ -32,7 +32,7 @@ class ResNet56Run:
             "tol": self.settings.tol,
             "setup": stage(self.folder, "setup", self.start.facts),
         }
-        parts = tqdm(self.settings.moved, desc="moved points", disable=not self.start.progress)
+        parts = tqdm(self.settings.moved, desc="moved points", disable=None if self.start.progress else True)
         result["moved"] = {str(count): MovedPoints(self.start, count).numbers() for count in parts}
         if self.figure is not None:
             result["figure"] = stage(self.folder, "figure", self.figure.numbers)

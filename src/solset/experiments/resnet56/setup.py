@@ -58,16 +58,28 @@ class ResNet56Settings:
     memory_gigabytes: float = 3.0
 
     def __post_init__(self) -> None:
-        largest = max([*self.moved, self.figure_moved], default=0)
-        if not self.moved or min(self.moved) < 1 or largest > self.points:
+        if not self.moved or min(self.moved) < 1 or max(self.moved) > self.points:
             raise bad_value(
-                "moved",
-                expected=f"numbers in 1..{self.points}",
-                got=(*self.moved, self.figure_moved),
-                cure="Move fewer images.",
+                "moved", expected=f"numbers in 1..{self.points}", got=self.moved, cure="Move fewer images."
+            )
+        if not 0 <= self.figure_moved <= self.points:
+            raise bad_value(
+                "figure", expected=f"in 0..{self.points}", got=self.figure_moved, cure="0 leaves it out."
+            )
+        least = {"resolution": 2, "retraining_gradients": 0, "samples": 1, "paper_steps": 1, "batch_size": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise bad_value(name, expected=f"{low} or more", got=getattr(self, name), cure="Raise it.")
+        if not 0 < self.memory_gigabytes < float("inf"):
+            raise bad_value(
+                "memory", expected="positive and finite", got=self.memory_gigabytes, cure="Use 3."
             )
         if not self.sizes or min(self.sizes) <= 0:
             raise bad_value("sizes", expected="positive steps", got=self.sizes, cure="0.01 means 1 %.")
+        if len({f"{size:g}" for size in self.sizes}) < len(self.sizes):
+            raise bad_value(
+                "sizes", expected="steps that differ in six digits", got=self.sizes, cure="Name each once."
+            )
 
 
 class TrainedResNet56:
@@ -139,7 +151,14 @@ class TrainedResNet56:
         """The graphical derivative for these points, on the rows that carry it; prints its plan."""
         rows = InformativeRows(tol=self.settings.tol)
         found = self.problem.graphical_derivative(points=moved, optimality="interpolating", rows=rows)
-        tqdm.write(f"{len(moved)} moved: {found.plan or found.reason}")
+        if not found.plan:
+            raise bad_value(
+                "moved",
+                expected="images whose rows fit a Gram matrix",
+                got=f"{len(moved)}: {found.reason}",
+                cure="Move fewer images, or raise --memory.",
+            )
+        tqdm.write(f"{len(moved)} moved: {found.plan}")
         return found
 
     def directions(self, moved: list[int]) -> Tensor:

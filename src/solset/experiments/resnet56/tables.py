@@ -16,7 +16,7 @@ def table_1_rows(numbers: Numbers) -> Rows:
     """Each number of moved points at the three smallest steps."""
     rows: Rows = []
     for count, part in numbers["moved"].items():
-        for row in part["sizes"][:3]:
+        for row in sorted(part["sizes"], key=lambda row: row["size"])[:3]:
             paper = PAPER_MOVED.get(int(count)) if row["size"] == PAPER_BESIDE else None
             rows.append(
                 {
