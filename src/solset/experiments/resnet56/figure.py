@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from solset.analysis import Landscape, filter_normalised, landscape
+from solset.analysis.filter_norms import filter_length
 from solset.errors import bad_value
 from solset.experiments.directions import step_of
 from solset.experiments.resnet56.setup import TrainedResNet56
 from solset.experiments.stages import tensor_stage
 
 ALONG = (-1.0, -0.5, 0.5, 1.0)  # where other elements of the set lie on the kernel direction
+BEYOND = (-0.6, 3.0)  # what the landscape shows along the minimum-norm change, in its lengths
+ACROSS = 2.5  # and along the kernel direction, to both sides
 KERNEL_LENGTH = 3.0  # of the kernel direction, in lengths of the minimum-norm change
 
 
@@ -58,10 +61,16 @@ class LandscapeFigure:
                 "minimum-norm solution": weights + change,
                 "sampled solutions": self.elements,
             },
+            ranges=[self._range(change, *BEYOND), self._range(self.changes["kernel"], -ACROSS, ACROSS)],
             resolution=self.run.settings.resolution,
             checkpoint=self.run.folder.reserve("landscape_rows.json"),
             progress=self.run.progress,
         )
+
+    def _range(self, direction: Tensor, start: float, stop: float) -> tuple[float, float]:
+        """So many times the direction, in the landscape's unit: relative changes of the filters."""
+        unit = filter_length(self.run.problem.risk(), direction, has_biases=False)
+        return start * unit, stop * unit
 
     def numbers(self) -> dict[str, Any]:
         """What the report says of it."""

@@ -70,9 +70,10 @@ def _draw(run: ResNet56Run, numbers: Numbers) -> None:
     captions = [run.start.data.classes[int(label)] for label in run.start.data.labels[few]]
     folder.write_figure("moved_images", image_grid(before, after, captions))
     if run.figure is not None:
-        found, title = run.figure.landscape, f"Loss of the {run.settings.figure_moved} moved images"
-        folder.write_figure("surface", landscape_surface(found, subset="the moved points", title=title))
-        folder.write_figure("contour", landscape_contour(found, subset="the moved points", title=title))
+        found = run.figure.landscape
+        title = f"Mean loss of {run.settings.points} images, {run.settings.figure_moved} of them moved"
+        folder.write_figure("surface", landscape_surface(found, title=title))
+        folder.write_figure("contour", landscape_contour(found, title=title))
 
 
 def _report(run: ResNet56Run, numbers: Numbers, tables: Mapping[str, list[dict[str, object]]]) -> Report:
@@ -278,14 +279,14 @@ def _accuracy_section(rows: list[dict[str, object]]) -> Section:
 
 
 def _figure_section(figure: Numbers) -> Section:
-    losses = [element["moved"] for element in figure["elements"]]
+    losses = [element["all"] for element in figure["elements"]]
     return Section(
         "Figure 4: elements of the set in the landscape",
         f"{figure['moved']} images move by {100 * figure['size']:g} %. The plane is spanned by the minimum-norm change and by a direction in the kernel of the constraint (a filter-normalised random direction, projected); coordinate 1 is a relative change of the filters of 1 in total, after Li et al. (2018).",
         figures=(
             Picture(
                 "surface",
-                f"The loss of the moved images: {figure['trained']['moved']:.2g} at the trained weights, {figure['estimate']['moved']:.2g} at the minimum-norm solution, {min(losses):.2g} to {max(losses):.2g} at the other elements.",
+                f"The mean loss of all images, of which the others hold the weights back where the moved ones alone would let them go on: {figure['trained']['all']:.2g} at the trained weights, {figure['estimate']['all']:.2g} at the minimum-norm solution, {min(losses):.2g} to {max(losses):.2g} at the other elements.",
                 "A surface over the plane, with the marked weights at their own loss.",
             ),
             Picture(
@@ -295,6 +296,6 @@ def _figure_section(figure: Numbers) -> Section:
             ),
         ),
         notes=(
-            f"{figure['rows']} rows in use, numerical rank {figure['rank']}, residual over all rows {figure['residual']:.2g}; the kernel direction shown is {figure['kernel_ratio']:.2g} times as long as the minimum-norm change. On all images: {figure['trained']['all']:.2g} at the trained weights, {figure['estimate']['all']:.2g} at the estimate.",
+            f"{figure['rows']} rows in use, numerical rank {figure['rank']}, residual over all rows {figure['residual']:.2g}; the kernel direction shown is {figure['kernel_ratio']:.2g} times as long as the minimum-norm change. On the moved images alone: {figure['trained']['moved']:.2g} at the trained weights, {figure['estimate']['moved']:.2g} at the estimate.",
         ),
     )
