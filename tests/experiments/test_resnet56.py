@@ -224,8 +224,8 @@ class TestRun:
         row = whole.numbers["moved"]["2"]["sizes"][1]
         for number in (row["trained"]["moved"], row["estimate"]["moved"], row["relative_change"]):
             assert f">{number_text(number, '.2g')}" in text
-        assert "Figure 4: elements of the set in the landscape" in text
-        assert "Table 2: estimated and retrained weights" in text
+        assert "figure 4: elements of the set in the landscape" in text
+        assert "table 2: estimated and retrained weights" in text
         assert "not a stationary point of these" in text
         assert "more than was asked for" not in text
 
@@ -293,7 +293,7 @@ class TestRun:
         assert missing.isdisjoint(names)
         assert {"report.html", "table_1.csv", "table_3.csv", "losses.png", "moved_images.png"} <= names
         text = page.read_text(encoding="utf-8")
-        assert "Table 3: the size of the step, 2 moved images" in text
+        assert "table 3: the size of the step, 2 moved images" in text
         assert "estimated and retrained weights" not in text
         assert "in the landscape" not in text
 

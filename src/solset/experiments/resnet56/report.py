@@ -168,7 +168,7 @@ def _start_section(run: ResNet56Run, setup: Numbers, count: int) -> Section:
 
 def _table_1_section(rows: list[dict[str, object]]) -> Section:
     return Section(
-        "Table 1: the number of moved images",
+        "The paper's table 1: the number of moved images",
         "Mean loss on the moved images at the trained weights and at the estimate. The paper's pair, where it has one, stands beside our 0.2 % step; compare its loss at the trained weights before its estimate: it is that of the step it really took.",
         table=Table(
             "Loss on the moved images",
@@ -189,7 +189,7 @@ def _table_1_section(rows: list[dict[str, object]]) -> Section:
 
 def _retraining_section(run: ResNet56Run, rows: list[dict[str, object]]) -> Section:
     return Section(
-        "Table 2: estimated and retrained weights",
+        "The paper's table 2: estimated and retrained weights",
         f"Relative change of the weights, ‖w − w̄‖ / ‖w̄‖, at a step of {100 * run.settings.retraining_size:g} %: of the estimate, and of real warm retraining on the moved data for {run.settings.retraining_gradients} gradients. Cross-entropy never stops training, so retraining also follows what was left of the clean gradient; the cosine says how far its direction is that of the estimate.",
         table=Table(
             "Estimate and retraining",
@@ -210,7 +210,7 @@ def _retraining_section(run: ResNet56Run, rows: list[dict[str, object]]) -> Sect
 
 def _step_section(rows: list[dict[str, object]], count: int, clean: float) -> Section:
     return Section(
-        f"Table 3: the size of the step, {count} moved images",
+        f"The paper's table 3: the size of the step, {count} moved images",
         f"Mean loss on the moved images and on all, and the change of the outputs ‖f − f̄‖ beside it: one step can overshoot to a loss below the clean one. The trained network's mean loss on the clean images is {clean:.2g}. “Paper's way” is least squares (LSMR) on the Hessian of the moved images alone, as run here.",
         figures=(
             Picture(
@@ -281,7 +281,7 @@ def _accuracy_section(rows: list[dict[str, object]]) -> Section:
 def _figure_section(figure: Numbers) -> Section:
     losses = [element["all"] for element in figure["elements"]]
     return Section(
-        "Figure 4: elements of the set in the landscape",
+        "The paper's figure 4: elements of the set in the landscape",
         f"{figure['moved']} images move by {100 * figure['size']:g} %. The plane is spanned by the minimum-norm change and by a direction in the kernel of the constraint (a filter-normalised random direction, projected); coordinate 1 is a relative change of the filters of 1 in total, after Li et al. (2018).",
         figures=(
             Picture(
