@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from solset import AffineSet, GraphicalDerivative, Problem
+from solset.operators import OutputRows
 
 N, D, C = 12, 3, 2
 SAME = object()
@@ -94,3 +95,16 @@ def assert_refused(door: Door):
         assert cure in tail.partition(got)[2]
 
     return check
+
+
+@pytest.fixture
+def counted(monkeypatch) -> list[int]:
+    """How many rows each call computed."""
+    counts, compute = [], OutputRows.rows
+
+    def rows(self: OutputRows, start: int, stop: int) -> Tensor:
+        counts.append(stop - start)
+        return compute(self, start, stop)
+
+    monkeypatch.setattr(OutputRows, "rows", rows)
+    return counts

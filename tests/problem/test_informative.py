@@ -5,10 +5,9 @@ import warnings
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from solset import Dual, InformativeRows, Problem, SolsetWarning
-from solset.operators import OutputRows
 from solset.solvers.filters import GradientFlow, Tikhonov
 from support.fitted import (
     MOVED,
@@ -27,19 +26,6 @@ from support.fitted import (
 @pytest.fixture(params=NETS)
 def fitted_net(request) -> Net:
     return net(request.param)
-
-
-@pytest.fixture
-def counted(monkeypatch) -> list[int]:
-    """How many rows each call computed."""
-    counts, compute = [], OutputRows.rows
-
-    def rows(self: OutputRows, start: int, stop: int) -> Tensor:
-        counts.append(stop - start)
-        return compute(self, start, stop)
-
-    monkeypatch.setattr(OutputRows, "rows", rows)
-    return counts
 
 
 @pytest.mark.parametrize("tol", TOLS)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from solset import InformativeRows, Problem, SolsetWarning, Status
-from solset.operators import OutputRows, loss_curvature
+from solset.operators import loss_curvature
 from solset.solvers.filters import GradientFlow
 from support.fitted import MOVED, NETS, N, Net, brute_force, direction, error, net
 
@@ -16,19 +16,6 @@ from support.fitted import MOVED, NETS, N, Net, brute_force, direction, error, n
 @pytest.fixture(params=NETS)
 def fitted_net(request) -> Net:
     return net(request.param)
-
-
-@pytest.fixture
-def counted(monkeypatch) -> list[int]:
-    """How many rows each call computed."""
-    counts, compute = [], OutputRows.rows
-
-    def rows(self: OutputRows, start: int, stop: int) -> Tensor:
-        counts.append(stop - start)
-        return compute(self, start, stop)
-
-    monkeypatch.setattr(OutputRows, "rows", rows)
-    return counts
 
 
 class TestAMostThatIsTooSmall:

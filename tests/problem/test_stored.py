@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from solset import Dual, GraphicalDerivative, InformativeRows, Problem
 from solset.linalg import DenseOperator, StoredRows
-from solset.operators import OutputRows
 from solset.solvers.filters import GradientFlow, Tikhonov
 
 MOVED, P = [4, 1], 74
@@ -45,18 +44,6 @@ def stored(fitted, tmp_path) -> Path:
     assert " 9 of 12 rows" in D.reason
     D.save(tmp_path / "stored")
     return tmp_path / "stored"
-
-
-@pytest.fixture
-def counted(monkeypatch) -> list[int]:
-    counts, compute = [], OutputRows.rows
-
-    def rows(self: OutputRows, start: int, stop: int) -> Tensor:
-        counts.append(stop - start)
-        return compute(self, start, stop)
-
-    monkeypatch.setattr(OutputRows, "rows", rows)
-    return counts
 
 
 def kept_rows(D: GraphicalDerivative):
