@@ -24,7 +24,7 @@ from solset.zoo import pretrained_resnet56
 BATCH = 50
 SIZE = 0.01
 WARM_GRADIENTS = 20
-KRYLOV_GRADIENTS = 100
+KRYLOV_GRADIENTS = (25, 100)
 
 
 class Bench:
@@ -136,21 +136,17 @@ def warm(bench: Bench) -> list[dict[str, Any]]:
 
 
 def krylov(bench: Bench) -> list[dict[str, Any]]:
-    """Least squares on the full Hessian: the paper's way, and a peer's."""
-    problem, weights = bench.problem, bench.problem.weights()
-    rhs = -(Mixed(problem.risk(), bench.moved) @ bench.dx.flatten())
-    gradient = bench.gradient_seconds()
-    hessian = Hessian(problem.risk())
-    each = seconds_of(lambda: hessian @ rhs) / gradient
-    steps = max(1, int(KRYLOV_GRADIENTS / (2 * each)))
-    start = time.perf_counter()
-    change = LSMR(tol=1e-12, max_steps=steps).solve(hessian, rhs).value
-    seconds = time.perf_counter() - start
-    own = bench.row(f"LSMR on H, {steps} steps", seconds, gradient, weights + change)
-    return [own, peer(bench, rhs)]
+    """Least squares on the full Hessian: the paper's way, and a peer's, each stopped early and late."""
+    rhs = -(Mixed(bench.problem.risk(), bench.moved) @ bench.dx.flatten())
+    hessian = Hessian(bench.problem.risk())
+
+    def solve(steps: int) -> Tensor:
+        return LSMR(tol=1e-12, max_steps=steps).solve(hessian, rhs).value
+
+    return [*course(bench, "LSMR on H", hessian, rhs, solve), *peer(bench, rhs)]
 
 
-def peer(bench: Bench, rhs: Tensor) -> dict[str, Any]:
+def peer(bench: Bench, rhs: Tensor) -> list[dict[str, Any]]:
     """curvlinops: LSMR with its Hessian, for the same number of gradients."""
     images, labels = bench.data.inputs, bench.data.labels
     batches = [(images[i : i + BATCH], labels[i : i + BATCH]) for i in range(0, 1000, BATCH)]
@@ -158,14 +154,27 @@ def peer(bench: Bench, rhs: Tensor) -> dict[str, Any]:
     hessian = HessianLinearOperator(
         bench.model, nn.CrossEntropyLoss(), parameters, batches, check_deterministic=False
     )
-    gradient = bench.gradient_seconds()
-    each = seconds_of(lambda: hessian @ rhs) / gradient
-    steps = max(1, int(KRYLOV_GRADIENTS / (2 * each)))
-    inverse = LSMRInverseLinearOperator(hessian, maxiter=steps, atol=0.0, btol=0.0)
-    start = time.perf_counter()
-    change = inverse @ rhs
-    seconds = time.perf_counter() - start
-    return bench.row(f"curvlinops LSMR, {steps} steps", seconds, gradient, bench.problem.weights() + change)
+
+    def solve(steps: int) -> Tensor:
+        return LSMRInverseLinearOperator(hessian, maxiter=steps, atol=0.0, btol=0.0) @ rhs
+
+    return course(bench, "curvlinops LSMR", hessian, rhs, solve)
+
+
+def course(
+    bench: Bench, name: str, hessian: Any, rhs: Tensor, solve: Callable[[int], Tensor]
+) -> list[dict[str, Any]]:
+    """Where a Krylov method stands at each budget of gradients; a step is two products."""
+    each = seconds_of(lambda: hessian @ rhs) / bench.gradient_seconds()
+    rows = []
+    for budget in KRYLOV_GRADIENTS:
+        steps = max(1, int(budget / (2 * each)))
+        gradient = bench.gradient_seconds()
+        start = time.perf_counter()
+        change = solve(steps)
+        seconds = time.perf_counter() - start
+        rows.append(bench.row(f"{name}, {steps} steps", seconds, gradient, bench.problem.weights() + change))
+    return rows
 
 
 def peak_gigabytes() -> float:
