@@ -150,7 +150,7 @@ def peer(bench: Bench, rhs: Tensor) -> list[dict[str, Any]]:
     """curvlinops: LSMR with its Hessian, for the same number of gradients."""
     images, labels = bench.data.inputs, bench.data.labels
     batches = [(images[i : i + BATCH], labels[i : i + BATCH]) for i in range(0, 1000, BATCH)]
-    parameters = dict(bench.model.named_parameters())
+    parameters = list(bench.model.parameters())
     hessian = HessianLinearOperator(
         bench.model, nn.CrossEntropyLoss(), parameters, batches, check_deterministic=False
     )

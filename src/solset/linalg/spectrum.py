@@ -9,7 +9,7 @@ from solset.errors import bad_value
 from solset.linalg.operator import LinearOperator
 from solset.linalg.panels import KeptRows
 
-STRIP = 512
+STRIP = 96  # columns at a time: narrow strips leave nearly half of a symmetric product uncomputed
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,31 @@ from solset.operators.graphs import GRAPH_BUDGET
 from solset.risk import EmpiricalRisk
 
 
-def loss_curvature(risk: EmpiricalRisk) -> Tensor:
+def loss_curvature(risk: EmpiricalRisk, outputs: Tensor | None = None) -> Tensor:
     """The blocks ``α Λ_i = α ∇²_f L(f(x_i), y_i)``, ``(n, c, c)``.
 
     In float64 if the loss takes it, whatever the network's dtype: the curvature of a confident softmax is
     ``1 - p``, which float32 rounds away.
 
-    Cost: one forward pass and ``c`` sweeps through the loss alone; ``n·c²`` numbers.
+    Args:
+        risk: At the point of linearisation.
+        outputs: Those of all points, ``(n, *out)``, where they are known.
+
+    Cost: one forward pass unless the outputs are given, and ``c`` sweeps through the loss alone; ``n·c²``
+    numbers.
     """
     parameters = risk.layout.split(risk.weights)
     blocks = []
-    for _, inputs, targets in risk.batches():
-        with torch.no_grad():
-            outputs = risk.forward(parameters, inputs)
+    for start, inputs, targets in risk.batches():
+        if outputs is None:
+            with torch.no_grad():
+                found = risk.forward(parameters, inputs)
+        else:
+            found = outputs[start : start + len(inputs)]
         try:
-            blocks.append(_batch_curvature(risk, *_doubled(outputs, targets)))
+            blocks.append(_batch_curvature(risk, *_doubled(found, targets)))
         except (RuntimeError, TypeError):  # a device without float64, or a loss with weights of its own dtype
-            blocks.append(_batch_curvature(risk, outputs, targets))
+            blocks.append(_batch_curvature(risk, found, targets))
     return torch.cat(blocks)
 
 

@@ -184,6 +184,29 @@ class InputJacobian(LinearOperator):
         self._rows = (chosen.unsqueeze(1) * self._c + torch.arange(self._c, device=self.device)).reshape(-1)
         self._graphs = output_graphs(moved, memory_budget, by_inputs=True)
 
+    @property
+    def moved_rows(self) -> Tensor:
+        """Which rows belong to moved points, ``(|K|·c,)``; all others are zero."""
+        return self._rows
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """Batch after batch of moved points: the first one's place in ``K``, and ``J_{x,k}``, ``(b, c, d)``.
+
+        Cost: ``c`` backward passes over the moved points, without their weight part; a batch is kept at a
+        time.
+        """
+        for start, graph in self._graphs:
+            b, c = graph.outputs.shape
+            unit = torch.eye(c, dtype=self.dtype, device=self.device).unsqueeze(1).expand(c, b, c)
+            # One output at a time: vectorised, a convolution's activations would be there c times.
+            columns = [graph.pull(unit[j : j + 1])[0][0].flatten(1) for j in range(c)]
+            yield start, torch.stack(columns, dim=1)
+
+    def gram_blocks(self) -> Tensor:
+        """``J_{x,k} J_{x,k}ᵀ`` of every moved point in float64, ``(|K|, c, c)``. Cost: as :meth:`blocks`."""
+        doubled = (block.to(torch.float64) for _, block in self.blocks())
+        return torch.cat([block @ block.mT for block in doubled])
+
     def _apply(self, block: Tensor) -> Tensor:
         parts = []
         for start, graph in self._graphs:

@@ -1,6 +1,6 @@
 """The trained point and its linearisation: the only door between the two wings."""
 
-from solset.problem.linearise import Optimality
+from solset.problem.linearise import MOST_DENSE, Optimality
 from solset.problem.trained_point import Problem
 
-__all__ = ["Optimality", "Problem"]
+__all__ = ["MOST_DENSE", "Optimality", "Problem"]

@@ -42,6 +42,7 @@ class Linearisations:
     Args:
         risk: At the trained point.
         gradient: ``∇_w E`` there.
+        outputs: Of all points there, ``(n, *out)``.
         fit: Mean norm of the loss gradient in the outputs.
         memory_budget: Bytes for graphs, and again for rows and Gram matrix.
         spill_folder: Where rows that do not fit it are kept on the disk.
@@ -52,12 +53,13 @@ class Linearisations:
         risk: EmpiricalRisk,
         *,
         gradient: Tensor,
+        outputs: Tensor,
         fit: float,
         memory_budget: int,
         spill_folder: Path | None = None,
     ) -> None:
         self._risk, self._gradient, self._fit, self._budget = risk, gradient, fit, memory_budget
-        self._folder = spill_folder
+        self._folder, self._outputs = spill_folder, outputs
         inputs, _ = risk.points[[0]]
         self._input_shape = tuple(inputs.shape[1:])
         self._rows = len(risk.points) * risk.forward(risk.layout.split(risk.weights), inputs).numel()
@@ -91,11 +93,11 @@ class Linearisations:
                 got=repr(optimality),
                 cure='Leave it out for "auto".',
             )
-        if optimality == "interpolating" and self._obstacle():
+        if optimality == "interpolating" and self.obstacle:
             raise bad_value(
                 "optimality",
                 expected='a fitted problem for "interpolating"',
-                got=self._obstacle(),
+                got=self.obstacle,
                 cure='Train to the fit, or use "stationary".',
             )
         self._check_rows(optimality, solver, rows)
@@ -126,7 +128,8 @@ class Linearisations:
                 cure="Leave the solver out, or the rows.",
             )
 
-    def _obstacle(self) -> str:
+    @property
+    def obstacle(self) -> str:
         """Why the problem is not a fitted one, or nothing."""
         if self._risk.weight_decay > 0:
             return f"weight decay {self._risk.weight_decay:g}, under which the training outputs are not kept"
@@ -141,7 +144,7 @@ class Linearisations:
         self, points: Sequence[int], solver: Solver | None, rows: InformativeRows | None
     ) -> Linearisation | Selection:
         """Interpolating if it is fitted and the rows in use are verified independent, else stationary."""
-        obstacle = self._obstacle() and f"of {self._obstacle()}"
+        obstacle = self.obstacle and f"of {self.obstacle}"
         if not obstacle and solver is not None and not solver.takes(Jacobian(self._risk, memory_budget=0)):
             obstacle = "the solver given is not one for rows of J"
         if not obstacle:
@@ -155,7 +158,7 @@ class Linearisations:
         self, points: Sequence[int], solver: Solver | None, rows: InformativeRows | None
     ) -> Linearisation | Selection | str:
         """The interpolating map if the rows in use are independent, or what speaks against it."""
-        if not self._gram_fits() and not self._curvature_fits():
+        if not self.gram_fits and not self._curvature_fits():
             return f"the loss's curvature in {self._rows} outputs does not fit the memory budget"
         if self._selects(solver, rows):
             selection = self._select(points, solver, rows)
@@ -179,7 +182,7 @@ class Linearisations:
         """Whether to work on some rows: where asked to, or where a Gram matrix of all does not fit."""
         if not isinstance(solver, Dual | None):
             return False
-        return rows is not None or (self._curvature_fits() and not self._gram_fits())
+        return rows is not None or (self._curvature_fits() and not self.gram_fits)
 
     def _select(
         self, points: Sequence[int], solver: Solver | None, rows: InformativeRows | None
@@ -225,7 +228,7 @@ class Linearisations:
 
     @cached_property
     def _curvature(self) -> OutputCurvature:
-        return OutputCurvature.of(self._risk)
+        return OutputCurvature.of(self._risk, self._outputs)
 
     def _pair(self, points: Sequence[int], name: str, solver: Solver | None, reason: str) -> Linearisation:
         derivative: Callable[..., LinearOperator] = InputJacobian if name == "interpolating" else Mixed
@@ -267,7 +270,8 @@ class Linearisations:
             self._constraints[key] = constraint
         return self._constraints[key]
 
-    def _gram_fits(self) -> bool:
+    @property
+    def gram_fits(self) -> bool:
         """Whether all rows of J and their Gram matrix fit, without being asked for."""
         needed = 8 * self._rows * (2 * self._rows + 2 * self._risk.layout.size)
         return self._rows <= MOST_ROWS and needed <= self._budget
@@ -277,13 +281,13 @@ class Linearisations:
         return 3 * 8 * self._rows**2 // len(self._risk.points) <= self._budget
 
     def _interpolating(self, solver: Solver | None) -> Constraint:
-        default = Dual(memory_budget=self._budget) if self._gram_fits() else LSMR()
+        default = Dual(memory_budget=self._budget) if self.gram_fits else LSMR()
         rows = Jacobian(self._risk, memory_budget=self._budget)
         return Constraint(rows, solver or default, lambda: row_weights(self._risk))
 
     def _gauss_newton(self, solver: Solver | None) -> Constraint:
         operator = GaussNewton(self._risk, memory_budget=self._budget)
-        if self._gram_fits():
+        if self.gram_fits:
             default: Solver = Dual(memory_budget=self._budget)
         else:
             default = Dense(memory_budget=self._budget) if operator.shape[0] <= MOST_DENSE else CG()

@@ -1,7 +1,9 @@
 """The trained point ``(x̄, w̄)``: the only door between networks and sets."""
 
+import copy
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,37 @@ class Problem:
             f"c={self.output_count}, gradient norm {float(self._gradient.norm()):.3g})"
         )
 
+    def restrict(
+        self, *, points: Indices | None = None, parameters: Sequence[str] | None = None
+    ) -> "Problem":
+        """The same trained point with the constraints of some points only, or with some weights that move.
+
+        What one layer can answer is ``problem.restrict(parameters=["layers.0"])``; the paper's setting of one
+        point by itself is ``problem.restrict(points=[k])``. Points are renumbered from 0.
+
+        Args:
+            points: Whose constraints are kept, with the ``α`` of all points; all by default.
+            parameters: Name patterns of the weights that may move, among those of this problem; the others
+                are held at their trained values. All by default.
+
+        Raises:
+            TypeError: If points are not integers, or the patterns are one string.
+            ValueError: If points are empty, repeated or out of range, or a pattern matches no weight.
+
+        Cost: one gradient over the points kept.
+        """
+        risk = self._risk
+        if points is not None:
+            risk = replace(risk.select(points), weight_decay=risk.weight_decay)
+        if parameters is not None:
+            risk = risk.restrict(parameters)
+        part = copy.copy(self)
+        for cached in ("fit", "_linearisations"):
+            part.__dict__.pop(cached, None)
+        part._risk = risk
+        _, part._gradient, part._outputs = risk.sweep()
+        return part
+
     def graphical_derivative(
         self,
         *,
@@ -249,6 +282,7 @@ class Problem:
         return Linearisations(
             self._risk,
             gradient=self._gradient,
+            outputs=self._outputs,
             fit=self.fit,
             memory_budget=self.memory_budget,
             spill_folder=self.spill_folder,
@@ -258,12 +292,11 @@ class Problem:
     def fit(self) -> float:
         """Mean over points of ``‖∇_f L(f(x_i), y_i)‖``: how far the outputs are from fitted.
 
-        Cost: one forward pass.
+        Cost: a pass through the loss alone.
         """
         slopes = []
-        parameters = self._risk.layout.split(self.weights())
-        for _, x, y in self._risk.batches():
-            leaf = self._risk.forward(parameters, x).detach().requires_grad_()
+        for start, x, y in self._risk.batches():
+            leaf = self._outputs[start : start + len(x)].clone().requires_grad_()
             scale = len(x) if self._risk.reduction == "mean" else 1.0
             with torch.enable_grad():
                 value = scale * self._risk.loss(leaf, y)
@@ -271,8 +304,18 @@ class Problem:
             slopes.append(slope.flatten(1).norm(dim=1))
         return float(torch.cat(slopes).mean())
 
+    @property
+    def gram_fits(self) -> bool:
+        """Whether all rows of ``J`` and their Gram matrix fit the memory budget, without being asked for."""
+        return self._linearisations.gram_fits
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the interpolating map applies: outputs fitted (see :attr:`fit`), and no weight decay."""
+        return not self._linearisations.obstacle
+
     def _check_stationary(self, tol: float) -> None:
-        self._gradient = self._risk.gradient()
+        _, self._gradient, self._outputs = self._risk.sweep()
         size = float(self._gradient.norm())
         if not size < float("inf"):
             losses = self._risk.losses()

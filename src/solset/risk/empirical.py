@@ -1,7 +1,7 @@
 """The empirical risk ``E(x, w)`` of a network on data, as a function of both."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from solset.errors import bad_type
-from solset.risk.layout import Layout
+from solset.risk.layout import Layout, matching
 from solset.risk.points import Indices, Points
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -33,6 +33,7 @@ class EmpiricalRisk:
         weight_decay: ``λ``.
         batch_size: Points per batch; results do not depend on it beyond rounding.
         total: ``n`` in ``α``; kept when only some of the points are looked at.
+        fixed: Values of parameters that are held, by name; others outside the layout are the model's.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class EmpiricalRisk:
     weight_decay: float
     batch_size: int
     total: int
+    fixed: Mapping[str, Tensor] = field(default_factory=dict)
 
     def at(self, weights: Tensor) -> "EmpiricalRisk":
         """The same risk at other weights ``(p,)``."""
@@ -56,6 +58,23 @@ class EmpiricalRisk:
     def select(self, points: Indices) -> "EmpiricalRisk":
         """The part of the risk that these points carry: same ``α``, no weight decay."""
         return replace(self, points=self.points.select(points), weight_decay=0.0)
+
+    def restrict(self, patterns: Sequence[str]) -> "EmpiricalRisk":
+        """The same risk as a function of some of its weights; the others are held where they are.
+
+        Args:
+            patterns: Shell-style patterns of parameter names; at least one weight must match each.
+
+        Raises:
+            TypeError: If the patterns are one string.
+            ValueError: If a pattern matches no weight.
+        """
+        chosen = matching(self.layout.shapes, patterns)
+        parts = dict(zip(self.layout.shapes, self.layout.split(self.weights), strict=True))
+        layout = Layout({name: self.layout.shapes[name] for name in chosen})
+        held = {name: part for name, part in parts.items() if name not in layout.shapes}
+        weights = layout.join([parts[name] for name in chosen])
+        return replace(self, layout=layout, weights=weights, fixed={**self.fixed, **held})
 
     def batches(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Start index, inputs and targets of each batch, in order."""
@@ -80,6 +99,7 @@ class EmpiricalRisk:
         """
         state = {name: value.detach() for name, value in self.model.named_parameters()}
         state |= {name: value.clone() for name, value in self.model.named_buffers()}
+        state |= self.fixed
         state |= dict(zip(self.layout.shapes, parameters, strict=True))
         outputs = functional_call(self.model, state, (inputs,))
         if not isinstance(outputs, Tensor) or outputs.ndim == 0 or outputs.shape[0] != inputs.shape[0]:
@@ -113,15 +133,22 @@ class EmpiricalRisk:
 
     def value_and_gradient(self) -> tuple[float, Tensor]:
         """``E(x, w)`` and ``∇_w E`` from the same passes, with weight decay. Cost: one gradient."""
+        value, gradient, _ = self.sweep()
+        return value, gradient
+
+    def sweep(self) -> tuple[float, Tensor, Tensor]:
+        """``E(x, w)``, ``∇_w E`` and the outputs ``(n, *out)`` from the same passes. Cost: one gradient."""
         value = 0.5 * self.weight_decay * float(self.weights @ self.weights)
-        total = self.weight_decay * self.weights
+        total, outputs = self.weight_decay * self.weights, []
         for _, inputs, targets in self.batches():
             leaves = self.leaves()
             with torch.enable_grad():
-                share = self.batch_value(leaves, inputs, targets)
+                found = self.forward(leaves, inputs)
+                share = self.batch_scale(len(inputs)) * self.loss(found, targets)
+            outputs.append(found.detach())
             parts = torch.autograd.grad(share, leaves, allow_unused=True, materialize_grads=True)
             value, total = value + float(share.detach()), total + self.layout.join(parts)
-        return value, total
+        return value, total, torch.cat(outputs)
 
     def outputs(self) -> Tensor:
         """Network outputs flattened per point, ``(n, c)``. Cost: one forward pass."""

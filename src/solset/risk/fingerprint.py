@@ -32,7 +32,7 @@ def fingerprint(risk: EmpiricalRisk) -> dict[str, Any]:
     Args:
         risk: Any; code that changed under the same names is not noticed.
     """
-    state = dict(risk.model.named_parameters())
+    state = {**dict(risk.model.named_parameters()), **risk.fixed}
     fixed = [value for name, value in state.items() if name not in risk.layout.shapes]
     return {
         "model": str(risk.model),

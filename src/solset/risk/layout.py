@@ -1,6 +1,6 @@
 """Which parameters are the weights, and how they lie in the flat vector."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
@@ -54,23 +54,8 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
         TypeError: If the patterns are one string.
         ValueError: If a pattern matches nothing, or a chosen parameter does not require grad.
     """
-    if isinstance(patterns, str):
-        raise bad_type(
-            "parameters", expected="a list of patterns", got=repr(patterns), cure=f"Write [{patterns!r}]."
-        )
     named = dict(model.named_parameters())
-    if patterns is None:
-        chosen = named
-    else:
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in named):
-                raise bad_value(
-                    "parameters",
-                    expected="patterns that match a parameter name",
-                    got=repr(pattern),
-                    cure=f"The names are: {', '.join(named)}.",
-                )
-        chosen = {n: v for n, v in named.items() if any(fnmatchcase(n, pattern) for pattern in patterns)}
+    chosen = named if patterns is None else {name: named[name] for name in matching(named, patterns)}
     if not chosen:
         raise bad_value(
             "model", expected="a module with parameters", got="none", cure="There is nothing to move."
@@ -89,3 +74,30 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
             "model", expected="one dtype and device", got=sorted(map(str, kinds)), cure="Use `model.to(...)`."
         )
     return Layout({name: value.shape for name, value in chosen.items()})
+
+
+def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """The names that match a pattern, in their order.
+
+    Args:
+        names: Of parameters.
+        patterns: Shell-style.
+
+    Raises:
+        TypeError: If the patterns are one string.
+        ValueError: If a pattern matches nothing.
+    """
+    if isinstance(patterns, str):
+        raise bad_type(
+            "parameters", expected="a list of patterns", got=repr(patterns), cure=f"Write [{patterns!r}]."
+        )
+    known = list(names)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise bad_value(
+                "parameters",
+                expected="patterns that match a parameter name",
+                got=repr(pattern),
+                cure=f"The names are: {', '.join(known)}.",
+            )
+    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
