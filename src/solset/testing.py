@@ -1,11 +1,16 @@
 """Public checks that a user can run on their own operators, models and problems."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import trange
 
+from solset.analysis import LevenbergMarquardt, LipschitzModulus, Newton
+from solset.analysis.retrain import Method
+from solset.errors import Status, bad_value
 from solset.linalg import LinearOperator
 from solset.problem import Problem
 
@@ -73,3 +78,101 @@ def log_slope(x: Sequence[float], y: Sequence[float]) -> float:
         2.0
     """
     return float(np.polyfit(np.log(np.asarray(x)), np.log(np.asarray(y)), 1)[0])
+
+
+@dataclass(frozen=True)
+class LipschitzTrials:
+    """What brute force found of the Lipschitz-like property.
+
+    Attributes:
+        modulus: ``κ``, as given.
+        largest: The largest ratio ``d(w, S(x')) / ‖x - x'‖`` of all trials.
+        along_worst_direction: The larger of the two along the reported direction; 0 if there is none.
+        ratios: Of the random pairs.
+        unsettled: Trials whose nearest solution was not found; they are in no number above.
+    """
+
+    modulus: float
+    largest: float
+    along_worst_direction: float
+    ratios: tuple[float, ...]
+    unsettled: int
+
+    @property
+    def excess(self) -> float:
+        """``largest / κ - 1``: at most a multiple of the radius if the modulus is right."""
+        return self.largest / self.modulus - 1 if self.modulus > 0 else float("inf") * self.largest
+
+
+def verify_lipschitz_like(
+    problem: Problem,
+    modulus: LipschitzModulus,
+    *,
+    radius: float,
+    trials: int,
+    generator: torch.Generator,
+    progress: bool = False,
+) -> LipschitzTrials:
+    """Tests ``S(x) ∩ U ⊂ S(x') + κ‖x - x'‖ 𝔹`` on pairs near ``x̄``, with true nearest solutions.
+
+    Random pairs rarely come near ``κ``, so both signs of the worst direction are tried besides, from ``x̄``.
+
+    Args:
+        problem: The trained point that the modulus is of.
+        modulus: From :func:`solset.lipschitz_modulus`, finite.
+        radius: How far ``x`` and ``x'`` are from ``x̄`` at most, in input units.
+        trials: Random pairs.
+        generator: The source of randomness.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If the modulus is infinite or the radius not positive.
+
+    Cost: two searches for a nearest solution a pair, each of a few Gram matrices or Newton steps.
+    """
+    if not modulus.value < float("inf"):
+        raise bad_value("modulus", expected="finite", got=modulus.value, cure="There is nothing to verify.")
+    if not radius > 0 or trials < 0:
+        raise bad_value(
+            "radius", expected="positive, with trials from 0", got=(radius, trials), cure="Use 1e-3."
+        )
+    points, risk, target = list(modulus.points), problem.risk(), problem.risk().outputs()
+    method: Method = Newton(tol=1e-13)
+    if modulus.optimality == "interpolating":
+        method = LevenbergMarquardt(tol=1e-6 * radius, step_tol=1e-6)
+    shape = problem.data_space(points).shape
+
+    def nearest(weights: Tensor, dx: Tensor) -> Tensor | None:
+        found = method.run(risk.move(points, dx).at(weights), target)
+        return found.weights if found.status is Status.CONVERGED else None
+
+    def ratio(first: Tensor, second: Tensor) -> float | None:
+        start = risk.weights if not bool(first.any()) else nearest(risk.weights, first)
+        end = None if start is None else nearest(start, second)
+        if start is None or end is None:
+            return None
+        return float((end - start).norm() / (second - first).norm())
+
+    here = torch.zeros(shape, dtype=risk.weights.dtype, device=risk.weights.device)
+    along = []
+    if modulus.worst_direction is not None:
+        along = [ratio(here, sign * radius * modulus.worst_direction) for sign in (1.0, -1.0)]
+    drawn = []
+    for _ in trange(trials, desc="pairs", disable=not progress, leave=False):
+        pair = [_in_ball(here, radius, generator) for _ in range(2)]
+        drawn.append(ratio(*pair))
+    found, best = [r for r in drawn if r is not None], [r for r in along if r is not None]
+    return LipschitzTrials(
+        modulus=modulus.value,
+        largest=max([*found, *best], default=0.0),
+        along_worst_direction=max(best, default=0.0),
+        ratios=tuple(found),
+        unsettled=len(drawn) + len(along) - len(found) - len(best),
+    )
+
+
+def _in_ball(like: Tensor, radius: float, generator: torch.Generator) -> Tensor:
+    """A random direction at a random distance up to the radius."""
+    draw = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+    reach = radius * float(torch.rand((), generator=generator))
+    return (reach * draw / draw.norm()).to(like)

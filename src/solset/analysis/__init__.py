@@ -1,5 +1,6 @@
 """Functions of a Problem."""
 
+from solset.analysis.audit import Audit, audit
 from solset.analysis.filter_norms import filter_normalised
 from solset.analysis.influence import (
     Moved,
@@ -10,6 +11,17 @@ from solset.analysis.influence import (
     removed,
 )
 from solset.analysis.landscape import Landscape, Mark, landscape
+from solset.analysis.lipschitz import (
+    Carrier,
+    Certainty,
+    Certificate,
+    LipschitzModulus,
+    ModulusChain,
+    activation_margin,
+    lipschitz_modulus,
+    modulus_chain,
+    theorem_2,
+)
 from solset.analysis.plane import Plane
 from solset.analysis.retrain import (
     LBFGS,
@@ -25,10 +37,16 @@ from solset.analysis.warm import WithOptimizer
 
 __all__ = [
     "LBFGS",
+    "Audit",
+    "Carrier",
+    "Certainty",
+    "Certificate",
     "GradientDescent",
     "Landscape",
     "LevenbergMarquardt",
+    "LipschitzModulus",
     "Mark",
+    "ModulusChain",
     "Moved",
     "Newton",
     "Plane",
@@ -36,13 +54,18 @@ __all__ = [
     "Reweighted",
     "Stability",
     "WithOptimizer",
+    "activation_margin",
+    "audit",
     "feature_scores",
     "filter_normalised",
     "influence",
     "landscape",
+    "lipschitz_modulus",
+    "modulus_chain",
     "removal_scores",
     "removed",
     "retrain",
     "tangent_recursion",
+    "theorem_2",
     "training_stability",
 ]

@@ -182,12 +182,14 @@ class LevenbergMarquardt:
     nearest point, with status ``max_steps``.
 
     Attributes:
-        tol: Largest output error, and relative step, at which to stop.
+        tol: Largest output error at which to stop.
         max_steps: Gram builds in search of the nearest point; a few more may end on the set.
+        step_tol: Relative step at which to stop; ``tol`` by default.
     """
 
     tol: float = 1e-10
     max_steps: int = 20
+    step_tol: float | None = None
 
     def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:
         """Iterate.
@@ -203,7 +205,8 @@ class LevenbergMarquardt:
             nearest = anchor + rows.solve(rows.operator @ (risk.weights - anchor) - error).value
             direction = nearest - risk.weights
             length, travelled = float(direction.norm()), float((risk.weights - anchor).norm())
-            if float(error.abs().max()) <= self.tol and length <= self.tol * max(travelled, self.tol):
+            still = length <= (self.step_tol or self.tol) * max(travelled, self.tol)
+            if float(error.abs().max()) <= self.tol and still:
                 return finish(start, risk, step, Status.CONVERGED)
             scale = scale / 2 if length > 0.9 * previous and scale > 0.1 else scale
             risk, previous = risk.at(risk.weights + scale * direction), length

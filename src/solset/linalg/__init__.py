@@ -12,6 +12,7 @@ from solset.linalg.algebra import (
 )
 from solset.linalg.operator import LinearOperator
 from solset.linalg.panels import KeptRows, Stacked, StoredRows
+from solset.linalg.ratio import LargestRatio, LeftSide, largest_ratio
 from solset.linalg.space import Space
 from solset.linalg.spectrum import Spectrum, cross_gram, default_tolerance, gram, gram_block, spectrum
 
@@ -20,6 +21,8 @@ __all__ = [
     "Counted",
     "DenseOperator",
     "Identity",
+    "LargestRatio",
+    "LeftSide",
     "KeptRows",
     "LinearOperator",
     "NormalOperator",
@@ -33,6 +36,7 @@ __all__ = [
     "default_tolerance",
     "gram",
     "gram_block",
+    "largest_ratio",
     "shifted",
     "spectrum",
 ]

@@ -146,6 +146,15 @@ class Deferred(Prepared):
         return self.inner.rank
 
 
+def unwrapped(system: Prepared) -> Prepared:
+    """What the solver keeps, made now if it was not yet.
+
+    Args:
+        system: Perhaps a deferred one.
+    """
+    return system.inner if isinstance(system, Deferred) else system
+
+
 def relative_residual(operator: LinearOperator, value: Tensor, rhs: Tensor) -> tuple[Tensor, float]:
     """``A v - b`` and its norm relative to ``b``, the largest over the columns of a block."""
     difference = operator @ value - rhs

@@ -52,21 +52,29 @@ class Dense(Solver):
             tolerance = default_tolerance(operator.shape, operator.dtype)
         matrix = operator.to_dense().to(torch.float64)
         if operator.is_symmetric:
-            return _SymmetricPrepared(operator, spectrum((matrix + matrix.T) / 2, tolerance), self.tol)
+            return SymmetricPrepared(operator, spectrum((matrix + matrix.T) / 2, tolerance), self.tol)
         return _SingularPrepared(operator, matrix, tolerance, self.tol)
 
 
-class _SymmetricPrepared(Prepared):
-    """``A = U diag(s) Uᵀ``."""
+class SymmetricPrepared(Prepared):
+    """``A = U diag(s) Uᵀ`` of a symmetric operator.
+
+    Args:
+        operator: ``A``.
+        decomposition: Its spectrum.
+        tol: Relative residual up to which a system counts as consistent.
+    """
 
     def __init__(self, operator: LinearOperator, decomposition: Spectrum, tol: float) -> None:
         self.operator = operator
         self.spectrum, self.tol = decomposition, tol
 
     def solve(self, rhs: Tensor) -> Solution:
+        """``A⁺ b``."""
         return self.filtered(MinimumNorm(), rhs)
 
     def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
+        """``φ(A) b``."""
         s = self.spectrum
         phi = choice(s.values, s.kept).unsqueeze(1)
         block = rhs.reshape(rhs.shape[0], -1).to(torch.float64)
@@ -74,10 +82,12 @@ class _SymmetricPrepared(Prepared):
         return judge(self.operator, value, rhs, self.tol, 0, chosen=choice)
 
     def curvature(self) -> Prepared:
+        """Itself."""
         return self
 
     @property
     def rank(self) -> int:
+        """Eigenvalues above the tolerance."""
         return self.spectrum.rank
 
 
@@ -110,7 +120,7 @@ class _SingularPrepared(Prepared):
 
     def curvature(self) -> Prepared:
         square = spectrum(self.matrix.T @ self.matrix, self.tolerance)
-        return _SymmetricPrepared(NormalOperator(self.operator), square, self.tol)
+        return SymmetricPrepared(NormalOperator(self.operator), square, self.tol)
 
     @property
     def rank(self) -> int:

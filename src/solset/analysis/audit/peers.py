@@ -1,0 +1,75 @@
+"""What others rank training points by, to stand beside the modulus."""
+
+import torch
+from torch import Tensor
+
+from solset.analysis.influence import output_slopes
+from solset.errors import Status
+from solset.operators import Mixed, loss_curvature
+from solset.problem import Problem
+from solset.risk import EmpiricalRisk
+
+
+def gradient_norms(slopes: Tensor, squares: Tensor) -> Tensor:
+    """``‖∇_w L_k‖`` from ``∇_f L_k`` and ``J_k J_kᵀ``: no further pass.
+
+    Args:
+        slopes: ``(b, c)``.
+        squares: ``(b, c, c)``.
+    """
+    return torch.einsum("bi,bij,bj->b", slopes, squares, slopes).clamp_min(0).sqrt()
+
+
+def point_slopes(risk: EmpiricalRisk) -> Tensor:
+    """``∇_f L`` of each point by itself in float64, ``(n, c)``. Cost: one forward pass."""
+    scale = risk.total if risk.reduction == "mean" else 1.0
+    return scale * torch.cat([part.flatten(1) for part in output_slopes(risk)]).to(torch.float64)
+
+
+def feature_influence(problem: Problem, gradient: Tensor, points: list[int]) -> tuple[Tensor, Status]:
+    """``‖B_kᵀ H⁺ ∇ℓ‖``: how much a test loss changes per unit of each point's features, ``(|K|,)``.
+
+    Koh & Liang 2017, equation 5, with the pseudo-inverse where ``H`` is singular. On a fitted problem whose
+    Gram matrix fits, ``H`` is taken in its Gauss–Newton form, to which it is equal at zero residual.
+
+    Args:
+        problem: The trained point.
+        gradient: ``∇ℓ`` of the test loss, ``(p,)``.
+        points: ``K``.
+
+    Cost: one solve with ``H`` and one product with ``Bᵀ``.
+    """
+    if problem.is_fitted and problem.gram_fits:
+        line = problem.graphical_derivative(points=points, optimality="interpolating").linearisation
+        adjoint = line.constraint.flow.curvature().solve(gradient)
+    else:
+        line = problem.graphical_derivative(points=points, optimality="stationary").linearisation
+        adjoint = line.system.solve(gradient)
+    found = Mixed(problem.risk(), points, memory_budget=0).T @ adjoint.value
+    return found.reshape(len(points), -1).norm(dim=1).to(torch.float64), adjoint.status
+
+
+def memory_perturbation(problem: Problem, gram: Tensor, slopes: Tensor, prior_precision: float) -> Tensor:
+    """``‖J_k Σ J_kᵀ ∇_f L_k‖``: predictive covariance times prediction error of each point, ``(n,)``.
+
+    The change of a point's outputs when the point is left out, to first order, by the memory-perturbation
+    equation (Nickl et al. 2023, arXiv 2310.19273) with the Laplace covariance
+    ``Σ = (Σ_i J_iᵀ Λ_i J_i + δ)⁻¹``. Computed as ``JΣJᵀ = (δ + GΛ)⁻¹ G`` with the Gram matrix ``G``.
+
+    Args:
+        problem: The trained point.
+        gram: ``G = JJᵀ``, ``(m, m)``.
+        slopes: ``∇_f L_k``, ``(n, c)``.
+        prior_precision: ``δ``.
+
+    Cost: one linear system of ``m`` unknowns.
+    """
+    risk = problem.risk()
+    scale = risk.total if risk.reduction == "mean" else 1.0
+    curvature = scale * loss_curvature(risk).to(torch.float64)
+    n, c = slopes.shape
+    weighed = torch.einsum("mnc,ncd->mnd", gram.reshape(-1, n, c), curvature).reshape(n * c, n * c)
+    weighed.diagonal().add_(prior_precision)
+    covariance = torch.linalg.solve(weighed, gram).reshape(n, c, n, c)
+    own = covariance[torch.arange(n), :, torch.arange(n)]
+    return torch.einsum("nij,nj->ni", own, slopes).norm(dim=1)
