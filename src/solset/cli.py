@@ -14,6 +14,8 @@ import typer
 
 from solset.datasets import cifar10, find_cifar10, find_resnet56_weights
 from solset.errors import bad_value
+from solset.experiments.audit import AuditSettings, load_validation
+from solset.experiments.audit_report import audit_experiment
 from solset.experiments.digits import DigitsRun, DigitsSettings
 from solset.experiments.digits_report import digits_experiment
 from solset.experiments.resnet56 import (
@@ -38,6 +40,7 @@ app = typer.Typer(
     help="Where would a trained network have ended up, had its training data been slightly different?",
 )
 
+MAPS = ("auto", "interpolating", "gauss_newton", "stationary")
 Out = Annotated[Path, typer.Option(help="Folder for results and report.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")]
@@ -135,13 +138,12 @@ def run(
     resume: Resume = False,
 ) -> None:
     """The main job on your own model."""
-    maps = ("auto", "interpolating", "gauss_newton", "stationary")
     settings = UserSettings(
         source=source,
         points=_indices(points),
         direction=direction,
         sizes=tuple(_fraction(part) for part in size.split(",")),
-        optimality=_one_of("optimality", optimality, maps),
+        optimality=_one_of("optimality", optimality, MAPS),
         samples=samples,
         seed=seed,
     )
@@ -151,6 +153,42 @@ def run(
     folder = _open(out, settings, overwrite=overwrite, resume=resume, weights=_digest(problem))
     with _interruptible():
         _finish(user_experiment(problem, settings, folder))
+
+
+@app.command()
+def audit(
+    source: Annotated[str, typer.Argument(help="FILE.py:FUNCTION, which returns a solset.Problem.")],
+    points: Annotated[str, typer.Option(help="Indices of the points to audit: 0,3,7; all by default.")] = "",
+    validation: Annotated[
+        str, typer.Option(help="Function of the file that returns validation inputs and targets.")
+    ] = "",
+    layer: Annotated[str, typer.Option(help="Name pattern of the weights that may move.")] = "",
+    joint: Annotated[str, typer.Option(help="Whether the constraints of all hold: auto, yes, no.")] = "auto",
+    optimality: Annotated[str, typer.Option(help="auto, interpolating, gauss_newton, stationary.")] = "auto",
+    influence: Annotated[bool, typer.Option(help="Koh & Liang's column: a solve with H.")] = True,
+    top: Annotated[int, typer.Option(help="Points shown in figures and tables.")] = 10,
+    out: Out = Path("runs/audit"),
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """Which training points, and which of their features, move your model most."""
+    settings = AuditSettings(
+        source=source,
+        points=_indices(points) if points else (),
+        validation=validation,
+        layer=layer,
+        joint=_one_of("joint", joint, ("auto", "yes", "no")),
+        optimality=_one_of("optimality", optimality, MAPS),
+        influence=influence,
+        top=top,
+    )
+    problem = load_problem(source)
+    print(problem)
+    problem.check_points(settings.points or None)
+    held_out = load_validation(source, validation) if validation else None
+    folder = _open(out, settings, overwrite=overwrite, resume=resume, weights=_digest(problem))
+    with _interruptible():
+        _finish(audit_experiment(problem, settings, folder, validation=held_out))
 
 
 @app.command()

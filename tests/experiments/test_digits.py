@@ -16,7 +16,7 @@ from solset.experiments.run_folder import RunFolder
 TINY = DigitsSettings(
     points=10, moved=3, hidden=(32, 16), steps=(20,), sizes=(0.005,), nearest_at=(0.005,), samples=2
 )
-STAGES = {"trained.safetensors", "setup.json", "size_0.005.json", "warm_retraining.json"}
+STAGES = {"trained.safetensors", "setup.json", "size_0.005.json", "warm_retraining.json", "modulus.json"}
 
 
 def start(path, settings: DigitsSettings = TINY, on_existing="refuse") -> DigitsRun:
@@ -70,7 +70,10 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(whole, tmp_path, monkeypat
         with pytest.raises(KeyboardInterrupt):
             start(tmp_path / "run").numbers()
     assert not (tmp_path / "run" / "result.json").exists()
-    assert {entry.name for entry in (tmp_path / "run").iterdir()} == STAGES - {"warm_retraining.json"} | {
+    assert {entry.name for entry in (tmp_path / "run").iterdir()} == STAGES - {
+        "warm_retraining.json",
+        "modulus.json",
+    } | {
         "run.json",
         "weights_0.005.safetensors",
     }
@@ -134,10 +137,11 @@ def test_other_settings_are_not_resumed(whole):
     assert result_bytes(whole.run) == whole.bytes
 
 
+@pytest.mark.filterwarnings("ignore:the weights are not stationary")
 def test_the_page_says_when_the_net_was_not_fitted(whole, tmp_path, monkeypatch):
     # Then the map is stationary, and on a larger net no solver sees the rank.
     setup = {**whole.numbers["setup"], "largest_fit_error": 0.3, "rank": None, "dimension": None}
-    numbers = {**whole.numbers, "setup": {**setup, "qualification": "no rank was verified"}}
+    numbers = {**whole.numbers, "modulus": {}, "setup": {**setup, "qualification": "no rank was verified"}}
     monkeypatch.setattr(digits, "fit_exactly", lambda *_args, **_options: 0.3)
     run = start(tmp_path / "run")
     monkeypatch.setattr(run, "numbers", lambda: numbers)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from support.interpolators import Fit, brute_modulus, fitted, rows
 from torch import nn
 
 from solset import CG, Certainty, Problem, lipschitz_modulus, modulus_chain
 from solset.experiments.toy import toy_problem
 from solset.testing import verify_lipschitz_like
+from support.interpolators import Fit, brute_modulus, fitted, rows
 
 
 def test_the_toy_example_has_modulus_two_fifths() -> None:

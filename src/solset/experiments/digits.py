@@ -10,9 +10,12 @@ from tqdm import tqdm
 
 from solset.analysis import (
     LBFGS,
+    Audit,
     GradientDescent,
     LevenbergMarquardt,
     Retrained,
+    audit,
+    lipschitz_modulus,
     retrain,
     training_stability,
 )
@@ -140,9 +143,33 @@ class DigitsRun:
             for size in tqdm(self.settings.sizes, desc="sizes", disable=not self.progress)
         ]
         compare = stage(self.folder, "warm_retraining", self._warm_retraining)
-        result = {"setup": setup, "sizes": rows, "warm_retraining": compare}
+        whole = stage(self.folder, "modulus", self._modulus)
+        result = {"setup": setup, "sizes": rows, "warm_retraining": compare, "modulus": whole}
         self.folder.write_json("result.json", result)
         return result
+
+    @cached_property
+    def audit(self) -> Audit:
+        """Every training digit with its modulus; the test digits are the validation set."""
+        validation = (self.test.inputs, self.test.one_hot())
+        return audit(
+            self.problem, validation=validation, checkpoint=self.folder.reserve, progress=self.progress
+        )
+
+    def _modulus(self) -> dict[str, Any]:
+        """The exact modulus of the moved digits and of all, with their certificates; none if not fitted."""
+        found: dict[str, Any] = {}
+        if not self.problem.is_fitted:
+            return found
+        for name, points in (("moved", self.moved), ("all", None)):
+            one = lipschitz_modulus(self.problem, points=points)
+            found[name] = {
+                "value": one.value,
+                "certainty": one.certificate.certainty.value,
+                "reason": one.certificate.reason,
+                "margin": one.certificate.activation_margin,
+            }
+        return found
 
     def _setup(self) -> dict[str, Any]:
         problem, line = self.problem, self.derivative.linearisation

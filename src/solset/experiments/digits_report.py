@@ -1,16 +1,19 @@
 """The demo as a page."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from solset.experiments.audit_report import audit_sections, draw_audit
 from solset.experiments.digits import DigitsRun
 from solset.experiments.report import Column, Finding, Picture, Report, Section, Table, write_report
 from solset.plotting import bars_before_after, error_against_step, image_grid, scatter_agreement
 
 Numbers = Mapping[str, Any]
+TOP = 10  # digits shown of the audit
 
 
 def digits_experiment(run: DigitsRun) -> Path:
@@ -19,6 +22,9 @@ def digits_experiment(run: DigitsRun) -> Path:
     rows = size_rows(numbers["sizes"])
     run.folder.write_csv("sizes.csv", rows)
     _draw(run, numbers)
+    if numbers["modulus"]:
+        draw_audit(run.problem, run.audit, run.folder, top=TOP)
+        run.folder.write_csv("ranking.csv", run.audit.ranking())
     return write_report(run.folder, _report(run, numbers, rows))
 
 
@@ -140,6 +146,7 @@ def _report(run: DigitsRun, numbers: Numbers, rows: list[dict[str, object]]) -> 
             _loss_section(rows, step),
             _warm_section(numbers["warm_retraining"]),
             _test_section(shown),
+            *_modulus_sections(run, numbers),
         ),
         warnings=_warnings(numbers),
         settings=run.folder.settings,
@@ -307,5 +314,37 @@ def _test_section(shown: Numbers) -> Section:
                 f"500 test digits at a step of {100 * shown['size']:g} %.",
                 "Scatter of predicted against actual loss changes along the diagonal.",
             ),
+        ),
+    )
+
+
+def _modulus_sections(run: DigitsRun, numbers: Numbers) -> tuple[Section, ...]:
+    if not numbers["modulus"]:
+        return ()
+    return _modulus_section(numbers), *audit_sections(run.audit, run.folder, top=TOP)
+
+
+def _modulus_section(numbers: Numbers) -> Section:
+    names = {"moved": "the moved digits", "all": "all training digits"}
+    rows = [{"name": text, **numbers["modulus"][key]} for key, text in names.items()]
+    distance = [row["distance"] / row["perturbation"] for row in numbers["sizes"]]
+    return Section(
+        "How far at most: the Lipschitz modulus",
+        "The largest distance that the solution set moves per unit of perturbation, over all directions in which these digits can move together, and what is known of the number.",
+        table=Table(
+            "Lipschitz modulus of the solution map",
+            (
+                Column("name", "points that move", ""),
+                Column("value", "modulus", ".4g"),
+                Column("certainty", "certificate", ""),
+                Column("reason", "because", ""),
+            ),
+            rows,
+        ),
+        notes=(
+            f"Along the directions of this page the set moves by {distance[0]:.3g} per unit, which is {distance[0] / rows[0]['value']:.2g} of the largest.",
+            f"The nearest activation kink is about {rows[0]['margin']:.2g} away, in the joint norm of an input and the weights (first-order estimate, over the 200 relatively smallest pre-activations)."
+            if math.isfinite(float(rows[0]["margin"]))
+            else "The network has no activation kinks.",
         ),
     )

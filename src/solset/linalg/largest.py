@@ -66,7 +66,15 @@ def _leading(operator: LinearOperator, start: np.ndarray, steps: int, tol: float
     """The leading Ritz vector ``(p, 1)``, looser where twenty restarts do not reach the tolerance."""
     for looser in (tol, 1e3 * tol, 1e6 * tol, 1.0):
         try:
-            found = eigsh(as_scipy(operator), k=1, which="LA", v0=start, ncv=steps, tol=looser, maxiter=20)
+            found = eigsh(
+                as_scipy(operator),
+                k=1,
+                which="LA",
+                v0=start,
+                ncv=steps,
+                tol=looser,  # pyright: ignore[reportArgumentType] - SciPy's stub takes 0 for its type
+                maxiter=20,
+            )
         except ArpackNoConvergence:
             continue
         return found[1], looser == tol

@@ -13,6 +13,7 @@ from solset.operators.informative import (
     weighted_squares,
 )
 from solset.operators.per_sample import PerSampleGradients
+from solset.operators.per_sample_squares import OwnSquares
 from solset.operators.preconditioner import GaussNewtonInverse
 from solset.operators.second import Hessian, Mixed
 
@@ -27,9 +28,10 @@ __all__ = [
     "OutputCurvature",
     "OutputDirections",
     "OutputRows",
+    "OwnSquares",
+    "PerSampleGradients",
     "RowChoice",
     "choose_rows",
-    "PerSampleGradients",
     "loss_curvature",
     "row_weights",
     "rows_to_add",

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from solset.errors import bad_value
-from solset.operators.graphs import saved_bytes
+from solset.operators.graphs import pull_back, saved_bytes
 from solset.operators.per_sample_routes import ROUTES, NotCoveredError, pull_one
+from solset.operators.per_sample_squares import OwnSquares, squares_by_rules
 from solset.risk import EmpiricalRisk
 
 _PROBED = 3
@@ -44,6 +45,7 @@ class PerSampleGradients:
 
     def __init__(self, risk: EmpiricalRisk) -> None:
         self._risk = risk
+        self._is_used_twice = False  # whether a weight is, so that a layer's inner products do not add up
 
     @property
     def method(self) -> str:
@@ -79,6 +81,42 @@ class PerSampleGradients:
             # The pass depends on the data and took another way than on the points compared.
             self._refused["layer rules"] = str(error)
             return ROUTES[self.method](self._risk, inputs, blocks)
+
+    def squares(self, inputs: Tensor, cotangents: Tensor, vector: Tensor | None = None) -> OwnSquares:
+        """Inner products of each point's own rows, their products with a vector, and its rows of ``J_x``.
+
+        Args:
+            inputs: ``(b, *input)``.
+            cotangents: ``u``, ``(b, k, c)``.
+            vector: ``v``, ``(p,)``, if wanted.
+
+        Raises:
+            ValueError: If the cotangents do not belong to the inputs.
+
+        Cost: with layer rules one gradient of ``b·k`` points and no rows; else the rows.
+        """
+        self._check(inputs, cotangents)
+        if self.method == "layer rules" and not self._is_used_twice:
+            try:
+                return squares_by_rules(self._risk, inputs, cotangents, vector)
+            except NotCoveredError:
+                self._is_used_twice = True
+        rows = self.rows(inputs, cotangents).to(torch.float64)
+        pushed = torch.zeros(rows.shape[:2], dtype=torch.float64, device=rows.device)
+        if vector is not None:
+            pushed = rows @ vector.to(torch.float64)
+        return OwnSquares(rows @ rows.mT, pushed, self._by_inputs(inputs, cotangents))
+
+    def _by_inputs(self, inputs: Tensor, cotangents: Tensor) -> Tensor:
+        """``u_iᵀ J_x`` by plain sweeps, ``(b, k, d)``."""
+        risk, leaf = self._risk, inputs.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            outputs = risk.forward(risk.layout.split(risk.weights), leaf).flatten(1)
+        blocks = cotangents.movedim(1, 0).contiguous()
+        found = [
+            pull_back([outputs], [leaf], [blocks[j : j + 1]])[0][0].flatten(1) for j in range(len(blocks))
+        ]
+        return torch.stack(found, dim=1)
 
     def batch_for(self, memory_budget: int, *, cotangents: int = 1) -> int:
         """How many points' rows fit so many bytes at once, at least one.

@@ -5,6 +5,7 @@ arguments give the same bytes. Colours keep their meaning from figure to figure 
 and no two lines differ by colour alone. A value that an axis cannot show is named below the axis.
 """
 
+from solset.plotting.audit import ranking_bars, sensitivity_maps, sorted_values
 from solset.plotting.comparisons import bars_before_after, scatter_agreement
 from solset.plotting.images import image_grid
 from solset.plotting.landscape import landscape_contour, landscape_line, landscape_surface
@@ -25,7 +26,10 @@ __all__ = [
     "landscape_line",
     "landscape_surface",
     "number_text",
+    "ranking_bars",
     "scatter_agreement",
+    "sensitivity_maps",
+    "sorted_values",
     "toy_loss_contours",
     "toy_solution_sets",
 ]

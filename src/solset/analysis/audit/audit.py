@@ -34,7 +34,7 @@ def audit(
     optimality: Optimality = "auto",
     influence: bool = True,
     prior_precision: float | None = None,
-    checkpoint: Path | str | None = None,
+    checkpoint: Path | str | Callable[[str], Path] | None = None,
     progress: bool = False,
 ) -> Audit:
     """Every training point with its Lipschitz modulus, its worst perturbation, and what that would do.
@@ -54,8 +54,8 @@ def audit(
             the Hessian.
         prior_precision: ``δ`` of the memory-perturbation column; by default ``n`` times the weight decay
             (the weight decay itself for a sum), or 1 without one.
-        checkpoint: An existing folder for finished batches; a later call with the same arguments goes on
-            from them.
+        checkpoint: An existing folder for finished batches, or a function from a file's name to its path; a
+            later call with the same arguments goes on from them.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -82,10 +82,7 @@ def audit(
     gradient = None if validation is None else _validation_gradient(part, *validation)
     slopes = point_slopes(part.risk())
     route, optimality_used, reason = _route(part, chosen, gradient, slopes, joint, optimality)
-    store = Batches(
-        None if checkpoint is None else Path(checkpoint),
-        _identity(part, chosen, gradient, route, optimality_used),
-    )
+    store = Batches(_place(checkpoint), _identity(part, chosen, gradient, route, optimality_used))
     store.open()
     parts = []
     with tqdm(total=len(chosen), desc="audit", unit="point", disable=not progress) as bar:
@@ -172,6 +169,13 @@ def _identity(
     }
 
 
+def _place(checkpoint: Path | str | Callable[[str], Path] | None) -> Callable[[str], Path] | None:
+    if checkpoint is None or callable(checkpoint):
+        return checkpoint
+    folder = Path(checkpoint)
+    return lambda name: folder / name
+
+
 def _kept(store: Batches) -> Callable[[int, Callable[[], Batch]], Batch]:
     def keep(number: int, compute: Callable[[], Batch]) -> Batch:
         found = store.read(number)
@@ -204,6 +208,11 @@ def _with_peers(
     if gradient is not None:
         influence, status = feature_influence(part, gradient, list(found.points))
         found = replace(found, feature_influence=influence)
-        if status is not Status.CONVERGED:
+        if status is Status.INCONSISTENT:
+            notes.append(
+                "the gradient of the validation loss has a part outside the range of the Hessian, along "
+                "which the solution set is free: feature_influence is that of the nearest solution"
+            )
+        elif status is not Status.CONVERGED:
             notes.append(f"the solve for feature_influence ended with status '{status}'")
     return replace(found, notes=tuple(notes))

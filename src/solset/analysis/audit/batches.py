@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from solset.analysis.audit.blocks import PointBlocks, Sensitivity, isolated_blocks
+from solset.analysis.audit.blocks import Sensitivity, isolated_blocks
 from solset.analysis.audit.interpolating import Constraints, IsolatedRows, data_blocks
 from solset.analysis.audit.peers import gradient_norms
 from solset.analysis.audit.stationary import stationary_sensitivities
@@ -97,22 +97,16 @@ class IsolatedAudit:
         Args:
             chosen: Which.
         """
-        squares, pushed = self._rows.squares(chosen, self.gradient)
-        parts, start = [], 0
-        for own, data in data_blocks(self.problem.risk(), chosen):
-            here = slice(start, start + len(own))
-            blocks = isolated_blocks(squares[here], data, self._rows.tolerance)
-            found = blocks.sensitivity()
-            pulled = None if pushed is None else _apply(blocks, pushed[here])
-            parts.append(
-                {
-                    **_numbers(found, data, pulled),
-                    "isolated_modulus": found.modulus,
-                    "gradient_norm": gradient_norms(self.slopes[own], squares[here]),
-                }
-            )
-            start += len(own)
-        return _joined(parts)
+        own = self._rows.squares(chosen, self.gradient)
+        data = own.by_inputs.to(torch.float64)
+        blocks = isolated_blocks(own.gram, data, self._rows.tolerance)
+        found = blocks.sensitivity()
+        pulled = None if self.gradient is None else torch.einsum("bij,bj->bi", blocks.inverse, own.pushed)
+        return {
+            **_numbers(found, data, pulled),
+            "isolated_modulus": found.modulus,
+            "gradient_norm": gradient_norms(self.slopes[list(chosen)], own.gram),
+        }
 
 
 @dataclass(frozen=True)
@@ -182,10 +176,6 @@ def _numbers(found: Sensitivity, data: Tensor, pulled: Tensor | None) -> Batch:
         "validation_change": torch.where(answered, effect.abs(), unknown),
         "validation_slope": torch.where(answered, slope.norm(dim=1), unknown),
     }
-
-
-def _apply(blocks: PointBlocks, vector: Tensor) -> Tensor:
-    return torch.einsum("bij,bj->bi", blocks.inverse, vector)
 
 
 def _joined(parts: list[Batch]) -> Batch:

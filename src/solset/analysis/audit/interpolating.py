@@ -10,14 +10,13 @@ from torch import Tensor
 from solset.analysis.audit.blocks import PointBlocks, isolated_blocks
 from solset.errors import bad_type, bad_value
 from solset.linalg import LeftSide, LinearOperator, default_tolerance
-from solset.operators import InputJacobian, PerSampleGradients
+from solset.operators import InputJacobian, OwnSquares, PerSampleGradients
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers.base import unwrapped
 from solset.solvers.dual import DualPrepared
 
-COLUMNS = 2**16  # of rows that are brought to float64 at once
-SHARE = 0.25  # of the memory budget that rows of a batch of points may take
+SHARE = 0.25  # of the memory budget that a batch of points may take
 
 
 @dataclass(frozen=True)
@@ -110,12 +109,12 @@ class IsolatedRows:
 
     @cached_property
     def at_once(self) -> int:
-        """Points of a batch."""
+        """Points of a batch: ``c`` copies of each are pulled back together."""
         fitting = self._rows.batch_for(int(SHARE * self.memory_budget), cotangents=self.outputs)
-        return min(self.risk.batch_size, fitting)
+        return max(1, min(self.risk.batch_size, fitting))
 
-    def squares(self, chosen: Sequence[int], vector: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """``J_k J_kᵀ``, ``(b, c, c)`` in float64, and ``J_k g``, ``(b, c)``, from the same rows.
+    def squares(self, chosen: Sequence[int], vector: Tensor | None) -> OwnSquares:
+        """``J_k J_kᵀ``, ``J_k g`` and ``J_{x,k}`` from the same passes.
 
         Args:
             chosen: Which points.
@@ -124,15 +123,7 @@ class IsolatedRows:
         inputs, _ = self.risk.points[list(chosen)]
         c = self.outputs
         unit = torch.eye(c, dtype=inputs.dtype, device=inputs.device).expand(len(inputs), c, c)
-        rows = self._rows.rows(inputs, unit)
-        total = torch.zeros(len(inputs), c, c, dtype=torch.float64, device=inputs.device)
-        pushed = torch.zeros(len(inputs), c, dtype=torch.float64, device=inputs.device)
-        for start in range(0, rows.shape[2], COLUMNS):
-            part = rows[:, :, start : start + COLUMNS].to(torch.float64)
-            total += part @ part.mT
-            if vector is not None:
-                pushed += part @ vector[start : start + COLUMNS].to(torch.float64)
-        return total, None if vector is None else pushed
+        return self._rows.squares(inputs, unit, vector)
 
     @property
     def tolerance(self) -> float:
@@ -175,9 +166,7 @@ def isolated_moduli(problem: Problem, points: Sequence[int]) -> Tensor:
     rows = IsolatedRows(problem.risk(), problem.output_count, problem.memory_budget)
     found = []
     for start in range(0, len(points), rows.at_once):
-        chosen = list(points[start : start + rows.at_once])
-        squares, _ = rows.squares(chosen, None)
-        for own, data in data_blocks(problem.risk(), chosen):
-            place = [chosen.index(k) for k in own]
-            found.append(isolated_blocks(squares[place], data, rows.tolerance).sensitivity().modulus)
+        own = rows.squares(points[start : start + rows.at_once], None)
+        blocks = isolated_blocks(own.gram, own.by_inputs.to(torch.float64), rows.tolerance)
+        found.append(blocks.sensitivity().modulus)
     return torch.cat(found)

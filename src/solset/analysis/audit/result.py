@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from scipy.stats import rankdata
 from torch import Tensor
 
 Column = Literal[
@@ -110,8 +112,7 @@ def spearman(first: Tensor, second: Tensor) -> float:
         >>> round(spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 30.0, 20.0])), 6)
         0.5
     """
-    from scipy.stats import spearmanr  # noqa: PLC0415 - a second of import for one number
-
     if bool((first == first[0]).all()) or bool((second == second[0]).all()):
         return float("nan")
-    return float(spearmanr(first.numpy(), second.numpy()).statistic)
+    ranks = [rankdata(values.cpu().numpy()) for values in (first, second)]
+    return float(np.corrcoef(*ranks)[0, 1])

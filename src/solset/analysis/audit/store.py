@@ -1,6 +1,7 @@
 """Finished batches of an audit in a folder, for going on after an interrupt."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ class Batches:
     """The folder of finished batches, or none.
 
     Attributes:
-        path: An existing folder; ``None`` keeps nothing.
+        place: From a file's name to its path; ``None`` keeps nothing.
         identity: Everything that a batch depends on, in the types of JSON.
     """
 
-    path: Path | None
+    place: Callable[[str], Path] | None
     identity: dict[str, Any]
 
     def open(self) -> None:
@@ -35,14 +36,14 @@ class Batches:
         Raises:
             ValueError: If the folder does not exist, or its batches are of another audit; says what differs.
         """
-        if self.path is None:
+        if self.place is None:
             return
-        if not self.path.is_dir():
-            raise bad_value(
-                "checkpoint", expected="an existing folder", got=str(self.path), cure="Make the folder."
-            )
         here = json.loads(json.dumps(self.identity))
-        manifest = self.path / MANIFEST
+        manifest = self.place(MANIFEST)
+        if not manifest.parent.is_dir():
+            raise bad_value(
+                "checkpoint", expected="an existing folder", got=str(manifest.parent), cure="Make the folder."
+            )
         if not manifest.exists():
             content = {"format": _FORMAT, "identity": here}
             replace_file(manifest, json.dumps(content, indent=2, sort_keys=True).encode())
@@ -53,7 +54,7 @@ class Batches:
             raise bad_value(
                 "checkpoint",
                 expected="batches of this audit",
-                got=f"'{self.path}', which differs in {', '.join(unlike)}",
+                got=f"'{manifest.parent}', which differs in {', '.join(unlike)}",
                 cure="Name another folder, or remove that one.",
             )
 
@@ -63,10 +64,10 @@ class Batches:
         Args:
             number: Of the batch.
         """
-        if self.path is None:
+        if self.place is None:
             return None
         try:
-            return load(self._file(number).read_bytes())
+            return load(self.place(_name(number)).read_bytes())
         except (OSError, SafetensorError):
             return None
 
@@ -77,12 +78,13 @@ class Batches:
             number: Of the batch.
             tensors: By name.
         """
-        if self.path is not None:
+        if self.place is not None:
             plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-            replace_file(self._file(number), save(plain))
+            replace_file(self.place(_name(number)), save(plain))
 
-    def _file(self, number: int) -> Path:
-        return (self.path or Path()) / f"audit_{number:05d}.safetensors"
+
+def _name(number: int) -> str:
+    return f"audit_{number:05d}.safetensors"
 
 
 def _parsed(manifest: Path) -> dict[str, Any]:

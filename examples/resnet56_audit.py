@@ -1,0 +1,22 @@
+r"""The public ResNet56 on the first 1000 images of CIFAR-10: which of them move it most?
+
+    solset audit examples/resnet56_audit.py:problem --joint no --no-influence --out runs/resnet56_audit
+
+Open ``runs/resnet56_audit/report.html``. Weights and images are found or downloaded as ``solset resnet56``
+does. The rows of all 10,000 outputs do not fit a Gram matrix, so every image is judged by itself: its own ten
+outputs are kept, those of the others are not constraints.
+"""
+
+from torch import nn
+
+import solset
+from solset.datasets import cifar10, find_cifar10, find_resnet56_weights
+from solset.zoo import pretrained_resnet56
+
+
+def problem() -> solset.Problem:
+    """The trained point; its leftover gradient is that of a network that was never trained to the end."""
+    images = cifar10(find_cifar10(), count=1000)
+    network = pretrained_resnet56(find_resnet56_weights())
+    loss = nn.CrossEntropyLoss()
+    return solset.Problem(network, loss, images.inputs, images.labels, batch_size=50, gradient_tol=1.0)
