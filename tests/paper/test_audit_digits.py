@@ -80,9 +80,7 @@ def test_what_short_training_reaches_is_another_order(smooth: tuple[Problem, Aud
     lengths = [torch.tensor([float(v.norm()) for v in values]) for values in (real, flow)]
     modulus = found.modulus[chosen]
     by_modulus, by_flow = spearman(modulus, lengths[0]), spearman(lengths[1], lengths[0])
-    print(
-        f"{STEPS} steps: Spearman with real retraining of the modulus {by_modulus:.3f}, of the flow {by_flow:.3f}"
-    )
+    print(f"{STEPS} real steps: Spearman with the modulus {by_modulus:.3f}, with the flow {by_flow:.3f}")
     print(f"largest relative error of the flow {max(errors):.3f}")
     assert by_flow >= 0.9
     assert max(errors) <= 0.1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from solset.analysis import training_stability
+from solset.analysis import lipschitz_modulus, training_stability
 from solset.problem import Problem
 from solset.zoo import HalfSquaredError, ProductModel
 
@@ -91,7 +91,7 @@ def run_toy(settings: ToySettings) -> ToyResult:
     moved = problem.risk().move([0, 1], dx)
     samples = torch.stack([sample.value for sample in stability.samples])
     change = stability.solution.value - problem.weights()
-    modulus = hessian_modulus(problem)
+    modulus = lipschitz_modulus(problem, optimality="stationary").value
     return ToyResult(
         perturbation=stability.perturbation,
         risk_clean=problem.risk().value(),
@@ -110,13 +110,6 @@ def run_toy(settings: ToySettings) -> ToyResult:
         optimality=derivative.optimality,
         reason=derivative.reason,
     )
-
-
-def hessian_modulus(problem: Problem) -> float:
-    """``‖H⁺B‖₂`` by dense linear algebra, for a problem small enough to write out."""
-    line = problem.graphical_derivative(optimality="stationary").linearisation
-    response = line.system.solve(line.data.to_dense()).value
-    return float(torch.linalg.matrix_norm(response, 2))
 
 
 def distance_to_hyperbola(point: Tensor, product: float) -> float:
