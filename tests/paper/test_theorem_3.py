@@ -6,7 +6,9 @@ from torch import nn
 
 from solset import CG, Certainty, Problem, lipschitz_modulus, modulus_chain
 from solset.experiments.toy import toy_problem
+from solset.problem import linearise
 from solset.testing import verify_lipschitz_like
+from support.fitted import MOVED, net
 from support.interpolators import Fit, brute_modulus, fitted, rows
 
 
@@ -152,3 +154,15 @@ def test_an_unfitted_problem_gets_the_norm_of_the_hessians_response() -> None:
     assert found.certificate.certainty is Certainty.EXACT
     free = lipschitz_modulus(problem, solver=CG(tol=1e-13))
     assert free.value == pytest.approx(found.value, rel=1e-6)
+
+
+def test_where_rows_are_left_out_the_value_is_a_lower_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = net("connected")
+    exact = lipschitz_modulus(fit.problem(), points=MOVED, optimality="interpolating")
+    assert exact.certificate.certainty is Certainty.EXACT
+    monkeypatch.setattr(linearise, "MOST_ROWS", 100)  # too many for a Gram matrix of all
+    found = lipschitz_modulus(fit.problem(), points=MOVED, optimality="interpolating")
+    assert found.certificate.certainty is Certainty.UNKNOWN
+    assert "lower bound" in found.certificate.reason
+    assert 0.1 * exact.value < found.value < exact.value
+    assert found.certificate.upper == float("inf")
