@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from solset.operators.capture import Capture, Use
+from solset.operators.convolution_rule import convolution_weight
 from solset.operators.per_sample_routes import CHUNK_BYTES, NotCoveredError
 from solset.risk import EmpiricalRisk
 
@@ -96,16 +97,27 @@ class _Sums:
 
     def _add_weight(self, use: Use, name: str, index: int, gradient: Tensor) -> None:
         """A few points at a time, all combinations of each together."""
-        arguments, inputs, k = use.arguments, use.arguments["inputs"], self._k
+        arguments, k = use.arguments, self._k
         own = arguments[name].numel() * gradient.element_size() + use.rule.scratch(gradient, arguments)
         step = max(1, CHUNK_BYTES // (own * k))
         for start in range(0, len(self.gram), step):
-            chunk = slice(start * k, (start + step) * k)
-            is_per_sample = isinstance(inputs, Tensor) and len(inputs) == len(gradient)
-            part = inputs[chunk] if is_per_sample else inputs
-            rows = use.rule.parameters[name](gradient[chunk], {**arguments, "inputs": part})
-            rows = rows.reshape(-1, k, rows[0].numel()).to(torch.float64)
+            rows = _rows(use, name, gradient, slice(start * k, (start + step) * k), k).to(torch.float64)
             here = slice(start, start + step)
             self.gram[here] += rows @ rows.mT
             if self._parts is not None:
                 self.pushed[here] += rows @ self._parts[index].reshape(-1).to(torch.float64)
+
+
+def _rows(use: Use, name: str, gradient: Tensor, chunk: slice, k: int) -> Tensor:
+    """What a weight adds to the rows of some points, ``(points, k, size)``."""
+    arguments, inputs, rule = use.arguments, use.arguments["inputs"], use.rule.parameters[name]
+    part = gradient[chunk]
+    if not (isinstance(inputs, Tensor) and len(inputs) == len(gradient)):
+        found = rule(part, arguments)
+    elif rule is convolution_weight and arguments.get("groups", 1) == 1:
+        # The copies of a point have the same windows: written once, they serve all its combinations.
+        together = part.reshape(len(part) // k, k * part.shape[1], *part.shape[2:])
+        found = rule(together, {**arguments, "inputs": inputs[chunk][::k]})
+    else:
+        found = rule(part, {**arguments, "inputs": inputs[chunk]})
+    return found.reshape(len(part) // k, k, -1)

@@ -109,9 +109,9 @@ class IsolatedRows:
 
     @cached_property
     def at_once(self) -> int:
-        """Points of a batch: ``c`` copies of each are pulled back together."""
+        """Points of a batch: the ``c`` copies of each that are pulled back together make up a batch."""
         fitting = self._rows.batch_for(int(SHARE * self.memory_budget), cotangents=self.outputs)
-        return max(1, min(self.risk.batch_size, fitting))
+        return max(1, min(self.risk.batch_size // self.outputs, fitting))
 
     def squares(self, chosen: Sequence[int], vector: Tensor | None) -> OwnSquares:
         """``J_k J_kᵀ``, ``J_k g`` and ``J_{x,k}`` from the same passes.
