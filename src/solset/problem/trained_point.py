@@ -225,6 +225,33 @@ class Problem:
         derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver, rows=rows)
         return derivative(dx).translate(self.weights(), self._risk.layout.shapes)
 
+    def moved_to(self, dx: Tensor, weights: Tensor, *, points: Indices | None = None) -> "Problem":
+        """The same problem at moved data and other weights: where to linearise again, ``(x̄ + Δx, w)``.
+
+        Nothing is checked anew and nothing warns: off the solution set, :meth:`gradient` and :attr:`fit`
+        say how far.
+
+        Args:
+            dx: Change of the moved points from this problem's data, ``(|K|, *input)``, in input units.
+            weights: ``w``, ``(p,)``, flat in ``named_parameters`` order.
+            points: ``K``, in the order of ``dx``; all points by default.
+
+        Raises:
+            ValueError: If shapes do not fit.
+
+        Cost: one gradient.
+        """
+        chosen = self.check_points(points)
+        space = self.data_space(chosen)
+        own = self.weights()
+        flat = Space("weights", (len(own),), own.dtype, own.device).flatten(weights)
+        moved = object.__new__(type(self))
+        moved._risk = self._risk.move(chosen, space.unflatten(space.flatten(dx))).at(flat)
+        moved.input_shape, moved.output_count = self.input_shape, self.output_count
+        moved.memory_budget, moved.spill_folder = self.memory_budget, self.spill_folder
+        moved._gradient = moved._risk.gradient()
+        return moved
+
     def check_points(self, points: Indices | None) -> list[int]:
         """The indices as a list, all of them for ``None``.
 
