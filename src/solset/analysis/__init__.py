@@ -1,16 +1,17 @@
 """Functions of a Problem."""
 
+from solset.analysis.adjoint import AdjointGradient, adjoint_gradient
+from solset.analysis.ascent import Ascent
+from solset.analysis.budget import Budget, FeasibleSet
 from solset.analysis.filter_norms import filter_normalised
-from solset.analysis.influence import (
-    Moved,
-    Reweighted,
-    feature_scores,
-    influence,
-    removal_scores,
-    removed,
-)
+from solset.analysis.followers import Corrected, Follower, FromTrained, Nearest, Station
+from solset.analysis.goals import Goal, HeldOutLoss, TargetWeights, WeightFunction
+from solset.analysis.influence import Moved, Reweighted, feature_scores, influence, removal_scores, removed
+from solset.analysis.judgement import Judgement, Verdict, judge_poisoning
 from solset.analysis.landscape import Landscape, Mark, landscape
 from solset.analysis.plane import Plane
+from solset.analysis.poisoning import Poisoning, design_poisoning
+from solset.analysis.poisoning_file import Round
 from solset.analysis.retrain import (
     LBFGS,
     GradientDescent,
@@ -20,25 +21,47 @@ from solset.analysis.retrain import (
     retrain,
     tangent_recursion,
 )
+from solset.analysis.rounds import Reason
 from solset.analysis.stability import Stability, training_stability
 from solset.analysis.warm import WithOptimizer
 
 __all__ = [
-    "LBFGS",
+    "AdjointGradient",
+    "Ascent",
+    "Budget",
+    "Corrected",
+    "FeasibleSet",
+    "Follower",
+    "FromTrained",
+    "Goal",
     "GradientDescent",
+    "HeldOutLoss",
+    "Judgement",
+    "LBFGS",
     "Landscape",
     "LevenbergMarquardt",
     "Mark",
     "Moved",
+    "Nearest",
     "Newton",
     "Plane",
+    "Poisoning",
+    "Reason",
     "Retrained",
     "Reweighted",
+    "Round",
     "Stability",
+    "Station",
+    "TargetWeights",
+    "Verdict",
+    "WeightFunction",
     "WithOptimizer",
+    "adjoint_gradient",
+    "design_poisoning",
     "feature_scores",
     "filter_normalised",
     "influence",
+    "judge_poisoning",
     "landscape",
     "removal_scores",
     "removed",
