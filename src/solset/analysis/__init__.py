@@ -12,6 +12,7 @@ from solset.analysis.landscape import Landscape, Mark, landscape
 from solset.analysis.plane import Plane
 from solset.analysis.poisoning import Poisoning, design_poisoning
 from solset.analysis.poisoning_file import Round
+from solset.analysis.prediction_margin import PredictionMargin, stability_margin
 from solset.analysis.retrain import (
     LBFGS,
     GradientDescent,
@@ -46,6 +47,7 @@ __all__ = [
     "Newton",
     "Plane",
     "Poisoning",
+    "PredictionMargin",
     "Reason",
     "Retrained",
     "Reweighted",
@@ -66,6 +68,7 @@ __all__ = [
     "removal_scores",
     "removed",
     "retrain",
+    "stability_margin",
     "tangent_recursion",
     "training_stability",
 ]

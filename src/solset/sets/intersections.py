@@ -65,15 +65,15 @@ class BoxedBall(ConvexSet):
             direction: ``d``, ``(p,)``; where it is zero the point stays nearest to the center.
         """
         finite("direction", direction, (self.size,))
-        if not bool((direction != 0).any()):
-            return self.box.project(self.ball.center)
-        reach = 1.0
-        while self._is_inside(self._along(direction, reach)):
-            further = self._along(direction, 2 * reach)
-            if torch.equal(further, self._along(direction, reach)):
-                return further
+        closest = self.box.project(self.ball.center)
+        sides = torch.where(direction > 0, self.box.upper, self.box.lower)
+        corner = torch.where(direction == 0, closest, sides)
+        if self._is_inside(corner):
+            return corner
+        unit, reach = direction / direction.abs().max(), 1.0
+        while self._holds(unit, reach):
             reach *= 2
-        return self._along(direction, _last_inside(lambda t: self._holds(direction, t), 0.0, reach))
+        return self._along(unit, _last_inside(lambda t: self._holds(unit, t), 0.0, reach))
 
     def _nearest(self, point: Tensor) -> Tensor:
         direct = self.box.project(point)
