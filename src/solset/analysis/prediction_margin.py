@@ -78,8 +78,8 @@ def stability_margin(
         element: As for :func:`design_poisoning`.
         method: How to re-solve; by default the element's own: the nearest solution, Newton's method, or for a
             flow gradient descent from ``w̄``.
-        ascent: How each perturbation is designed anew by :func:`design_poisoning`; ``None`` takes the maximiser
-            of the linear model instead, which costs nothing and often no longer flips at the size it needs.
+        ascent: How each perturbation is designed anew by :func:`design_poisoning`; ``None`` takes the
+            maximiser of the linear model instead, which is cheap and often does not flip at its own size.
         tol: Relative width to which the radius is bisected.
         optimality: As for :meth:`Problem.graphical_derivative`.
         solver: As there; it must solve with ``Aᵀ`` as well.
