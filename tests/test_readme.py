@@ -8,7 +8,14 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/quickstart.md", "docs/choosing.md", "docs/own_model.md", "docs/departures.md")
+PAGES = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/choosing.md",
+    "docs/own_model.md",
+    "docs/departures.md",
+    "docs/poisoning.md",
+)
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -17,7 +17,7 @@ from solset.errors import bad_value
 from solset.problem import Problem
 from solset.risk import differences, digest, fingerprint
 
-_FORMAT = "solset poisoning 1"
+_FORMAT, _ENTRY = "solset poisoning 1", "solset"
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -142,22 +142,24 @@ class PoisoningFile:
         tensors = {"dx": state.station.dx, "weights": state.station.weights}
         plain = {name: part.detach().cpu().clone().contiguous() for name, part in tensors.items()}
         content = {
+            "format": _FORMAT,
             "identity": self.identity,
             "value": self.value,
             "stride": state.stride,
             "course": [asdict(one) for one in state.course],
             "reason": state.reason,
         }
-        replace_file(self.path, save(plain, {"format": _FORMAT, "content": json.dumps(content)}))
+        # One entry, because the order of several is not the same every time.
+        replace_file(self.path, save(plain, {_ENTRY: json.dumps(content)}))
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What the file holds, once it is one of ours."""
     try:
         with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") == _FORMAT:
-                return json.loads(header["content"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            content = json.loads((file.metadata() or {}).get(_ENTRY, "null"))
+            if isinstance(content, dict) and content.get("format") == _FORMAT:
+                return content, {name: file.get_tensor(name) for name in ("dx", "weights")}
     except (OSError, SafetensorError, ValueError):
         pass
     raise bad_value(

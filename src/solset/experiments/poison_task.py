@@ -6,7 +6,7 @@ from typing import Literal, cast
 
 import torch
 
-from solset.analysis import Budget, Goal
+from solset.analysis import Ascent, Budget, Goal
 from solset.analysis.judgement import Trainer
 from solset.errors import bad_type, bad_value
 from solset.experiments.users import returned_by
@@ -54,6 +54,7 @@ class PoisonSettings:
         for name in ("training", "random"):
             if getattr(self, name) < 0:
                 raise bad_value(name, expected="zero or more", got=getattr(self, name), cure="Leave it out.")
+        Ascent(rounds=self.rounds)  # refuses what it cannot take before a folder is made
         if not self.radius > 0:
             raise bad_value("radius", expected="positive", got=self.radius, cure="It is in input units.")
         if self.learning_rate is not None and not self.learning_rate > 0:
