@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from solset.experiments.digits import DigitsRun
+from solset.experiments.poison_report import poison_sections, write_figures
 from solset.experiments.report import Column, Finding, Picture, Report, Section, Table, write_report
 from solset.plotting import bars_before_after, error_against_step, image_grid, scatter_agreement
 
@@ -19,7 +20,8 @@ def digits_experiment(run: DigitsRun) -> Path:
     rows = size_rows(numbers["sizes"])
     run.folder.write_csv("sizes.csv", rows)
     _draw(run, numbers)
-    return write_report(run.folder, _report(run, numbers, rows))
+    designed = _designed_sections(run, numbers)
+    return write_report(run.folder, _report(run, numbers, rows, designed))
 
 
 def size_rows(sizes: Sequence[Numbers]) -> list[dict[str, object]]:
@@ -97,7 +99,17 @@ def _draw(run: DigitsRun, numbers: Numbers) -> None:
     folder.write_figure("moved_digits", grid)
 
 
-def _report(run: DigitsRun, numbers: Numbers, rows: list[dict[str, object]]) -> Report:
+def _designed_sections(run: DigitsRun, numbers: Numbers) -> tuple[Section, ...]:
+    """The designed perturbation: its effect, the digits before and after, and the digits to guard."""
+    if "poisoning" not in numbers:
+        return ()
+    result = dict(numbers["poisoning"])
+    return poison_sections(run.poisoning, result, write_figures(run.poisoning, result))
+
+
+def _report(
+    run: DigitsRun, numbers: Numbers, rows: list[dict[str, object]], designed: tuple[Section, ...]
+) -> Report:
     settings, setup, shown = run.settings, numbers["setup"], _shown(numbers)
     step, losses = 100 * shown["size"], shown["losses"]
     last = str(max(settings.steps))
@@ -140,6 +152,7 @@ def _report(run: DigitsRun, numbers: Numbers, rows: list[dict[str, object]]) -> 
             _loss_section(rows, step),
             _warm_section(numbers["warm_retraining"]),
             _test_section(shown),
+            *designed,
         ),
         warnings=_warnings(numbers),
         settings=run.folder.settings,

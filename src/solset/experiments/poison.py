@@ -85,7 +85,6 @@ class PoisonRun:
             stage(self.folder, f"random_{k}", lambda k=k: self._judged(self._random(k))) for k in numbers
         ]
         result["gain"] = [self._gain(result, place) for place in range(len(result["judgement"]["verdicts"]))]
-        self.folder.write_json("result.json", result)
         return result
 
     def inputs(self) -> Tensor:

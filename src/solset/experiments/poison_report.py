@@ -8,7 +8,7 @@ from torch import Tensor
 from solset.experiments.poison import PoisonRun
 from solset.experiments.poison_task import PoisonSettings
 from solset.experiments.report import Column, Finding, Picture, Report, Section, Table, write_report
-from solset.plotting import bars_before_after, image_grid
+from solset.plotting import Figure, bars_before_after, image_grid
 
 SHOWN_POINTS, SHOWN_GUARDED = 10, 20
 
@@ -20,14 +20,20 @@ def poison_experiment(run: PoisonRun) -> Path:
         run: What to do, and where.
     """
     result = run.numbers()
+    run.folder.write_json("result.json", result)
     run.folder.write_csv("retraining.csv", result["gain"])
     run.folder.write_csv("guard.csv", result["guard"])
-    figures = _write_figures(run, result)
+    figures = write_figures(run, result)
     return write_report(run.folder, _report(run, result, figures))
 
 
-def _write_figures(run: PoisonRun, result: dict[str, Any]) -> set[str]:
-    """Writes what can be drawn; returns the names."""
+def write_figures(run: PoisonRun, result: dict[str, Any]) -> set[str]:
+    """Writes what can be drawn; returns the names.
+
+    Args:
+        run: Has the folder.
+        result: Its numbers.
+    """
     figures = set()
     before = as_images(run.inputs(), run.settings.image)
     if before is not None:
@@ -38,17 +44,22 @@ def _write_figures(run: PoisonRun, result: dict[str, Any]) -> set[str]:
         figure = image_grid(before[order].cpu().numpy(), after[order].cpu().numpy(), captions)
         run.folder.write_figure("points", figure)
         figures.add("points")
-    gain, design = result["gain"], result["design"]
+    run.folder.write_figure("effect", _effect_figure(result))
+    return figures | {"effect"}
+
+
+def _effect_figure(result: dict[str, Any]) -> Figure:
+    """Changes in the direction meant: predicted, by retraining, and by chance."""
+    gain, sign = result["gain"], 1.0 if result["design"]["is_raised"] else -1.0
     groups = {
-        "clean": [row["clean"] for row in gain],
-        "estimate": [design["predicted"] for _ in gain],
-        "retraining": [row["poisoned"] for row in gain],
+        "estimate": [sign * row["predicted_change"] for row in gain],
+        "retraining": [sign * row["change"] for row in gain],
     }
-    if min(min(values) for values in groups.values()) > 0:
-        labels = [row["name"].replace(", ", ",\n") for row in gain]
-        run.folder.write_figure("effect", bars_before_after(labels, groups, ylabel=design["goal"]))
-        figures.add("effect")
-    return figures
+    if result["random"]:
+        groups["random, mean size"] = [row["random_typical"] for row in gain]
+    labels = [row["name"].replace(", ", ",\n").replace(" steps of ", " steps of\n") for row in gain]
+    meant = "rise" if sign > 0 else "fall"
+    return bars_before_after(labels, groups, ylabel=f"{meant} of the {result['design']['goal']}")
 
 
 def as_images(inputs: Tensor, shape: tuple[int, int] | None) -> Tensor | None:
@@ -98,15 +109,26 @@ def _report(run: PoisonRun, result: dict[str, Any], figures: set[str]) -> Report
                 "Whether each way of retraining below moved the goal the way it was meant to go.",
             ),
         ),
-        sections=(
-            _effect_section(result, figures),
-            _points_section(run, result, figures),
-            _guard_section(result),
-            _course_section(result),
-        ),
+        sections=poison_sections(run, result, figures),
         warnings=_warnings(result),
         settings=run.folder.settings,
         versions=run.folder.versions,
+    )
+
+
+def poison_sections(run: PoisonRun, result: dict[str, Any], figures: set[str]) -> tuple[Section, ...]:
+    """The sections of the page.
+
+    Args:
+        run: What was asked.
+        result: Its numbers.
+        figures: Names of those that were written.
+    """
+    return (
+        _effect_section(result, figures),
+        _points_section(run, result, figures),
+        _guard_section(result),
+        _course_section(result),
     )
 
 
@@ -119,8 +141,8 @@ def _effect_section(result: dict[str, Any], figures: set[str]) -> Section:
     design = result["design"]
     picture = Picture(
         "effect",
-        "The goal after retraining on clean and on moved data, and as predicted.",
-        "Bars of the goal: clean, predicted, by retraining.",
+        "Changes of the goal in the direction meant: as predicted for the first way of retraining, by each real retraining, and the mean size of those of random perturbations. A change the other way has no bar, only its number.",
+        "Bars of the change of the goal: predicted, by retraining, by chance.",
     )
     return Section(
         "Predicted against actual effect",
