@@ -11,6 +11,7 @@ from tqdm import tqdm
 from benchmarks.tables import table
 from solset import (
     LBFGS,
+    Ascent,
     Budget,
     GradientDescent,
     HeldOutLoss,
@@ -165,6 +166,65 @@ def validation(seed: int) -> list[dict[str, object]]:
     return rows
 
 
+@dataclass(frozen=True)
+class Logistic:
+    """Logistic regression with weight decay on 200 digits: one solution, wherever training starts."""
+
+    weight_decay: float = 1e-3
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The trained point."""
+        data = digits().part(0, 200)
+        start = Problem(
+            nn.Linear(64, 10, dtype=torch.float64).eval(),
+            nn.CrossEntropyLoss(),
+            data.inputs,
+            data.labels,
+            weight_decay=self.weight_decay,
+            gradient_tol=float("inf"),
+        )
+        weights = self.train(start, data.inputs, 0)
+        return start.moved_to(0 * data.inputs, weights)
+
+    @staticmethod
+    def train(problem: Problem, inputs: Tensor, seed: int) -> Tensor:
+        """Random initial weights, then L-BFGS to the end."""
+        generator = torch.Generator().manual_seed(seed)
+        begin = 0.1 * torch.randn(650, generator=generator, dtype=torch.float64)
+        own, _ = problem.risk().points[range(len(inputs))]
+        risk = problem.risk().move(range(len(inputs)), inputs - own).at(begin)
+        return LBFGS(tol=1e-9, max_gradients=2000).run(risk, problem.risk().outputs()).weights
+
+    def row(self, seed: int) -> dict[str, object]:
+        """Three digits may move by 1.0 within valid pixels; judged from the weights and from scratch."""
+        problem, unseen = self.problem, digits().part(1000, 1500)
+        points = torch.randperm(200, generator=torch.Generator().manual_seed(seed))[:3].tolist()
+        goal, budget = HeldOutLoss(unseen.inputs, unseen.labels), Budget(points, 1.0, lower=0.0, upper=1.0)
+        designed = design_poisoning(problem, goal, budget, ascent=Ascent(rounds=6))
+
+        def train(inputs: Tensor, _: Tensor, start: int) -> Tensor:
+            return self.train(problem, inputs, start)
+
+        methods: dict[str, Method] = {"Newton": Newton()}
+        first = judge_poisoning(problem, goal, designed, methods=methods, train=train, seeds=(1, 2))
+        feasible, others = budget.at(problem), []
+        for number in range(RANDOM):
+            change = Moved(points, feasible.random(torch.Generator().manual_seed(1000 + number)))
+            judged = judge_poisoning(problem, goal, change, methods=methods, clean=first.clean)
+            others.append(judged.verdicts[0].change)
+        sizes = torch.tensor(others)
+        return {
+            "seed": seed,
+            "clean": first.trained,
+            "predicted": designed.predicted - designed.clean,
+            **{verdict.name: verdict.change for verdict in first.verdicts},
+            "random_mean": float(sizes.mean()),
+            "random_mean_size": float(sizes.abs().mean()),
+            "random_largest": float(sizes.max()),
+        }
+
+
 def reached_by(run: Digit, problem: Problem, dx: Tensor) -> Tensor:
     """Weights after gradient descent from the trained ones."""
     method = GradientDescent(STEPS, run.rate)
@@ -258,6 +318,9 @@ def run(seeds: range = range(5)) -> dict[str, object]:
     """All of it, printed as it comes."""
     exact = adjoints()
     show("relative error of the adjoint gradient against central differences of real re-solving", exact)
+    logistic = Logistic()
+    isolated = [logistic.row(seed) for seed in tqdm(seeds, desc="isolated")]
+    show("change of the loss of 500 unseen digits, logistic regression with weight decay", isolated)
     raised: list[dict[str, object]] = []
     reached: list[dict[str, object]] = []
     for seed in tqdm(seeds, desc="seeds"):
@@ -265,4 +328,4 @@ def run(seeds: range = range(5)) -> dict[str, object]:
         show(f"change of the loss of 500 unseen digits, seeds to {seed}", raised)
         reached += targets(seed)
         show(f"distance to target weights, seeds to {seed}", reached)
-    return {"adjoint": exact, "validation": raised, "targets": reached}
+    return {"adjoint": exact, "isolated": isolated, "validation": raised, "targets": reached}
