@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; all but resnet56 without a name."""
+"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the two last."""
 
 import argparse
 import json
@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import accuracy, audit, costs, isolated, resnet56, rows
+from benchmarks import accuracy, audit, costs, isolated, poisoning, resnet56, rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = ["all", "accuracy", "costs", "isolated", "rows", "audit", "resnet56"]
+    names = ["all", "accuracy", "costs", "isolated", "rows", "audit", "resnet56", "poisoning"]
     parser.add_argument("which", nargs="?", choices=names, default="all")
     parser.add_argument(
         "--large",
@@ -43,6 +43,8 @@ def main() -> None:
         results["audit"] = audit.run(large=chosen.large)
     if chosen.which == "resnet56":  # long, so only where it is asked for
         results["resnet56"] = resnet56.run(has_krylov=chosen.large)
+    if chosen.which == "poisoning":
+        results["poisoning"] = poisoning.run()
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

@@ -14,6 +14,7 @@ PAGES = (
     "docs/choosing.md",
     "docs/own_model.md",
     "docs/modulus.md",
+    "docs/poisoning.md",
     "docs/departures.md",
 )
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -18,6 +18,9 @@ from solset.experiments.audit import AuditSettings, load_validation
 from solset.experiments.audit_report import audit_experiment
 from solset.experiments.digits import DigitsRun, DigitsSettings
 from solset.experiments.digits_report import digits_experiment
+from solset.experiments.poison import PoisonRun
+from solset.experiments.poison_report import poison_experiment
+from solset.experiments.poison_task import PoisonSettings, check_poison_settings, load_task
 from solset.experiments.resnet56 import (
     ResNet56Run,
     ResNet56Settings,
@@ -192,6 +195,53 @@ def audit(
 
 
 @app.command()
+def poison(
+    source: Annotated[str, typer.Argument(help="FILE.py:FUNCTION, which returns (problem, goal[, train]).")],
+    points: Annotated[str, typer.Option(help="Indices of the points that may move: 0,3,7.")],
+    radius: Annotated[float, typer.Option(help="Of the budget, in input units.")],
+    norm: Annotated[str, typer.Option(help="l2 or linf.")] = "l2",
+    scope: Annotated[str, typer.Option(help="What the radius bounds: per_point or total.")] = "per_point",
+    lower: Annotated[float, typer.Option(help="Smallest valid feature.")] = -math.inf,
+    upper: Annotated[float, typer.Option(help="Largest valid feature.")] = math.inf,
+    training: Annotated[
+        int, typer.Option(help="Gradient-descent steps counted on; 0: the nearest solution.")
+    ] = 1000,
+    learning_rate: Annotated[float | None, typer.Option(help="Of them; by default a stable one.")] = None,
+    rounds: Annotated[int, typer.Option(help="Linearisations at most.")] = 12,
+    random: Annotated[int, typer.Option(help="Random perturbations to compare with.")] = 5,
+    from_scratch: Annotated[str, typer.Option(help="Seeds of training from scratch: 1,2.")] = "",
+    image: Annotated[str, typer.Option(help="Shape in which points are shown: 8x8.")] = "",
+    out: Out = Path("runs/poison"),
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """The change of training points that moves your model where a goal says, judged by retraining."""
+    settings = PoisonSettings(
+        source=source,
+        points=_indices(points),
+        radius=radius,
+        norm=_one_of("norm", norm, ("l2", "linf")),
+        scope=_one_of("scope", scope, ("per_point", "total")),
+        lower=lower,
+        upper=upper,
+        training=training,
+        learning_rate=learning_rate,
+        rounds=rounds,
+        random=random,
+        seeds=_seeds(from_scratch),
+        image=_shape(image),
+        seed=seed,
+    )
+    task = load_task(source)
+    print(task.problem)
+    check_poison_settings(task, settings)  # before the folder is made
+    folder = _open(out, settings, overwrite=overwrite, resume=resume, weights=_digest(task.problem))
+    with _interruptible():
+        _finish(poison_experiment(PoisonRun(task, settings, folder)))
+
+
+@app.command()
 def resnet56(
     data: Annotated[
         Path | None, typer.Option(help="CIFAR-10: the python archive, its folder, or an .npz file.")
@@ -231,14 +281,39 @@ def resnet56(
         _finish(resnet56_experiment(ResNet56Run(start)))
 
 
-def _counts(text: str) -> tuple[int, ...]:
+def _numbers(name: str, text: str, *, expected: str, cure: str) -> tuple[int, ...]:
     """``"1,10"`` as numbers."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise bad_value(
-            "--moved", expected="numbers such as 1,10", got=repr(text), cure="Say how many move."
-        ) from error
+        raise bad_value(f"--{name}", expected=expected, got=repr(text), cure=cure) from error
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    """``"0,3,7"`` as numbers."""
+    return _numbers("points", text, expected="indices such as 0,3,7", cure="Count points from 0.")
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """``"1,10"`` as numbers."""
+    return _numbers("moved", text, expected="numbers such as 1,10", cure="Say how many move.")
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """``"1,2"`` as numbers; nothing as none."""
+    expected, cure = "seeds such as 1,2", "Leave it out for none."
+    return _numbers("from-scratch", text, expected=expected, cure=cure) if text else ()
+
+
+def _shape(text: str) -> tuple[int, int] | None:
+    """``"8x8"`` as height and width; nothing as none."""
+    if not text:
+        return None
+    expected, cure = "height and width such as 8x8", "Leave it out for none."
+    sides = _numbers("image", text.replace("x", ","), expected=expected, cure=cure)
+    if len(sides) != 2 or min(sides) < 1:
+        raise bad_value("--image", expected=expected, got=repr(text), cure=cure)
+    return sides[0], sides[1]
 
 
 def _digest(problem: Problem) -> str:
@@ -259,16 +334,6 @@ def _one_of(name: str, value: str, choices: tuple[str, ...]) -> Any:
             cure="Leave it out for the default.",
         )
     return value
-
-
-def _indices(text: str) -> tuple[int, ...]:
-    """``"0,3,7"`` as numbers."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise bad_value(
-            "--points", expected="indices such as 0,3,7", got=repr(text), cure="Count points from 0."
-        ) from error
 
 
 def _fraction(text: str) -> float:

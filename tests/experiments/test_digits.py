@@ -17,6 +17,10 @@ TINY = DigitsSettings(
     points=10, moved=3, hidden=(32, 16), steps=(20,), sizes=(0.005,), nearest_at=(0.005,), samples=2
 )
 STAGES = {"trained.safetensors", "setup.json", "size_0.005.json", "warm_retraining.json", "modulus.json"}
+POISONING = {
+    *("guard.json", "design.json", "judgement.json", "random_0.json", "random_1.json", "random_2.json"),
+    *("ascent.safetensors", "perturbation.safetensors"),
+}
 
 
 def start(path, settings: DigitsSettings = TINY, on_existing="refuse") -> DigitsRun:
@@ -45,7 +49,7 @@ def whole(tmp_path_factory) -> SimpleNamespace:
 
 def test_writes_every_stage(whole):
     written = set(json.loads((whole.run.folder.path / "run.json").read_text())["files"])
-    assert written == STAGES | {"result.json", "weights_0.005.safetensors"}
+    assert written == STAGES | POISONING | {"result.json", "weights_0.005.safetensors"}
     assert json.loads(whole.bytes) == whole.numbers
 
 
@@ -142,6 +146,7 @@ def test_the_page_says_when_the_net_was_not_fitted(whole, tmp_path, monkeypatch)
     # Then the map is stationary, and on a larger net no solver sees the rank.
     setup = {**whole.numbers["setup"], "largest_fit_error": 0.3, "rank": None, "dimension": None}
     numbers = {**whole.numbers, "modulus": {}, "setup": {**setup, "qualification": "no rank was verified"}}
+    del numbers["poisoning"]  # it would linearise the net that is not fitted
     monkeypatch.setattr(digits, "fit_exactly", lambda *_args, **_options: 0.3)
     run = start(tmp_path / "run")
     monkeypatch.setattr(run, "numbers", lambda: numbers)

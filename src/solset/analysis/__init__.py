@@ -1,15 +1,14 @@
 """Functions of a Problem."""
 
+from solset.analysis.adjoint import AdjointGradient, adjoint_gradient
+from solset.analysis.ascent import Ascent
 from solset.analysis.audit import Audit, audit
+from solset.analysis.budget import Budget, FeasibleSet
 from solset.analysis.filter_norms import filter_normalised
-from solset.analysis.influence import (
-    Moved,
-    Reweighted,
-    feature_scores,
-    influence,
-    removal_scores,
-    removed,
-)
+from solset.analysis.followers import Corrected, Follower, FromTrained, Nearest, Station
+from solset.analysis.goals import Goal, HeldOutLoss, TargetWeights, WeightFunction
+from solset.analysis.influence import Moved, Reweighted, feature_scores, influence, removal_scores, removed
+from solset.analysis.judgement import Judgement, Verdict, judge_poisoning
 from solset.analysis.landscape import Landscape, Mark, landscape
 from solset.analysis.lipschitz import (
     Carrier,
@@ -23,6 +22,9 @@ from solset.analysis.lipschitz import (
     theorem_2,
 )
 from solset.analysis.plane import Plane
+from solset.analysis.poisoning import Poisoning, design_poisoning
+from solset.analysis.poisoning_file import Round
+from solset.analysis.prediction_margin import PredictionMargin, stability_margin
 from solset.analysis.retrain import (
     LBFGS,
     GradientDescent,
@@ -32,6 +34,7 @@ from solset.analysis.retrain import (
     retrain,
     tangent_recursion,
 )
+from solset.analysis.rounds import Reason
 from solset.analysis.stability import Stability, training_stability
 from solset.analysis.warm import WithOptimizer
 
@@ -41,30 +44,54 @@ __all__ = [
     "Carrier",
     "Certainty",
     "Certificate",
+    "AdjointGradient",
+    "Ascent",
+    "Budget",
+    "Corrected",
+    "FeasibleSet",
+    "Follower",
+    "FromTrained",
+    "Goal",
     "GradientDescent",
+    "HeldOutLoss",
+    "Judgement",
+    "LBFGS",
     "Landscape",
     "LevenbergMarquardt",
     "LipschitzModulus",
     "Mark",
     "ModulusChain",
     "Moved",
+    "Nearest",
     "Newton",
     "Plane",
+    "Poisoning",
+    "PredictionMargin",
+    "Reason",
     "Retrained",
     "Reweighted",
+    "Round",
     "Stability",
+    "Station",
+    "TargetWeights",
+    "Verdict",
+    "WeightFunction",
     "WithOptimizer",
     "activation_margin",
     "audit",
+    "adjoint_gradient",
+    "design_poisoning",
     "feature_scores",
     "filter_normalised",
     "influence",
+    "judge_poisoning",
     "landscape",
     "lipschitz_modulus",
     "modulus_chain",
     "removal_scores",
     "removed",
     "retrain",
+    "stability_margin",
     "tangent_recursion",
     "theorem_2",
     "training_stability",

@@ -198,7 +198,17 @@ class LevenbergMarquardt:
             start: The moved risk at ``w̄``.
             target: ``f̄``, the outputs to keep, ``(n, c)``.
         """
-        anchor, risk, scale, previous = start.weights, start, 1.0, float("inf")
+        return self.run_towards(start.weights, start, target)
+
+    def run_towards(self, anchor: Tensor, start: EmpiricalRisk, target: Tensor) -> Retrained:
+        """Iterate from elsewhere for the point nearest to ``w̄``.
+
+        Args:
+            anchor: ``w̄``.
+            start: The moved risk at the weights to begin with.
+            target: ``f̄``, the outputs to keep, ``(n, c)``.
+        """
+        risk, scale, previous = start, 1.0, float("inf")
         for step in range(1, self.max_steps + 1):
             error = (risk.outputs() - target).flatten()
             rows = Dual().prepare(Jacobian(risk, memory_budget=0))

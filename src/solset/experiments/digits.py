@@ -12,6 +12,7 @@ from solset.analysis import (
     LBFGS,
     Audit,
     GradientDescent,
+    HeldOutLoss,
     LevenbergMarquardt,
     Retrained,
     audit,
@@ -23,6 +24,8 @@ from solset.datasets import Digits, digits
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.experiments.directions import cross_entropy_directions, random_directions, step_of
+from solset.experiments.poison import PoisonRun
+from solset.experiments.poison_task import PoisonSettings, PoisonTask
 from solset.experiments.run_folder import RunFolder
 from solset.experiments.stages import stage, tensor_stage
 from solset.experiments.training import fit_exactly
@@ -50,6 +53,8 @@ class DigitsSettings:
         has_fixed_output: Whether the output layer is a constant.
         steps: Gradient-descent steps after which prediction and retraining are compared.
         samples: Elements drawn from the estimated set.
+        poisoned: Radius of the budget of a designed perturbation of the moved points, as a share of their
+            mean norm; 0 for none.
         nearest_at: Sizes at which the nearest solution is searched by real retraining (the slowest part).
     """
 
@@ -63,6 +68,7 @@ class DigitsSettings:
     has_fixed_output: bool = False
     steps: tuple[int, ...] = (100, 1000)
     samples: int = 5
+    poisoned: float = 0.05
     nearest_at: tuple[float, ...] = (1e-4, 0.005)
 
     def __post_init__(self) -> None:
@@ -131,6 +137,24 @@ class DigitsRun:
         """``1 / s_max`` of the Gauss–Newton matrix, at which gradient descent is stable."""
         return 1.0 / largest_eigenvalue(GaussNewton(self.problem.risk()))
 
+    @cached_property
+    def poisoning(self) -> PoisonRun:
+        """A designed perturbation of the moved digits that raises the loss of the unseen ones."""
+        settings = PoisonSettings(
+            source="demo",
+            points=tuple(self.moved),
+            radius=self.settings.poisoned * float(self.train.inputs[self.moved].norm(dim=1).mean()),
+            lower=0.0,
+            upper=1.0,
+            training=min(self.settings.steps),
+            rounds=3,
+            random=3,
+            image=(8, 8),
+            seed=self.settings.seed,
+        )
+        task = PoisonTask(self.problem, HeldOutLoss(self.test.inputs, self.test.one_hot()))
+        return PoisonRun(task, settings, self.folder, progress=self.progress)
+
     def dx(self, size: float) -> Tensor:
         """The perturbation of a size."""
         return step_of(self.train.inputs[self.moved], self.directions, size)
@@ -145,6 +169,8 @@ class DigitsRun:
         compare = stage(self.folder, "warm_retraining", self._warm_retraining)
         whole = stage(self.folder, "modulus", self._modulus)
         result = {"setup": setup, "sizes": rows, "warm_retraining": compare, "modulus": whole}
+        if self.settings.poisoned:
+            result["poisoning"] = self.poisoning.numbers()
         self.folder.write_json("result.json", result)
         return result
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from solset.experiments.audit_report import audit_sections, draw_audit
 from solset.experiments.digits import DigitsRun
+from solset.experiments.poison_report import poison_sections, write_figures
 from solset.experiments.report import Column, Finding, Picture, Report, Section, Table, write_report
 from solset.plotting import bars_before_after, error_against_step, image_grid, scatter_agreement
 
@@ -25,7 +26,8 @@ def digits_experiment(run: DigitsRun) -> Path:
     if numbers["modulus"]:
         draw_audit(run.problem, run.audit, run.folder, top=TOP)
         run.folder.write_csv("ranking.csv", run.audit.ranking())
-    return write_report(run.folder, _report(run, numbers, rows))
+    designed = _designed_sections(run, numbers)
+    return write_report(run.folder, _report(run, numbers, rows, designed))
 
 
 def size_rows(sizes: Sequence[Numbers]) -> list[dict[str, object]]:
@@ -103,7 +105,17 @@ def _draw(run: DigitsRun, numbers: Numbers) -> None:
     folder.write_figure("moved_digits", grid)
 
 
-def _report(run: DigitsRun, numbers: Numbers, rows: list[dict[str, object]]) -> Report:
+def _designed_sections(run: DigitsRun, numbers: Numbers) -> tuple[Section, ...]:
+    """The designed perturbation: its effect, the digits before and after, and the digits to guard."""
+    if "poisoning" not in numbers:
+        return ()
+    result = dict(numbers["poisoning"])
+    return poison_sections(run.poisoning, result, write_figures(run.poisoning, result))
+
+
+def _report(
+    run: DigitsRun, numbers: Numbers, rows: list[dict[str, object]], designed: tuple[Section, ...]
+) -> Report:
     settings, setup, shown = run.settings, numbers["setup"], _shown(numbers)
     step, losses = 100 * shown["size"], shown["losses"]
     last = str(max(settings.steps))
@@ -147,6 +159,7 @@ def _report(run: DigitsRun, numbers: Numbers, rows: list[dict[str, object]]) -> 
             _warm_section(numbers["warm_retraining"]),
             _test_section(shown),
             *_modulus_sections(run, numbers),
+            *designed,
         ),
         warnings=_warnings(numbers),
         settings=run.folder.settings,

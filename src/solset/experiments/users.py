@@ -63,6 +63,26 @@ def load_problem(source: str) -> Problem:
         ValueError: If the file or the function is not there, or the function fails.
         TypeError: If it returns anything but a Problem.
     """
+    problem = returned_by(source)
+    if not isinstance(problem, Problem):
+        raise bad_type(
+            "source",
+            expected="a function that returns a Problem",
+            got=type(problem).__name__,
+            cure="Return one.",
+        )
+    return problem
+
+
+def returned_by(source: str) -> object:
+    """What a user's function returns; the file finds the modules beside it, as a script does.
+
+    Args:
+        source: ``FILE.py:FUNCTION``.
+
+    Raises:
+        ValueError: If the file or the function is not there, or the function fails.
+    """
     file, _, name = source.rpartition(":")
     path = Path(file)
     if not file or not name or path.suffix != ".py" or not path.is_file():
@@ -82,7 +102,7 @@ def load_problem(source: str) -> Problem:
     try:
         spec.loader.exec_module(module)
         function = getattr(module, name, None)
-        problem = function() if callable(function) else function
+        found = function() if callable(function) else function
     except (Exception, SystemExit) as error:
         raise bad_value(
             "source",
@@ -94,14 +114,7 @@ def load_problem(source: str) -> Problem:
         raise bad_value(
             "source", expected=f"a function {name} in {path.name}", got="none", cure="Check the name."
         )
-    if not isinstance(problem, Problem):
-        raise bad_type(
-            "source",
-            expected="a function that returns a Problem",
-            got=type(problem).__name__,
-            cure="Return one.",
-        )
-    return problem
+    return found
 
 
 def check_settings(problem: Problem, settings: UserSettings) -> None:

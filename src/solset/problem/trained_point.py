@@ -167,12 +167,16 @@ class Problem:
             risk = replace(risk.select(points), weight_decay=risk.weight_decay)
         if parameters is not None:
             risk = risk.restrict(parameters)
-        part = copy.copy(self)
+        return self._of(risk)
+
+    def _of(self, risk: EmpiricalRisk) -> "Problem":
+        """The same problem for another risk, with nothing computed but one gradient."""
+        other = copy.copy(self)
         for cached in ("fit", "_linearisations"):
-            part.__dict__.pop(cached, None)
-        part._risk = risk
-        _, part._gradient, part._outputs = risk.sweep()
-        return part
+            other.__dict__.pop(cached, None)
+        other._risk = risk
+        _, other._gradient, other._outputs = risk.sweep()
+        return other
 
     def graphical_derivative(
         self,
@@ -257,6 +261,28 @@ class Problem:
         self.data_space(points).flatten(dx)  # refused before anything is factorised
         derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver, rows=rows)
         return derivative(dx).translate(self.weights(), self._risk.layout.shapes)
+
+    def moved_to(self, dx: Tensor, weights: Tensor, *, points: Indices | None = None) -> "Problem":
+        """The same problem at moved data and other weights: where to linearise again, ``(x̄ + Δx, w)``.
+
+        Nothing is checked anew and nothing warns: off the solution set, :meth:`gradient` and :attr:`fit`
+        say how far.
+
+        Args:
+            dx: Change of the moved points from this problem's data, ``(|K|, *input)``, in input units.
+            weights: ``w``, ``(p,)``, flat in ``named_parameters`` order.
+            points: ``K``, in the order of ``dx``; all points by default.
+
+        Raises:
+            ValueError: If shapes do not fit.
+
+        Cost: one gradient.
+        """
+        chosen = self.check_points(points)
+        space = self.data_space(chosen)
+        own = self.weights()
+        flat = Space("weights", (len(own),), own.dtype, own.device).flatten(weights)
+        return self._of(self._risk.move(chosen, space.unflatten(space.flatten(dx))).at(flat))
 
     def check_points(self, points: Indices | None) -> list[int]:
         """The indices as a list, all of them for ``None``.

@@ -7,6 +7,7 @@ from solset.sets.cones import normal_cone, tangent_cone
 from solset.sets.convex import ClosedSet, ConvexSet
 from solset.sets.distances import SetDistance, distance, excess, pompeiu_hausdorff
 from solset.sets.image import affine_image
+from solset.sets.intersections import BoxedBall
 from solset.sets.limits import in_inner_limit, in_outer_limit
 from solset.sets.polyhedron import Polyhedron
 
@@ -14,6 +15,7 @@ __all__ = [
     "AffineSet",
     "Ball",
     "Box",
+    "BoxedBall",
     "ClosedSet",
     "ConvexSet",
     "Halfspace",

@@ -9,6 +9,7 @@ from solset.errors import bad_type, bad_value
 from solset.sets.affine import AffineSet
 from solset.sets.bodies import Ball, Box, Halfspace, Simplex, drained
 from solset.sets.convex import ConvexSet
+from solset.sets.intersections import BoxedBall, BoxedCone
 from solset.sets.polyhedron import Polyhedron
 
 
@@ -70,7 +71,7 @@ def tangent_cone(closed: ConvexSet | AffineSet, point: Tensor, *, tol: float = 1
     """The tangent cone ``T_C(x)``: the directions that stay in ``C`` to first order.
 
     Args:
-        closed: ``C``: a ball, box, halfspace, simplex, polyhedron or affine set.
+        closed: ``C``: a ball, box, boxed ball, halfspace, simplex, polyhedron or affine set.
         point: ``x``, a point of ``C``, ``(p,)``.
         tol: A constraint within ``tol · max(1, ‖x‖)`` of its bound counts as active, and a point as far
             outside still as a point of ``C``.
@@ -104,6 +105,8 @@ def tangent_cone(closed: ConvexSet | AffineSet, point: Tensor, *, tol: float = 1
             outward = point - center
             is_inside = float(torch.linalg.vector_norm(outward)) < radius - near
             return _everything(point) if is_inside else Halfspace(outward, 0.0)
+        case BoxedBall(box=box, ball=ball):
+            return _both(tangent_cone(box, point, tol=tol), tangent_cone(ball, point, tol=tol))
         case Halfspace(normal=normal, offset=offset):
             slack = (offset - float(normal @ point)) / float(torch.linalg.vector_norm(normal))
             return _everything(point) if slack > near else Halfspace(normal, 0.0)
@@ -116,7 +119,7 @@ def tangent_cone(closed: ConvexSet | AffineSet, point: Tensor, *, tol: float = 1
             return Subspace(closed)
     raise bad_type(
         "closed",
-        expected="a ball, box, halfspace, simplex, polyhedron or affine set",
+        expected="a ball, box, boxed ball, halfspace, simplex, polyhedron or affine set",
         got=type(closed).__name__,
         cure="Describe it by one of them.",
     )
@@ -140,6 +143,16 @@ def normal_cone(closed: ConvexSet | AffineSet, point: Tensor, *, tol: float = 1e
         tensor([2., 0.])
     """
     return Polar(tangent_cone(closed, point, tol=tol))
+
+
+def _both(sides: ConvexSet, cap: ConvexSet) -> ConvexSet:
+    """The directions that the cone of a box and that of a ball share."""
+    match sides, cap:
+        case Box(), Halfspace():
+            return BoxedCone(sides, cap)
+        case Box(), Box():  # the ball is inactive, or a single point
+            return Box(torch.maximum(sides.lower, cap.lower), torch.minimum(sides.upper, cap.upper))
+    return sides
 
 
 def _unless(is_free: Tensor, bound: float) -> Tensor:

@@ -1,0 +1,269 @@
+"""What a poisoner wants of the weights: functions to raise or lower, as values."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from solset.errors import bad_type, bad_value
+from solset.linalg import Space
+from solset.problem import Problem
+from solset.risk import Loss, digest
+
+
+class Goal(ABC):
+    """A smooth function ``φ`` of the weights and the direction in which it is to change."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What ``φ`` is, in a phrase."""
+
+    @property
+    @abstractmethod
+    def sign(self) -> float:
+        """1 if ``φ`` is to grow, -1 if it is to shrink."""
+
+    @abstractmethod
+    def quantity(self, problem: Problem, weights: Tensor) -> Tensor:
+        """``φ(w)``, a scalar that autograd can differentiate.
+
+        Args:
+            problem: Gives the network and the names of its weights.
+            weights: ``w``, ``(p,)``.
+        """
+
+    @abstractmethod
+    def check(self, problem: Problem) -> None:
+        """Refuses a goal whose shapes do not fit the problem.
+
+        Args:
+            problem: The trained point.
+        """
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What tells this goal from another, in the types of JSON."""
+
+    def value(self, problem: Problem, weights: Tensor) -> float:
+        """``φ(w)`` as a number. Cost: one forward pass over whatever the goal looks at."""
+        with torch.no_grad():
+            return float(self.quantity(problem, weights))
+
+    def slope(self, problem: Problem, weights: Tensor) -> tuple[float, Tensor]:
+        """``φ(w)`` and ``∇φ(w)``, ``(p,)``, by autograd.
+
+        Args:
+            problem: Gives the network and the names of its weights.
+            weights: ``w``, ``(p,)``.
+
+        Raises:
+            TypeError: If the goal returns anything but a tensor.
+            ValueError: If it is not a scalar, or autograd finds no way from it to the weights.
+
+        Cost: one backward pass over whatever the goal looks at.
+        """
+        leaf = weights.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            found = self.quantity(problem, leaf)
+        if not isinstance(found, Tensor):
+            raise bad_type("goal", expected="a tensor as its value", got=type(found).__name__, cure=_CURE)
+        if found.numel() != 1:
+            raise bad_value("goal", expected="one number", got=f"shape {tuple(found.shape)}", cure=_CURE)
+        return float(found.detach()), _differentiated(found.reshape(()), leaf)
+
+
+_CURE = "Return a scalar tensor computed from the weights with torch operations."
+
+
+def _differentiated(value: Tensor, leaf: Tensor) -> Tensor:
+    got = "a value that does not depend on the weights through differentiable operations"
+    gradient = None
+    if value.requires_grad:
+        try:
+            (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
+        except RuntimeError as error:
+            got = str(error).splitlines()[0]
+    if gradient is None:
+        raise bad_value("goal", expected="differentiable in the weights", got=got, cure=_CURE)
+    return gradient
+
+
+@dataclass(frozen=True, eq=False)
+class TargetWeights(Goal):
+    """Weights to reach: lowers ``‖w - w*‖`` (model-targeted poisoning, Suya et al. 2021).
+
+    Attributes:
+        weights: ``w*``: flat ``(p,)`` in ``named_parameters`` order, or by name.
+    """
+
+    weights: Tensor | Mapping[str, Tensor]
+
+    def describe(self) -> str:
+        """The distance, in weight units."""
+        return "distance to the target weights"
+
+    @property
+    def sign(self) -> float:
+        """-1: the distance is lowered."""
+        return -1.0
+
+    def quantity(self, problem: Problem, weights: Tensor) -> Tensor:
+        """``‖w - w*‖``."""
+        return torch.linalg.vector_norm(weights - self._flat(problem))
+
+    def check(self, problem: Problem) -> None:
+        """Refuses targets of another shape, dtype or device, and entries that are not finite."""
+        self._flat(problem)
+
+    def identity(self) -> dict[str, Any]:
+        """A digest of the target."""
+        parts = self.weights.values() if isinstance(self.weights, Mapping) else [self.weights]
+        return {"kind": "TargetWeights", "weights": digest(parts)}
+
+    def _flat(self, problem: Problem) -> Tensor:
+        layout, own = problem.risk().layout, problem.weights()
+        target = self.weights
+        if isinstance(target, Mapping):
+            shapes = {name: tuple(value.shape) for name, value in target.items()}
+            wanted = {name: tuple(shape) for name, shape in layout.shapes.items()}
+            if shapes != wanted:
+                raise bad_value(
+                    "weights", expected=f"{wanted}", got=shapes, cure="Name every weight that may move."
+                )
+            target = layout.join([target[name].detach() for name in layout.shapes])
+        return Space("weights", (len(own),), own.dtype, own.device).flatten(target)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutLoss(Goal):
+    """The mean loss on points that are not trained on.
+
+    Raised on a validation set it is indiscriminate poisoning (Mei & Zhu 2015); raised or, with a wrong
+    label, lowered on chosen test points it is targeted (Koh & Liang 2017, section 5.2).
+
+    Attributes:
+        inputs: ``(k, *input)``.
+        targets: ``(k, ...)``, as the loss takes them.
+        is_raised: Whether the loss is to grow.
+        loss: ``(outputs, targets) -> scalar``, a mean over points; ``None`` takes the problem's own.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    is_raised: bool = True
+    loss: Loss | None = None
+
+    def describe(self) -> str:
+        """The loss, per example where it is a mean."""
+        return f"loss on {len(self.inputs)} held-out point{'s' if len(self.inputs) > 1 else ''}"
+
+    @property
+    def sign(self) -> float:
+        """1 if the value is raised, -1 if it is lowered."""
+        return 1.0 if self.is_raised else -1.0
+
+    def quantity(self, problem: Problem, weights: Tensor) -> Tensor:
+        """The loss at these weights."""
+        risk = problem.risk()
+        outputs = risk.forward(risk.layout.split(weights), self.inputs)
+        return (self.loss or risk.loss)(outputs, self.targets)
+
+    def check(self, problem: Problem) -> None:
+        """Refuses inputs that are not shaped like the problem's, or another number of targets."""
+        check_inputs(problem, self.inputs)
+        if len(self.inputs) != len(self.targets):
+            raise bad_value(
+                "targets",
+                expected=f"one per input ({len(self.inputs)})",
+                got=len(self.targets),
+                cure="Pass matching tensors.",
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Digests of the points, and the loss by name."""
+        loss = None if self.loss is None else getattr(self.loss, "__qualname__", str(self.loss))
+        points = digest([self.inputs, self.targets])
+        return {"kind": "HeldOutLoss", "points": points, "raised": self.is_raised, "loss": loss}
+
+
+@dataclass(frozen=True, eq=False)
+class WeightFunction(Goal):
+    """Any smooth function of the weights.
+
+    Attributes:
+        function: From the weights to a scalar tensor, differentiated by autograd.
+        takes: ``"flat"`` weights ``(p,)`` in ``named_parameters`` order, or a mapping of ``"named"`` ones,
+            each in its own shape.
+        is_raised: Whether the value is to grow.
+        name: What it is, for reports.
+
+    Example:
+        >>> WeightFunction(lambda w: w.square().sum(), name="squared length of the weights").sign
+        1.0
+    """
+
+    function: Callable[[Any], Tensor]
+    takes: Literal["flat", "named"] = "flat"
+    is_raised: bool = True
+    name: str = "function of the weights"
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise bad_type(
+                "function", expected="a callable", got=type(self.function).__name__, cure="Pass one."
+            )
+        if self.takes not in {"flat", "named"}:
+            raise bad_value("takes", expected="'flat' or 'named'", got=repr(self.takes), cure="Choose one.")
+
+    def describe(self) -> str:
+        """The name given."""
+        return self.name
+
+    @property
+    def sign(self) -> float:
+        """1 if the value is raised, -1 if it is lowered."""
+        return 1.0 if self.is_raised else -1.0
+
+    def quantity(self, problem: Problem, weights: Tensor) -> Tensor:
+        """The function's value."""
+        if self.takes == "flat":
+            return self.function(weights)
+        layout = problem.risk().layout
+        return self.function(dict(zip(layout.shapes, layout.split(weights), strict=True)))
+
+    def check(self, problem: Problem) -> None:
+        """Nothing can be known before it is called."""
+
+    def identity(self) -> dict[str, Any]:
+        """The function's name; code that changed under it shows in the value at the trained weights."""
+        called = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        return {
+            "kind": "WeightFunction",
+            "function": called,
+            "takes": self.takes,
+            "raised": self.is_raised,
+            "name": self.name,
+        }
+
+
+def check_inputs(problem: Problem, inputs: Tensor) -> None:
+    """Refuses inputs that the problem's network would not take.
+
+    Args:
+        problem: The trained point.
+        inputs: ``(k, *input)`` with one point or more.
+
+    Raises:
+        TypeError: If they are not a tensor.
+        ValueError: If there are none, or shape, dtype, device or entries do not fit.
+    """
+    if not isinstance(inputs, Tensor):
+        raise bad_type("inputs", expected="a tensor", got=type(inputs).__name__, cure="Stack the points.")
+    count = len(inputs) if inputs.ndim else 0
+    if not count:
+        raise bad_value("inputs", expected="one point or more", got="none", cure="Pass some.")
+    weights = problem.weights()
+    Space("inputs", (count, *problem.input_shape), weights.dtype, weights.device).flatten(inputs)

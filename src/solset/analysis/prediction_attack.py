@@ -1,0 +1,143 @@
+"""A prediction under attack: the gap to a rival output, and what re-solving makes of one budget."""
+
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from solset.analysis.adjoint import AdjointGradient
+from solset.analysis.ascent import Ascent
+from solset.analysis.budget import Budget
+from solset.analysis.goals import Goal, check_inputs
+from solset.analysis.poisoning import design_poisoning
+from solset.analysis.retrain import Method
+from solset.problem import Optimality, Problem
+from solset.risk import digest
+from solset.solvers import Solver
+from solset.solvers.filters import Filter
+
+
+class DesignOptions(TypedDict):
+    """Options that a designed perturbation shares with the linear model."""
+
+    element: Filter | None
+    optimality: Optimality
+    solver: Solver | None
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionGap(Goal):
+    """How far one output of a test input is above another: lowers ``f_label - f_rival``.
+
+    Attributes:
+        inputs: The test input, ``(1, *input)``.
+        label: Index of the output that is largest now.
+        rival: Index of the one that is to overtake it.
+    """
+
+    inputs: Tensor
+    label: int
+    rival: int
+
+    def describe(self) -> str:
+        """The two outputs, in the network's output units."""
+        return f"output {self.label} above output {self.rival}"
+
+    @property
+    def sign(self) -> float:
+        """-1: the gap is lowered."""
+        return -1.0
+
+    def quantity(self, problem: Problem, weights: Tensor) -> Tensor:
+        """``f_label - f_rival``."""
+        outputs = outputs_at(problem, weights, self.inputs)
+        return outputs[self.label] - outputs[self.rival]
+
+    def check(self, problem: Problem) -> None:
+        """Refuses inputs that do not fit."""
+        check_inputs(problem, self.inputs)
+
+    def identity(self) -> dict[str, Any]:
+        """The input's digest, and the outputs."""
+        return {
+            "kind": "PredictionGap",
+            "inputs": digest([self.inputs]),
+            "label": self.label,
+            "rival": self.rival,
+        }
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One budget tried by real re-solving.
+
+    Attributes:
+        radius: Of the budget.
+        gap: The old label's output minus the largest other one, after re-solving; negative once flipped.
+        linear_gap: The gap to the rival that the linear model promised, one solve at the trained point.
+    """
+
+    radius: float
+    gap: float
+    linear_gap: float
+
+    @property
+    def is_flipped(self) -> bool:
+        """Whether the prediction changed."""
+        return self.gap < 0
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What is tried at every radius: the linear model's maximiser, or a perturbation designed anew.
+
+    Attributes:
+        problem: The trained point.
+        goal: The gap to the rival.
+        budget: Its norm, points and valid features.
+        adjoint: Of the gap, at the trained point.
+        method: How to re-solve.
+        ascent: How to design anew; ``None`` takes the maximiser.
+        options: Of :func:`design_poisoning` besides.
+    """
+
+    problem: Problem
+    goal: PredictionGap
+    budget: Budget
+    adjoint: AdjointGradient
+    method: Method
+    ascent: Ascent | None
+    options: "DesignOptions"
+
+    def at(self, radius: float) -> tuple[Trial, Tensor]:
+        """Perturbs within a radius and re-solves.
+
+        Args:
+            radius: Of the budget.
+        """
+        problem, goal = self.problem, self.goal
+        budget = replace(self.budget, radius=radius)
+        if self.ascent is None:
+            dx = budget.at(problem).farthest(-self.adjoint.gradient)
+        else:
+            dx = design_poisoning(problem, goal, budget, ascent=self.ascent, **self.options).dx
+        points = list(self.adjoint.points)
+        solved = self.method.run(problem.risk().move(points, dx), problem.risk().outputs())
+        with torch.no_grad():
+            outputs = outputs_at(problem, solved.weights, goal.inputs)
+        others = torch.cat([outputs[: goal.label], outputs[goal.label + 1 :]])
+        promised = self.adjoint.value + float((self.adjoint.gradient * dx).sum())
+        return Trial(radius, float(outputs[goal.label] - others.max()), promised), dx
+
+
+def outputs_at(problem: Problem, weights: Tensor, inputs: Tensor) -> Tensor:
+    """The network's flattened outputs for one input, ``(c,)``.
+
+    Args:
+        problem: Gives the network.
+        weights: ``(p,)``.
+        inputs: ``(1, *input)``.
+    """
+    risk = problem.risk()
+    return risk.forward(risk.layout.split(weights), inputs).reshape(-1)
