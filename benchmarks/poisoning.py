@@ -128,15 +128,15 @@ class Digit:
         generator = torch.Generator().manual_seed(1000 + number)
         return Moved(self.budget.points, self.feasible.random(generator))
 
-    def input_gradient(self) -> Moved:
-        """Projected ascent of the points' own cross-entropy at the trained weights: no solution set."""
-        points = list(self.budget.points)
-        inputs, labels = digits().inputs[points], digits().labels[points]
-        model, dx = self.problem.risk().model, torch.zeros_like(inputs)
-        for _ in range(40):
-            step = cross_entropy_directions(model, inputs + dx, labels)
-            dx = self.feasible.project(dx + 0.1 * self.budget.radius * step)
-        return Moved(points, dx)
+
+def input_gradient(problem: Problem, feasible: FeasibleSet) -> Moved:
+    """Projected ascent of the points' own cross-entropy at the trained weights: no solution set."""
+    points, dx = list(feasible.budget.points), torch.zeros_like(feasible.inputs)
+    labels = digits().labels[points]
+    for _ in range(40):
+        step = cross_entropy_directions(problem.risk().model, feasible.inputs + dx, labels)
+        dx = feasible.project(dx + 0.1 * feasible.budget.radius * step)
+    return Moved(points, dx)
 
 
 def validation(seed: int) -> list[dict[str, object]]:
@@ -144,7 +144,7 @@ def validation(seed: int) -> list[dict[str, object]]:
     run = Digit(seed)
     designed = run.design(run.goal)
     first = run.judge(designed)
-    ascent = run.judge(run.input_gradient(), first)
+    ascent = run.judge(input_gradient(run.problem, run.feasible), first)
     random = [run.judge(run.random(number), first) for number in range(RANDOM)]
     rows = []
     for place, verdict in enumerate(first.verdicts):
@@ -185,6 +185,7 @@ class Logistic:
             gradient_tol=float("inf"),
         )
         weights = self.train(start, data.inputs, 0)
+        nn.utils.vector_to_parameters(weights, start.risk().model.parameters())
         return start.moved_to(0 * data.inputs, weights)
 
     @staticmethod
@@ -214,11 +215,14 @@ class Logistic:
             judged = judge_poisoning(problem, goal, change, methods=methods, clean=first.clean)
             others.append(judged.verdicts[0].change)
         sizes = torch.tensor(others)
+        plain = input_gradient(problem, feasible)
+        ascent = judge_poisoning(problem, goal, plain, methods=methods, clean=first.clean)
         return {
             "seed": seed,
             "clean": first.trained,
             "predicted": designed.predicted - designed.clean,
             **{verdict.name: verdict.change for verdict in first.verdicts},
+            "input_gradient": ascent.verdicts[0].change,
             "random_mean": float(sizes.mean()),
             "random_mean_size": float(sizes.abs().mean()),
             "random_largest": float(sizes.max()),
