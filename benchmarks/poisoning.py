@@ -1,7 +1,7 @@
 """Designed perturbations of digits, judged by real retraining, and the adjoint against finite differences."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -27,6 +27,7 @@ from solset import (
     filters,
     judge_poisoning,
     retrain,
+    stability_margin,
 )
 from solset.analysis import FeasibleSet
 from solset.analysis.retrain import Method
@@ -312,6 +313,46 @@ def adjoints() -> list[dict[str, object]]:
     return [{"solution": name, "error": measure()} for name, measure in cases.items()]
 
 
+def cosines() -> list[dict[str, object]]:
+    """How alike the adjoint gradients of one goal are at networks with other initial weights."""
+    run, found = Digit(0), []
+    for seed in (0, 11, 12, 13):
+        problem = Digit(seed).problem
+        rate = 1.0 / largest_eigenvalue(GaussNewton(problem.risk()))
+        element = filters.GradientFlow(STEPS, rate)
+        found.append(adjoint_gradient(problem, run.goal, points=run.budget.points, element=element).gradient)
+    first = found[0]
+    return [
+        {"seed": seed, "cosine with seed 0": float((first * other).sum() / (first.norm() * other.norm()))}
+        for seed, other in zip((11, 12, 13), found[1:], strict=True)
+    ]
+
+
+def margins(logistic: Logistic, count: int = 5) -> list[dict[str, object]]:
+    """The smallest radius that flips a prediction, by the linear model and for real, of doubtful digits."""
+    problem, unseen, budget = logistic.problem, digits().part(1000, 1500), Budget([0, 3, 7, 20, 50], 1.5)
+    budget = replace(budget, lower=0.0, upper=1.0)
+    with torch.no_grad():
+        outputs = problem.risk().forward(problem.risk().layout.split(problem.weights()), unseen.inputs)
+    first, second = outputs.topk(2).values.unbind(1)
+    rows = []
+    for digit in (first - second).argsort()[5 : 5 * (count + 1) : 5].tolist():
+        found = stability_margin(problem, unseen.inputs[digit], budget, ascent=Ascent(rounds=2))
+        rows.append(
+            {
+                "digit": 1000 + digit,
+                "label": found.label,
+                "rival": found.rival,
+                "gap": float(first[digit] - second[digit]),
+                "linear": found.linear,
+                "verified": found.verified,
+                "unflipped": found.unflipped,
+                "re-solvings": len(found.trials),
+            }
+        )
+    return rows
+
+
 def show(title: str, rows: list[dict[str, object]]) -> None:
     """A table of rows that have the same keys."""
     cells = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
@@ -322,9 +363,13 @@ def run(seeds: range = range(5)) -> dict[str, object]:
     """All of it, printed as it comes."""
     exact = adjoints()
     show("relative error of the adjoint gradient against central differences of real re-solving", exact)
+    alike = cosines()
+    show("adjoint gradients at other fitted networks", alike)
     logistic = Logistic()
     isolated = [logistic.row(seed) for seed in tqdm(seeds, desc="isolated")]
     show("change of the loss of 500 unseen digits, logistic regression with weight decay", isolated)
+    flipped = margins(logistic)
+    show("stability margins of doubtful digits, logistic regression, five training digits move", flipped)
     raised: list[dict[str, object]] = []
     reached: list[dict[str, object]] = []
     for seed in tqdm(seeds, desc="seeds"):
@@ -332,4 +377,11 @@ def run(seeds: range = range(5)) -> dict[str, object]:
         show(f"change of the loss of 500 unseen digits, seeds to {seed}", raised)
         reached += targets(seed)
         show(f"distance to target weights, seeds to {seed}", reached)
-    return {"adjoint": exact, "isolated": isolated, "validation": raised, "targets": reached}
+    return {
+        "adjoint": exact,
+        "cosines": alike,
+        "isolated": isolated,
+        "margins": flipped,
+        "validation": raised,
+        "targets": reached,
+    }
