@@ -155,6 +155,7 @@ def validation(seed: int) -> list[dict[str, object]]:
                 "seed": seed,
                 "retraining": verdict.name,
                 "clean": verdict.clean,
+                "linear": designed.linear - designed.clean,
                 "predicted": designed.predicted - designed.clean,
                 "designed": verdict.change,
                 "input_gradient": ascent.verdicts[place].change,
