@@ -222,6 +222,7 @@ class Logistic:
         return {
             "seed": seed,
             "clean": first.trained,
+            "linear": designed.linear - designed.clean,
             "predicted": designed.predicted - designed.clean,
             **{verdict.name: verdict.change for verdict in first.verdicts},
             "input_gradient": ascent.verdicts[0].change,
