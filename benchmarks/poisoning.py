@@ -1,7 +1,7 @@
 """Designed perturbations of digits, judged by real retraining, and the adjoint against finite differences."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -27,6 +27,7 @@ from solset import (
     filters,
     judge_poisoning,
     retrain,
+    stability_margin,
 )
 from solset.analysis import FeasibleSet
 from solset.analysis.retrain import Method
@@ -128,15 +129,15 @@ class Digit:
         generator = torch.Generator().manual_seed(1000 + number)
         return Moved(self.budget.points, self.feasible.random(generator))
 
-    def input_gradient(self) -> Moved:
-        """Projected ascent of the points' own cross-entropy at the trained weights: no solution set."""
-        points = list(self.budget.points)
-        inputs, labels = digits().inputs[points], digits().labels[points]
-        model, dx = self.problem.risk().model, torch.zeros_like(inputs)
-        for _ in range(40):
-            step = cross_entropy_directions(model, inputs + dx, labels)
-            dx = self.feasible.project(dx + 0.1 * self.budget.radius * step)
-        return Moved(points, dx)
+
+def input_gradient(problem: Problem, feasible: FeasibleSet) -> Moved:
+    """Projected ascent of the points' own cross-entropy at the trained weights: no solution set."""
+    points, dx = list(feasible.budget.points), torch.zeros_like(feasible.inputs)
+    labels = digits().labels[points]
+    for _ in range(40):
+        step = cross_entropy_directions(problem.risk().model, feasible.inputs + dx, labels)
+        dx = feasible.project(dx + 0.1 * feasible.budget.radius * step)
+    return Moved(points, dx)
 
 
 def validation(seed: int) -> list[dict[str, object]]:
@@ -144,7 +145,7 @@ def validation(seed: int) -> list[dict[str, object]]:
     run = Digit(seed)
     designed = run.design(run.goal)
     first = run.judge(designed)
-    ascent = run.judge(run.input_gradient(), first)
+    ascent = run.judge(input_gradient(run.problem, run.feasible), first)
     random = [run.judge(run.random(number), first) for number in range(RANDOM)]
     rows = []
     for place, verdict in enumerate(first.verdicts):
@@ -154,6 +155,7 @@ def validation(seed: int) -> list[dict[str, object]]:
                 "seed": seed,
                 "retraining": verdict.name,
                 "clean": verdict.clean,
+                "linear": designed.linear - designed.clean,
                 "predicted": designed.predicted - designed.clean,
                 "designed": verdict.change,
                 "input_gradient": ascent.verdicts[place].change,
@@ -185,6 +187,7 @@ class Logistic:
             gradient_tol=float("inf"),
         )
         weights = self.train(start, data.inputs, 0)
+        nn.utils.vector_to_parameters(weights, start.risk().model.parameters())
         return start.moved_to(0 * data.inputs, weights)
 
     @staticmethod
@@ -214,11 +217,15 @@ class Logistic:
             judged = judge_poisoning(problem, goal, change, methods=methods, clean=first.clean)
             others.append(judged.verdicts[0].change)
         sizes = torch.tensor(others)
+        plain = input_gradient(problem, feasible)
+        ascent = judge_poisoning(problem, goal, plain, methods=methods, clean=first.clean)
         return {
             "seed": seed,
             "clean": first.trained,
+            "linear": designed.linear - designed.clean,
             "predicted": designed.predicted - designed.clean,
             **{verdict.name: verdict.change for verdict in first.verdicts},
+            "input_gradient": ascent.verdicts[0].change,
             "random_mean": float(sizes.mean()),
             "random_mean_size": float(sizes.abs().mean()),
             "random_largest": float(sizes.max()),
@@ -308,6 +315,46 @@ def adjoints() -> list[dict[str, object]]:
     return [{"solution": name, "error": measure()} for name, measure in cases.items()]
 
 
+def cosines() -> list[dict[str, object]]:
+    """How alike the adjoint gradients of one goal are at networks with other initial weights."""
+    run, found = Digit(0), []
+    for seed in (0, 11, 12, 13):
+        problem = Digit(seed).problem
+        rate = 1.0 / largest_eigenvalue(GaussNewton(problem.risk()))
+        element = filters.GradientFlow(STEPS, rate)
+        found.append(adjoint_gradient(problem, run.goal, points=run.budget.points, element=element).gradient)
+    first = found[0]
+    return [
+        {"seed": seed, "cosine with seed 0": float((first * other).sum() / (first.norm() * other.norm()))}
+        for seed, other in zip((11, 12, 13), found[1:], strict=True)
+    ]
+
+
+def margins(logistic: Logistic, count: int = 5) -> list[dict[str, object]]:
+    """The smallest radius that flips a prediction, by the linear model and for real, of doubtful digits."""
+    problem, unseen, budget = logistic.problem, digits().part(1000, 1500), Budget([0, 3, 7, 20, 50], 1.5)
+    budget = replace(budget, lower=0.0, upper=1.0)
+    with torch.no_grad():
+        outputs = problem.risk().forward(problem.risk().layout.split(problem.weights()), unseen.inputs)
+    first, second = outputs.topk(2).values.unbind(1)
+    rows = []
+    for digit in (first - second).argsort()[5 : 5 * (count + 1) : 5].tolist():
+        found = stability_margin(problem, unseen.inputs[digit], budget, ascent=Ascent(rounds=2))
+        rows.append(
+            {
+                "digit": 1000 + digit,
+                "label": found.label,
+                "rival": found.rival,
+                "gap": float(first[digit] - second[digit]),
+                "linear": found.linear,
+                "verified": found.verified,
+                "unflipped": found.unflipped,
+                "re-solvings": len(found.trials),
+            }
+        )
+    return rows
+
+
 def show(title: str, rows: list[dict[str, object]]) -> None:
     """A table of rows that have the same keys."""
     cells = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
@@ -318,9 +365,13 @@ def run(seeds: range = range(5)) -> dict[str, object]:
     """All of it, printed as it comes."""
     exact = adjoints()
     show("relative error of the adjoint gradient against central differences of real re-solving", exact)
+    alike = cosines()
+    show("adjoint gradients at other fitted networks", alike)
     logistic = Logistic()
     isolated = [logistic.row(seed) for seed in tqdm(seeds, desc="isolated")]
     show("change of the loss of 500 unseen digits, logistic regression with weight decay", isolated)
+    flipped = margins(logistic)
+    show("stability margins of doubtful digits, logistic regression, five training digits move", flipped)
     raised: list[dict[str, object]] = []
     reached: list[dict[str, object]] = []
     for seed in tqdm(seeds, desc="seeds"):
@@ -328,4 +379,11 @@ def run(seeds: range = range(5)) -> dict[str, object]:
         show(f"change of the loss of 500 unseen digits, seeds to {seed}", raised)
         reached += targets(seed)
         show(f"distance to target weights, seeds to {seed}", reached)
-    return {"adjoint": exact, "isolated": isolated, "validation": raised, "targets": reached}
+    return {
+        "adjoint": exact,
+        "cosines": alike,
+        "isolated": isolated,
+        "margins": flipped,
+        "validation": raised,
+        "targets": reached,
+    }

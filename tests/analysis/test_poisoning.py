@@ -292,3 +292,15 @@ class TestCheckpoint:
             assert path.read_bytes() == content
         with pytest.raises(ValueError, match="a file in a folder that exists"):
             self.run(fitted, goal, tmp_path / "absent" / "file")
+
+
+def test_in_single_precision_and_from_a_dataset(fitted, goal):
+    small = fitted.to(torch.float32)
+    data = torch.utils.data.TensorDataset(small.inputs, small.targets)
+    problem = Problem(small.model, small.loss, data, gradient_tol=float("inf"))
+    wish, budget = HeldOutLoss(goal.inputs.float(), goal.targets.float()), Budget(POINTS, 0.1, upper=9.0)
+    found = design_poisoning(problem, wish, budget, ascent=SHORT)
+    exact = design_poisoning(fitted.problem(), goal, Budget(POINTS, 0.1), ascent=SHORT)
+    assert found.dx.dtype == torch.float32
+    assert budget.at(problem).contains(found.dx)
+    assert found.predicted == pytest.approx(exact.predicted, rel=1e-2)

@@ -91,8 +91,13 @@ def test_steps_along_the_tangent_cone_leave_the_set_only_to_second_order(seed):
     body = boxed(seed)
     point = body.project(3 * draw(SIZE, seed=seed + 6))
     direction = tangent_cone(body, point).project(draw(SIZE, seed=seed + 7))
-    for length in (1e-3, 1e-4):
-        assert body.distance(point + length * direction) <= 10 * length**2 / min(1.0, body.ball.radius) + 1e-8
+    # The next bound that is not active yet must not come in between.
+    gaps = torch.cat([point - body.box.lower, body.box.upper - point])
+    inside = body.ball.radius - (point - body.ball.center).norm()
+    nearest = min([float(gap) for gap in [*gaps, inside] if gap > 1e-7], default=1.0)
+    step = 0.1 * min(nearest, body.ball.radius, 1.0) * direction / max(1.0, float(direction.norm()))
+    # A tenth of the step, a hundredth of the distance: the factor hangs on the angle of box and sphere.
+    assert body.distance(point + 0.1 * step) <= 0.02 * body.distance(point + step) + 1e-7
 
 
 def test_inside_everything_is_tangent_and_of_one_point_nothing():

@@ -27,13 +27,17 @@ class Verdict:
         name: How it was retrained.
         clean: ``φ`` after the same retraining on the data as they were.
         poisoned: ``φ`` after it on the moved data.
-        predicted: ``φ`` that the linear model promised, or ``None`` for a perturbation that nobody designed.
+        linear: ``φ`` by the one linear estimate at the trained point, or ``None`` for a perturbation that
+            nobody designed.
+        predicted: ``φ`` where the ascent's own re-solving ended, or ``None`` likewise. Where the follower is
+            the retraining that is judged, the two agree by construction and :attr:`linear` is the prediction.
         gradient_norm: Of the moved risk at the retrained weights: how far training was from finished.
     """
 
     name: str
     clean: float
     poisoned: float
+    linear: float | None
     predicted: float | None
     gradient_norm: float
 
@@ -106,7 +110,7 @@ def judge_poisoning(
         raise bad_value("train", expected="a trainer for the seeds", got=None, cure="Pass a function.")
     space = problem.data_space(change.points)
     moved = problem.risk().move(change.points, space.unflatten(space.flatten(change.dx)))
-    predicted = change.predicted if isinstance(change, Poisoning) else None
+    told = (change.linear, change.predicted) if isinstance(change, Poisoning) else (None, None)
     verdicts = []
     for name, retrained in _ways(problem, methods or {}, train, seeds).items():
         known = (clean or {}).get(name)
@@ -114,7 +118,7 @@ def judge_poisoning(
         weights = retrained(moved)
         slope = moved.at(weights).gradient() if isfinite(float(weights.sum())) else weights
         after = goal.value(problem, weights)
-        verdicts.append(Verdict(name, before, after, predicted, float(torch.linalg.vector_norm(slope))))
+        verdicts.append(Verdict(name, before, after, *told, float(torch.linalg.vector_norm(slope))))
     return Judgement(goal.value(problem, problem.weights()), tuple(verdicts), goal.sign)
 
 

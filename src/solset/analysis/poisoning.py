@@ -29,7 +29,8 @@ class Poisoning:
         clean: ``φ(w̄)``.
         first_order: ``φ(w̄) + ⟨∇_x φ, Δx⟩``.
         linear: ``φ`` at the chosen element of the one linear estimate made at the trained point.
-        predicted: ``φ`` at :attr:`weights`.
+        predicted: ``φ`` at :attr:`weights`, which the follower's re-solving reached; for a flow element it is
+            what training of that duration gives, so that :attr:`linear` is the model's own prediction.
         adjoint: The gradient at the trained point, with the ranking of the points.
         course: Every round, those taken back included.
         reason: Why the ascent stopped.

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -69,11 +70,13 @@ class PoisoningFile:
         path: ``None`` keeps nothing.
         identity: Everything that the course depends on, in the types of JSON.
         value: The goal at the trained weights: it tells what no setting shows, such as changed code.
+        device: Where the state is put when it is read.
     """
 
     path: Path | None
     identity: Mapping[str, Any]
     value: float
+    device: torch.device
 
     @classmethod
     def of(
@@ -93,7 +96,7 @@ class PoisoningFile:
         Cost: one read of the data, if a path is given.
         """
         if path is None:
-            return cls(None, {}, value)
+            return cls(None, {}, value, problem.weights().device)
         if not Path(path).parent.is_dir():
             raise bad_value(
                 "checkpoint",
@@ -106,7 +109,7 @@ class PoisoningFile:
             "weights": digest([problem.weights()]),
             **{name: settings_of(part) for name, part in parts.items()},
         }
-        return cls(Path(path), json.loads(json.dumps(identity)), value)
+        return cls(Path(path), json.loads(json.dumps(identity)), value, problem.weights().device)
 
     def read(self) -> Progress | None:
         """The state that an earlier search with the same settings left; ``None`` if there is none.
@@ -128,7 +131,7 @@ class PoisoningFile:
                 cure="Name another file, or delete this one.",
             )
         course = tuple(Round(**one) for one in stored["course"])
-        station = Station(tensors["dx"], tensors["weights"])
+        station = Station(tensors["dx"].to(self.device), tensors["weights"].to(self.device))
         return Progress(station, stored["stride"], course, stored["reason"])
 
     def write(self, state: Progress) -> None:

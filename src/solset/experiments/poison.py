@@ -181,6 +181,7 @@ class PoisonRun:
             "clean": own["clean"],
             "poisoned": own["poisoned"],
             "change": own["change"],
+            "linear_change": result["design"]["linear"] - result["design"]["clean"],
             "predicted_change": result["design"]["predicted"] - result["design"]["clean"],
             "gradient_norm": own["gradient_norm"],
             "random_mean": sum(others) / len(others) if others else None,

@@ -52,7 +52,7 @@ def _effect_figure(result: dict[str, Any]) -> Figure:
     """Changes in the direction meant: predicted, by retraining, and by chance."""
     gain, sign = result["gain"], 1.0 if result["design"]["is_raised"] else -1.0
     groups = {
-        "estimate": [sign * row["predicted_change"] for row in gain],
+        "estimate": [sign * row["linear_change"] for row in gain],
         "retraining": [sign * row["change"] for row in gain],
     }
     if result["random"]:
@@ -90,7 +90,7 @@ def _report(run: PoisonRun, result: dict[str, Any], figures: set[str]) -> Report
             Finding(
                 f"change after {first['name']}",
                 first["change"],
-                f"By real retraining on the moved points, minus the same on clean ones; the model predicted {first['predicted_change']:.4g}.",
+                f"By real retraining on the moved points, minus the same on clean ones; one linear estimate predicted {first['linear_change']:.4g}.",
             ),
             Finding(
                 "random directions of the same size",
@@ -141,7 +141,7 @@ def _effect_section(result: dict[str, Any], figures: set[str]) -> Section:
     design = result["design"]
     picture = Picture(
         "effect",
-        "Changes of the goal in the direction meant: as predicted for the first way of retraining, by each real retraining, and the mean size of those of random perturbations. A change the other way has no bar, only its number.",
+        "Changes of the goal in the direction meant: by one linear estimate, made for the first way of retraining, by each real retraining, and the mean size of those of random perturbations. A change the other way has no bar, only its number.",
         "Bars of the change of the goal: predicted, by retraining, by chance.",
     )
     return Section(
@@ -155,7 +155,8 @@ def _effect_section(result: dict[str, Any], figures: set[str]) -> Section:
                 Column("clean", "clean data", ".5g"),
                 Column("poisoned", "moved data", ".5g"),
                 Column("change", "change", ".3g"),
-                Column("predicted_change", "predicted", ".3g"),
+                Column("linear_change", "linear estimate", ".3g"),
+                Column("predicted_change", "followed", ".3g"),
                 Column("random_mean", "random: mean", ".3g"),
                 Column("random_best", "random: best", ".3g"),
                 Column("times_chance", "times chance", ".3g"),
@@ -166,6 +167,7 @@ def _effect_section(result: dict[str, Any], figures: set[str]) -> Section:
         ),
         notes=(
             f"At the trained weights the goal is {design['clean']:.5g}; to first order it would become {design['first_order']:.5g}, by one linear estimate {design['linear']:.5g}, and followed from round to round {design['predicted']:.5g}.",
+            "Followed: where the ascent's own re-solving ended. If gradient descent is counted on, that is the first way of retraining itself and agrees with it by construction; the linear estimate is the prediction made without any training.",
             "Times chance: the change over the mean size of the changes that random perturbations of the whole budget made by the same retraining.",
             "The gradient norm is that of the risk on the moved data where retraining ended.",
         ),
