@@ -101,7 +101,9 @@ class LipschitzTrials:
     @property
     def excess(self) -> float:
         """``largest / κ - 1``: at most a multiple of the radius if the modulus is right."""
-        return self.largest / self.modulus - 1 if self.modulus > 0 else float("inf") * self.largest
+        if self.modulus > 0:
+            return self.largest / self.modulus - 1
+        return float("inf") if self.largest > 0 else 0.0
 
 
 def verify_lipschitz_like(
@@ -136,11 +138,14 @@ def verify_lipschitz_like(
         raise bad_value(
             "radius", expected="positive, with trials from 0", got=(radius, trials), cure="Use 1e-3."
         )
-    points, risk, target = list(modulus.points), problem.risk(), problem.risk().outputs()
+    points = list(modulus.points)
+    part = problem.restrict(points=None if modulus.is_joint else points, parameters=modulus.layer)
+    points = points if modulus.is_joint else list(range(len(points)))
+    risk, target = part.risk(), part.risk().outputs()
     method: Method = Newton(tol=1e-13)
     if modulus.optimality == "interpolating":
         method = LevenbergMarquardt(tol=1e-6 * radius, step_tol=1e-6)
-    shape = problem.data_space(points).shape
+    shape = part.data_space(points).shape
 
     def nearest(weights: Tensor, dx: Tensor) -> Tensor | None:
         found = method.run(risk.move(points, dx).at(weights), target)

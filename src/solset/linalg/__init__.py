@@ -12,11 +12,12 @@ from solset.linalg.algebra import (
 )
 from solset.linalg.operator import LinearOperator
 from solset.linalg.panels import KeptRows, Stacked, StoredRows
-from solset.linalg.ratio import LargestRatio, LeftSide, largest_ratio
+from solset.linalg.ratio import ROUNDING, LargestRatio, LeftSide, equilibrated, largest_ratio
 from solset.linalg.space import Space
 from solset.linalg.spectrum import Spectrum, cross_gram, default_tolerance, gram, gram_block, spectrum
 
 __all__ = [
+    "ROUNDING",
     "BlockDiagonal",
     "Counted",
     "DenseOperator",
@@ -34,6 +35,7 @@ __all__ = [
     "Sum",
     "cross_gram",
     "default_tolerance",
+    "equilibrated",
     "gram",
     "gram_block",
     "largest_ratio",

@@ -8,6 +8,7 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
+from solset.errors import bad_value
 from solset.linalg.operator import LinearOperator
 from solset.linalg.scipy_bridge import as_scipy, from_numpy
 
@@ -42,12 +43,17 @@ def largest_eigenpair(
 
     Args:
         operator: Symmetric and positive semi-definite, ``(p, p)``.
-        steps: Lanczos vectors kept, and products before the first restart.
+        steps: Lanczos vectors kept, and products before the first restart; at least 2.
         tol: Relative accuracy of the eigenvalue.
         seed: Of the start vector.
 
+    Raises:
+        ValueError: If there are fewer than two steps.
+
     Cost: ``steps`` products, and about as many for each restart; ``steps·p`` numbers.
     """
+    if steps < 2:
+        raise bad_value("steps", expected="2 or more", got=steps, cure="Leave it out.")
     p = operator.shape[0]
     if p <= steps:
         dense = operator.to_dense().to(torch.float64)
@@ -56,13 +62,17 @@ def largest_eigenpair(
         return LargestEigenvalue(top, vectors[:, -1].to(operator.dtype), top, has_converged=True)
     start = np.random.default_rng(seed).standard_normal(p)
     vectors, has_converged = _leading(operator, start, steps, tol)
+    if vectors is None:
+        vectors, steps = start.reshape(-1, 1), 0
     vector = from_numpy(vectors[:, 0], operator)
     value = max(0.0, float(vector @ (operator @ vector)) / float(vector @ vector))
-    gap = (math.log(1.648 * math.sqrt(p) / FAILURE) / (2 * steps - 1)) ** 2
+    gap = (math.log(1.648 * math.sqrt(p) / FAILURE) / (2 * steps - 1)) ** 2 if steps else math.inf
     return LargestEigenvalue(value, vector, value / (1 - gap) if gap < 1 else math.inf, has_converged)
 
 
-def _leading(operator: LinearOperator, start: np.ndarray, steps: int, tol: float) -> tuple[np.ndarray, bool]:
+def _leading(
+    operator: LinearOperator, start: np.ndarray, steps: int, tol: float
+) -> tuple[np.ndarray | None, bool]:
     """The leading Ritz vector ``(p, 1)``, looser where twenty restarts do not reach the tolerance."""
     for looser in (tol, 1e3 * tol, 1e6 * tol, 1.0):
         try:
@@ -78,4 +88,4 @@ def _leading(operator: LinearOperator, start: np.ndarray, steps: int, tol: float
         except ArpackNoConvergence:
             continue
         return found[1], looser == tol
-    return start.reshape(-1, 1), False
+    return None, False

@@ -8,7 +8,7 @@ from torch import Tensor
 from solset.linalg.operator import LinearOperator
 from solset.linalg.spectrum import Spectrum, spectrum
 
-ROUNDING = 100  # units of rounding, relative to the longest row, that a product Aᵀu may be off
+ROUNDING = 20  # units of rounding, relative to rows of length one, that a product Aᵀu may be off
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,8 @@ class LeftSide:
             gram: ``AAᵀ`` in float64, ``(m, m)``.
             tolerance: Relative size below which one of its eigenvalues counts as zero.
         """
-        lengths = gram.diagonal().clamp_min(0).sqrt()
-        tall = lengths > torch.finfo(gram.dtype).eps * lengths.max()
-        scale = torch.where(tall, 1 / torch.where(tall, lengths, torch.ones_like(lengths)), 1.0)
-        found = spectrum(scale.unsqueeze(1) * gram * scale, tolerance)
+        scale, scaled = equilibrated(gram)
+        found = spectrum(scaled, tolerance)
         kept = found.kept & (found.values > 0)
         half = (found.vectors[:, kept] / found.values[kept].sqrt()).T * scale
         return cls(half, scale.unsqueeze(1) * found.vectors[:, ~kept], scale, tolerance**0.5)
@@ -64,15 +62,19 @@ class LeftSide:
         made orthogonal to the others and kept.
 
         Args:
-            rows: ``A``, ``(m, p)``, in float64.
+            rows: ``A``, ``(m, p)``; what it can tell from zero depends on its dtype.
 
         Cost: three products with as many columns as the kernel has.
         """
-        if self.kernel.shape[1] == 0 or rows.dtype != torch.float64:
+        if self.kernel.shape[1] == 0:
             return self
-        image = rows.T @ self.kernel
-        overlap = self.half @ (rows @ image)
-        kernel, image = self.kernel - self.half.T @ overlap, image - rows.T @ (self.half.T @ overlap)
+
+        def pushed(columns: Tensor) -> Tensor:
+            return (rows.T @ columns.to(rows.dtype)).to(columns.dtype)
+
+        image = pushed(self.kernel)
+        overlap = self.half @ (rows @ image.to(rows.dtype)).to(image.dtype)
+        kernel, image = self.kernel - self.half.T @ overlap, image - pushed(self.half.T @ overlap)
         _, values, right = torch.linalg.svd(image, full_matrices=False)
         kernel = kernel @ right.T
         seen = values > ROUNDING * torch.finfo(rows.dtype).eps
@@ -83,6 +85,21 @@ class LeftSide:
     def rank(self) -> int:
         """Of ``A``."""
         return len(self.half)
+
+
+def equilibrated(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """``D`` that makes every row of ``A`` one long, as a diagonal, and ``D AAᵀ D``.
+
+    A row that is rounding against the longest one is left as it is.
+
+    Args:
+        gram: ``AAᵀ``, ``(*, m, m)``.
+    """
+    lengths = gram.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    tall = lengths > torch.finfo(gram.dtype).eps * lengths.amax(dim=-1, keepdim=True)
+    one = torch.ones_like(lengths)
+    scale = torch.where(tall, 1 / torch.where(tall, lengths, one), one)
+    return scale, scale.unsqueeze(-1) * gram * scale.unsqueeze(-2)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from solset.analysis.audit.batches import (
 from solset.analysis.audit.peers import feature_influence, memory_perturbation, point_slopes
 from solset.analysis.audit.result import Audit
 from solset.analysis.audit.store import Batches
-from solset.errors import Status, bad_value
+from solset.errors import Status, bad_type, bad_value
 from solset.problem import Optimality, Problem
 from solset.risk import as_points, digest, fingerprint
 
@@ -76,6 +77,7 @@ def audit(
         >>> found.modulus  # ‖w‖ / ‖x_k‖
         tensor([5.0000, 0.5000], dtype=torch.float64)
     """
+    _check(validation, prior_precision)
     patterns = [layer] if isinstance(layer, str) else layer
     part = problem if patterns is None else problem.restrict(parameters=patterns)
     chosen = problem.check_points(points)
@@ -106,6 +108,7 @@ def audit(
         optimality=optimality_used,
         reason=reason,
     )
+    found = _with_notes(found, columns.get("is_solved"), route)
     return _with_peers(found, part, route, gradient if influence else None, prior_precision)
 
 
@@ -126,11 +129,11 @@ def _route(
             "" if is_joint else "; each point by itself, without the others' constraints"
         )
         return kind(part, gradient, slopes), "interpolating", text
-    if joint is False:
+    if joint is not None:
         raise bad_value(
             "joint",
-            expected="left out where the training set is not fitted",
-            got=False,
+            expected="left out for this map",
+            got=joint,
             cure="A point by itself is an idea of the interpolating map.",
         )
     name: Optimality = "stationary" if optimality == "auto" else optimality
@@ -187,22 +190,62 @@ def _kept(store: Batches) -> Callable[[int, Callable[[], Batch]], Batch]:
     return keep
 
 
+def _check(validation: Any, prior_precision: float | None) -> None:
+    if validation is not None and not (isinstance(validation, tuple | list) and len(validation) == 2):
+        raise bad_type(
+            "validation",
+            expected="a pair of inputs and targets",
+            got=type(validation).__name__,
+            cure="Read the data set into two tensors.",
+        )
+    if prior_precision is not None and not 0 < prior_precision < float("inf"):
+        raise bad_value(
+            "prior_precision", expected="positive and finite", got=prior_precision, cure="Leave it out."
+        )
+
+
+def _with_notes(found: Audit, is_solved: Tensor | None, route: AuditRoute) -> Audit:
+    """Says on what premises the moduli stand."""
+    notes = []
+    if isinstance(route, JointAudit):
+        rank, rows = route.constraints.side.rank, len(route.constraints.gram)
+        if rank < rows:
+            notes.append(
+                f"the {rows} rows of J have rank {rank}: finite moduli are exact only where that is locally "
+                f"constant"
+            )
+    if isinstance(route, StationaryAudit):
+        rank, size = route.line.system.rank, len(route.problem.weights())
+        if rank is None:
+            notes.append(
+                "the solver does not see the Hessian's spectrum: that it is not singular is not known"
+            )
+        elif rank < size:
+            notes.append(f"the Hessian has rank {rank} of {size}: moduli are not known to be exact")
+    if is_solved is not None and not bool(is_solved.all()):
+        names = [found.points[i] for i in (~is_solved).nonzero().flatten().tolist()]
+        notes.append(
+            f"the Hessian system was not solved for points {names[:10]}: infinite where it has no solution, "
+            f"not a number where the solver did not get there"
+        )
+    return replace(found, notes=tuple(notes))
+
+
 def _with_peers(
     found: Audit, part: Problem, route: AuditRoute, gradient: Tensor | None, prior_precision: float | None
 ) -> Audit:
-    notes = []
+    notes = list(found.notes)
     if isinstance(route, JointAudit):
         risk = part.risk()
         default = risk.weight_decay * (risk.total if risk.reduction == "mean" else 1) or 1.0
-        gram = route.constraints.gram
-        scores = memory_perturbation(part, gram, route.slopes, prior_precision or default)
-        found = replace(found, memory_perturbation=scores[list(found.points)])
-        rank = route.constraints.side.rank
-        if rank < len(gram):
+        precision = default if prior_precision is None else prior_precision
+        scores = memory_perturbation(part, route.constraints.gram, route.slopes, precision)
+        if scores is None:
             notes.append(
-                f"the {len(gram)} rows of J have rank {rank}: finite moduli are exact only where that is "
-                f"locally constant"
+                "memory_perturbation is left out: its covariance is singular at this prior precision"
             )
+        else:
+            found = replace(found, memory_perturbation=scores[list(found.points)])
     else:
         notes.append("memory_perturbation is left out: it needs the Gram matrix of all rows")
     if gradient is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from solset.analysis.audit.blocks import Sensitivity, isolated_blocks
 from solset.analysis.audit.interpolating import Constraints, IsolatedRows, data_blocks
 from solset.analysis.audit.peers import gradient_norms
-from solset.analysis.audit.stationary import stationary_sensitivities
+from solset.analysis.audit.stationary import stationary_sensitivity
 from solset.derivatives import Linearisation
 from solset.operators import Jacobian
 from solset.problem import Problem
@@ -127,18 +127,21 @@ class StationaryAudit:
         """
         risk, parts = self.problem.risk(), []
         scale = risk.total if risk.reduction == "mean" else 1.0
-        for point, found, change in stationary_sensitivities(risk, self.line, chosen):
-            own = risk.select([point])
+        for point in chosen:
+            answered, own = stationary_sensitivity(risk, self.line, point), risk.select([point])
+            found = answered.sensitivity
             part = {
                 "modulus": found.modulus,
                 "direction": found.direction,
                 "map": found.maps,
                 "gradient_norm": scale * own.gradient().norm().reshape(1).to(torch.float64),
+                "is_solved": torch.tensor([answered.is_solved]),
             }
             if self.gradient is not None:
-                effect = change @ self.gradient.to(torch.float64)
+                effect = answered.change @ self.gradient.to(torch.float64)
                 sign = torch.where(effect < 0, -1.0, 1.0)
-                part |= {"direction": sign * found.direction, "validation_change": effect.abs().reshape(1)}
+                shown = effect.abs() if answered.is_solved else torch.full_like(effect, float("nan"))
+                part |= {"direction": sign * found.direction, "validation_change": shown.reshape(1)}
             parts.append(part)
         return _joined(parts)
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from solset.linalg import equilibrated
+
 
 @dataclass(frozen=True)
 class PointBlocks:
@@ -14,12 +16,14 @@ class PointBlocks:
         inverse: ``P_k = [(AAᵀ)⁺]_kk``, ``(b, c, c)``.
         kernel: Columns ``u`` of the kernel of ``Aᵀ``, the rows of point ``k``, ``(b, c, q)``.
         data: ``C_k``: ``J_{x,k}``, ``(b, c, d)``.
+        scale: What rows were multiplied with before a rank was cut, ``(b, c)``.
         resolution: Relative size up to which a kernel vector's image counts as zero.
     """
 
     inverse: Tensor
     kernel: Tensor
     data: Tensor
+    scale: Tensor
     resolution: float
 
     def sensitivity(self) -> "Sensitivity":
@@ -53,7 +57,7 @@ class PointBlocks:
         found, q = torch.linalg.eigh(span)
         basis = q * found.clamp_min(0).sqrt().unsqueeze(1)
         pushed, z = torch.linalg.eigh(basis.mT @ squares @ basis)
-        size = torch.linalg.matrix_norm(self.data, 2)
+        size = torch.linalg.matrix_norm(self.scale.unsqueeze(2) * self.data, 2)
         leaking = pushed[:, -1].clamp_min(0).sqrt() > self.resolution * size
         features = torch.einsum("bcd,bce->bde", self.data, basis).norm(dim=2)
         u = (basis @ z[..., -1:]).squeeze(-1)
@@ -83,18 +87,16 @@ def isolated_blocks(squares: Tensor, data: Tensor, tolerance: float) -> PointBlo
         data: ``J_{x,k}``, ``(b, c, d)``.
         tolerance: Relative size below which an eigenvalue counts as zero.
     """
-    lengths = squares.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
-    longest = lengths.max(dim=1, keepdim=True).values
-    tall = lengths > torch.finfo(squares.dtype).eps * longest
-    scale = torch.where(
-        tall, 1 / torch.where(tall, lengths, torch.ones_like(lengths)), torch.ones_like(lengths)
-    )
-    values, vectors = torch.linalg.eigh(scale.unsqueeze(2) * squares * scale.unsqueeze(1))
+    scale, scaled = equilibrated(squares)
+    values, vectors = torch.linalg.eigh(scaled)
     kept = (values > tolerance * values[:, -1:]) & (values > 0)
-    inverse = torch.where(
-        kept, 1 / torch.where(kept, values, torch.ones_like(values)), torch.zeros_like(values)
-    )
-    scaled = scale.unsqueeze(2) * vectors
+    one = torch.ones_like(values)
+    inverse = torch.where(kept, 1 / torch.where(kept, values, one), torch.zeros_like(values))
+    columns = scale.unsqueeze(2) * vectors
     return PointBlocks(
-        (scaled * inverse.unsqueeze(1)) @ scaled.mT, scaled * (~kept).unsqueeze(1), data, tolerance**0.5
+        inverse=(columns * inverse.unsqueeze(1)) @ columns.mT,
+        kernel=columns * (~kept).unsqueeze(1),
+        data=data,
+        scale=scale,
+        resolution=tolerance**0.5,
     )

@@ -79,7 +79,11 @@ class Constraints:
         half = self.side.half.reshape(rank, m // c, c)[:, chosen]
         kernel = self.side.kernel.reshape(m // c, c, m - rank)
         return PointBlocks(
-            torch.einsum("rbi,rbj->bij", half, half), kernel[chosen], data, self.side.resolution
+            inverse=torch.einsum("rbi,rbj->bij", half, half),
+            kernel=kernel[chosen],
+            data=data,
+            scale=self.side.scale.reshape(m // c, c)[chosen],
+            resolution=self.side.resolution,
         )
 
     def isolated(self, chosen: Sequence[int], data: Tensor) -> PointBlocks:

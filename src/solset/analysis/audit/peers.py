@@ -49,12 +49,15 @@ def feature_influence(problem: Problem, gradient: Tensor, points: list[int]) -> 
     return found.reshape(len(points), -1).norm(dim=1).to(torch.float64), adjoint.status
 
 
-def memory_perturbation(problem: Problem, gram: Tensor, slopes: Tensor, prior_precision: float) -> Tensor:
+def memory_perturbation(
+    problem: Problem, gram: Tensor, slopes: Tensor, prior_precision: float
+) -> Tensor | None:
     """``‖J_k Σ J_kᵀ ∇_f L_k‖``: predictive covariance times prediction error of each point, ``(n,)``.
 
     The change of a point's outputs when the point is left out, to first order, by the memory-perturbation
     equation (Nickl et al. 2023, arXiv 2310.19273) with the Laplace covariance
-    ``Σ = (Σ_i J_iᵀ Λ_i J_i + δ)⁻¹``. Computed as ``JΣJᵀ = (δ + GΛ)⁻¹ G`` with the Gram matrix ``G``.
+    ``Σ = (Σ_i J_iᵀ Λ_i J_i + δ)⁻¹``. Computed as ``JΣJᵀ = G^½ (δ + G^½ΛG^½)⁻¹ G^½`` with the Gram matrix
+    ``G``.
 
     Args:
         problem: The trained point.
@@ -62,14 +65,23 @@ def memory_perturbation(problem: Problem, gram: Tensor, slopes: Tensor, prior_pr
         slopes: ``∇_f L_k``, ``(n, c)``.
         prior_precision: ``δ``.
 
-    Cost: one linear system of ``m`` unknowns.
+    Returns:
+        The scores; ``None`` if the covariance is singular to rounding.
+
+    Cost: a decomposition and a linear system of ``m`` unknowns.
     """
     risk = problem.risk()
     scale = risk.total if risk.reduction == "mean" else 1.0
     curvature = scale * loss_curvature(risk).to(torch.float64)
     n, c = slopes.shape
-    weighed = torch.einsum("mnc,ncd->mnd", gram.reshape(-1, n, c), curvature).reshape(n * c, n * c)
+    values, vectors = torch.linalg.eigh(gram)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    weighed = torch.einsum("mnc,ncd->mnd", root.reshape(-1, n, c), curvature).reshape(n * c, n * c) @ root
+    weighed = (weighed + weighed.T) / 2
     weighed.diagonal().add_(prior_precision)
-    covariance = torch.linalg.solve(weighed, gram).reshape(n, c, n, c)
+    factor, failed = torch.linalg.cholesky_ex(weighed)
+    if int(failed):
+        return None
+    covariance = (root @ torch.cholesky_solve(root, factor)).reshape(n, c, n, c)
     own = covariance[torch.arange(n), :, torch.arange(n)]
     return torch.einsum("nij,nj->ni", own, slopes).norm(dim=1)

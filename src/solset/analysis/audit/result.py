@@ -91,7 +91,7 @@ class Audit:
         return rows
 
     def correlations(self) -> dict[str, float]:
-        """Spearman's rank correlation of every other column with the score; ties take their order."""
+        """Spearman's rank correlation of every other column with the score, over points with both numbers."""
         found = {}
         for name in COLUMNS:
             column = getattr(self, name)
@@ -101,7 +101,9 @@ class Audit:
 
 
 def spearman(first: Tensor, second: Tensor) -> float:
-    """Spearman's rank correlation; not a number where one of them is constant.
+    """Spearman's rank correlation; ties share their mean rank, pairs with a number missing are left out.
+
+    Not a number where one of them is constant.
 
     Args:
         first: ``(n,)``.
@@ -112,7 +114,9 @@ def spearman(first: Tensor, second: Tensor) -> float:
         >>> round(spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 30.0, 20.0])), 6)
         0.5
     """
-    if bool((first == first[0]).all()) or bool((second == second[0]).all()):
+    known = ~(first.isnan() | second.isnan())
+    first, second = first[known], second[known]
+    if len(first) < 2 or bool((first == first[0]).all()) or bool((second == second[0]).all()):
         return float("nan")
     ranks = [rankdata(values.cpu().numpy()) for values in (first, second)]
     return float(np.corrcoef(*ranks)[0, 1])

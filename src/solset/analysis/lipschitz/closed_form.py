@@ -26,7 +26,7 @@ def theorem_2(network: DFCNN, inputs: Tensor, layer: int) -> float:
 
     Raises:
         TypeError: If the network is none, or not a ReLU one.
-        ValueError: If there is no such layer.
+        ValueError: If there is no such layer, or the input is not one point.
 
     Cost: one matrix product per layer.
 
@@ -48,6 +48,13 @@ def theorem_2(network: DFCNN, inputs: Tensor, layer: int) -> float:
     matrices = [weight.detach() for weight in (*network.layers, network.output)]
     if not 0 <= layer < len(matrices):
         raise bad_value("layer", expected=f"in 0..{len(matrices) - 1}", got=layer, cure="Count from 0.")
+    if inputs.numel() != matrices[0].shape[1] or inputs.dtype != matrices[0].dtype:
+        raise bad_value(
+            "inputs",
+            expected=f"one point of {matrices[0].shape[1]} features and {matrices[0].dtype}",
+            got=f"shape {tuple(inputs.shape)} and {inputs.dtype}",
+            cure="Give one point at a time, in the network's dtype.",
+        )
     hidden, patterns = [inputs.reshape(-1)], []
     for weight in matrices[:-1]:
         before = weight @ hidden[-1]

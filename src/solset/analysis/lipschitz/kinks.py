@@ -1,4 +1,4 @@
-"""How far the nearest ReLU kink is: all first-order statements end there."""
+"""How far the nearest kink is: all first-order statements end there."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,14 +10,13 @@ from torch.overrides import TorchFunctionMode
 
 from solset.risk import EmpiricalRisk
 
-KINKED = frozenset(
+AT_ZERO = frozenset(
     {
         functional.relu,
         functional.relu_,
         functional.leaky_relu,
         functional.rrelu,
         functional.prelu,
-        functional.relu6,
         torch.relu,
         torch.relu_,
         Tensor.relu,
@@ -28,9 +27,52 @@ KINKED = frozenset(
 )
 """Functions with a kink at zero."""
 
+CLAMPS: Mapping[Callable[..., Any], tuple[str, ...]] = {
+    torch.clamp: ("min", "max"),
+    Tensor.clamp: ("min", "max"),
+    Tensor.clamp_: ("min", "max"),
+    torch.clamp_min: ("min",),
+    Tensor.clamp_min: ("min",),
+    torch.clamp_max: ("max",),
+    Tensor.clamp_max: ("max",),
+    functional.threshold: ("threshold",),
+}
+"""Functions with kinks at the bounds that they are given."""
+
+FIXED: Mapping[Callable[..., Any], tuple[float, ...]] = {
+    functional.relu6: (0.0, 6.0),
+    functional.hardswish: (-3.0, 3.0),
+    functional.hardsigmoid: (-3.0, 3.0),
+}
+"""Functions with kinks at these values."""
+
+
+def kinks_of(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Where a function's first argument has its kinks, as numbers or tensors; none if it is smooth.
+
+    Args:
+        func: What is called.
+        args: With what.
+        kwargs: And with what else.
+    """
+    if func in AT_ZERO:
+        return [0.0]
+    if func in FIXED:
+        return list(FIXED[func])
+    if func is functional.hardtanh:
+        given = dict(zip(("min_val", "max_val"), args[1:], strict=False)) | dict(kwargs)
+        return [given.get("min_val", -1.0), given.get("max_val", 1.0)]
+    if func in CLAMPS:
+        names = CLAMPS[func]
+        given = dict(zip(names, args[1:], strict=False)) | dict(kwargs)
+        return [given[name] for name in names if given.get(name) is not None]
+    if func in {torch.maximum, torch.minimum, Tensor.maximum, Tensor.minimum} and len(args) > 1:
+        return [args[1]]
+    return []
+
 
 class _Watch(TorchFunctionMode):
-    """Keeps the arguments of every function with a kink."""
+    """Keeps the distance to its kink of every argument of a function that has one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,8 +86,9 @@ class _Watch(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Calls the function as if nobody watched."""
-        if func in KINKED and args and isinstance(args[0], Tensor):
-            self.seen.append(args[0].clone())  # an in-place activation overwrites the original
+        if args and isinstance(args[0], Tensor):
+            # A difference is a copy: an in-place activation overwrites the original.
+            self.seen += [args[0] - kink for kink in kinks_of(func, args, kwargs or {})]
         return func(*args, **(kwargs or {}))
 
 
@@ -54,14 +97,17 @@ def activation_margin(risk: EmpiricalRisk, *, candidates: int = 200) -> float:
 
     A first-order estimate of the distance in the joint norm of one input and the weights, from the
     ``candidates`` pre-activations that are smallest against the others of their layer; so an upper estimate
-    of the minimum over all. Kinks of pooling and sorting are not seen.
+    of the minimum over all. Rectifiers of all kinds, clamps, absolute values and element-wise maxima are seen
+    (``z`` is then the distance to the kink); kinks of pooling, sorting and of a user's own autograd functions
+    are not.
 
     Args:
         risk: At the trained point.
         candidates: How many pre-activations to differentiate; 0 for none.
 
     Returns:
-        The margin; infinite where the network has no kinks, 0 on one.
+        The margin; infinite where no kink was seen, 0 on one, not a number if a kinked layer does not keep
+        the points in its first dimension.
 
     Cost: one forward pass, and a backward pass over one point for each candidate.
 
@@ -77,42 +123,34 @@ def activation_margin(risk: EmpiricalRisk, *, candidates: int = 200) -> float:
     if candidates < 1:
         return float("inf")
     ranked = _smallest(risk, candidates)
-    margin = float("inf")
-    for point, chosen in ranked.items():
-        margin = min(margin, _nearest(risk, point, chosen))
-    return margin
+    if ranked is None:
+        return float("nan")
+    return min((_nearest(risk, point, chosen) for point, chosen in ranked.items()), default=float("inf"))
 
 
-def _smallest(risk: EmpiricalRisk, candidates: int) -> dict[int, list[tuple[int, int]]]:
-    """The layer and unit of the relatively smallest pre-activations, by point."""
+def _smallest(risk: EmpiricalRisk, candidates: int) -> dict[int, list[tuple[int, int]]] | None:
+    """The layer and unit of the relatively smallest pre-activations, by point; ``None`` if points mix."""
     parameters = risk.layout.split(risk.weights)
     best = torch.zeros(0, 4, dtype=torch.float64)
     for start, inputs, _ in risk.batches():
         with torch.no_grad(), _Watch() as watch:
             risk.forward(parameters, inputs)
-        layers = [
-            z.reshape(len(inputs), -1).to("cpu", torch.float64)
-            for z in watch.seen
-            if _is_per_point(z, inputs)
-        ]
-        for number, z in enumerate(layers):
+        if any(z.ndim == 0 or len(z) != len(inputs) for z in watch.seen):
+            return None
+        for number, found in enumerate(watch.seen):
+            z = found.reshape(len(inputs), -1).to("cpu", torch.float64)
             scale = z.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
             flat = (z.abs() / scale).flatten()
             values, where = flat.topk(min(candidates, len(flat)), largest=False)
-            rows = torch.stack(
-                [values, where // z.shape[1] + start, torch.full_like(values, number), where % z.shape[1]],
-                dim=1,
+            point, unit = where // z.shape[1] + start, where % z.shape[1]
+            best = torch.cat(
+                [best, torch.stack([values, point, torch.full_like(values, number), unit], dim=1)]
             )
-            best = torch.cat([best, rows])
         best = best[best[:, 0].argsort()[:candidates]]
-    found: dict[int, list[tuple[int, int]]] = {}
+    found_by_point: dict[int, list[tuple[int, int]]] = {}
     for _, point, layer, unit in best.tolist():
-        found.setdefault(int(point), []).append((int(layer), int(unit)))
-    return found
-
-
-def _is_per_point(z: Tensor, inputs: Tensor) -> bool:
-    return z.ndim > 0 and len(z) == len(inputs)
+        found_by_point.setdefault(int(point), []).append((int(layer), int(unit)))
+    return found_by_point
 
 
 def _nearest(risk: EmpiricalRisk, point: int, chosen: Sequence[tuple[int, int]]) -> float:
@@ -121,10 +159,9 @@ def _nearest(risk: EmpiricalRisk, point: int, chosen: Sequence[tuple[int, int]])
     leaves = [*risk.leaves(), inputs.detach().clone().requires_grad_()]
     with torch.enable_grad(), _Watch() as watch:
         risk.forward(leaves[:-1], leaves[-1])
-    layers = [z.flatten() for z in watch.seen if _is_per_point(z, inputs)]
     margin = float("inf")
     for layer, unit in chosen:
-        z = layers[layer][unit]
+        z = watch.seen[layer].flatten()[unit]
         if not z.requires_grad:
             continue
         slopes = torch.autograd.grad(z, leaves, retain_graph=True, allow_unused=True)

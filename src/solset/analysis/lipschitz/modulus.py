@@ -5,15 +5,15 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from solset.analysis.lipschitz.certificate import certify
 from solset.analysis.lipschitz.kinks import activation_margin
-from solset.analysis.lipschitz.rank_probe import rank_is_constant
+from solset.analysis.lipschitz.noise import resolution
 from solset.analysis.lipschitz.result import Carrier, Certainty, Certificate, LipschitzModulus
-from solset.analysis.lipschitz.routes import NOISE_FREE, Found, by_decomposition, by_products
+from solset.analysis.lipschitz.routes import Found, by_decomposition, by_products
 from solset.derivatives import Linearisation
+from solset.errors import bad_type, bad_value
 from solset.problem import MOST_DENSE, Optimality, Problem
-from solset.solvers import CG, LSMR, MINRES, Dense, Solver
-
-SHARE = 0.01  # of the squared length of a combination, above which an output is named
+from solset.solvers import CG, LSMR, MINRES, Dense, Dual, Solver
 
 
 def lipschitz_modulus(
@@ -58,9 +58,11 @@ def lipschitz_modulus(
 
     Raises:
         ValueError: If points or layer are not the problem's, or the map does not apply.
+        TypeError: If the solver is not one for the map.
 
-    Cost: with ``Dual`` the Gram matrix (kept in the problem and shared with its derivatives), ``c`` backward
-    passes over the moved points, and ``O(m³)`` operations; with products alone about ``steps`` solves.
+    Cost: with ``Dual`` the Gram matrix (of all points and weights it is kept in the problem and shared with
+    its derivatives; with a layer, or without the other points, made anew), ``c`` backward passes over the
+    moved points, and ``O(m³)`` operations; with products alone about ``steps`` solves.
 
     Example:
         >>> import torch
@@ -73,37 +75,45 @@ def lipschitz_modulus(
 
     Notes:
         Meaningful only inside the activation region of a ReLU network, see ``certificate.activation_margin``.
+        What counts as zero depends on the dtype: in float32 near-duplicates closer than about 1e-5 cannot be
+        told from duplicates.
         On a selection of rows (a network too large for all of them) the value is a lower bound, and says so.
     """
     part, moved = _part(problem, points, layer, joint=joint)
+    if probes < 0 or margin_candidates < 0:
+        raise bad_value("probes", expected="zero or more", got=(probes, margin_candidates), cure="Use 0.")
     is_free = isinstance(solver, CG | MINRES)
     is_part = layer is not None or not joint or is_free
-    if optimality == "auto" and is_part and part.is_fitted:
-        optimality = "interpolating"
-    derivative = part.graphical_derivative(
-        points=moved, optimality=optimality, solver=_solver(part, optimality, solver)
-    )
-    line = derivative.linearisation
+    line = _linearise(part, moved, optimality, solver, is_part=is_part)
+    if not joint and line.optimality != "interpolating":
+        raise bad_value(
+            "joint",
+            expected="True where the training set is not fitted",
+            got=False,
+            cure="A point by itself is an idea of the interpolating map.",
+        )
     found = None if is_free else by_decomposition(line)
     if found is None:
         found = by_products(line, solver if is_free else CG(), steps)
     found = replace(found, direction=_signed(found.direction))
-    names = tuple(problem.check_points(points))
-    certificate = _certificate(part, moved, line, found, probes)
-    margin = activation_margin(part.risk(), candidates=margin_candidates)
+    certificate = certify(part, moved, line, found, probes)
     change, residual = _answer(line, found)
-    lower = max(certificate.lower, _measured(line, found, change))
-    carriers = _named(certificate.carriers, names, joint=joint)
+    names = tuple(problem.check_points(points))
     return LipschitzModulus(
-        value=0.0 if certificate.certainty is Certainty.NO_CONSTRAINT else found.value,
+        value=_value(found, certificate),
         certificate=replace(
-            certificate, carriers=carriers, lower=lower, residual=residual, activation_margin=margin
+            certificate,
+            carriers=_named(certificate.carriers, names, joint=joint),
+            residual=residual,
+            activation_margin=activation_margin(part.risk(), candidates=margin_candidates),
         ),
         worst_direction=_shaped(part, moved, found.direction),
         weight_direction=None if change is None else _in_all_weights(problem, part, change),
         points=names,
-        optimality=derivative.optimality,
-        reason=derivative.reason,
+        layer=None if layer is None else tuple([layer] if isinstance(layer, str) else layer),
+        is_joint=joint,
+        optimality=line.optimality,
+        reason=line.reason,
     )
 
 
@@ -118,96 +128,35 @@ def _part(
     return problem.restrict(points=moved, parameters=patterns), list(range(len(moved)))
 
 
-def _solver(part: Problem, optimality: Optimality, solver: Solver | None) -> Solver | None:
-    """What the linearisation is to solve with; ``None`` for its default."""
-    if isinstance(solver, CG | MINRES) and optimality == "interpolating":
-        return LSMR()  # the rows are only multiplied with; the solver asked for takes JJᵀ
-    is_hessian = optimality == "stationary" or (optimality == "auto" and not part.is_fitted)
-    if solver is None and is_hessian and len(part.weights()) <= MOST_DENSE:
-        return Dense(rank_tolerance=NOISE_FREE)
-    return solver
-
-
-def _certificate(
-    part: Problem, moved: list[int], line: Linearisation, found: Found, probes: int
-) -> Certificate:
-    rows, ratio = line.constraint.operator.shape[0], found.ratio
-    bare = Certificate(
-        certainty=Certainty.UNKNOWN,
-        reason="",
-        criterion_holds=None,
-        rows=rows,
-        rank=None if ratio is None else ratio.rank,
-        joint_rank=None if ratio is None else ratio.joint_rank,
-        lower=0.0,
-        upper=found.upper,
-        residual=0.0,
-        activation_margin=float("inf"),
-    )
-    if ratio is None:
-        text = f"{_what(line)} was only multiplied with, so that no rank was seen; exact if it is full"
-        return replace(bare, reason=text)
-    holds = ratio.value < float("inf")
-    bare = replace(bare, criterion_holds=holds)
-    if not holds:
-        return _infinite(bare, part, line, found)
-    if ratio.rank == 0 and ratio.value == 0.0:
-        return replace(
-            bare,
-            certainty=Certainty.NO_CONSTRAINT,
-            reason="no constraint: neither these weights nor these features move the outputs (0/0)",
-            upper=0.0,
+def _linearise(
+    part: Problem, moved: list[int], optimality: Optimality, solver: Solver | None, *, is_part: bool
+) -> Linearisation:
+    """The pair of the map asked for; a small Hessian is written out, with a cut above its own noise."""
+    if optimality == "auto" and is_part and part.is_fitted:
+        optimality = "interpolating"
+    if optimality == "interpolating" and not isinstance(solver, Dual | CG | MINRES | None):
+        raise bad_type(
+            "solver", expected="Dual, CG or MINRES for rows of J", got=solver, cure="Leave it out."
         )
-    if line.left_out:
-        text = f"a lower bound: {line.left_out} of the constraint's rows are not in use"
-        return replace(bare, reason=text, upper=float("inf"))
-    return _finite(part, moved, line, bare, probes)
+    is_free = isinstance(solver, CG | MINRES)
+    own = LSMR() if is_free and optimality == "interpolating" else solver  # which keeps nothing of the rows
+    found = part.graphical_derivative(points=moved, optimality=optimality, solver=own).linearisation
+    if found.optimality != "stationary" or solver is not None or len(part.weights()) > MOST_DENSE:
+        return found
+    dense = Dense(rank_tolerance=resolution(part))
+    written = part.graphical_derivative(points=moved, optimality="stationary", solver=dense).linearisation
+    return replace(written, reason=found.reason)
 
 
-def _finite(
-    part: Problem, moved: list[int], line: Linearisation, bare: Certificate, probes: int
-) -> Certificate:
-    """Exact at full row rank, or where the rank does not change nearby."""
-    if line.optimality == "gauss_newton":
-        return replace(bare, reason="the Gauss–Newton matrix stands for the Hessian: exact at zero residual")
-    full = bare.rank if line.optimality == "interpolating" else bare.joint_rank
-    if full == bare.rows:
-        text = f"{_what(line)} has full row rank {bare.rows}"
-        if line.optimality != "interpolating":
-            text = f"[H, B] has full row rank {bare.rows} and the criterion holds"
-        return replace(bare, certainty=Certainty.EXACT, reason=text)
-    verdict = rank_is_constant(part, moved, line, expected=bare.joint_rank or 0, probes=probes)
-    certainty = Certainty.CONSTANT_RANK if verdict.holds else Certainty.UNKNOWN
-    text = f"rank {bare.rank} of {bare.rows}; {verdict.reason}"
-    return replace(bare, certainty=certainty, reason=text)
-
-
-def _infinite(bare: Certificate, part: Problem, line: Linearisation, found: Found) -> Certificate:
-    """Names the outputs that a combination moves and the weights do not."""
-    if found.ratio is None or found.left is None:
-        return bare
-    u, share = found.left, found.ratio.participation / found.ratio.participation.sum()
-    has_rows = line.optimality == "interpolating" and not line.left_out
-    c = part.output_count if has_rows else 1
-    ranked = share.argsort(descending=True)
-    carriers = tuple(
-        Carrier(int(i) // c, int(i) % c if has_rows else None, float(share[i]))
-        for i in ranked.tolist()
-        if float(share[i]) >= SHARE * float(share.max())
-    )
-    kernel = "Jᵀu = 0 and J_xᵀu ≠ 0" if line.optimality == "interpolating" else "Hu = 0 and Bᵀu ≠ 0"
-    return replace(
-        bare,
-        certainty=Certainty.INFINITE,
-        reason=f"a combination u has {kernel}: features move it and the weights do not",
-        carriers=carriers if has_rows else (),
-        multiplier=u.reshape(-1, c) if has_rows else u,
-        upper=float("inf"),
-    )
-
-
-def _what(line: Linearisation) -> str:
-    return "J" if line.optimality == "interpolating" else "H"
+def _value(found: Found, certificate: Certificate) -> float:
+    """The ratio; where a kernel was seen but not proven, or a solve was inaccurate, the one measured."""
+    if certificate.certainty is Certainty.NO_CONSTRAINT:
+        return 0.0
+    if certificate.certainty is Certainty.INFINITE:
+        return float("inf")
+    if certificate.certainty is Certainty.UNKNOWN and found.value == float("inf"):
+        return certificate.lower
+    return max(found.value, certificate.lower) if found.ratio is None else found.value
 
 
 def _answer(line: Linearisation, found: Found) -> tuple[Tensor | None, float]:
@@ -216,15 +165,6 @@ def _answer(line: Linearisation, found: Found) -> tuple[Tensor | None, float]:
         return None, 0.0
     solution = line.system.solve(-(line.data @ found.direction))
     return solution.value, solution.residual
-
-
-def _measured(line: Linearisation, found: Found, change: Tensor | None) -> float:
-    """A ratio by products alone: ``‖Cᵀu‖ / ‖Aᵀu‖`` where ``u`` is known, else ``‖A⁺CΔx‖`` as solved."""
-    if found.left is None:
-        return 0.0 if change is None else float(change.norm())
-    pushed = float((line.constraint.operator.T @ found.left).norm())
-    moved = float((line.data.T @ found.left).norm())
-    return moved / pushed if pushed > 0 else (float("inf") if moved > 0 else 0.0)
 
 
 def _signed(direction: Tensor) -> Tensor:

@@ -46,8 +46,9 @@ class Certificate:
         joint_rank: Of ``[J, J_x]`` or ``[H, B]``.
         lower: A ratio ``‖J_xᵀu‖ / ‖Jᵀu‖`` (or ``‖Bᵀu‖ / ‖Hu‖``) that was measured by two products: never
             above the modulus, up to rounding.
-        upper: An upper bound; with probability 0.999 where it comes from Lanczos' method, infinite if there
-            is none.
+        upper: An upper bound where the value is exact; infinite where nothing is known. Where only products
+            were used: of ``‖A⁺C‖`` as solved, with probability 0.999 (Lanczos' method); rows that are nearly
+            dependent beyond what the solves resolve are not seen by it.
         residual: ``‖J v + J_x Δx‖ / ‖J_x Δx‖`` of the weight direction ``v`` at the worst direction.
         activation_margin: First-order estimate of the distance to the nearest ReLU kink, in the joint norm of
             input and weights, over the pre-activations looked at; infinite where there is no kink.
@@ -82,6 +83,8 @@ class LipschitzModulus:
         weight_direction: The change of the weights that it causes, ``(p,)``, zero for weights that are held;
             ``None`` where there is none.
         points: ``K``, whose features move.
+        layer: Patterns of the weights that may move; ``None`` for all.
+        is_joint: Whether the outputs of all points are constraints, or those of ``K`` alone.
         optimality: The optimality map.
         reason: Why this map.
     """
@@ -91,6 +94,8 @@ class LipschitzModulus:
     worst_direction: Tensor | None
     weight_direction: Tensor | None
     points: tuple[int, ...]
+    layer: tuple[str, ...] | None
+    is_joint: bool
     optimality: str
     reason: str
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from solset.derivatives import Linearisation
+from solset.errors import Status
 from solset.linalg import LargestRatio, LeftSide, LinearOperator, NormalOperator, Product, largest_ratio
 from solset.linalg.largest import largest_eigenpair
 from solset.operators import InputJacobian
@@ -13,8 +14,6 @@ from solset.solvers import Prepared, Solver
 from solset.solvers.base import unwrapped
 from solset.solvers.direct import SymmetricPrepared
 from solset.solvers.dual import DualPrepared
-
-NOISE_FREE = 1e-10  # eigenvalues of a Hessian below this, relative to the largest, may be leftover residual
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,8 @@ class Found:
     Attributes:
         value: The ratio.
         direction: The unit data direction that attains it, ``(q,)``.
-        upper: Not exceeded by the true one, where the solves were exact.
+        upper: Not exceeded by the ratio of the operators as solved; infinite if a solve failed.
+        solves: The worst end of the solves that it took.
         ratio: With ranks and kernel, where a spectrum was seen.
         left: ``u``, ``(m,)``, if known.
     """
@@ -32,6 +32,7 @@ class Found:
     value: float
     direction: Tensor
     upper: float
+    solves: Status
     ratio: LargestRatio | None
     left: Tensor | None
 
@@ -57,7 +58,7 @@ def by_decomposition(line: Linearisation) -> Found | None:
     direction = line.data.T @ u
     length = float(direction.norm())
     unit = direction / length if length > 0 else direction
-    return Found(ratio.value, unit, ratio.value, ratio, u)
+    return Found(ratio.value, unit, ratio.value, Status.CONVERGED, ratio, u)
 
 
 def row_root(data: LinearOperator, count: int) -> tuple[Tensor, Tensor]:
@@ -105,47 +106,58 @@ def by_products(line: Linearisation, solver: Solver | None, steps: int) -> Found
         solver: For ``JJᵀ`` where ``A`` are rows; the system's own otherwise.
         steps: Lanczos vectors.
     """
-    operator: LinearOperator
+    operator: _Squared
     if line.constraint.operator.is_symmetric:
         operator = _Symmetric(line)
     else:
         rows = line.constraint.operator
         operator = _Rows(line, (solver or line.constraint.solver).prepare(NormalOperator(rows.T)))
     found = largest_eigenpair(operator, steps=steps)
-    value, upper = max(found.value, 0.0) ** 0.5, found.upper**0.5
-    return Found(value, found.vector / found.vector.norm(), upper, None, None)
+    solves = operator.worst if found.has_converged else Status.MAX_STEPS
+    upper = found.upper**0.5 if solves is Status.CONVERGED else float("inf")
+    return Found(found.value**0.5, found.vector / found.vector.norm(), upper, solves, None, None)
 
 
-class _Rows(LinearOperator):
-    """``J_xᵀ (JJᵀ)⁺ J_x``."""
+class _Squared(LinearOperator):
+    """``CᵀA⁺ᵀA⁺C``, which remembers how its solves ended.
 
-    is_symmetric = True
-
-    def __init__(self, line: Linearisation, squares: Prepared) -> None:
-        q = line.data.shape[1]
-        super().__init__((q, q), line.data.dtype, line.data.device)
-        self._data, self._squares = line.data, squares
-
-    def _apply(self, block: Tensor) -> Tensor:
-        return self._data.T @ self._squares.solve(self._data @ block).value
-
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
-
-
-class _Symmetric(LinearOperator):
-    """``Bᵀ H⁺ H⁺ B``."""
+    Args:
+        line: The pair ``(A, C)``.
+    """
 
     is_symmetric = True
 
     def __init__(self, line: Linearisation) -> None:
         q = line.data.shape[1]
         super().__init__((q, q), line.data.dtype, line.data.device)
-        self._data, self._system = line.data, line.system
+        self.line, self.worst = line, Status.CONVERGED
 
-    def _apply(self, block: Tensor) -> Tensor:
-        answer = self._system.solve(self._data @ block).value
-        return self._data.T @ self._system.solve(answer).value
+    def solved(self, system: Prepared, rhs: Tensor) -> Tensor:
+        """A solve, whose end is noted if it is not a good one."""
+        solution = system.solve(rhs)
+        if solution.status is not Status.CONVERGED:
+            self.worst = solution.status
+        return solution.value
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._apply(block)
+
+
+class _Rows(_Squared):
+    """``J_xᵀ (JJᵀ)⁺ J_x``."""
+
+    def __init__(self, line: Linearisation, squares: Prepared) -> None:
+        super().__init__(line)
+        self._squares = squares
+
+    def _apply(self, block: Tensor) -> Tensor:
+        data = self.line.data
+        return data.T @ self.solved(self._squares, data @ block)
+
+
+class _Symmetric(_Squared):
+    """``Bᵀ H⁺ H⁺ B``."""
+
+    def _apply(self, block: Tensor) -> Tensor:
+        data, system = self.line.data, self.line.system
+        return data.T @ self.solved(system, self.solved(system, data @ block))
