@@ -6,26 +6,31 @@ from torch import Tensor
 from solset.linalg import BlockDiagonal, NormalOperator, Product
 from solset.operators.first import Jacobian
 from solset.operators.graphs import GRAPH_BUDGET
-from solset.risk import EmpiricalRisk
+from solset.risk import EmpiricalRisk, output_shape
 
 
-def loss_curvature(risk: EmpiricalRisk) -> Tensor:
+def loss_curvature(risk: EmpiricalRisk, outputs: Tensor | None = None) -> Tensor:
     """The blocks ``α Λ_i = α ∇²_f L(f(x_i), y_i)``, ``(n, c, c)``.
 
     In float64 if the loss takes it, whatever the network's dtype: the curvature of a confident softmax is
     ``1 - p``, which float32 rounds away.
 
-    Cost: one forward pass and ``c`` sweeps through the loss alone; ``n·c²`` numbers.
+    Args:
+        risk: Gives the loss, and the network where outputs are not given.
+        outputs: As :meth:`EmpiricalRisk.outputs` returns them, ``(n, c)``, where they are known.
+
+    Cost: one forward pass, or none with outputs given, and ``c`` sweeps through the loss alone; ``n·c²``
+    numbers.
     """
-    parameters = risk.layout.split(risk.weights)
+    flat = risk.outputs() if outputs is None else outputs
+    shaped = flat.reshape(len(flat), *output_shape(risk))
     blocks = []
-    for _, inputs, targets in risk.batches():
-        with torch.no_grad():
-            outputs = risk.forward(parameters, inputs)
+    for start, _, targets in risk.batches():
+        own = shaped[start : start + len(targets)]
         try:
-            blocks.append(_batch_curvature(risk, *_doubled(outputs, targets)))
+            blocks.append(_batch_curvature(risk, *_doubled(own, targets)))
         except (RuntimeError, TypeError):  # a device without float64, or a loss with weights of its own dtype
-            blocks.append(_batch_curvature(risk, outputs, targets))
+            blocks.append(_batch_curvature(risk, own, targets))
     return torch.cat(blocks)
 
 

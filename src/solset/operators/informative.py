@@ -56,13 +56,14 @@ class OutputCurvature:
     vectors: Tensor
 
     @classmethod
-    def of(cls, risk: EmpiricalRisk) -> "OutputCurvature":
-        """At the risk's weights. Cost: one forward pass; ``2·n·c²`` numbers.
+    def of(cls, risk: EmpiricalRisk, outputs: Tensor | None = None) -> "OutputCurvature":
+        """At the risk's weights. Cost: one forward pass unless outputs are given; ``2·n·c²`` numbers.
 
         Args:
             risk: Whose loss.
+            outputs: ``(n, c)``, where they are known.
         """
-        values, vectors = torch.linalg.eigh(loss_curvature(risk).to(torch.float64))
+        values, vectors = torch.linalg.eigh(loss_curvature(risk, outputs).to(torch.float64))
         return cls(values.clamp_min(0), vectors)
 
     @property

@@ -21,6 +21,7 @@ from solset.risk import (
     as_points,
     check_indices,
     choose_parameters,
+    fit_at,
     probe_indices,
     probe_model,
     reduction_of,
@@ -260,16 +261,7 @@ class Problem:
 
         Cost: one forward pass.
         """
-        slopes = []
-        parameters = self._risk.layout.split(self.weights())
-        for _, x, y in self._risk.batches():
-            leaf = self._risk.forward(parameters, x).detach().requires_grad_()
-            scale = len(x) if self._risk.reduction == "mean" else 1.0
-            with torch.enable_grad():
-                value = scale * self._risk.loss(leaf, y)
-            (slope,) = torch.autograd.grad(value, leaf)
-            slopes.append(slope.flatten(1).norm(dim=1))
-        return float(torch.cat(slopes).mean())
+        return fit_at(self._risk, self._risk.outputs())
 
     def _check_stationary(self, tol: float) -> None:
         self._gradient = self._risk.gradient()

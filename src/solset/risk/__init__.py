@@ -2,6 +2,7 @@
 
 from solset.risk.empirical import EmpiricalRisk, Loss, Reduction
 from solset.risk.fingerprint import differences, digest, fingerprint
+from solset.risk.heads import fit_at, losses_at, output_shape
 from solset.risk.layout import Layout, choose_parameters
 from solset.risk.points import Indices, Points, as_points, check_indices
 from solset.risk.probe import probe_indices, probe_model, reduction_of, refuse_training_mode
@@ -19,6 +20,9 @@ __all__ = [
     "differences",
     "digest",
     "fingerprint",
+    "fit_at",
+    "losses_at",
+    "output_shape",
     "probe_indices",
     "probe_model",
     "reduction_of",

@@ -1,0 +1,6 @@
+"""Large perturbations: the path of the solution set, and what retraining reaches."""
+
+from solset.analysis.path.course import Course, Station, StopReason
+from solset.analysis.path.follow import follow_path
+
+__all__ = ["Course", "Station", "StopReason", "follow_path"]
