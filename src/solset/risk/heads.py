@@ -31,8 +31,8 @@ def losses_at(risk: EmpiricalRisk, outputs: Tensor) -> Tensor:
     return torch.stack(parts).reshape(-1).detach()
 
 
-def fit_at(risk: EmpiricalRisk, outputs: Tensor) -> float:
-    """Mean over points of ``‖∇_f L‖``: how far the outputs are from fitted; :attr:`Problem.fit` elsewhere.
+def slopes_at(risk: EmpiricalRisk, outputs: Tensor) -> Tensor:
+    """``α ∇_f L``, the slope of the risk in each output, ``(n, c)``.
 
     Args:
         risk: Gives loss and targets.
@@ -41,9 +41,18 @@ def fit_at(risk: EmpiricalRisk, outputs: Tensor) -> float:
     shaped, slopes = outputs.reshape(len(outputs), *output_shape(risk)), []
     for start, _, targets in risk.batches():
         leaf = shaped[start : start + len(targets)].detach().requires_grad_()
-        scale = len(leaf) if risk.reduction == "mean" else 1.0
         with torch.enable_grad():
-            value = scale * risk.loss(leaf, targets)
-        (slope,) = torch.autograd.grad(value, leaf)
-        slopes.append(slope.flatten(1).norm(dim=1))
-    return float(torch.cat(slopes).mean())
+            value = risk.batch_scale(len(leaf)) * risk.loss(leaf, targets)
+        slopes.append(torch.autograd.grad(value, leaf)[0].flatten(1))
+    return torch.cat(slopes)
+
+
+def fit_at(risk: EmpiricalRisk, outputs: Tensor) -> float:
+    """Mean over points of ``‖∇_f L‖``: how far the outputs are from fitted.
+
+    Args:
+        risk: Gives loss and targets.
+        outputs: ``(n, c)``.
+    """
+    scale = risk.total if risk.reduction == "mean" else 1.0  # takes α out again
+    return scale * float(slopes_at(risk, outputs).norm(dim=1).mean())

@@ -141,7 +141,9 @@ class FittedSteps:
             error = factor.rows_of(outputs - self._kept.target)
             contraction = float(error.norm()) / before
             slowest = max(slowest, contraction)
-            if settle is not None and contraction < SLOW and float(correction.norm()) <= settle:
+            # What all further corrections would add up to, if they went on contracting like this one.
+            left = float(correction.norm()) * contraction / max(1.0 - contraction, 1e-9)
+            if settle is not None and left <= settle:
                 return _Projected(weights, outputs, factor, float(error.abs().max()), slowest)
             if contraction > SLOW and float(error.abs().max()) > self._output_tol:
                 if refreshes == REFRESHES:

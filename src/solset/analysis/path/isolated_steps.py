@@ -122,6 +122,8 @@ class IsolatedSteps:
             gradient = risk.gradient()
             self._meter.add(1.0)
             size = float(gradient.norm())
+            if not size < float("inf"):
+                return Refusal(StopReason.NONFINITE, 0.5, "the gradient is not finite")
             if not size < before:
                 detail = f"Newton's method does not lower the gradient norm {size:.3g}"
                 return self._refusal(state, smallest, detail)
@@ -131,7 +133,8 @@ class IsolatedSteps:
                 return Refusal(StopReason.FOLD, 0.5, f"the Hessian has an eigenvalue of {smallest:.3g} or less")
             risk = risk.at(risk.weights + solved.value)
             change, length = risk.weights - state.weights, float(solved.value.norm())
-            if not float(change.norm()) <= FARTHEST * max(float(guess.norm()), length / FARTHEST):
+            # What the last station left to correct is part of this step too.
+            if not float(change.norm()) <= FARTHEST * (float(guess.norm()) + 2 * state.station.error):
                 return self._refusal(state, smallest, "Newton's method leaves the branch")
             if self._is_near(place, risk.weights, change, length):
                 return self._accepted(state, step, risk, solved, smallest, length, count)
@@ -152,8 +155,6 @@ class IsolatedSteps:
         solver = CG(tol=FORCING, max_steps=MOST_PRODUCTS, preconditioner=inverse)
         found = solver.solve(hessian, rhs)
         self._meter.add(HESSIAN_PRODUCT, times=hessian.count)
-        if hessian.count == 0:
-            return _Solved(found.value, found.status, float("nan"), pairs if pairs is not None else rhs[:0])
         known = pairs_of(hessian, pairs, self._budget)
         return _Solved(found.value, found.status, smallest_eigenvalue(hessian), known)
 
@@ -179,7 +180,9 @@ class IsolatedSteps:
         station = self._station(place, risk, gradient, travelled, smallest, SHARE * length)
         longer = step * (2.0 if count <= 5 else 1.0)
         secant = Slopes(change / step)
-        return State(risk.weights, station, longer, secant, state.reference, solved.pairs)
+        # Newton's steps search further than the first slope did: theirs is the eigenvalue to compare with.
+        lowest = smallest if state.station.place == 0.0 else state.reference[0]
+        return State(risk.weights, station, longer, secant, (lowest, state.reference[1]), solved.pairs)
 
     def _station(
         self, place: float, risk: EmpiricalRisk, gradient: float, length: float, smallest: float, error: float

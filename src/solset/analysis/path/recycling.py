@@ -41,8 +41,17 @@ class Watched(LinearOperator):
         """Products so far."""
         return len(self.vectors)
 
+    @property
+    def pairs(self) -> Tensor:
+        """Those that are finite and not zero, as unit vectors with their products, ``(2, p, k)``."""
+        if not self.vectors:
+            return torch.empty(2, self.shape[0], 0, dtype=self.dtype, device=self.device)
+        both = torch.stack([torch.stack(self.vectors, dim=1), torch.stack(self.products, dim=1)])
+        lengths = torch.linalg.vector_norm(both[0], dim=0)
+        usable = torch.isfinite(both).all(dim=0).all(dim=0) & (lengths > 0)
+        return both[:, :, usable] / lengths[usable]
 
-@torch.no_grad()
+
 def pairs_of(watched: Watched, earlier: Tensor | None, memory_budget: int) -> Tensor:
     """Unit vectors and their products, ``(2, p, k)``: the earlier ones, then those just seen.
 
@@ -51,10 +60,8 @@ def pairs_of(watched: Watched, earlier: Tensor | None, memory_budget: int) -> Te
         earlier: ``(2, p, j)``.
         memory_budget: Bytes; the latest that fit are kept.
     """
-    both = torch.stack([torch.stack(watched.vectors, dim=1), torch.stack(watched.products, dim=1)])
-    both = both / torch.linalg.vector_norm(both[0], dim=0)
-    both = both[:, :, torch.isfinite(both).all(dim=0).all(dim=0)]
-    joined = both if earlier is None else torch.cat([earlier, both], dim=2)
+    seen = watched.pairs
+    joined = seen if earlier is None else torch.cat([earlier, seen], dim=2)
     most = max(1, min(MOST_PAIRS, memory_budget // (4 * joined.shape[1] * joined.dtype.itemsize)))
     return joined[:, :, -most:]
 
@@ -65,13 +72,12 @@ def smallest_eigenvalue(watched: Watched) -> float:
     Args:
         watched: What was multiplied; ``nan`` if nothing was.
     """
-    if watched.count == 0:
+    vectors, products = watched.pairs
+    if vectors.shape[1] == 0:
         return float("nan")
-    vectors, products = torch.stack(watched.vectors, dim=1), torch.stack(watched.products, dim=1)
-    norms = torch.linalg.vector_norm(vectors, dim=0)
-    basis, values, right = torch.linalg.svd(vectors / norms, full_matrices=False)
+    basis, values, right = torch.linalg.svd(vectors, full_matrices=False)
     kept = values > 1e-8 * values[0]  # below it a combination of vectors is mostly rounding
-    image = (products / norms) @ (right[kept].T / values[kept])
+    image = products @ (right[kept].T / values[kept])
     matrix = basis[:, kept].T @ image
     return float(torch.linalg.eigvalsh((matrix + matrix.T) / 2)[0])
 
@@ -93,7 +99,7 @@ class Recycled(LinearOperator):
         super().__init__(inverse.shape, inverse.dtype, inverse.device)
         self._inverse = inverse
         vectors, products = pairs
-        square = vectors.T @ products
+        square = vectors.T @ products  # symmetric up to what the Hessian changed between the products
         values, turn = torch.linalg.eigh((square + square.T) / 2)
         kept = values > 1e-8 * values[-1]
         turn = turn[:, kept] / values[kept].sqrt()
