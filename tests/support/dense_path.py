@@ -55,14 +55,22 @@ def slope_of_path(net: Layers, w: Tensor, x: Tensor, rhs: Callable[[Tensor, list
         * (a @ a.T).repeat_interleave(c, 0).repeat_interleave(c, 1)
         for d, a in zip(deltas, inputs, strict=True)
     )
-    y = torch.cholesky_solve(rhs(f, deltas, net.split(w)[0]).reshape(-1, 1), torch.linalg.cholesky(K)).reshape(n, c)
+    y = torch.cholesky_solve(
+        rhs(f, deltas, net.split(w)[0]).reshape(-1, 1), torch.linalg.cholesky(K)
+    ).reshape(n, c)
     return -torch.cat(
         [(torch.einsum("nc,nco->no", y, d).T @ a).flatten() for d, a in zip(deltas, inputs, strict=True)]
     )
 
 
 def dense_path(
-    net: Layers, w: Tensor, x: Tensor, dx: Tensor, steps: int, *, report: Callable[[int], None] = lambda _: None
+    net: Layers,
+    w: Tensor,
+    x: Tensor,
+    dx: Tensor,
+    steps: int,
+    *,
+    report: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
     """The end of ``w' = -J⁺ J_x Δx`` from ``w``: Heun's method, then Gauss-Newton steps onto the set.
 

@@ -10,6 +10,7 @@ from solset.analysis.influence import (
     removed,
 )
 from solset.analysis.landscape import Landscape, Mark, landscape
+from solset.analysis.path import Course, Station, StopReason, follow_path, follow_retraining
 from solset.analysis.plane import Plane
 from solset.analysis.retrain import (
     LBFGS,
@@ -25,6 +26,7 @@ from solset.analysis.warm import WithOptimizer
 
 __all__ = [
     "LBFGS",
+    "Course",
     "GradientDescent",
     "Landscape",
     "LevenbergMarquardt",
@@ -35,9 +37,13 @@ __all__ = [
     "Retrained",
     "Reweighted",
     "Stability",
+    "Station",
+    "StopReason",
     "WithOptimizer",
     "feature_scores",
     "filter_normalised",
+    "follow_path",
+    "follow_retraining",
     "influence",
     "landscape",
     "removal_scores",

@@ -96,7 +96,9 @@ class CourseFile:
         replace_file(self.path, save(plain, metadata={_KEY: json.dumps(content)}))
 
 
-def course_settings(start: EmpiricalRisk, dx: Tensor, points: Sequence[int], **others: object) -> dict[str, Any]:
+def course_settings(
+    start: EmpiricalRisk, dx: Tensor, points: Sequence[int], **others: object
+) -> dict[str, Any]:
     """What a course depends on.
 
     Args:

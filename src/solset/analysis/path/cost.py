@@ -22,7 +22,7 @@ class Meter:
     points: int
     gradients: float = 0.0
 
-    def add(self, cost: float, *, times: float = 1.0) -> None:
+    def add(self, cost: int | float, *, times: int | float = 1.0) -> None:
         """Counts a sweep over all points.
 
         Args:
@@ -31,7 +31,7 @@ class Meter:
         """
         self.gradients += cost * times
 
-    def add_points(self, cost: float, count: int) -> None:
+    def add_points(self, cost: int | float, count: int) -> None:
         """Counts work on single points.
 
         Args:

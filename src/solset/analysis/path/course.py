@@ -8,8 +8,8 @@ from torch import Tensor
 
 from solset.analysis.retrain import Retrained
 from solset.errors import Status
-from solset.solvers import Solution
 from solset.risk import Layout
+from solset.solvers import Solution
 
 
 class StopReason(StrEnum):

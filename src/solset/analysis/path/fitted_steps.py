@@ -12,10 +12,12 @@ from solset.analysis.path.state import Refusal, State
 from solset.derivatives import GraphicalDerivative
 from solset.risk import fit_at, losses_at
 
-FLOOR = 0.1  # a step shorter than this share of the path may carry as much error as one of this length
+FLOOR = 0.4  # a step shorter than this share of the path may carry as much error as one of this length
 SHARE = 0.25  # of the difference of corrector and predictor that is taken for the corrector's error
 SLOW = 0.5  # contraction of the chord iteration from which a new factorisation pays
+STEEP = 5.0  # times the slope at the start, with as small a singular value, that a fold is told by
 LONGEST = 3.0  # times the step before
+FIRST = 0.2  # of the path, the first step at most
 CORRECTIONS, REFRESHES = 12, 2
 
 
@@ -77,7 +79,8 @@ class FittedSteps:
             gradients=self._kept.meter.gradients,
         )
         reference = (factor.smallest, float(factor.slope.norm()))
-        return State(risk.weights, station, min(1.0, self._tol**0.5), Slopes(factor.slope), reference)
+        first = min(FIRST, self._tol**0.5)
+        return State(risk.weights, station, first, Slopes(factor.slope), reference)
 
     def attempt(self, state: State, step: float) -> State | Refusal:
         """One step.
@@ -99,9 +102,9 @@ class FittedSteps:
         growth = 0.9 * (allowed / error) ** (1 / corrected.order) if error > 0 else LONGEST
         if error > allowed:
             detail = f"the slope changes by {float((factor.slope - state.slopes.now).norm()):.3g}"
-            return Refusal(_cause(state, factor), min(max(growth, 0.2), 0.7), detail)
+            return Refusal(_cause(state, factor, StopReason.KINK), min(max(growth, 0.2), 0.7), detail)
         settle = None if place >= 1.0 else 0.1 * allowed
-        found = self._project(factor, place, state.weights + corrected.change, settle)
+        found = self._project(state, factor, place, state.weights + corrected.change, settle)
         if isinstance(found, Refusal):
             return found
         fit = fit_at(self._kept.risk(place), found.outputs)
@@ -116,11 +119,12 @@ class FittedSteps:
         return self._tol * max(step, FLOOR) * (state.station.length + ahead)
 
     def _project(
-        self, factor: Factor, place: float, weights: Tensor, settle: float | None
+        self, state: State, factor: Factor, place: float, weights: Tensor, settle: float | None
     ) -> _Projected | Refusal:
         """Chord steps ``w ← w - J⁺ (f - f̄)``; a new factorisation where they contract too slowly.
 
         Args:
+            state: Where the step starts.
             factor: At the predicted point.
             place: ``τ``.
             weights: Where to start.
@@ -154,7 +158,7 @@ class FittedSteps:
                 if refusal is not None:
                     return refusal
         detail = f"corrections leave an output error of {float(error.abs().max()):.3g}"
-        return Refusal(StopReason.SMALL_STEP, 0.5, detail)
+        return Refusal(_cause(state, factor, StopReason.SMALL_STEP), 0.5, detail)
 
     def _accepted(self, state: State, step: float, found: _Projected, error: float, growth: float) -> State:
         risk = self._kept.risk(state.station.place + step)
@@ -173,7 +177,9 @@ class FittedSteps:
         if found.contraction > 0:
             growth = min(growth, SLOW / found.contraction)
         longer = step * min(max(growth, 0.2), LONGEST)
-        return State(found.weights, station, longer, state.slopes.advance(step, factor.slope), state.reference)
+        return State(
+            found.weights, station, longer, state.slopes.advance(step, factor.slope), state.reference
+        )
 
 
 def _unusable(factor: Factor) -> Refusal | None:
@@ -186,10 +192,9 @@ def _unusable(factor: Factor) -> Refusal | None:
     return None
 
 
-def _cause(state: State, factor: Factor) -> StopReason:
-    """What makes the slope change so fast: a singular value that vanishes, or a switching activation."""
+def _cause(state: State, factor: Factor, otherwise: StopReason) -> StopReason:
+    """A fold, if a singular value vanishes while the slope grows without bound; else what is given."""
     smallest, length = state.reference
-    steeper = float(factor.slope.norm()) > 10 * length
-    if steeper and min(factor.smallest, state.station.smallest) < 0.1 * smallest:
-        return StopReason.FOLD
-    return StopReason.KINK
+    steeper = float(factor.slope.norm()) > STEEP * length
+    is_small = min(factor.smallest, state.station.smallest) < smallest / STEEP
+    return StopReason.FOLD if steeper and is_small else otherwise

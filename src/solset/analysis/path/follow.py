@@ -35,7 +35,7 @@ def follow_path(
     tol: float = 1e-3,
     rows: InformativeRows | None = None,
     nearest: bool = False,
-    most_gradients: float | None = None,
+    most_gradients: int | float | None = None,
     checkpoint: str | Path | None = None,
     progress: bool | None = None,
 ) -> Course:
@@ -119,10 +119,17 @@ def follow_path(
 
 
 def _follow(
-    stepper: Stepper, states: list[State], file: CourseFile, meter: Meter, most: float, hidden: bool | None
+    stepper: Stepper,
+    states: list[State],
+    file: CourseFile,
+    meter: Meter,
+    most: int | float,
+    hidden: bool | None,
 ) -> Ending:
     """Appends states until the end or a reason to stop."""
-    with tqdm(total=1.0, desc="path", disable=hidden, leave=False, bar_format="{l_bar}{bar}|{postfix}") as bar:
+    with tqdm(
+        total=1.0, desc="path", disable=hidden, leave=False, bar_format="{l_bar}{bar}|{postfix}"
+    ) as bar:
         state = states[-1]
         bar.update(state.station.place)
         while (left := 1.0 - state.station.place) > 0:
@@ -143,7 +150,9 @@ def _follow(
             state = found
             states.append(state)
             file.write(states)
-    return _ending(StopReason.END, state, f"{meter.gradients:.3g} gradients")
+    ending = _ending(StopReason.END, state, f"{meter.gradients:.3g} gradients")
+    file.write(states, ending)
+    return ending
 
 
 def _ending(reason: StopReason, state: State, detail: str) -> Ending:
@@ -177,7 +186,7 @@ def _checked(
     points: Indices | None,
     optimality: str,
     tol: float,
-    most_gradients: float | None,
+    most_gradients: int | float | None,
 ) -> tuple[list[int], Tensor]:
     """The points as a list and the perturbation flat."""
     chosen = problem.check_points(points)

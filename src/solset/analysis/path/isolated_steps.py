@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from solset.analysis.path.cost import FACTOR_ROW, FORWARD, HESSIAN_PRODUCT, INPUT_JACOBIAN, Meter
@@ -130,7 +129,9 @@ class IsolatedSteps:
             solved = self._solve(risk, -gradient, pairs)
             pairs, smallest, before = solved.pairs, min(smallest, solved.smallest), size
             if solved.status is Status.INDEFINITE:
-                return Refusal(StopReason.FOLD, 0.5, f"the Hessian has an eigenvalue of {smallest:.3g} or less")
+                return Refusal(
+                    StopReason.FOLD, 0.5, f"the Hessian has an eigenvalue of {smallest:.3g} or less"
+                )
             risk = risk.at(risk.weights + solved.value)
             change, length = risk.weights - state.weights, float(solved.value.norm())
             # What the last station left to correct is part of this step too.

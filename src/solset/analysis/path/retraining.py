@@ -88,7 +88,9 @@ def follow_retraining(
     if ending is None:
         meter = Meter(problem.point_count)
         solver = Dual(memory_budget=problem.memory_budget, folder=problem.spill_folder)
-        run = _Retraining(moved, chosen, solver, meter, GradientFlow(steps, learning_rate), record_at, tol, builds)
+        run = _Retraining(
+            moved, chosen, solver, meter, GradientFlow(steps, learning_rate), record_at, tol, builds
+        )
         states = states or [run.start()]
         hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
         ending = run.follow(states, file, hidden)
@@ -147,7 +149,9 @@ class _Retraining:
                 file.write(states)
         used, worst = states[-1].reference
         text = f"{StopReason.END}, step {place}, with {used:.0f} builds; largest defect {worst:.2g}"
-        return Ending(StopReason.END, text)
+        ending = Ending(StopReason.END, text)
+        file.write(states, ending)
+        return ending
 
     def _segment(self, state: State, place: int) -> list[State]:
         """The stations of the next segment, its end last."""
@@ -197,7 +201,13 @@ class _Retraining:
         return self._risk.at(weights).outputs()
 
     def _station(
-        self, place: int, weights: Tensor, outputs: Tensor, segment: Segment | None, length: float, defect: float
+        self,
+        place: int,
+        weights: Tensor,
+        outputs: Tensor,
+        segment: Segment | None,
+        length: float,
+        defect: float,
     ) -> Station:
         losses = losses_at(self._risk, outputs)
         self._meter.add(1.0)

@@ -1,4 +1,4 @@
-"""One segment of retraining: gradient descent on the linearised risk, exact for a network linear in its weights."""
+"""One segment of retraining: gradient descent on the linearised risk."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class Segment:
         outputs: ``f`` at ``w_k``, ``(n, c)``.
         force: ``r``, with ``Aᵀr`` the part of the gradient that the loss's curvature answers, ``(m,)``.
         gradient: Of the risk, ``(p,)``.
-        drift: What else is in it: weight decay, and slopes of the loss without curvature; ``None`` if nothing.
+        drift: What else is in it: weight decay, slopes of the loss without curvature; ``None`` if nothing.
         damped: ``AᵀA + λI``, where there is a drift.
     """
 
@@ -73,7 +73,7 @@ class Segment:
         if float(rest.norm()) > NEGLIGIBLE * float(slopes.norm()):
             drift = drift + jacobian.T @ rest.flatten()
             meter.add(JACOBIAN_PRODUCT)
-        has_drift = bool(drift.any())
+        has_drift = risk.weight_decay > 0 or bool(drift.any())
         damped = solver.prepare(NormalOperator(prepared.operator, risk.weight_decay)) if has_drift else None
         total = curvature_part + drift
         return cls(prepared, roots, outputs, force, total, drift if has_drift else None, damped)

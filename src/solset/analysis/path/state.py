@@ -1,7 +1,7 @@
 """Where a path stands, and what an attempt to go on returns."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -47,6 +47,7 @@ class Refusal:
     is_final: bool = False
 
 
+@runtime_checkable
 class Stepper(Protocol):
     """Goes from one point of a path to the next."""
 
