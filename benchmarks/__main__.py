@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import accuracy, costs, isolated, resnet56, rows
+from benchmarks import accuracy, costs, isolated, path, resnet56, rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = ["all", "accuracy", "costs", "isolated", "rows", "resnet56"]
+    names = ["all", "accuracy", "costs", "isolated", "path", "rows", "resnet56"]
     parser.add_argument("which", nargs="?", choices=names, default="all")
     parser.add_argument(
         "--large",
@@ -37,6 +37,8 @@ def main() -> None:
         results["costs"] = costs.run(large=chosen.large)
     if chosen.which in {"all", "isolated"}:
         results["isolated"] = isolated.run()
+    if chosen.which in {"all", "path"}:
+        results["path"] = path.run(None if chosen.json is None else chosen.json.with_suffix(".png"))
     if chosen.which in {"all", "rows"}:
         results["rows"] = rows.run(large=chosen.large)
     if chosen.which == "resnet56":  # long, so only where it is asked for

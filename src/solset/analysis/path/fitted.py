@@ -1,4 +1,5 @@
-"""The constraint that training outputs are kept, ``f(x̄ + τΔx, w) = f̄``, and its factorisation at a point."""
+"""The constraint that training outputs are kept, ``f(x̄ + τΔx, w) = f̄``, and its factorisation at a
+point."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

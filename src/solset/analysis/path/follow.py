@@ -41,13 +41,14 @@ def follow_path(
 ) -> Course:
     """The path of solutions over ``x(τ) = x̄ + τΔx``, ``0 ≤ τ ≤ 1``, that starts at the trained weights.
 
-    - ``interpolating``: ``w' = -J⁺ J_x Δx`` on the set ``f(x(τ), w) = f̄`` of kept outputs. Each step predicts
-      by the graphical derivative (Adams–Bashforth), factorises once at the predicted point, corrects along the
-      set by the slope there (Adams–Moulton), and onto the set by ``w ← w - J⁺ (f(x(τ), w) - f̄)`` with the same
-      factorisation for as long as that contracts. Steps are as long as the difference of the two formulas and
+    - ``interpolating``: ``w' = -J⁺ J_x Δx`` on the set ``f(x(τ), w) = f̄`` of kept outputs. Each step
+      predicts by the graphical derivative (Adams–Bashforth), factorises once at the predicted point,
+      corrects along the set by the slope there (Adams–Moulton), and onto the set by ``w ← w - J⁺ (f(x(τ), w)
+      - f̄)`` with the same factorisation for as long as that contracts. Steps are as long as the difference
+        of the two formulas and
       the contraction allow: the residual alone cannot see an error along the set.
-    - ``stationary``, at an isolated solution: Newton's method on ``R(x(τ), w) = 0`` with exact products of the
-      Hessian, by CG preconditioned with the Gauss–Newton matrix of the trained point, factorised once.
+    - ``stationary``, at an isolated solution: Newton's method on ``R(x(τ), w) = 0`` with exact products of
+      the Hessian, by CG preconditioned with the Gauss–Newton matrix of the trained point, factorised once.
 
     The end is *a* point of the set and depends on the path; ``nearest`` gives the nearest one too. It is
     also not what a training of finite length reaches: see :func:`follow_retraining`.
@@ -62,20 +63,22 @@ def follow_path(
             an isolated solution the error of the end relative to the change of the weights. An estimate, not
             a bound: activation kinks make it rough.
         rows: As for :meth:`Problem.graphical_derivative`; chosen again at every step.
-        nearest: Whether to look for the solution nearest to ``w̄`` too. The cost is not counted in the course.
+        nearest: Whether to look for the solution nearest to ``w̄`` too. The cost is not counted in the
+            course.
         most_gradients: Cost by count after which to stop.
-        checkpoint: A file (safetensors with JSON in its header) that holds the course so far. If it exists, the
-            course is taken up where it was left, with the same numbers.
+        checkpoint: A file (safetensors with JSON in its header) that holds the course so far. If it exists,
+            the course is taken up where it was left, with the same numbers.
         progress: Whether to show a progress bar; by default only on a terminal.
 
     Returns:
         The course with the reason why it ended: a fold (the smallest eigenvalue of ``H`` or singular value of
         ``J`` goes to zero), rows of ``J`` that lose their rank, a loss that pulls at the outputs again, an
-        activation kink that no step gets across, or one of the limits. Then it is what was reached until there.
+        activation kink that no step gets across, or one of the limits. Then it is what was reached until
+        there.
 
     Raises:
-        ValueError: If the arguments do not fit, the map has no path, the problem has neither kept outputs nor an
-            isolated solution, or the checkpoint is of another path; says what differs.
+        ValueError: If the arguments do not fit, the map has no path, the problem has neither kept outputs
+            nor an isolated solution, or the checkpoint is of another path; says what differs.
 
     Cost: a Gram matrix of the rows in use a step; at an isolated solution one Gauss–Newton factorisation and
     some tens of Hessian products. The course states it in gradients by count, and keeps ``p`` numbers a

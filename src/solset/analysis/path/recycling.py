@@ -85,8 +85,8 @@ def smallest_eigenvalue(watched: Watched) -> float:
 class Recycled(LinearOperator):
     """An approximate inverse that is exact on the span of vectors whose products are known.
 
-    ``(I - Z Zᵀ H) M (I - H Z Zᵀ) + Z Zᵀ`` with ``Zᵀ H Z = I``: the update of a quasi-Newton method by all pairs
-    at once (Morales & Nocedal 2000). Positive definite if ``M`` is.
+    ``(I - Z Zᵀ H) M (I - H Z Zᵀ) + Z Zᵀ`` with ``Zᵀ H Z = I``: the update of a quasi-Newton method by all
+    pairs at once (Morales & Nocedal 2000). Positive definite if ``M`` is.
 
     Args:
         inverse: ``M``.

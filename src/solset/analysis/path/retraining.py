@@ -49,8 +49,8 @@ def follow_retraining(
         steps: Of gradient descent.
         learning_rate: ``η``, for the loss as reduced.
         record_at: Steps, from 1 to ``steps``, at which the weights are wanted too; they cost no build.
-        tol: How far the outputs may be from the linearisation at the end of a segment, relative to the weighted
-            residual at its start. Not an error of the weights: the message states the largest seen.
+        tol: How far the outputs may be from the linearisation at the end of a segment, relative to the
+            weighted residual at its start. Not an error of the weights: the message states the largest seen.
         builds: Most Gram matrices. With few of them segments are longer than ``tol`` allows.
         checkpoint: As for :func:`follow_path`.
         progress: Whether to show a progress bar; by default only on a terminal.
@@ -59,8 +59,8 @@ def follow_retraining(
         The course, with stations at the ends of segments and at ``record_at``; their place counts steps.
 
     Raises:
-        ValueError: If the arguments do not fit, the rows of ``J`` do not fit the memory budget, or the checkpoint
-            is of another course; says what differs.
+        ValueError: If the arguments do not fit, the rows of ``J`` do not fit the memory budget, or the
+            checkpoint is of another course; says what differs.
 
     Cost: all rows of ``J`` a build, and some forward passes.
 
