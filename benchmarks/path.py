@@ -1,7 +1,8 @@
 """Error against cost at large perturbations: the path beside warm retraining, on the isolated digits.
 
 Both start at the trained weights and are compared with the true weight change at each step. Cost is counted
-in gradients (a Hessian product is two, the Gauss-Newton factor fifteen) and timed in the same run, in float64.
+in gradients (a Hessian product is two, the Gauss-Newton factor fifteen) and timed in the
+same run, in float64.
 """
 
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""The constraint that training outputs are kept, ``f(x̄ + τΔx, w) = f̄``, and its factorisation at a
-point."""
+"""The constraint that outputs are kept, ``f(x̄ + τΔx, w) = f̄``, and its factorisation at a point."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,6 +119,8 @@ class KeptOutputs:
             )
         self.meter.add_points(ROW, system.operator.shape[0])
         self.meter.add_points(INPUT_JACOBIAN, len(self.points))
+        if line.left_out:
+            self.meter.add(FORWARD)  # the loss's curvature, by which the rows were chosen
         return Factor(system, None, -system.solve(line.data @ self._dx.flatten()).value)
 
     def factor(self, tau: float, weights: Tensor) -> Factor:

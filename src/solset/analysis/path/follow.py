@@ -43,10 +43,10 @@ def follow_path(
 
     - ``interpolating``: ``w' = -J⁺ J_x Δx`` on the set ``f(x(τ), w) = f̄`` of kept outputs. Each step
       predicts by the graphical derivative (Adams–Bashforth), factorises once at the predicted point,
-      corrects along the set by the slope there (Adams–Moulton), and onto the set by ``w ← w - J⁺ (f(x(τ), w)
-      - f̄)`` with the same factorisation for as long as that contracts. Steps are as long as the difference
-        of the two formulas and
-      the contraction allow: the residual alone cannot see an error along the set.
+      corrects along the set by the slope there (Adams–Moulton), and onto the set by
+      ``w ← w - J⁺ (f(x(τ), w) - f̄)`` with the same factorisation for as long as that contracts. Steps are as
+      long as the difference of the two formulas and the contraction allow: the residual alone cannot see an
+      error along the set.
     - ``stationary``, at an isolated solution: Newton's method on ``R(x(τ), w) = 0`` with exact products of
       the Hessian, by CG preconditioned with the Gauss–Newton matrix of the trained point, factorised once.
 
