@@ -35,11 +35,13 @@ class Factor:
         prepared: ``(P J)⁺`` by its Gram matrix.
         picked: ``P``, from all outputs to the rows in use; ``None`` where all are.
         slope: ``-(P J)⁺ P J_x Δx``, ``(p,)``.
+        answer: ``P J_x Δx``, how fast the outputs in use would change with the weights held, ``(s,)``.
     """
 
     prepared: DualPrepared
     picked: Combinations | None
     slope: Tensor
+    answer: Tensor
 
     def rows_of(self, outputs: Tensor) -> Tensor:
         """The entries of ``(n, c)`` or flat outputs that the rows in use see, ``(s,)``."""
@@ -121,7 +123,8 @@ class KeptOutputs:
         self.meter.add_points(INPUT_JACOBIAN, len(self.points))
         if line.left_out:
             self.meter.add(FORWARD)  # the loss's curvature, by which the rows were chosen
-        return Factor(system, None, -system.solve(line.data @ self._dx.flatten()).value)
+        answer = line.data @ self._dx.flatten()
+        return Factor(system, None, -system.solve(answer).value, answer)
 
     def factor(self, tau: float, weights: Tensor) -> Factor:
         """Rows, Gram matrix and slope at a point.
@@ -150,9 +153,8 @@ class KeptOutputs:
         prepared = solver.prepare(operator)
         if not isinstance(prepared, DualPrepared):
             raise bad_type("solver", expected="Dual", got=solver, cure="Leave it out.")
-        factor = Factor(prepared, picked, torch.empty(0))
-        slope = -prepared.solve(factor.rows_of(answer)).value
-        return Factor(prepared, picked, slope)
+        own = answer if picked is None else picked @ answer
+        return Factor(prepared, picked, -prepared.solve(own).value, own)
 
     def _chosen(self, risk: EmpiricalRisk, rows: InformativeRows, answer: Tensor) -> OutputDirections:
         outputs = self.outputs(risk)

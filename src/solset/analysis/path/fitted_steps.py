@@ -7,18 +7,20 @@ from torch import Tensor
 
 from solset.analysis.path.course import Station, StopReason
 from solset.analysis.path.fitted import Factor, KeptOutputs
-from solset.analysis.path.multistep import Slopes
+from solset.analysis.path.multistep import Correction, Slopes
 from solset.analysis.path.state import Refusal, State
 from solset.derivatives import GraphicalDerivative
 from solset.risk import fit_at, losses_at
 
-FLOOR = 0.4  # a step shorter than this share of the path may carry as much error as one of this length
+FLOOR = 0.1  # a step shorter than this share of the path may carry as much error as one of this length
 SHARE = 0.25  # of the difference of corrector and predictor that is taken for the corrector's error
-SLOW = 0.5  # contraction of the chord iteration from which a new factorisation pays
+SLOW = 0.5  # contraction of chord steps from which the path does not take longer ones
+STUCK = 0.9  # contraction from which a new factorisation pays
+KINKED = 0.5  # of the error allowed, from which a switching activation is looked for
 STEEP = 5.0  # times the slope at the start, with as small a singular value, that a fold is told by
 LONGEST = 3.0  # times the step before
 FIRST = 0.2  # of the path, the first step at most
-CORRECTIONS, REFRESHES = 12, 2
+CORRECTIONS, REFRESHES = 40, 2
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,10 @@ class FittedSteps:
             return refusal
         corrected = state.slopes.correct(step, factor.slope)
         error, allowed = SHARE * corrected.difference, self._allowed(state, step)
+        if error > KINKED * allowed:
+            switched = self._across_a_kink(state, step, factor)
+            if switched.difference < error:
+                corrected, error = switched, switched.difference
         growth = 0.9 * (allowed / error) ** (1 / corrected.order) if error > 0 else LONGEST
         if error > allowed:
             detail = f"the slope changes by {float((factor.slope - state.slopes.now).norm()):.3g}"
@@ -112,6 +118,30 @@ class FittedSteps:
             detail = f"the loss pulls at the outputs with {fit:.3g}, more than {self._fit_limit:.3g}"
             return Refusal(StopReason.UNFITTED, 0.5, detail)
         return self._accepted(state, step, found, error, growth)
+
+    def _across_a_kink(self, state: State, step: float, factor: Factor) -> Correction:
+        """The change over a step in which the slope switches at once, at a place that the outputs tell.
+
+        Along the chord of Euler's step the outputs keep their values to first order until the switch, and then
+        change at the rate ``J s + J_x Δx`` of the rows beyond it: what they have changed at its end tells how
+        long ago that was. The difference is the part of their change that one switch does not explain.
+
+        Args:
+            state: Where the step starts.
+            step: ``Δτ``.
+            factor: At the predicted point.
+
+        Cost: a forward pass.
+        """
+        now, place = state.slopes.now, state.station.place + step
+        outputs = self._kept.outputs(self._kept.risk(place, state.weights + step * now))
+        changed = factor.rows_of(outputs - self._kept.target)
+        beyond = step * (factor.prepared.operator @ now + factor.answer)
+        square = float(beyond @ beyond)
+        since = min(max(float(changed @ beyond) / square, 0.0), 1.0) if square > 0 else 0.5
+        left = float((changed - since * beyond).norm()) / square**0.5 if square > 0 else 0.0
+        jump = step * (factor.slope - now)
+        return Correction(step * now + since * jump, left * float(jump.norm()), 2)
 
     def _allowed(self, state: State, step: float) -> float:
         """Error along the set that this step may make, in weight units."""
@@ -149,7 +179,7 @@ class FittedSteps:
             left = float(correction.norm()) * contraction / max(1.0 - contraction, 1e-9)
             if settle is not None and left <= settle:
                 return _Projected(weights, outputs, factor, float(error.abs().max()), slowest)
-            if contraction > SLOW and float(error.abs().max()) > self._output_tol:
+            if contraction > STUCK and float(error.abs().max()) > self._output_tol:
                 if refreshes == REFRESHES:
                     break
                 factor, refreshes = self._kept.factor(place, weights), refreshes + 1
@@ -174,8 +204,8 @@ class FittedSteps:
             error=error,
             gradients=self._kept.meter.gradients,
         )
-        if found.contraction > 0:
-            growth = min(growth, SLOW / found.contraction)
+        if found.contraction > SLOW:
+            growth = min(growth, 1.0)
         longer = step * min(max(growth, 0.2), LONGEST)
         return State(
             found.weights, station, longer, state.slopes.advance(step, factor.slope), state.reference
