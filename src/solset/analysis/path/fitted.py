@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from solset.analysis.path.cost import FORWARD, INPUT_JACOBIAN, ROW, Meter

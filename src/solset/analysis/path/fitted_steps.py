@@ -17,6 +17,7 @@ SHARE = 0.25  # of the difference of corrector and predictor that is taken for t
 SLOW = 0.5  # contraction of chord steps from which the path does not take longer ones
 STUCK = 0.9  # contraction from which a new factorisation pays
 KINKED = 0.5  # of the error allowed, from which a switching activation is looked for
+LEAST = 0.03  # of a switch's effect that its place is not trusted for: on a smooth network there is none
 STEEP = 5.0  # times the slope at the start, with as small a singular value, that a fold is told by
 LONGEST = 3.0  # times the step before
 FIRST = 0.2  # of the path, the first step at most
@@ -122,9 +123,9 @@ class FittedSteps:
     def _across_a_kink(self, state: State, step: float, factor: Factor) -> Correction:
         """The change over a step in which the slope switches at once, at a place that the outputs tell.
 
-        Along the chord of Euler's step the outputs keep their values to first order until the switch, and then
-        change at the rate ``J s + J_x Δx`` of the rows beyond it: what they have changed at its end tells how
-        long ago that was. The difference is the part of their change that one switch does not explain.
+        Along the chord of Euler's step the outputs keep their values to first order until the switch, and
+        then change at the rate ``J s + J_x Δx`` of the rows beyond it: what they have changed at its end
+        tells how long ago that was. The difference is the part of it that one switch does not explain.
 
         Args:
             state: Where the step starts.
@@ -141,7 +142,7 @@ class FittedSteps:
         since = min(max(float(changed @ beyond) / square, 0.0), 1.0) if square > 0 else 0.5
         left = float((changed - since * beyond).norm()) / square**0.5 if square > 0 else 0.0
         jump = step * (factor.slope - now)
-        return Correction(step * now + since * jump, left * float(jump.norm()), 2)
+        return Correction(step * now + since * jump, max(left, LEAST) * float(jump.norm()), 2)
 
     def _allowed(self, state: State, step: float) -> float:
         """Error along the set that this step may make, in weight units."""
