@@ -11,13 +11,14 @@ from solset.analysis.path.multistep import Slopes
 from solset.analysis.path.recycling import Recycled, Watched, pairs_of, smallest_eigenvalue
 from solset.analysis.path.state import Refusal, State
 from solset.errors import Status, bad_value
-from solset.operators import GaussNewtonInverse, Hessian, Mixed
+from solset.linalg import LinearOperator
+from solset.operators import GaussNewtonInverse, Hessian, InformativeInverse, Mixed
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers import CG
 
 FORCING = 0.1  # relative residual of each Newton system
-LOOSE = 0.1  # length of the last correction relative to the step, where the path only passes through
+LOOSE = 0.01  # length of the last correction relative to the step, where the path only passes through
 SHARE = 0.5  # of the last correction's length that is taken for the error it leaves
 FARTHEST = 5.0  # times the predicted change: beyond it Newton's method has gone to another branch
 NEWTON_STEPS, MOST_PRODUCTS = 12, 300
@@ -70,7 +71,7 @@ class IsolatedSteps:
         meter: Meter,
     ) -> None:
         self._risk, self._points, self._dx, self._tol = problem.risk(), list(points), dx, tol
-        self._meter, self._budget = meter, problem.memory_budget
+        self._meter, self._budget, self._outputs = meter, problem.memory_budget, problem.output_count
         if not self._risk.weight_decay > 0:
             raise bad_value(
                 "problem",
@@ -78,9 +79,18 @@ class IsolatedSteps:
                 got=reason,
                 cure="Without either its solutions are not isolated, and no path among them is singled out.",
             )
-        self._inverse = GaussNewtonInverse(self._risk, memory_budget=self._budget)
-        rows = problem.output_count * problem.point_count
-        self._meter.add_points(FACTOR_ROW, rows)
+        self._inverse = self._preconditioner()
+
+    def _preconditioner(self) -> LinearOperator:
+        """The Gauss–Newton inverse on its smaller side: that of the informative rows, if they are few."""
+        chosen = InformativeInverse(self._risk, self._points, memory_budget=self._budget)
+        self._meter.add(FORWARD)
+        size, total = self._risk.layout.size, len(self._risk.points) * self._outputs
+        if chosen.count < size and 8 * chosen.count * (size + 2 * chosen.count) <= self._budget:
+            self._meter.add_points(FACTOR_ROW, chosen.count)
+            return chosen
+        self._meter.add_points(FACTOR_ROW, total)
+        return GaussNewtonInverse(self._risk, memory_budget=self._budget)
 
     def start(self) -> State:
         """The trained point, with the slope there to one digit: the graphical derivative ``-H⁻¹BΔx``.
