@@ -8,12 +8,15 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import accuracy, audit, costs, isolated, poisoning, resnet56, rows
+from benchmarks import accuracy, audit, costs, isolated, path, poisoning, resnet56, rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = ["all", "accuracy", "costs", "isolated", "rows", "audit", "resnet56", "poisoning"]
+    names = [
+        *("all", "accuracy", "costs", "isolated", "path", "rows", "audit"),
+        *("resnet56", "poisoning"),  # long, so only where they are asked for
+    ]
     parser.add_argument("which", nargs="?", choices=names, default="all")
     parser.add_argument(
         "--large",
@@ -37,6 +40,8 @@ def main() -> None:
         results["costs"] = costs.run(large=chosen.large)
     if chosen.which in {"all", "isolated"}:
         results["isolated"] = isolated.run()
+    if chosen.which in {"all", "path"}:
+        results["path"] = path.run(None if chosen.json is None else chosen.json.with_suffix(".png"))
     if chosen.which in {"all", "rows"}:
         results["rows"] = rows.run(large=chosen.large)
     if chosen.which in {"all", "audit"}:

@@ -43,6 +43,15 @@ def fitted():
     inputs = torch.ones(1, 2, dtype=torch.float64)
     return Problem(model, nn.MSELoss(), inputs, torch.full((1, 1), 2.0, dtype=torch.float64))
 
+def decayed():
+    problem = build()
+    inputs, targets = problem.risk().points[range(6)]
+    model, decay = nn.Linear(2, 1, bias=False).double().eval(), 0.1
+    square = 2 / 6 * inputs.T @ inputs + decay * torch.eye(2, dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.copy_(torch.linalg.solve(square, 2 / 6 * inputs.T @ targets).T)
+    return Problem(model, nn.MSELoss(), inputs, targets, weight_decay=decay)
+
 def interruptible():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
     return build()
@@ -106,6 +115,7 @@ def contents(folder: str) -> dict[str, bytes]:
             ["poison", "--help"],
             ["--points", "--radius", "--scope", "--training", "--from-scratch", "--resume"],
         ),
+        (["path", "--help"], ["--points", "--size", "--tol", "--nearest", "--resume"]),
         (["resnet56", "--help"], ["--data", "--weights", "--moved", "--memory", "--figure", "--resume"]),
     ],
 )
@@ -207,6 +217,22 @@ def test_a_bad_argument_ends_in_one_line_and_leaves_no_folder(solset, arguments,
     assert ended.error.startswith("error: ")
     assert says in ended.error
     assert sorted(path for path in Path().rglob("*") if "__pycache__" not in path.parts) == before
+
+
+def test_path_follows_writes_and_resumes(solset):
+    path = ("path", "mine.py:decayed", "--points", "4,1", "--size", "5%", "--out", "way")
+    ended = solset(*path)
+    assert ended.code == 0
+    assert "Open the report: way/report.html" in ended.out
+    before = contents("way")
+    assert {"course_0.05.safetensors", "course_0.05.png", "paths.csv", "report.html"} <= before.keys()
+    assert solset(*path).code == 2
+    assert solset(*path, "--resume").code == 0
+    assert contents("way") == before
+    refused = solset(*path[:-1], "new", "--optimality", "gauss_newton")
+    assert refused.code == 2
+    assert "`--optimality` must be one of auto, interpolating, stationary" in refused.error
+    assert not Path("new").exists()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from solset.plotting import (
     ROLE_COLOURS,
     ToyPlane,
     bars_before_after,
+    course_losses,
     error_against_cost,
     error_against_step,
     figure_bytes,
@@ -284,3 +285,15 @@ def test_values_that_do_not_fit_are_refused_by_name():
 )
 def test_numbers_read_as_in_print(value, spec, text):
     assert number_text(value, spec) == text
+
+
+def test_a_course_shows_where_it_stopped_and_says_what_it_leaves_out():
+    places = [0.0, 0.1, 0.2]
+    figure = course_losses({"moved points": (places, [0.0, 1e-3, 1e-2])}, stop=0.2)
+    (axes,) = figure.axes
+    assert axes.get_yscale() == "log"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["moved points", "stopped at 0.2"]
+    assert "1 zero or negative" in "".join(text.get_text() for text in figure.findobj(Text))
+    assert figure_bytes(figure, "png") == figure_bytes(
+        course_losses({"moved points": (places, [0.0, 1e-3, 1e-2])}, stop=0.2), "png"
+    )

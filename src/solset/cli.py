@@ -18,6 +18,8 @@ from solset.experiments.audit import AuditSettings, load_validation
 from solset.experiments.audit_report import audit_experiment
 from solset.experiments.digits import DigitsRun, DigitsSettings
 from solset.experiments.digits_report import digits_experiment
+from solset.experiments.paths import PathSettings, check_path
+from solset.experiments.paths_report import path_experiment
 from solset.experiments.poison import PoisonRun
 from solset.experiments.poison_report import poison_experiment
 from solset.experiments.poison_task import PoisonSettings, check_poison_settings, load_task
@@ -44,6 +46,9 @@ app = typer.Typer(
 )
 
 MAPS = ("auto", "interpolating", "gauss_newton", "stationary")
+Source = Annotated[str, typer.Argument(help="FILE.py:FUNCTION, which returns a solset.Problem.")]
+MovedPoints = Annotated[str, typer.Option("--points", help="Indices of the points to move: 0,3,7.")]
+Direction = Annotated[str, typer.Option(help="gradient, random, or a safetensors file.")]
 Out = Annotated[Path, typer.Option(help="Folder for results and report.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")]
@@ -129,9 +134,9 @@ def demo(
 
 @app.command()
 def run(
-    source: Annotated[str, typer.Argument(help="FILE.py:FUNCTION, which returns a solset.Problem.")],
-    points: Annotated[str, typer.Option(help="Indices of the points to move: 0,3,7.")],
-    direction: Annotated[str, typer.Option(help="gradient, random, or a safetensors file.")] = "gradient",
+    source: Source,
+    points: MovedPoints,
+    direction: Direction = "gradient",
     size: Annotated[str, typer.Option(help="Steps in percent of each point's norm: 0.5%,1%.")] = "1%",
     optimality: Annotated[str, typer.Option(help="auto, interpolating, gauss_newton, stationary.")] = "auto",
     samples: Annotated[int, typer.Option(help="Elements of the estimated set to draw.")] = 5,
@@ -239,6 +244,39 @@ def poison(
     folder = _open(out, settings, overwrite=overwrite, resume=resume, weights=_digest(task.problem))
     with _interruptible():
         _finish(poison_experiment(PoisonRun(task, settings, folder)))
+
+
+@app.command()
+def path(
+    source: Source,
+    points: MovedPoints,
+    direction: Direction = "gradient",
+    size: Annotated[str, typer.Option(help="Steps in percent of each point's norm: 5%,20%.")] = "5%",
+    optimality: Annotated[str, typer.Option(help="auto, interpolating, stationary.")] = "auto",
+    tol: Annotated[float, typer.Option(help="Error along the set, relative to the path's length.")] = 1e-3,
+    nearest: Annotated[bool, typer.Option("--nearest", help="Look for the nearest solution too.")] = False,
+    out: Out = Path("runs/path"),
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """Large perturbations of your own model: the path of its solution."""
+    settings = PathSettings(
+        source=source,
+        points=_indices(points),
+        direction=direction,
+        sizes=tuple(_fraction(part) for part in size.split(",")),
+        optimality=_one_of("optimality", optimality, ("auto", "interpolating", "stationary")),
+        tol=tol,
+        nearest=nearest,
+        seed=seed,
+    )
+    problem = load_problem(source)
+    print(problem)
+    check_path(problem, settings)  # before the folder is made, so that a corrected call finds it free
+    folder = _open(out, settings, overwrite=overwrite, resume=resume, weights=_digest(problem))
+    with _interruptible():
+        _finish(path_experiment(problem, settings, folder))
 
 
 @app.command()

@@ -5,7 +5,7 @@ from solset.analysis.ascent import Ascent
 from solset.analysis.audit import Audit, audit
 from solset.analysis.budget import Budget, FeasibleSet
 from solset.analysis.filter_norms import filter_normalised
-from solset.analysis.followers import Corrected, Follower, FromTrained, Nearest, Station
+from solset.analysis.followers import BasePoint, Corrected, Follower, FromTrained, Nearest
 from solset.analysis.goals import Goal, HeldOutLoss, TargetWeights, WeightFunction
 from solset.analysis.influence import Moved, Reweighted, feature_scores, influence, removal_scores, removed
 from solset.analysis.judgement import Judgement, Verdict, judge_poisoning
@@ -21,6 +21,7 @@ from solset.analysis.lipschitz import (
     modulus_chain,
     theorem_2,
 )
+from solset.analysis.path import Course, Station, StopReason, follow_path, follow_retraining
 from solset.analysis.plane import Plane
 from solset.analysis.poisoning import Poisoning, design_poisoning
 from solset.analysis.poisoning_file import Round
@@ -52,6 +53,7 @@ __all__ = [
     "Follower",
     "FromTrained",
     "Goal",
+    "Course",
     "GradientDescent",
     "HeldOutLoss",
     "Judgement",
@@ -76,6 +78,7 @@ __all__ = [
     "TargetWeights",
     "Verdict",
     "WeightFunction",
+    "StopReason",
     "WithOptimizer",
     "activation_margin",
     "audit",
@@ -83,6 +86,8 @@ __all__ = [
     "design_poisoning",
     "feature_scores",
     "filter_normalised",
+    "follow_path",
+    "follow_retraining",
     "influence",
     "judge_poisoning",
     "landscape",
@@ -94,5 +99,5 @@ __all__ = [
     "stability_margin",
     "tangent_recursion",
     "theorem_2",
-    "training_stability",
+    "training_stability", "BasePoint",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from solset.analysis.adjoint import Response
 from solset.analysis.budget import FeasibleSet
-from solset.analysis.followers import Station
+from solset.analysis.followers import BasePoint
 from solset.analysis.goals import Goal
 from solset.errors import bad_value
 from solset.problem import Problem
@@ -74,26 +74,26 @@ class Slope:
     Attributes:
         problem: The trained point.
         goal: ``φ``.
-        response: ``v`` at the station.
-        station: ``(Δx_0, w)``.
+        response: ``v`` at the base.
+        base: ``(Δx_0, w)``.
         feasible: The perturbations that the budget allows.
     """
 
     problem: Problem
     goal: Goal
     response: Response
-    station: Station
+    base: BasePoint
     feasible: FeasibleSet
 
     def weights(self, dx: Tensor) -> Tensor:
         """``w + v(Δx - Δx_0)``."""
-        return self.station.weights + self.response.push(dx - self.station.dx)
+        return self.base.weights + self.response.push(dx - self.base.dx)
 
     def gradient(self, weights: Tensor) -> Tensor:
         """``±∇ψ`` where the linearisation gives these weights, shaped like ``dx``; it points uphill."""
         _, slope = self.goal.slope(self.problem, weights)
         if not bool(torch.isfinite(slope).all()):
-            return torch.full_like(self.station.dx, torch.nan)
+            return torch.full_like(self.base.dx, torch.nan)
         return self.goal.sign * self.response.pull(slope)[0]
 
     def direction(self, dx: Tensor, gradient: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def climb(slope: Slope, settings: Ascent, stride: float, enough: float) -> Climb
 
     Cost: two solves a step and one for each shortening of it.
     """
-    dx, weights = slope.station.dx, slope.station.weights
+    dx, weights = slope.base.dx, slope.base.weights
     value, room, taken = slope.goal.value(slope.problem, weights), 0.0, 0
     for _ in range(settings.steps):
         gradient = slope.gradient(weights)

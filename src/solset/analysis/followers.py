@@ -13,7 +13,7 @@ from solset.solvers.filters import Filter, GradientFlow
 
 
 @dataclass(frozen=True)
-class Station:
+class BasePoint:
     """A place on the way: moved data and the weights that answer it.
 
     Attributes:
@@ -30,14 +30,14 @@ class Follower(Protocol):
     """What carries the weights along when the data moves; a path follower is one."""
 
     def follow(
-        self, problem: Problem, points: Sequence[int], station: Station, dx: Tensor, predicted: Tensor
+        self, problem: Problem, points: Sequence[int], base: BasePoint, dx: Tensor, predicted: Tensor
     ) -> Tensor:
         """The weights at ``x̄ + Δx``, ``(p,)``.
 
         Args:
             problem: The trained point.
             points: ``K``.
-            station: Where the last linearisation was made.
+            base: Where the last linearisation was made.
             dx: Where the data is to go, counted from the trained point.
             predicted: The weights there by that linearisation.
         """
@@ -58,7 +58,7 @@ class Corrected:
         self,
         problem: Problem,
         points: Sequence[int],
-        station: Station,  # noqa: ARG002 - part of the interface
+        base: BasePoint,  # noqa: ARG002 - part of the interface
         dx: Tensor,
         predicted: Tensor,
     ) -> Tensor:
@@ -84,7 +84,7 @@ class Nearest:
         self,
         problem: Problem,
         points: Sequence[int],
-        station: Station,  # noqa: ARG002 - part of the interface
+        base: BasePoint,  # noqa: ARG002 - part of the interface
         dx: Tensor,
         predicted: Tensor,
     ) -> Tensor:
@@ -107,7 +107,7 @@ class FromTrained:
         self,
         problem: Problem,
         points: Sequence[int],
-        station: Station,  # noqa: ARG002 - part of the interface
+        base: BasePoint,  # noqa: ARG002 - part of the interface
         dx: Tensor,
         predicted: Tensor,  # noqa: ARG002 - part of the interface
     ) -> Tensor:

@@ -135,15 +135,15 @@ def design_poisoning(
     for reached in search.run(state, adjoint, progress=progress):
         kept.write(reached)
         state = reached
-    linear = response.push(state.station.dx)
+    linear = response.push(state.base.dx)
     return Poisoning(
         points=tuple(points),
-        dx=state.station.dx,
-        weights=state.station.weights,
+        dx=state.base.dx,
+        weights=state.base.weights,
         clean=adjoint.value,
-        first_order=adjoint.value + float((adjoint.gradient * state.station.dx).sum()),
+        first_order=adjoint.value + float((adjoint.gradient * state.base.dx).sum()),
         linear=goal.value(problem, problem.weights() + linear),
-        predicted=goal.value(problem, state.station.weights),
+        predicted=goal.value(problem, state.base.weights),
         adjoint=adjoint,
         course=state.course,
         reason=Reason[state.reason],

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from solset.analysis.followers import Station
+from solset.analysis.followers import BasePoint
 from solset.atomic import replace_file
 from solset.errors import bad_value
 from solset.problem import Problem
@@ -50,13 +50,13 @@ class Progress:
     """The state between rounds.
 
     Attributes:
-        station: Where the next linearisation is made.
+        base: Where the next linearisation is made.
         stride: Share of the radius that the next round may go.
         course: The rounds so far.
         reason: Name of the reason to stop; empty while there is none.
     """
 
-    station: Station
+    base: BasePoint
     stride: float
     course: tuple[Round, ...]
     reason: str
@@ -131,8 +131,8 @@ class PoisoningFile:
                 cure="Name another file, or delete this one.",
             )
         course = tuple(Round(**one) for one in stored["course"])
-        station = Station(tensors["dx"].to(self.device), tensors["weights"].to(self.device))
-        return Progress(station, stored["stride"], course, stored["reason"])
+        base = BasePoint(tensors["dx"].to(self.device), tensors["weights"].to(self.device))
+        return Progress(base, stored["stride"], course, stored["reason"])
 
     def write(self, state: Progress) -> None:
         """Writes the state; a reader sees the earlier file or the new one.
@@ -142,7 +142,7 @@ class PoisoningFile:
         """
         if self.path is None:
             return
-        tensors = {"dx": state.station.dx, "weights": state.station.weights}
+        tensors = {"dx": state.base.dx, "weights": state.base.weights}
         plain = {name: part.detach().cpu().clone().contiguous() for name, part in tensors.items()}
         content = {
             "format": _FORMAT,

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from solset.analysis.adjoint import AdjointGradient, Response
 from solset.analysis.ascent import Ascent, Climb, Slope, climb
 from solset.analysis.budget import FeasibleSet
-from solset.analysis.followers import Follower, Station, is_finite
+from solset.analysis.followers import BasePoint, Follower, is_finite
 from solset.analysis.goals import Goal
 from solset.analysis.poisoning_file import Progress, Round
 from solset.problem import FIT_TOL, Optimality, Problem
@@ -60,16 +60,16 @@ class Rounds:
     ) -> None:
         self.problem, self.goal, self.feasible, self.points = problem, goal, feasible, list(points)
         self.follower, self.settings, self.solver, self.trained = follower, settings, solver, trained
-        self._latest: tuple[Station, Response] | None = None
+        self._latest: tuple[BasePoint, Response] | None = None
 
     def first(self, dx: Tensor) -> Progress:
         """Before the first round."""
-        trained = Station(dx.new_zeros(dx.shape), self.problem.weights())
+        trained = BasePoint(dx.new_zeros(dx.shape), self.problem.weights())
         if not bool(dx.any()):
             return Progress(trained, self.settings.stride, (), "")
         predicted = trained.weights + self.trained.push(dx)
         weights = self.follower.follow(self.problem, self.points, trained, dx, predicted)
-        return Progress(Station(dx, weights), self.settings.stride, (), "")
+        return Progress(BasePoint(dx, weights), self.settings.stride, (), "")
 
     def run(self, state: Progress, adjoint: AdjointGradient, *, progress: bool) -> Iterator[Progress]:
         """The states after each round, the last one with a reason."""
@@ -96,9 +96,9 @@ class Rounds:
 
     def _round(self, state: Progress, enough: float) -> Progress:
         """One linearisation, the ascent on it, and the follower's verdict."""
-        if not self._is_fitted(state.station):
+        if not self._is_fitted(state.base):
             return replace(state, reason=Reason.LEFT_FIT.name)
-        slope = Slope(self.problem, self.goal, self._response(state.station), state.station, self.feasible)
+        slope = Slope(self.problem, self.goal, self._response(state.base), state.base, self.feasible)
         found = climb(slope, self.settings, state.stride, enough)
         if not found.steps:
             return replace(state, reason=self._why_none(slope, found.room, enough).name)
@@ -106,11 +106,11 @@ class Rounds:
 
     def _judged(self, state: Progress, found: Climb) -> Progress:
         """The state after the follower has gone where the ascent led, or has been called back."""
-        weights = self.follower.follow(self.problem, self.points, state.station, found.dx, found.weights)
-        before = self.goal.value(self.problem, state.station.weights)
+        weights = self.follower.follow(self.problem, self.points, state.base, found.dx, found.weights)
+        before = self.goal.value(self.problem, state.base.weights)
         after = self.goal.value(self.problem, weights) if is_finite(weights) else float("nan")
         share = (after - before) / (found.value - before)
-        reached, stride = Station(found.dx, weights), state.stride
+        reached, stride = BasePoint(found.dx, weights), state.stride
         rises = isfinite(share) and share > DISAGREES
         is_kept = rises and self._is_fitted(reached)
         size = self.feasible.size(found.dx)
@@ -119,27 +119,25 @@ class Rounds:
         if is_kept:
             return Progress(reached, min(1.0, 2 * stride) if share > AGREES else stride, course, "")
         why = Reason.NOT_FINITE if not isfinite(share) else Reason.LEFT_FIT if rises else Reason.NO_PROGRESS
-        return Progress(state.station, stride / 4, course, why.name if stride / 4 < SHORTEST else "")
+        return Progress(state.base, stride / 4, course, why.name if stride / 4 < SHORTEST else "")
 
     def _why_none(self, slope: Slope, room: float, enough: float) -> Reason:
         """Why not one step was taken on a linearisation."""
-        gradient = slope.gradient(slope.station.weights)
+        gradient = slope.gradient(slope.base.weights)
         if not bool(gradient.isfinite().all()):
             return Reason.NOT_FINITE
         if room <= enough:
             return Reason.STATIONARY
         # The gradient rises but no step does: what lies further on is not finite, or the line search failed.
-        nearest = slope.feasible.project(
-            slope.station.dx + 1e-3 * slope.direction(slope.station.dx, gradient)
-        )
+        nearest = slope.feasible.project(slope.base.dx + 1e-3 * slope.direction(slope.base.dx, gradient))
         value = self.goal.value(self.problem, slope.weights(nearest))
         return Reason.NO_PROGRESS if isfinite(value) else Reason.NOT_FINITE
 
-    def _is_fitted(self, station: Station) -> bool:
+    def _is_fitted(self, base: BasePoint) -> bool:
         """Whether the interpolating map still applies; any other always does."""
         if self._map != "interpolating":
             return True
-        moved = self.problem.moved_to(station.dx, station.weights, points=self.points)
+        moved = self.problem.moved_to(base.dx, base.weights, points=self.points)
         return moved.fit <= FIT_TOL
 
     @property
@@ -149,15 +147,15 @@ class Rounds:
         follows_training = self.trained.follows_training and own == "interpolating"
         return "gauss_newton" if follows_training else cast("Optimality", own)
 
-    def _response(self, station: Station) -> Response:
+    def _response(self, base: BasePoint) -> Response:
         """The linear response there; the latest is kept, for a round that is taken back."""
-        if not bool(station.dx.any()):
+        if not bool(base.dx.any()):
             return self.trained
-        if self._latest is None or self._latest[0] is not station:
+        if self._latest is None or self._latest[0] is not base:
             self._latest = None  # what it keeps is large: let go of it before the next is made
-            moved = self.problem.moved_to(station.dx, station.weights, points=self.points)
+            moved = self.problem.moved_to(base.dx, base.weights, points=self.points)
             line = moved.graphical_derivative(
                 points=self.points, optimality=self._map, solver=self.solver
             ).linearisation
-            self._latest = (station, Response(line, self.trained.element))
+            self._latest = (base, Response(line, self.trained.element))
         return self._latest[1]

@@ -131,7 +131,7 @@ def check_settings(problem: Problem, settings: UserSettings) -> None:
     """
     points = problem.check_points(settings.points)
     inputs, _ = problem.risk().points[points]
-    _directions(problem, points, inputs, settings)
+    chosen_directions(problem, points, inputs, settings.direction, settings.seed)
     if settings.optimality != "auto":
         problem.graphical_derivative(points=points, optimality=settings.optimality)
 
@@ -146,7 +146,7 @@ def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder
     """
     points = problem.check_points(settings.points)
     inputs, _ = problem.risk().points[points]
-    directions = _directions(problem, points, inputs, settings)
+    directions = chosen_directions(problem, points, inputs, settings.direction, settings.seed)
     derivative = problem.graphical_derivative(points=points, optimality=settings.optimality)
     setup = stage(
         folder,
@@ -176,12 +176,23 @@ def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder
     return result
 
 
-def _directions(problem: Problem, points: list[int], inputs: Tensor, settings: UserSettings) -> Tensor:
-    if settings.direction == "gradient":
+def chosen_directions(
+    problem: Problem, points: list[int], inputs: Tensor, direction: str, seed: int
+) -> Tensor:
+    """Unit directions for the moved points, ``(|K|, *input)``.
+
+    Args:
+        problem: The trained point.
+        points: ``K``.
+        inputs: Theirs.
+        direction: ``"gradient"``, ``"random"``, or a safetensors file with the key ``directions``.
+        seed: Of random ones.
+    """
+    if direction == "gradient":
         return loss_directions(problem, points)
-    if settings.direction == "random":
-        return random_directions(inputs.shape, inputs, torch.Generator().manual_seed(settings.seed))
-    return directions_from_file(Path(settings.direction), inputs.shape, inputs)
+    if direction == "random":
+        return random_directions(inputs.shape, inputs, torch.Generator().manual_seed(seed))
+    return directions_from_file(Path(direction), inputs.shape, inputs)
 
 
 def _at_size(

@@ -14,13 +14,14 @@ from solset.operators.informative import (
 )
 from solset.operators.per_sample import PerSampleGradients
 from solset.operators.per_sample_squares import OwnSquares
-from solset.operators.preconditioner import GaussNewtonInverse
+from solset.operators.preconditioner import GaussNewtonInverse, InformativeInverse
 from solset.operators.second import Hessian, Mixed
 
 __all__ = [
     "GaussNewton",
     "GaussNewtonInverse",
     "Hessian",
+    "InformativeInverse",
     "InformativeRows",
     "InputJacobian",
     "Jacobian",

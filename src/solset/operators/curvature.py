@@ -6,7 +6,7 @@ from torch import Tensor
 from solset.linalg import BlockDiagonal, NormalOperator, Product
 from solset.operators.first import Jacobian
 from solset.operators.graphs import GRAPH_BUDGET
-from solset.risk import EmpiricalRisk
+from solset.risk import EmpiricalRisk, output_shape
 
 
 def loss_curvature(risk: EmpiricalRisk, outputs: Tensor | None = None) -> Tensor:
@@ -16,24 +16,21 @@ def loss_curvature(risk: EmpiricalRisk, outputs: Tensor | None = None) -> Tensor
     ``1 - p``, which float32 rounds away.
 
     Args:
-        risk: At the point of linearisation.
-        outputs: Those of all points, ``(n, *out)``, where they are known.
+        risk: Gives the loss, and the network where outputs are not given.
+        outputs: Those of all points, ``(n, c)`` or ``(n, *out)``, where they are known.
 
-    Cost: one forward pass unless the outputs are given, and ``c`` sweeps through the loss alone; ``n·c²``
+    Cost: one forward pass, or none with outputs given, and ``c`` sweeps through the loss alone; ``n·c²``
     numbers.
     """
-    parameters = risk.layout.split(risk.weights)
+    flat = risk.outputs() if outputs is None else outputs
+    shaped = flat.reshape(len(flat), *output_shape(risk))
     blocks = []
-    for start, inputs, targets in risk.batches():
-        if outputs is None:
-            with torch.no_grad():
-                found = risk.forward(parameters, inputs)
-        else:
-            found = outputs[start : start + len(inputs)]
+    for start, _, targets in risk.batches():
+        own = shaped[start : start + len(targets)]
         try:
-            blocks.append(_batch_curvature(risk, *_doubled(found, targets)))
+            blocks.append(_batch_curvature(risk, *_doubled(own, targets)))
         except (RuntimeError, TypeError):  # a device without float64, or a loss with weights of its own dtype
-            blocks.append(_batch_curvature(risk, found, targets))
+            blocks.append(_batch_curvature(risk, own, targets))
     return torch.cat(blocks)
 
 

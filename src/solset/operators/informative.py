@@ -61,7 +61,7 @@ class OutputCurvature:
 
         Args:
             risk: Whose loss.
-            outputs: Those of all points, ``(n, *out)``, where they are known.
+            outputs: Those of all points, where they are known.
         """
         values, vectors = torch.linalg.eigh(loss_curvature(risk, outputs).to(torch.float64))
         return cls(values.clamp_min(0), vectors)

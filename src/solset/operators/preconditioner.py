@@ -1,5 +1,6 @@
 """The inverse of the Gauss–Newton matrix, computed once on its smaller side."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, gram
 from solset.operators.curvature import GaussNewton
+from solset.operators.informative import OutputCurvature, OutputRows, choose_rows
 from solset.risk import EmpiricalRisk
 
 
@@ -68,6 +70,66 @@ class GaussNewtonInverse(LinearOperator):
             return (self._inverse @ block.to(torch.float64)).to(block.dtype)
         inner = (self._inverse @ (self._rows @ block).to(torch.float64)).to(block.dtype)
         return (block - self._rows.T @ inner) / self._risk.weight_decay
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._apply(block)
+
+
+class InformativeInverse(LinearOperator):
+    """``(AᵀA + λI)⁻¹`` on the informative rows of ``A`` alone, ``(p, p)``: nearly as good a preconditioner.
+
+    The directions left out add little to ``AᵀA``; CG with exact products makes up for them in a few steps.
+
+    Args:
+        risk: At the point of linearisation; its weight decay must be positive.
+        moved: Points all of whose rows are in use.
+        discard: Share of the trace of the loss's curvature that may be left out.
+        memory_budget: Bytes that graphs kept between products may take.
+
+    Raises:
+        ValueError: If there is no weight decay: then the matrix is singular.
+
+    Cost: the rows in use, ``s``, and a Cholesky factorisation of their Gram matrix; a product is two with
+    ``(s, p)`` numbers that are kept.
+    """
+
+    is_symmetric = True
+
+    def __init__(
+        self, risk: EmpiricalRisk, moved: Sequence[int], *, discard: float = 0.1, memory_budget: int
+    ) -> None:
+        p = risk.layout.size
+        super().__init__((p, p), risk.weights.dtype, risk.weights.device)
+        if not risk.weight_decay > 0:
+            raise bad_value(
+                "weight_decay",
+                expected="positive for a Gauss-Newton inverse",
+                got=risk.weight_decay,
+                cure="Without it the matrix is singular: use MINRES or Dual.",
+            )
+        self._damping = risk.weight_decay
+        choice = choose_rows(OutputCurvature.of(risk), moved, discard, risk.weights.dtype)
+        self._choice_weights = choice.weights
+        self._source = OutputRows(risk, choice.directions, memory_budget=memory_budget)
+
+    @property
+    def count(self) -> int:
+        """Rows in use."""
+        return self._source.shape[0]
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return self._choice_weights.unsqueeze(1) * self._source.rows(0, self.count)
+
+    @cached_property
+    def _root(self) -> Tensor:
+        square = (self._rows @ self._rows.T).to(torch.float64)
+        square.diagonal().add_(self._damping)
+        return torch.linalg.cholesky(square)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        inner = torch.cholesky_solve((self._rows @ block).to(torch.float64), self._root)
+        return (block - self._rows.T @ inner.to(block.dtype)) / self._damping
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._apply(block)

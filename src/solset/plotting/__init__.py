@@ -7,6 +7,7 @@ and no two lines differ by colour alone. A value that an axis cannot show is nam
 
 from solset.plotting.audit import ranking_bars, sensitivity_maps, sorted_values
 from solset.plotting.comparisons import bars_before_after, scatter_agreement
+from solset.plotting.course import course_losses
 from solset.plotting.images import image_grid
 from solset.plotting.landscape import landscape_contour, landscape_line, landscape_surface
 from solset.plotting.lines import error_against_cost, error_against_step
@@ -18,6 +19,7 @@ __all__ = [
     "Figure",
     "ToyPlane",
     "bars_before_after",
+    "course_losses",
     "error_against_cost",
     "error_against_step",
     "figure_bytes",

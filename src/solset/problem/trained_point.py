@@ -23,6 +23,7 @@ from solset.risk import (
     as_points,
     check_indices,
     choose_parameters,
+    fit_at,
     probe_indices,
     probe_model,
     reduction_of,
@@ -320,15 +321,7 @@ class Problem:
 
         Cost: a pass through the loss alone.
         """
-        slopes = []
-        for start, x, y in self._risk.batches():
-            leaf = self._outputs[start : start + len(x)].clone().requires_grad_()
-            scale = len(x) if self._risk.reduction == "mean" else 1.0
-            with torch.enable_grad():
-                value = scale * self._risk.loss(leaf, y)
-            (slope,) = torch.autograd.grad(value, leaf)
-            slopes.append(slope.flatten(1).norm(dim=1))
-        return float(torch.cat(slopes).mean())
+        return fit_at(self._risk, self._outputs)
 
     @property
     def gram_fits(self) -> bool:

@@ -2,6 +2,7 @@
 
 from solset.risk.empirical import EmpiricalRisk, Loss, Reduction
 from solset.risk.fingerprint import differences, digest, fingerprint
+from solset.risk.heads import fit_at, losses_at, output_shape, slopes_at
 from solset.risk.layout import Layout, choose_parameters
 from solset.risk.points import Indices, Points, as_points, check_indices
 from solset.risk.probe import probe_indices, probe_model, reduction_of, refuse_training_mode
@@ -19,8 +20,12 @@ __all__ = [
     "differences",
     "digest",
     "fingerprint",
+    "fit_at",
+    "losses_at",
+    "output_shape",
     "probe_indices",
     "probe_model",
     "reduction_of",
     "refuse_training_mode",
+    "slopes_at",
 ]

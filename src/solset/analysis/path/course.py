@@ -1,0 +1,126 @@
+"""What following a path returns: every station on the way, and why it ended."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from solset.analysis.retrain import Retrained
+from solset.errors import Status
+from solset.risk import Layout
+from solset.solvers import Solution
+
+
+class StopReason(StrEnum):
+    """Why a path ended."""
+
+    END = "reached the end"
+    FOLD = "fold"
+    RANK_LOSS = "rank loss"
+    UNFITTED = "left the fitted regime"
+    KINK = "activation kink"
+    SMALL_STEP = "step too small"
+    NONFINITE = "not finite"
+    BUDGET = "budget"
+
+
+@dataclass(frozen=True)
+class Station:
+    """What was found at one point of the course.
+
+    Attributes:
+        place: ``τ`` in [0, 1] along the perturbation, or gradient-descent steps taken.
+        moved_loss: Mean loss of the moved points, per example, without weight decay.
+        all_loss: Mean loss of all points, per example, without weight decay.
+        residual: How far from the set: the largest error of an output that is kept, or the norm of the
+            gradient of the risk; along a retraining its gradient norm.
+        length: Of the path from ``w̄``, in weight units.
+        smallest: The smallest singular value of the rows of ``J`` in use, or the smallest eigenvalue of the
+            Hessian on the directions searched (an upper bound of the true one); ``nan`` where none was
+            computed.
+        rows: Rows of ``J`` in use; 0 where none are.
+        error: Estimated error of this step along the set, in weight units, which no residual shows.
+        gradients: Cost from the start, in gradients of all points, by count.
+    """
+
+    place: float
+    moved_loss: float
+    all_loss: float
+    residual: float
+    length: float
+    smallest: float
+    rows: int
+    error: float
+    gradients: float
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """A path in the weights from ``w̄``.
+
+    Attributes:
+        stations: In order; the first is ``w̄`` on the clean data, or where retraining starts.
+        trail: Weights at the stations, ``(stations, p)``.
+        reason: Why it ended.
+        message: The same in a sentence, with the place.
+        optimality: The map whose set was followed, or ``"retraining"``.
+        layout: Names and shapes of the weights.
+        nearest: Where asked for, the solution nearest to ``w̄`` at the end: the end itself is *a* point of
+            the set, and depends on the path.
+    """
+
+    stations: tuple[Station, ...]
+    trail: Tensor
+    reason: StopReason
+    message: str
+    optimality: str
+    layout: Layout
+    nearest: Retrained | None = None
+
+    @property
+    def end(self) -> Station:
+        """The last station."""
+        return self.stations[-1]
+
+    @property
+    def weights(self) -> Tensor:
+        """Where it ended, ``(p,)``."""
+        return self.trail[-1]
+
+    @property
+    def change(self) -> Tensor:
+        """``w - w̄`` at the end, ``(p,)``."""
+        return self.trail[-1] - self.trail[0]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it reached the end that was asked for."""
+        return self.reason is StopReason.END
+
+    @property
+    def smallest(self) -> float:
+        """The smallest singular value or eigenvalue seen; ``nan`` if none was."""
+        seen = [station.smallest for station in self.stations if station.smallest == station.smallest]
+        return min(seen, default=float("nan"))
+
+    @property
+    def solution(self) -> Solution:
+        """The end as weights that can be applied to a copy of the model."""
+        status = Status.CONVERGED if self.is_complete else Status.MAX_STEPS
+        status = Status.NONFINITE if self.reason is StopReason.NONFINITE else status
+        steps = len(self.stations) - 1
+        return Solution(self.weights, status, self.end.residual, steps, self.layout.shapes)
+
+    def at(self, place: float) -> Tensor:
+        """Weights at a place of the course, by linear interpolation between its stations, ``(p,)``.
+
+        Args:
+            place: Between the first and the last station's.
+        """
+        places = torch.tensor([station.place for station in self.stations], dtype=torch.float64)
+        last = int((places < place).sum())
+        if last == 0 or last == len(places):
+            return self.trail[min(last, len(places) - 1)]
+        share = float((place - places[last - 1]) / (places[last] - places[last - 1]))
+        return self.trail[last - 1] + share * (self.trail[last] - self.trail[last - 1])
