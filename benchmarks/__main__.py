@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,13 +11,37 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import accuracy, audit, costs, isolated, path, poisoning, resnet56, rows
 
+LONG = ("resnet56", "poisoning")  # only where they are asked for
+
 
 def main() -> None:
+    chosen = _arguments()
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
+        threadpool_limits(chosen.threads)  # NumPy's and SciPy's too
+    threads = torch.get_num_threads()
+    print(f"torch {torch.__version__}, {platform.machine()}, {threads} threads; medians of one run\n")
+    results: dict[str, object] = {"torch": torch.__version__, "threads": threads}
+    figure = None if chosen.json is None else chosen.json.with_suffix(".png")
+    jobs: dict[str, Callable[[], object]] = {
+        "accuracy": accuracy.run,
+        "costs": lambda: costs.run(large=chosen.large),
+        "isolated": isolated.run,
+        "path": lambda: path.run(figure),
+        "rows": lambda: rows.run(large=chosen.large),
+        "audit": lambda: audit.run(large=chosen.large),
+        "resnet56": lambda: resnet56.run(has_krylov=chosen.large),
+        "poisoning": poisoning.run,
+    }
+    for name in [n for n in jobs if n not in LONG] if chosen.which == "all" else [chosen.which]:
+        results[name] = jobs[name]()
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = [
-        *("all", "accuracy", "costs", "isolated", "path", "rows", "audit"),
-        *("resnet56", "poisoning"),  # long, so only where they are asked for
-    ]
+    names = ["all", "accuracy", "costs", "isolated", "path", "rows", "audit", *LONG]
     parser.add_argument("which", nargs="?", choices=names, default="all")
     parser.add_argument(
         "--large",
@@ -27,31 +52,7 @@ def main() -> None:
         "--threads", type=int, default=None, help="for torch and SciPy; their own choice by default"
     )
     parser.add_argument("--json", type=Path, default=None, help="write the numbers to this file")
-    chosen = parser.parse_args()
-    if chosen.threads is not None:
-        torch.set_num_threads(chosen.threads)
-        threadpool_limits(chosen.threads)  # NumPy's and SciPy's too
-    threads = torch.get_num_threads()
-    print(f"torch {torch.__version__}, {platform.machine()}, {threads} threads; medians of one run\n")
-    results: dict[str, object] = {"torch": torch.__version__, "threads": threads}
-    if chosen.which in {"all", "accuracy"}:
-        results["accuracy"] = accuracy.run()
-    if chosen.which in {"all", "costs"}:
-        results["costs"] = costs.run(large=chosen.large)
-    if chosen.which in {"all", "isolated"}:
-        results["isolated"] = isolated.run()
-    if chosen.which in {"all", "path"}:
-        results["path"] = path.run(None if chosen.json is None else chosen.json.with_suffix(".png"))
-    if chosen.which in {"all", "rows"}:
-        results["rows"] = rows.run(large=chosen.large)
-    if chosen.which in {"all", "audit"}:
-        results["audit"] = audit.run(large=chosen.large)
-    if chosen.which == "resnet56":  # long, so only where it is asked for
-        results["resnet56"] = resnet56.run(has_krylov=chosen.large)
-    if chosen.which == "poisoning":
-        results["poisoning"] = poisoning.run()
-    if chosen.json is not None:
-        chosen.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """Functions of a Problem."""
 
-from solset.analysis.adjoint import AdjointGradient, adjoint_gradient
-from solset.analysis.ascent import Ascent
 from solset.analysis.audit import Audit, audit
-from solset.analysis.budget import Budget, FeasibleSet
+from solset.analysis.design.adjoint import AdjointGradient, adjoint_gradient
+from solset.analysis.design.ascent import Ascent
+from solset.analysis.design.budget import Budget, FeasibleSet
+from solset.analysis.design.followers import BasePoint, Corrected, Follower, FromTrained, Nearest
+from solset.analysis.design.goals import Goal, HeldOutLoss, TargetWeights, WeightFunction
+from solset.analysis.design.judgement import Judgement, Verdict, judge_poisoning
+from solset.analysis.design.poisoning import Poisoning, design_poisoning
+from solset.analysis.design.poisoning_file import Round
+from solset.analysis.design.prediction_margin import PredictionMargin, stability_margin
+from solset.analysis.design.rounds import Reason
 from solset.analysis.filter_norms import filter_normalised
-from solset.analysis.followers import BasePoint, Corrected, Follower, FromTrained, Nearest
-from solset.analysis.goals import Goal, HeldOutLoss, TargetWeights, WeightFunction
 from solset.analysis.influence import Moved, Reweighted, feature_scores, influence, removal_scores, removed
-from solset.analysis.judgement import Judgement, Verdict, judge_poisoning
 from solset.analysis.landscape import Landscape, Mark, landscape
 from solset.analysis.lipschitz import (
     Carrier,
@@ -23,9 +27,6 @@ from solset.analysis.lipschitz import (
 )
 from solset.analysis.path import Course, Station, StopReason, follow_path, follow_retraining
 from solset.analysis.plane import Plane
-from solset.analysis.poisoning import Poisoning, design_poisoning
-from solset.analysis.poisoning_file import Round
-from solset.analysis.prediction_margin import PredictionMargin, stability_margin
 from solset.analysis.retrain import (
     LBFGS,
     GradientDescent,
@@ -35,7 +36,6 @@ from solset.analysis.retrain import (
     retrain,
     tangent_recursion,
 )
-from solset.analysis.rounds import Reason
 from solset.analysis.stability import Stability, training_stability
 from solset.analysis.warm import WithOptimizer
 
@@ -99,5 +99,6 @@ __all__ = [
     "stability_margin",
     "tangent_recursion",
     "theorem_2",
-    "training_stability", "BasePoint",
+    "training_stability",
+    "BasePoint",
 ]

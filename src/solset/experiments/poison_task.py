@@ -7,7 +7,7 @@ from typing import Literal, cast
 import torch
 
 from solset.analysis import Ascent, Budget, Goal
-from solset.analysis.judgement import Trainer
+from solset.analysis.design.judgement import Trainer
 from solset.errors import bad_type, bad_value
 from solset.experiments.users import returned_by
 from solset.problem import Problem

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from solset.analysis.goals import Goal
+from solset.analysis.design.goals import Goal
 from solset.derivatives import Linearisation
 from solset.errors import SolsetWarning, Status, bad_value
 from solset.problem import Optimality, Problem

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from solset import Budget, LevenbergMarquardt, Problem, filters, retrain, stability_margin
-from solset.analysis.prediction_margin import PredictionMargin
+from solset.analysis.design.prediction_margin import PredictionMargin
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

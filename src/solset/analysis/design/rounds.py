@@ -9,12 +9,12 @@ from typing import cast
 from torch import Tensor
 from tqdm import tqdm
 
-from solset.analysis.adjoint import AdjointGradient, Response
-from solset.analysis.ascent import Ascent, Climb, Slope, climb
-from solset.analysis.budget import FeasibleSet
-from solset.analysis.followers import BasePoint, Follower, is_finite
-from solset.analysis.goals import Goal
-from solset.analysis.poisoning_file import Progress, Round
+from solset.analysis.design.adjoint import AdjointGradient, Response
+from solset.analysis.design.ascent import Ascent, Climb, Slope, climb
+from solset.analysis.design.budget import FeasibleSet
+from solset.analysis.design.followers import BasePoint, Follower, is_finite
+from solset.analysis.design.goals import Goal
+from solset.analysis.design.poisoning_file import Progress, Round
 from solset.problem import FIT_TOL, Optimality, Problem
 from solset.solvers import Solver
 

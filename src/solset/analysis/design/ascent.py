@@ -6,10 +6,10 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from solset.analysis.adjoint import Response
-from solset.analysis.budget import FeasibleSet
-from solset.analysis.followers import BasePoint
-from solset.analysis.goals import Goal
+from solset.analysis.design.adjoint import Response
+from solset.analysis.design.budget import FeasibleSet
+from solset.analysis.design.followers import BasePoint
+from solset.analysis.design.goals import Goal
 from solset.errors import bad_value
 from solset.problem import Problem
 

@@ -17,7 +17,7 @@ from solset import (
     filters,
     retrain,
 )
-from solset.analysis.adjoint import Response
+from solset.analysis.design.adjoint import Response
 from solset.operators import InputJacobian, Jacobian
 
 POINTS = [4, 1]

@@ -6,11 +6,11 @@ from math import inf, isfinite
 import torch
 from torch import Tensor
 
-from solset.analysis.adjoint import AdjointGradient, Response, gradient_of, require_finite
-from solset.analysis.ascent import Ascent
-from solset.analysis.budget import Budget
-from solset.analysis.goals import check_inputs
-from solset.analysis.prediction_attack import Attack, DesignOptions, PredictionGap, Trial, outputs_at
+from solset.analysis.design.adjoint import AdjointGradient, Response, gradient_of, require_finite
+from solset.analysis.design.ascent import Ascent
+from solset.analysis.design.budget import Budget
+from solset.analysis.design.goals import check_inputs
+from solset.analysis.design.prediction_attack import Attack, DesignOptions, PredictionGap, Trial, outputs_at
 from solset.analysis.retrain import GradientDescent, LevenbergMarquardt, Method, Newton
 from solset.errors import bad_value
 from solset.problem import Optimality, Problem

@@ -7,9 +7,9 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from solset.analysis.goals import Goal
+from solset.analysis.design.goals import Goal
+from solset.analysis.design.poisoning import Poisoning
 from solset.analysis.influence import Moved
-from solset.analysis.poisoning import Poisoning
 from solset.analysis.retrain import Method
 from solset.errors import bad_type, bad_value
 from solset.linalg import Space

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from solset.analysis.followers import BasePoint
+from solset.analysis.design.followers import BasePoint
 from solset.atomic import replace_file
 from solset.errors import bad_value
 from solset.problem import Problem

@@ -25,7 +25,7 @@ from solset import (
     retrain,
 )
 from solset.analysis import Corrected, Follower, Nearest
-from solset.analysis.rounds import Reason
+from solset.analysis.design.rounds import Reason
 
 POINTS = [4, 1]
 SHORT = Ascent(rounds=4, steps=2)
@@ -47,11 +47,11 @@ class Watched:
         self.inner, self.stop_at = inner or Nearest(), stop_at
         self.seen: list[Tensor] = []
 
-    def follow(self, problem, points, station, dx, predicted) -> Tensor:
+    def follow(self, problem, points, base, dx, predicted) -> Tensor:
         self.seen.append(dx)
         if len(self.seen) == self.stop_at:
             raise KeyboardInterrupt
-        return self.inner.follow(problem, points, station, dx, predicted)
+        return self.inner.follow(problem, points, base, dx, predicted)
 
 
 class TestFeasibility:

@@ -6,11 +6,11 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from solset.analysis.adjoint import AdjointGradient
-from solset.analysis.ascent import Ascent
-from solset.analysis.budget import Budget
-from solset.analysis.goals import Goal, check_inputs
-from solset.analysis.poisoning import design_poisoning
+from solset.analysis.design.adjoint import AdjointGradient
+from solset.analysis.design.ascent import Ascent
+from solset.analysis.design.budget import Budget
+from solset.analysis.design.goals import Goal, check_inputs
+from solset.analysis.design.poisoning import design_poisoning
 from solset.analysis.retrain import Method
 from solset.problem import Optimality, Problem
 from solset.risk import digest

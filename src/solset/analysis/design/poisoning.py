@@ -5,13 +5,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from solset.analysis.adjoint import AdjointGradient, Response, gradient_of, require_finite
-from solset.analysis.ascent import Ascent
-from solset.analysis.budget import Budget, FeasibleSet
-from solset.analysis.followers import Follower, default_follower
-from solset.analysis.goals import Goal
-from solset.analysis.poisoning_file import PoisoningFile, Round
-from solset.analysis.rounds import Reason, Rounds
+from solset.analysis.design.adjoint import AdjointGradient, Response, gradient_of, require_finite
+from solset.analysis.design.ascent import Ascent
+from solset.analysis.design.budget import Budget, FeasibleSet
+from solset.analysis.design.followers import Follower, default_follower
+from solset.analysis.design.goals import Goal
+from solset.analysis.design.poisoning_file import PoisoningFile, Round
+from solset.analysis.design.rounds import Reason, Rounds
 from solset.errors import bad_value
 from solset.problem import Optimality, Problem
 from solset.solvers import Solver

@@ -1,0 +1,1 @@
+"""Perturbations by design: goals, budgets, the adjoint that joins them, and the judge that retrains."""
