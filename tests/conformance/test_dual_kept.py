@@ -288,3 +288,18 @@ def test_weighted_rows_that_were_added_are_weighted(tmp_path):
     torch.testing.assert_close(weighted.operator.to_dense(), dense)
     b = consistent_rhs(dense)
     assert error(weighted.solve(b).value, torch.linalg.pinv(dense) @ b) <= 1e-10
+
+
+def test_single_precision_products_serve_only_well_conditioned_rows() -> None:
+    g = torch.Generator().manual_seed(0)
+    apart = torch.randn(20, 4000, generator=g)
+    close = apart.clone()
+    close[1] = close[0] + 1e-3 * torch.randn(4000, generator=g)
+    for rows, is_quick in ((apart, True), (close, False)):
+        prepared = Dual().prepare(DenseOperator(rows))
+        exact = (rows.double() @ rows.double().T).to(prepared.gram)
+        error = float((prepared.gram - exact).norm() / exact.norm())
+        assert (error > 1e-12) == is_quick
+        assert error <= 1e-6
+    rhs = torch.randn(20, generator=g)
+    assert Dual().solve(DenseOperator(apart), rhs).residual <= 1e-6

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from solset.linalg import DenseOperator, Space, Spectrum, default_tolerance, gram, spectrum
+from solset.linalg import DenseOperator, Space, Spectrum, cross_gram, default_tolerance, gram, spectrum
 from support.systems import NormalFree
 
 SPACE = Space("dx", (2, 3), torch.float64, torch.device("cpu"))
@@ -88,3 +88,18 @@ class TestSpace:
     def test_what_does_not_belong_is_refused_by_name(self, value, words):
         with pytest.raises(ValueError, match=f"`dx` must be .*{words}"):
             SPACE.flatten(value)
+
+
+def test_a_gram_matrix_of_float32_rows_may_be_formed_in_float32() -> None:
+    g = torch.Generator().manual_seed(0)
+    rows = torch.randn(30, 20_000, generator=g) + 0.5 * torch.randn(1, 20_000, generator=g)
+    kept = DenseOperator(rows)
+    exact, quick = cross_gram(kept, kept), cross_gram(kept, kept, dtype=torch.float32)
+    lengths = exact.diagonal().sqrt()
+    assert torch.allclose(quick.diagonal(), exact.diagonal(), rtol=1e-12)
+    assert (
+        float(((quick - exact) / lengths / lengths.unsqueeze(1)).abs().max())
+        <= torch.finfo(torch.float32).eps
+    )
+    assert torch.equal(quick, quick.T)
+    assert float((quick - exact).norm()) > 0  # it is not the same computation

@@ -113,21 +113,30 @@ def gram_block(shape: tuple[int, int], dtype: torch.dtype, memory_budget: int) -
     return min(m, left // (2 * row_bytes))
 
 
-def cross_gram(left: KeptRows, right: KeptRows) -> Tensor:
+def cross_gram(left: KeptRows, right: KeptRows, *, dtype: torch.dtype = torch.float64) -> Tensor:
     """``A Bᵀ`` in float64 for kept rows, in one pass over their panels.
 
     Args:
         left: ``A``, ``(m, p)``.
         right: ``B``, ``(k, p)``; the half above the diagonal is not computed twice if it is ``left``.
+        dtype: Of the products of single panels, which are summed in float64. In float32 they take half the
+            time, and an entry is off by less than a unit of float32 rounding of the rows' lengths; the
+            squares of these are in float64 all the same.
     """
     m, k = left.shape[0], right.shape[0]
+    squares = torch.zeros(m, dtype=torch.float64, device=left.device)
     total = torch.zeros(m, k, dtype=torch.float64, device=left.device)
     # Strips of a symmetric product need only what lies below them: nearly half of the work.
     strips = [slice(s, min(s + STRIP, k)) for s in range(0, k, STRIP)]
     for columns, entries in left.panels():
-        tall = entries.to(torch.float64)
-        other = tall if right is left else right.panel(columns.start, columns.stop).to(torch.float64)
+        tall = entries.to(dtype)
+        if right is left:
+            squares += torch.linalg.vector_norm(entries, dim=1, dtype=torch.float64).square()
+        other = tall if right is left else right.panel(columns.start, columns.stop).to(dtype)
         for strip in strips:
             below = slice(strip.start if right is left else 0, m)
             total[below, strip] += tall[below] @ other[strip].T
-    return torch.tril(total) + torch.tril(total, -1).T if right is left else total
+    if right is not left:
+        return total
+    below = torch.tril(total, -1)
+    return below + below.T + torch.diag(squares)

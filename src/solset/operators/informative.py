@@ -251,7 +251,7 @@ class OutputRows(Product):
         for points, vectors in pairs:
             inputs, _ = self._risk.points[points.tolist()]
             found.append(self._per_sample.rows(inputs, vectors))
-        return torch.cat(found)
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     @cached_property
     def _at_once(self) -> int:
