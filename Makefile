@@ -18,7 +18,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 slow: $(READY)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m 'slow and not long'
 
 docs: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
