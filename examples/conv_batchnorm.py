@@ -61,7 +61,7 @@ def train(model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
     for _ in range(150):
         adam.step(risk)
     model.eval()
-    options = {"max_iter": 800, "history_size": 30, "tolerance_grad": 1e-8, "tolerance_change": 0.0}
+    options = {"max_iter": 2000, "history_size": 30, "tolerance_grad": 1e-8, "tolerance_change": 0.0}
     torch.optim.LBFGS(weights, line_search_fn="strong_wolfe", **options).step(risk)
     model.zero_grad()
 

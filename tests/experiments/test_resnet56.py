@@ -1,7 +1,6 @@
 """The paper's second experiment: its tables, a small run of it, and one interrupted at every stage."""
 
 import csv
-import dataclasses
 import functools
 import json
 from dataclasses import dataclass
@@ -13,74 +12,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from solset.analysis import checkpoint
-from solset.datasets import CIFAR10, cifar10, find_cifar10, find_resnet56_weights
+from solset.datasets import CIFAR10
 from solset.experiments import run_folder
 from solset.experiments.resnet56 import ResNet56Run, ResNet56Settings, TrainedResNet56, resnet56_experiment
 from solset.experiments.run_folder import RunFolder
 from solset.plotting import number_text
-from solset.zoo import ResNet, pretrained_resnet56
-
-SMALL = ResNet56Settings(
-    points=16,
-    moved=(1, 2),
-    sizes=(0.005, 0.01),
-    samples=1,
-    paper_steps=3,
-    retraining_gradients=1,
-    figure_moved=4,
-    resolution=3,
-    batch_size=10,
-)
-REAL = dataclasses.replace(SMALL, seed=5, points=30, batch_size=15)  # the first two are lost at these steps
-DRAWN = [
-    f"{name}.{suffix}"
-    for name in ("losses", "moved_images", "surface", "contour")
-    for suffix in ("png", "svg")
-]
-TABLES = ["table_1.csv", "table_2.csv", "table_3.csv", "accuracy.csv", "limits.csv"]
-OF_EACH = ["changes.safetensors", "check.json", "size_0.005.json", "size_0.01.json", "retraining.json"]
-STAGES = ["setup.json", "figure_changes.safetensors", "landscape_rows.json", "figure.json"]
-STAGES += [f"moved_{count}_{name}" for count in (1, 2) for name in OF_EACH]
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a run is opened with."""
-
-    settings: ResNet56Settings
-    model: ResNet
-    data: CIFAR10
-
-    def open(self, path: Path, on_existing="refuse", **changes) -> ResNet56Run:
-        settings = dataclasses.replace(self.settings, **changes)
-        folder = RunFolder.open(path, settings=dataclasses.asdict(settings), on_existing=on_existing)
-        return ResNet56Run(TrainedResNet56(settings, folder, self.model, self.data, progress=False))
-
-
-@functools.cache
-def small() -> Start:
-    """A network of 8 layers, fitted by choice: of many random images those it is surest of, so labelled."""
-    generator = torch.Generator().manual_seed(0)
-    model = ResNet(1, generator=generator).eval()
-    inputs = torch.randn(300, 3, 8, 8, generator=generator)
-    with torch.no_grad():
-        model.linear.bias -= model(inputs).mean(0)
-        first, second = model(inputs).topk(2, dim=1).values.T
-        surest = (first - second).argsort(descending=True)[: SMALL.points]
-        scale = 5.5 / (first - second)[surest].min()
-        model.linear.weight *= scale
-        model.linear.bias *= scale
-        return Start(SMALL, model, CIFAR10(inputs[surest], model(inputs[surest]).argmax(1)))
-
-
-@functools.cache
-def real() -> Start:
-    """The public weights and the first training images."""
-    try:
-        data, weights = find_cifar10(download=False), find_resnet56_weights(download=False)
-    except FileNotFoundError as error:
-        pytest.skip(f"the images or the weights are not here: {error}")
-    return Start(REAL, pretrained_resnet56(weights), cifar10(data, count=REAL.points))
+from support.resnet56_runs import DRAWN, SMALL, STAGES, TABLES, Start, real, small
 
 
 @dataclass(frozen=True)

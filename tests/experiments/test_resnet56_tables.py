@@ -16,6 +16,7 @@ from solset.experiments.resnet56.tables import (
     step_rows,
     table_1_rows,
 )
+from support.resnet56_runs import SMALL, small
 
 
 class TestSettings:
