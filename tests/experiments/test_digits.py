@@ -16,7 +16,14 @@ from solset.experiments.run_folder import RunFolder
 TINY = DigitsSettings(
     points=10, moved=3, hidden=(32, 16), steps=(20,), sizes=(0.005,), nearest_at=(0.005,), samples=2
 )
-STAGES = {"trained.safetensors", "setup.json", "size_0.005.json", "warm_retraining.json", "modulus.json"}
+STAGES = {
+    "trained.safetensors",
+    "setup.json",
+    "size_0.005.json",
+    "warm_retraining.json",
+    "modulus.json",
+    "large.json",
+}
 POISONING = {
     *("guard.json", "design.json", "judgement.json", "random_0.json", "random_1.json", "random_2.json"),
     *("ascent.safetensors", "perturbation.safetensors"),
@@ -77,11 +84,12 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(whole, tmp_path, monkeypat
     assert {entry.name for entry in (tmp_path / "run").iterdir()} == STAGES - {
         "warm_retraining.json",
         "modulus.json",
+        "large.json",
     } | {
         "run.json",
         "weights_0.005.safetensors",
     }
-    for name in ("fit_exactly", "training_stability", "GradientDescent", "LevenbergMarquardt"):
+    for name in ("fit_exactly", "training_stability", "LevenbergMarquardt"):
         monkeypatch.setattr(digits, name, fail)
     resumed = start(tmp_path / "run", on_existing="resume")
     resumed.numbers()
@@ -145,7 +153,12 @@ def test_other_settings_are_not_resumed(whole):
 def test_the_page_says_when_the_net_was_not_fitted(whole, tmp_path, monkeypatch):
     # Then the map is stationary, and on a larger net no solver sees the rank.
     setup = {**whole.numbers["setup"], "largest_fit_error": 0.3, "rank": None, "dimension": None}
-    numbers = {**whole.numbers, "modulus": {}, "setup": {**setup, "qualification": "no rank was verified"}}
+    numbers = {
+        **whole.numbers,
+        "modulus": {},
+        "large": {},
+        "setup": {**setup, "qualification": "no rank was verified"},
+    }
     del numbers["poisoning"]  # it would linearise the net that is not fitted
     monkeypatch.setattr(digits, "fit_exactly", lambda *_args, **_options: 0.3)
     run = start(tmp_path / "run")
@@ -169,3 +182,10 @@ def test_the_page_says_when_the_net_was_not_fitted(whole, tmp_path, monkeypatch)
 def test_impossible_settings_are_refused(change, says):
     with pytest.raises(ValueError, match=says):
         dataclasses.replace(TINY, **change)
+
+
+def test_retraining_at_a_large_step_is_followed_better_than_by_one_linearisation(whole):
+    large = whole.numbers["large"]
+    assert large["size"] == 0.2
+    assert large["rows"]["retraining"]["error"] == 0.0
+    assert large["rows"]["followed"]["error"] < large["rows"]["one linearisation"]["error"]

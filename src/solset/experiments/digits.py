@@ -16,6 +16,7 @@ from solset.analysis import (
     LevenbergMarquardt,
     Retrained,
     audit,
+    follow_retraining,
     lipschitz_modulus,
     retrain,
     training_stability,
@@ -36,6 +37,8 @@ from solset.solvers.filters import GradientFlow
 from solset.solvers.lissa import largest_eigenvalue
 from solset.zoo import DFCNN
 
+BUILDS = 12  # linearisations of the route that follows retraining at a large perturbation
+
 
 @dataclass(frozen=True)
 class DigitsSettings:
@@ -53,6 +56,7 @@ class DigitsSettings:
         has_fixed_output: Whether the output layer is a constant.
         steps: Gradient-descent steps after which prediction and retraining are compared.
         samples: Elements drawn from the estimated set.
+        large: Step at which retraining is followed beyond first order, as a fraction; 0 leaves it out.
         poisoned: Radius of the budget of a designed perturbation of the moved points, as a share of their
             mean norm; 0 for none.
         nearest_at: Sizes at which the nearest solution is searched by real retraining (the slowest part).
@@ -69,6 +73,7 @@ class DigitsSettings:
     steps: tuple[int, ...] = (100, 1000)
     samples: int = 5
     poisoned: float = 0.05
+    large: float = 0.2
     nearest_at: tuple[float, ...] = (1e-4, 0.005)
 
     def __post_init__(self) -> None:
@@ -168,7 +173,9 @@ class DigitsRun:
         ]
         compare = stage(self.folder, "warm_retraining", self._warm_retraining)
         whole = stage(self.folder, "modulus", self._modulus)
+        large = stage(self.folder, "large", self._large)
         result = {"setup": setup, "sizes": rows, "warm_retraining": compare, "modulus": whole}
+        result["large"] = large
         if self.settings.poisoned:
             result["poisoning"] = self.poisoning.numbers()
         self.folder.write_json("result.json", result)
@@ -196,6 +203,28 @@ class DigitsRun:
                 "margin": one.certificate.activation_margin,
             }
         return found
+
+    def _large(self) -> dict[str, Any]:
+        """Retraining at a large perturbation: followed with a few linearisations, by one, and real."""
+        size, last = self.settings.large, max(self.settings.steps)
+        if not size or not self.problem.is_fitted:
+            return {}
+        dx, rate = self.dx(size), self.learning_rate
+        moved, start = self.problem.risk().move(self.moved, dx), self.problem.weights()
+        truth = retrain(self.problem, dx, points=self.moved, method=GradientDescent(last, rate))
+        course = follow_retraining(
+            self.problem, dx, points=self.moved, steps=last, learning_rate=rate, builds=BUILDS, progress=False
+        )
+        once = self.derivative(dx).element(GradientFlow(last, rate)).value
+        found = {"one linearisation": once, "followed": course.change, "retraining": truth.change}
+        rows = {
+            name: {
+                "error": relative_error(change, truth.change),
+                **self._losses(moved.at(start + change)),
+            }
+            for name, change in found.items()
+        }
+        return {"size": size, "steps": last, "message": course.message, "rows": rows}
 
     def _setup(self) -> dict[str, Any]:
         problem, line = self.problem, self.derivative.linearisation

@@ -158,6 +158,7 @@ def _report(
             _loss_section(rows, step),
             _warm_section(numbers["warm_retraining"]),
             _test_section(shown),
+            *_large_sections(numbers),
             *_modulus_sections(run, numbers),
             *designed,
         ),
@@ -329,6 +330,29 @@ def _test_section(shown: Numbers) -> Section:
             ),
         ),
     )
+
+
+def _large_sections(numbers: Numbers) -> tuple[Section, ...]:
+    large = numbers["large"]
+    if not large:
+        return ()
+    rows = [{"name": name, **row} for name, row in large["rows"].items()]
+    section = Section(
+        "A large perturbation",
+        f"At a step of {100 * large['size']:g} % one linearisation is no longer enough. Retraining for {large['steps']} steps is followed by linearising again on the way (exponential Euler in time), and compared with the real thing.",
+        table=Table(
+            "Predicted and real retraining",
+            (
+                Column("name", "method", ""),
+                Column("error", "error of the weight change", ".2g"),
+                Column("moved", "loss, moved points", ".2e"),
+                Column("all", "loss, all points", ".2e"),
+            ),
+            rows,
+        ),
+        notes=(f"The course {large['message']}.",),
+    )
+    return (section,)
 
 
 def _modulus_sections(run: DigitsRun, numbers: Numbers) -> tuple[Section, ...]:

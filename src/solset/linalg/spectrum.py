@@ -130,7 +130,7 @@ def cross_gram(left: KeptRows, right: KeptRows, *, dtype: torch.dtype = torch.fl
     strips = [slice(s, min(s + STRIP, k)) for s in range(0, k, STRIP)]
     for columns, entries in left.panels():
         tall = entries.to(dtype)
-        if right is left:
+        if right is left and dtype != torch.float64:
             squares += torch.linalg.vector_norm(entries, dim=1, dtype=torch.float64).square()
         other = tall if right is left else right.panel(columns.start, columns.stop).to(dtype)
         for strip in strips:
@@ -139,4 +139,5 @@ def cross_gram(left: KeptRows, right: KeptRows, *, dtype: torch.dtype = torch.fl
     if right is not left:
         return total
     below = torch.tril(total, -1)
-    return below + below.T + torch.diag(squares)
+    # In float64 the diagonal must be rounded as the rest is: dependent rows are told by what cancels.
+    return below + below.T + torch.diag(total.diagonal() if dtype == torch.float64 else squares)
