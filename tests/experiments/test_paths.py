@@ -11,9 +11,10 @@ from torch import nn
 
 from solset import Problem, follow_path
 from solset.experiments.directions import random_directions, step_of
-from solset.experiments.paths import PathSettings, check_path, run_paths
+from solset.experiments.paths import PathSettings, run_paths
 from solset.experiments.paths_report import path_experiment
 from solset.experiments.run_folder import RunFolder
+from solset.experiments.users import check_settings
 
 SETTINGS = PathSettings("mine.py:build", points=(4, 1), direction="random", sizes=(0.02, 0.1))
 
@@ -95,4 +96,4 @@ def test_bad_settings_are_refused(options, says):
 
 def test_a_direction_that_cannot_be_had_is_refused_first(fitted):
     with pytest.raises(ValueError, match="fitted to zero residual"):
-        check_path(fitted.problem(), dataclasses.replace(SETTINGS, direction="gradient"))
+        check_settings(fitted.problem(), dataclasses.replace(SETTINGS, direction="gradient"))

@@ -54,25 +54,6 @@ class PathSettings:
             )
 
 
-def check_path(problem: Problem, settings: PathSettings) -> None:
-    """Refuses settings that do not fit the problem.
-
-    Args:
-        problem: The trained point.
-        settings: What the run is asked to do.
-
-    Raises:
-        ValueError: If a point is out of range, a direction cannot be had, or the map does not apply.
-
-    Cost: one gradient over the moved points.
-    """
-    points = problem.check_points(settings.points)
-    inputs, _ = problem.risk().points[points]
-    chosen_directions(problem, points, inputs, settings.direction, settings.seed)
-    if settings.optimality != "auto":
-        problem.graphical_derivative(points=points, optimality=settings.optimality)
-
-
 def run_paths(problem: Problem, settings: PathSettings, folder: RunFolder) -> dict[str, Any]:
     """Follows a path for every size; an interrupted one is taken up where it was left.
 

@@ -64,7 +64,7 @@ def _report(
         title="Where does the solution go?",
         question=f"If {len(settings.points)} training points moved little by little, along which weights would the network's solution move with them, and how far does that go well?",
         summary=(
-            Finding("ended with", last["message"], "Of the largest step."),
+            Finding("how it ended", last["reason"], f"The path to the largest step {last['message']}."),
             Finding(
                 "distance", last["distance"], "From the trained weights to the end of the path, weight units."
             ),
@@ -81,7 +81,7 @@ def _report(
                 figures=tuple(
                     Picture(
                         f"course_{row['size']:g}",
-                        f"Losses and distance along the path to a step of {100 * row['size']:g} %. {row['message']}.",
+                        f"Losses and distance along the path to a step of {100 * row['size']:g} %; it {row['message']}.",
                         "Lines of losses and distance against the share of the perturbation.",
                     )
                     for row in result["paths"]

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -117,7 +117,32 @@ def returned_by(source: str) -> object:
     return found
 
 
-def check_settings(problem: Problem, settings: UserSettings) -> None:
+@runtime_checkable
+class Moves(Protocol):
+    """Settings of a run that moves points along directions."""
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """``K``."""
+        ...
+
+    @property
+    def direction(self) -> str:
+        """By name, or a file."""
+        ...
+
+    @property
+    def optimality(self) -> Optimality:
+        """The map."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of random directions."""
+        ...
+
+
+def check_settings(problem: Problem, settings: Moves) -> None:
     """Refuses settings that do not fit the problem.
 
     Args:

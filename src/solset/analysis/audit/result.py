@@ -1,7 +1,7 @@
 """The answer of an audit: every training point with its numbers, and their order."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from scipy.stats import rankdata
@@ -17,16 +17,7 @@ Column = Literal[
     "feature_influence",
     "memory_perturbation",
 ]
-COLUMNS: tuple[Column, ...] = (
-    "modulus",
-    "isolated_modulus",
-    "validation_change",
-    "validation_slope",
-    "loss",
-    "gradient_norm",
-    "feature_influence",
-    "memory_perturbation",
-)
+COLUMNS: tuple[Column, ...] = get_args(Column)
 
 
 @dataclass(frozen=True)
