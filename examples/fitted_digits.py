@@ -4,6 +4,11 @@ r"""A network fitted exactly to 100 handwritten digits: which of them move it mo
 
 Open ``runs/fitted_digits/report.html``. The network keeps all its outputs while one digit moves a little; how
 far its weights must go for that, per unit of the move, is the digit's Lipschitz modulus.
+
+Where does the solution go when three digits move far?
+
+    solset path examples/fitted_digits.py:problem --points 0,3,7 --direction random --size 2%,10% \
+        --out runs/fitted_digits_path
 """
 
 import torch
