@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Num
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, NullFormatter
 
 from solset.errors import bad_value
 from solset.plotting.style import (
@@ -54,6 +54,7 @@ def ranking_bars(
             text = number_text(float(value), ".3g")
             axes.annotate(text, (end, y), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
     axes.set(xscale="log", xlim=(floor, ceiling * 1.5), xlabel=xlabel, yticks=place)
+    axes.xaxis.set_minor_formatter(NullFormatter())  # each bar has its number
     axes.set_yticklabels(list(labels))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
