@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from solset.atomic import PARTIAL
 from solset.errors import bad_value
+from solset.files import PARTIAL
 from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows, gram_block
 from solset.linalg.panels import WIDTH
 
