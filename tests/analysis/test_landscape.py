@@ -263,7 +263,7 @@ class TestCheckpoint:
     def test_a_file_of_another_kind_is_left_as_it_is(self, tmp_path, content):
         problem, file = relu_problem(), tmp_path / "mine.json"
         file.write_text(content)
-        with pytest.raises(ValueError, match="which is neither"):
+        with pytest.raises(ValueError, match="which is not a checkpoint of solset"):
             landscape(problem, two(problem), checkpoint=file, **self.OPTIONS)
         assert file.read_text() == content
 

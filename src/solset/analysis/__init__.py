@@ -8,9 +8,8 @@ from solset.analysis.design.followers import BasePoint, Corrected, Follower, Fro
 from solset.analysis.design.goals import Goal, HeldOutLoss, TargetWeights, WeightFunction
 from solset.analysis.design.judgement import Judgement, Verdict, judge_poisoning
 from solset.analysis.design.poisoning import Poisoning, design_poisoning
-from solset.analysis.design.poisoning_file import Round
+from solset.analysis.design.poisoning_file import Reason, Round
 from solset.analysis.design.prediction_margin import PredictionMargin, stability_margin
-from solset.analysis.design.rounds import Reason
 from solset.analysis.filter_norms import filter_normalised
 from solset.analysis.influence import Moved, Reweighted, feature_scores, influence, removal_scores, removed
 from solset.analysis.landscape import Landscape, Mark, landscape

@@ -1,7 +1,7 @@
 """The empirical risk: parameters, points, loss, gradient. The network wing's ground floor."""
 
 from solset.risk.empirical import EmpiricalRisk, Loss, Reduction
-from solset.risk.fingerprint import differences, digest, fingerprint
+from solset.risk.fingerprint import digest, fingerprint
 from solset.risk.heads import fit_at, losses_at, output_shape, slopes_at
 from solset.risk.layout import Layout, choose_parameters
 from solset.risk.points import Indices, Points, as_points, check_indices
@@ -17,7 +17,6 @@ __all__ = [
     "as_points",
     "check_indices",
     "choose_parameters",
-    "differences",
     "digest",
     "fingerprint",
     "fit_at",

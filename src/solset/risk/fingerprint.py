@@ -71,13 +71,3 @@ def _data_digest(risk: EmpiricalRisk) -> str:
 def _entries(tensor: Tensor) -> bytes:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
-
-
-def differences(stored: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """The names under which two fingerprints differ.
-
-    Args:
-        stored: One.
-        here: The other.
-    """
-    return [name for name in sorted({*stored, *here}) if stored.get(name) != here.get(name)]

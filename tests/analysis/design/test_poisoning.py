@@ -25,7 +25,7 @@ from solset import (
     retrain,
 )
 from solset.analysis import Corrected, Follower, Nearest
-from solset.analysis.design.rounds import Reason
+from solset.analysis.design.poisoning_file import Reason
 
 POINTS = [4, 1]
 SHORT = Ascent(rounds=4, steps=2)
@@ -283,11 +283,11 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match="differs in the goal at the trained weights"):
             self.run(fitted, WeightFunction(lambda w: w.square().sum()), path)
 
-    def test_damaged_or_foreign_files_are_left_alone(self, fitted, goal, tmp_path):
+    def test_foreign_files_are_left_alone(self, fitted, goal, tmp_path):
         for name, content in {"text": b"years of work", "cut": b"\x10\x00", "empty": b""}.items():
             path = tmp_path / name
             path.write_bytes(content)
-            with pytest.raises(ValueError, match="which is neither or is damaged"):
+            with pytest.raises(ValueError, match="which is not a checkpoint of solset"):
                 self.run(fitted, goal, path)
             assert path.read_bytes() == content
         with pytest.raises(ValueError, match="a file in a folder that exists"):

@@ -10,8 +10,8 @@ from solset.analysis.design.ascent import Ascent
 from solset.analysis.design.budget import Budget, FeasibleSet
 from solset.analysis.design.followers import Follower, default_follower
 from solset.analysis.design.goals import Goal
-from solset.analysis.design.poisoning_file import PoisoningFile, Round
-from solset.analysis.design.rounds import Reason, Rounds
+from solset.analysis.design.poisoning_file import PoisoningFile, Reason, Round
+from solset.analysis.design.rounds import Rounds
 from solset.errors import bad_value
 from solset.problem import Optimality, Problem
 from solset.solvers import Solver
@@ -128,9 +128,8 @@ def design_poisoning(
         "follower": follower,
         "solver": solver,
         "map": derivative.optimality,
-        "start": begin,
     }
-    kept = PoisoningFile.of(checkpoint, problem, parts, adjoint.value)
+    kept = PoisoningFile.of(checkpoint, problem, parts, begin, adjoint.value)
     state = kept.read() or search.first(begin)
     for reached in search.run(state, adjoint, progress=progress):
         kept.write(reached)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from enum import StrEnum
 from math import isfinite
 from typing import cast
 
@@ -14,23 +13,12 @@ from solset.analysis.design.ascent import Ascent, Climb, Slope, climb
 from solset.analysis.design.budget import FeasibleSet
 from solset.analysis.design.followers import BasePoint, Follower, is_finite
 from solset.analysis.design.goals import Goal
-from solset.analysis.design.poisoning_file import Progress, Round
+from solset.analysis.design.poisoning_file import Progress, Reason, Round
 from solset.problem import FIT_TOL, Optimality, Problem
 from solset.solvers import Solver
 
 SHORTEST = 1e-4  # share of the radius below which rounds are given up
 AGREES, DISAGREES = 0.75, 0.1  # actual over predicted rise: go further next time; take the round back
-
-
-class Reason(StrEnum):
-    """Why an ascent stopped."""
-
-    STATIONARY = "no feasible direction raises the goal any more"
-    NO_ROOM = "the budget leaves no room"
-    MAX_ROUNDS = "as many rounds as allowed"
-    NO_PROGRESS = "the linear model no longer predicts a rise that re-solving confirms"
-    NOT_FINITE = "the goal or its gradient is not finite further on"
-    LEFT_FIT = "further on the training set is no longer fitted"
 
 
 class Rounds:
