@@ -8,6 +8,7 @@ import torch
 from solset.analysis import Course, follow_path
 from solset.errors import bad_value
 from solset.experiments.directions import step_of
+from solset.experiments.options import check_seed
 from solset.experiments.run_folder import RunFolder
 from solset.experiments.stages import stage
 from solset.experiments.users import chosen_directions
@@ -39,6 +40,7 @@ class PathSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if len({f"{size:g}" for size in self.sizes}) < len(self.sizes):
             raise bad_value(
                 "sizes", expected="distinct to six digits", got=self.sizes, cure="Name each step once."
@@ -73,6 +75,7 @@ def run_paths(problem: Problem, settings: PathSettings, folder: RunFolder) -> di
                 folder,
                 f"path_{size:g}",
                 lambda dx=dx, size=size: _along(problem, points, dx, size, settings, folder),
+                beside=[f"weights_{size:g}.safetensors"],
             )
         )
     result = {"setup": {"problem": repr(problem), "risk": problem.risk().value()}, "paths": rows}

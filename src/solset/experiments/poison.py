@@ -94,7 +94,11 @@ class PoisonRun:
     @cached_property
     def dx(self) -> Tensor:
         """The designed perturbation."""
-        return tensor_stage(self.folder, "perturbation", lambda: {"dx": self._designed.dx})["dx"]
+        return tensor_stage(self.folder, "perturbation", self._tensors)["dx"]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        found = self._designed
+        return {"dx": found.dx, "weights": found.weights, "trained": self.task.problem.weights().clone()}
 
     @cached_property
     def _designed(self) -> Poisoning:
@@ -112,10 +116,7 @@ class PoisonRun:
     def _design(self) -> dict[str, Any]:
         def compute() -> dict[str, Any]:
             found = self._designed
-            self.folder.write_tensors(
-                "perturbation.safetensors",
-                {"dx": found.dx, "weights": found.weights, "trained": self.task.problem.weights().clone()},
-            )
+            self.folder.write_tensors("perturbation.safetensors", self._tensors())
             return {
                 "problem": repr(self.task.problem),
                 "goal": self.task.goal.describe(),
@@ -136,7 +137,7 @@ class PoisonRun:
                 "sizes": found.dx.flatten(1).norm(dim=1),
             }
 
-        return stage(self.folder, "design", compute)
+        return stage(self.folder, "design", compute, beside=["perturbation.safetensors"])
 
     def _guard(self) -> list[dict[str, Any]]:
         """All training points, ranked by what a unit move of each would do."""

@@ -17,6 +17,7 @@ from solset.experiments.directions import (
     random_directions,
     step_of,
 )
+from solset.experiments.options import check_seed
 from solset.experiments.run_folder import RunFolder
 from solset.experiments.stages import stage
 from solset.problem import Optimality, Problem
@@ -45,6 +46,7 @@ class UserSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if len({f"{size:g}" for size in self.sizes}) < len(self.sizes):
             raise bad_value(
                 "sizes", expected="distinct to six digits", got=self.sizes, cure="Name each step once."
@@ -194,6 +196,7 @@ def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder
                 folder,
                 f"size_{size:g}",
                 lambda dx=dx, size=size: _at_size(problem, points, dx, size, settings, folder),
+                beside=[f"weights_{size:g}.safetensors"],
             )
         )
     result = {"setup": setup, "sizes": rows}
