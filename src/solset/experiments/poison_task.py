@@ -9,6 +9,7 @@ import torch
 from solset.analysis import Ascent, Budget, Goal
 from solset.analysis.design.judgement import Trainer
 from solset.errors import bad_type, bad_value
+from solset.experiments.options import check_seed
 from solset.experiments.users import returned_by
 from solset.problem import Problem
 
@@ -51,15 +52,18 @@ class PoisonSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
+        for seed in self.seeds:
+            check_seed(seed, "seeds")
         for name in ("training", "random"):
             if getattr(self, name) < 0:
                 raise bad_value(name, expected="zero or more", got=getattr(self, name), cure="Leave it out.")
         Ascent(rounds=self.rounds)  # refuses what it cannot take before a folder is made
         if not self.radius > 0:
             raise bad_value("radius", expected="positive", got=self.radius, cure="It is in input units.")
-        if self.learning_rate is not None and not self.learning_rate > 0:
+        if self.learning_rate is not None and not 0 < self.learning_rate < inf:
             raise bad_value(
-                "learning_rate", expected="positive", got=self.learning_rate, cure="Leave it out."
+                "learning_rate", expected="positive and finite", got=self.learning_rate, cure="Leave it out."
             )
 
     def budget(self) -> Budget:
