@@ -23,6 +23,10 @@ class SolsetWarning(UserWarning):
     """The answer is defined, but one of its premises does not hold."""
 
 
+class ProcessError(RuntimeError):
+    """Another process of the group ended, raised or stalled, so this one cannot go on; says which and why."""
+
+
 def _message(argument: str, expected: str, got: object, cure: str) -> str:
     return f"`{argument}` must be {expected}; got {got}. {cure}"
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from solset.linalg import BlockDiagonal, NormalOperator, Product
-from solset.operators.first import Jacobian
+from solset.operators.first import Jacobian, OutputGraph
+from solset.operators.forward import push_forward
 from solset.operators.graphs import GRAPH_BUDGET
 from solset.risk import EmpiricalRisk, output_shape
 
@@ -24,14 +25,15 @@ def loss_curvature(risk: EmpiricalRisk, outputs: Tensor | None = None) -> Tensor
     """
     flat = risk.outputs() if outputs is None else outputs
     shaped = flat.reshape(len(flat), *output_shape(risk))
-    blocks = []
-    for start, _, targets in risk.batches():
+
+    def work(start: int, _: Tensor, targets: Tensor) -> Tensor:
         own = shaped[start : start + len(targets)]
         try:
-            blocks.append(_batch_curvature(risk, *_doubled(own, targets)))
+            return _batch_curvature(risk, *_doubled(own, targets))
         except (RuntimeError, TypeError):  # a device without float64, or a loss with weights of its own dtype
-            blocks.append(_batch_curvature(risk, own, targets))
-    return torch.cat(blocks)
+            return _batch_curvature(risk, own, targets)
+
+    return risk.joined(work)
 
 
 def _doubled(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +82,7 @@ class GaussNewton(NormalOperator):
 
     def __init__(self, risk: EmpiricalRisk, *, memory_budget: int = GRAPH_BUDGET) -> None:
         self._jacobian = Jacobian(risk, memory_budget=memory_budget)
-        self._layout = risk.layout
+        self._risk = risk
         weights = row_weights(risk)
         self._blocks = weights.blocks @ weights.blocks
         super().__init__(Product(weights, self._jacobian), risk.weight_decay)
@@ -89,22 +91,27 @@ class GaussNewton(NormalOperator):
         """One sweep: push, weigh and pull each batch while its graph is at hand."""
         if self._jacobian.pushes_forward(block.shape[1]):
             return self._apply_forward(block[:, 0]).unsqueeze(1)
-        total = self.damping * block
-        directions = self._layout.split_block(block)
-        for start, graph in self._jacobian.graphs:
+        directions = self._risk.layout.split_block(block)
+
+        def product(start: int, graph: OutputGraph) -> Tensor:
             own = self._blocks[start : start + len(graph.outputs)]
             weighed = torch.einsum("bij,kbj->kbi", own, graph.push(directions))
-            total = total + torch.cat([part.flatten(1) for part in graph.pull(weighed)], dim=1).T
-        return total
+            return torch.cat([part.flatten(1) for part in graph.pull(weighed)], dim=1).T
+
+        total = self._jacobian.graphs.summed(torch.zeros_like(block), product)
+        return total + self.damping * block
 
     def _apply_forward(self, vector: Tensor) -> Tensor:
         """The same with one forward pass that carries the direction along, and one backward pass."""
-        total = self.damping * vector
-        for start, batch in self._jacobian.push_batches(vector, with_graph=True):
+        direction = self._risk.layout.split(vector)
+
+        def product(start: int, inputs: Tensor, _: Tensor) -> Tensor:
+            batch = push_forward(self._risk, inputs, direction, with_graph=True)
             own = self._blocks[start : start + len(batch.outputs)]
             weighed = torch.einsum("bij,bj->bi", own, batch.tangent)
             parts = torch.autograd.grad(
                 batch.outputs, batch.source, weighed, allow_unused=True, materialize_grads=True
             )
-            total = total + self._layout.join(parts)
-        return total
+            return self._risk.layout.join(parts)
+
+        return self._risk.summed(torch.zeros_like(vector), product) + self.damping * vector

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from solset.atomic import PARTIAL, replace_file
 from solset.errors import bad_value
-from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows, cross_gram
+from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows, cross_gram, own_columns, spread
 from solset.operators import InformativeRows, OutputCurvature, OutputDirections, RowChoice
 from solset.risk import EmpiricalRisk, differences, digest, fingerprint
 from solset.solvers import Dual
@@ -229,7 +229,11 @@ def _open_rows(folder: Path, choice: RowChoice, gram: Tensor, risk: EmpiricalRis
         raise _damaged(ROWS)
     if solver.plan(stored).place != "memory":
         return stored
-    matrix = torch.empty(shape, dtype=stored.dtype, device=stored.device)
+    own = own_columns(shape[1])
+    matrix = torch.empty(shape[0], len(own), dtype=stored.dtype, device=stored.device)
     for columns, entries in stored.panels():
-        matrix[:, columns] = entries
-    return DenseOperator(matrix)
+        first, last = max(columns.start, own.start), min(columns.stop, own.stop)
+        if first < last:
+            inside = entries[:, first - columns.start : last - columns.start]
+            matrix[:, first - own.start : last - own.start] = inside
+    return spread(DenseOperator(matrix), shape[1])
