@@ -15,12 +15,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from solset.errors import ProcessError, bad_value
+
+if TYPE_CHECKING:  # at run time it is there only where PyTorch was built with it
+    from torch._C._distributed_c10d import Store
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 _DIMENSIONS = 8  # of a tensor that is joined, at most
@@ -238,11 +242,11 @@ def _collective(what: str) -> Iterator[None]:
         raise ProcessError(f"{_missing(store)} while waiting for {what} ({first_line})") from error
 
 
-def _store() -> dist.Store | None:
+def _store() -> "Store | None":
     return dist.distributed_c10d._get_default_store()  # there is no public door
 
 
-def _missing(store: dist.Store | None) -> str:
+def _missing(store: "Store | None") -> str:
     """Which process the others wait for, and what it said."""
     others = [other for other in range(size()) if other != rank()]
     stopped = f"rank {rank()} stopped"
@@ -258,7 +262,7 @@ def _missing(store: dist.Store | None) -> str:
     return f"rank {named} ended, or stalled beyond the timeout; {stopped}"
 
 
-def _begun_by(store: dist.Store | None, other: int) -> int:
+def _begun_by(store: "Store | None", other: int) -> int:
     key = f"solset/step/{other}"
     return int(store.get(key)) if store is not None and store.check([key]) else 0
 
