@@ -198,7 +198,7 @@ def test_the_data_are_on_the_disk_before_they_are_in_place(tmp_path, monkeypatch
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda self, to: (events.append("replace"), replace(self, to))[1])
     run.write_json("a.json", 2)
-    assert events == ["fsync", "replace"]
+    assert events == ["fsync", "replace", "fsync"], "the file, its name, the folder"
 
 
 def test_what_a_killed_process_leaves_is_cleared(tmp_path):

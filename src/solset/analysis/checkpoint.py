@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from solset.atomic import replace_file
 from solset.errors import bad_value
+from solset.files import has_folder, read_file, replace_file
 from solset.risk import differences
 
 Row = dict[str, list[float]]
@@ -38,16 +38,17 @@ class RowFile:
         """
         if self.path is None:
             return {}
-        if not self.path.parent.is_dir():
+        if not has_folder(self.path.parent):
             raise bad_value(
                 "checkpoint",
                 expected="a file in a folder that exists",
                 got=str(self.path),
                 cure="Make the folder.",
             )
-        if not self.path.exists():
+        data = read_file(self.path)
+        if data is None:
             return {}
-        stored = _parsed(self.path)
+        stored = _parsed(self.path, data)
         differing = self._differing(stored)
         if differing:
             raise bad_value(
@@ -79,11 +80,11 @@ class RowFile:
         return differing
 
 
-def _parsed(path: Path) -> Any:
+def _parsed(path: Path, data: bytes) -> Any:
     """What the file holds, once it is one of ours."""
     try:
-        stored = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        stored = json.loads(data)
+    except ValueError:
         stored = None
     if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
         raise bad_value(

@@ -8,6 +8,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from solset.errors import bad_value
+from solset.files import has_file, read_file
 from solset.problem import Problem
 
 
@@ -93,7 +94,8 @@ def directions_from_file(path: Path, shape: Sequence[int], like: Tensor) -> Tens
     Raises:
         ValueError: If there is no such file or key, or the shape differs.
     """
-    if not path.is_file():
+    data = read_file(path) if has_file(path) else None
+    if data is None:
         raise bad_value(
             "direction",
             expected='"gradient", "random" or a safetensors file',
@@ -101,7 +103,7 @@ def directions_from_file(path: Path, shape: Sequence[int], like: Tensor) -> Tens
             cure="Check the path.",
         )
     try:
-        found = load(path.read_bytes())
+        found = load(data)
     except Exception as error:
         raise bad_value(
             "direction", expected="a safetensors file", got=f"{path.name}: {error}", cure="Save it as one."

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from solset.atomic import PARTIAL, plain_name
 from solset.errors import SolsetWarning, bad_value
+from solset.files import PARTIAL, list_folder, plain_name, read_file, remove_file
 
 MARKER = "run.json"
 FORMAT = "solset run 1"
@@ -32,7 +32,7 @@ def _installed(package: str) -> str:
 
 def earlier_run(folder: Path, on_existing: str) -> dict | None:
     """The marker of the run in the folder, ``None`` if it is empty, an error if it must be left alone."""
-    if not any(not entry.name.startswith(PARTIAL) for entry in folder.iterdir()):
+    if not any(not name.startswith(PARTIAL) for name in list_folder(folder)):
         return None
     marker = _read_marker(folder / MARKER)
     if marker is None:
@@ -55,8 +55,8 @@ def earlier_run(folder: Path, on_existing: str) -> dict | None:
 def _read_marker(path: Path) -> dict | None:
     """The marker if it is ours; other tools also write a ``run.json``, and theirs is not."""
     try:
-        marker = json.loads(path.read_bytes())
-    except (FileNotFoundError, IsADirectoryError, ValueError):
+        marker = json.loads(read_file(path) or b"null")
+    except (IsADirectoryError, ValueError):
         return None
     if not isinstance(marker, dict) or marker.get("format") != FORMAT:
         return None
@@ -101,6 +101,7 @@ def _shown(values: Mapping[str, object], key: str) -> str:
 def clear(folder: Path, earlier: dict | None) -> None:
     """Deletes the listed files of an earlier run; its marker stays until the new one replaces it."""
     for name in earlier["files"] if earlier is not None else ():
-        (folder / plain_name(name, "")).unlink(missing_ok=True)
-    for leftover in folder.glob(f"{PARTIAL}*"):
-        leftover.unlink(missing_ok=True)
+        remove_file(folder / plain_name(name, ""))
+    for name in list_folder(folder):
+        if name.startswith(PARTIAL):
+            remove_file(folder / name)

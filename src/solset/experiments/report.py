@@ -144,7 +144,7 @@ def _embedded(folder: RunFolder, picture: Picture) -> dict[str, object]:
             got=f"'{picture.name}'",
             cure="Write it with `folder.write_figure(name, figure)` before the report.",
         )
-    data = (folder.path / name).read_bytes()
+    data = folder.read(name)
     # Width and height stand in bytes 16 to 24 of every PNG.
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
     return {

@@ -1,7 +1,7 @@
 """A folder that holds one run: its settings, its results, and nothing half-written."""
 
+import errno
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,10 @@ from typing import Literal
 from safetensors.torch import load
 from torch import Tensor
 
-from solset.atomic import plain_name, replace_file
 from solset.errors import bad_value
 from solset.experiments.marker import FORMAT, MARKER, clear, earlier_run, package_versions, resumed_versions
 from solset.experiments.records import csv_bytes, json_bytes, tensor_bytes
+from solset.files import has_entry, has_file, make_folder, plain_name, read_file, replace_file
 from solset.plotting import Figure, figure_bytes
 
 
@@ -65,7 +65,7 @@ class RunFolder:
         folder = Path(path)
         wanted = json.loads(json_bytes(settings))
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             earlier = earlier_run(folder, on_existing)
             if earlier is not None and on_existing == "resume":
                 return cls(folder, wanted, resumed_versions(earlier, wanted))
@@ -92,7 +92,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> object:
         """What :meth:`write_json` wrote, in the types of JSON."""
-        return json.loads((self.path / plain_name(name, ".json")).read_bytes())
+        return json.loads(self.read(plain_name(name, ".json")))
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, object]]) -> Path:
         """Writes a table; ``name`` ends in ``.csv`` and every row has the keys of the first."""
@@ -104,13 +104,28 @@ class RunFolder:
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """What :meth:`write_tensors` wrote, on the CPU."""
-        return load((self.path / plain_name(name, ".safetensors")).read_bytes())
+        return load(self.read(plain_name(name, ".safetensors")))
 
     def write_figure(self, name: str, figure: Figure) -> Path:
         """Writes a figure as ``name.png`` (150 dots per inch) and ``name.svg``; returns the PNG's path."""
         png, svg = figure_bytes(figure, "png"), figure_bytes(figure, "svg")
         self._write(f"{name}.svg", svg, ".svg")
         return self._write(f"{name}.png", png, ".png")
+
+    def read(self, name: str) -> bytes:
+        """The content of a file.
+
+        Args:
+            name: A plain file name with its suffix.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+        path = self.path / plain_name(name, Path(name).suffix)
+        data = read_file(path)
+        if data is None:
+            raise FileNotFoundError(errno.ENOENT, "not in the run folder", str(path))
+        return data
 
     def write_text(self, name: str, text: str) -> Path:
         """Writes a text file in UTF-8; ``name`` carries its suffix."""
@@ -131,7 +146,7 @@ class RunFolder:
 
     def has(self, name: str) -> bool:
         """Whether this run has written the file ``name`` (with its suffix) and it is still there."""
-        return name in self._files() and (self.path / name).is_file()
+        return name in self._files() and has_file(self.path / name)
 
     def _write(self, name: str, data: bytes, suffix: str) -> Path:
         target = self.path / plain_name(name, suffix)
@@ -144,7 +159,7 @@ class RunFolder:
         files = self._files()
         if name in files:
             return
-        if name == MARKER or os.path.lexists(self.path / name):
+        if name == MARKER or has_entry(self.path / name):
             raise bad_value(
                 "name",
                 expected="a new name or that of a file this run wrote",
@@ -154,7 +169,7 @@ class RunFolder:
         self._write_marker([*files, name])
 
     def _files(self) -> list[str]:
-        return json.loads((self.path / MARKER).read_bytes())["files"]
+        return json.loads(self.read(MARKER))["files"]
 
     def _write_marker(self, files: list[str]) -> None:
         content = {

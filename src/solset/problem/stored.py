@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from solset.atomic import PARTIAL, replace_file
+from solset import comm
 from solset.errors import bad_value
+from solset.files import (
+    has_entry,
+    make_folder,
+    partial_path,
+    put_in_place,
+    read_file,
+    replace_file,
+)
 from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows, cross_gram, own_columns, spread
 from solset.operators import InformativeRows, OutputCurvature, OutputDirections, RowChoice
 from solset.risk import EmpiricalRisk, differences, digest, fingerprint
@@ -55,14 +62,14 @@ def store(folder: Path, risk: EmpiricalRisk, kept: Stored) -> None:
         ValueError: If the folder holds a derivative already.
         OSError: If the disk has no room.
     """
-    if (folder / MANIFEST).exists():
+    if has_entry(folder / MANIFEST):
         raise bad_value(
             "folder",
             expected="one without a stored derivative",
             got=f"'{folder}', which has one",
             cure="Choose another folder, or remove that one.",
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     gram = _store_rows(kept.rows, kept.gram, folder)
     choice = kept.choice
     tensors = {
@@ -132,7 +139,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ValueError: If it is not a stored derivative.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = json.loads(read_file(folder / MANIFEST) or b"null")
     except (OSError, ValueError):
         manifest = None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -158,7 +165,7 @@ def read_tensors(folder: Path, manifest: dict[str, Any]) -> dict[str, Tensor]:
         ValueError: If the file is missing or damaged.
     """
     try:
-        tensors = load((folder / TENSORS).read_bytes())
+        tensors = load(read_file(folder / TENSORS) or b"")
     except (OSError, SafetensorError):
         tensors = {}
     if digest([tensors[name] for name in sorted(tensors)]) != manifest["tensors"]:
@@ -202,7 +209,9 @@ def identity(risk: EmpiricalRisk) -> dict[str, Any]:
 
 def _store_rows(rows: LinearOperator, gram: Tensor, folder: Path) -> Tensor:
     """Writes the rows; the Gram matrix is theirs, formed anew if they had to be computed again."""
-    partial = folder / f"{PARTIAL}{os.getpid()}-{ROWS}"
+    if not comm.is_first():
+        return _hand_over(rows, gram)
+    partial = partial_path(folder / ROWS)
     try:
         stored = StoredRows.create(partial, rows.shape, rows.dtype, rows.device)
         if isinstance(rows, KeptRows):
@@ -211,10 +220,21 @@ def _store_rows(rows: LinearOperator, gram: Tensor, folder: Path) -> Tensor:
             for start in range(0, rows.shape[0], AT_ONCE):
                 stored.write(start, rows.rows(start, min(start + AT_ONCE, rows.shape[0])))
             gram = cross_gram(stored, stored)  # rounding depends on how rows are batched
-        partial.replace(folder / ROWS)
+        put_in_place(partial, folder / ROWS)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    return gram
+
+
+def _hand_over(rows: LinearOperator, gram: Tensor) -> Tensor:
+    """What the other processes do while the first one writes: compute and send their part."""
+    if isinstance(rows, KeptRows):
+        for _ in rows.panels():
+            pass
+    else:
+        for start in range(0, rows.shape[0], AT_ONCE):
+            rows.rows(start, min(start + AT_ONCE, rows.shape[0]))
     return gram
 
 

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from solset.atomic import PARTIAL
 from solset.errors import bad_value
+from solset.files import PARTIAL
 from solset.linalg import (
     DenseOperator,
     KeptRows,

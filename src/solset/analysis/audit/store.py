@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from solset.atomic import replace_file
 from solset.errors import bad_value
+from solset.files import has_folder, read_file, replace_file
 from solset.risk import differences
 
 MANIFEST = "audit.json"
@@ -40,15 +40,16 @@ class Batches:
             return
         here = json.loads(json.dumps(self.identity))
         manifest = self.place(MANIFEST)
-        if not manifest.parent.is_dir():
+        if not has_folder(manifest.parent):
             raise bad_value(
                 "checkpoint", expected="an existing folder", got=str(manifest.parent), cure="Make the folder."
             )
-        if not manifest.exists():
+        data = read_file(manifest)
+        if data is None:
             content = {"format": _FORMAT, "identity": here}
             replace_file(manifest, json.dumps(content, indent=2, sort_keys=True).encode())
             return
-        stored = _parsed(manifest)
+        stored = _parsed(manifest, data)
         unlike = differences(stored["identity"], here)
         if unlike:
             raise bad_value(
@@ -67,7 +68,8 @@ class Batches:
         if self.place is None:
             return None
         try:
-            return load(self.place(_name(number)).read_bytes())
+            data = read_file(self.place(_name(number)))
+            return None if data is None else load(data)
         except (OSError, SafetensorError):
             return None
 
@@ -87,10 +89,10 @@ def _name(number: int) -> str:
     return f"audit_{number:05d}.safetensors"
 
 
-def _parsed(manifest: Path) -> dict[str, Any]:
+def _parsed(manifest: Path, data: bytes) -> dict[str, Any]:
     try:
-        stored = json.loads(manifest.read_bytes())
-    except (OSError, ValueError):
+        stored = json.loads(data)
+    except ValueError:
         stored = None
     if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
         raise bad_value(

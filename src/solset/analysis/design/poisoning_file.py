@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from solset.analysis.design.followers import BasePoint
-from solset.atomic import replace_file
 from solset.errors import bad_value
+from solset.files import has_folder, read_file, replace_file, safetensors_text
 from solset.problem import Problem
 from solset.risk import differences, digest, fingerprint
 
@@ -97,7 +97,7 @@ class PoisoningFile:
         """
         if path is None:
             return cls(None, {}, value, problem.weights().device)
-        if not Path(path).parent.is_dir():
+        if not has_folder(Path(path).parent):
             raise bad_value(
                 "checkpoint",
                 expected="a file in a folder that exists",
@@ -117,9 +117,10 @@ class PoisoningFile:
         Raises:
             ValueError: If the file is something else, is damaged, or belongs to another search.
         """
-        if self.path is None or not self.path.exists():
+        data = None if self.path is None else read_file(self.path)
+        if self.path is None or data is None:
             return None
-        stored, tensors = _opened(self.path)
+        stored, tensors = _opened(self.path, data)
         unlike = differences(stored["identity"], dict(self.identity))
         if not unlike and not math.isclose(stored["value"], self.value, rel_tol=1e-6, abs_tol=1e-12):
             unlike = [f"the goal at the trained weights ({stored['value']:.6g}, now {self.value:.6g})"]
@@ -156,14 +157,13 @@ class PoisoningFile:
         replace_file(self.path, save(plain, {_ENTRY: json.dumps(content)}))
 
 
-def _opened(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _opened(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What the file holds, once it is one of ours."""
     try:
-        with safe_open(path, "pt") as file:
-            content = json.loads((file.metadata() or {}).get(_ENTRY, "null"))
-            if isinstance(content, dict) and content.get("format") == _FORMAT:
-                return content, {name: file.get_tensor(name) for name in ("dx", "weights")}
-    except (OSError, SafetensorError, ValueError):
+        content = json.loads(safetensors_text(data).get(_ENTRY, "null"))
+        if isinstance(content, dict) and content.get("format") == _FORMAT:
+            return content, load(data)
+    except (SafetensorError, ValueError):
         pass
     raise bad_value(
         "checkpoint",

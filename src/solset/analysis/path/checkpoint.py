@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from solset.analysis.path.course import Station, StopReason
 from solset.analysis.path.multistep import Slopes
 from solset.analysis.path.state import Ending, State
-from solset.atomic import replace_file
 from solset.errors import bad_value
+from solset.files import has_folder, read_file, replace_file, safetensors_text
 from solset.risk import EmpiricalRisk, differences, digest, fingerprint
 
 _FORMAT = "solset course 1"
@@ -46,16 +46,17 @@ class CourseFile:
         """
         if self.path is None:
             return [], None
-        if not self.path.parent.is_dir():
+        if not has_folder(self.path.parent):
             raise bad_value(
                 "checkpoint",
                 expected="a file in a folder that exists",
                 got=str(self.path),
                 cure="Make the folder.",
             )
-        if not self.path.exists():
+        data = read_file(self.path)
+        if data is None:
             return [], None
-        stored, tensors = _parsed(self.path)
+        stored, tensors = _parsed(self.path, data)
         unlike = differences(stored["settings"], json.loads(json.dumps(self.settings)))
         if unlike:
             raise bad_value(
@@ -126,13 +127,11 @@ def _states(stored: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[list[St
     return states, None if ending is None else Ending(StopReason(ending[0]), ending[1])
 
 
-def _parsed(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _parsed(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What the file holds, once it is one of ours."""
     try:
-        with safe_open(path, framework="pt") as file:
-            stored = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, ValueError, SafetensorError):
+        stored, tensors = json.loads(safetensors_text(data).get(_KEY, "null")), load(data)
+    except (ValueError, SafetensorError):
         stored, tensors = None, {}
     if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
         raise bad_value(

@@ -1,0 +1,189 @@
+"""The only reader and writer of run folders and checkpoints: files that are whole or not there.
+
+Everything that solset keeps of its own goes through here. Where several processes work on one problem, the
+first one reads and writes, and all of them learn what it found or what went wrong. Data sets, network
+weights and a user's code are read where they are needed, and the large files of rows are written by
+:mod:`solset.linalg`.
+"""
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from solset import comm
+from solset.errors import bad_value
+
+PARTIAL = ".solset-partial-"
+
+
+def plain_name(name: str, suffix: str) -> str:
+    """The name, if it stays inside the folder and says what the file is."""
+    unsafe = name.startswith(".") or any(character in name for character in "/\\\0")
+    if unsafe or not name.endswith(suffix) or len(name) <= len(suffix):
+        raise bad_value(
+            "name",
+            expected=f"a plain file name ending in '{suffix}'" if suffix else "a plain file name",
+            got=repr(name),
+            cure="Name a file directly inside the run folder.",
+        )
+    return name
+
+
+def read_file(path: Path) -> bytes | None:
+    """The whole content of a file; ``None`` if nothing of that name is there.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: If it is there and cannot be read, as a folder or a pipe cannot.
+    """
+    return comm.from_first(lambda: _read(path))
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        if stat.S_ISFIFO(path.stat().st_mode):  # reading would wait for ever
+            raise OSError(errno.EINVAL, "A pipe is not a file", str(path))
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes the whole file beside its target, then puts it in place in one step.
+
+    Args:
+        path: The target; a link of that name is replaced, never followed.
+        data: Its content.
+
+    Raises:
+        OSError: If there is no room or no permission; the earlier file is as it was.
+    """
+    comm.from_first(lambda: _replace(path, data))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    partial = partial_path(path)
+    try:
+        with partial.open("wb") as stream:
+            stream.write(data)
+        put_in_place(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def partial_path(path: Path) -> Path:
+    """Where the first process writes a file before it is put in place: nothing is there, not even a link.
+
+    Args:
+        path: The target.
+    """
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    partial.unlink(missing_ok=True)
+    return partial
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Renames a finished file to its target, once its content is on the disk.
+
+    Args:
+        partial: Written and closed, in the folder of the target.
+        path: The target.
+    """
+    with partial.open("rb+") as stream:
+        os.fsync(stream.fileno())
+    partial.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts the new name on the disk; some file systems cannot be asked to."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_file(path: Path) -> None:
+    """Deletes a file, or the link of that name, if it is there.
+
+    Args:
+        path: The file.
+    """
+    comm.from_first(lambda: path.unlink(missing_ok=True))
+
+
+def has_file(path: Path) -> bool:
+    """Whether there is a file of that name, or a link to one.
+
+    Args:
+        path: The file.
+    """
+    return _agreed(path.is_file)
+
+
+def has_entry(path: Path) -> bool:
+    """Whether there is anything of that name: a file, a folder, a link that leads nowhere.
+
+    Args:
+        path: The name.
+    """
+    return _agreed(lambda: os.path.lexists(path))
+
+
+def has_folder(path: Path) -> bool:
+    """Whether there is a folder of that name.
+
+    Args:
+        path: The folder.
+    """
+    return _agreed(path.is_dir)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, as far as they are not there.
+
+    Args:
+        path: The folder.
+    """
+    comm.from_first(lambda: path.mkdir(parents=True, exist_ok=True))
+
+
+def list_folder(path: Path) -> list[str]:
+    """The names in a folder, in order.
+
+    Args:
+        path: The folder.
+    """
+    return json.loads(comm.from_first(lambda: json.dumps(sorted(os.listdir(path))).encode()) or b"[]")
+
+
+def _agreed(question: Callable[[], bool]) -> bool:
+    """What the first process answers."""
+    return comm.from_first(lambda: b"yes" if question() else None) is not None
+
+
+def safetensors_text(data: bytes) -> dict[str, str]:
+    """The text entries in the header of a safetensors file, which its own ``load`` leaves out.
+
+    Args:
+        data: The whole file.
+
+    Raises:
+        ValueError: If there is no such header.
+    """
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    entries = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    return entries if isinstance(entries, dict) else {}
