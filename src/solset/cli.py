@@ -6,14 +6,15 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from solset import comm
 from solset.datasets import cifar10, find_cifar10, find_resnet56_weights
-from solset.errors import bad_value
+from solset.errors import ProcessError, bad_value
 from solset.experiments.audit import AuditSettings, load_validation
 from solset.experiments.audit_report import audit_experiment
 from solset.experiments.digits import DigitsRun, DigitsSettings
@@ -56,14 +57,35 @@ Resume = Annotated[bool, typer.Option("--resume", help="Keep what an interrupted
 
 
 def main() -> None:
-    """Runs the command line; a bad argument ends in one line and status 2."""
+    """Runs the command line; a bad argument ends in one line and status 2.
+
+    Under ``torchrun`` all processes work on the one run; the first one writes and speaks.
+    """
+    comm.launch()
+    errors = sys.stderr
     try:
-        app()
-    except (ValueError, TypeError, OSError) as error:
+        with _only_the_first_speaks(), comm.reporting():
+            app()
+    except (ValueError, TypeError, OSError, ProcessError) as error:
         if os.environ.get("SOLSET_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        who = f"rank {comm.rank()}: " if comm.size() > 1 else ""
+        print(f"{who}error: {error}", file=errors)
+        sys.exit(1 if isinstance(error, ProcessError) else 2)
+
+
+@contextmanager
+def _only_the_first_speaks() -> Iterator[None]:
+    """Results, bars and warnings of one process are enough."""
+    if comm.is_first():
+        yield
+        return
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nothing,
+        redirect_stdout(nothing),
+        redirect_stderr(nothing),
+    ):
+        yield
 
 
 @contextmanager

@@ -212,7 +212,7 @@ def reporting() -> Iterator[None]:
         yield
     except ProcessError:
         raise
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt) as error:
         if size() > 1 and (store := _store()) is not None:
             store.set(f"solset/failed/{rank()}", f"{type(error).__name__}: {error}"[:500])
         raise
