@@ -110,8 +110,12 @@ class Graphs(Generic[Graph]):
         own, size = self._risk.share, self._risk.batch_size
         if self._budget <= 0 or not own:
             return False
-        first = self._risk.points[own[:size]]
-        return -(-len(own) // size) * saved_bytes(lambda: self._complete(self._build(*first))) <= self._budget
+
+        def measured(batch: range) -> float:
+            data = self._risk.points[batch]
+            return saved_bytes(lambda: self._complete(self._build(*data))) / len(batch)
+
+        return len(own) * next(in_batches(own[:size], size, self._risk.room, measured)) <= self._budget
 
 
 def saved_bytes(build: Callable[[], Any]) -> int:
