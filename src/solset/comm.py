@@ -238,28 +238,29 @@ def _collective(what: str) -> Iterator[None]:
             store.set(f"solset/step/{rank()}", str(_exchanges.begun))
         yield
     except RuntimeError as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ProcessError(f"{_missing(store)} while waiting for {what} ({first_line})") from error
+        fate = "stalled beyond the timeout" if "timed out" in str(error).lower() else "ended"
+        cause = _missing(store, fate)
+        raise ProcessError(
+            f"{cause}; rank {rank()} stopped while waiting for {what}. Finished stages of a run are kept: "
+            f"start it again, with --resume"
+        ) from error
 
 
 def _store() -> "Store | None":
     return dist.distributed_c10d._get_default_store()  # there is no public door
 
 
-def _missing(store: "Store | None") -> str:
-    """Which process the others wait for, and what it said."""
+def _missing(store: "Store | None", fate: str) -> str:
+    """Which process the others wait for, and what it said or what became of it."""
     others = [other for other in range(size()) if other != rank()]
-    stopped = f"rank {rank()} stopped"
     try:
         for other in others:
             if store is not None and store.check([f"solset/failed/{other}"]):
-                cause = store.get(f"solset/failed/{other}").decode()
-                return f"rank {other} raised {cause}; {stopped}"
+                return f"rank {other} raised {store.get(f'solset/failed/{other}').decode()}"
         behind = [other for other in others if _begun_by(store, other) < _exchanges.begun]
     except RuntimeError:  # the store itself is gone with the process that kept it
-        return f"rank 0 or its host ended; {stopped}"
-    named = ", ".join(map(str, behind or others))
-    return f"rank {named} ended, or stalled beyond the timeout; {stopped}"
+        return f"rank 0 or its host {fate}"
+    return f"rank {', '.join(map(str, behind or others))} {fate}"
 
 
 def _begun_by(store: "Store | None", other: int) -> int:

@@ -1,9 +1,6 @@
 """Several processes share the points; every one of them has the results of one process alone."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -11,25 +8,10 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from support.processes import torchrun
 from support.sharded import everything, reads
 
 HERE = Path(__file__).parent
-
-
-def torchrun(
-    processes: int, *command: str, timeout: float = 240, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Runs a script or ``-m module`` in so many processes of this machine, as torchrun does."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *launcher, *command],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
 
 
 @cache
