@@ -21,6 +21,7 @@ class OutputGraph:
 
     source: list[Tensor]
     outputs: Tensor
+    targets: Tensor
 
     def push(self, directions: Sequence[Tensor]) -> Tensor:
         """``J v`` for a block of directions: the pull-back's own adjoint, ``(k, b, c)``."""
@@ -47,19 +48,20 @@ class OutputGraph:
         return cotangent, found
 
 
-def output_graph(risk: EmpiricalRisk, inputs: Tensor, *, by_inputs: bool) -> OutputGraph:
+def output_graph(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, *, by_inputs: bool) -> OutputGraph:
     """The graph of a batch's flattened outputs with respect to the weights or to the inputs.
 
     Args:
         risk: Gives the network and the weights.
         inputs: ``(b, *input)``.
+        targets: Kept beside the outputs.
         by_inputs: Differentiate in the inputs instead of the weights.
     """
     leaf = inputs.detach().clone().requires_grad_(by_inputs)
     source = [leaf] if by_inputs else risk.leaves()
     weights = risk.layout.split(risk.weights) if by_inputs else source
     with torch.enable_grad():
-        return OutputGraph(source, risk.forward(weights, leaf).flatten(1))
+        return OutputGraph(source, risk.forward(weights, leaf).flatten(1), targets)
 
 
 def output_graphs(risk: EmpiricalRisk, memory_budget: int, *, by_inputs: bool) -> Graphs[OutputGraph]:
@@ -72,7 +74,7 @@ def output_graphs(risk: EmpiricalRisk, memory_budget: int, *, by_inputs: bool) -
     """
     return Graphs(
         risk,
-        lambda inputs, _: output_graph(risk, inputs, by_inputs=by_inputs),
+        lambda inputs, targets: output_graph(risk, inputs, targets, by_inputs=by_inputs),
         memory_budget,
         complete=lambda graph: (graph, graph.pulled),
     )
