@@ -52,8 +52,8 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
 
     Raises:
         TypeError: If the patterns are one string.
-        ValueError: If a pattern matches nothing, a chosen parameter does not require grad, they are not all of
-            one dtype on one device, or that device has no float64.
+        ValueError: If a pattern matches nothing, a chosen parameter does not require grad, they are not all
+            of one dtype on one device, or that device has no float64.
     """
     named = dict(model.named_parameters())
     chosen = named if patterns is None else {name: named[name] for name in matching(named, patterns)}
