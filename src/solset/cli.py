@@ -5,14 +5,15 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
+from solset import comm
 from solset.datasets import cifar10, find_cifar10, find_resnet56_weights
-from solset.errors import bad_value
+from solset.errors import ProcessError, bad_value
 from solset.experiments.audit import AuditSettings, check_audit, load_validation
 from solset.experiments.audit_report import audit_experiment
 from solset.experiments.digits import DigitsRun, DigitsSettings
@@ -58,23 +59,43 @@ Resume = Annotated[bool, typer.Option("--resume", help="Keep what an interrupted
 
 
 def main() -> None:
-    """Runs the command line; a bad argument ends in one line and status 2."""
+    """Runs the command line; a bad argument ends in one line and status 2.
+
+    Under ``torchrun`` all processes work on the one run; the first one writes and speaks.
+    """
+    comm.launch()
     try:
-        code = app(standalone_mode=not sys.argv[1:])  # without arguments it shows the help
+        with _only_the_first_speaks(), comm.reporting():
+            code = app(standalone_mode=not sys.argv[1:])  # without arguments it shows the help
     except _UsageError as error:
         _refuse(cast("typer.BadParameter", error).format_message())
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ProcessError) as error:
         if os.environ.get("SOLSET_TRACEBACK"):
             raise
-        _refuse(str(error))
+        _refuse(str(error), status=1 if isinstance(error, ProcessError) else 2)
     else:
         sys.exit(code or 0)
 
 
-def _refuse(message: str) -> NoReturn:
+def _refuse(message: str, *, status: int = 2) -> NoReturn:
+    who = f"rank {comm.rank()}: " if comm.size() > 1 else ""
     line = " ".join(message.split()).encode(errors="backslashreplace").decode()
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(2)
+    print(f"{who}error: {line}", file=sys.stderr)
+    sys.exit(status)
+
+
+@contextmanager
+def _only_the_first_speaks() -> Iterator[None]:
+    """Results, bars and warnings of one process are enough."""
+    if comm.is_first():
+        yield
+        return
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nothing,
+        redirect_stdout(nothing),
+        redirect_stderr(nothing),
+    ):
+        yield
 
 
 @contextmanager

@@ -23,6 +23,10 @@ class SolsetWarning(UserWarning):
     """The answer is defined, but one of its premises does not hold."""
 
 
+class ProcessError(RuntimeError):
+    """Another process of the group ended, raised or stalled, so this one cannot go on; says which and why."""
+
+
 def _message(argument: str, expected: str, got: object, cure: str) -> str:
     one_line = " ".join(f"{got}".split("\n"))  # what came may bring a message of several
     return f"`{argument}` must be {expected}; got {one_line}. {cure}"

@@ -1,15 +1,20 @@
 """The only reader and writer of run folders and checkpoints: files that are whole or not there.
 
-Everything that solset keeps of its own goes through here. Data sets, network weights and a user's code are
-read where they are needed, and the large files of rows are written by :mod:`solset.linalg`.
+Everything that solset keeps of its own goes through here. Where several processes work on one problem, the
+first one reads and writes, and all of them learn what it found or what went wrong. Data sets, network
+weights and a user's code are read where they are needed, and the large files of rows are written by
+:mod:`solset.linalg`.
 """
 
 import errno
 import hashlib
+import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
+from solset import comm
 from solset.errors import bad_value
 
 PARTIAL = ".solset-partial-"
@@ -37,6 +42,10 @@ def read_file(path: Path) -> bytes | None:
     Raises:
         OSError: If it is there and cannot be read, as a folder or a pipe cannot.
     """
+    return comm.from_first(lambda: _read(path))
+
+
+def _read(path: Path) -> bytes | None:
     try:
         if stat.S_ISFIFO(path.stat().st_mode):  # reading would wait for ever
             raise OSError(errno.EINVAL, "A pipe is not a file", str(path))
@@ -62,10 +71,15 @@ def hash_file(path: Path) -> str | None:
 
     Cost: one read of the file, a piece at a time.
     """
+    found = comm.from_first(lambda: _hash(path))
+    return None if found is None else found.decode()
+
+
+def _hash(path: Path) -> bytes | None:
     if path.is_symlink() or not path.is_file():
         return None
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest().encode()
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -78,6 +92,10 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: If there is no room or no permission; the earlier file is as it was.
     """
+    comm.from_first(lambda: _replace(path, data))
+
+
+def _replace(path: Path, data: bytes) -> None:
     try:
         partial = partial_path(path)
         try:
@@ -104,7 +122,7 @@ def _not_written(path: Path, error: OSError) -> OSError:
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file is written before it is put in place: nothing is there, not even a link.
+    """Where the first process writes a file before it is put in place: nothing is there, not even a link.
 
     Args:
         path: The target.
@@ -147,7 +165,7 @@ def remove_file(path: Path) -> None:
     Args:
         path: The file.
     """
-    path.unlink(missing_ok=True)
+    comm.from_first(lambda: path.unlink(missing_ok=True))
 
 
 def has_file(path: Path) -> bool:
@@ -156,7 +174,7 @@ def has_file(path: Path) -> bool:
     Args:
         path: The file.
     """
-    return path.is_file()
+    return _agreed(path.is_file)
 
 
 def has_entry(path: Path) -> bool:
@@ -165,7 +183,7 @@ def has_entry(path: Path) -> bool:
     Args:
         path: The name.
     """
-    return os.path.lexists(path)
+    return _agreed(lambda: os.path.lexists(path))
 
 
 def is_link(path: Path) -> bool:
@@ -174,7 +192,7 @@ def is_link(path: Path) -> bool:
     Args:
         path: The name.
     """
-    return path.is_symlink()
+    return _agreed(path.is_symlink)
 
 
 def has_folder(path: Path) -> bool:
@@ -183,7 +201,7 @@ def has_folder(path: Path) -> bool:
     Args:
         path: The folder.
     """
-    return path.is_dir()
+    return _agreed(path.is_dir)
 
 
 def make_folder(path: Path) -> None:
@@ -192,7 +210,7 @@ def make_folder(path: Path) -> None:
     Args:
         path: The folder.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    comm.from_first(lambda: path.mkdir(parents=True, exist_ok=True))
 
 
 def list_folder(path: Path) -> list[str]:
@@ -201,4 +219,9 @@ def list_folder(path: Path) -> list[str]:
     Args:
         path: The folder.
     """
-    return sorted(os.listdir(path))
+    return json.loads(comm.from_first(lambda: json.dumps(sorted(os.listdir(path))).encode()) or b"[]")
+
+
+def _agreed(question: Callable[[], bool]) -> bool:
+    """What the first process answers."""
+    return comm.from_first(lambda: b"yes" if question() else None) is not None

@@ -18,8 +18,8 @@ from solset.operators import (
     InputJacobian,
     Jacobian,
     Mixed,
+    RowWeights,
     loss_curvature,
-    row_weights,
 )
 from solset.risk import EmpiricalRisk
 
@@ -178,7 +178,7 @@ def test_jacobian_of_some_points_has_their_rows(case):
 def test_row_weights_square_to_the_curvature_of_the_loss(case):
     risk = risk_of(case)
     blocks = torch.block_diag(*loss_curvature(risk))
-    root = row_weights(risk).to_dense()
+    root = RowWeights(risk).to_dense()
     assert error(blocks, truth_of(case).curvature) <= EXACT
     assert error(root @ root, blocks) <= EXACT
 

@@ -11,9 +11,9 @@ from solset.operators import (
     OutputCurvature,
     OutputDirections,
     OutputRows,
+    RowWeights,
     choose_rows,
     loss_curvature,
-    row_weights,
     rows_to_add,
     weighted_squares,
 )
@@ -266,7 +266,7 @@ class TestOutputRows:
         dense = rows.rows(0, rows.shape[0])
         torch.testing.assert_close(dense.T @ dense, J.T @ J, rtol=0, atol=1e-11)
         weighted = choice.weights.unsqueeze(1) * dense
-        A = row_weights(risk).to_dense() @ J
+        A = RowWeights(risk).to_dense() @ J
         torch.testing.assert_close(weighted.T @ weighted, A.T @ A, rtol=0, atol=1e-11)
 
 

@@ -1,5 +1,6 @@
 """Parameters as one flat vector, in the order of named_parameters."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -38,3 +39,8 @@ def test_a_tied_parameter_is_one_parameter(build_case):
         "back.bias",
         "out.weight",
     ]
+
+
+def test_a_device_without_float64_is_refused(build_case):
+    with pytest.raises(ValueError, match=r"`model` must be on a device with numbers in float64.*got on meta"):
+        choose_parameters(build_case("tanh-ce-mean").model.to("meta"), None)

@@ -11,7 +11,7 @@ from solset.errors import SolsetWarning, Status, bad_value
 from solset.linalg import Space
 from solset.operators import Jacobian
 from solset.problem import Problem
-from solset.risk import EmpiricalRisk
+from solset.risk import slopes_at
 from solset.solvers import Prepared, Solution, Solver
 
 
@@ -107,7 +107,7 @@ def removal_scores(
     adjoints = _adjoints(problem, inputs, targets, solver)
     risk = problem.risk()
     pushed = Jacobian(risk) @ adjoints
-    slopes = torch.cat([s.flatten(1) for s in output_slopes(risk)])
+    slopes = slopes_at(risk, risk.outputs())
     per_point = pushed.reshape(problem.point_count, -1, adjoints.shape[1])
     return torch.einsum("nc,nct->tn", slopes, per_point)
 
@@ -131,18 +131,6 @@ def feature_scores(
     adjoints = _adjoints(problem, inputs, targets, solver)
     data = problem.graphical_derivative(optimality="stationary", solver=solver).linearisation.data
     return -(data.T @ adjoints).T.reshape(len(inputs), problem.point_count, *problem.input_shape)
-
-
-def output_slopes(risk: EmpiricalRisk) -> list[Tensor]:
-    """``α ∇_f L`` of every point, batch by batch, ``(b, *out)``. Cost: one forward pass."""
-    parameters = risk.layout.split(risk.weights)
-    slopes = []
-    for _, inputs, targets in risk.batches():
-        leaf = risk.forward(parameters, inputs).detach().requires_grad_()
-        with torch.enable_grad():
-            value = risk.batch_scale(len(inputs)) * risk.loss(leaf, targets)
-            slopes.append(torch.autograd.grad(value, leaf)[0])
-    return slopes
 
 
 def _adjoints(problem: Problem, inputs: Tensor, targets: Tensor, solver: Solver | None) -> Tensor:

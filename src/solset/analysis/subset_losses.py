@@ -43,19 +43,21 @@ def subset_losses(risk: EmpiricalRisk, subsets: Mapping[str, Tensor]) -> dict[st
         subsets: Sorted indices by name.
     """
     parameters = risk.layout.split(risk.weights)
-    totals = dict.fromkeys([ALL, *subsets], 0.0)
+
+    def work(start: int, inputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = risk.forward(parameters, inputs)
+        found = [float(risk.batch_scale(len(inputs)) * risk.loss(outputs, targets))]
+        for members in subsets.values():
+            inside = members[(members >= start) & (members < start + len(inputs))] - start
+            share = len(inside) / len(members) if risk.reduction == "mean" else 1.0
+            own = inside.to(outputs.device)
+            found.append(float(share * risk.loss(outputs[own], targets[own])) if len(inside) else 0.0)
+        return torch.tensor(found, dtype=torch.float64)
+
     with torch.no_grad():
-        for start, inputs, targets in risk.batches():
-            outputs = risk.forward(parameters, inputs)
-            totals[ALL] += float(risk.batch_scale(len(inputs)) * risk.loss(outputs, targets))
-            for name, members in subsets.items():
-                inside = members[(members >= start) & (members < start + len(inputs))] - start
-                if len(inside):
-                    share = len(inside) / len(members) if risk.reduction == "mean" else 1.0
-                    own = inside.to(outputs.device)
-                    totals[name] += float(share * risk.loss(outputs[own], targets[own]))
-    totals[ALL] += 0.5 * risk.weight_decay * float(risk.weights @ risk.weights)
-    return totals
+        totals = risk.summed(torch.zeros(1 + len(subsets), dtype=torch.float64), work).tolist()
+    totals[0] += 0.5 * risk.weight_decay * float(risk.weights @ risk.weights)
+    return dict(zip([ALL, *subsets], totals, strict=True))
 
 
 def quantities(risk: EmpiricalRisk, subsets: Mapping[str, Tensor]) -> dict[str, str]:

@@ -11,10 +11,11 @@ from solset.linalg.algebra import (
     shifted,
 )
 from solset.linalg.operator import LinearOperator
-from solset.linalg.panels import KeptRows, Stacked, StoredRows
+from solset.linalg.panels import KeptRows, Stacked, StoredRows, free_bytes
 from solset.linalg.ratio import ROUNDING, LargestRatio, LeftSide, equilibrated, largest_ratio
 from solset.linalg.space import Space
 from solset.linalg.spectrum import Spectrum, cross_gram, default_tolerance, gram, gram_block, spectrum
+from solset.linalg.spread import SpreadRows, own_columns, own_part, spread, stacked
 
 __all__ = [
     "ROUNDING",
@@ -30,15 +31,21 @@ __all__ = [
     "Product",
     "Space",
     "Spectrum",
+    "SpreadRows",
     "Stacked",
     "StoredRows",
     "Sum",
     "cross_gram",
     "default_tolerance",
     "equilibrated",
+    "free_bytes",
     "gram",
     "gram_block",
     "largest_ratio",
+    "own_columns",
+    "own_part",
     "shifted",
     "spectrum",
+    "spread",
+    "stacked",
 ]

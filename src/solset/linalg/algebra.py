@@ -61,7 +61,12 @@ class BlockDiagonal(LinearOperator):
     def __init__(self, blocks: Tensor) -> None:
         n, r, c = blocks.shape
         super().__init__((n * r, n * c), blocks.dtype, blocks.device)
-        self.blocks = blocks
+        self._blocks = blocks
+
+    @property
+    def blocks(self) -> Tensor:
+        """The entries, ``(n, r, c)``."""
+        return self._blocks
 
     def _apply(self, block: Tensor) -> Tensor:
         n, r, c = self.blocks.shape

@@ -6,6 +6,7 @@ Gram matrix, so rows that do not fit memory are read once for each, in long stre
 
 import errno
 import os
+import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from solset import comm
 from solset.errors import bad_value
 from solset.linalg.operator import LinearOperator
 
@@ -186,6 +188,16 @@ class Stacked(KeptRows):
         for part, share in zip(self.parts[1:], shares[1:], strict=True):
             total = total + part.T @ share
         return total
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk of a folder, as the first process sees it: all must come to the same plan.
+
+    Args:
+        folder: An existing one.
+    """
+    found = comm.from_first(lambda: str(shutil.disk_usage(folder).free).encode())
+    return int(found or 0)
 
 
 def _header_end(file: BinaryIO, layout: tuple[int, int, int], kind: np.dtype[Any]) -> int:

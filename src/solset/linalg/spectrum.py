@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from solset import comm
 from solset.errors import bad_value
 from solset.linalg.operator import LinearOperator
 from solset.linalg.panels import KeptRows
+from solset.linalg.spread import SpreadRows
 
 STRIP = 96  # columns at a time: narrow strips leave nearly half of a symmetric product uncomputed
 
@@ -83,10 +85,16 @@ def gram(operator: LinearOperator, memory_budget: int) -> Tensor:
             if j > i:
                 continue
             others = rows if j == i else operator.rows(j, min(j + block, m)).to(torch.float64)
-            product = rows @ others.T
+            product = _shared_product(rows, others)
             result[i : i + block, j : j + block] = product
             result[j : j + block, i : i + block] = product.T
     return result
+
+
+def _shared_product(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right.T``, summed over columns, each process over its own."""
+    own = comm.share(left.shape[1])
+    return comm.total(left[:, own.start : own.stop] @ right[:, own.start : own.stop].T)
 
 
 def gram_block(shape: tuple[int, int], dtype: torch.dtype, memory_budget: int) -> int:
@@ -123,6 +131,9 @@ def cross_gram(left: KeptRows, right: KeptRows, *, dtype: torch.dtype = torch.fl
             time, and an entry is off by less than a unit of float32 rounding of the rows' lengths; the
             squares of these are in float64 all the same.
     """
+    if isinstance(left, SpreadRows) and isinstance(right, SpreadRows):
+        same = left.own if right is left else right.own
+        return comm.total(cross_gram(left.own, same, dtype=dtype))
     m, k = left.shape[0], right.shape[0]
     squares = torch.zeros(m, dtype=torch.float64, device=left.device)
     total = torch.zeros(m, k, dtype=torch.float64, device=left.device)

@@ -1,6 +1,6 @@
 """Derivatives of the risk and of the outputs as linear operators."""
 
-from solset.operators.curvature import GaussNewton, loss_curvature, row_weights
+from solset.operators.curvature import GaussNewton, RowWeights, loss_curvature
 from solset.operators.first import InputJacobian, Jacobian
 from solset.operators.informative import (
     InformativeRows,
@@ -34,7 +34,7 @@ __all__ = [
     "RowChoice",
     "choose_rows",
     "loss_curvature",
-    "row_weights",
+    "RowWeights",
     "rows_to_add",
     "weighted_squares",
 ]

@@ -1,10 +1,14 @@
 """The loss's own curvature ``Λ`` in the outputs, and the Gauss–Newton matrix made of it."""
 
+from functools import cached_property
+from math import prod
+
 import torch
 from torch import Tensor
 
-from solset.linalg import BlockDiagonal, NormalOperator, Product
-from solset.operators.first import Jacobian
+from solset.linalg import BlockDiagonal, LinearOperator, NormalOperator, Product
+from solset.operators.first import Jacobian, OutputGraph
+from solset.operators.forward import push_forward
 from solset.operators.graphs import GRAPH_BUDGET
 from solset.risk import EmpiricalRisk, output_shape
 
@@ -24,14 +28,14 @@ def loss_curvature(risk: EmpiricalRisk, outputs: Tensor | None = None) -> Tensor
     """
     flat = risk.outputs() if outputs is None else outputs
     shaped = flat.reshape(len(flat), *output_shape(risk))
-    blocks = []
-    for start, _, targets in risk.batches():
-        own = shaped[start : start + len(targets)]
-        try:
-            blocks.append(_batch_curvature(risk, *_doubled(own, targets)))
-        except (RuntimeError, TypeError):  # a device without float64, or a loss with weights of its own dtype
-            blocks.append(_batch_curvature(risk, own, targets))
-    return torch.cat(blocks)
+    return risk.joined(lambda start, _, y: _of_batch(risk, shaped[start : start + len(y)], y))
+
+
+def _of_batch(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
+    try:
+        return _batch_curvature(risk, *_doubled(outputs, targets))
+    except (RuntimeError, TypeError):  # a device without float64, or a loss with weights of its own dtype
+        return _batch_curvature(risk, outputs, targets)
 
 
 def _doubled(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,14 +58,43 @@ def _column(slope: Tensor, leaf: Tensor, j: int) -> Tensor:
     return torch.autograd.grad(slope[:, j].sum(), leaf, retain_graph=True)[0]
 
 
-def row_weights(risk: EmpiricalRisk) -> BlockDiagonal:
-    """``√α Λ^{1/2}``, the weights with which training sees the rows of ``J``.
+def _root(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
+    """``(αΛ_i)^{1/2}`` of a batch, ``(b, c, c)``."""
+    values, vectors = torch.linalg.eigh(_of_batch(risk, outputs, targets))
+    return ((vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.mT).to(risk.weights.dtype)
+
+
+class RowWeights(BlockDiagonal):
+    """``√α Λ^{1/2}``, the weights with which training sees the rows of ``J``, ``(m, m)``.
 
     Negative eigenvalues of a loss that is not convex in the outputs are cut at zero.
+
+    Args:
+        risk: Gives the loss and the network.
+
+    Cost: one forward pass at the first use; ``n·c²`` numbers.
     """
-    values, vectors = torch.linalg.eigh(loss_curvature(risk))
-    roots = (vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.mT
-    return BlockDiagonal(roots.to(risk.weights.dtype))
+
+    def __init__(self, risk: EmpiricalRisk) -> None:
+        self._risk, self._shape = risk, output_shape(risk)
+        m = len(risk.points) * prod(self._shape)
+        LinearOperator.__init__(self, (m, m), risk.weights.dtype, risk.weights.device)
+
+    @property
+    def blocks(self) -> Tensor:
+        """``(n, c, c)``."""
+        return self._computed
+
+    @cached_property
+    def _computed(self) -> Tensor:
+        parameters = self._risk.layout.split(self._risk.weights)
+
+        def work(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
+            with torch.no_grad():
+                outputs = self._risk.forward(parameters, inputs)
+            return _root(self._risk, outputs, targets)
+
+        return self._risk.joined(work)
 
 
 class GaussNewton(NormalOperator):
@@ -75,36 +108,49 @@ class GaussNewton(NormalOperator):
         memory_budget: Bytes that graphs kept between products may take.
 
     Cost: about one gradient a product once the graph is kept; 1.5 to 2.4 where it is not, or with
-    convolutions.
+    convolutions. ``n·c²`` numbers of the loss's curvature are kept if they fit the budget too.
     """
 
     def __init__(self, risk: EmpiricalRisk, *, memory_budget: int = GRAPH_BUDGET) -> None:
         self._jacobian = Jacobian(risk, memory_budget=memory_budget)
-        self._layout = risk.layout
-        weights = row_weights(risk)
-        self._blocks = weights.blocks @ weights.blocks
-        super().__init__(Product(weights, self._jacobian), risk.weight_decay)
+        self._risk, self._weights = risk, RowWeights(risk)
+        needed = self._weights.shape[0] * self._jacobian.outputs * risk.weights.element_size()
+        self._keeps_weights = needed <= memory_budget
+        super().__init__(Product(self._weights, self._jacobian), risk.weight_decay)
+
+    def _weighed(self, start: int, outputs: Tensor, targets: Tensor, pushed: Tensor) -> Tensor:
+        """``αΛ`` times a batch's changes of outputs, ``(k, b, c)``."""
+        if self._keeps_weights:
+            roots = self._weights.blocks[start : start + len(outputs)]
+        else:
+            roots = _root(self._risk, outputs.detach().reshape(-1, *output_shape(self._risk)), targets)
+        return torch.einsum("bij,bjl,kbl->kbi", roots, roots, pushed)
 
     def _apply(self, block: Tensor) -> Tensor:
         """One sweep: push, weigh and pull each batch while its graph is at hand."""
+        if self._keeps_weights:
+            _ = self._weights.blocks  # all processes together, before each goes through its own batches
         if self._jacobian.pushes_forward(block.shape[1]):
             return self._apply_forward(block[:, 0]).unsqueeze(1)
-        total = self.damping * block
-        directions = self._layout.split_block(block)
-        for start, graph in self._jacobian.graphs:
-            own = self._blocks[start : start + len(graph.outputs)]
-            weighed = torch.einsum("bij,kbj->kbi", own, graph.push(directions))
-            total = total + torch.cat([part.flatten(1) for part in graph.pull(weighed)], dim=1).T
-        return total
+        directions = self._risk.layout.split_block(block)
+
+        def product(start: int, graph: OutputGraph) -> Tensor:
+            weighed = self._weighed(start, graph.outputs, graph.targets, graph.push(directions))
+            return torch.cat([part.flatten(1) for part in graph.pull(weighed)], dim=1).T
+
+        total = self._jacobian.graphs.summed(torch.zeros_like(block), product)
+        return total + self.damping * block
 
     def _apply_forward(self, vector: Tensor) -> Tensor:
         """The same with one forward pass that carries the direction along, and one backward pass."""
-        total = self.damping * vector
-        for start, batch in self._jacobian.push_batches(vector, with_graph=True):
-            own = self._blocks[start : start + len(batch.outputs)]
-            weighed = torch.einsum("bij,bj->bi", own, batch.tangent)
+        direction = self._risk.layout.split(vector)
+
+        def product(start: int, inputs: Tensor, targets: Tensor) -> Tensor:
+            batch = push_forward(self._risk, inputs, direction, with_graph=True)
+            weighed = self._weighed(start, batch.outputs, targets, batch.tangent.unsqueeze(0))[0]
             parts = torch.autograd.grad(
                 batch.outputs, batch.source, weighed, allow_unused=True, materialize_grads=True
             )
-            total = total + self._layout.join(parts)
-        return total
+            return self._risk.layout.join(parts)
+
+        return self._risk.summed(torch.zeros_like(vector), product) + self.damping * vector

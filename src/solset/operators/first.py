@@ -1,6 +1,6 @@
 """First derivatives of the outputs: the Jacobians ``J`` and ``J_x``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from solset.linalg import LinearOperator
-from solset.operators.forward import Pushed, has_convolution, has_forward_mode, push_forward
+from solset.operators.forward import has_convolution, has_forward_mode, push_forward
 from solset.operators.graphs import GRAPH_BUDGET, Graphs, pull_back
 from solset.operators.per_sample import PerSampleGradients
 from solset.risk import EmpiricalRisk
@@ -21,6 +21,7 @@ class OutputGraph:
 
     source: list[Tensor]
     outputs: Tensor
+    targets: Tensor
 
     def push(self, directions: Sequence[Tensor]) -> Tensor:
         """``J v`` for a block of directions: the pull-back's own adjoint, ``(k, b, c)``."""
@@ -47,19 +48,20 @@ class OutputGraph:
         return cotangent, found
 
 
-def output_graph(risk: EmpiricalRisk, inputs: Tensor, *, by_inputs: bool) -> OutputGraph:
+def output_graph(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, *, by_inputs: bool) -> OutputGraph:
     """The graph of a batch's flattened outputs with respect to the weights or to the inputs.
 
     Args:
         risk: Gives the network and the weights.
         inputs: ``(b, *input)``.
+        targets: Kept beside the outputs.
         by_inputs: Differentiate in the inputs instead of the weights.
     """
     leaf = inputs.detach().clone().requires_grad_(by_inputs)
     source = [leaf] if by_inputs else risk.leaves()
     weights = risk.layout.split(risk.weights) if by_inputs else source
     with torch.enable_grad():
-        return OutputGraph(source, risk.forward(weights, leaf).flatten(1))
+        return OutputGraph(source, risk.forward(weights, leaf).flatten(1), targets)
 
 
 def output_graphs(risk: EmpiricalRisk, memory_budget: int, *, by_inputs: bool) -> Graphs[OutputGraph]:
@@ -72,7 +74,7 @@ def output_graphs(risk: EmpiricalRisk, memory_budget: int, *, by_inputs: bool) -
     """
     return Graphs(
         risk,
-        lambda inputs, _: output_graph(risk, inputs, by_inputs=by_inputs),
+        lambda inputs, targets: output_graph(risk, inputs, targets, by_inputs=by_inputs),
         memory_budget,
         complete=lambda graph: (graph, graph.pulled),
     )
@@ -115,32 +117,25 @@ class Jacobian(LinearOperator):
     def _convolves(self) -> bool:
         return has_convolution(self._risk.model)
 
-    def push_batches(self, vector: Tensor, *, with_graph: bool) -> Iterator[tuple[int, Pushed]]:
-        """Start index, outputs and ``J v`` of each batch, in forward mode.
-
-        Args:
-            vector: ``v``, ``(p,)``.
-            with_graph: Whether the outputs are to be pulled back afterwards.
-        """
-        direction = self._risk.layout.split(vector)
-        for start, inputs, _ in self._risk.batches():
-            yield start, push_forward(self._risk, inputs, direction, with_graph=with_graph)
-
     def _apply(self, block: Tensor) -> Tensor:
         if self.pushes_forward(block.shape[1]):
-            pushed = self.push_batches(block[:, 0], with_graph=False)
-            return torch.cat([batch.tangent.reshape(-1, 1) for _, batch in pushed])
+            direction = self._risk.layout.split(block[:, 0])
+
+            def forward(_: int, inputs: Tensor, __: Tensor) -> Tensor:
+                return push_forward(self._risk, inputs, direction, with_graph=False).tangent
+
+            return self._risk.joined(forward).reshape(-1, 1)
         directions = self._risk.layout.split_block(block)
-        parts = [graph.push(directions).flatten(1) for _, graph in self.graphs]
-        return torch.cat(parts, dim=1).T
+        pushed = self.graphs.joined(lambda _, graph: graph.push(directions).permute(1, 2, 0))
+        return pushed.reshape(-1, block.shape[1])
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
-        total = block.new_zeros(self.shape[1], block.shape[1])
-        for start, graph in self.graphs:
+        def pulled(start: int, graph: OutputGraph) -> Tensor:
             b, c = graph.outputs.shape
             cotangents = block[start * c : (start + b) * c].T.reshape(-1, b, c)
-            total = total + torch.cat([part.flatten(1) for part in graph.pull(cotangents)], dim=1).T
-        return total
+            return torch.cat([part.flatten(1) for part in graph.pull(cotangents)], dim=1).T
+
+        return self.graphs.summed(block.new_zeros(self.shape[1], block.shape[1]), pulled)
 
     @cached_property
     def per_sample(self) -> PerSampleGradients:
@@ -155,9 +150,8 @@ class Jacobian(LinearOperator):
         """
         c = self.outputs
         first, last = start // c, -(-stop // c)
-        inputs, _ = self._risk.points[range(first, last)]
         unit = torch.eye(c, dtype=self.dtype, device=self.device).expand(last - first, c, c)
-        rows = self.per_sample.rows(inputs, unit).flatten(0, 1)
+        rows = self.per_sample.rows_of(range(first, last), unit).flatten(0, 1)
         return rows[start - first * c : stop - first * c]
 
 
@@ -189,41 +183,49 @@ class InputJacobian(LinearOperator):
         """Which rows belong to moved points, ``(|K|·c,)``; all others are zero."""
         return self._rows
 
-    def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Batch after batch of moved points: the first one's place in ``K``, and ``J_{x,k}``, ``(b, c, d)``.
+    def blocks(self) -> Tensor:
+        """``J_{x,k}`` of every moved point, ``(|K|, c, d)``.
 
-        Cost: ``c`` backward passes over the moved points, without their weight part; a batch is kept at a
-        time.
+        Cost: ``c`` backward passes over the moved points, without their weight part; ``|K|·c·d`` numbers.
         """
-        for start, graph in self._graphs:
-            b, c = graph.outputs.shape
-            unit = torch.eye(c, dtype=self.dtype, device=self.device).unsqueeze(1).expand(c, b, c)
-            # One output at a time: vectorised, a convolution's activations would be there c times.
-            columns = [graph.pull(unit[j : j + 1])[0][0].flatten(1) for j in range(c)]
-            yield start, torch.stack(columns, dim=1)
+        return self._graphs.joined(lambda _, graph: self._entries(graph))
 
     def gram_blocks(self) -> Tensor:
         """``J_{x,k} J_{x,k}ᵀ`` of every moved point in float64, ``(|K|, c, c)``. Cost: as :meth:`blocks`."""
-        doubled = (block.to(torch.float64) for _, block in self.blocks())
-        return torch.cat([block @ block.mT for block in doubled])
+
+        def squares(_: int, graph: OutputGraph) -> Tensor:
+            entries = self._entries(graph).to(torch.float64)
+            return entries @ entries.mT
+
+        return self._graphs.joined(squares)
+
+    def _entries(self, graph: OutputGraph) -> Tensor:
+        """Of a batch, ``(b, c, d)``."""
+        b, c = graph.outputs.shape
+        unit = torch.eye(c, dtype=self.dtype, device=self.device).unsqueeze(1).expand(c, b, c)
+        # One output at a time: vectorised, a convolution's activations would be there c times.
+        columns = [graph.pull(unit[j : j + 1])[0][0].flatten(1) for j in range(c)]
+        return torch.stack(columns, dim=1)
 
     def _apply(self, block: Tensor) -> Tensor:
-        parts = []
-        for start, graph in self._graphs:
+        def pushed(start: int, graph: OutputGraph) -> Tensor:
             leaf = graph.source[0]
             rows = block[start * self._size : (start + len(leaf)) * self._size]
-            parts.append(graph.push([rows.T.reshape(-1, *leaf.shape)]).flatten(1))
+            return graph.push([rows.T.reshape(-1, *leaf.shape)]).permute(1, 2, 0)
+
         result = block.new_zeros(self.shape[0], block.shape[1])
-        result[self._rows] = torch.cat(parts, dim=1).T
+        result[self._rows] = self._graphs.joined(pushed).reshape(-1, block.shape[1])
         return result
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
-        own, parts = block[self._rows], []
-        for start, graph in self._graphs:
+        own = block[self._rows]
+
+        def pulled(start: int, graph: OutputGraph) -> Tensor:
             b, c = graph.outputs.shape
             cotangents = own[start * c : (start + b) * c].T.reshape(-1, b, c)
-            parts.append(graph.pull(cotangents)[0].flatten(1))
-        return torch.cat(parts, dim=1).T
+            return graph.pull(cotangents)[0].flatten(2).permute(1, 2, 0)
+
+        return self._graphs.joined(pulled).reshape(-1, block.shape[1])
 
 
 def output_count(risk: EmpiricalRisk) -> int:

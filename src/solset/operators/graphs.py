@@ -7,15 +7,17 @@ would not fit.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from solset.risk import EmpiricalRisk
+from solset import comm
+from solset.risk import EmpiricalRisk, in_batches, is_out_of_memory
 
 Graph = TypeVar("Graph")
+Found = TypeVar("Found")
 
 GRAPH_BUDGET = 2 * 2**30
 
@@ -38,30 +40,82 @@ class Graphs(Generic[Graph]):
         complete: Callable[[Graph], object] = lambda graph: graph,
     ) -> None:
         self._risk, self._build, self._budget, self._complete = risk, build, memory_budget, complete
-        self._kept: dict[int, Graph] | None = None
+        self._kept: dict[range, Graph] = {}
+        self._is_crowded = False
 
-    def __iter__(self) -> Iterator[tuple[int, Graph]]:
-        """Start index and graph of each batch."""
-        if self._kept is not None:
-            yield from self._kept.items()
-            return
-        kept: dict[int, Graph] = {}
-        for start, inputs, targets in self._risk.batches():
-            graph = self._build(inputs, targets)
-            if self.are_kept:
-                kept[start] = graph
-            yield start, graph
+    def each(self, work: Callable[[int, Graph], Found]) -> Iterator[Found]:
+        """What the work finds on each graph of this process's share, in order.
+
+        Args:
+            work: From the start index of a batch and its graph; may be done again on half of the batch.
+        """
+        own = self._risk.share
+        if sum(map(len, self._kept)) != len(own):
+            self._kept = {}
+            return in_batches(own, self._risk.batch_size, self._risk.room, partial(self._fresh, work))
+        return self._again(own, work)
+
+    def _fresh(self, work: Callable[[int, Graph], Found], batch: range) -> Found:
+        """Builds a graph, and keeps it if there is room."""
+        try:
+            graph = self._build(*self._risk.points[batch])
+            found = work(batch.start, graph)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                self._drop()
+            raise
         if self.are_kept:
-            self._kept = kept
+            self._kept[batch] = graph
+        return found
+
+    def _again(self, own: range, work: Callable[[int, Graph], Found]) -> Iterator[Found]:
+        """From the kept graphs; where memory runs out beside them, they go and the rest is built anew."""
+        done = own.start
+        for batch, graph in list(self._kept.items()):
+            try:
+                found = work(batch.start, graph)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                break
+            yield found
+            done = batch.stop
+        if done < own.stop:
+            self._drop()
+            rest = range(done, own.stop)
+            yield from in_batches(rest, self._risk.batch_size, self._risk.room, partial(self._fresh, work))
+
+    def _drop(self) -> None:
+        self._kept, self._is_crowded = {}, True
+
+    def summed(self, zero: Tensor, work: Callable[[int, Graph], Tensor]) -> Tensor:
+        """The sum over all graphs, of all processes; arguments as of :meth:`EmpiricalRisk.summed`."""
+        total = zero
+        for found in self.each(work):
+            total = total + found
+        return comm.total(total)
+
+    def joined(self, work: Callable[[int, Graph], Tensor]) -> Tensor:
+        """What is found point by point, of all points, ``(n, ...)``; as :meth:`EmpiricalRisk.joined`."""
+        parts = list(self.each(work))
+        return comm.join(torch.cat(parts) if parts else None, device=self._risk.weights.device)
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether all of this process's fit the budget, judged by the first, and memory did not run out."""
+        return not self._is_crowded and self._fit
 
     @cached_property
-    def are_kept(self) -> bool:
-        """Whether all of them fit the budget, judged by the first."""
-        if self._budget <= 0:
+    def _fit(self) -> bool:
+        own, size = self._risk.share, self._risk.batch_size
+        if self._budget <= 0 or not own:
             return False
-        batches = -(-len(self._risk.points) // self._risk.batch_size)
-        _, inputs, targets = next(self._risk.batches())
-        return batches * saved_bytes(lambda: self._complete(self._build(inputs, targets))) <= self._budget
+
+        def measured(batch: range) -> float:
+            data = self._risk.points[batch]
+            return saved_bytes(lambda: self._complete(self._build(*data))) / len(batch)
+
+        return len(own) * next(in_batches(own[:size], size, self._risk.room, measured)) <= self._budget
 
 
 def saved_bytes(build: Callable[[], Any]) -> int:

@@ -242,16 +242,8 @@ class OutputRows(Product):
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Per-sample gradients, in batches whose activations fit the memory budget."""
-        pairs = zip(
-            self.directions.points[start:stop].split(self._at_once),
-            self.directions.vectors[start:stop].split(self._at_once),
-            strict=True,
-        )
-        found = []
-        for points, vectors in pairs:
-            inputs, _ = self._risk.points[points.tolist()]
-            found.append(self._per_sample.rows(inputs, vectors))
-        return found[0] if len(found) == 1 else torch.cat(found)
+        points, vectors = self.directions.points[start:stop], self.directions.vectors[start:stop]
+        return self._per_sample.rows_of(points.tolist(), vectors, at_once=self._at_once)
 
     @cached_property
     def _at_once(self) -> int:

@@ -1,16 +1,21 @@
 """Per-sample gradients: rows of the Jacobian, for a batch of points at once."""
 
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from math import prod
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from solset import comm
 from solset.errors import bad_value
 from solset.operators.graphs import pull_back, saved_bytes
 from solset.operators.per_sample_routes import ROUTES, NotCoveredError, pull_one
 from solset.operators.per_sample_squares import OwnSquares, squares_by_rules
-from solset.risk import EmpiricalRisk
+from solset.risk import EmpiricalRisk, Room, in_batches
+
+Found = TypeVar("Found")
 
 _PROBED = 3
 
@@ -106,6 +111,46 @@ class PerSampleGradients:
         if vector is not None:
             pushed = rows @ vector.to(torch.float64)
         return OwnSquares(rows @ rows.mT, pushed, self._by_inputs(inputs, cotangents))
+
+    def rows_of(self, points: Sequence[int], cotangents: Tensor, *, at_once: int | None = None) -> Tensor:
+        """The rows of points of the risk by their indices, shared among processes; else as :meth:`rows`.
+
+        Args:
+            points: ``(b,)``, not necessarily distinct.
+            cotangents: ``u``, one or ``k`` for each.
+            at_once: Points of a batch; all by default.
+        """
+        parts = list(self._shared(points, at_once, lambda own, x: self.rows(x, cotangents[own])))
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else None
+        return comm.join(joined, device=self._risk.weights.device)
+
+    def squares_of(self, points: Sequence[int], cotangents: Tensor, vector: Tensor | None) -> OwnSquares:
+        """The inner products of points of the risk by their indices, shared among processes.
+
+        Args:
+            points: ``(b,)``.
+            cotangents: ``u``, ``(b, k, c)``.
+            vector: ``v``, ``(p,)``, if wanted.
+        """
+        parts = list(self._shared(points, None, lambda own, x: self.squares(x, cotangents[own], vector)))
+
+        def joined(name: str) -> Tensor:
+            own = [getattr(part, name) for part in parts]
+            return comm.join(torch.cat(own) if own else None, device=self._risk.weights.device)
+
+        return OwnSquares(joined("gram"), joined("pushed"), joined("by_inputs"))
+
+    def _shared(
+        self, points: Sequence[int], at_once: int | None, work: Callable[[range, Tensor], Found]
+    ) -> Iterator[Found]:
+        """What is found on this process's share of some points, batch by batch."""
+        own = comm.share(len(points))
+
+        def batch(places: range) -> Found:
+            inputs, _ = self._risk.points[[points[place] for place in places]]
+            return work(places, inputs)
+
+        return in_batches(own, at_once or max(len(own), 1), Room(), batch)
 
     def _by_inputs(self, inputs: Tensor, cotangents: Tensor) -> Tensor:
         """``u_iᵀ J_x`` by plain sweeps, ``(b, k, d)``."""

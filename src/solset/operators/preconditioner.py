@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from solset import comm
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, gram
 from solset.operators.curvature import GaussNewton
@@ -58,8 +59,11 @@ class GaussNewtonInverse(LinearOperator):
             square = torch.zeros(self.shape, dtype=torch.float64, device=self.device)
             chunk = max(1, min(4096, self._budget // (16 * self.shape[0])))
             for start in range(0, self._rows.shape[0], chunk):
-                rows = self._rows.rows(start, min(start + chunk, self._rows.shape[0])).to(torch.float64)
-                square += rows.T @ rows
+                rows = self._rows.rows(start, min(start + chunk, self._rows.shape[0]))
+                part = comm.share(len(rows))
+                own = rows[part.start : part.stop].to(torch.float64)
+                square += own.T @ own
+            square = comm.total(square)
         else:
             square = gram(self._rows, self._budget)
         square.diagonal().add_(self._risk.weight_decay)

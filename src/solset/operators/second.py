@@ -55,12 +55,13 @@ class Hessian(LinearOperator):
         self._graphs = Graphs(risk, lambda x, y: _gradient_graph(risk, x, y, mixed=False), memory_budget)
 
     def _apply(self, block: Tensor) -> Tensor:
-        total = self._risk.weight_decay * block
         directions = self._risk.layout.split_block(block)
-        for _, graph in self._graphs:
+
+        def product(_: int, graph: _GradientGraph) -> Tensor:
             parts = pull_back(graph.by_weights, graph.weights, directions)
-            total = total + torch.cat([part.flatten(1) for part in parts], dim=1).T
-        return total
+            return torch.cat([part.flatten(1) for part in parts], dim=1).T
+
+        return self._graphs.summed(torch.zeros_like(block), product) + self._risk.weight_decay * block
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._apply(block)
@@ -94,17 +95,21 @@ class Mixed(LinearOperator):
         self._graphs = Graphs(moved, lambda x, y: _gradient_graph(moved, x, y, mixed=True), memory_budget)
 
     def _apply(self, block: Tensor) -> Tensor:
-        total = block.new_zeros(self.shape[0], block.shape[1])
-        for start, graph in self._graphs:
+        def product(start: int, graph: _GradientGraph) -> Tensor:
             direction = self._slice(block, start, graph.inputs)
             parts = pull_back([graph.by_inputs], graph.weights, [direction])
-            total = total + torch.cat([part.flatten(1) for part in parts], dim=1).T
-        return total
+            return torch.cat([part.flatten(1) for part in parts], dim=1).T
+
+        return self._graphs.summed(block.new_zeros(self.shape[0], block.shape[1]), product)
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         directions = self._risk.layout.split_block(block)
-        parts = [pull_back(g.by_weights, [g.inputs], directions)[0].flatten(1) for _, g in self._graphs]
-        return torch.cat(parts, dim=1).T
+
+        def product(_: int, graph: _GradientGraph) -> Tensor:
+            found = pull_back(graph.by_weights, [graph.inputs], directions)[0]
+            return found.flatten(2).permute(1, 2, 0)
+
+        return self._graphs.joined(product).reshape(-1, block.shape[1])
 
     def _slice(self, block: Tensor, start: int, inputs: Tensor) -> Tensor:
         """The rows of a data block that belong to a batch, shaped like ``(k, *batch)``."""

@@ -19,7 +19,7 @@ from solset.operators import (
     Jacobian,
     Mixed,
     OutputCurvature,
-    row_weights,
+    RowWeights,
 )
 from solset.problem.informative import InformativeSelection
 from solset.problem.stored import restore
@@ -283,7 +283,7 @@ class Linearisations:
     def _interpolating(self, solver: Solver | None) -> Constraint:
         default = Dual(memory_budget=self._budget) if self.gram_fits else LSMR()
         rows = Jacobian(self._risk, memory_budget=self._budget)
-        return Constraint(rows, solver or default, lambda: row_weights(self._risk))
+        return Constraint(rows, solver or default, lambda: RowWeights(self._risk))
 
     def _gauss_newton(self, solver: Solver | None) -> Constraint:
         operator = GaussNewton(self._risk, memory_budget=self._budget)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from solset import comm
 from solset.errors import bad_value
 from solset.files import (
     has_entry,
@@ -19,10 +20,9 @@ from solset.files import (
     partial_path,
     put_in_place,
     read_file,
-    remove_file,
     replace_file,
 )
-from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows, cross_gram
+from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows, cross_gram, own_columns, spread
 from solset.operators import InformativeRows, OutputCurvature, OutputDirections, RowChoice
 from solset.risk import EmpiricalRisk, digest, fingerprint
 from solset.sealed import differences, parsed_json
@@ -234,6 +234,8 @@ def identity(risk: EmpiricalRisk) -> dict[str, Any]:
 
 def _store_rows(rows: LinearOperator, gram: Tensor, folder: Path) -> Tensor:
     """Writes the rows; the Gram matrix is theirs, formed anew if they had to be computed again."""
+    if not comm.is_first():
+        return _hand_over(rows, gram)
     partial = partial_path(folder / ROWS)
     try:
         stored = StoredRows.create(partial, rows.shape, rows.dtype, rows.device)
@@ -245,8 +247,19 @@ def _store_rows(rows: LinearOperator, gram: Tensor, folder: Path) -> Tensor:
             gram = cross_gram(stored, stored)  # rounding depends on how rows are batched
         put_in_place(partial, folder / ROWS)
     except BaseException:
-        remove_file(partial)
+        partial.unlink(missing_ok=True)
         raise
+    return gram
+
+
+def _hand_over(rows: LinearOperator, gram: Tensor) -> Tensor:
+    """What the other processes do while the first one writes: compute and send their part."""
+    if isinstance(rows, KeptRows):
+        for _ in rows.panels():
+            pass
+    else:
+        for start in range(0, rows.shape[0], AT_ONCE):
+            rows.rows(start, min(start + AT_ONCE, rows.shape[0]))
     return gram
 
 
@@ -258,7 +271,11 @@ def _open_rows(folder: Path, choice: RowChoice, risk: EmpiricalRisk, solver: Dua
         raise _damaged(ROWS) from error
     if solver.plan(stored).place != "memory":
         return stored
-    matrix = torch.empty(shape, dtype=stored.dtype, device=stored.device)
+    own = own_columns(shape[1])
+    matrix = torch.empty(shape[0], len(own), dtype=stored.dtype, device=stored.device)
     for columns, entries in stored.panels():
-        matrix[:, columns] = entries
-    return DenseOperator(matrix)
+        first, last = max(columns.start, own.start), min(columns.stop, own.stop)
+        if first < last:
+            inside = entries[:, first - columns.start : last - columns.start]
+            matrix[:, first - own.start : last - own.start] = inside
+    return spread(DenseOperator(matrix), shape[1])

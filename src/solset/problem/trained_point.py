@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from solset import comm
 from solset.derivatives import Coderivative, GraphicalDerivative
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
@@ -23,6 +24,7 @@ from solset.risk import (
     as_points,
     check_indices,
     choose_parameters,
+    digest,
     fit_at,
     probe_indices,
     probe_model,
@@ -105,6 +107,8 @@ class Problem:
         named = dict(model.named_parameters())
         weights = layout.join([named[name].detach() for name in layout.shapes]).clone()
         points = as_points(inputs, targets, weights.device)
+        same = [len(points), dict(layout.shapes), digest([weights]), weight_decay, batch_size]
+        comm.require_same("model", str(same))
         probe_inputs, probe_targets = points[probe_indices(len(points))]
         _check_inputs(probe_inputs, weights.dtype)
         risk = EmpiricalRisk(

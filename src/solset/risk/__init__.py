@@ -1,5 +1,6 @@
 """The empirical risk: parameters, points, loss, gradient. The network wing's ground floor."""
 
+from solset.risk.batching import Room, in_batches, is_out_of_memory
 from solset.risk.empirical import EmpiricalRisk, Loss, Reduction
 from solset.risk.fingerprint import digest, fingerprint
 from solset.risk.heads import fit_at, losses_at, output_shape, slopes_at
@@ -14,12 +15,15 @@ __all__ = [
     "Loss",
     "Points",
     "Reduction",
+    "Room",
     "as_points",
     "check_indices",
     "choose_parameters",
     "digest",
     "fingerprint",
     "fit_at",
+    "in_batches",
+    "is_out_of_memory",
     "losses_at",
     "output_shape",
     "probe_indices",

@@ -1,19 +1,24 @@
 """The empirical risk ``E(x, w)`` of a network on data, as a function of both."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from solset import comm
 from solset.errors import bad_type
+from solset.risk.batching import Room, in_batches
 from solset.risk.layout import Layout, matching
 from solset.risk.points import Indices, Points
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["mean", "sum"]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,9 @@ class EmpiricalRisk:
     A value: moving the data or the weights gives another risk. The user's module is only ever called
     functionally, with copies of its buffers, so nothing in it changes.
 
+    Where several processes share the work (see :mod:`solset.comm`), each goes through its share of the
+    points, and sums and lists are put together: every process has every result.
+
     Attributes:
         model: The network ``f``.
         loss: ``(outputs, targets) -> scalar``.
@@ -31,9 +39,11 @@ class EmpiricalRisk:
         layout: Which parameters are the weights.
         weights: ``w``, ``(p,)``.
         weight_decay: ``λ``.
-        batch_size: Points per batch; results do not depend on it beyond rounding.
+        batch_size: Points per batch; results do not depend on it beyond rounding. A batch that does not fit
+            the memory is halved, with a warning.
         total: ``n`` in ``α``; kept when only some of the points are looked at.
         fixed: Values of parameters that are held, by name; others outside the layout are the model's.
+        room: What is known of the memory.
     """
 
     model: nn.Module
@@ -46,6 +56,7 @@ class EmpiricalRisk:
     batch_size: int
     total: int
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
+    room: Room = field(default_factory=Room, compare=False)
 
     def at(self, weights: Tensor) -> "EmpiricalRisk":
         """The same risk at other weights ``(p,)``."""
@@ -76,12 +87,41 @@ class EmpiricalRisk:
         weights = layout.join([parts[name] for name in chosen])
         return replace(self, layout=layout, weights=weights, fixed={**self.fixed, **held})
 
-    def batches(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Start index, inputs and targets of each batch, in order."""
-        for start in range(0, len(self.points), self.batch_size):
-            stop = min(start + self.batch_size, len(self.points))
-            inputs, targets = self.points[range(start, stop)]
-            yield start, inputs, targets
+    @property
+    def share(self) -> range:
+        """The points that are this process's part of the work: all of them if it is alone."""
+        return comm.share(len(self.points))
+
+    def each(self, work: Callable[[int, Tensor, Tensor], Found]) -> Iterator[Found]:
+        """What the work finds on each batch of this process's share, in order.
+
+        Args:
+            work: From start index, inputs and targets of a batch; may be done again on half of it.
+        """
+        return in_batches(
+            self.share, self.batch_size, self.room, lambda batch: work(batch.start, *self.points[batch])
+        )
+
+    def summed(self, zero: Tensor, work: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
+        """The sum over all batches, of all processes.
+
+        Args:
+            zero: Of the result's shape, dtype and device.
+            work: As for :meth:`each`.
+        """
+        total = zero
+        for found in self.each(work):
+            total = total + found
+        return comm.total(total)
+
+    def joined(self, work: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
+        """What is found point by point, of all points, ``(n, ...)``.
+
+        Args:
+            work: As for :meth:`each`; its result has a row per point.
+        """
+        parts = list(self.each(work))
+        return comm.join(torch.cat(parts) if parts else None, device=self.weights.device)
 
     def leaves(self) -> list[Tensor]:
         """The weights as fresh parameter-shaped tensors that require grad."""
@@ -101,7 +141,8 @@ class EmpiricalRisk:
         state |= {name: value.clone() for name, value in self.model.named_buffers()}
         state |= self.fixed
         state |= dict(zip(self.layout.shapes, parameters, strict=True))
-        outputs = functional_call(self.model, state, (inputs,))
+        with _differentiable_attention():
+            outputs = functional_call(self.model, state, (inputs,))
         if not isinstance(outputs, Tensor) or outputs.ndim == 0 or outputs.shape[0] != inputs.shape[0]:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise bad_type(
@@ -123,9 +164,16 @@ class EmpiricalRisk:
     def value(self) -> float:
         """``E(x, w)``, with weight decay. Cost: one forward pass over the data."""
         parameters = self.layout.split(self.weights)
+
+        def work(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
+            return self.batch_value(parameters, inputs, targets).reshape(1).to("cpu", torch.float64)
+
         with torch.no_grad():
-            parts = [float(self.batch_value(parameters, x, y)) for _, x, y in self.batches()]
-        return sum(parts) + 0.5 * self.weight_decay * float(self.weights @ self.weights)
+            found = self.summed(torch.zeros(1, dtype=torch.float64), work)
+        return float(found) + self._decay()
+
+    def _decay(self) -> float:
+        return 0.5 * self.weight_decay * float(self.weights @ self.weights)
 
     def gradient(self) -> Tensor:
         """``R(x, w) = ∇_w E``, ``(p,)``, with weight decay. Cost: one gradient."""
@@ -138,42 +186,66 @@ class EmpiricalRisk:
 
     def sweep(self) -> tuple[float, Tensor, Tensor]:
         """``E(x, w)``, ``∇_w E`` and the outputs ``(n, *out)`` from the same passes. Cost: one gradient."""
-        value = 0.5 * self.weight_decay * float(self.weights @ self.weights)
-        total, outputs = self.weight_decay * self.weights, []
-        for _, inputs, targets in self.batches():
-            leaves = self.leaves()
-            with torch.enable_grad():
-                found = self.forward(leaves, inputs)
-                share = self.batch_scale(len(inputs)) * self.loss(found, targets)
-            outputs.append(found.detach())
-            parts = torch.autograd.grad(share, leaves, allow_unused=True, materialize_grads=True)
-            value, total = value + float(share.detach()), total + self.layout.join(parts)
-        return value, total, torch.cat(outputs)
+        value, gradient, outputs = 0.0, torch.zeros_like(self.weights), []
+        for share, slope, found in self.each(self._batch_sweep):
+            value, gradient = value + share, gradient + slope
+            outputs.append(found)
+        value = float(comm.total(torch.tensor([value], dtype=torch.float64)))
+        gradient = comm.total(gradient) + self.weight_decay * self.weights
+        joined = comm.join(torch.cat(outputs) if outputs else None, device=self.weights.device)
+        return value + self._decay(), gradient, joined
+
+    def _batch_sweep(self, _: int, inputs: Tensor, targets: Tensor) -> tuple[float, Tensor, Tensor]:
+        """A batch's share of the risk and of its gradient, without weight decay, and its outputs."""
+        leaves = self.leaves()
+        with torch.enable_grad():
+            outputs = self.forward(leaves, inputs)
+            share = self.batch_scale(len(inputs)) * self.loss(outputs, targets)
+        parts = torch.autograd.grad(share, leaves, allow_unused=True, materialize_grads=True)
+        return float(share.detach()), self.layout.join(parts), outputs.detach()
 
     def outputs(self) -> Tensor:
         """Network outputs flattened per point, ``(n, c)``. Cost: one forward pass."""
         parameters = self.layout.split(self.weights)
         with torch.no_grad():
-            return torch.cat([self.forward(parameters, x).flatten(1) for _, x, _ in self.batches()])
+            return self.joined(lambda _, inputs, __: self.forward(parameters, inputs).flatten(1))
 
     def losses(self) -> Tensor:
         """Loss of each point by itself, ``(n,)``, without weight decay. Cost: one forward pass."""
         parameters = self.layout.split(self.weights)
-        parts = []
+
+        def work(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
+            out = self.forward(parameters, inputs)
+            own = [self.loss(out[i : i + 1], targets[i : i + 1]) for i in range(len(inputs))]
+            return torch.stack(own).reshape(-1)
+
         with torch.no_grad():
-            for _, inputs, targets in self.batches():
-                out = self.forward(parameters, inputs)
-                parts += [self.loss(out[i : i + 1], targets[i : i + 1]) for i in range(len(inputs))]
-        return torch.stack(parts).reshape(-1)
+            return self.joined(work)
 
     def input_gradients(self) -> Tensor:
         """``∇_x L`` of each point by itself, ``(n, *input)``. Cost: one gradient."""
         parameters = self.layout.split(self.weights)
-        parts = []
-        for _, inputs, targets in self.batches():
+
+        def work(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
             leaf = inputs.detach().clone().requires_grad_()
             with torch.enable_grad():
                 value = self.loss(self.forward(parameters, leaf), targets)
             share = len(inputs) if self.reduction == "mean" else 1.0
-            parts.append(share * torch.autograd.grad(value, leaf)[0])
-        return torch.cat(parts)
+            return share * torch.autograd.grad(value, leaf)[0]
+
+        return self.joined(work)
+
+
+@contextmanager
+def _differentiable_attention() -> Iterator[None]:
+    """Attention by plain operations: its fused kernels have no second and no forward-mode derivative.
+
+    Both switches are PyTorch's own and are put back as they were.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from solset import comm
 from solset.risk.empirical import EmpiricalRisk
 
 PLAIN = (bool, int, float, str, type(None))
@@ -57,13 +58,20 @@ def _loss_settings(loss: Any) -> list[Any]:
 
 
 def _data_digest(risk: EmpiricalRisk) -> str:
-    """Of all inputs and all targets, whatever the batches."""
+    """Of all inputs and all targets, whatever the batches; the first process reads them for all."""
+    found = comm.from_first(lambda: _read_all(risk).encode())
+    return "" if found is None else found.decode()
+
+
+def _read_all(risk: EmpiricalRisk) -> str:
     inputs, targets = hashlib.sha256(), hashlib.sha256()
     kinds: list[object] = []
-    for _, x, y in risk.batches():
+    count = len(risk.points)
+    for start in range(0, count, risk.batch_size):
+        x, y = risk.points[range(start, min(start + risk.batch_size, count))]
         inputs.update(_entries(x))
         targets.update(_entries(y))
-        kinds = [str(x.dtype), tuple(x.shape[1:]), str(y.dtype), tuple(y.shape[1:]), len(risk.points)]
+        kinds = [str(x.dtype), tuple(x.shape[1:]), str(y.dtype), tuple(y.shape[1:]), count]
     both = f"{kinds}{inputs.hexdigest()}{targets.hexdigest()}"
     return hashlib.sha256(both.encode()).hexdigest()[:32]
 

@@ -24,11 +24,14 @@ def losses_at(risk: EmpiricalRisk, outputs: Tensor) -> Tensor:
         risk: Gives loss and targets.
         outputs: As :meth:`EmpiricalRisk.outputs` returns them, ``(n, c)``.
     """
-    shaped, parts = outputs.reshape(len(outputs), *output_shape(risk)), []
-    for start, _, targets in risk.batches():
+    shaped = outputs.reshape(len(outputs), *output_shape(risk))
+
+    def work(start: int, _: Tensor, targets: Tensor) -> Tensor:
         own = shaped[start : start + len(targets)]
-        parts += [risk.loss(own[i : i + 1], targets[i : i + 1]) for i in range(len(own))]
-    return torch.stack(parts).reshape(-1).detach()
+        parts = [risk.loss(own[i : i + 1], targets[i : i + 1]) for i in range(len(own))]
+        return torch.stack(parts).reshape(-1).detach()
+
+    return risk.joined(work)
 
 
 def slopes_at(risk: EmpiricalRisk, outputs: Tensor) -> Tensor:
@@ -38,13 +41,15 @@ def slopes_at(risk: EmpiricalRisk, outputs: Tensor) -> Tensor:
         risk: Gives loss and targets.
         outputs: ``(n, c)``.
     """
-    shaped, slopes = outputs.reshape(len(outputs), *output_shape(risk)), []
-    for start, _, targets in risk.batches():
+    shaped = outputs.reshape(len(outputs), *output_shape(risk))
+
+    def work(start: int, _: Tensor, targets: Tensor) -> Tensor:
         leaf = shaped[start : start + len(targets)].detach().requires_grad_()
         with torch.enable_grad():
             value = risk.batch_scale(len(leaf)) * risk.loss(leaf, targets)
-        slopes.append(torch.autograd.grad(value, leaf)[0].flatten(1))
-    return torch.cat(slopes)
+        return torch.autograd.grad(value, leaf)[0].flatten(1)
+
+    return risk.joined(work)
 
 
 def fit_at(risk: EmpiricalRisk, outputs: Tensor) -> float:

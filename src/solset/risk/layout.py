@@ -52,7 +52,8 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
 
     Raises:
         TypeError: If the patterns are one string.
-        ValueError: If a pattern matches nothing, or a chosen parameter does not require grad.
+        ValueError: If a pattern matches nothing, a chosen parameter does not require grad, they are not all
+            of one dtype on one device, or that device has no float64.
     """
     named = dict(model.named_parameters())
     chosen = named if patterns is None else {name: named[name] for name in matching(named, patterns)}
@@ -73,7 +74,21 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
         raise bad_value(
             "model", expected="one dtype and device", got=sorted(map(str, kinds)), cure="Use `model.to(...)`."
         )
+    _refuse_device(next(iter(chosen.values())).device)
     return Layout({name: value.shape for name, value in chosen.items()})
+
+
+def _refuse_device(device: torch.device) -> None:
+    """Gram matrices and sums are taken in float64: a rank cannot be told in less."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device).tolist()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise bad_value(
+            "model",
+            expected="on a device with numbers in float64, such as cpu or cuda",
+            got=f"on {device}",
+            cure='Use `model.to("cpu")`.',
+        ) from error
 
 
 def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:

@@ -19,7 +19,9 @@ from solset.linalg import (
     cross_gram,
     default_tolerance,
     gram,
+    own_part,
     spectrum,
+    stacked,
 )
 from solset.solvers.base import Prepared, Solver, judge
 from solset.solvers.filters import Filter, MinimumNorm, RankCut
@@ -122,7 +124,7 @@ class Dual(Solver):
         matrix = torch.cat(
             [torch.cat([prepared.gram, cross.T], dim=1), torch.cat([cross, cross_gram(new, new)], dim=1)]
         )
-        return self.from_gram(Stacked([old, new]), matrix)
+        return self.from_gram(stacked([old, new]), matrix)
 
     def from_gram(self, rows: LinearOperator, matrix: Tensor) -> "DualPrepared":
         """The decomposition of a Gram matrix that is known already.
@@ -253,9 +255,10 @@ class DualPrepared(Prepared):
 
 
 def _is_in_memory(rows: KeptRows) -> bool:
-    if isinstance(rows, Stacked):
-        return any(_is_in_memory(part) for part in rows.parts)
-    return isinstance(rows, DenseOperator)
+    kept = own_part(rows)
+    if isinstance(kept, Stacked):
+        return any(_is_in_memory(part) for part in kept.parts)
+    return isinstance(kept, DenseOperator)
 
 
 class _NormalPrepared(Prepared):

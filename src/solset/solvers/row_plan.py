@@ -1,7 +1,6 @@
 """Where the rows of a Gram route are kept, decided and said before any of them is computed."""
 
 import os
-import shutil
 import tempfile
 import weakref
 from dataclasses import dataclass
@@ -13,7 +12,17 @@ from tqdm import tqdm
 
 from solset.errors import bad_value
 from solset.files import PARTIAL
-from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows, gram_block
+from solset.linalg import (
+    DenseOperator,
+    KeptRows,
+    LinearOperator,
+    StoredRows,
+    free_bytes,
+    gram_block,
+    own_columns,
+    own_part,
+    spread,
+)
 from solset.linalg.panels import WIDTH
 
 AT_ONCE = 64  # rows computed in one batch
@@ -27,7 +36,8 @@ class RowPlan:
         rows: ``m``.
         columns: ``p``.
         place: Where the rows are: ``"memory"``, ``"disk"``, or ``"recomputed"`` at every use.
-        memory: Bytes of memory at the peak, beside what a batch of rows takes while it is computed.
+        memory: Bytes of memory at the peak, in each process, beside what a batch of rows takes while it is
+            computed.
         disk: Bytes on the disk.
         sweeps: How often each row is computed until the Gram matrix is there.
         reason: Why the rows are where they are.
@@ -72,14 +82,15 @@ def plan_rows(
         ValueError: If no plan fits; names the smallest budget that works.
     """
     m, p = shape
+    kept = (m, len(own_columns(p)))
     square = 3 * 8 * m * m
     panel = m * min(p, WIDTH) * (dtype.itemsize + 8)
-    whole = square + panel + m * p * dtype.itemsize
+    whole = square + panel + m * kept[1] * dtype.itemsize
     if whole <= memory_budget:
         return RowPlan(m, p, "memory", whole, 0, 1.0, "they fit the budget")
     reason = f"keeping them takes {_size(whole)} of a budget of {_size(memory_budget)}"
-    needs, disk = [whole, square + 2 * p * (8 + dtype.itemsize)], StoredRows.bytes_for(shape, dtype)
-    if folder is not None and disk > shutil.disk_usage(folder).free:
+    needs, disk = [whole, square + 2 * p * (8 + dtype.itemsize)], StoredRows.bytes_for(kept, dtype)
+    if folder is not None and disk > free_bytes(folder):
         reason += f" and the disk of {folder} has less than {_size(disk)} left"
     elif folder is not None:
         needs.append(square + panel)
@@ -123,31 +134,34 @@ def keep_rows(
         OSError: If the disk has no room; no file is left.
     """
     m, p = operator.shape[0] - start, operator.shape[1]
+    own = own_columns(p)
+    columns = slice(own.start, own.stop)
+    known = None if known is None else own_part(known)
     done = 0 if known is None else known.shape[0]
     chunks = tqdm(range(done, m, AT_ONCE), desc="rows", unit="batch", leave=False, disable=None)
     if plan.place == "memory" or folder is None:
-        matrix = torch.empty(m, p, dtype=operator.dtype, device=operator.device)
+        matrix = torch.empty(m, len(own), dtype=operator.dtype, device=operator.device)
         if known is not None:
-            for columns, entries in known.panels():
-                matrix[:done, columns] = entries
+            for place, entries in known.panels():
+                matrix[:done, place] = entries
         for i in chunks:
-            matrix[i : i + AT_ONCE] = operator.rows(start + i, start + min(i + AT_ONCE, m))
-        return DenseOperator(matrix)
+            matrix[i : i + AT_ONCE] = operator.rows(start + i, start + min(i + AT_ONCE, m))[:, columns]
+        return spread(DenseOperator(matrix), p)
     handle, name = tempfile.mkstemp(prefix=f"{PARTIAL}rows-", suffix=".npy", dir=folder)
     os.close(handle)
     path = Path(name)
     try:
-        stored = StoredRows.create(path, (m, p), operator.dtype, operator.device)
+        stored = StoredRows.create(path, (m, len(own)), operator.dtype, operator.device)
         if known is not None:
             for i in range(0, done, AT_ONCE):
                 stored.write(i, known.rows(i, min(i + AT_ONCE, done)))
         for i in chunks:
-            stored.write(i, operator.rows(start + i, start + min(i + AT_ONCE, m)))
+            stored.write(i, operator.rows(start + i, start + min(i + AT_ONCE, m))[:, columns])
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     weakref.finalize(stored, path.unlink, missing_ok=True)
-    return stored
+    return spread(stored, p)
 
 
 def _size(count: int) -> str:

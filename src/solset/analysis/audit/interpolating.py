@@ -124,10 +124,9 @@ class IsolatedRows:
             chosen: Which points.
             vector: ``g``, ``(p,)``, if wanted.
         """
-        inputs, _ = self.risk.points[list(chosen)]
-        c = self.outputs
-        unit = torch.eye(c, dtype=inputs.dtype, device=inputs.device).expand(len(inputs), c, c)
-        return self._rows.squares(inputs, unit, vector)
+        c, weights = self.outputs, self.risk.weights
+        unit = torch.eye(c, dtype=weights.dtype, device=weights.device).expand(len(chosen), c, c)
+        return self._rows.squares_of(chosen, unit, vector)
 
     @property
     def tolerance(self) -> float:
@@ -143,9 +142,9 @@ def data_blocks(risk: EmpiricalRisk, chosen: Sequence[int]) -> Iterator[tuple[li
         risk: At the trained point.
         chosen: ``K``.
     """
-    found = InputJacobian(risk, chosen, memory_budget=0)
-    for start, block in found.blocks():
-        yield list(chosen[start : start + len(block)]), block.to(torch.float64)
+    for start in range(0, len(chosen), risk.batch_size):
+        own = list(chosen[start : start + risk.batch_size])
+        yield own, InputJacobian(risk, own, memory_budget=0).blocks().to(torch.float64)
 
 
 def joint_moduli(problem: Problem, points: Sequence[int]) -> Tensor:

@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from solset.analysis.influence import output_slopes
 from solset.errors import Status
 from solset.operators import Mixed, loss_curvature
 from solset.problem import Problem
-from solset.risk import EmpiricalRisk
+from solset.risk import EmpiricalRisk, slopes_at
 
 
 def gradient_norms(slopes: Tensor, squares: Tensor) -> Tensor:
@@ -23,7 +22,7 @@ def gradient_norms(slopes: Tensor, squares: Tensor) -> Tensor:
 def point_slopes(risk: EmpiricalRisk) -> Tensor:
     """``∇_f L`` of each point by itself in float64, ``(n, c)``. Cost: one forward pass."""
     scale = risk.total if risk.reduction == "mean" else 1.0
-    return scale * torch.cat([part.flatten(1) for part in output_slopes(risk)]).to(torch.float64)
+    return scale * slopes_at(risk, risk.outputs()).to(torch.float64)
 
 
 def feature_influence(problem: Problem, gradient: Tensor, points: list[int]) -> tuple[Tensor, Status]:

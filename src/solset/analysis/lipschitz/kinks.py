@@ -131,26 +131,35 @@ def activation_margin(risk: EmpiricalRisk, *, candidates: int = 200) -> float:
 def _smallest(risk: EmpiricalRisk, candidates: int) -> dict[int, list[tuple[int, int]]] | None:
     """The layer and unit of the relatively smallest pre-activations, by point; ``None`` if points mix."""
     parameters = risk.layout.split(risk.weights)
-    best = torch.zeros(0, 4, dtype=torch.float64)
-    for start, inputs, _ in risk.batches():
+
+    def work(start: int, inputs: Tensor, _: Tensor) -> Tensor:
         with torch.no_grad(), _Watch() as watch:
             risk.forward(parameters, inputs)
-        if any(z.ndim == 0 or len(z) != len(inputs) for z in watch.seen):
-            return None
-        for number, found in enumerate(watch.seen):
-            z = found.reshape(len(inputs), -1).to("cpu", torch.float64)
-            scale = z.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
-            flat = (z.abs() / scale).flatten()
-            values, where = flat.topk(min(candidates, len(flat)), largest=False)
-            point, unit = where // z.shape[1] + start, where % z.shape[1]
-            best = torch.cat(
-                [best, torch.stack([values, point, torch.full_like(values, number), unit], dim=1)]
-            )
-        best = best[best[:, 0].argsort()[:candidates]]
+        return _ranked(start, len(inputs), watch.seen, candidates)
+
+    best = risk.joined(work)
+    if bool(best.isnan().any()):
+        return None
     found_by_point: dict[int, list[tuple[int, int]]] = {}
-    for _, point, layer, unit in best.tolist():
+    for _, point, layer, unit in best[best[:, 0].argsort()[:candidates]].tolist():
         found_by_point.setdefault(int(point), []).append((int(layer), int(unit)))
     return found_by_point
+
+
+def _ranked(start: int, count: int, seen: Sequence[Tensor], candidates: int) -> Tensor:
+    """Size, point, layer and unit of the smallest of a batch, ``(k, 4)``; not a number where points mix."""
+    if any(z.ndim == 0 or len(z) != count for z in seen):
+        return torch.full((1, 4), float("nan"), dtype=torch.float64)
+    found = [torch.zeros(0, 4, dtype=torch.float64)]
+    for number, values in enumerate(seen):
+        z = values.reshape(count, -1).to("cpu", torch.float64)
+        scale = z.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+        flat = (z.abs() / scale).flatten()
+        sizes, where = flat.topk(min(candidates, len(flat)), largest=False)
+        point, unit = where // z.shape[1] + start, where % z.shape[1]
+        found.append(torch.stack([sizes, point, torch.full_like(sizes, number), unit], dim=1))
+    best = torch.cat(found)
+    return best[best[:, 0].argsort()[:candidates]]
 
 
 def _nearest(risk: EmpiricalRisk, point: int, chosen: Sequence[tuple[int, int]]) -> float:
