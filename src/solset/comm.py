@@ -205,6 +205,17 @@ def launch(*, timeout: float = 1800.0) -> None:
         dist.init_process_group(timeout=timedelta(seconds=timeout))
 
 
+def leave(*, has_failed: bool = False) -> None:
+    """Leaves the group of processes: without it gloo's threads may end the interpreter in an abort.
+
+    Args:
+        has_failed: After a failure NCCL is not asked to, for it would wait for the others.
+    """
+    if dist.is_available() and dist.is_initialized():
+        if not (has_failed and dist.get_backend() == "nccl"):
+            dist.destroy_process_group()
+
+
 @contextmanager
 def reporting() -> Iterator[None]:
     """Tells the other processes why this one stops, if it does."""

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from solset.datasets import find_cifar10, find_resnet56_weights
-from support.kills import Killable, kill_and_resume, solset
+from support.kills import Killable, kill_and_resume, kill_rank, solset
+from support.processes import launcher
 
 PROBLEM = """
 import torch
@@ -69,6 +70,27 @@ def strike(name: str, place: Path, capsys, *, kills: int, seed: int) -> None:
     with capsys.disabled():
         print(f" {name}: {course.kills} kills, {course.ended} runs ended the same, {course.moments}")
     assert course.kills == kills
+
+
+def shared_run() -> Killable:
+    """An audit and its page by two processes."""
+    options = ("--joint", "no", "--resume", "--out")
+    return Killable(
+        "audit by two processes",
+        lambda folder: launcher(2, "-m", "solset", "audit", "mine.py:build", *options, str(folder)),
+        {"mine.py": PROBLEM},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_of_two_is_killed(tmp_path, capsys, rank):
+    course = kill_and_resume(shared_run(), tmp_path / "place", kills=2, seed=rank, strike=kill_rank(rank))
+    with capsys.disabled():
+        print(
+            f" rank {rank} of two: {course.kills} kills, {course.ended} runs ended the same, {course.moments}"
+        )
+    assert course.kills == 2
 
 
 @pytest.mark.slow

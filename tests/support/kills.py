@@ -143,6 +143,30 @@ def _kill_all(process: subprocess.Popen[str]) -> None:
     os.killpg(process.pid, signal.SIGKILL)
 
 
+def kill_rank(rank: int) -> Callable[[subprocess.Popen[str]], None]:
+    """Kills one of the processes that torchrun started, and lets torchrun find out.
+
+    Args:
+        rank: Which.
+    """
+
+    def strike(process: subprocess.Popen[str]) -> None:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        ranks = {_rank_of(int(child)): int(child) for child in children}
+        if rank in ranks:
+            os.kill(ranks[rank], signal.SIGKILL)
+        else:  # torchrun has not come that far
+            _kill_all(process)
+
+    return strike
+
+
+def _rank_of(pid: int) -> int:
+    """By the environment that torchrun gave it; -1 for a helper of torchrun's own."""
+    entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next((int(entry[5:]) for entry in entries if entry.startswith(b"RANK=")), -1)
+
+
 def _compare(run: Killable, folder: Path, expected: dict[str, bytes], course: Course) -> None:
     found = contents(folder)
     course.ended += 1

@@ -11,6 +11,7 @@ from typing import Literal
 from safetensors.torch import load
 from torch import Tensor
 
+from solset import comm
 from solset.errors import bad_value
 from solset.experiments.marker import (
     MARKER,
@@ -195,9 +196,10 @@ class RunFolder:
             warn_of_damage(self.path, [name])
         return found == stated
 
-    def _write(self, name: str, data: bytes, suffix: str) -> Path:
+    def _write(self, name: str, data_here: bytes, suffix: str) -> Path:
         target = self.path / plain_name(name, suffix)
         marker = self._claimed(name)
+        data = comm.from_first(lambda: data_here) or b""  # a time that was taken differs between processes
         stated, found = hash_bytes(data), hash_file(target)
         if marker.files.get(name) != stated:
             replaced = {} if found is None or found == stated else {name: found}
