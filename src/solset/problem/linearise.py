@@ -5,8 +5,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from torch import Tensor
-
 from solset.derivatives import Constraint, Linearisation, Selection
 from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space
@@ -23,7 +21,7 @@ from solset.operators import (
 )
 from solset.problem.informative import InformativeSelection
 from solset.problem.stored import restore
-from solset.risk import EmpiricalRisk
+from solset.risk import EmpiricalRisk, Sweep
 from solset.solvers import CG, LSMR, MINRES, Dense, Dual, FirstToConverge, Solver
 
 Optimality = Literal["auto", "interpolating", "gauss_newton", "stationary"]
@@ -41,8 +39,7 @@ class Linearisations:
 
     Args:
         risk: At the trained point.
-        gradient: ``∇_w E`` there.
-        outputs: Of all points there, ``(n, *out)``.
+        found: What one pass over all points found there.
         fit: Mean norm of the loss gradient in the outputs.
         memory_budget: Bytes for graphs, and again for rows and Gram matrix.
         spill_folder: Where rows that do not fit it are kept on the disk.
@@ -52,14 +49,13 @@ class Linearisations:
         self,
         risk: EmpiricalRisk,
         *,
-        gradient: Tensor,
-        outputs: Tensor,
+        found: Sweep,
         fit: float,
         memory_budget: int,
         spill_folder: Path | None = None,
     ) -> None:
-        self._risk, self._gradient, self._fit, self._budget = risk, gradient, fit, memory_budget
-        self._folder, self._outputs = spill_folder, outputs
+        self._risk, self._found, self._fit, self._budget = risk, found, fit, memory_budget
+        self._folder = spill_folder
         inputs, _ = risk.points[[0]]
         self._input_shape = tuple(inputs.shape[1:])
         self._rows = len(risk.points) * risk.forward(risk.layout.split(risk.weights), inputs).numel()
@@ -228,7 +224,7 @@ class Linearisations:
 
     @cached_property
     def _curvature(self) -> OutputCurvature:
-        return OutputCurvature.of(self._risk, self._outputs)
+        return OutputCurvature.of(self._risk, self._found.outputs, self._found.targets)
 
     def _pair(self, points: Sequence[int], name: str, solver: Solver | None, reason: str) -> Linearisation:
         derivative: Callable[..., LinearOperator] = InputJacobian if name == "interpolating" else Mixed
@@ -246,7 +242,7 @@ class Linearisations:
             data=data,
             data_space=Space("dx", (len(points), *self._input_shape), *kind),
             weight_space=Space("q", (self._risk.layout.size,), *kind),
-            gradient=self._gradient,
+            gradient=self._found.gradient,
             optimality=name,
             reason=reason,
         )

@@ -130,7 +130,7 @@ class Problem:
 
     def gradient(self) -> Tensor:
         """The optimality map ``R(x̄, w̄) = ∇_w E``, ``(p,)``, as found when the problem was built."""
-        return self._gradient
+        return self._found.gradient
 
     def weights(self) -> Tensor:
         """The trained weights ``w̄``, flat in ``named_parameters`` order, ``(p,)``."""
@@ -145,7 +145,7 @@ class Problem:
         """Sizes and the gradient norm in one line."""
         return (
             f"Problem({type(self._risk.model).__name__}, n={self.point_count}, p={len(self.weights())}, "
-            f"c={self.output_count}, gradient norm {float(self._gradient.norm()):.3g})"
+            f"c={self.output_count}, gradient norm {float(self._found.gradient.norm()):.3g})"
         )
 
     def restrict(
@@ -180,7 +180,7 @@ class Problem:
         for cached in ("fit", "_linearisations"):
             other.__dict__.pop(cached, None)
         other._risk = risk
-        _, other._gradient, other._outputs = risk.sweep()
+        other._found = risk.sweep()
         return other
 
     def graphical_derivative(
@@ -312,8 +312,7 @@ class Problem:
     def _linearisations(self) -> Linearisations:
         return Linearisations(
             self._risk,
-            gradient=self._gradient,
-            outputs=self._outputs,
+            found=self._found,
             fit=self.fit,
             memory_budget=self.memory_budget,
             spill_folder=self.spill_folder,
@@ -323,9 +322,9 @@ class Problem:
     def fit(self) -> float:
         """Mean over points of ``‖∇_f L(f(x_i), y_i)‖``: how far the outputs are from fitted.
 
-        Cost: a pass through the loss alone.
+        Cost: a pass through the loss alone; no point is read.
         """
-        return fit_at(self._risk, self._outputs)
+        return fit_at(self._risk, self._found.outputs, self._found.targets)
 
     @property
     def gram_fits(self) -> bool:
@@ -338,8 +337,8 @@ class Problem:
         return not self._linearisations.obstacle
 
     def _check_stationary(self, tol: float) -> None:
-        _, self._gradient, self._outputs = self._risk.sweep()
-        size = float(self._gradient.norm())
+        self._found = self._risk.sweep()
+        size = float(self._found.gradient.norm())
         if not size < float("inf"):
             losses = self._risk.losses()
             broken = (~torch.isfinite(losses)).nonzero().flatten().tolist()
