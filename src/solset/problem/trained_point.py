@@ -16,7 +16,8 @@ from solset.derivatives import Coderivative, GraphicalDerivative
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
 from solset.operators import InformativeRows
-from solset.problem.linearise import Linearisations, Optimality
+from solset.problem.defaults import Optimality
+from solset.problem.linearise import Linearisations
 from solset.risk import (
     EmpiricalRisk,
     Indices,
@@ -177,7 +178,7 @@ class Problem:
     def _of(self, risk: EmpiricalRisk) -> "Problem":
         """The same problem for another risk, with nothing computed but one gradient."""
         other = copy.copy(self)
-        for cached in ("fit", "_linearisations"):
+        for cached in ("fit", "linearisations"):
             other.__dict__.pop(cached, None)
         other._risk = risk
         other._found = risk.sweep()
@@ -210,7 +211,7 @@ class Problem:
         What the solver keeps is made once per problem, map and solver, and serves every later call.
         """
         chosen = self.check_points(points)
-        return GraphicalDerivative(self._linearisations.choose(chosen, optimality, solver, rows))
+        return GraphicalDerivative(self.linearisations.choose(chosen, optimality, solver, rows))
 
     def load_derivative(self, folder: Path | str) -> GraphicalDerivative:
         """The graphical derivative that :meth:`GraphicalDerivative.save` wrote, with all it had computed.
@@ -224,7 +225,7 @@ class Problem:
 
         Cost: one read of the data and of the files.
         """
-        return GraphicalDerivative(self._linearisations.restore(Path(folder)))
+        return GraphicalDerivative(self.linearisations.restore(Path(folder)))
 
     def coderivative(
         self,
@@ -309,7 +310,8 @@ class Problem:
         return Space("dx", (count, *self.input_shape), self.weights().dtype, self.weights().device)
 
     @cached_property
-    def _linearisations(self) -> Linearisations:
+    def linearisations(self) -> Linearisations:
+        """Which operators and solvers calls take, and by which rules."""
         return Linearisations(
             self._risk,
             found=self._found,
@@ -329,12 +331,12 @@ class Problem:
     @property
     def gram_fits(self) -> bool:
         """Whether all rows of ``J`` and their Gram matrix fit the memory budget, without being asked for."""
-        return self._linearisations.gram_fits
+        return self.linearisations.defaults.gram_fits
 
     @property
     def is_fitted(self) -> bool:
         """Whether the interpolating map applies: outputs fitted (see :attr:`fit`), and no weight decay."""
-        return not self._linearisations.obstacle
+        return not self.linearisations.defaults.obstacle
 
     def _check_stationary(self, tol: float) -> None:
         self._found = self._risk.sweep()
