@@ -124,12 +124,12 @@ class GaussNewton(NormalOperator):
         self._jacobian = Jacobian(risk, memory_budget=memory_budget)
         self._risk, self._weights = risk, RowWeights(risk)
         needed = self._weights.shape[0] * self._jacobian.outputs * risk.weights.element_size()
-        self._keeps_weights = needed <= memory_budget
+        self.keeps_weights = needed <= memory_budget
         super().__init__(Product(self._weights, self._jacobian), risk.weight_decay)
 
     def _weighed(self, start: int, outputs: Tensor, targets: Tensor, pushed: Tensor) -> Tensor:
         """``αΛ`` times a batch's changes of outputs, ``(k, b, c)``."""
-        if self._keeps_weights:
+        if self.keeps_weights:
             roots = self._weights.blocks[start : start + len(outputs)]
         else:
             roots = _root(self._risk, outputs.detach().reshape(-1, *output_shape(self._risk)), targets)
@@ -137,7 +137,7 @@ class GaussNewton(NormalOperator):
 
     def _apply(self, block: Tensor) -> Tensor:
         """One sweep: push, weigh and pull each batch while its graph is at hand."""
-        if self._keeps_weights:
+        if self.keeps_weights:
             _ = self._weights.blocks  # all processes together, before each goes through its own batches
         if self._jacobian.pushes_forward(block.shape[1]):
             return self._apply_forward(block[:, 0]).unsqueeze(1)
