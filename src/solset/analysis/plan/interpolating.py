@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from solset.analysis.plan.products import Products
-from solset.analysis.plan.result import Cost, Memory, Route, refused
+from solset.analysis.plan.result import Cost, Memory, Route, refused, too_small
 from solset.analysis.plan.rows import single_rows, whole_point_rows
 from solset.problem.defaults import MOST_ROWS, Defaults
 from solset.problem.informative import InformativeSelection
@@ -45,6 +45,8 @@ class InterpolatingRoutes:
             rows=known.rows,
             smallest_budget=smallest_budget(shape, dtype, folder=known.spill_folder),
         )
+        if known.rows <= MOST_ROWS:  # below that, a call for Dual works on chosen rows
+            route = replace(route, smallest_budget=max(route.smallest_budget, known.gram_bytes))
         try:
             plan = known.dual.plan(self.products.jacobian)
         except ValueError:
@@ -53,9 +55,10 @@ class InterpolatingRoutes:
         found = self._by_gram(route, plan, rows, share=1.0)
         if not known.selects(known.dual, None):
             return found
-        least = f": {known.gram_bytes} bytes of memory_budget work" if known.rows <= MOST_ROWS else ""
-        short = f"Dual takes informative rows where all do not fit{least}"
-        return replace(found, obstacle=short, smallest_budget=known.gram_bytes if least else 0)
+        short = f"{known.rows} rows are more than the {MOST_ROWS} that a Gram matrix is built of unasked"
+        if known.rows <= MOST_ROWS:
+            short = too_small(known.memory_budget, route.smallest_budget)
+        return replace(found, obstacle=f"{short}; Dual takes informative rows instead")
 
     def chosen(self) -> Route:
         """The Gram matrix of the rows that carry the constraint, with a check of all rows."""

@@ -12,6 +12,9 @@ from solset.solvers.row_plan import smallest_budget
 
 NEWTON_PRODUCTS = 10  # of the Hessian in a Newton step along a path: what CG takes for one digit
 CORRECTIONS = 2  # of a step along kept outputs
+# The slopes of the loss at every point are a forward pass, and a reading of the targets; the digest by which
+# an audit is told from another reads the data once more.
+SLOPES = Cost(3.0, FORWARD)
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,7 @@ class OtherRoutes:
             place=plan.place,
             disk=plan.disk,
             memory=Memory(plan.memory - square, 2 * square, vectors=4 * 8 * known.weights),
-            # The slopes of the loss at every point, and its curvature, are forward passes of their own.
-            prepare=whole_point_rows(plan, known.outputs, n) + 2 * Cost(1.0, FORWARD) + Cost(passes=1.0),
+            prepare=whole_point_rows(plan, known.outputs, n) + SLOPES + Cost(1.0, FORWARD),  # and curvature
             direction=self._share * Cost(2.0, 2 * FORWARD + known.outputs * INPUT_ROW),
         )
 
@@ -78,7 +80,7 @@ class OtherRoutes:
             is_default=not known.gram_fits and not known.obstacle,
             rows=len(self.chosen) * known.outputs,
             memory=Memory(vectors=4 * 8 * known.weights),
-            prepare=Cost(1.0, FORWARD),
+            prepare=SLOPES,
             direction=self._share * Cost(2.0, FORWARD + ROW * known.outputs),
             note="a batch of points takes up to a quarter of the memory budget",
         )
