@@ -207,7 +207,7 @@ def plan(
     json: Annotated[Path | None, typer.Option(help="File for all numbers.")] = None,
 ) -> None:
     """What a call will need: passes over the data, bytes, expected gradients; nothing is solved."""
-    print(plan_from(source, _indices(points) if points else None, json))
+    print(plan_from(source, indices(points) if points else None, json))
 
 
 @app.command()

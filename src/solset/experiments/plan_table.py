@@ -10,13 +10,13 @@ from solset.files import replace_file
 from solset.solvers.row_plan import size_text
 
 WIDTH = 100
-NAME, COLUMNS = 22, (8, 14, 10, 12, 12, 10, 10)
+NAME, COLUMNS = 22, (9, 14, 10, 12, 12, 10, 9)
 HEAD = ("rows", "kept", "memory", "first", "next", "step", "limit")
 LEGEND = (
-    "* what auto takes, + what a map takes unasked, - what does not apply. Costs are passes over the data / "
-    "gradients: first to the first answer, next for each further direction (both without the steps of an "
-    "iterative solver), step for one of its steps, limit for all it may take. Gradients are by count: 1 is a "
-    "forward and a backward pass over all points. Memory is that of one process at the peak."
+    "* what auto takes, + what a map takes unasked, - what does not apply. Costs are passes over the data, a "
+    "slash, and gradients by count (1 is a forward and a backward pass over all points): first is to the "
+    "first answer and next is each further direction, both without the steps of an iterative solver; step "
+    "is one of those, and limit all that it may take. Memory is that of one process at the peak."
 )
 
 
@@ -102,7 +102,7 @@ def _cells(route: Route) -> tuple[str, ...]:
         _cost(route.first),
         _cost(route.direction),
         "" if route.step is None else _cost(route.step),
-        "" if not route.most_steps else _cost(route.limit),
+        "" if not route.most_steps else _cost(route.limit, digits=1),
     )
 
 
@@ -114,18 +114,18 @@ def _count(rows: int | None) -> str:
     return "" if rows is None else str(rows)
 
 
-def _cost(cost: Cost) -> str:
-    return f"{_number(cost.passes)} / {_number(cost.gradients)}"
+def _cost(cost: Cost, *, digits: int = 2) -> str:
+    return f"{_number(cost.passes, digits)}/{_number(cost.gradients, digits)}"
 
 
-def _number(value: float) -> str:
-    """Two digits, or as many as an integer below a thousand has.
+def _number(value: float, digits: int = 2) -> str:
+    """So many digits, or as many as an integer below a thousand has.
 
     Example:
         >>> _number(0.043), _number(3.18), _number(17.6), _number(4000.0)
         ('0.043', '3.2', '18', '4e3')
     """
-    text = f"{value:.0f}" if 10 <= value < 1000 else f"{value:.2g}"
+    text = f"{value:.0f}" if 10 <= value < 1000 else f"{value:.{digits}g}"
     return text.replace("e+0", "e").replace("e-0", "e-")
 
 
