@@ -32,8 +32,8 @@ def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRo
         TypeError: If the points are not integers.
         ValueError: If they are empty, repeated or out of range.
 
-    Cost: the graph of one batch for each of four operators, and ``c`` sweeps through the loss alone where
-    rows are chosen; no pass over the data.
+    Cost: the graph of one batch for each of four operators; no pass over the data. On a fitted problem ``c``
+    sweeps through the loss alone, whose ``2·n·c²`` numbers stay with the problem if they fit its budget.
 
     Example:
         >>> import torch
