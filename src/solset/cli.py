@@ -22,6 +22,7 @@ from solset.experiments.identity import directions_fact, problem_facts, tensors_
 from solset.experiments.options import counts, fraction, indices, one_of, seeds, shape
 from solset.experiments.paths import PathSettings
 from solset.experiments.paths_report import path_experiment
+from solset.experiments.plan_table import plan_from
 from solset.experiments.poison import PoisonRun
 from solset.experiments.poison_report import poison_experiment
 from solset.experiments.poison_task import PoisonSettings, check_poison_settings, load_task
@@ -199,6 +200,16 @@ def run(
     folder = _open(out, settings, *facts, overwrite=overwrite, resume=resume)
     with _interruptible():
         _finish(user_experiment(problem, settings, folder))
+
+
+@app.command()
+def plan(
+    source: Source,
+    points: Annotated[str, typer.Option(help="Indices of the points to move: 0,3,7; all by default.")] = "",
+    json: Annotated[Path | None, typer.Option(help="File for all numbers.")] = None,
+) -> None:
+    """What a call will need: passes over the data, bytes, expected gradients; nothing is solved."""
+    print(plan_from(source, indices(points) if points else None, json))
 
 
 @app.command()

@@ -28,7 +28,18 @@ if TYPE_CHECKING:  # at run time it is there only where PyTorch was built with i
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 _DIMENSIONS = 8  # of a tensor that is joined, at most
-_DTYPES = (torch.float32, torch.float64, torch.int64, torch.bool, torch.float16, torch.bfloat16, torch.uint8)
+_DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.int64,
+    torch.bool,
+    torch.float16,
+    torch.bfloat16,
+    torch.uint8,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+)
 _KINDS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": TypeError}
 
 

@@ -22,9 +22,18 @@ from support.commands import contents
     [
         (
             ["--help"],
-            ["toy", "demo", "run", "poison", "resnet56", "Where would a trained network have ended up"],
+            [
+                "toy",
+                "demo",
+                "run",
+                "plan",
+                "poison",
+                "resnet56",
+                "Where would a trained network have ended up",
+            ],
         ),
         (["toy", "--help"], ["--out", "--seed", "--overwrite", "--resume"]),
+        (["plan", "--help"], ["--points", "--json"]),
         (["demo", "--help"], ["--activation", "--direction", "--fixed-output", "--resume"]),
         (["run", "--help"], ["--points", "--size", "--optimality", "--samples", "--resume"]),
         (

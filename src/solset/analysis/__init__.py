@@ -25,6 +25,7 @@ from solset.analysis.lipschitz import (
     theorem_2,
 )
 from solset.analysis.path import Course, Station, StopReason, follow_path, follow_retraining
+from solset.analysis.plan import Cost, Kept, Memory, Plan, Route, plan
 from solset.analysis.plane import Plane
 from solset.analysis.retrain import (
     LBFGS,
@@ -65,6 +66,10 @@ __all__ = [
     "Moved",
     "Nearest",
     "Newton",
+    "Cost",
+    "Kept",
+    "Memory",
+    "Plan",
     "Plane",
     "Poisoning",
     "PredictionMargin",
@@ -72,6 +77,7 @@ __all__ = [
     "Retrained",
     "Reweighted",
     "Round",
+    "Route",
     "Stability",
     "Station",
     "TargetWeights",
@@ -92,6 +98,7 @@ __all__ = [
     "landscape",
     "lipschitz_modulus",
     "modulus_chain",
+    "plan",
     "removal_scores",
     "removed",
     "retrain",

@@ -56,14 +56,18 @@ class OutputCurvature:
     vectors: Tensor
 
     @classmethod
-    def of(cls, risk: EmpiricalRisk, outputs: Tensor | None = None) -> "OutputCurvature":
+    def of(
+        cls, risk: EmpiricalRisk, outputs: Tensor | None = None, targets: Tensor | None = None
+    ) -> "OutputCurvature":
         """At the risk's weights. Cost: one forward pass unless outputs are given; ``2·n·c²`` numbers.
 
         Args:
             risk: Whose loss.
             outputs: Those of all points, where they are known.
+            targets: Those of all points, where they are known.
         """
-        values, vectors = torch.linalg.eigh(loss_curvature(risk, outputs).to(torch.float64))
+        blocks = loss_curvature(risk, outputs, targets)
+        values, vectors = torch.linalg.eigh(blocks.to(torch.float64))
         return cls(values.clamp_min(0), vectors)
 
     @property

@@ -16,7 +16,8 @@ from solset.derivatives import Coderivative, GraphicalDerivative
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
 from solset.operators import InformativeRows
-from solset.problem.linearise import Linearisations, Optimality
+from solset.problem.defaults import Optimality
+from solset.problem.linearise import Linearisations
 from solset.risk import (
     EmpiricalRisk,
     Indices,
@@ -130,7 +131,7 @@ class Problem:
 
     def gradient(self) -> Tensor:
         """The optimality map ``R(x̄, w̄) = ∇_w E``, ``(p,)``, as found when the problem was built."""
-        return self._gradient
+        return self._found.gradient
 
     def weights(self) -> Tensor:
         """The trained weights ``w̄``, flat in ``named_parameters`` order, ``(p,)``."""
@@ -145,7 +146,7 @@ class Problem:
         """Sizes and the gradient norm in one line."""
         return (
             f"Problem({type(self._risk.model).__name__}, n={self.point_count}, p={len(self.weights())}, "
-            f"c={self.output_count}, gradient norm {float(self._gradient.norm()):.3g})"
+            f"c={self.output_count}, gradient norm {float(self._found.gradient.norm()):.3g})"
         )
 
     def restrict(
@@ -177,10 +178,10 @@ class Problem:
     def _of(self, risk: EmpiricalRisk) -> "Problem":
         """The same problem for another risk, with nothing computed but one gradient."""
         other = copy.copy(self)
-        for cached in ("fit", "_linearisations"):
+        for cached in ("fit", "linearisations"):
             other.__dict__.pop(cached, None)
         other._risk = risk
-        _, other._gradient, other._outputs = risk.sweep()
+        other._found = risk.sweep()
         return other
 
     def graphical_derivative(
@@ -210,7 +211,7 @@ class Problem:
         What the solver keeps is made once per problem, map and solver, and serves every later call.
         """
         chosen = self.check_points(points)
-        return GraphicalDerivative(self._linearisations.choose(chosen, optimality, solver, rows))
+        return GraphicalDerivative(self.linearisations.choose(chosen, optimality, solver, rows))
 
     def load_derivative(self, folder: Path | str) -> GraphicalDerivative:
         """The graphical derivative that :meth:`GraphicalDerivative.save` wrote, with all it had computed.
@@ -224,7 +225,7 @@ class Problem:
 
         Cost: one read of the data and of the files.
         """
-        return GraphicalDerivative(self._linearisations.restore(Path(folder)))
+        return GraphicalDerivative(self.linearisations.restore(Path(folder)))
 
     def coderivative(
         self,
@@ -309,11 +310,11 @@ class Problem:
         return Space("dx", (count, *self.input_shape), self.weights().dtype, self.weights().device)
 
     @cached_property
-    def _linearisations(self) -> Linearisations:
+    def linearisations(self) -> Linearisations:
+        """Which operators and solvers calls take, and by which rules."""
         return Linearisations(
             self._risk,
-            gradient=self._gradient,
-            outputs=self._outputs,
+            found=self._found,
             fit=self.fit,
             memory_budget=self.memory_budget,
             spill_folder=self.spill_folder,
@@ -323,23 +324,23 @@ class Problem:
     def fit(self) -> float:
         """Mean over points of ``‖∇_f L(f(x_i), y_i)‖``: how far the outputs are from fitted.
 
-        Cost: a pass through the loss alone.
+        Cost: a pass through the loss alone; no point is read.
         """
-        return fit_at(self._risk, self._outputs)
+        return fit_at(self._risk, self._found.outputs, self._found.targets)
 
     @property
     def gram_fits(self) -> bool:
         """Whether all rows of ``J`` and their Gram matrix fit the memory budget, without being asked for."""
-        return self._linearisations.gram_fits
+        return self.linearisations.defaults.gram_fits
 
     @property
     def is_fitted(self) -> bool:
         """Whether the interpolating map applies: outputs fitted (see :attr:`fit`), and no weight decay."""
-        return not self._linearisations.obstacle
+        return not self.linearisations.defaults.obstacle
 
     def _check_stationary(self, tol: float) -> None:
-        _, self._gradient, self._outputs = self._risk.sweep()
-        size = float(self._gradient.norm())
+        self._found = self._risk.sweep()
+        size = float(self._found.gradient.norm())
         if not size < float("inf"):
             losses = self._risk.losses()
             broken = (~torch.isfinite(losses)).nonzero().flatten().tolist()

@@ -1,9 +1,9 @@
 """The empirical risk: parameters, points, loss, gradient. The network wing's ground floor."""
 
 from solset.risk.batching import Room, in_batches, is_out_of_memory
-from solset.risk.empirical import EmpiricalRisk, Loss, Reduction
+from solset.risk.empirical import EmpiricalRisk, Loss, Reduction, Sweep
 from solset.risk.fingerprint import digest, fingerprint
-from solset.risk.heads import fit_at, losses_at, output_shape, slopes_at
+from solset.risk.heads import fit_at, losses_at, output_shape, slopes_at, through_loss
 from solset.risk.layout import Layout, choose_parameters
 from solset.risk.points import Indices, Points, as_points, check_indices
 from solset.risk.probe import probe_indices, probe_model, reduction_of, refuse_training_mode
@@ -16,6 +16,7 @@ __all__ = [
     "Points",
     "Reduction",
     "Room",
+    "Sweep",
     "as_points",
     "check_indices",
     "choose_parameters",
@@ -31,4 +32,5 @@ __all__ = [
     "reduction_of",
     "refuse_training_mode",
     "slopes_at",
+    "through_loss",
 ]

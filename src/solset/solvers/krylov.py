@@ -217,7 +217,9 @@ class CG(Solver):
             operator: A symmetric ``A``.
         """
         require_symmetric(operator, "CG")
-        if isinstance(operator, NormalOperator):
+        if self.damping == 0:
+            damped_operator = operator  # which may have a faster product than its factor's two
+        elif isinstance(operator, NormalOperator):
             damped_operator = NormalOperator(operator.factor, operator.damping + self.damping)
         else:
             damped_operator = shifted(operator, self.damping)
