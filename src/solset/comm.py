@@ -222,9 +222,9 @@ def leave(*, has_failed: bool = False) -> None:
     Args:
         has_failed: After a failure NCCL is not asked to, for it would wait for the others.
     """
-    if dist.is_available() and dist.is_initialized():
-        if not (has_failed and dist.get_backend() == "nccl"):
-            dist.destroy_process_group()
+    is_member = dist.is_available() and dist.is_initialized()
+    if is_member and not (has_failed and dist.get_backend() == "nccl"):
+        dist.destroy_process_group()
 
 
 @contextmanager
