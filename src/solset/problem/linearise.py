@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from solset.derivatives import Constraint, Linearisation, Selection
+from solset.door import checked
 from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space
 from solset.operators import (
@@ -66,6 +67,7 @@ class Linearisations:
         self._constraints: dict[tuple[str, Solver | None], Constraint] = {}
         self._latest: tuple[object, InformativeSelection] | None = None
 
+    @checked
     def choose(
         self,
         points: Sequence[int],

@@ -14,6 +14,7 @@ from solset.analysis.path.course import Course, Station, StopReason
 from solset.analysis.path.multistep import Slopes
 from solset.analysis.path.segments import Segment
 from solset.analysis.path.state import Ending, State
+from solset.door import checked
 from solset.errors import bad_type, bad_value
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk, Indices, losses_at
@@ -21,6 +22,7 @@ from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow
 
 
+@checked
 def follow_retraining(
     problem: Problem,
     dx: Tensor,
