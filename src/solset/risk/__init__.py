@@ -2,7 +2,7 @@
 
 from solset.risk.batching import Room, in_batches, is_out_of_memory
 from solset.risk.empirical import EmpiricalRisk, Loss, Reduction
-from solset.risk.fingerprint import digest, fingerprint
+from solset.risk.fingerprint import digest, fingerprint, without_addresses
 from solset.risk.heads import fit_at, losses_at, output_shape, slopes_at
 from solset.risk.layout import Layout, choose_parameters
 from solset.risk.points import Indices, Points, as_points, check_indices
@@ -31,4 +31,5 @@ __all__ = [
     "reduction_of",
     "refuse_training_mode",
     "slopes_at",
+    "without_addresses",
 ]
