@@ -4,14 +4,18 @@ import json
 import os
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from solset import Problem
 from solset.errors import SolsetWarning
+from solset.experiments.identity import problem_facts
 from solset.experiments.run_folder import RunFolder
 from solset.experiments.stages import stage, tensor_stage
+from support.tiny import tiny_model
 
 SETTINGS = {"seed": 0}
 
@@ -288,3 +292,22 @@ def test_a_sealed_marker_that_leads_outside_touches_nothing(tmp_path, choice, pa
             with pytest.raises(ValueError, match=r"run\.json is damaged or was changed"):
                 open_run(tmp_path, choice)
     assert outside.read_text() == "years of work"
+
+
+def test_what_a_run_depends_on_is_the_same_in_the_next_process():
+    class Scaled:
+        """A loss without a name of its own."""
+
+        reduction = "mean"
+
+        def __call__(self, outputs, targets):
+            return (outputs - targets).square().mean()
+
+    model, inputs, targets = tiny_model()
+    facts = [problem_facts(Problem(model, partial(_scaled, Scaled()), inputs, targets)) for _ in range(2)]
+    assert facts[0] == facts[1]
+    assert facts[0] != problem_facts(Problem(model, torch.nn.MSELoss(), inputs, targets))
+
+
+def _scaled(loss, outputs, targets):
+    return loss(outputs, targets)

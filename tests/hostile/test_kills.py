@@ -17,12 +17,12 @@ from solset.datasets import digits
 
 def build():
     # Wide enough to be fitted by its last layer alone; many small batches.
-    part, generator = digits().part(0, 60), torch.Generator().manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 80), nn.Tanh(), nn.Linear(80, 10)).double().eval()
+    part, generator = digits().part(0, 40), torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 60), nn.Tanh(), nn.Linear(60, 10)).double().eval()
     with torch.no_grad():
         for value in model.parameters():
             value.copy_(0.1 * torch.randn(value.shape, generator=generator, dtype=torch.float64))
-        hidden = torch.cat([model[:2](part.inputs), torch.ones(60, 1, dtype=torch.float64)], dim=1)
+        hidden = torch.cat([model[:2](part.inputs), torch.ones(40, 1, dtype=torch.float64)], dim=1)
         solved = torch.linalg.pinv(hidden) @ part.one_hot()
         model[2].weight.copy_(solved[:-1].T)
         model[2].bias.copy_(solved[-1])
@@ -38,7 +38,7 @@ def audit_run() -> Killable:
 
 
 def path_run() -> Killable:
-    options = ("--points", "3,17", "--direction", "random", "--size", "20%,40%", "--tol", "1e-4")
+    options = ("--points", "3,17", "--direction", "random", "--size", "10%,20%", "--tol", "1e-3")
     return Killable(
         "path",
         lambda folder: solset("path", "mine.py:build", *options, "--resume", "--out", str(folder)),

@@ -13,6 +13,7 @@ from solset.analysis.checkpoint import Row, RowFile
 from solset.analysis.filter_norms import check_rows, check_vector
 from solset.analysis.plane import Normalise, Plane, Ranges, slice_grid, slice_plane
 from solset.analysis.subset_losses import checked_subsets, quantities, subset_losses
+from solset.door import checked
 from solset.errors import bad_value
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk, Indices, digest, fingerprint
@@ -82,6 +83,7 @@ class Landscape:
         }
 
 
+@checked
 def landscape(
     problem: Problem,
     directions: Mapping[str, Tensor],

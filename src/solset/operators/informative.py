@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from solset.door import checked
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, Product
 from solset.operators.curvature import loss_curvature
@@ -19,6 +20,7 @@ from solset.operators.per_sample import PerSampleGradients
 from solset.risk import EmpiricalRisk
 
 
+@checked
 @dataclass(frozen=True)
 class InformativeRows:
     """How many rows of ``J`` to work on.

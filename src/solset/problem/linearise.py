@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from solset.derivatives import Constraint, Linearisation, Selection
+from solset.door import checked
 from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space
 from solset.operators import (
@@ -56,6 +57,7 @@ class Linearisations:
         self._constraints: dict[tuple[str, Solver | None], Constraint] = {}
         self._latest: tuple[object, InformativeSelection] | None = None
 
+    @checked
     def choose(
         self,
         points: Sequence[int],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from solset import comm
 from solset.derivatives import Coderivative, GraphicalDerivative
+from solset.door import checked, require
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
 from solset.operators import InformativeRows
@@ -94,6 +95,8 @@ class Problem:
                 got=type(loss).__name__,
                 cure="Pass one of torch.nn's losses.",
             )
+        require("weight_decay", weight_decay, float, cure="Use the one of training.")
+        require("gradient_tol", gradient_tol, float, cure="Leave it out.")
         if not 0 <= weight_decay < float("inf"):
             raise bad_value(
                 "weight_decay",
@@ -213,6 +216,7 @@ class Problem:
         chosen = self.check_points(points)
         return GraphicalDerivative(self.linearisations.choose(chosen, optimality, solver, rows))
 
+    @checked
     def load_derivative(self, folder: Path | str) -> GraphicalDerivative:
         """The graphical derivative that :meth:`GraphicalDerivative.save` wrote, with all it had computed.
 
@@ -388,6 +392,7 @@ def check_folder(folder: Path | str | None) -> Path | None:
     Raises:
         ValueError: If it is not there.
     """
+    require("spill_folder", folder, Path | str | None, cure="Leave it out.")
     if folder is None or Path(folder).is_dir():
         return None if folder is None else Path(folder)
     raise bad_value(

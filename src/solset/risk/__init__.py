@@ -2,7 +2,7 @@
 
 from solset.risk.batching import Room, in_batches, is_out_of_memory
 from solset.risk.empirical import EmpiricalRisk, Loss, Reduction, Sweep
-from solset.risk.fingerprint import digest, fingerprint
+from solset.risk.fingerprint import digest, fingerprint, without_addresses
 from solset.risk.heads import fit_at, losses_at, output_shape, slopes_at, through_loss
 from solset.risk.layout import Layout, choose_parameters
 from solset.risk.points import Indices, Points, as_points, check_indices
@@ -33,4 +33,5 @@ __all__ = [
     "refuse_training_mode",
     "slopes_at",
     "through_loss",
+    "without_addresses",
 ]

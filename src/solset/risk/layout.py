@@ -106,6 +106,17 @@ def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
         raise bad_type(
             "parameters", expected="a list of patterns", got=repr(patterns), cure=f"Write [{patterns!r}]."
         )
+    if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise bad_type(
+            "parameters",
+            expected="a list of patterns",
+            got=type(patterns).__name__,
+            cure='Write ["layer3.*"].',
+        )
+    if not patterns:
+        raise bad_value(
+            "parameters", expected="one pattern or more", got="none", cure="Leave it out for all."
+        )
     known = list(names)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):

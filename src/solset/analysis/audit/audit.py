@@ -20,11 +20,13 @@ from solset.analysis.audit.batches import (
 from solset.analysis.audit.peers import feature_influence, memory_perturbation, point_slopes
 from solset.analysis.audit.result import Audit
 from solset.analysis.audit.store import Batches
+from solset.door import checked
 from solset.errors import Status, bad_type, bad_value
 from solset.problem import Optimality, Problem
 from solset.risk import as_points, digest, fingerprint
 
 
+@checked
 def audit(
     problem: Problem,
     *,

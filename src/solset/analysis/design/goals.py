@@ -11,7 +11,7 @@ from torch import Tensor
 from solset.errors import bad_type, bad_value
 from solset.linalg import Space
 from solset.problem import Problem
-from solset.risk import Loss, digest
+from solset.risk import Loss, digest, without_addresses
 
 
 class Goal(ABC):
@@ -184,7 +184,11 @@ class HeldOutLoss(Goal):
 
     def identity(self) -> dict[str, Any]:
         """Digests of the points, and the loss by name."""
-        loss = None if self.loss is None else getattr(self.loss, "__qualname__", str(self.loss))
+        loss = (
+            None
+            if self.loss is None
+            else getattr(self.loss, "__qualname__", without_addresses(str(self.loss)))
+        )
         points = digest([self.inputs, self.targets])
         return {"kind": "HeldOutLoss", "points": points, "raised": self.is_raised, "loss": loss}
 

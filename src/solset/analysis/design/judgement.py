@@ -11,6 +11,7 @@ from solset.analysis.design.goals import Goal
 from solset.analysis.design.poisoning import Poisoning
 from solset.analysis.influence import Moved
 from solset.analysis.retrain import Method
+from solset.door import checked
 from solset.errors import bad_type, bad_value
 from solset.linalg import Space
 from solset.problem import Problem
@@ -72,6 +73,7 @@ class Judgement:
         return {verdict.name: verdict.clean for verdict in self.verdicts}
 
 
+@checked
 def judge_poisoning(
     problem: Problem,
     goal: Goal,

@@ -12,6 +12,7 @@ from solset.analysis.design.followers import Follower, default_follower
 from solset.analysis.design.goals import Goal
 from solset.analysis.design.poisoning_file import PoisoningFile, Reason, Round
 from solset.analysis.design.rounds import Rounds
+from solset.door import checked
 from solset.errors import bad_value
 from solset.problem import Optimality, Problem
 from solset.solvers import Solver
@@ -52,6 +53,7 @@ class Poisoning:
         return self.adjoint.ranking()
 
 
+@checked
 def design_poisoning(
     problem: Problem,
     goal: Goal,

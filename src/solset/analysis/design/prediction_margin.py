@@ -12,6 +12,7 @@ from solset.analysis.design.budget import Budget
 from solset.analysis.design.goals import check_inputs
 from solset.analysis.design.prediction_attack import Attack, DesignOptions, PredictionGap, Trial, outputs_at
 from solset.analysis.retrain import GradientDescent, LevenbergMarquardt, Method, Newton
+from solset.door import checked
 from solset.errors import bad_value
 from solset.problem import Optimality, Problem
 from solset.solvers import Solver
@@ -52,6 +53,7 @@ class PredictionMargin:
         return self.adjoint.ranking()
 
 
+@checked
 def stability_margin(
     problem: Problem,
     inputs: Tensor,

@@ -14,6 +14,7 @@ from solset.analysis.path.course import Course, Station, StopReason
 from solset.analysis.path.multistep import Slopes
 from solset.analysis.path.segments import Segment
 from solset.analysis.path.state import Ending, State
+from solset.door import checked
 from solset.errors import bad_type, bad_value
 from solset.operators.cost import FORWARD
 from solset.problem import Problem
@@ -22,6 +23,7 @@ from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow
 
 
+@checked
 def follow_retraining(
     problem: Problem,
     dx: Tensor,
