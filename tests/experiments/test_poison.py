@@ -231,7 +231,7 @@ def test_seeds_need_a_trainer_and_goals_must_be_differentiable():
         ({"radius": 0.0}, "`radius` must be positive; got 0.0"),
         ({"training": -1}, "`training` must be zero or more; got -1"),
         ({"random": -1}, "`random` must be zero or more; got -1"),
-        ({"learning_rate": 0.0}, "`learning_rate` must be positive; got 0.0"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be positive and finite; got 0.0"),
     ],
 )
 def test_impossible_settings_are_refused(options, says):
