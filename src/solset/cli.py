@@ -291,7 +291,7 @@ def poison(
     task = load_task(source)
     print(task.problem)
     check_poison_settings(task, settings)  # before the folder is made
-    facts = problem_facts(task.problem), {"goal": task.goal.identity()}
+    facts = problem_facts(task.problem), task.facts()
     folder = _open(out, settings, *facts, overwrite=overwrite, resume=resume)
     with _interruptible():
         _finish(poison_experiment(PoisonRun(task, settings, folder)))

@@ -9,7 +9,7 @@ from solset.analysis.design.goals import Goal, HeldOutLoss, TargetWeights, Weigh
 from solset.analysis.design.judgement import Judgement, Verdict, judge_poisoning
 from solset.analysis.design.poisoning import Poisoning, design_poisoning
 from solset.analysis.design.poisoning_file import Reason, Round
-from solset.analysis.design.prediction_margin import PredictionMargin, stability_margin
+from solset.analysis.design.prediction_margin import MarginReason, PredictionMargin, stability_margin
 from solset.analysis.filter_norms import filter_normalised
 from solset.analysis.influence import Moved, Reweighted, feature_scores, influence, removal_scores, removed
 from solset.analysis.landscape import Landscape, Mark, landscape
@@ -61,6 +61,7 @@ __all__ = [
     "Landscape",
     "LevenbergMarquardt",
     "LipschitzModulus",
+    "MarginReason",
     "Mark",
     "ModulusChain",
     "Moved",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf, prod
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 
@@ -84,6 +84,21 @@ class PoisonTask:
     problem: Problem
     goal: Goal
     train: Trainer | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What results depend on besides settings and the problem: a run is resumed with the same only.
+
+        The goal's value tells what its identity does not show, such as changed code; of the trainer only the
+        name is known.
+
+        Cost: one evaluation of the goal.
+        """
+        value = self.goal.value(self.problem, self.problem.weights())
+        return {
+            "goal": self.goal.identity(),
+            "goal at the trained weights": f"{value:.6g}",  # rounded: sums may differ in their last digits
+            "trainer": self.train and getattr(self.train, "__qualname__", type(self.train).__qualname__),
+        }
 
 
 def load_task(source: str) -> PoisonTask:

@@ -17,6 +17,7 @@ from solset.door import checked, require
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
 from solset.operators import InformativeRows
+from solset.problem.checks import check_folder, check_inputs
 from solset.problem.defaults import Optimality
 from solset.problem.linearise import Linearisations
 from solset.risk import (
@@ -114,7 +115,7 @@ class Problem:
         same = [len(points), dict(layout.shapes), digest([weights]), weight_decay, batch_size]
         comm.require_same("model", str(same))
         probe_inputs, probe_targets = points[probe_indices(len(points))]
-        _check_inputs(probe_inputs, weights.dtype)
+        check_inputs(probe_inputs, weights.dtype)
         risk = EmpiricalRisk(
             model, loss, "mean", points, layout, weights, weight_decay, batch_size, len(points)
         )
@@ -294,6 +295,34 @@ class Problem:
         flat = Space("weights", (len(own),), own.dtype, own.device).flatten(weights)
         return self._of(self._risk.move(chosen, space.unflatten(space.flatten(dx))).at(flat))
 
+    def with_model(self, model: nn.Module) -> "Problem":
+        """The same problem at what another training of the network reached: weights, constants and buffers.
+
+        Nothing warns if that is not a minimum; :meth:`gradient` says how far it is.
+
+        Args:
+            model: In evaluation mode, with the same names, shapes and dtype of the weights that move.
+
+        Raises:
+            ValueError: If such a weight is missing or does not fit, or batch statistics or dropout are live.
+
+        Cost: one gradient.
+        """
+        refuse_training_mode(model)
+        named, shapes = dict(model.named_parameters()), self._risk.layout.shapes
+        unlike = [name for name in shapes if name not in named or named[name].shape != shapes[name]]
+        if unlike:
+            raise bad_value(
+                "model",
+                expected="of the problem's kind",
+                got=f"one without {unlike[:3]} in the problem's shapes",
+                cure="Build the same network.",
+            )
+        found = self._risk.layout.join([named[name].detach() for name in shapes])
+        own = self.weights()
+        flat = Space("weights", (len(own),), own.dtype, own.device).flatten(found)
+        return self._of(replace(self._risk, model=model, fixed={}).at(flat))
+
     def check_points(self, points: Indices | None) -> list[int]:
         """The indices as a list, all of them for ``None``.
 
@@ -364,37 +393,3 @@ class Problem:
                 SolsetWarning,
                 stacklevel=3,
             )
-
-
-def _check_inputs(inputs: Tensor, dtype: torch.dtype) -> None:
-    if not inputs.is_floating_point():
-        raise bad_type(
-            "inputs",
-            expected="floating-point features",
-            got=str(inputs.dtype),
-            cure="Integers such as token ids cannot be perturbed: make the embeddings the inputs.",
-        )
-    if inputs.dtype != dtype:
-        raise bad_value(
-            "inputs",
-            expected=f"{dtype}, like the model",
-            got=str(inputs.dtype),
-            cure="Use `inputs.to(dtype)` or `model.to(dtype)`.",
-        )
-
-
-def check_folder(folder: Path | str | None) -> Path | None:
-    """The folder as a path.
-
-    Args:
-        folder: An existing folder, or ``None``.
-
-    Raises:
-        ValueError: If it is not there.
-    """
-    require("spill_folder", folder, Path | str | None, cure="Leave it out.")
-    if folder is None or Path(folder).is_dir():
-        return None if folder is None else Path(folder)
-    raise bad_value(
-        "spill_folder", expected="an existing folder", got=f"'{folder}'", cure="Make it, or leave it out."
-    )
