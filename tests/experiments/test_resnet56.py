@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from solset.analysis import checkpoint
+from solset import sealed
 from solset.datasets import CIFAR10
-from solset.experiments import run_folder
+from solset.experiments import marker, run_folder
 from solset.experiments.resnet56 import ResNet56Run, ResNet56Settings, TrainedResNet56, resnet56_experiment
 from solset.experiments.run_folder import RunFolder
 from solset.plotting import number_text
@@ -186,8 +186,8 @@ class TestRun:
                 written.add((target.name, data))
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(run_folder, "replace_file", once)
-        monkeypatch.setattr(checkpoint, "replace_file", once)
+        for module in (run_folder, marker, sealed):
+            monkeypatch.setattr(module, "replace_file", once)
         stops = 0
         while "report.html" not in (contents(tmp_path / "run") if stops else {}):
             try:
