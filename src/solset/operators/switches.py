@@ -117,7 +117,7 @@ def switch_values(risk: EmpiricalRisk) -> Tensor | None:
     def work(_: int, inputs: Tensor, __: Tensor) -> Tensor:
         with torch.no_grad():
             values = _values(risk, parameters, inputs)
-        return inputs.new_full((len(inputs), 1), float("nan")) if values is None else values
+        return risk.weights.new_full((len(inputs), 1), float("nan")) if values is None else values
 
     found = risk.joined(work)
     return None if bool(found.isnan().any()) else found.flatten()

@@ -94,6 +94,17 @@ class Course:
         return self.trail[-1] - self.trail[0]
 
     @property
+    def error(self) -> float:
+        """Estimated error of the end, in weight units.
+
+        On a set of kept outputs that of all steps, as if they pointed the same way, along the set. At an
+        isolated solution that of the last one: steps before it leave no trace.
+        """
+        if self.optimality == "interpolating":
+            return sum(station.error for station in self.stations)
+        return self.end.error
+
+    @property
     def is_complete(self) -> bool:
         """Whether it reached the end that was asked for."""
         return self.reason is StopReason.END
