@@ -156,4 +156,4 @@ def _values(risk: EmpiricalRisk, parameters: Sequence[Tensor], inputs: Tensor) -
         risk.forward(parameters, inputs)
     if not seen.values or any(z.ndim == 0 or len(z) != len(inputs) for z in seen.values):
         return None
-    return torch.cat([z.flatten(1) for z in seen.values], dim=1)
+    return torch.cat([z.reshape(len(inputs), -1) for z in seen.values], dim=1)

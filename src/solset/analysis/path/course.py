@@ -42,6 +42,7 @@ class Station:
         rows: Rows of ``J`` in use; 0 where none are.
         error: Estimated error of this step along the set, in weight units, which no residual shows.
         gradients: Cost from the start, in gradients of all points, by count.
+        held: Activations that the path keeps at their kinks there.
     """
 
     place: float
@@ -53,6 +54,7 @@ class Station:
     rows: int
     error: float
     gradients: float
+    held: int = 0
 
 
 @dataclass(frozen=True, eq=False)

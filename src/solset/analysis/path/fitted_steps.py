@@ -151,11 +151,10 @@ class FittedSteps:
             factor: At the predicted point.
             guess: The change predicted, ``(p,)``.
         """
-        corrected, allowed = state.slopes.correct(step, factor.slope), self._allowed(state, step)
-        error = SHARE * corrected.difference
-        kinks = None if state.held else self._kinks(state, step, guess)
         if state.held:
             return self._crossed(state, step, factor)
+        corrected, allowed = state.slopes.correct(step, factor.slope), self._allowed(state, step)
+        error, kinks = SHARE * corrected.difference, self._kinks(state, step, guess)
         if kinks is None and error > KINKED * allowed:
             switched = self._across_a_kink(state, step, factor)
             if switched.difference < error:
@@ -280,6 +279,7 @@ class FittedSteps:
             rows=factor.count,
             error=move.error,
             gradients=self._kept.meter.gradients,
+            held=0 if move.end is None else len(move.end.held),
         )
         growth = min(move.growth, 1.0) if found.contraction > SLOW else move.growth
         longer = step * min(max(growth, 0.2), LONGEST)
