@@ -46,7 +46,12 @@ def test_a_smooth_path_ends_on_the_set_where_a_dense_integration_does(size: floa
 
 
 @pytest.mark.parametrize(
-    ("size", "steps"), [(0.02, 400), (0.05, 400), pytest.param(0.2, 1600, marks=pytest.mark.long)]
+    ("size", "steps"),
+    [
+        (0.02, 400),
+        pytest.param(0.05, 400, marks=pytest.mark.long),
+        pytest.param(0.2, 1600, marks=pytest.mark.long),
+    ],
 )
 def test_a_path_across_kinks_ends_on_the_set_where_a_dense_integration_does(size: float, steps: int) -> None:
     """Equal steps ignore where kinks are: their end is off by the first power of their length."""
