@@ -16,6 +16,7 @@ from solset.operators.per_sample import PerSampleGradients
 from solset.operators.per_sample_squares import OwnSquares
 from solset.operators.preconditioner import GaussNewtonInverse, InformativeInverse
 from solset.operators.second import Hessian, Mixed
+from solset.operators.switches import Switches, switch_gradients, switch_values
 
 __all__ = [
     "GaussNewton",
@@ -32,9 +33,12 @@ __all__ = [
     "OwnSquares",
     "PerSampleGradients",
     "RowChoice",
+    "Switches",
     "choose_rows",
     "loss_curvature",
     "RowWeights",
     "rows_to_add",
+    "switch_gradients",
+    "switch_values",
     "weighted_squares",
 ]

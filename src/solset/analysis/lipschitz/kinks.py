@@ -1,96 +1,13 @@
 """How far the nearest kink is: all first-order statements end there."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from solset.door import checked
+from solset.operators import Switches
 from solset.risk import EmpiricalRisk
-
-AT_ZERO = frozenset(
-    {
-        functional.relu,
-        functional.relu_,
-        functional.leaky_relu,
-        functional.rrelu,
-        functional.prelu,
-        torch.relu,
-        torch.relu_,
-        Tensor.relu,
-        Tensor.relu_,
-        torch.abs,
-        Tensor.abs,
-    }
-)
-"""Functions with a kink at zero."""
-
-CLAMPS: Mapping[Callable[..., Any], tuple[str, ...]] = {
-    torch.clamp: ("min", "max"),
-    Tensor.clamp: ("min", "max"),
-    Tensor.clamp_: ("min", "max"),
-    torch.clamp_min: ("min",),
-    Tensor.clamp_min: ("min",),
-    torch.clamp_max: ("max",),
-    Tensor.clamp_max: ("max",),
-    functional.threshold: ("threshold",),
-}
-"""Functions with kinks at the bounds that they are given."""
-
-FIXED: Mapping[Callable[..., Any], tuple[float, ...]] = {
-    functional.relu6: (0.0, 6.0),
-    functional.hardswish: (-3.0, 3.0),
-    functional.hardsigmoid: (-3.0, 3.0),
-}
-"""Functions with kinks at these values."""
-
-
-def kinks_of(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """Where a function's first argument has its kinks, as numbers or tensors; none if it is smooth.
-
-    Args:
-        func: What is called.
-        args: With what.
-        kwargs: And with what else.
-    """
-    if func in AT_ZERO:
-        return [0.0]
-    if func in FIXED:
-        return list(FIXED[func])
-    if func is functional.hardtanh:
-        given = dict(zip(("min_val", "max_val"), args[1:], strict=False)) | dict(kwargs)
-        return [given.get("min_val", -1.0), given.get("max_val", 1.0)]
-    if func in CLAMPS:
-        names = CLAMPS[func]
-        given = dict(zip(names, args[1:], strict=False)) | dict(kwargs)
-        return [given[name] for name in names if given.get(name) is not None]
-    if func in {torch.maximum, torch.minimum, Tensor.maximum, Tensor.minimum} and len(args) > 1:
-        return [args[1]]
-    return []
-
-
-class _Watch(TorchFunctionMode):
-    """Keeps the distance to its kink of every argument of a function that has one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Tensor] = []
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],  # noqa: ARG002
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Calls the function as if nobody watched."""
-        if args and isinstance(args[0], Tensor):
-            # A difference is a copy: an in-place activation overwrites the original.
-            self.seen += [args[0] - kink for kink in kinks_of(func, args, kwargs or {})]
-        return func(*args, **(kwargs or {}))
 
 
 @checked
@@ -135,9 +52,9 @@ def _smallest(risk: EmpiricalRisk, candidates: int) -> dict[int, list[tuple[int,
     parameters = risk.layout.split(risk.weights)
 
     def work(start: int, inputs: Tensor, _: Tensor) -> Tensor:
-        with torch.no_grad(), _Watch() as watch:
+        with torch.no_grad(), Switches() as watch:
             risk.forward(parameters, inputs)
-        return _ranked(start, len(inputs), watch.seen, candidates)
+        return _ranked(start, len(inputs), watch.values, candidates)
 
     best = risk.joined(work)
     if bool(best.isnan().any()):
@@ -168,11 +85,11 @@ def _nearest(risk: EmpiricalRisk, point: int, chosen: Sequence[tuple[int, int]])
     """The margin of one point's candidates; a unit that nothing moves has none."""
     inputs, _ = risk.points[[point]]
     leaves = [*risk.leaves(), inputs.detach().clone().requires_grad_()]
-    with torch.enable_grad(), _Watch() as watch:
+    with torch.enable_grad(), Switches() as watch:
         risk.forward(leaves[:-1], leaves[-1])
     margin = float("inf")
     for layer, unit in chosen:
-        z = watch.seen[layer].flatten()[unit]
+        z = watch.values[layer].flatten()[unit]
         if not z.requires_grad:
             continue
         slopes = torch.autograd.grad(z, leaves, retain_graph=True, allow_unused=True)

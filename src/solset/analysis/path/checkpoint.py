@@ -14,7 +14,7 @@ from solset.analysis.path.state import Ending, State
 from solset.risk import EmpiricalRisk, digest, fingerprint
 from solset.sealed import SealedFile
 
-_KIND = "solset course 2"
+_KIND = "solset course 3"
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class CourseFile:
             "step": last.step,
             "gap": last.slopes.gap,
             "reference": last.reference,
+            "held": list(last.held),
             "ending": None if ending is None else [ending.reason.value, ending.message],
         }
         tensors = {"trail": torch.stack([state.weights for state in states]), "slope": last.slopes.now}
@@ -106,8 +107,9 @@ def _states(numbers: Any, tensors: dict[str, Tensor], like: Tensor) -> tuple[lis
     # Only the last one is gone on from; of the others nothing but the station and the weights is read.
     reference = (float(numbers["reference"][0]), float(numbers["reference"][1]))
     step, ending = float(numbers["step"]), numbers["ending"]
+    held = tuple(int(switch) for switch in numbers["held"])
     states = [
-        State(weights, station, step, slopes, reference, pairs)
+        State(weights, station, step, slopes, reference, pairs, held)
         for weights, station in zip(trail, stations, strict=True)
     ]
     return states, None if ending is None else Ending(StopReason(ending[0]), str(ending[1]))

@@ -42,6 +42,7 @@ class Station:
         rows: Rows of ``J`` in use; 0 where none are.
         error: Estimated error of this step along the set, in weight units, which no residual shows.
         gradients: Cost from the start, in gradients of all points, by count.
+        held: Activations that the path keeps at their kinks there.
     """
 
     place: float
@@ -53,6 +54,7 @@ class Station:
     rows: int
     error: float
     gradients: float
+    held: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,17 @@ class Course:
     def change(self) -> Tensor:
         """``w - w̄`` at the end, ``(p,)``."""
         return self.trail[-1] - self.trail[0]
+
+    @property
+    def error(self) -> float:
+        """Estimated error of the end, in weight units.
+
+        On a set of kept outputs that of all steps, as if they pointed the same way, along the set. At an
+        isolated solution that of the last one: steps before it leave no trace.
+        """
+        if self.optimality == "interpolating":
+            return sum(station.error for station in self.stations)
+        return self.end.error
 
     @property
     def is_complete(self) -> bool:

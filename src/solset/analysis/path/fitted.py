@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from solset.analysis.path.cost import Meter
@@ -17,6 +19,8 @@ from solset.operators import (
     OutputRows,
     choose_rows,
     rows_to_add,
+    switch_gradients,
+    switch_values,
 )
 from solset.operators.cost import FORWARD, INPUT_JACOBIAN, ROW
 from solset.operators.informative import Combinations
@@ -101,6 +105,75 @@ class KeptOutputs:
         self.meter.add(FORWARD)
         return risk.outputs()
 
+    def answer(self, risk: EmpiricalRisk) -> Tensor:
+        """``J_x Δx``, how fast the outputs would change with the weights held, ``(n·c,)``.
+
+        Args:
+            risk: At the point.
+        """
+        self.meter.add_points(INPUT_JACOBIAN, len(self.points))
+        return (
+            InputJacobian(risk, self.points, memory_budget=self._problem.memory_budget) @ self._dx.flatten()
+        )
+
+    def jacobian(self, risk: EmpiricalRisk) -> Jacobian:
+        """``J`` at a point, for several products.
+
+        Args:
+            risk: At the point.
+        """
+        return Jacobian(risk, memory_budget=self._problem.memory_budget)
+
+    @cached_property
+    def switch_count(self) -> int:
+        """Values of :meth:`switches`, 0 if there are none. Cost: a forward pass of one point."""
+        values = switch_values(self._risk.select([0]))
+        return 0 if values is None else len(values) * len(self._risk.points)
+
+    def switches(self, tau: float, weights: Tensor) -> Tensor:
+        """How far activations are from their kinks, as :func:`switch_values`; empty if none are seen.
+
+        Args:
+            tau: ``τ``.
+            weights: ``(p,)``.
+        """
+        self.meter.add(FORWARD)
+        values = switch_values(self.risk(tau, weights))
+        return weights.new_empty(0) if values is None else values
+
+    def switch_rows(self, risk: EmpiricalRisk, switches: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Gradients of activations' arguments in the weights, ``(k, p)``, and their rates along ``Δx``.
+
+        Args:
+            risk: At the point.
+            switches: Places among the values of :meth:`switches`.
+        """
+        self.meter.add_points(ROW, len(switches))
+        units = self.switch_count // len(risk.points)
+        owners = [switch // units for switch in switches]
+        rows, by_inputs = switch_gradients(risk, owners, [switch % units for switch in switches])
+        change = torch.zeros_like(by_inputs)
+        for k, owner in enumerate(owners):
+            if owner in self.points:
+                change[k] = self._dx[self.points.index(owner)]
+        return rows, (by_inputs * change).flatten(1).sum(dim=1)
+
+    def bend(self, tau: float, three: Sequence[Tensor], switch: int, cotangent: Tensor) -> float:
+        """The second difference of ``uᵀf`` of the point that a switch belongs to.
+
+        Args:
+            tau: ``τ``.
+            three: Weights on a line, ``(p,)`` each.
+            switch: Place among the values of :meth:`switches`.
+            cotangent: ``u``, ``(n·c,)``.
+        """
+        n = len(self._risk.points)
+        point = switch // (self.switch_count // n)
+        self.meter.add_points(FORWARD, 3)
+        risk = self.risk(tau).select([point])
+        low, middle, high = (risk.at(weights).outputs().flatten() for weights in three)
+        return float((low - 2 * middle + high) @ cotangent.reshape(n, -1)[point])
+
     def first(self, derivative: GraphicalDerivative) -> Factor:
         """Rows, Gram matrix and slope at the trained point, as the graphical derivative has them.
 
@@ -139,8 +212,7 @@ class KeptOutputs:
         Cost: the rows, one backward pass of a point each; a forward pass where they are chosen.
         """
         risk, budget = self.risk(tau, weights), self._problem.memory_budget
-        self.meter.add_points(INPUT_JACOBIAN, len(self.points))
-        answer = InputJacobian(risk, self.points, memory_budget=budget) @ self._dx.flatten()
+        answer = self.answer(risk)
         folder, picked = self._problem.spill_folder, None
         if self._rows is None:
             operator: Jacobian | OutputRows = Jacobian(risk, memory_budget=0)

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from solset.analysis.path.course import Station, StopReason
+from solset.analysis.path.crossing import Crossing
 from solset.analysis.path.fitted import Factor, KeptOutputs
 from solset.analysis.path.multistep import Correction, Slopes
+from solset.analysis.path.nearby import Nearby, Place
 from solset.analysis.path.state import Refusal, State
 from solset.derivatives import GraphicalDerivative
 from solset.risk import fit_at, losses_at
@@ -16,6 +18,12 @@ FLOOR = 0.1  # a step shorter than this share of the path may carry as much erro
 SHARE = 0.25  # of the difference of corrector and predictor that is taken for the corrector's error
 SLOW = 0.5  # contraction of chord steps from which the path does not take longer ones
 STUCK = 0.9  # contraction from which a new factorisation pays
+MOST_VALUES = 10_000_000  # of activations, that are looked at one by one
+MOST_KINKS = 1000  # of a step: beyond it they are taken for a bend
+ACCURACY = 0.1  # of the tolerance, error of a slope between kinks relative to its length
+CROWD = 0.02  # of the tolerance, length of path between kinks below which their places do not matter
+EASY = 15.0  # iterations for a slope, from which steps across kinks do not become longer
+SHORT = 0.02  # of the path: shorter steps across kinks make no slope easier
 KINKED = 0.5  # of the error allowed, from which a switching activation is looked for
 LEAST = 0.03  # of a switch's effect that its place is not trusted for: on a smooth network there is none
 STEEP = 5.0  # times the slope at the start, with as small a singular value, that a fold is told by
@@ -43,6 +51,23 @@ class _Projected:
     contraction: float
 
 
+@dataclass(frozen=True)
+class _Move:
+    """A step along the set.
+
+    Attributes:
+        change: Of the weights, ``(p,)``.
+        error: Estimated, in weight units.
+        growth: By what the next step may be longer.
+        end: With its slope, where it was found from kink to kink.
+    """
+
+    change: Tensor
+    error: float
+    growth: float
+    end: Place | None = None
+
+
 class FittedSteps:
     """Adams predictor and corrector along ``w' = -J⁺ J_x Δx``, then Gauss–Newton steps onto the set.
 
@@ -65,6 +90,7 @@ class FittedSteps:
     ) -> None:
         self._kept, self._derivative = kept, derivative
         self._tol, self._output_tol, self._fit_limit = tol, output_tol, fit_limit
+        self._sees_kinks = 0 < kept.switch_count <= MOST_VALUES
 
     def start(self) -> State:
         """The trained point, with the slope there: the shortest element of the graphical derivative."""
@@ -100,25 +126,70 @@ class FittedSteps:
         refusal = _unusable(factor)
         if refusal is not None:
             return refusal
-        corrected = state.slopes.correct(step, factor.slope)
-        error, allowed = SHARE * corrected.difference, self._allowed(state, step)
-        if error > KINKED * allowed:
-            switched = self._across_a_kink(state, step, factor)
-            if switched.difference < error:
-                corrected, error = switched, switched.difference
-        growth = 0.9 * (allowed / error) ** (1 / corrected.order) if error > 0 else LONGEST
-        if error > allowed:
+        move, allowed = self._move(state, step, factor, guess), self._allowed(state, step)
+        if isinstance(move, Refusal):
+            return move
+        if move.error > allowed:
             detail = f"the slope changes by {float((factor.slope - state.slopes.now).norm()):.3g}"
-            return Refusal(_cause(state, factor, StopReason.KINK), min(max(growth, 0.2), 0.7), detail)
+            return Refusal(_cause(state, factor, StopReason.KINK), min(max(move.growth, 0.2), 0.7), detail)
         settle = None if place >= 1.0 else 0.1 * allowed
-        found = self._project(state, factor, place, state.weights + corrected.change, settle)
+        found = self._project(state, factor, place, state.weights + move.change, settle)
         if isinstance(found, Refusal):
             return found
         fit = fit_at(self._kept.risk(place), found.outputs)
         if not fit <= self._fit_limit:
             detail = f"the loss pulls at the outputs with {fit:.3g}, more than {self._fit_limit:.3g}"
             return Refusal(StopReason.UNFITTED, 0.5, detail)
-        return self._accepted(state, step, found, error, growth)
+        return self._accepted(state, step, found, move)
+
+    def _move(self, state: State, step: float, factor: Factor, guess: Tensor) -> _Move | Refusal:
+        """The change over a step, by formulas for a smooth path where that is good enough.
+
+        Args:
+            state: Where the step starts.
+            step: ``Δτ``.
+            factor: At the predicted point.
+            guess: The change predicted, ``(p,)``.
+        """
+        if state.held:
+            return self._crossed(state, step, factor)
+        corrected, allowed = state.slopes.correct(step, factor.slope), self._allowed(state, step)
+        error, kinks = SHARE * corrected.difference, self._kinks(state, step, guess)
+        if kinks is None and error > KINKED * allowed:
+            switched = self._across_a_kink(state, step, factor)
+            if switched.difference < error:
+                corrected, error = switched, switched.difference
+        elif kinks is not None and 0 < kinks <= MOST_KINKS:
+            # All of the difference may be one jump of the slope at the worst place.
+            error = 0.5 * step * float((factor.slope - state.slopes.now).norm())
+            if error > step * self._rate(state):
+                return self._crossed(state, step, factor)
+        growth = 0.9 * (allowed / error) ** (1 / corrected.order) if error > 0 else LONGEST
+        return _Move(corrected.change, error, growth)
+
+    def _kinks(self, state: State, step: float, guess: Tensor) -> int | None:
+        """How many activations switch over a predicted step; ``None`` where they are not seen."""
+        if not self._sees_kinks:
+            return None
+        here = self._kept.switches(state.station.place, state.weights)
+        there = self._kept.switches(state.station.place + step, state.weights + guess)
+        return int(((here > 0) != (there > 0)).sum())
+
+    def _crossed(self, state: State, step: float, factor: Factor) -> _Move | Refusal:
+        """The change over a step from kink to kink."""
+        rate = self._rate(state)
+        nearby = Nearby(self._kept, factor, ACCURACY * self._tol)
+        beyond = torch.finfo(state.weights.dtype).eps ** 0.5
+        crossing = Crossing(self._kept, nearby, rate=rate, smallest=CROWD * self._tol, beyond=beyond)
+        start = nearby.known(state.station.place, state.weights, state.slopes.now, state.held)
+        crossed = crossing.cross(start, step)
+        if crossed is None:
+            detail = "the kinks on the way, or slopes between them, are not found"
+            return Refusal(_cause(state, factor, StopReason.KINK), 0.5, detail)
+        growth = EASY / crossed.steps if crossed.steps else LONGEST
+        growth = max(growth, min(1.0, SHORT / step))
+        end = nearby.settled(crossed.place, self._output_tol)
+        return _Move(end.weights - state.weights, crossed.error, growth, end)
 
     def _across_a_kink(self, state: State, step: float, factor: Factor) -> Correction:
         """The change over a step in which the slope switches at once, at a place that the outputs tell.
@@ -144,10 +215,14 @@ class FittedSteps:
         jump = step * (factor.slope - now)
         return Correction(step * now + since * jump, max(left, LEAST) * float(jump.norm()), 2)
 
+    def _rate(self, state: State) -> float:
+        """Error along the set, in weight units, that a unit of ``τ`` may make."""
+        ahead = (1.0 - state.station.place) * float(state.slopes.now.norm())
+        return self._tol * (state.station.length + ahead)
+
     def _allowed(self, state: State, step: float) -> float:
         """Error along the set that this step may make, in weight units."""
-        ahead = (1.0 - state.station.place) * float(state.slopes.now.norm())
-        return self._tol * max(step, FLOOR) * (state.station.length + ahead)
+        return max(step, FLOOR) * self._rate(state)
 
     def _project(
         self, state: State, factor: Factor, place: float, weights: Tensor, settle: float | None
@@ -191,7 +266,7 @@ class FittedSteps:
         detail = f"corrections leave an output error of {float(error.abs().max()):.3g}"
         return Refusal(_cause(state, factor, StopReason.SMALL_STEP), 0.5, detail)
 
-    def _accepted(self, state: State, step: float, found: _Projected, error: float, growth: float) -> State:
+    def _accepted(self, state: State, step: float, found: _Projected, move: _Move) -> State:
         risk = self._kept.risk(state.station.place + step)
         losses, factor = losses_at(risk, found.outputs), found.factor
         station = Station(
@@ -202,15 +277,18 @@ class FittedSteps:
             length=state.station.length + float((found.weights - state.weights).norm()),
             smallest=factor.smallest,
             rows=factor.count,
-            error=error,
+            error=move.error,
             gradients=self._kept.meter.gradients,
+            held=0 if move.end is None else len(move.end.held),
         )
-        if found.contraction > SLOW:
-            growth = min(growth, 1.0)
+        growth = min(move.growth, 1.0) if found.contraction > SLOW else move.growth
         longer = step * min(max(growth, 0.2), LONGEST)
-        return State(
-            found.weights, station, longer, state.slopes.advance(step, factor.slope), state.reference
-        )
+        if move.end is None:
+            ahead = state.slopes.advance(step, factor.slope)
+            return State(found.weights, station, longer, ahead, state.reference)
+        # Behind kinks the slopes before them tell nothing.
+        ahead = Slopes(move.end.slope)
+        return State(found.weights, station, longer, ahead, state.reference, held=move.end.held)
 
 
 def _unusable(factor: Factor) -> Refusal | None:

@@ -48,7 +48,11 @@ def follow_path(
       corrects along the set by the slope there (Adams–Moulton), and onto the set by
       ``w ← w - J⁺ (f(x(τ), w) - f̄)`` with the same factorisation for as long as that contracts. Steps are as
       long as the difference of the two formulas and the contraction allow: the residual alone cannot see an
-      error along the set.
+      error along the set. Where piecewise linear activations switch, the slope jumps: such a step goes from
+      kink to kink, with slopes by conjugate gradients, and along a kink that both sides push to (a network
+      under a ReLU does so for much of its way). Pooling and other kinks that are not activations are not
+      seen, and those of more than 10⁷ values (points times units) not looked at: there the difference of the
+      formulas alone chooses the steps, and takes a step to cross one kink.
     - ``stationary``, at an isolated solution: Newton's method on ``R(x(τ), w) = 0`` with exact products of
       the Hessian, by CG preconditioned with the Gauss–Newton matrix of the trained point, factorised once.
 
@@ -63,7 +67,7 @@ def follow_path(
             :meth:`Problem.graphical_derivative`.
         tol: Error of the end along the set, relative to the length of the path, that steps are chosen for; at
             an isolated solution the error of the end relative to the change of the weights. An estimate, not
-            a bound: activation kinks make it rough.
+            a bound: kinks that are not seen make it rough.
         rows: As for :meth:`Problem.graphical_derivative`; chosen again at every step.
         nearest: Whether to look for the solution nearest to ``w̄`` too. The cost is not counted in the
             course.
@@ -82,7 +86,8 @@ def follow_path(
         ValueError: If the arguments do not fit, the map has no path, the problem has neither kept outputs
             nor an isolated solution, or the checkpoint is of another path; says what differs.
 
-    Cost: a Gram matrix of the rows in use a step; at an isolated solution one Gauss–Newton factorisation and
+    Cost: a Gram matrix of the rows in use a step, and for each kink two to four slopes, each about as many
+    gradients as iterations, three to twenty; at an isolated solution one Gauss–Newton factorisation and
     some tens of Hessian products. The course states it in gradients by count, and keeps ``p`` numbers a
     station.
 

@@ -20,6 +20,7 @@ class State:
         slopes: ``dw/dτ`` here and before.
         reference: Of the first point: its smallest singular value or eigenvalue, and the length of its slope.
         pairs: Vectors and their products with the Hessian, ``(2, p, k)``, where there is one.
+        held: Activations that the path keeps at their kinks.
     """
 
     weights: Tensor
@@ -28,6 +29,7 @@ class State:
     slopes: Slopes
     reference: tuple[float, float]
     pairs: Tensor | None = None
+    held: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
