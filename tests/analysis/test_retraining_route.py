@@ -51,6 +51,39 @@ def test_a_network_linear_in_its_weights_takes_one_build_and_is_exact():
     assert "1 builds" in found.message
 
 
+@pytest.fixture(scope="module")
+def softmax() -> tuple[Problem, Tensor]:
+    """A network linear in its weights under cross-entropy; three points move by half of their norms."""
+    g = torch.Generator().manual_seed(0)
+    inputs = torch.randn(12, 6, generator=g, dtype=torch.float64)
+    labels = torch.randint(0, 3, (12,), generator=g)
+    model = nn.Linear(6, 3, bias=False).double().eval()
+    nn.init.zeros_(model.weight)
+    start = Problem(model, nn.CrossEntropyLoss(), inputs, labels, gradient_tol=float("inf"))
+    descent = GradientDescent(2000, 0.5)
+    end = retrain(start, torch.zeros_like(inputs), method=descent).weights
+    nn.utils.vector_to_parameters(end, model.parameters())
+    dx = torch.randn(3, 6, generator=g, dtype=torch.float64)
+    dx = 0.5 * dx / dx.norm(dim=1, keepdim=True) * inputs[:3].norm(dim=1, keepdim=True)
+    return Problem(model, nn.CrossEntropyLoss(), inputs, labels, gradient_tol=float("inf")), dx
+
+
+@pytest.mark.parametrize("steps", [100, 1000, 5000])
+def test_a_loss_that_changes_its_curvature_takes_more_segments_than_one(softmax, steps):
+    problem, dx = softmax
+    options = {"points": [0, 1, 2], "steps": steps, "learning_rate": 0.5}
+    real = retrain(problem, dx, points=[0, 1, 2], method=GradientDescent(steps, 0.5))
+    errors, defects = [], []
+    for builds, tol in ((1, 0.05), (12, 0.05), (31, 0.01)):
+        found = follow_retraining(problem, dx, builds=builds, tol=tol, **options)
+        errors.append(float((found.change - real.change).norm() / real.change.norm()))
+        defects.append(max(station.error for station in found.stations))
+    assert errors[0] > 0.05
+    assert defects[0] > 0.05  # and it says so
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] <= 0.005
+
+
 def test_weight_decay_is_part_of_the_flow():
     g = torch.Generator().manual_seed(0)
     inputs, targets = (torch.randn(6, k, generator=g, dtype=torch.float64) for k in (9, 2))

@@ -16,7 +16,7 @@ from solset.analysis.path.segments import Segment
 from solset.analysis.path.state import Ending, State
 from solset.errors import bad_type, bad_value
 from solset.problem import Problem
-from solset.risk import EmpiricalRisk, Indices, losses_at
+from solset.risk import EmpiricalRisk, Indices, losses_at, slopes_at
 from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow
 
@@ -38,9 +38,10 @@ def follow_retraining(
 
     Retraining is a flow in time on fixed, moved data. It is followed by exponential Euler: over a segment of
     ``k`` steps ``w ← w - Aᵀ φ_k(AAᵀ) r`` with ``A = √α Λ^{1/2} J`` and the weighted residual ``r`` at the
-    present weights on ``x̄ + Δx``, where ``φ_k(s) = (1 - (1 - ηs)^k)/s`` (:class:`filters.GradientFlow`). A
-    network linear in its weights needs one segment. Each is as long as the outputs obey its linearisation,
-    which a forward pass tells; with few builds left they are evenly spaced in the logarithm of time.
+    present weights on ``x̄ + Δx``, where ``φ_k(s) = (1 - (1 - ηs)^k)/s`` (:class:`filters.GradientFlow`).
+    Under squared loss a network linear in its weights needs one segment; other losses change their curvature
+    ``Λ`` on the way. Each is as long as the slopes of the loss obey its linearisation, which a forward pass
+    tells; with few builds left they are evenly spaced in the logarithm of time.
 
     Args:
         problem: The trained point.
@@ -49,8 +50,9 @@ def follow_retraining(
         steps: Of gradient descent.
         learning_rate: ``η``, for the loss as reduced.
         record_at: Steps, from 1 to ``steps``, at which the weights are wanted too; they cost no build.
-        tol: How far the outputs may be from the linearisation at the end of a segment, relative to the
-            weighted residual at its start. Not an error of the weights: the message states the largest seen.
+        tol: How far ``∇_f L``, the slopes of the loss in the outputs, may be from the linearisation at the
+            end of a segment, relative to their norm at its start. Not an error of the weights: the message
+            states the largest seen.
         builds: Most Gram matrices. With few of them segments are longer than ``tol`` allows.
         checkpoint: As for :func:`follow_path`.
         progress: Whether to show a progress bar; by default only on a terminal.
@@ -194,7 +196,7 @@ class _Retraining:
     def _tried(self, segment: Segment, state: State, length: int) -> tuple[int, Tensor, Tensor, float]:
         change = segment.change(length, self._flow.learning_rate)
         outputs = self._outputs(state.weights + change)
-        return length, change, outputs, segment.defect(change, outputs)
+        return length, change, outputs, segment.defect(change, slopes_at(self._risk, outputs))
 
     def _outputs(self, weights: Tensor) -> Tensor:
         self._meter.add(FORWARD)

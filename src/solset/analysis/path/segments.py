@@ -25,7 +25,7 @@ class Segment:
     Attributes:
         rows: ``A`` and ``AAᵀ``.
         roots: ``√α Λ^{1/2}``.
-        outputs: ``f`` at ``w_k``, ``(n, c)``.
+        slopes: ``α ∇_f L`` at ``w_k``, ``(n, c)``.
         force: ``r``, with ``Aᵀr`` the part of the gradient that the loss's curvature answers, ``(m,)``.
         gradient: Of the risk, ``(p,)``.
         drift: What else is in it: weight decay, slopes of the loss without curvature; ``None`` if nothing.
@@ -34,7 +34,7 @@ class Segment:
 
     rows: DualPrepared
     roots: BlockDiagonal
-    outputs: Tensor
+    slopes: Tensor
     force: Tensor
     gradient: Tensor
     drift: Tensor | None
@@ -76,7 +76,7 @@ class Segment:
         has_drift = risk.weight_decay > 0 or bool(drift.any())
         damped = solver.prepare(NormalOperator(prepared.operator, risk.weight_decay)) if has_drift else None
         total = curvature_part + drift
-        return cls(prepared, roots, outputs, force, total, drift if has_drift else None, damped)
+        return cls(prepared, roots, slopes, force, total, drift if has_drift else None, damped)
 
     def change(self, steps: int, learning_rate: float) -> Tensor:
         """``w - w_k`` after so many steps: ``-Aᵀ φ(AAᵀ) r``, with a drift ``-φ(AᵀA + λI) ∇E``.
@@ -90,16 +90,19 @@ class Segment:
             return -self.rows.filtered(flow, self.force).value
         return -self.damped.filtered(flow, self.gradient).value
 
-    def defect(self, change: Tensor, outputs: Tensor) -> float:
-        """How far the outputs are from what the linearisation says, relative to the force.
+    def defect(self, change: Tensor, slopes: Tensor) -> float:
+        """How far the slopes of the loss are from what the linearisation says, relative to them at ``w_k``.
+
+        Says it of the network and of the loss at once: ``Λ`` is frozen like ``J``, and only squared loss
+        keeps its own.
 
         Args:
             change: Of the weights.
-            outputs: At the changed weights, ``(n, c)``.
+            slopes: ``α ∇_f L`` at the changed weights, ``(n, c)``.
         """
-        real = self.roots @ (outputs - self.outputs).flatten()
-        size = float(self.force.norm())
-        return float((real - self.rows.operator @ change).norm()) / size if size > 0 else 0.0
+        answer = self.roots @ (self.rows.operator @ change)
+        size = float(self.slopes.norm())
+        return float((slopes - self.slopes - answer.view_as(slopes)).norm()) / size if size > 0 else 0.0
 
     @property
     def smallest(self) -> float:
