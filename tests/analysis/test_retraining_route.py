@@ -173,6 +173,38 @@ def test_says_that_descent_itself_would_diverge(fitted):
         followed(fitted.problem(), steps=3, learning_rate=10.0, builds=1)
 
 
+def diverging() -> tuple[Problem, Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Linear(a, b, bias=False) for a, b in ((3, 8), (8, 8), (8, 1))]
+        inputs = torch.randn(4, 3)
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]).double().eval()
+    inputs = inputs.double()
+    dx = torch.ones(1, 3, dtype=torch.float64)
+    return Problem(model, nn.MSELoss(), inputs, model(inputs).detach()), dx
+
+
+@pytest.mark.filterwarnings("ignore::solset.SolsetWarning")
+@pytest.mark.parametrize(("steps", "rate", "builds"), [(400, 1e3, 12), (100, 1e4, 1), (60, 1e4, 3)])
+def test_a_retraining_that_overflows_ends_so(tmp_path, steps, rate, builds):
+    problem, dx = diverging()
+    given = {"points": [0], "steps": steps, "learning_rate": rate, "builds": builds}
+    for _ in range(2):  # the second reads what the first wrote
+        found = follow_retraining(problem, dx, checkpoint=tmp_path / "course.safetensors", **given)
+        assert found.reason is StopReason.NONFINITE
+        assert f"not finite after step {found.end.place:.0f}" in found.message
+        assert bool(torch.isfinite(found.trail).all())
+        assert all(s.all_loss < float("inf") for s in found.stations)
+        assert all(s.error < float("inf") for s in found.stations)
+
+
+def test_data_beyond_all_numbers_end_it_at_once():
+    problem, dx = diverging()
+    found = follow_retraining(problem, 1e308 * dx, points=[0], steps=5, learning_rate=RATE)
+    assert found.reason is StopReason.NONFINITE
+    assert found.end.place == 0
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -141,7 +141,7 @@ class _Retraining:
         with tqdm(total=total, initial=place, desc="retraining", disable=hidden, leave=False) as bar:
             while place < total:
                 new = self._segment(states[-1], place)
-                if not bool(torch.isfinite(new[-1].weights).all()):
+                if not new:
                     ending = Ending(StopReason.NONFINITE, f"{StopReason.NONFINITE} after step {place}")
                     file.write(states, ending)
                     return ending
@@ -156,8 +156,10 @@ class _Retraining:
         return ending
 
     def _segment(self, state: State, place: int) -> list[State]:
-        """The stations of the next segment, its end last."""
+        """The stations of the next segment, its end last; none where something in it is not finite."""
         segment = Segment.at(self._risk.at(state.weights), self._solver, self._meter)
+        if segment is None:
+            return []
         length, change, outputs, defect = self._longest(segment, state, place)
         used, worst = state.reference[0] + 1, max(state.reference[1], defect)
         found = []
@@ -171,6 +173,9 @@ class _Retraining:
         for at, moved, there in found:
             weights, travelled = state.weights + moved, state.station.length + float(moved.norm())
             station = self._station(at, weights, there, segment, travelled, defect)
+            sizes = (travelled, station.all_loss, station.residual, defect, float(there.abs().max()))
+            if not all(math.isfinite(size) for size in sizes):
+                return []
             new.append(State(weights, station, float(length), Slopes(moved), (used, worst)))
         return new
 
@@ -183,7 +188,7 @@ class _Retraining:
         shortest = left if spare == 1 else min(max(math.ceil(even), 1), left)
         length = min(max(2 * int(state.step), shortest), left)
         found = self._tried(segment, state, length)
-        while found[3] > self._tol and length > shortest:
+        while not found[3] <= self._tol and length > shortest:
             length = max(length // 2, shortest)
             found = self._tried(segment, state, length)
         while found[3] <= self._tol and length < left:

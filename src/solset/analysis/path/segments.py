@@ -41,8 +41,8 @@ class Segment:
     damped: Prepared | None
 
     @classmethod
-    def at(cls, risk: EmpiricalRisk, solver: Dual, meter: Meter) -> "Segment":
-        """Linearises at the weights of a risk.
+    def at(cls, risk: EmpiricalRisk, solver: Dual, meter: Meter) -> "Segment | None":
+        """Linearises at the weights of a risk; ``None`` where outputs or inner products overflow.
 
         Args:
             risk: On the moved data.
@@ -53,9 +53,11 @@ class Segment:
         """
         outputs = risk.outputs()
         meter.add(FORWARD)
-        values, vectors = torch.linalg.eigh(loss_curvature(risk, outputs).to(torch.float64))
+        curvature, slopes = loss_curvature(risk, outputs).to(torch.float64), slopes_at(risk, outputs)
+        if not _are_finite(outputs, curvature, slopes):
+            return None
+        values, vectors = torch.linalg.eigh(curvature)
         values = torch.where(values > FLAT * values.max(), values, 0.0)
-        slopes = slopes_at(risk, outputs)
         along = torch.einsum("nij,ni->nj", vectors, slopes.to(torch.float64))
         curved = values > 0
         safe = torch.where(curved, values, 1.0).sqrt()
@@ -67,6 +69,8 @@ class Segment:
         meter.add_points(ROW, jacobian.shape[0])
         if not isinstance(prepared, DualPrepared):
             raise bad_type("solver", expected="Dual", got=solver, cure="Leave it out.")
+        if not _are_finite(prepared.gram):
+            return None
         force = force.flatten().to(outputs.dtype)
         curvature_part = prepared.operator.T @ force
         drift = risk.weight_decay * risk.weights
@@ -108,3 +112,7 @@ class Segment:
     def smallest(self) -> float:
         """The smallest singular value of ``A``."""
         return max(float(self.rows.spectrum.values[0]), 0.0) ** 0.5
+
+
+def _are_finite(*tensors: Tensor) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
