@@ -22,7 +22,9 @@ from solset.operators import InformativeRows
 from solset.problem import Optimality, Problem
 from solset.risk import Indices
 
-SMALLEST_STEP = 1e-4  # Δτ below which a path is given up
+SMALLEST_STEP = 1e-4  # Δτ below which a path is given up, but no more than
+SHARE = 2e-4  # of the first step taken: how far a path goes does not depend on how long the perturbation is
+NO_STEP = 1e-8  # Δτ below which there is no first step
 UNFITTED = 1e-2  # mean norm of the loss's gradient in the outputs up to which a training set counts as fitted
 
 
@@ -143,7 +145,7 @@ def _follow(
             found = stepper.attempt(state, step)
             if isinstance(found, Refusal):
                 state = replace(state, step=found.scale * step)
-                if found.is_final or state.step < SMALLEST_STEP:
+                if found.is_final or state.step < _smallest_step(states):
                     ending = _ending(found.reason, state, found.detail)
                     file.write(states, ending)
                     return ending
@@ -156,6 +158,11 @@ def _follow(
     ending = _ending(StopReason.END, state, f"{meter.gradients:.3g} gradients")
     file.write(states, ending)
     return ending
+
+
+def _smallest_step(states: list[State]) -> float:
+    """``Δτ`` below which the path is given up."""
+    return min(SMALLEST_STEP, SHARE * states[1].station.place) if len(states) > 1 else NO_STEP
 
 
 def _ending(reason: StopReason, state: State, detail: str) -> Ending:
