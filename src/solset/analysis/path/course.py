@@ -40,7 +40,10 @@ class Station:
             Hessian on the directions searched (an upper bound of the true one); ``nan`` where none was
             computed.
         rows: Rows of ``J`` in use; 0 where none are.
-        error: Estimated error of this step along the set, in weight units, which no residual shows.
+        error: Estimated error of this step along the set, in weight units, which no residual shows; at an
+            isolated solution what the last correction left. Along a retraining the defect of the segment
+            that it lies in: how far the slopes of the loss are from the linearisation at the segment's end,
+            relative to them at its start, a number without unit.
         gradients: Cost from the start, in gradients of all points, by count.
     """
 
