@@ -7,7 +7,7 @@ import torch
 
 from solset.analysis import Course, follow_path
 from solset.errors import bad_value
-from solset.experiments.directions import step_of
+from solset.experiments.directions import check_sizes, step_of
 from solset.experiments.run_folder import RunFolder
 from solset.experiments.stages import stage
 from solset.experiments.users import chosen_directions
@@ -39,10 +39,7 @@ class PathSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if len({f"{size:g}" for size in self.sizes}) < len(self.sizes):
-            raise bad_value(
-                "sizes", expected="distinct to six digits", got=self.sizes, cure="Name each step once."
-            )
+        check_sizes(self.sizes)
         if not 0 < self.tol < 1:
             raise bad_value("tol", expected="between 0 and 1", got=self.tol, cure="Use 1e-3.")
         if self.optimality == "gauss_newton":

@@ -12,6 +12,7 @@ from torch import Tensor
 from solset.analysis import Stability, training_stability
 from solset.errors import bad_type, bad_value
 from solset.experiments.directions import (
+    check_sizes,
     directions_from_file,
     loss_directions,
     random_directions,
@@ -45,10 +46,7 @@ class UserSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if len({f"{size:g}" for size in self.sizes}) < len(self.sizes):
-            raise bad_value(
-                "sizes", expected="distinct to six digits", got=self.sizes, cure="Name each step once."
-            )
+        check_sizes(self.sizes)
         if self.samples < 0:
             raise bad_value("samples", expected="zero or more", got=self.samples, cure="Use 0 for none.")
 
