@@ -19,7 +19,7 @@ from solset.experiments.audit import AuditSettings, load_validation
 from solset.experiments.audit_report import audit_experiment
 from solset.experiments.digits import DigitsRun, DigitsSettings
 from solset.experiments.digits_report import digits_experiment
-from solset.experiments.paths import PathSettings
+from solset.experiments.paths import PathSettings, check_path_settings
 from solset.experiments.paths_report import path_experiment
 from solset.experiments.poison import PoisonRun
 from solset.experiments.poison_report import poison_experiment
@@ -295,7 +295,7 @@ def path(
     )
     problem = load_problem(source)
     print(problem)
-    check_settings(problem, settings)  # before the folder is made, so that a corrected call finds it free
+    check_path_settings(problem, settings)  # before the folder is made: a corrected call finds it free
     folder = _open(out, settings, overwrite=overwrite, resume=resume, weights=_digest(problem))
     with _interruptible():
         _finish(path_experiment(problem, settings, folder))

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from solset import InformativeRows, Newton, Problem, StopReason, follow_path, retrain
+from solset.errors import Status
 from solset.testing import log_slope
 
 MOVED = [4, 1]
@@ -224,6 +225,16 @@ class TestStopping:
         assert found.smallest < 0.2
         assert not found.is_complete
 
+    def test_the_nearest_solution_is_for_the_data_that_were_reached(self):
+        problem, dx = scalar(Curve()), torch.full((1, 1), 2.0, dtype=torch.float64)
+        found = follow_path(problem, dx, nearest=True)
+        assert found.reason is StopReason.FOLD
+        assert found.nearest is not None
+        assert found.nearest.status is Status.CONVERGED
+        there = problem.risk().move([0], found.end.place * dx).at(found.nearest.weights)
+        assert float(there.outputs()) == pytest.approx(1.0, abs=1e-9)
+        assert float(found.nearest.weights) == pytest.approx(float(found.weights), abs=1e-3)
+
     def test_where_the_rows_lose_their_rank(self):
         found = follow_path(scalar(Hinge()), torch.full((1, 1), 2.0, dtype=torch.float64))
         assert found.reason is StopReason.RANK_LOSS
@@ -351,6 +362,7 @@ class TestBadCalls:
             ({"most_gradients": 0.0}, "most_gradients"),
             ({"optimality": "gauss_newton"}, "optimality"),
             ({"points": [4, 4]}, "distinct"),
+            ({"nearest": True, "rows": InformativeRows(tol=0.4)}, "nearest"),
         ],
     )
     def test_are_refused(self, fitted, options, says):

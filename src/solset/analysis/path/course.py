@@ -69,8 +69,9 @@ class Course:
         message: The same in a sentence, with the place.
         optimality: The map whose set was followed, or ``"retraining"``.
         layout: Names and shapes of the weights.
-        nearest: Where asked for, the solution nearest to ``w̄`` at the end: the end itself is *a* point of
-            the set, and depends on the path.
+        nearest: Where asked for, the solution nearest to ``w̄`` for the data at the end, which are not all of
+            the perturbation if the course stopped; its status says whether it was found. The end itself is
+            *a* point of the set, and depends on the path.
     """
 
     stations: tuple[Station, ...]

@@ -77,11 +77,7 @@ class IsolatedSteps:
         points: ``K``.
         dx: ``Δx``, ``(|K|, *input)``.
         tol: Error of the end relative to the change of the weights.
-        reason: Why the problem is followed as an isolated solution.
         meter: Counts what is computed.
-
-    Raises:
-        ValueError: If there is no weight decay, so that solutions need not be isolated.
     """
 
     def __init__(
@@ -91,18 +87,10 @@ class IsolatedSteps:
         dx: Tensor,
         *,
         tol: float,
-        reason: str,
         meter: Meter,
     ) -> None:
         self._risk, self._points, self._dx, self._tol = problem.risk(), list(points), dx, tol
         self._meter, self._budget, self._outputs = meter, problem.memory_budget, problem.output_count
-        if not self._risk.weight_decay > 0:
-            raise bad_value(
-                "problem",
-                expected="a fitted one whose rows of J are independent, or one with weight decay",
-                got=reason,
-                cure="Without either its solutions are not isolated, and no path among them is singled out.",
-            )
         self._inverse = self._preconditioner()
         self._floor = float(self._risk.gradient().norm())
         self._meter.add(1.0)
