@@ -254,6 +254,16 @@ class TestStopping:
         assert 0.9 < found.end.place < 1.0
         assert bool(torch.isfinite(found.weights).all())
 
+    @pytest.mark.parametrize(
+        ("size", "reason"), [(1.0, StopReason.RANK_LOSS), (1.2, StopReason.END), (2.0, StopReason.END)]
+    )
+    def test_two_points_that_meet_with_the_same_target_are_no_fold(self, meeting, size, reason):
+        problem = meeting.problem()
+        inputs, _ = problem.risk().points[[4, 1]]
+        found = follow_path(problem, size * (inputs[1] - inputs[0])[None], points=[4])
+        assert found.reason is reason
+        assert found.end.place > 0.99
+
     def test_after_the_gradients_that_were_granted_and_goes_on_when_given_more(self, fitted, tmp_path):
         given = {"points": MOVED, "checkpoint": tmp_path / "course.safetensors"}
         short = follow_path(fitted.problem(), direction(), most_gradients=20, **given)
