@@ -67,6 +67,11 @@ class FittedSteps:
         self._kept, self._derivative = kept, derivative
         self._tol, self._output_tol, self._fit_limit = tol, output_tol, fit_limit
 
+    @property
+    def first_step(self) -> float:
+        """A share of the perturbation that the tolerance allows."""
+        return min(FIRST, self._tol**0.5)
+
     def start(self) -> State:
         """The trained point, with the slope there: the shortest element of the graphical derivative."""
         factor, risk = self._kept.first(self._derivative), self._kept.risk(0.0)
@@ -83,8 +88,7 @@ class FittedSteps:
             gradients=self._kept.meter.gradients,
         )
         reference = (factor.smallest, float(factor.slope.norm()))
-        first = min(FIRST, self._tol**0.5)
-        return State(risk.weights, station, first, Slopes(factor.slope), reference)
+        return State(risk.weights, station, self.first_step, Slopes(factor.slope), reference)
 
     def attempt(self, state: State, step: float) -> State | Refusal:
         """One step.

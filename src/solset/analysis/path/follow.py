@@ -23,8 +23,7 @@ from solset.problem import Optimality, Problem
 from solset.risk import Indices
 from solset.solvers import Dual
 
-SMALLEST_STEP = 1e-4  # Δτ below which a path is given up, but no more than
-SHARE = 2e-4  # of the first step taken: how far a path goes does not depend on how long the perturbation is
+SMALLEST_STEP = 1e-4  # Δτ below which a path is given up that could start with the step it wanted to
 NO_STEP = 1e-8  # Δτ below which there is no first step
 UNFITTED = 1e-2  # mean norm of the loss's gradient in the outputs up to which a training set counts as fitted
 
@@ -188,7 +187,7 @@ def _follow(
             found = stepper.attempt(state, step)
             if isinstance(found, Refusal):
                 state = replace(state, step=found.scale * step)
-                if found.is_final or state.step < _smallest_step(states):
+                if found.is_final or state.step < _smallest_step(stepper, states):
                     ending = _ending(found.reason, state, found.detail)
                     file.write(states, ending)
                     return ending
@@ -203,9 +202,11 @@ def _follow(
     return ending
 
 
-def _smallest_step(states: list[State]) -> float:
-    """``Δτ`` below which the path is given up."""
-    return min(SMALLEST_STEP, SHARE * states[1].station.place) if len(states) > 1 else NO_STEP
+def _smallest_step(stepper: Stepper, states: list[State]) -> float:
+    """``Δτ`` below which the path is given up: how far it goes is no matter of how long ``Δx`` is."""
+    if len(states) == 1:
+        return NO_STEP
+    return SMALLEST_STEP * min(1.0, states[1].station.place / stepper.first_step)
 
 
 def _ending(reason: StopReason, state: State, detail: str) -> Ending:

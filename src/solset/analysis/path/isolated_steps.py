@@ -106,6 +106,11 @@ class IsolatedSteps:
         self._meter.add_points(FACTOR_ROW, total)
         return GaussNewtonInverse(self._risk, memory_budget=self._budget)
 
+    @property
+    def first_step(self) -> float:
+        """All of the perturbation."""
+        return 1.0
+
     def start(self) -> State:
         """The trained point, with the slope there to one digit: the graphical derivative ``-H⁻¹BΔx``.
 
@@ -122,7 +127,9 @@ class IsolatedSteps:
             )
         station = self._station(0.0, self._risk, self._floor, 0.0, solved.smallest, 0.0)
         reference = (solved.smallest, float(solved.value.norm()))
-        return State(self._risk.weights, station, 1.0, Slopes(solved.value), reference, solved.pairs)
+        return State(
+            self._risk.weights, station, self.first_step, Slopes(solved.value), reference, solved.pairs
+        )
 
     def attempt(self, state: State, step: float) -> State | Refusal:
         """One step, if its end lies on the branch that it set out on.
