@@ -14,6 +14,7 @@ PAGES = (
     "docs/choosing.md",
     "docs/own_model.md",
     "docs/modulus.md",
+    "docs/scale.md",
     "docs/large_perturbations.md",
     "docs/poisoning.md",
     "docs/departures.md",

@@ -1,26 +1,28 @@
 """The command line: parse, call, print."""
 
 import dataclasses
-import hashlib
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
 from solset import comm
 from solset.datasets import cifar10, find_cifar10, find_resnet56_weights
 from solset.errors import ProcessError, bad_value
-from solset.experiments.audit import AuditSettings, load_validation
+from solset.experiments.audit import AuditSettings, check_audit, load_validation
 from solset.experiments.audit_report import audit_experiment
 from solset.experiments.digits import DigitsRun, DigitsSettings
 from solset.experiments.digits_report import digits_experiment
+from solset.experiments.identity import directions_fact, problem_facts, tensors_fact
+from solset.experiments.options import counts, fraction, indices, one_of, seeds, shape
 from solset.experiments.paths import PathSettings, check_path_settings
 from solset.experiments.paths_report import path_experiment
+from solset.experiments.plan_table import plan_from
 from solset.experiments.poison import PoisonRun
 from solset.experiments.poison_report import poison_experiment
 from solset.experiments.poison_task import PoisonSettings, check_poison_settings, load_task
@@ -35,7 +37,6 @@ from solset.experiments.toy import ToySettings
 from solset.experiments.toy_report import MODULUS_NOTE, toy_experiment
 from solset.experiments.users import UserSettings, check_settings, load_problem
 from solset.experiments.users_report import user_experiment
-from solset.problem import Problem
 from solset.risk import digest
 from solset.zoo import pretrained_resnet56
 
@@ -46,6 +47,8 @@ app = typer.Typer(
     help="Where would a trained network have ended up, had its training data been slightly different?",
 )
 
+# Of the click that typer brings along or depends on: an option that is not there, a text for a number.
+_UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 MAPS = ("auto", "interpolating", "gauss_newton", "stationary")
 Source = Annotated[str, typer.Argument(help="FILE.py:FUNCTION, which returns a solset.Problem.")]
 MovedPoints = Annotated[str, typer.Option("--points", help="Indices of the points to move: 0,3,7.")]
@@ -62,16 +65,26 @@ def main() -> None:
     Under ``torchrun`` all processes work on the one run; the first one writes and speaks.
     """
     comm.launch()
-    errors = sys.stderr
     try:
         with _only_the_first_speaks(), comm.reporting():
-            app()
+            code = app(standalone_mode=not sys.argv[1:])  # without arguments it shows the help
+    except _UsageError as error:
+        _refuse(cast("typer.BadParameter", error).format_message())
     except (ValueError, TypeError, OSError, ProcessError) as error:
         if os.environ.get("SOLSET_TRACEBACK"):
             raise
-        who = f"rank {comm.rank()}: " if comm.size() > 1 else ""
-        print(f"{who}error: {error}", file=errors)
-        sys.exit(1 if isinstance(error, ProcessError) else 2)
+        _refuse(str(error), status=1 if isinstance(error, ProcessError) else 2)
+    else:
+        comm.leave()
+        sys.exit(code or 0)
+
+
+def _refuse(message: str, *, status: int = 2) -> NoReturn:
+    who = f"rank {comm.rank()}: " if comm.size() > 1 else ""
+    line = " ".join(message.split()).encode(errors="backslashreplace").decode()
+    print(f"{who}error: {line}", file=sys.stderr)
+    comm.leave(has_failed=True)
+    sys.exit(status)
 
 
 @contextmanager
@@ -98,7 +111,7 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _open(out: Path, settings: Any, *, overwrite: bool, resume: bool, **facts: str) -> RunFolder:
+def _open(out: Path, settings: Any, *facts: Mapping[str, object], overwrite: bool, resume: bool) -> RunFolder:
     if overwrite and resume:
         raise bad_value(
             "--overwrite", expected="given without --resume", got="both", cure="They exclude each other."
@@ -106,7 +119,10 @@ def _open(out: Path, settings: Any, *, overwrite: bool, resume: bool, **facts: s
     existing: Literal["refuse", "resume", "overwrite"] = "refuse"
     if overwrite or resume:
         existing = "overwrite" if overwrite else "resume"
-    return RunFolder.open(out, settings=dataclasses.asdict(settings) | facts, on_existing=existing)
+    stated = dataclasses.asdict(settings)
+    for some in facts:
+        stated |= some
+    return RunFolder.open(out, settings=stated, on_existing=existing)
 
 
 @app.command()
@@ -145,8 +161,8 @@ def demo(
     """The main job on real digits: move ten training points, estimate, and check against retraining."""
     settings = DigitsSettings(
         seed=seed,
-        activation=_one_of("activation", activation, ("relu", "tanh")),
-        direction=_one_of("direction", direction, ("cross_entropy", "random")),
+        activation=one_of("activation", activation, ("relu", "tanh")),
+        direction=one_of("direction", direction, ("cross_entropy", "random")),
         has_fixed_output=fixed_output,
     )
     folder = _open(out, settings, overwrite=overwrite, resume=resume)
@@ -170,19 +186,30 @@ def run(
     """The main job on your own model."""
     settings = UserSettings(
         source=source,
-        points=_indices(points),
+        points=indices(points),
         direction=direction,
-        sizes=tuple(_fraction(part) for part in size.split(",")),
-        optimality=_one_of("optimality", optimality, MAPS),
+        sizes=tuple(fraction(part) for part in size.split(",")),
+        optimality=one_of("optimality", optimality, MAPS),
         samples=samples,
         seed=seed,
     )
     problem = load_problem(source)
     print(problem)
     check_settings(problem, settings)  # before the folder is made, so that a corrected call finds it free
-    folder = _open(out, settings, overwrite=overwrite, resume=resume, weights=_digest(problem))
+    facts = problem_facts(problem), directions_fact(direction)
+    folder = _open(out, settings, *facts, overwrite=overwrite, resume=resume)
     with _interruptible():
         _finish(user_experiment(problem, settings, folder))
+
+
+@app.command()
+def plan(
+    source: Source,
+    points: Annotated[str, typer.Option(help="Indices of the points to move: 0,3,7; all by default.")] = "",
+    json: Annotated[Path | None, typer.Option(help="File for all numbers.")] = None,
+) -> None:
+    """What a call will need: passes over the data, bytes, expected gradients; nothing is solved."""
+    print(plan_from(source, indices(points) if points else None, json))
 
 
 @app.command()
@@ -204,19 +231,20 @@ def audit(
     """Which training points, and which of their features, move your model most."""
     settings = AuditSettings(
         source=source,
-        points=_indices(points) if points else (),
+        points=indices(points) if points else (),
         validation=validation,
         layer=layer,
-        joint=_one_of("joint", joint, ("auto", "yes", "no")),
-        optimality=_one_of("optimality", optimality, MAPS),
+        joint=one_of("joint", joint, ("auto", "yes", "no")),
+        optimality=one_of("optimality", optimality, MAPS),
         influence=influence,
         top=top,
     )
     problem = load_problem(source)
     print(problem)
-    problem.check_points(settings.points or None)
+    check_audit(problem, settings)  # before the folder is made
     held_out = load_validation(source, validation) if validation else None
-    folder = _open(out, settings, overwrite=overwrite, resume=resume, weights=_digest(problem))
+    facts = problem_facts(problem), tensors_fact("validation data", held_out or ())
+    folder = _open(out, settings, *facts, overwrite=overwrite, resume=resume)
     with _interruptible():
         _finish(audit_experiment(problem, settings, folder, validation=held_out))
 
@@ -246,24 +274,25 @@ def poison(
     """The change of training points that moves your model where a goal says, judged by retraining."""
     settings = PoisonSettings(
         source=source,
-        points=_indices(points),
+        points=indices(points),
         radius=radius,
-        norm=_one_of("norm", norm, ("l2", "linf")),
-        scope=_one_of("scope", scope, ("per_point", "total")),
+        norm=one_of("norm", norm, ("l2", "linf")),
+        scope=one_of("scope", scope, ("per_point", "total")),
         lower=lower,
         upper=upper,
         training=training,
         learning_rate=learning_rate,
         rounds=rounds,
         random=random,
-        seeds=_seeds(from_scratch),
-        image=_shape(image),
+        seeds=seeds(from_scratch),
+        image=shape(image),
         seed=seed,
     )
     task = load_task(source)
     print(task.problem)
     check_poison_settings(task, settings)  # before the folder is made
-    folder = _open(out, settings, overwrite=overwrite, resume=resume, weights=_digest(task.problem))
+    facts = problem_facts(task.problem), task.facts()
+    folder = _open(out, settings, *facts, overwrite=overwrite, resume=resume)
     with _interruptible():
         _finish(poison_experiment(PoisonRun(task, settings, folder)))
 
@@ -285,10 +314,10 @@ def path(
     """Large perturbations of your own model: the path of its solution."""
     settings = PathSettings(
         source=source,
-        points=_indices(points),
+        points=indices(points),
         direction=direction,
-        sizes=tuple(_fraction(part) for part in size.split(",")),
-        optimality=_one_of("optimality", optimality, ("auto", "interpolating", "stationary")),
+        sizes=tuple(fraction(part) for part in size.split(",")),
+        optimality=one_of("optimality", optimality, ("auto", "interpolating", "stationary")),
         tol=tol,
         nearest=nearest,
         seed=seed,
@@ -296,7 +325,8 @@ def path(
     problem = load_problem(source)
     print(problem)
     check_path_settings(problem, settings)  # before the folder is made: a corrected call finds it free
-    folder = _open(out, settings, overwrite=overwrite, resume=resume, weights=_digest(problem))
+    facts = problem_facts(problem), directions_fact(direction)
+    folder = _open(out, settings, *facts, overwrite=overwrite, resume=resume)
     with _interruptible():
         _finish(path_experiment(problem, settings, folder))
 
@@ -325,8 +355,8 @@ def resnet56(
     settings = ResNet56Settings(
         seed=seed,
         points=points,
-        moved=_counts(moved),
-        sizes=tuple(_fraction(part) for part in size.split(",")),
+        moved=counts(moved),
+        sizes=tuple(fraction(part) for part in size.split(",")),
         retraining_gradients=retraining,
         figure_moved=figure,
         resolution=resolution,
@@ -335,77 +365,11 @@ def resnet56(
     network = pretrained_resnet56(find_resnet56_weights(weights))
     images = cifar10(find_cifar10(data), split=None, count=points)
     marks = {"weights": digest(network.state_dict().values()), "data": digest([images.inputs, images.labels])}
-    folder = _open(out, settings, overwrite=overwrite, resume=resume, **marks)
+    folder = _open(out, settings, marks, overwrite=overwrite, resume=resume)
     with _interruptible():
         start = TrainedResNet56(settings, folder, network, images)
         _finish(resnet56_experiment(ResNet56Run(start)))
 
 
-def _numbers(name: str, text: str, *, expected: str, cure: str) -> tuple[int, ...]:
-    """``"1,10"`` as numbers."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise bad_value(f"--{name}", expected=expected, got=repr(text), cure=cure) from error
-
-
-def _indices(text: str) -> tuple[int, ...]:
-    """``"0,3,7"`` as numbers."""
-    return _numbers("points", text, expected="indices such as 0,3,7", cure="Count points from 0.")
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    """``"1,10"`` as numbers."""
-    return _numbers("moved", text, expected="numbers such as 1,10", cure="Say how many move.")
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    """``"1,2"`` as numbers; nothing as none."""
-    expected, cure = "seeds such as 1,2", "Leave it out for none."
-    return _numbers("from-scratch", text, expected=expected, cure=cure) if text else ()
-
-
-def _shape(text: str) -> tuple[int, int] | None:
-    """``"8x8"`` as height and width; nothing as none."""
-    if not text:
-        return None
-    expected, cure = "height and width such as 8x8", "Leave it out for none."
-    sides = _numbers("image", text.replace("x", ","), expected=expected, cure=cure)
-    if len(sides) != 2 or min(sides) < 1:
-        raise bad_value("--image", expected=expected, got=repr(text), cure=cure)
-    return sides[0], sides[1]
-
-
-def _digest(problem: Problem) -> str:
-    """Tells one trained model from another, so that --resume never mixes the results of two."""
-    return hashlib.sha256(problem.weights().cpu().numpy().tobytes()).hexdigest()[:16]
-
-
 def _finish(page: Path) -> None:
     print(f"Open the report: {page}")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> Any:
-    if value not in choices:
-        raise bad_value(
-            f"--{name}",
-            expected=f"one of {', '.join(choices)}",
-            got=repr(value),
-            cure="Leave it out for the default.",
-        )
-    return value
-
-
-def _fraction(text: str) -> float:
-    """``"1%"`` as 0.01; a bare number is a fraction."""
-    stripped = text.strip()
-    try:
-        value = float(stripped.removesuffix("%"))
-    except ValueError:
-        value = math.nan
-    fraction = value / 100 if stripped.endswith("%") else value
-    if not 0 < fraction < math.inf:
-        raise bad_value(
-            "--size", expected="positive steps such as 0.5%,1%", got=repr(text), cure="0.01 means 1%."
-        )
-    return fraction

@@ -28,7 +28,18 @@ if TYPE_CHECKING:  # at run time it is there only where PyTorch was built with i
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 _DIMENSIONS = 8  # of a tensor that is joined, at most
-_DTYPES = (torch.float32, torch.float64, torch.int64, torch.bool, torch.float16, torch.bfloat16, torch.uint8)
+_DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.int64,
+    torch.bool,
+    torch.float16,
+    torch.bfloat16,
+    torch.uint8,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+)
 _KINDS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": TypeError}
 
 
@@ -203,6 +214,17 @@ def launch(*, timeout: float = 1800.0) -> None:
     started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
     if started and dist.is_available() and not dist.is_initialized():
         dist.init_process_group(timeout=timedelta(seconds=timeout))
+
+
+def leave(*, has_failed: bool = False) -> None:
+    """Leaves the group of processes: without it gloo's threads may end the interpreter in an abort.
+
+    Args:
+        has_failed: After a failure NCCL is not asked to, for it would wait for the others.
+    """
+    is_member = dist.is_available() and dist.is_initialized()
+    if is_member and not (has_failed and dist.get_backend() == "nccl"):
+        dist.destroy_process_group()
 
 
 @contextmanager

@@ -28,7 +28,8 @@ class ProcessError(RuntimeError):
 
 
 def _message(argument: str, expected: str, got: object, cure: str) -> str:
-    return f"`{argument}` must be {expected}; got {got}. {cure}"
+    one_line = " ".join(f"{got}".split("\n"))  # what came may bring a message of several
+    return f"`{argument}` must be {expected}; got {one_line}. {cure}"
 
 
 def bad_value(argument: str, *, expected: str, got: object, cure: str) -> ValueError:

@@ -7,6 +7,7 @@ weights and a user's code are read where they are needed, and the large files of
 """
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -53,6 +54,34 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
+def hash_bytes(data: bytes) -> str:
+    """The SHA-256 sum of a file's content, in hexadecimal digits.
+
+    Args:
+        data: The content.
+    """
+    return hashlib.sha256(data).hexdigest()
+
+
+def hash_file(path: Path) -> str | None:
+    """The SHA-256 sum of a file; ``None`` if there is no such file, or only a link to one.
+
+    Args:
+        path: The file.
+
+    Cost: one read of the file, a piece at a time.
+    """
+    found = comm.from_first(lambda: _hash(path))
+    return None if found is None else found.decode()
+
+
+def _hash(path: Path) -> bytes | None:
+    if path.is_symlink() or not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest().encode()
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Writes the whole file beside its target, then puts it in place in one step.
 
@@ -67,14 +96,29 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    partial = partial_path(path)
     try:
-        with partial.open("wb") as stream:
-            stream.write(data)
-        put_in_place(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        partial = partial_path(path)
+        try:
+            with partial.open("xb") as stream:
+                stream.write(data)
+            put_in_place(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> OSError:
+    """The error with the folder and the cure in one line."""
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    cure = "Free some space" if full else "Make the folder one that can be written to, or choose another"
+    found = OSError(
+        f"'{path.name}' could not be written to '{path.parent}' ({error.strerror or error}); what was there "
+        f"before is as it was. {cure}, then go on from there (--resume, or the same checkpoint)."
+    )
+    found.errno = error.errno
+    return found
 
 
 def partial_path(path: Path) -> Path:
@@ -142,6 +186,15 @@ def has_entry(path: Path) -> bool:
     return _agreed(lambda: os.path.lexists(path))
 
 
+def is_link(path: Path) -> bool:
+    """Whether there is a symbolic link of that name, wherever it leads.
+
+    Args:
+        path: The name.
+    """
+    return _agreed(path.is_symlink)
+
+
 def has_folder(path: Path) -> bool:
     """Whether there is a folder of that name.
 
@@ -172,18 +225,3 @@ def list_folder(path: Path) -> list[str]:
 def _agreed(question: Callable[[], bool]) -> bool:
     """What the first process answers."""
     return comm.from_first(lambda: b"yes" if question() else None) is not None
-
-
-def safetensors_text(data: bytes) -> dict[str, str]:
-    """The text entries in the header of a safetensors file, which its own ``load`` leaves out.
-
-    Args:
-        data: The whole file.
-
-    Raises:
-        ValueError: If there is no such header.
-    """
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    entries = header.get("__metadata__", {}) if isinstance(header, dict) else {}
-    return entries if isinstance(entries, dict) else {}

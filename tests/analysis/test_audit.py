@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from solset import Audit, Problem, audit, lipschitz_modulus
 from solset.analysis.audit import batches
 from solset.datasets import digits
+from solset.errors import SolsetWarning
 from support.interpolators import brute_modulus, fitted, rows
 
 C = 3
@@ -187,11 +188,13 @@ def test_an_interrupted_audit_goes_on_where_it_was(
     monkeypatch.setattr(batches.IsolatedAudit, "batch", stopping)
     with pytest.raises(StopError):
         audit(problem, joint=False, checkpoint=tmp_path)
-    (tmp_path / "audit_00000.safetensors").write_bytes(b"damaged")
+    first = tmp_path / "audit_00000.safetensors"
+    first.write_bytes(first.read_bytes()[:-1])
     monkeypatch.setattr(
         batches.IsolatedAudit, "batch", lambda self, chosen: (computed.append(chosen), real(self, chosen))[1]
     )
-    found = audit(problem, joint=False, checkpoint=tmp_path)
+    with pytest.warns(SolsetWarning, match=r"audit_00000\.safetensors' is damaged"):
+        found = audit(problem, joint=False, checkpoint=tmp_path)
     assert [len(one) for one in computed] == [5, 5, 5, 2]  # the damaged one again, the second not
     assert torch.equal(found.isolated_modulus, whole.isolated_modulus)
     assert torch.equal(found.directions, whole.directions)
@@ -201,10 +204,10 @@ def test_a_checkpoint_of_another_audit_is_refused(problem: Problem, tmp_path: Pa
     audit(problem, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="differs in points"):
         audit(problem, points=[1, 2], checkpoint=tmp_path)
-    (tmp_path / "audit.json").write_text("[]")
-    with pytest.raises(ValueError, match="neither"):
+    (tmp_path / "audit_00000.safetensors").write_text("[]")
+    with pytest.raises(ValueError, match="not a checkpoint of solset"):
         audit(problem, checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="existing folder"):
+    with pytest.raises(ValueError, match="a folder that exists"):
         audit(problem, checkpoint=tmp_path / "none")
 
 

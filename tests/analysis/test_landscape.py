@@ -263,7 +263,7 @@ class TestCheckpoint:
     def test_a_file_of_another_kind_is_left_as_it_is(self, tmp_path, content):
         problem, file = relu_problem(), tmp_path / "mine.json"
         file.write_text(content)
-        with pytest.raises(ValueError, match="which is neither"):
+        with pytest.raises(ValueError, match="which is not a checkpoint of solset"):
             landscape(problem, two(problem), checkpoint=file, **self.OPTIONS)
         assert file.read_text() == content
 
@@ -325,7 +325,6 @@ def test_the_bar_is_shown_only_where_it_is_asked_for(capsys):
         ({"a": draw(64).float()}, {}, r"`directions\['a'\]` must be torch.float64"),
         ({"a": draw(64) / 0}, {}, r"`directions\['a'\]` must be finite"),
         ({"a": draw(64)}, {"resolution": 1}, "`resolution` must be an integer from 2"),
-        ({"a": draw(64)}, {"resolution": True}, "`resolution` must be an integer from 2"),
         ({"a": draw(64)}, {"ranges": [(1, -1)]}, "`ranges` must be finite pairs"),
         ({"a": draw(64)}, {"ranges": [(0, math.inf)]}, "`ranges` must be finite pairs"),
         ({"a": draw(64)}, {"ranges": [(0, 1), (0, 1)]}, "`ranges` must be one pair for each of 1"),
@@ -339,6 +338,11 @@ def test_the_bar_is_shown_only_where_it_is_asked_for(capsys):
 def test_bad_input_is_refused_by_name(directions, options, message):
     with pytest.raises(ValueError, match=message):
         landscape(relu_problem(), directions, **options)
+
+
+def test_a_truth_value_is_no_number():
+    with pytest.raises(TypeError, match="`resolution` must be an integer; got True"):
+        landscape(relu_problem(), {"a": draw(64)}, resolution=True)
 
 
 @pytest.mark.parametrize("normalise", ["length", "filter"])

@@ -346,7 +346,7 @@ class TestTakingUpAgain:
             else:
                 file.write_bytes(data)
             before = file.read_bytes()
-            with pytest.raises(ValueError, match="neither"):
+            with pytest.raises(ValueError, match="not a checkpoint of solset"):
                 follow_path(fitted.problem(), direction(), points=MOVED, checkpoint=file)
             assert file.read_bytes() == before
 
@@ -358,9 +358,9 @@ class TestTakingUpAgain:
         file = tmp_path / "course.safetensors"
         course = follow_path(fitted.problem(), direction(), points=MOVED, checkpoint=file)
         with safe_open(file, framework="pt") as stored:
-            content = json.loads(stored.metadata()["course"])
+            content = json.loads(stored.metadata()["solset"])
             assert torch.equal(stored.get_tensor("trail"), course.trail)
-        assert len(content["stations"]) == len(course.stations)
+        assert len(content["numbers"]["stations"]) == len(course.stations)
 
 
 class TestBadCalls:

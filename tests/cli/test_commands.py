@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from solset import cli
 from solset.experiments import toy_report, users
-from support.commands import contents
+from support.commands import SOURCE, contents
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,18 @@ from support.commands import contents
     [
         (
             ["--help"],
-            ["toy", "demo", "run", "poison", "resnet56", "Where would a trained network have ended up"],
+            [
+                "toy",
+                "demo",
+                "run",
+                "plan",
+                "poison",
+                "resnet56",
+                "Where would a trained network have ended up",
+            ],
         ),
         (["toy", "--help"], ["--out", "--seed", "--overwrite", "--resume"]),
+        (["plan", "--help"], ["--points", "--json"]),
         (["demo", "--help"], ["--activation", "--direction", "--fixed-output", "--resume"]),
         (["run", "--help"], ["--points", "--size", "--optimality", "--samples", "--resume"]),
         (
@@ -83,6 +92,39 @@ def test_run_writes_results_and_refuses_resumes_overwrites_to_the_same_bytes(sol
     other = solset(*RUN, "--seed", "1", "--resume")
     assert (other.code, "'seed' is 1 and was 0" in other.error) == (2, True)
     assert contents("mine") == first
+
+
+VALIDATION = """
+def unseen():
+    inputs = torch.eye(2, dtype=torch.float64)
+    return inputs, torch.ones(2, 1, dtype=torch.float64)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "source", "options"),
+    [
+        ("run", "mine.py:build", ["--points", "4,1"]),
+        ("path", "mine.py:decayed", ["--points", "4,1"]),
+        ("audit", "mine.py:build", ["--validation", "unseen"]),
+    ],
+)
+def test_a_run_on_other_data_is_not_resumed(solset, command, source, options):
+    Path("mine.py").write_text(SOURCE + VALIDATION)
+    arguments = [command, source, *options, "--out", "kept"]
+    assert solset(*arguments).code == 0
+    kept = contents("kept")
+    first = "return Problem(model, nn.MSELoss(), inputs, targets)\n\ndef fitted"
+    assert SOURCE.count(first) == 1
+    other = first.replace("inputs, targets)", "inputs.flip(0), targets.flip(0))")
+    Path("mine.py").write_text(SOURCE.replace(first, other) + VALIDATION)
+    ended = solset(*arguments, "--resume")
+    assert ended.code == 2
+    assert "'data' is" in ended.error
+    if command == "audit":
+        Path("mine.py").write_text(SOURCE + VALIDATION.replace("torch.ones", "torch.zeros"))
+        assert "'validation data' is" in solset(*arguments, "--resume").error
+    assert contents("kept") == kept
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,20 @@ def attack():
     goal = HeldOutLoss(inputs, torch.ones(4, 1, dtype=torch.float64))
     return build(), goal, lambda x, y, seed: (torch.linalg.pinv(x) @ y).reshape(-1)
 
+def solved(x, y, seed):
+    return (torch.linalg.pinv(x) @ y).reshape(-1)
+
+def flipped():
+    from torch import nn
+    from solset import Problem
+    problem = build()
+    inputs, targets = problem.risk().points[range(6)]
+    return Problem(problem.risk().model, nn.MSELoss(), inputs.flip(0), targets.flip(0))
+
+def lengths():
+    from solset import WeightFunction
+    return build(), WeightFunction(lambda weights: weights.square().sum())
+
 def nowhere():
     from solset import WeightFunction
     return build(), WeightFunction(lambda weights: weights.detach().sum())
@@ -70,6 +84,44 @@ class TestPoison:
         assert contents("stopped") == whole
         refused = solset(*arguments, "--radius", "0.2", "--out", "stopped", "--resume")
         assert (refused.code, "'radius' is 0.2 and was 0.1" in refused.error) == (2, True)
+
+    @pytest.mark.parametrize(
+        ("old", "new", "says"),
+        [
+            ("torch.ones(4, 1", "torch.zeros(4, 1", "'goal' is"),
+            ("HeldOutLoss(inputs, ", "HeldOutLoss(2 * inputs, ", "'goal' is"),
+            ("build(), goal, lambda", "flipped(), goal, lambda", "'data' is"),
+            ("build(), goal, lambda", "build(), goal, lambda x, y, seed: None #", ""),
+            ("lambda x, y, seed: (torch.linalg.pinv(x) @ y).reshape(-1)", "solved", "'trainer' is"),
+        ],
+    )
+    def test_a_run_of_another_task_is_not_resumed(self, solset, old, new, says):
+        arguments = [*POISON, "--random", "0", "--rounds", "1", "--out", "kept"]
+        assert solset(*arguments).code == 0
+        kept = contents("kept")
+        assert ATTACK.count(old) == 1
+        Path("attack.py").write_text(ATTACK.replace(old, new))
+        ended = solset(*arguments, "--resume")
+        assert (ended.code, says in ended.err) == (2 if says else 0, True)
+        assert contents("kept") == kept
+
+    def test_a_goal_whose_code_changed_is_noticed_by_its_value(self, solset):
+        arguments = [
+            "poison",
+            "attack.py:lengths",
+            *POISON[2:],
+            "--random",
+            "0",
+            "--rounds",
+            "1",
+            "--out",
+            "kept",
+        ]
+        assert solset(*arguments).code == 0
+        Path("attack.py").write_text(ATTACK.replace("weights.square().sum()", "2.0 * weights.square().sum()"))
+        ended = solset(*arguments, "--resume")
+        assert ended.code == 2
+        assert "'goal at the trained weights' is" in ended.error
 
     @pytest.mark.parametrize(
         ("arguments", "says"),

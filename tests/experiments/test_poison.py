@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from solset import HeldOutLoss, Problem, WeightFunction
+from solset.analysis import Reason
+from solset.errors import SolsetWarning
 from solset.experiments.poison import CHECKPOINT, PoisonRun
 from solset.experiments.poison_report import as_images, poison_experiment
 from solset.experiments.poison_task import (
@@ -165,6 +167,40 @@ class TestRun:
         assert (first["random_mean"], first["times_chance"]) == (None, None)
 
 
+def test_a_retraining_that_diverges_is_told_and_is_no_success(tmp_path):
+    settings = PoisonSettings(
+        "a.py:b", points=(2, 5), radius=0.1, training=3000, learning_rate=5.0, rounds=2, random=2
+    )
+    with pytest.warns(SolsetWarning, match="diverges"):
+        page = poison_experiment(run(tmp_path, settings))
+    content = page.read_bytes()
+    assert b"Training diverged by 3000 steps of gradient descent" in content
+    result = json.loads((page.parent / "result.json").read_text())
+    first, second = result["gain"]
+    assert (first["change"], first["is_success"], first["times_chance"]) == ("NaN", False, "NaN")
+    assert not result["judgement"]["is_confirmed"]
+    assert isinstance(second["change"], float)
+    assert result["design"]["reason"] == Reason.NOT_FINITE.value
+    assert poison_experiment(run(tmp_path, settings, on_existing="resume")).read_bytes() == content
+
+
+def test_training_that_had_not_stopped_is_told(tmp_path):
+    whole = task()
+    still = whole.problem
+    off = still.moved_to(torch.zeros(8, 4).double(), still.weights() + 0.2 * draw(8, seed=9))
+    folder = RunFolder.open(tmp_path / "run", settings={}, on_existing="refuse")
+    settings = PoisonSettings("a.py:b", points=(2, 5), radius=0.1, training=30, rounds=2, random=0)
+    made = PoisonRun(PoisonTask(off, whole.goal), settings, folder, progress=False)
+    with pytest.warns(SolsetWarning, match="training had not stopped"):
+        page = poison_experiment(made).read_text()
+    assert "Training had not stopped: on data that did not move the goal goes from" in page
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    design, first = result["design"], result["gain"][0]
+    assert design["drift"] > 0.1
+    assert abs(design["clean"] - design["trained"]) > 0.1 * abs(first["change"])
+    assert first["predicted_change"] == pytest.approx(first["change"], rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -195,7 +231,7 @@ def test_seeds_need_a_trainer_and_goals_must_be_differentiable():
         ({"radius": 0.0}, "`radius` must be positive; got 0.0"),
         ({"training": -1}, "`training` must be zero or more; got -1"),
         ({"random": -1}, "`random` must be zero or more; got -1"),
-        ({"learning_rate": 0.0}, "`learning_rate` must be positive; got 0.0"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be positive and finite; got 0.0"),
     ],
 )
 def test_impossible_settings_are_refused(options, says):

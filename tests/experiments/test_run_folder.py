@@ -70,9 +70,10 @@ def test_a_marker_that_lists_names_outside_deletes_nothing(tmp_path):
     outside.write_text("years of work")
     run = open_run(tmp_path)
     stated = json.loads((run.path / "run.json").read_text())
-    (run.path / "run.json").write_text(json.dumps(stated | {"files": ["../outside.txt"]}))
-    with pytest.raises(ValueError, match="plain file name"):
-        open_run(tmp_path, "overwrite")
+    (run.path / "run.json").write_text(json.dumps(stated | {"files": {"../outside.txt": None}}))
+    with pytest.raises(ValueError, match=r"run\.json is damaged or was changed.*--overwrite"):
+        open_run(tmp_path, "resume")
+    open_run(tmp_path, "overwrite")
     assert outside.read_text() == "years of work"
 
 
@@ -82,9 +83,9 @@ def test_a_reserved_file_is_the_runs_own(tmp_path):
     assert path == run.path / "rows.json"
     assert not path.exists()
     assert not run.has("rows.json")
-    assert json.loads((run.path / "run.json").read_text())["files"] == ["rows.json"]
+    assert json.loads((run.path / "run.json").read_text())["files"] == {"rows.json": None}
     path.write_text("[1]")
-    assert run.has("rows.json")
+    assert not run.has("rows.json"), "what is in it, only its reader knows"
     assert run.reserve("rows.json") == path
     assert path.read_text() == "[1]"
 
@@ -93,7 +94,6 @@ def test_a_reserved_file_survives_resuming_and_not_overwriting(tmp_path):
     path = open_run(tmp_path).reserve("rows.json")
     path.write_text("[1]")
     resumed = open_run(tmp_path, "resume")
-    assert resumed.has("rows.json")
     assert resumed.reserve("rows.json").read_text() == "[1]"
     later = open_run(tmp_path, "overwrite")
     assert not path.exists()
@@ -103,7 +103,7 @@ def test_a_reserved_file_survives_resuming_and_not_overwriting(tmp_path):
 def test_a_reservation_without_a_file_does_not_stop_overwriting(tmp_path):
     open_run(tmp_path).reserve("rows.json")
     later = open_run(tmp_path, "overwrite")
-    assert json.loads((later.path / "run.json").read_text())["files"] == []
+    assert json.loads((later.path / "run.json").read_text())["files"] == {}
 
 
 def test_a_file_of_somebody_else_is_not_reserved(tmp_path):
@@ -111,7 +111,7 @@ def test_a_file_of_somebody_else_is_not_reserved(tmp_path):
     (run.path / "rows.json").write_text("mine")
     with pytest.raises(ValueError, match=r"'rows\.json', which is already in"):
         run.reserve("rows.json")
-    assert json.loads((run.path / "run.json").read_text())["files"] == []
+    assert json.loads((run.path / "run.json").read_text())["files"] == {}
     open_run(tmp_path, "overwrite")
     assert (run.path / "rows.json").read_text() == "mine"
 
@@ -179,11 +179,14 @@ def test_a_failing_write_leaves_the_earlier_file(tmp_path, monkeypatch):
     run = open_run(tmp_path)
     target = run.write_json("losses.json", [1])
     before = sorted(run.path.iterdir())
+    stated = (run.path / "run.json").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing_fsync)
         with pytest.raises(OSError, match="No space left"):
             run.write_json("losses.json", [2])
     assert json.loads(target.read_text()) == [1]
+    assert (run.path / "run.json").read_bytes() == stated
+    assert run.has("losses.json")
     assert sorted(run.path.iterdir()) == before
     with pytest.raises(TypeError, match="`value` must be"):
         run.write_json("losses.json", object())
@@ -198,7 +201,7 @@ def test_the_data_are_on_the_disk_before_they_are_in_place(tmp_path, monkeypatch
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda self, to: (events.append("replace"), replace(self, to))[1])
     run.write_json("a.json", 2)
-    assert events == ["fsync", "replace", "fsync"], "the file, its name, the folder"
+    assert events == 3 * ["fsync", "replace", "fsync"], "content, name, folder: run.json, the file, run.json"
 
 
 def test_what_a_killed_process_leaves_is_cleared(tmp_path):

@@ -6,7 +6,7 @@ from torch import nn
 
 from solset import CG, Certainty, Problem, lipschitz_modulus, modulus_chain
 from solset.experiments.toy import toy_problem
-from solset.problem import linearise
+from solset.problem import defaults
 from solset.testing import verify_lipschitz_like
 from support.fitted import MOVED, net
 from support.interpolators import Fit, brute_modulus, fitted, rows
@@ -160,7 +160,7 @@ def test_where_rows_are_left_out_the_value_is_a_lower_bound(monkeypatch: pytest.
     fit = net("connected")
     exact = lipschitz_modulus(fit.problem(), points=MOVED, optimality="interpolating")
     assert exact.certificate.certainty is Certainty.EXACT
-    monkeypatch.setattr(linearise, "MOST_ROWS", 100)  # too many for a Gram matrix of all
+    monkeypatch.setattr(defaults, "MOST_ROWS", 100)  # too many for a Gram matrix of all
     found = lipschitz_modulus(fit.problem(), points=MOVED, optimality="interpolating")
     assert found.certificate.certainty is Certainty.UNKNOWN
     assert "lower bound" in found.certificate.reason

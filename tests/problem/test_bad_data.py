@@ -59,7 +59,7 @@ DATA = (
         ValueError,
         "targets | meta | targets.to",
     ),
-    ("model elsewhere", lambda m: m.problem(m.network().to("meta")), ValueError, "inputs | cpu | inputs.to"),
+    ("model elsewhere", lambda m: m.problem(m.network().to("meta")), ValueError, "model | meta | cpu"),
     (
         "lengths differ",
         lambda m: m.problem(targets=m.TARGETS[:-1]),

@@ -235,7 +235,7 @@ class TestADamagedFolder:
 
     @pytest.mark.parametrize(
         "text",
-        ["{", "[]", "null", '"derivative"', "{}", '{"format": "solset derivative 2"}', "\udc80"],
+        ["{", "[]", "null", '"derivative"', "{}", '{"format": "solset derivative 1"}', "\udc80"],
     )
     def test_with_a_foreign_manifest(self, fitted, stored, text):
         (stored / "derivative.json").write_bytes(text.encode("utf-8", "surrogateescape"))

@@ -88,7 +88,7 @@ def test_kept_graphs_make_room_before_the_batch_shrinks() -> None:
     hessian = Hessian(one.risk())
     v = torch.ones(hessian.shape[1], dtype=torch.float64)
     expected = hessian @ v
-    graphs, fails = hessian._graphs, [True]
+    graphs, fails = hessian.graphs, [True]
 
     def product(start: int, graph):
         if start == 16 and fails:

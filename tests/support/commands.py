@@ -1,7 +1,13 @@
 """A user's file, and commands run on it: what the tests of the command line share."""
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
+
+from solset import cli
 
 SOURCE = """
 import signal
@@ -62,3 +68,20 @@ class Ended:
 
 def contents(folder: str) -> dict[str, bytes]:
     return {entry.name: entry.read_bytes() for entry in Path(folder).iterdir()}
+
+
+def command_runner(folder: Path, monkeypatch, capsys) -> Callable[..., Ended]:
+    """Runs commands in a folder with a user's file; all that the process keeps is put back."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("SOLSET_TRACEBACK", raising=False)
+    Path("mine.py").write_text(SOURCE)
+
+    def call(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["solset", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = capsys.readouterr()
+        return Ended(end.value.code or 0, printed.out, printed.err)
+
+    return call

@@ -32,7 +32,7 @@ DRAWN = [
 ]
 TABLES = ["table_1.csv", "table_2.csv", "table_3.csv", "accuracy.csv", "limits.csv"]
 OF_EACH = ["changes.safetensors", "check.json", "size_0.005.json", "size_0.01.json", "retraining.json"]
-STAGES = ["setup.json", "figure_changes.safetensors", "landscape_rows.json", "figure.json"]
+STAGES = ["setup.json", "figure_changes.safetensors", "landscape_rows.safetensors", "figure.json"]
 STAGES += [f"moved_{count}_{name}" for count in (1, 2) for name in OF_EACH]
 
 

@@ -21,6 +21,7 @@ from solset import (
     influence,
     landscape,
     lipschitz_modulus,
+    plan,
     removal_scores,
     retrain,
     training_stability,
@@ -125,10 +126,14 @@ def chosen_rows() -> dict[str, Tensor]:
     change = derivative(dx).min_norm().value
     assert derivative.check is not None
     surface = landscape(problem, {"change": change}, resolution=3, progress=False)
+    planned = [
+        [route.rows or 0, *vars(route.first).values()] for route in plan(problem, points=[3, 17]).routes
+    ]
     return {
         "on chosen rows": change,
         "checked": torch.tensor([derivative.check.residual, derivative.check.rows]),
         "landscape": surface.values["all"],
+        "planned": torch.tensor(planned, dtype=torch.float64),
     }
 
 

@@ -8,9 +8,8 @@ from solset.analysis.design.followers import BasePoint, Corrected, Follower, Fro
 from solset.analysis.design.goals import Goal, HeldOutLoss, TargetWeights, WeightFunction
 from solset.analysis.design.judgement import Judgement, Verdict, judge_poisoning
 from solset.analysis.design.poisoning import Poisoning, design_poisoning
-from solset.analysis.design.poisoning_file import Round
-from solset.analysis.design.prediction_margin import PredictionMargin, stability_margin
-from solset.analysis.design.rounds import Reason
+from solset.analysis.design.poisoning_file import Reason, Round
+from solset.analysis.design.prediction_margin import MarginReason, PredictionMargin, stability_margin
 from solset.analysis.filter_norms import filter_normalised
 from solset.analysis.influence import Moved, Reweighted, feature_scores, influence, removal_scores, removed
 from solset.analysis.landscape import Landscape, Mark, landscape
@@ -26,6 +25,7 @@ from solset.analysis.lipschitz import (
     theorem_2,
 )
 from solset.analysis.path import Course, Station, StopReason, follow_path, follow_retraining
+from solset.analysis.plan import Cost, Kept, Memory, Plan, Route, plan
 from solset.analysis.plane import Plane
 from solset.analysis.retrain import (
     LBFGS,
@@ -61,11 +61,16 @@ __all__ = [
     "Landscape",
     "LevenbergMarquardt",
     "LipschitzModulus",
+    "MarginReason",
     "Mark",
     "ModulusChain",
     "Moved",
     "Nearest",
     "Newton",
+    "Cost",
+    "Kept",
+    "Memory",
+    "Plan",
     "Plane",
     "Poisoning",
     "PredictionMargin",
@@ -73,6 +78,7 @@ __all__ = [
     "Retrained",
     "Reweighted",
     "Round",
+    "Route",
     "Stability",
     "Station",
     "TargetWeights",
@@ -93,6 +99,7 @@ __all__ = [
     "landscape",
     "lipschitz_modulus",
     "modulus_chain",
+    "plan",
     "removal_scores",
     "removed",
     "retrain",

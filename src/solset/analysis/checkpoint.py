@@ -1,18 +1,17 @@
-"""Finished rows of a long evaluation in one JSON file that is whole or not there."""
+"""Finished rows of a long evaluation in one file that is whole or not there."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from solset.errors import bad_value
-from solset.files import has_folder, read_file, replace_file
-from solset.risk import differences
+from torch import Tensor
+
+from solset.sealed import SealedFile, other_settings
 
 Row = dict[str, list[float]]
-_FORMAT = "solset rows 1"
+_KIND = "solset rows 2"
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,13 @@ class RowFile:
         settings: Everything that rows depend on, in the types of JSON.
         centre: Values at the centre. They must be those of the earlier run to three digits, for they tell
             what no setting shows, such as an activation.
+        shape: How many rows there are, and how many values in each.
     """
 
     path: Path | None
     settings: Mapping[str, Any]
     centre: Mapping[str, float]
+    shape: tuple[int, int]
 
     def read(self) -> dict[int, Row]:
         """The rows that an earlier run with the same settings finished; none if there is no file.
@@ -36,28 +37,13 @@ class RowFile:
         Raises:
             ValueError: If the folder does not exist, or the file is of other settings or of another kind.
         """
-        if self.path is None:
+        found = self._sealed().read(self._restored)
+        if self.path is None or found is None:
             return {}
-        if not has_folder(self.path.parent):
-            raise bad_value(
-                "checkpoint",
-                expected="a file in a folder that exists",
-                got=str(self.path),
-                cure="Make the folder.",
-            )
-        data = read_file(self.path)
-        if data is None:
-            return {}
-        stored = _parsed(self.path, data)
-        differing = self._differing(stored)
-        if differing:
-            raise bad_value(
-                "checkpoint",
-                expected="of a run with these settings",
-                got=f"{self.path}, which differs in {', '.join(differing)}",
-                cure="Name another file, or delete this one.",
-            )
-        return {int(number): row for number, row in stored["rows"].items()}
+        centre, rows = found
+        if not all(_is_close(centre[name], value) for name, value in self.centre.items()):
+            raise other_settings(self.path, [f"the loss at the centre ({centre}, now {dict(self.centre)})"])
+        return rows
 
     def write(self, rows: Mapping[int, Row]) -> None:
         """Writes all rows; a reader sees the earlier file or the new one.
@@ -65,35 +51,23 @@ class RowFile:
         Args:
             rows: By number. Numbers that are not finite are kept, and every number to its last bit.
         """
-        if self.path is None:
-            return
-        content = {"format": _FORMAT, "settings": self.settings, "centre": self.centre, "rows": rows}
-        replace_file(self.path, json.dumps(content).encode())
+        self._sealed().write({"centre": self.centre, "rows": rows}, {})
 
-    def _differing(self, stored: Mapping[str, Any]) -> list[str]:
-        """The settings in which a file differs; the loss at the centre only if no setting does."""
-        differing = differences(stored["settings"], json.loads(json.dumps(self.settings)))
-        if not differing and not all(
-            _is_close(stored["centre"][n], value) for n, value in self.centre.items()
-        ):
-            return [f"the loss at the centre ({stored['centre']}, now {dict(self.centre)})"]
-        return differing
+    def _sealed(self) -> SealedFile:
+        return SealedFile(self.path, _KIND, self.settings)
 
+    def _restored(self, numbers: Any, _tensors: dict[str, Tensor]) -> tuple[dict[str, float], dict[int, Row]]:
+        centre = {name: float(numbers["centre"][name]) for name in self.centre}
+        rows = {int(number): self._row(row) for number, row in numbers["rows"].items()}
+        if not set(rows) <= set(range(self.shape[0])):
+            raise ValueError(f"rows {sorted(rows)} of {self.shape[0]}")
+        return centre, rows
 
-def _parsed(path: Path, data: bytes) -> Any:
-    """What the file holds, once it is one of ours."""
-    try:
-        stored = json.loads(data)
-    except ValueError:
-        stored = None
-    if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
-        raise bad_value(
-            "checkpoint",
-            expected="a new file, or one of an earlier run",
-            got=f"{path}, which is neither",
-            cure="Name another file; this one is left as it is.",
-        )
-    return stored
+    def _row(self, row: Mapping[str, list[float]]) -> Row:
+        found = {name: [float(value) for value in row[name]] for name in self.centre}
+        if {len(values) for values in found.values()} != {self.shape[1]}:
+            raise ValueError(f"rows of other lengths than {self.shape[1]}")
+        return found
 
 
 def _is_close(one: float, other: float) -> bool:

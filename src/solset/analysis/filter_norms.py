@@ -5,11 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from solset.door import checked
 from solset.errors import bad_type, bad_value
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 
 
+@checked
 def filter_normalised(
     problem: Problem | EmpiricalRisk, direction: Tensor, *, has_biases: bool = False
 ) -> Tensor:

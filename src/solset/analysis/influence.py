@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from solset.door import checked
 from solset.errors import SolsetWarning, Status, bad_value
 from solset.linalg import Space
 from solset.operators import Jacobian
@@ -15,6 +16,7 @@ from solset.risk import slopes_at
 from solset.solvers import Prepared, Solution, Solver
 
 
+@checked
 @dataclass(frozen=True)
 class Moved:
     """Training points whose features change.
@@ -28,6 +30,7 @@ class Moved:
     dx: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class Reweighted:
     """Training points whose terms in the risk are multiplied by ``1 + factor``.
@@ -50,6 +53,7 @@ def removed(points: Sequence[int]) -> Reweighted:
     return Reweighted(points, -1.0)
 
 
+@checked
 def influence(problem: Problem, change: Moved | Reweighted, *, solver: Solver | None = None) -> Solution:
     """The first-order change of the trained weights when training points are moved, removed or reweighted.
 
@@ -89,6 +93,7 @@ def influence(problem: Problem, change: Moved | Reweighted, *, solver: Solver | 
     return _checked(solution.with_value(problem.weights() + solution.value, layout), system)
 
 
+@checked
 def removal_scores(
     problem: Problem, inputs: Tensor, targets: Tensor, *, solver: Solver | None = None
 ) -> Tensor:
@@ -112,6 +117,7 @@ def removal_scores(
     return torch.einsum("nc,nct->tn", slopes, per_point)
 
 
+@checked
 def feature_scores(
     problem: Problem, inputs: Tensor, targets: Tensor, *, solver: Solver | None = None
 ) -> Tensor:

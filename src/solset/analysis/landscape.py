@@ -13,6 +13,7 @@ from solset.analysis.checkpoint import Row, RowFile
 from solset.analysis.filter_norms import check_rows, check_vector
 from solset.analysis.plane import Normalise, Plane, Ranges, slice_grid, slice_plane
 from solset.analysis.subset_losses import checked_subsets, quantities, subset_losses
+from solset.door import checked
 from solset.errors import bad_value
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk, Indices, digest, fingerprint
@@ -82,6 +83,7 @@ class Landscape:
         }
 
 
+@checked
 def landscape(
     problem: Problem,
     directions: Mapping[str, Tensor],
@@ -123,7 +125,7 @@ def landscape(
         subsets: By name the points whose loss is kept besides ``"all"``, from the same forward passes.
         marks: By name the weights to show, ``(p,)`` or ``(k, p)``.
         centre: ``c``, ``(p,)``, the weights that filters are compared with; ``w̄`` by default.
-        checkpoint: A file to which each finished row is added (JSON, replaced in one step). If it exists,
+        checkpoint: A file to which each finished row is added (replaced in one step). If it exists,
             its rows are taken over and the rest is computed.
         progress: Whether to show a progress bar; by default only on a terminal.
 
@@ -168,10 +170,11 @@ def landscape(
         "subsets": {name: members.tolist() for name, members in chosen.items()},
     }
     at_centre = subset_losses(start, chosen)
+    shape = (resolution, len(grid[1]) if len(grid) == 2 else 1)
     if checkpoint is None:
-        file = RowFile(None, settings, at_centre)
+        file = RowFile(None, settings, at_centre, shape)
     else:
-        file = RowFile(Path(checkpoint), settings | fingerprint(start), at_centre)
+        file = RowFile(Path(checkpoint), settings | fingerprint(start), at_centre, shape)
     rows = file.read()
     found = tuple(_mark(name, weights, plane, start, chosen) for name, weights in shown.items())
     hidden = None if progress is None else not progress  # None: tqdm looks for a terminal

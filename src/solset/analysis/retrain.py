@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 from tqdm import trange
 
+from solset.door import checked
 from solset.errors import Status, bad_value
 from solset.operators import Hessian, Jacobian, Mixed
 from solset.problem import Problem
@@ -40,6 +41,7 @@ class Retrained:
     course: dict[int, Tensor] = field(default_factory=dict)
 
 
+@checked
 @dataclass(frozen=True)
 class GradientDescent:
     """Full-batch gradient descent from ``w̄`` for a stated number of steps.
@@ -82,6 +84,7 @@ class GradientDescent:
         return finish(start, risk, self.steps, Status.CONVERGED if finite else Status.NONFINITE, course)
 
 
+@checked
 @dataclass(frozen=True)
 class LBFGS:
     """L-BFGS from ``w̄`` (SciPy's L-BFGS-B without bounds): what warm retraining means in practice.
@@ -137,6 +140,7 @@ class LBFGS:
         return finish(start, end, count, Status.CONVERGED if met else Status.MAX_STEPS, course)
 
 
+@checked
 @dataclass(frozen=True)
 class Newton:
     """Newton's method on ``R(x̄ + Δx, w) = 0``: the nearest solution of an isolated, regularised problem.
@@ -172,6 +176,7 @@ class Newton:
         return finish(start, risk, passes, Status.CONVERGED if met else Status.MAX_STEPS)
 
 
+@checked
 @dataclass(frozen=True)
 class LevenbergMarquardt:
     """The nearest weights to ``w̄`` that keep the training outputs: ``min ‖w - w̄‖`` with ``f(x̄ + Δx, w) = f̄``.
@@ -251,6 +256,7 @@ class Method(Protocol):
         ...
 
 
+@checked
 def retrain(
     problem: Problem,
     dx: Tensor,
@@ -276,6 +282,7 @@ def retrain(
     return method.run(moved, problem.risk().outputs())
 
 
+@checked
 def tangent_recursion(
     problem: Problem,
     dx: Tensor,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from solset.door import checked
 from solset.errors import Status, bad_value
 from solset.operators import InformativeRows
 from solset.problem import Optimality, Problem
@@ -45,6 +46,7 @@ class Stability:
         return self.solution.status
 
 
+@checked
 def training_stability(
     problem: Problem,
     dx: Tensor,

@@ -1,7 +1,5 @@
 """CIFAR-10 as the public checkpoints saw it."""
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor
 
 from solset.datasets.batches import archive_batches, folder_batches
-from solset.datasets.places import CIFAR10_ARCHIVE
+from solset.datasets.places import CIFAR10_ARCHIVE, NOT_AN_NPZ
 from solset.errors import bad_type, bad_value
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -169,7 +167,7 @@ def _npz(file: Path) -> tuple[str, np.ndarray, np.ndarray]:
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return str(file), stored["images"], stored["labels"]
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except NOT_AN_NPZ as error:
         raise bad_value(
             "path", expected="a whole .npz of `images` and `labels`", got=f"{file}: {error}", cure=_CURE
         ) from error

@@ -8,7 +8,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from solset.datasets.places import shared_folder
+from solset.datasets.places import NOT_AN_NPZ, shared_folder
+from solset.errors import bad_value
 
 
 @dataclass(frozen=True)
@@ -82,16 +83,22 @@ def isolated_digits(path: Path | None = None) -> IsolatedDigits:
 
     Raises:
         FileNotFoundError: If it is not there.
+        ValueError: If it is something else.
     """
     file = path if path is not None else shared_folder() / "data" / "digits_isolated.npz"
     if not file.is_file():
         raise FileNotFoundError(f"no reference data at {file}; set SOLSET_SHARED to the folder that holds it")
-    with np.load(file, allow_pickle=False) as stored:
-        return IsolatedDigits(
-            data=digits().part(0, 1000),
-            weights=torch.from_numpy(stored["weights"]),
-            points=stored["points"].tolist(),
-            directions=torch.from_numpy(stored["directions"]),
-            steps=stored["steps"].tolist(),
-            retrained_change=torch.from_numpy(stored["retrained_change"]),
-        )
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            return IsolatedDigits(
+                data=digits().part(0, 1000),
+                weights=torch.from_numpy(stored["weights"]),
+                points=stored["points"].tolist(),
+                directions=torch.from_numpy(stored["directions"]),
+                steps=stored["steps"].tolist(),
+                retrained_change=torch.from_numpy(stored["retrained_change"]),
+            )
+    except NOT_AN_NPZ as error:
+        raise bad_value(
+            "path", expected="a whole digits_isolated.npz", got=f"{file}: {error}", cure="Give that file."
+        ) from error

@@ -1,9 +1,24 @@
 """Where data files are: the shared folder, the cache, and the public copies that fill it."""
 
 import os
+import zipfile
+import zlib
 from pathlib import Path
 
+from solset import comm
 from solset.datasets.download import PublicFile, fetch
+
+# What NumPy raises for a .npz that is cut short, damaged, of other arrays, or of more than there is room for.
+NOT_AN_NPZ = (
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    MemoryError,
+    NotImplementedError,
+)
 
 CIFAR10_ARCHIVE = PublicFile(
     name="cifar-10-python.tar.gz",
@@ -88,6 +103,21 @@ def find_resnet56_weights(
 
 
 def _find(
+    path: str | Path | None, *, option: str, expected: str, shared: str, source: PublicFile, download: bool
+) -> Path:
+    """Where the first process finds or downloads the file, for all."""
+
+    def search() -> bytes:
+        place = _search(
+            path, option=option, expected=expected, shared=shared, source=source, download=download
+        )
+        return str(place).encode()
+
+    found = comm.from_first(search)
+    return Path((found or b"").decode())
+
+
+def _search(
     path: str | Path | None, *, option: str, expected: str, shared: str, source: PublicFile, download: bool
 ) -> Path:
     cached = cache_folder() / source.name

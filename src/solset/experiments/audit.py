@@ -75,6 +75,22 @@ def load_validation(source: str, name: str) -> tuple[Tensor, Tensor]:
     return found[0], found[1]
 
 
+def check_audit(problem: Problem, settings: AuditSettings) -> None:
+    """Refuses settings that do not fit the problem, before a folder is made.
+
+    Args:
+        problem: The trained point.
+        settings: What to do.
+
+    Raises:
+        ValueError: If a point is out of range, a layer is not there, or the map does not apply.
+    """
+    points = problem.check_points(settings.points or None)
+    part = problem.restrict(parameters=[settings.layer]) if settings.layer else problem
+    if settings.optimality != "auto":
+        part.graphical_derivative(points=points[:1], optimality=settings.optimality)
+
+
 def run_audit(
     problem: Problem,
     settings: AuditSettings,

@@ -25,6 +25,7 @@ from solset.datasets import Digits, digits
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.experiments.directions import cross_entropy_directions, random_directions, step_of
+from solset.experiments.options import check_seed
 from solset.experiments.poison import PoisonRun
 from solset.experiments.poison_task import PoisonSettings, PoisonTask
 from solset.experiments.run_folder import RunFolder
@@ -77,6 +78,7 @@ class DigitsSettings:
     nearest_at: tuple[float, ...] = (1e-4, 0.005)
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if not 0 < self.moved <= self.points:
             raise bad_value("moved", expected="in 1..points", got=self.moved, cure="Move fewer points.")
         for name in ("sizes", "steps", "samples"):
@@ -168,7 +170,12 @@ class DigitsRun:
         """Everything the report shows, computed or read back stage by stage."""
         setup = stage(self.folder, "setup", self._setup)
         rows = [
-            stage(self.folder, f"size_{size:g}", lambda size=size: self._at_size(size))
+            stage(
+                self.folder,
+                f"size_{size:g}",
+                lambda size=size: self._at_size(size),
+                beside=[f"weights_{size:g}.safetensors"] if size in self.settings.nearest_at else [],
+            )
             for size in tqdm(self.settings.sizes, desc="sizes", disable=not self.progress)
         ]
         compare = stage(self.folder, "warm_retraining", self._warm_retraining)

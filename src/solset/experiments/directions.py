@@ -126,6 +126,9 @@ def directions_from_file(path: Path, shape: Sequence[int], like: Tensor) -> Tens
     if "directions" not in found or tuple(found["directions"].shape) != tuple(shape):
         got = {key: tuple(value.shape) for key, value in found.items()}
         raise bad_value(
-            "direction", expected=f"key 'directions' of shape {tuple(shape)}", got=got, cure="Store it so."
+            "direction",
+            expected=f"key 'directions' of shape {tuple(shape)}",
+            got=f"{got} in {path.name}",
+            cure="Store it so.",
         )
     return unit(found["directions"].to(like.device, like.dtype))

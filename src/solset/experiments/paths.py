@@ -9,6 +9,7 @@ from solset.analysis import Course, follow_path
 from solset.analysis.path import check_path
 from solset.errors import bad_value
 from solset.experiments.directions import check_sizes, step_of
+from solset.experiments.options import check_seed
 from solset.experiments.run_folder import RunFolder
 from solset.experiments.stages import stage
 from solset.experiments.users import check_settings, chosen_directions
@@ -40,6 +41,7 @@ class PathSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         check_sizes(self.sizes)
         if not 0 < self.tol < 1:
             raise bad_value("tol", expected="between 0 and 1", got=self.tol, cure="Use 1e-3.")
@@ -88,6 +90,7 @@ def run_paths(problem: Problem, settings: PathSettings, folder: RunFolder) -> di
                 folder,
                 f"path_{size:g}",
                 lambda dx=dx, size=size: _along(problem, points, dx, size, settings, folder),
+                beside=[f"weights_{size:g}.safetensors"],
             )
         )
     result = {"setup": {"problem": repr(problem), "risk": problem.risk().value()}, "paths": rows}

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from functools import cached_property
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from solset.analysis import (
 )
 from solset.analysis.retrain import Method
 from solset.experiments.poison_task import PoisonSettings, PoisonTask
+from solset.experiments.records import restored
 from solset.experiments.run_folder import RunFolder
 from solset.experiments.stages import stage, tensor_stage
 from solset.operators import GaussNewton
@@ -84,6 +86,7 @@ class PoisonRun:
         result["random"] = [
             stage(self.folder, f"random_{k}", lambda k=k: self._judged(self._random(k))) for k in numbers
         ]
+        result = restored(result)  # a retraining may have ended at what JSON has no number for
         result["gain"] = [self._gain(result, place) for place in range(len(result["judgement"]["verdicts"]))]
         return result
 
@@ -94,7 +97,11 @@ class PoisonRun:
     @cached_property
     def dx(self) -> Tensor:
         """The designed perturbation."""
-        return tensor_stage(self.folder, "perturbation", lambda: {"dx": self._designed.dx})["dx"]
+        return tensor_stage(self.folder, "perturbation", self._tensors)["dx"]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        found = self._designed
+        return {"dx": found.dx, "weights": found.weights, "trained": self.task.problem.weights().clone()}
 
     @cached_property
     def _designed(self) -> Poisoning:
@@ -112,16 +119,15 @@ class PoisonRun:
     def _design(self) -> dict[str, Any]:
         def compute() -> dict[str, Any]:
             found = self._designed
-            self.folder.write_tensors(
-                "perturbation.safetensors",
-                {"dx": found.dx, "weights": found.weights, "trained": self.task.problem.weights().clone()},
-            )
+            self.folder.write_tensors("perturbation.safetensors", self._tensors())
             return {
                 "problem": repr(self.task.problem),
                 "goal": self.task.goal.describe(),
                 "is_raised": self.task.goal.sign > 0,
                 "optimality": found.adjoint.optimality,
+                "trained": found.adjoint.value,
                 "clean": found.clean,
+                "drift": found.drift,
                 "first_order": found.first_order,
                 "linear": found.linear,
                 "predicted": found.predicted,
@@ -136,7 +142,7 @@ class PoisonRun:
                 "sizes": found.dx.flatten(1).norm(dim=1),
             }
 
-        return stage(self.folder, "design", compute)
+        return stage(self.folder, "design", compute, beside=["perturbation.safetensors"])
 
     def _guard(self) -> list[dict[str, Any]]:
         """All training points, ranked by what a unit move of each would do."""
@@ -154,7 +160,8 @@ class PoisonRun:
     def _judged(self, change: Poisoning | Moved) -> dict[str, Any]:
         clean = None
         if self.folder.has("judgement.json"):
-            clean = {one["name"]: one["clean"] for one in self._read("judgement")["verdicts"]}
+            earlier = restored(self.folder.read_json("judgement.json"))
+            clean = {one["name"]: one["clean"] for one in earlier["verdicts"]}
         judged: Judgement = judge_poisoning(
             self.task.problem,
             self.task.goal,
@@ -166,9 +173,6 @@ class PoisonRun:
         )
         verdicts = [{**asdict(one), "change": one.change} for one in judged.verdicts]
         return {"verdicts": verdicts, "is_confirmed": judged.is_confirmed}
-
-    def _read(self, name: str) -> Any:
-        return self.folder.read_json(f"{name}.json")
 
     def _gain(self, result: dict[str, Any], place: int) -> dict[str, Any]:
         """The designed change beside that of random directions, for one way of retraining."""
@@ -186,7 +190,9 @@ class PoisonRun:
             "gradient_norm": own["gradient_norm"],
             "random_mean": sum(others) / len(others) if others else None,
             "random_typical": typical,
-            "random_best": max(others, key=lambda one: sign * one) if others else None,
+            "random_best": max(others, key=lambda one: sign * one if isfinite(one) else -inf)
+            if others
+            else None,
             "times_chance": sign * own["change"] / typical if typical else None,
-            "is_success": sign * own["change"] > 0,
+            "is_success": sign * own["change"] > 0,  # not for a change that is no number
         }

@@ -1,10 +1,12 @@
 """A perturbation by design as a page: every claim beside the retraining that backs it."""
 
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from solset.analysis.design.poisoning import DRIFT
 from solset.experiments.poison import PoisonRun
 from solset.experiments.poison_task import PoisonSettings
 from solset.experiments.report import Column, Finding, Picture, Report, Section, Table, write_report
@@ -166,7 +168,7 @@ def _effect_section(result: dict[str, Any], figures: set[str]) -> Section:
             result["gain"],
         ),
         notes=(
-            f"At the trained weights the goal is {design['clean']:.5g}; to first order it would become {design['first_order']:.5g}, by one linear estimate {design['linear']:.5g}, and followed from round to round {design['predicted']:.5g}.",
+            f"At the trained weights the goal is {design['trained']:.5g}, and {design['clean']:.5g} where the ascent's own re-solving ends on clean data, from which its changes are counted; to first order it would become {design['first_order']:.5g}, by one linear estimate {design['linear']:.5g}, and followed from round to round {design['predicted']:.5g}.",
             "Followed: where the ascent's own re-solving ended. If gradient descent is counted on, that is the first way of retraining itself and agrees with it by construction; the linear estimate is the prediction made without any training.",
             "Times chance: the change over the mean size of the changes that random perturbations of the whole budget made by the same retraining.",
             "The gradient norm is that of the risk on the moved data where retraining ended.",
@@ -258,11 +260,26 @@ def _course_section(result: dict[str, Any]) -> Section:
 
 def _warnings(result: dict[str, Any]) -> tuple[str, ...]:
     found = []
-    failed = [row["name"] for row in result["gain"] if not row["is_success"]]
+    gain, design = result["gain"], result["design"]
+    diverged = [row["name"] for row in gain if not isfinite(row["change"])]
+    if diverged:
+        found.append(
+            f"Training diverged by {', '.join(diverged)}: the goal is no number there, on clean or on moved data; take a smaller learning rate."
+        )
+    lost = [
+        row["name"] for row in gain if row["random_mean"] is not None and not isfinite(row["random_mean"])
+    ]
+    if lost:
+        found.append(f"On random perturbations training diverged by {', '.join(lost)}.")
+    if design["drift"] > DRIFT:
+        found.append(
+            f"Training had not stopped: on data that did not move the goal goes from {design['trained']:.5g} to {design['clean']:.5g} by itself, where the perturbation adds {design['predicted'] - design['clean']:.3g}. Changes are counted from there; the linear estimate and the ranking of points cannot be trusted."
+        )
+    failed = [row["name"] for row in gain if not row["is_success"]]
     if failed:
         found.append(f"Not confirmed by {', '.join(failed)}: no success is claimed there.")
-    if result["design"]["gradient_norm"] > 1e-3:
+    if design["gradient_norm"] > 1e-3:
         found.append(
-            f"The weights are not stationary: the gradient norm of the risk is {result['design']['gradient_norm']:.3g}."
+            f"The weights are not stationary: the gradient norm of the risk is {design['gradient_norm']:.3g}."
         )
     return tuple(found)

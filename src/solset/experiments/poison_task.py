@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from math import inf, prod
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 
 from solset.analysis import Ascent, Budget, Goal
 from solset.analysis.design.judgement import Trainer
 from solset.errors import bad_type, bad_value
+from solset.experiments.options import check_seed
 from solset.experiments.users import returned_by
 from solset.problem import Problem
 
@@ -51,15 +52,18 @@ class PoisonSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
+        for seed in self.seeds:
+            check_seed(seed, "seeds")
         for name in ("training", "random"):
             if getattr(self, name) < 0:
                 raise bad_value(name, expected="zero or more", got=getattr(self, name), cure="Leave it out.")
         Ascent(rounds=self.rounds)  # refuses what it cannot take before a folder is made
         if not self.radius > 0:
             raise bad_value("radius", expected="positive", got=self.radius, cure="It is in input units.")
-        if self.learning_rate is not None and not self.learning_rate > 0:
+        if self.learning_rate is not None and not 0 < self.learning_rate < inf:
             raise bad_value(
-                "learning_rate", expected="positive", got=self.learning_rate, cure="Leave it out."
+                "learning_rate", expected="positive and finite", got=self.learning_rate, cure="Leave it out."
             )
 
     def budget(self) -> Budget:
@@ -80,6 +84,21 @@ class PoisonTask:
     problem: Problem
     goal: Goal
     train: Trainer | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What results depend on besides settings and the problem: a run is resumed with the same only.
+
+        The goal's value tells what its identity does not show, such as changed code; of the trainer only the
+        name is known.
+
+        Cost: one evaluation of the goal.
+        """
+        value = self.goal.value(self.problem, self.problem.weights())
+        return {
+            "goal": self.goal.identity(),
+            "goal at the trained weights": f"{value:.6g}",  # rounded: sums may differ in their last digits
+            "trainer": self.train and getattr(self.train, "__qualname__", type(self.train).__qualname__),
+        }
 
 
 def load_task(source: str) -> PoisonTask:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +64,23 @@ def _plain_container(value: object) -> object:
         got=type(value).__name__,
         cure="Convert it before it is written.",
     )
+
+
+def restored(value: Any) -> Any:
+    """What :func:`plain` made of numbers that JSON lacks, as numbers again; all else as it is.
+
+    Args:
+        value: In the types of JSON.
+
+    Example:
+        >>> restored({"change": "-Infinity", "name": "L-BFGS", "steps": [1, "NaN"]})
+        {'change': -inf, 'name': 'L-BFGS', 'steps': [1, nan]}
+    """
+    if isinstance(value, dict):
+        return {key: restored(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [restored(part) for part in value]
+    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def nonfinite_name(value: float) -> str:

@@ -2,18 +2,39 @@
 
 import errno
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from safetensors.torch import load
 from torch import Tensor
 
+from solset import comm
 from solset.errors import bad_value
-from solset.experiments.marker import FORMAT, MARKER, clear, earlier_run, package_versions, resumed_versions
+from solset.experiments.marker import (
+    MARKER,
+    Marker,
+    check_same,
+    clear,
+    clear_unfinished,
+    earlier_run,
+    package_versions,
+    warn_of_damage,
+)
 from solset.experiments.records import csv_bytes, json_bytes, tensor_bytes
-from solset.files import has_entry, has_file, make_folder, plain_name, read_file, replace_file
+from solset.files import (
+    has_entry,
+    hash_bytes,
+    hash_file,
+    is_link,
+    make_folder,
+    plain_name,
+    read_file,
+    remove_file,
+    replace_file,
+)
 from solset.plotting import Figure, figure_bytes
 
 
@@ -21,8 +42,10 @@ from solset.plotting import Figure, figure_bytes
 class RunFolder:
     """The folder of one run. Every write is atomic: a reader sees the earlier file or the new one.
 
-    ``run.json`` in it holds the settings, the versions and the names of all files the run wrote; a file
-    that is not on that list is never replaced or deleted. One process at a time.
+    ``run.json`` in it holds the settings, the versions and the names of all files of the run, each with its
+    SHA-256 sum. A file that is not on that list is never replaced or deleted; one that does not have its sum
+    is computed again. The sum is stated before the file is put in place, so that a process that is killed at
+    any moment leaves a folder to go on from. One process at a time.
 
     Attributes:
         path: The folder.
@@ -48,12 +71,13 @@ class RunFolder:
             path: The folder; parents are made as needed.
             settings: What the run was asked to do; anything :func:`~solset.experiments.records.plain` takes.
             on_existing: What to do with a folder that has files in it. ``"refuse"`` raises; ``"resume"``
-                keeps the results of a run with the same settings; ``"overwrite"`` deletes the files that
-                an earlier run lists as its own, and no others.
+                keeps the results of a run with the same settings, but for damaged files, which it names in
+                a warning; ``"overwrite"`` deletes the files that an earlier run lists as its own, and no
+                others.
 
         Raises:
             ValueError: If the folder is not empty and refused, was not written by solset, holds other
-                settings than those to resume, or cannot be written to.
+                settings than those to resume, has a damaged ``run.json``, or cannot be written to.
         """
         if on_existing not in {"refuse", "resume", "overwrite"}:
             raise bad_value(
@@ -68,18 +92,27 @@ class RunFolder:
             make_folder(folder)
             earlier = earlier_run(folder, on_existing)
             if earlier is not None and on_existing == "resume":
-                return cls(folder, wanted, resumed_versions(earlier, wanted))
+                return cls._resumed(folder, wanted, earlier)
             clear(folder, earlier)
             run = cls(folder, wanted, package_versions())
-            run._write_marker([])
+            Marker(wanted, run.versions, {}, {}).write(folder)
         except OSError as error:
             raise bad_value(
                 "path",
                 expected="a folder that can be written to",
-                got=f"'{folder}' ({error.strerror or error})",
+                got=f"'{folder}' ({os.strerror(error.errno) if error.errno else error})",
                 cure="Choose another folder with --out, or change its permissions.",
             ) from error
         return run
+
+    @classmethod
+    def _resumed(cls, folder: Path, settings: Mapping[str, object], earlier: Marker) -> "RunFolder":
+        check_same(earlier, settings)
+        clear_unfinished(folder)
+        now = earlier.settled(folder).without_damaged(folder)
+        if now != earlier:
+            now.write(folder)
+        return cls(folder, settings, earlier.versions)
 
     def write_json(self, name: str, value: object) -> Path:
         """Writes valid JSON: keys sorted, full precision, ``"NaN"`` and ``"Infinity"`` as strings.
@@ -122,7 +155,7 @@ class RunFolder:
             FileNotFoundError: If it is not there.
         """
         path = self.path / plain_name(name, Path(name).suffix)
-        data = read_file(path)
+        data = None if is_link(path) else read_file(path)
         if data is None:
             raise FileNotFoundError(errno.ENOENT, "not in the run folder", str(path))
         return data
@@ -135,47 +168,64 @@ class RunFolder:
         """The path of a file that the run will write by itself, listed as its own.
 
         Args:
-            name: A plain file name with its suffix.
+            name: A plain file name with its suffix. What writes it must notice by itself that it is damaged.
 
         Raises:
             ValueError: If a file of that name is there and not the run's.
         """
         target = self.path / plain_name(name, Path(name).suffix)
-        self._claim(name)
+        marker = self._claimed(name)
+        if name not in marker.files:
+            replace(marker, files={**marker.files, name: None}).write(self.path)
+        if is_link(target):  # it could lead out of the folder
+            remove_file(target)
         return target
 
     def has(self, name: str) -> bool:
-        """Whether this run has written the file ``name`` (with its suffix) and it is still there."""
-        return name in self._files() and has_file(self.path / name)
+        """Whether the file ``name`` (with its suffix) is there as this run wrote it.
 
-    def _write(self, name: str, data: bytes, suffix: str) -> Path:
+        Warns:
+            SolsetWarning: If it is there and something else.
+        """
+        marker = self._marker()
+        stated = marker.files.get(name)
+        if stated is None:
+            return False
+        found = hash_file(self.path / name)
+        if found not in {None, stated, marker.replaced.get(name)}:
+            warn_of_damage(self.path, [name])
+        return found == stated
+
+    def _write(self, name: str, data_here: bytes, suffix: str) -> Path:
         target = self.path / plain_name(name, suffix)
-        self._claim(name)
-        replace_file(target, data)
+        marker = self._claimed(name)
+        data = comm.from_first(lambda: data_here) or b""  # a time that was taken differs between processes
+        stated, found = hash_bytes(data), hash_file(target)
+        if marker.files.get(name) != stated:
+            replaced = {} if found is None or found == stated else {name: found}
+            settled = marker.settled(self.path)
+            marker = replace(settled, files={**settled.files, name: stated}, replaced=replaced)
+            marker.write(self.path)
+        if found != stated:
+            replace_file(target, data)
+        if marker.replaced:
+            marker.settled(self.path).write(self.path)
         return target
 
-    def _claim(self, name: str) -> None:
-        """Puts the name on the list before the file exists, so that no file of ours is ever unlisted."""
-        files = self._files()
-        if name in files:
-            return
-        if name == MARKER or has_entry(self.path / name):
+    def _claimed(self, name: str) -> Marker:
+        """The marker, once it is sure that the name is the run's or new."""
+        marker = self._marker()
+        if name == MARKER or (name not in marker.files and has_entry(self.path / name)):
             raise bad_value(
                 "name",
                 expected="a new name or that of a file this run wrote",
                 got=f"'{name}', which is already in '{self.path}'",
                 cure="Move that file away or choose another name.",
             )
-        self._write_marker([*files, name])
+        return marker
 
-    def _files(self) -> list[str]:
-        return json.loads(self.read(MARKER))["files"]
-
-    def _write_marker(self, files: list[str]) -> None:
-        content = {
-            "format": FORMAT,
-            "settings": self.settings,
-            "versions": self.versions,
-            "files": sorted(files),
-        }
-        replace_file(self.path / MARKER, json_bytes(content))
+    def _marker(self) -> Marker:
+        marker = Marker.read(self.path)
+        if marker is None:
+            raise FileNotFoundError(errno.ENOENT, "The run folder has lost its run.json", str(self.path))
+        return marker

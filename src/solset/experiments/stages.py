@@ -1,6 +1,6 @@
 """Results that survive an interrupt: each stage is written when it is done and read back on resuming."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -8,16 +8,17 @@ from torch import Tensor
 from solset.experiments.run_folder import RunFolder
 
 
-def stage(folder: RunFolder, name: str, compute: Callable[[], Any]) -> Any:
+def stage(folder: RunFolder, name: str, compute: Callable[[], Any], *, beside: Sequence[str] = ()) -> Any:
     """The JSON result of a stage: read from the folder if this run has it, else computed and written.
 
     Args:
         folder: Of the run.
         name: Of the stage; its file is ``name.json``.
         compute: What the stage does; returns numbers, text, lists and mappings.
+        beside: Other files that it writes, without which it is not finished.
     """
     file = f"{name}.json"
-    if not folder.has(file):
+    if not all([folder.has(one) for one in (file, *beside)]):
         folder.write_json(file, compute())
     return folder.read_json(file)
 

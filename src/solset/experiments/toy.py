@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from solset.analysis import lipschitz_modulus, training_stability
+from solset.experiments.options import check_seed
 from solset.problem import Problem
 from solset.zoo import HalfSquaredError, ProductModel
 
@@ -25,6 +26,9 @@ class ToySettings:
     seed: int = 0
     samples: int = 5
     radius: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from solset.experiments.directions import (
     random_directions,
     step_of,
 )
+from solset.experiments.options import check_seed
 from solset.experiments.run_folder import RunFolder
 from solset.experiments.stages import stage
 from solset.problem import Optimality, Problem
@@ -46,6 +47,7 @@ class UserSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         check_sizes(self.sizes)
         if self.samples < 0:
             raise bad_value("samples", expected="zero or more", got=self.samples, cure="Use 0 for none.")
@@ -192,6 +194,7 @@ def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder
                 folder,
                 f"size_{size:g}",
                 lambda dx=dx, size=size: _at_size(problem, points, dx, size, settings, folder),
+                beside=[f"weights_{size:g}.safetensors"],
             )
         )
     result = {"setup": setup, "sizes": rows}

@@ -1,5 +1,6 @@
 """The loss's own curvature ``Λ`` in the outputs, and the Gauss–Newton matrix made of it."""
 
+from collections.abc import Callable
 from functools import cached_property
 from math import prod
 
@@ -10,10 +11,12 @@ from solset.linalg import BlockDiagonal, LinearOperator, NormalOperator, Product
 from solset.operators.first import Jacobian, OutputGraph
 from solset.operators.forward import push_forward
 from solset.operators.graphs import GRAPH_BUDGET
-from solset.risk import EmpiricalRisk, output_shape
+from solset.risk import EmpiricalRisk, output_shape, through_loss
 
 
-def loss_curvature(risk: EmpiricalRisk, outputs: Tensor | None = None) -> Tensor:
+def loss_curvature(
+    risk: EmpiricalRisk, outputs: Tensor | None = None, targets: Tensor | None = None
+) -> Tensor:
     """The blocks ``α Λ_i = α ∇²_f L(f(x_i), y_i)``, ``(n, c, c)``.
 
     In float64 if the loss takes it, whatever the network's dtype: the curvature of a confident softmax is
@@ -22,13 +25,26 @@ def loss_curvature(risk: EmpiricalRisk, outputs: Tensor | None = None) -> Tensor
     Args:
         risk: Gives the loss, and the network where outputs are not given.
         outputs: Those of all points, ``(n, c)`` or ``(n, *out)``, where they are known.
+        targets: Those of all points, where they are known: then no point is read.
 
     Cost: one forward pass, or none with outputs given, and ``c`` sweeps through the loss alone; ``n·c²``
     numbers.
     """
-    flat = risk.outputs() if outputs is None else outputs
-    shaped = flat.reshape(len(flat), *output_shape(risk))
-    return risk.joined(lambda start, _, y: _of_batch(risk, shaped[start : start + len(y)], y))
+    if outputs is not None:
+        return through_loss(risk, outputs, lambda own, y: _of_batch(risk, own, y), targets=targets)
+    return _through_network(risk, _of_batch)
+
+
+def _through_network(risk: EmpiricalRisk, work: Callable[[EmpiricalRisk, Tensor, Tensor], Tensor]) -> Tensor:
+    """What is found from the outputs and targets of each batch, in one forward pass."""
+    parameters = risk.layout.split(risk.weights)
+
+    def found(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            outputs = risk.forward(parameters, inputs)
+        return work(risk, outputs, targets)
+
+    return risk.joined(found)
 
 
 def _of_batch(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -87,14 +103,7 @@ class RowWeights(BlockDiagonal):
 
     @cached_property
     def _computed(self) -> Tensor:
-        parameters = self._risk.layout.split(self._risk.weights)
-
-        def work(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
-            with torch.no_grad():
-                outputs = self._risk.forward(parameters, inputs)
-            return _root(self._risk, outputs, targets)
-
-        return self._risk.joined(work)
+        return _through_network(self._risk, _root)
 
 
 class GaussNewton(NormalOperator):
@@ -115,12 +124,12 @@ class GaussNewton(NormalOperator):
         self._jacobian = Jacobian(risk, memory_budget=memory_budget)
         self._risk, self._weights = risk, RowWeights(risk)
         needed = self._weights.shape[0] * self._jacobian.outputs * risk.weights.element_size()
-        self._keeps_weights = needed <= memory_budget
+        self.keeps_weights = needed <= memory_budget
         super().__init__(Product(self._weights, self._jacobian), risk.weight_decay)
 
     def _weighed(self, start: int, outputs: Tensor, targets: Tensor, pushed: Tensor) -> Tensor:
         """``αΛ`` times a batch's changes of outputs, ``(k, b, c)``."""
-        if self._keeps_weights:
+        if self.keeps_weights:
             roots = self._weights.blocks[start : start + len(outputs)]
         else:
             roots = _root(self._risk, outputs.detach().reshape(-1, *output_shape(self._risk)), targets)
@@ -128,7 +137,7 @@ class GaussNewton(NormalOperator):
 
     def _apply(self, block: Tensor) -> Tensor:
         """One sweep: push, weigh and pull each batch while its graph is at hand."""
-        if self._keeps_weights:
+        if self.keeps_weights:
             _ = self._weights.blocks  # all processes together, before each goes through its own batches
         if self._jacobian.pushes_forward(block.shape[1]):
             return self._apply_forward(block[:, 0]).unsqueeze(1)

@@ -176,7 +176,7 @@ class InputJacobian(LinearOperator):
         super().__init__((m, len(points) * self._size), risk.weights.dtype, risk.weights.device)
         chosen = torch.as_tensor(list(points), device=self.device)
         self._rows = (chosen.unsqueeze(1) * self._c + torch.arange(self._c, device=self.device)).reshape(-1)
-        self._graphs = output_graphs(moved, memory_budget, by_inputs=True)
+        self.graphs = output_graphs(moved, memory_budget, by_inputs=True)
 
     @property
     def moved_rows(self) -> Tensor:
@@ -188,7 +188,7 @@ class InputJacobian(LinearOperator):
 
         Cost: ``c`` backward passes over the moved points, without their weight part; ``|K|·c·d`` numbers.
         """
-        return self._graphs.joined(lambda _, graph: self._entries(graph))
+        return self.graphs.joined(lambda _, graph: self._entries(graph))
 
     def gram_blocks(self) -> Tensor:
         """``J_{x,k} J_{x,k}ᵀ`` of every moved point in float64, ``(|K|, c, c)``. Cost: as :meth:`blocks`."""
@@ -197,7 +197,7 @@ class InputJacobian(LinearOperator):
             entries = self._entries(graph).to(torch.float64)
             return entries @ entries.mT
 
-        return self._graphs.joined(squares)
+        return self.graphs.joined(squares)
 
     def _entries(self, graph: OutputGraph) -> Tensor:
         """Of a batch, ``(b, c, d)``."""
@@ -214,7 +214,7 @@ class InputJacobian(LinearOperator):
             return graph.push([rows.T.reshape(-1, *leaf.shape)]).permute(1, 2, 0)
 
         result = block.new_zeros(self.shape[0], block.shape[1])
-        result[self._rows] = self._graphs.joined(pushed).reshape(-1, block.shape[1])
+        result[self._rows] = self.graphs.joined(pushed).reshape(-1, block.shape[1])
         return result
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ class InputJacobian(LinearOperator):
             cotangents = own[start * c : (start + b) * c].T.reshape(-1, b, c)
             return graph.pull(cotangents)[0].flatten(2).permute(1, 2, 0)
 
-        return self._graphs.joined(pulled).reshape(-1, block.shape[1])
+        return self.graphs.joined(pulled).reshape(-1, block.shape[1])
 
 
 def output_count(risk: EmpiricalRisk) -> int:

@@ -8,6 +8,7 @@ would not fit.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from math import ceil
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -107,15 +108,28 @@ class Graphs(Generic[Graph]):
 
     @cached_property
     def _fit(self) -> bool:
+        return self._budget > 0 and len(self._risk.share) > 0 and self.all_bytes <= self._budget
+
+    @property
+    def all_bytes(self) -> int:
+        """Of this process's graphs together, judged by the first."""
+        return ceil(len(self._risk.share) * self._point_bytes)
+
+    @property
+    def batch_bytes(self) -> int:
+        """Of one batch's graph."""
+        return ceil(min(self._risk.batch_size, len(self._risk.share)) * self._point_bytes)
+
+    @cached_property
+    def _point_bytes(self) -> float:
+        """Of the first batch's graph, for each of its points. Cost: it is built once."""
         own, size = self._risk.share, self._risk.batch_size
-        if self._budget <= 0 or not own:
-            return False
 
         def measured(batch: range) -> float:
             data = self._risk.points[batch]
             return saved_bytes(lambda: self._complete(self._build(*data))) / len(batch)
 
-        return len(own) * next(in_batches(own[:size], size, self._risk.room, measured)) <= self._budget
+        return next(in_batches(own[:size], size, self._risk.room, measured), 0.0)
 
 
 def saved_bytes(build: Callable[[], Any]) -> int:

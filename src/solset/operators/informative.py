@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from solset.door import checked
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, Product
 from solset.operators.curvature import loss_curvature
@@ -19,6 +20,7 @@ from solset.operators.per_sample import PerSampleGradients
 from solset.risk import EmpiricalRisk
 
 
+@checked
 @dataclass(frozen=True)
 class InformativeRows:
     """How many rows of ``J`` to work on.
@@ -56,14 +58,18 @@ class OutputCurvature:
     vectors: Tensor
 
     @classmethod
-    def of(cls, risk: EmpiricalRisk, outputs: Tensor | None = None) -> "OutputCurvature":
+    def of(
+        cls, risk: EmpiricalRisk, outputs: Tensor | None = None, targets: Tensor | None = None
+    ) -> "OutputCurvature":
         """At the risk's weights. Cost: one forward pass unless outputs are given; ``2·n·c²`` numbers.
 
         Args:
             risk: Whose loss.
             outputs: Those of all points, where they are known.
+            targets: Those of all points, where they are known.
         """
-        values, vectors = torch.linalg.eigh(loss_curvature(risk, outputs).to(torch.float64))
+        blocks = loss_curvature(risk, outputs, targets)
+        values, vectors = torch.linalg.eigh(blocks.to(torch.float64))
         return cls(values.clamp_min(0), vectors)
 
     @property

@@ -57,7 +57,7 @@ class GaussNewtonInverse(LinearOperator):
     def _inverse(self) -> Tensor:
         if self._is_tall:
             square = torch.zeros(self.shape, dtype=torch.float64, device=self.device)
-            chunk = max(1, min(4096, self._budget // (16 * self.shape[0])))
+            chunk = rows_at_once(self.shape[0], self._budget)
             for start in range(0, self._rows.shape[0], chunk):
                 rows = self._rows.rows(start, min(start + chunk, self._rows.shape[0]))
                 part = comm.share(len(rows))
@@ -77,6 +77,16 @@ class GaussNewtonInverse(LinearOperator):
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._apply(block)
+
+
+def rows_at_once(weights: int, memory_budget: int) -> int:
+    """How many rows are added to the square at a time.
+
+    Args:
+        weights: ``p``.
+        memory_budget: In bytes.
+    """
+    return max(1, min(4096, memory_budget // (16 * weights)))
 
 
 class InformativeInverse(LinearOperator):

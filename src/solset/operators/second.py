@@ -52,7 +52,7 @@ class Hessian(LinearOperator):
         p = risk.layout.size
         super().__init__((p, p), risk.weights.dtype, risk.weights.device)
         self._risk = risk
-        self._graphs = Graphs(risk, lambda x, y: _gradient_graph(risk, x, y, mixed=False), memory_budget)
+        self.graphs = Graphs(risk, lambda x, y: _gradient_graph(risk, x, y, mixed=False), memory_budget)
 
     def _apply(self, block: Tensor) -> Tensor:
         directions = self._risk.layout.split_block(block)
@@ -61,7 +61,7 @@ class Hessian(LinearOperator):
             parts = pull_back(graph.by_weights, graph.weights, directions)
             return torch.cat([part.flatten(1) for part in parts], dim=1).T
 
-        return self._graphs.summed(torch.zeros_like(block), product) + self._risk.weight_decay * block
+        return self.graphs.summed(torch.zeros_like(block), product) + self._risk.weight_decay * block
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._apply(block)
@@ -92,7 +92,7 @@ class Mixed(LinearOperator):
             (risk.layout.size, len(points) * self._size), risk.weights.dtype, risk.weights.device
         )
         self._risk = moved
-        self._graphs = Graphs(moved, lambda x, y: _gradient_graph(moved, x, y, mixed=True), memory_budget)
+        self.graphs = Graphs(moved, lambda x, y: _gradient_graph(moved, x, y, mixed=True), memory_budget)
 
     def _apply(self, block: Tensor) -> Tensor:
         def product(start: int, graph: _GradientGraph) -> Tensor:
@@ -100,7 +100,7 @@ class Mixed(LinearOperator):
             parts = pull_back([graph.by_inputs], graph.weights, [direction])
             return torch.cat([part.flatten(1) for part in parts], dim=1).T
 
-        return self._graphs.summed(block.new_zeros(self.shape[0], block.shape[1]), product)
+        return self.graphs.summed(block.new_zeros(self.shape[0], block.shape[1]), product)
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         directions = self._risk.layout.split_block(block)
@@ -109,7 +109,7 @@ class Mixed(LinearOperator):
             found = pull_back(graph.by_weights, [graph.inputs], directions)[0]
             return found.flatten(2).permute(1, 2, 0)
 
-        return self._graphs.joined(product).reshape(-1, block.shape[1])
+        return self.graphs.joined(product).reshape(-1, block.shape[1])
 
     def _slice(self, block: Tensor, start: int, inputs: Tensor) -> Tensor:
         """The rows of a data block that belong to a batch, shaped like ``(k, *batch)``."""

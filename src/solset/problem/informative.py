@@ -132,8 +132,8 @@ class InformativeSelection(Selection):
         sweeps = self.solver.plan(rows)
         count = rows.shape[0] * sweeps.sweeps / n
         return (
-            f"{sweeps}; by count about {count:.2g} gradients of all {n} points for the rows, 0.3 for the "
-            f"loss's curvature and 1 to 2 for a check of all {self.choice.importance.numel()} rows"
+            f"{sweeps}; by count about {count:.2g} gradients of all {n} points for the rows, and 1 to 2 for "
+            f"a check of all {self.choice.importance.numel()} rows"
         )
 
     @property

@@ -1,6 +1,5 @@
 """A graphical derivative on the disk: its rows, their Gram matrix and what they belong to."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from solset import comm
 from solset.errors import bad_value
 from solset.files import (
     has_entry,
+    hash_bytes,
+    hash_file,
     make_folder,
     partial_path,
     put_in_place,
@@ -23,11 +24,12 @@ from solset.files import (
 )
 from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows, cross_gram, own_columns, spread
 from solset.operators import InformativeRows, OutputCurvature, OutputDirections, RowChoice
-from solset.risk import EmpiricalRisk, differences, digest, fingerprint
+from solset.risk import EmpiricalRisk, digest, fingerprint
+from solset.sealed import differences, parsed_json
 from solset.solvers import Dual
 from solset.solvers.row_plan import AT_ONCE
 
-FORMAT = "solset derivative 1"
+FORMAT = "solset derivative 2"
 MANIFEST, TENSORS, ROWS = "derivative.json", "derivative.safetensors", "rows.npy"
 
 
@@ -83,19 +85,20 @@ def store(folder: Path, risk: EmpiricalRisk, kept: Stored) -> None:
         "losses": risk.losses(),
     }
     plain = {name: part.detach().cpu().clone().contiguous() for name, part in tensors.items()}
-    replace_file(folder / TENSORS, save(plain))
+    content = save(plain)
+    replace_file(folder / TENSORS, content)
     manifest = {
         "format": FORMAT,
         "problem": identity(risk),
-        "tensors": digest(plain[name] for name in sorted(plain)),
+        "tensors": hash_bytes(content),
+        "rows": hash_file(folder / ROWS),
         "moved": kept.moved,
         "moved_rows": choice.moved,
         "discarded": choice.discarded,
         "tol": kept.settings.tol,
         "most": kept.settings.most,
     }
-    sealed = {**manifest, "seal": _seal(manifest)}
-    replace_file(folder / MANIFEST, json.dumps(sealed, indent=2, sort_keys=True).encode())
+    replace_file(folder / MANIFEST, _sealed(manifest))
 
 
 def restore(folder: Path, risk: EmpiricalRisk, solver: Dual) -> Stored:
@@ -111,6 +114,8 @@ def restore(folder: Path, risk: EmpiricalRisk, solver: Dual) -> Stored:
             differs.
     """
     manifest = read_manifest(folder)
+    if not _is_sound(manifest, len(risk.points)):
+        raise _damaged(MANIFEST)
     unlike = differences(manifest["problem"], identity(risk))
     if unlike:
         raise _of_another(unlike)
@@ -124,7 +129,9 @@ def restore(folder: Path, risk: EmpiricalRisk, solver: Dual) -> Stored:
         tensors["importance"],
         OutputCurvature(tensors["curvature_values"], tensors["curvature_vectors"]),
     )
-    rows = _open_rows(folder, choice, tensors["gram"], risk, solver)
+    if hash_file(folder / ROWS) != manifest.get("rows"):
+        raise _damaged(ROWS)
+    rows = _open_rows(folder, choice, risk, solver)
     settings = InformativeRows(manifest["tol"], manifest["most"])
     return Stored(manifest["moved"], choice, rows, tensors["gram"], settings)
 
@@ -139,9 +146,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ValueError: If it is not a stored derivative.
     """
     try:
-        manifest = json.loads(read_file(folder / MANIFEST) or b"null")
+        data = read_file(folder / MANIFEST)
+        manifest = parsed_json(data or b"null")
     except (OSError, ValueError):
-        manifest = None
+        data, manifest = None, None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise bad_value(
             "folder",
@@ -149,7 +157,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             got=f"'{folder}'",
             cure="Pass the folder given to GraphicalDerivative.save.",
         )
-    if manifest.pop("seal", None) != _seal(manifest):
+    manifest.pop("seal", None)
+    if _sealed(manifest) != data:
         raise _damaged(MANIFEST)
     return manifest
 
@@ -165,17 +174,33 @@ def read_tensors(folder: Path, manifest: dict[str, Any]) -> dict[str, Tensor]:
         ValueError: If the file is missing or damaged.
     """
     try:
-        tensors = load(read_file(folder / TENSORS) or b"")
-    except (OSError, SafetensorError):
-        tensors = {}
-    if digest([tensors[name] for name in sorted(tensors)]) != manifest["tensors"]:
-        raise _damaged(TENSORS)
-    return tensors
+        content = read_file(folder / TENSORS) or b""
+        if hash_bytes(content) == manifest.get("tensors"):
+            return load(content)
+    except (OSError, SafetensorError, KeyError) as error:
+        raise _damaged(TENSORS) from error
+    raise _damaged(TENSORS)
 
 
-def _seal(manifest: dict[str, Any]) -> str:
-    """Tells a manifest that was changed by hand or by a bad disk."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def _is_sound(manifest: dict[str, Any], count: int) -> bool:
+    """Whether the numbers of a sealed manifest can be those of a derivative."""
+    moved, tol, most = (manifest.get(name) for name in ("moved", "tol", "most"))
+    return (
+        isinstance(manifest.get("problem"), dict)
+        and isinstance(moved, list)
+        and bool(moved)
+        and all(type(point) is int and 0 <= point < count for point in moved)
+        and type(manifest.get("moved_rows")) is int
+        and type(manifest.get("discarded")) in {int, float}
+        and type(tol) in {int, float}
+        and type(most) is int
+    )
+
+
+def _sealed(manifest: dict[str, Any]) -> bytes:
+    """The manifest as it is written: its seal tells one that was changed by hand or by a bad disk."""
+    seal = hash_bytes(json.dumps(manifest, sort_keys=True).encode())
+    return json.dumps({**manifest, "seal": seal}, indent=2, sort_keys=True).encode()
 
 
 def _of_another(unlike: list[str]) -> ValueError:
@@ -238,15 +263,12 @@ def _hand_over(rows: LinearOperator, gram: Tensor) -> Tensor:
     return gram
 
 
-def _open_rows(folder: Path, choice: RowChoice, gram: Tensor, risk: EmpiricalRisk, solver: Dual) -> KeptRows:
+def _open_rows(folder: Path, choice: RowChoice, risk: EmpiricalRisk, solver: Dual) -> KeptRows:
     shape = (len(choice.directions), risk.layout.size)
     try:
         stored = StoredRows(folder / ROWS, shape, risk.weights.dtype, risk.weights.device)
     except (OSError, ValueError) as error:
         raise _damaged(ROWS) from error
-    squares = sum(entries.to(torch.float64).square().sum(dim=1) for _, entries in stored.panels())
-    if not torch.allclose(torch.as_tensor(squares), gram.diagonal(), rtol=1e-9, atol=0.0):
-        raise _damaged(ROWS)
     if solver.plan(stored).place != "memory":
         return stored
     own = own_columns(shape[1])

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from solset import comm
 from solset.derivatives import Coderivative, GraphicalDerivative
+from solset.door import checked, require
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
 from solset.operators import InformativeRows
-from solset.problem.linearise import Linearisations, Optimality
+from solset.problem.checks import check_folder, check_inputs
+from solset.problem.defaults import Optimality
+from solset.problem.linearise import Linearisations
 from solset.risk import (
     EmpiricalRisk,
     Indices,
@@ -93,6 +96,8 @@ class Problem:
                 got=type(loss).__name__,
                 cure="Pass one of torch.nn's losses.",
             )
+        require("weight_decay", weight_decay, float, cure="Use the one of training.")
+        require("gradient_tol", gradient_tol, float, cure="Leave it out.")
         if not 0 <= weight_decay < float("inf"):
             raise bad_value(
                 "weight_decay",
@@ -110,7 +115,7 @@ class Problem:
         same = [len(points), dict(layout.shapes), digest([weights]), weight_decay, batch_size]
         comm.require_same("model", str(same))
         probe_inputs, probe_targets = points[probe_indices(len(points))]
-        _check_inputs(probe_inputs, weights.dtype)
+        check_inputs(probe_inputs, weights.dtype)
         risk = EmpiricalRisk(
             model, loss, "mean", points, layout, weights, weight_decay, batch_size, len(points)
         )
@@ -130,7 +135,7 @@ class Problem:
 
     def gradient(self) -> Tensor:
         """The optimality map ``R(x̄, w̄) = ∇_w E``, ``(p,)``, as found when the problem was built."""
-        return self._gradient
+        return self._found.gradient
 
     def weights(self) -> Tensor:
         """The trained weights ``w̄``, flat in ``named_parameters`` order, ``(p,)``."""
@@ -145,7 +150,7 @@ class Problem:
         """Sizes and the gradient norm in one line."""
         return (
             f"Problem({type(self._risk.model).__name__}, n={self.point_count}, p={len(self.weights())}, "
-            f"c={self.output_count}, gradient norm {float(self._gradient.norm()):.3g})"
+            f"c={self.output_count}, gradient norm {float(self._found.gradient.norm()):.3g})"
         )
 
     def restrict(
@@ -177,10 +182,10 @@ class Problem:
     def _of(self, risk: EmpiricalRisk) -> "Problem":
         """The same problem for another risk, with nothing computed but one gradient."""
         other = copy.copy(self)
-        for cached in ("fit", "_linearisations"):
+        for cached in ("fit", "linearisations"):
             other.__dict__.pop(cached, None)
         other._risk = risk
-        _, other._gradient, other._outputs = risk.sweep()
+        other._found = risk.sweep()
         return other
 
     def graphical_derivative(
@@ -210,8 +215,9 @@ class Problem:
         What the solver keeps is made once per problem, map and solver, and serves every later call.
         """
         chosen = self.check_points(points)
-        return GraphicalDerivative(self._linearisations.choose(chosen, optimality, solver, rows))
+        return GraphicalDerivative(self.linearisations.choose(chosen, optimality, solver, rows))
 
+    @checked
     def load_derivative(self, folder: Path | str) -> GraphicalDerivative:
         """The graphical derivative that :meth:`GraphicalDerivative.save` wrote, with all it had computed.
 
@@ -224,7 +230,7 @@ class Problem:
 
         Cost: one read of the data and of the files.
         """
-        return GraphicalDerivative(self._linearisations.restore(Path(folder)))
+        return GraphicalDerivative(self.linearisations.restore(Path(folder)))
 
     def coderivative(
         self,
@@ -289,6 +295,34 @@ class Problem:
         flat = Space("weights", (len(own),), own.dtype, own.device).flatten(weights)
         return self._of(self._risk.move(chosen, space.unflatten(space.flatten(dx))).at(flat))
 
+    def with_model(self, model: nn.Module) -> "Problem":
+        """The same problem at what another training of the network reached: weights, constants and buffers.
+
+        Nothing warns if that is not a minimum; :meth:`gradient` says how far it is.
+
+        Args:
+            model: In evaluation mode, with the same names, shapes and dtype of the weights that move.
+
+        Raises:
+            ValueError: If such a weight is missing or does not fit, or batch statistics or dropout are live.
+
+        Cost: one gradient.
+        """
+        refuse_training_mode(model)
+        named, shapes = dict(model.named_parameters()), self._risk.layout.shapes
+        unlike = [name for name in shapes if name not in named or named[name].shape != shapes[name]]
+        if unlike:
+            raise bad_value(
+                "model",
+                expected="of the problem's kind",
+                got=f"one without {unlike[:3]} in the problem's shapes",
+                cure="Build the same network.",
+            )
+        found = self._risk.layout.join([named[name].detach() for name in shapes])
+        own = self.weights()
+        flat = Space("weights", (len(own),), own.dtype, own.device).flatten(found)
+        return self._of(replace(self._risk, model=model, fixed={}).at(flat))
+
     def check_points(self, points: Indices | None) -> list[int]:
         """The indices as a list, all of them for ``None``.
 
@@ -309,11 +343,11 @@ class Problem:
         return Space("dx", (count, *self.input_shape), self.weights().dtype, self.weights().device)
 
     @cached_property
-    def _linearisations(self) -> Linearisations:
+    def linearisations(self) -> Linearisations:
+        """Which operators and solvers calls take, and by which rules."""
         return Linearisations(
             self._risk,
-            gradient=self._gradient,
-            outputs=self._outputs,
+            found=self._found,
             fit=self.fit,
             memory_budget=self.memory_budget,
             spill_folder=self.spill_folder,
@@ -323,23 +357,23 @@ class Problem:
     def fit(self) -> float:
         """Mean over points of ``‖∇_f L(f(x_i), y_i)‖``: how far the outputs are from fitted.
 
-        Cost: a pass through the loss alone.
+        Cost: a pass through the loss alone; no point is read.
         """
-        return fit_at(self._risk, self._outputs)
+        return fit_at(self._risk, self._found.outputs, self._found.targets)
 
     @property
     def gram_fits(self) -> bool:
         """Whether all rows of ``J`` and their Gram matrix fit the memory budget, without being asked for."""
-        return self._linearisations.gram_fits
+        return self.linearisations.defaults.gram_fits
 
     @property
     def is_fitted(self) -> bool:
         """Whether the interpolating map applies: outputs fitted (see :attr:`fit`), and no weight decay."""
-        return not self._linearisations.obstacle
+        return not self.linearisations.defaults.obstacle
 
     def _check_stationary(self, tol: float) -> None:
-        _, self._gradient, self._outputs = self._risk.sweep()
-        size = float(self._gradient.norm())
+        self._found = self._risk.sweep()
+        size = float(self._found.gradient.norm())
         if not size < float("inf"):
             losses = self._risk.losses()
             broken = (~torch.isfinite(losses)).nonzero().flatten().tolist()
@@ -359,36 +393,3 @@ class Problem:
                 SolsetWarning,
                 stacklevel=3,
             )
-
-
-def _check_inputs(inputs: Tensor, dtype: torch.dtype) -> None:
-    if not inputs.is_floating_point():
-        raise bad_type(
-            "inputs",
-            expected="floating-point features",
-            got=str(inputs.dtype),
-            cure="Integers such as token ids cannot be perturbed: make the embeddings the inputs.",
-        )
-    if inputs.dtype != dtype:
-        raise bad_value(
-            "inputs",
-            expected=f"{dtype}, like the model",
-            got=str(inputs.dtype),
-            cure="Use `inputs.to(dtype)` or `model.to(dtype)`.",
-        )
-
-
-def check_folder(folder: Path | str | None) -> Path | None:
-    """The folder as a path.
-
-    Args:
-        folder: An existing folder, or ``None``.
-
-    Raises:
-        ValueError: If it is not there.
-    """
-    if folder is None or Path(folder).is_dir():
-        return None if folder is None else Path(folder)
-    raise bad_value(
-        "spill_folder", expected="an existing folder", got=f"'{folder}'", cure="Make it, or leave it out."
-    )

@@ -1,9 +1,9 @@
 """The empirical risk: parameters, points, loss, gradient. The network wing's ground floor."""
 
 from solset.risk.batching import Room, in_batches, is_out_of_memory
-from solset.risk.empirical import EmpiricalRisk, Loss, Reduction
-from solset.risk.fingerprint import differences, digest, fingerprint
-from solset.risk.heads import fit_at, losses_at, output_shape, slopes_at
+from solset.risk.empirical import EmpiricalRisk, Loss, Reduction, Sweep
+from solset.risk.fingerprint import digest, fingerprint, without_addresses
+from solset.risk.heads import fit_at, losses_at, output_shape, slopes_at, through_loss
 from solset.risk.layout import Layout, choose_parameters
 from solset.risk.points import Indices, Points, as_points, check_indices
 from solset.risk.probe import probe_indices, probe_model, reduction_of, refuse_training_mode
@@ -16,10 +16,10 @@ __all__ = [
     "Points",
     "Reduction",
     "Room",
+    "Sweep",
     "as_points",
     "check_indices",
     "choose_parameters",
-    "differences",
     "digest",
     "fingerprint",
     "fit_at",
@@ -32,4 +32,6 @@ __all__ = [
     "reduction_of",
     "refuse_training_mode",
     "slopes_at",
+    "through_loss",
+    "without_addresses",
 ]

@@ -22,6 +22,23 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """What one pass over all points finds.
+
+    Attributes:
+        value: ``E(x, w)``, with weight decay.
+        gradient: ``∇_w E``, ``(p,)``.
+        outputs: Of all points, ``(n, *out)``.
+        targets: Of all points, ``(n, ...)``: with the outputs all that the loss needs.
+    """
+
+    value: float
+    gradient: Tensor
+    outputs: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
 class EmpiricalRisk:
     """``E(x, w) = α Σ L(f(x_i, w), y_i) + (λ/2)‖w‖²`` with ``α = 1/n`` for a mean and 1 for a sum.
 
@@ -181,28 +198,32 @@ class EmpiricalRisk:
 
     def value_and_gradient(self) -> tuple[float, Tensor]:
         """``E(x, w)`` and ``∇_w E`` from the same passes, with weight decay. Cost: one gradient."""
-        value, gradient, _ = self.sweep()
-        return value, gradient
+        found = self.sweep()
+        return found.value, found.gradient
 
-    def sweep(self) -> tuple[float, Tensor, Tensor]:
-        """``E(x, w)``, ``∇_w E`` and the outputs ``(n, *out)`` from the same passes. Cost: one gradient."""
-        value, gradient, outputs = 0.0, torch.zeros_like(self.weights), []
-        for share, slope, found in self.each(self._batch_sweep):
-            value, gradient = value + share, gradient + slope
-            outputs.append(found)
+    def sweep(self) -> Sweep:
+        """Value, gradient, outputs and targets from the same passes. Cost: one gradient."""
+        value, gradient, outputs, targets = 0.0, torch.zeros_like(self.weights), [], []
+        for part in self.each(self._batch_sweep):
+            value, gradient = value + part.value, gradient + part.gradient
+            outputs.append(part.outputs)
+            targets.append(part.targets)
         value = float(comm.total(torch.tensor([value], dtype=torch.float64)))
         gradient = comm.total(gradient) + self.weight_decay * self.weights
-        joined = comm.join(torch.cat(outputs) if outputs else None, device=self.weights.device)
-        return value + self._decay(), gradient, joined
+        device = self.weights.device
+        outputs, targets = (
+            comm.join(torch.cat(parts) if parts else None, device=device) for parts in (outputs, targets)
+        )
+        return Sweep(value + self._decay(), gradient, outputs, targets)
 
-    def _batch_sweep(self, _: int, inputs: Tensor, targets: Tensor) -> tuple[float, Tensor, Tensor]:
-        """A batch's share of the risk and of its gradient, without weight decay, and its outputs."""
+    def _batch_sweep(self, _: int, inputs: Tensor, targets: Tensor) -> Sweep:
+        """A batch's share, without weight decay."""
         leaves = self.leaves()
         with torch.enable_grad():
             outputs = self.forward(leaves, inputs)
             share = self.batch_scale(len(inputs)) * self.loss(outputs, targets)
         parts = torch.autograd.grad(share, leaves, allow_unused=True, materialize_grads=True)
-        return float(share.detach()), self.layout.join(parts), outputs.detach()
+        return Sweep(float(share.detach()), self.layout.join(parts), outputs.detach(), targets.detach())
 
     def outputs(self) -> Tensor:
         """Network outputs flattened per point, ``(n, c)``. Cost: one forward pass."""

@@ -1,6 +1,7 @@
 """What tells one trained point from another, in a few short strings that fit a JSON file."""
 
 import hashlib
+import re
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -36,7 +37,7 @@ def fingerprint(risk: EmpiricalRisk) -> dict[str, Any]:
     state = {**dict(risk.model.named_parameters()), **risk.fixed}
     fixed = [value for name, value in state.items() if name not in risk.layout.shapes]
     return {
-        "model": str(risk.model),
+        "model": without_addresses(str(risk.model)),
         "fixed parameters and buffers": digest([*fixed, *risk.model.buffers()]),
         "weights that move": list(risk.layout.shapes),
         "loss": _loss_settings(risk.loss),
@@ -47,14 +48,28 @@ def fingerprint(risk: EmpiricalRisk) -> dict[str, Any]:
     }
 
 
+def without_addresses(text: str) -> str:
+    """A text without the places in memory that Python shows, which are others in the next process.
+
+    Args:
+        text: Such as the representation of a function.
+
+    Example:
+        >>> without_addresses("<function loss at 0x7f16c44d>")
+        '<function loss>'
+    """
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
 def _loss_settings(loss: Any) -> list[Any]:
     """A loss by its name and all its plain settings, which its own text does not always show."""
     if isinstance(loss, partial):
-        return [_loss_settings(loss.func), repr(loss.args), repr(sorted(loss.keywords.items()))]
+        given = repr(loss.args), repr(sorted(loss.keywords.items()))
+        return [_loss_settings(loss.func), *map(without_addresses, given)]
     if not isinstance(loss, nn.Module):
         return [getattr(loss, "__qualname__", type(loss).__qualname__)]
     plain = {name: value for name, value in sorted(vars(loss).items()) if isinstance(value, PLAIN)}
-    return [str(loss), plain, digest([*loss.parameters(), *loss.buffers()])]
+    return [without_addresses(str(loss)), plain, digest([*loss.parameters(), *loss.buffers()])]
 
 
 def _data_digest(risk: EmpiricalRisk) -> str:
@@ -79,13 +94,3 @@ def _read_all(risk: EmpiricalRisk) -> str:
 def _entries(tensor: Tensor) -> bytes:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
-
-
-def differences(stored: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """The names under which two fingerprints differ.
-
-    Args:
-        stored: One.
-        here: The other.
-    """
-    return [name for name in sorted({*stored, *here}) if stored.get(name) != here.get(name)]

@@ -52,8 +52,8 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
 
     Raises:
         TypeError: If the patterns are one string.
-        ValueError: If a pattern matches nothing, a chosen parameter does not require grad, they are not all of
-            one dtype on one device, or that device has no float64.
+        ValueError: If a pattern matches nothing, a chosen parameter does not require grad, they are not all
+            of one dtype on one device, or that device has no float64.
     """
     named = dict(model.named_parameters())
     chosen = named if patterns is None else {name: named[name] for name in matching(named, patterns)}
@@ -105,6 +105,17 @@ def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     if isinstance(patterns, str):
         raise bad_type(
             "parameters", expected="a list of patterns", got=repr(patterns), cure=f"Write [{patterns!r}]."
+        )
+    if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise bad_type(
+            "parameters",
+            expected="a list of patterns",
+            got=type(patterns).__name__,
+            cure='Write ["layer3.*"].',
+        )
+    if not patterns:
+        raise bad_value(
+            "parameters", expected="one pattern or more", got="none", cure="Leave it out for all."
         )
     known = list(names)
     for pattern in patterns:

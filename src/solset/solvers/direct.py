@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from solset.door import checked
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, NormalOperator, Spectrum, default_tolerance, spectrum
 from solset.solvers.base import Prepared, Solver, judge
@@ -12,6 +13,7 @@ from solset.solvers.filters import Filter, MinimumNorm
 from solset.solvers.solution import Solution
 
 
+@checked
 @dataclass(frozen=True)
 class Dense(Solver):
     """The pseudo-inverse of the matrix written out, with a stated rank cut.

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from solset.door import checked
 from solset.errors import bad_type
 from solset.linalg import (
     DenseOperator,
@@ -33,6 +34,7 @@ from solset.solvers.solution import Solution
 ENOUGH_FOR_SINGLE = 1e-4
 
 
+@checked
 @dataclass(frozen=True)
 class Dual(Solver):
     """The minimum-norm solution through the Gram matrix ``AAᵀ`` of the rows, factorised once.

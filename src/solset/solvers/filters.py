@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from solset.door import checked
 from solset.errors import SolsetWarning, bad_value
 
 
@@ -39,6 +40,7 @@ class MinimumNorm(Filter):
         return torch.where(kept, 1.0 / safe, torch.zeros_like(eigenvalues))
 
 
+@checked
 @dataclass(frozen=True)
 class GradientFlow(Filter):
     """What gradient descent of a stated duration reaches: ``φ(s) = (1 - (1 - ηs)^k) / s``, ``φ(0) = ηk``.
@@ -88,6 +90,7 @@ class GradientFlow(Filter):
         )
 
 
+@checked
 @dataclass(frozen=True)
 class Tikhonov(Filter):
     """``φ(s) = 1 / (s + damping)``.
@@ -110,6 +113,7 @@ class Tikhonov(Filter):
         return 1.0 / (eigenvalues + self.damping)
 
 
+@checked
 @dataclass(frozen=True)
 class RankCut(Filter):
     """``φ(s) = 1/s`` for ``|s| > tolerance · max|s|`` and 0 below.

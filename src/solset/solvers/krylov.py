@@ -7,6 +7,7 @@ import scipy.sparse.linalg as scipy_linalg
 import torch
 from torch import Tensor
 
+from solset.door import checked
 from solset.errors import Status, bad_value
 from solset.linalg import LinearOperator, NormalOperator, shifted
 from solset.linalg.scipy_bridge import as_scipy, from_numpy, to_numpy
@@ -15,6 +16,7 @@ from solset.solvers.columnwise import ColumnwisePrepared, require_symmetric
 from solset.solvers.solution import Solution
 
 
+@checked
 @dataclass(frozen=True)
 class LSMR(Solver):
     """The minimum-norm least-squares solution by LSMR (Fong & Saunders 2011), for any operator.
@@ -75,6 +77,7 @@ class LSMR(Solver):
         return from_numpy(out[0], operator), int(out[2]), out[1] != 7
 
 
+@checked
 @dataclass(frozen=True)
 class MINRES(Solver):
     """The minimum-norm solution by MINRES (Paige & Saunders 1975), for symmetric, also indefinite, ``A``.
@@ -186,6 +189,7 @@ class _Guarded(scipy_linalg.LinearOperator):
         return image
 
 
+@checked
 @dataclass(frozen=True)
 class CG(Solver):
     """The solution of ``(A + damping·I) v = b`` by conjugate gradients, for positive semi-definite ``A``.
@@ -217,7 +221,9 @@ class CG(Solver):
             operator: A symmetric ``A``.
         """
         require_symmetric(operator, "CG")
-        if isinstance(operator, NormalOperator):
+        if self.damping == 0:
+            damped_operator = operator  # which may have a faster product than its factor's two
+        elif isinstance(operator, NormalOperator):
             damped_operator = NormalOperator(operator.factor, operator.damping + self.damping)
         else:
             damped_operator = shifted(operator, self.damping)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from solset.door import checked
 from solset.errors import Status, bad_value
 from solset.linalg import LinearOperator, shifted
 from solset.solvers.base import Prepared, Solver, attainable, judge, relative_residual
@@ -12,6 +13,7 @@ from solset.solvers.columnwise import ColumnwisePrepared, require_symmetric
 from solset.solvers.solution import Solution
 
 
+@checked
 @dataclass(frozen=True)
 class LiSSA(Solver):
     """The solution of ``(A + damping·I) v = b`` by the series ``v ← b/σ + (I - (A + damping·I)/σ) v``.

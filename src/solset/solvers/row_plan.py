@@ -41,6 +41,7 @@ class RowPlan:
         disk: Bytes on the disk.
         sweeps: How often each row is computed until the Gram matrix is there.
         reason: Why the rows are where they are.
+        at_once: How many are computed together.
 
     Example:
         >>> plan = plan_rows((347, 853018), torch.float32, memory_budget=4 * 2**30)
@@ -55,12 +56,13 @@ class RowPlan:
     disk: int
     sweeps: float
     reason: str
+    at_once: int = AT_ONCE
 
     def __str__(self) -> str:
         """One line for a person."""
-        text = f"{self.rows} rows of {self.columns} columns: {_size(self.memory)} in memory"
+        text = f"{self.rows} rows of {self.columns} columns: {size_text(self.memory)} in memory"
         if self.place == "disk":
-            text += f" and {_size(self.disk)} on the disk"
+            text += f" and {size_text(self.disk)} on the disk"
         often = "each row computed once"
         if self.place == "recomputed":
             often = f"each row computed {self.sweeps:.3g} times for the Gram matrix and once more a product"
@@ -88,19 +90,19 @@ def plan_rows(
     whole = square + panel + m * kept[1] * dtype.itemsize
     if whole <= memory_budget:
         return RowPlan(m, p, "memory", whole, 0, 1.0, "they fit the budget")
-    reason = f"keeping them takes {_size(whole)} of a budget of {_size(memory_budget)}"
-    needs, disk = [whole, square + 2 * p * (8 + dtype.itemsize)], StoredRows.bytes_for(kept, dtype)
+    reason = f"keeping them takes {size_text(whole)} of a budget of {size_text(memory_budget)}"
+    disk = StoredRows.bytes_for(kept, dtype)
     if folder is not None and disk > free_bytes(folder):
-        reason += f" and the disk of {folder} has less than {_size(disk)} left"
+        reason += f" and the disk of {folder} has less than {size_text(disk)} left"
     elif folder is not None:
-        needs.append(square + panel)
         if square + panel <= memory_budget:
             return RowPlan(m, p, "disk", square + panel, disk, 1.0, reason)
-        reason += f", and working from the disk {_size(square + panel)}"
-    if memory_budget < min(needs):
+        reason += f", and working from the disk {size_text(square + panel)}"
+    smallest = smallest_budget(shape, dtype, folder=folder)
+    if memory_budget < smallest:
         raise bad_value(
             "memory_budget",
-            expected=f"at least {min(needs)} bytes for a Gram matrix of {m} rows",
+            expected=f"at least {smallest} bytes for a Gram matrix of {m} rows",
             got=memory_budget,
             cure="Raise it, use fewer rows, or take a matrix-free solver such as LSMR.",
         )
@@ -108,7 +110,25 @@ def plan_rows(
     memory = square + 2 * block * p * (8 + dtype.itemsize)
     # Block i meets all blocks before it, each of which is computed anew for it.
     computed = sum(min(block, m - i) + i for i in range(0, m, block))
-    return RowPlan(m, p, "recomputed", memory, 0, computed / m, reason)
+    return RowPlan(m, p, "recomputed", memory, 0, computed / m, reason, block)
+
+
+def smallest_budget(shape: tuple[int, int], dtype: torch.dtype, *, folder: Path | None = None) -> int:
+    """The smallest memory budget for which there is a plan.
+
+    Args:
+        shape: ``(m, p)`` of the rows.
+        dtype: Of the rows.
+        folder: Where rows may be put on the disk; ``None`` for nowhere.
+    """
+    m, p = shape
+    kept = (m, len(own_columns(p)))
+    square = 3 * 8 * m * m
+    panel = m * min(p, WIDTH) * (dtype.itemsize + 8)
+    needs = [square + panel + m * kept[1] * dtype.itemsize, square + 2 * p * (8 + dtype.itemsize)]
+    if folder is not None and StoredRows.bytes_for(kept, dtype) <= free_bytes(folder):
+        needs.append(square + panel)
+    return min(needs)
 
 
 def keep_rows(
@@ -164,7 +184,7 @@ def keep_rows(
     return spread(stored, p)
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
     """Bytes for a person, in decimal units."""
     value, unit = float(count), "bytes"
     for larger in ("kB", "MB", "GB", "TB"):

@@ -8,6 +8,7 @@ from solset import (
     GradientDescent,
     HeldOutLoss,
     LevenbergMarquardt,
+    Moved,
     Newton,
     Problem,
     TargetWeights,
@@ -15,6 +16,7 @@ from solset import (
     adjoint_gradient,
     feature_scores,
     filters,
+    judge_poisoning,
     retrain,
 )
 from solset.analysis.design.adjoint import Response
@@ -200,6 +202,76 @@ class TestBadGoals:
     def test_a_rank_cut_is_a_matter_of_the_solver(self, fitted):
         with pytest.raises(ValueError, match="`element` must be None, MinimumNorm, GradientFlow or Tikhonov"):
             adjoint_gradient(fitted.problem(), held_out(2), element=filters.RankCut(1e-3))
+
+
+ONE_HOT = torch.eye(2, dtype=torch.float64)[[0, 1, 1]]
+
+
+class TestHeldOutTargets:
+    """Targets that do not fit are refused: broadcast against the outputs they would give another number."""
+
+    @pytest.mark.parametrize(
+        ("targets", "error", "says"),
+        [
+            (draw(5), ValueError, r"`targets` must be .*; got shape \(5,\) .*beside outputs \(5, 1\)"),
+            (draw(5, 1).float() * torch.nan, ValueError, "`targets` must be .*finite"),
+            ([0.0, 1.0, 2.0, 3.0, 4.0], TypeError, "`targets` must be a tensor; got list"),
+            (torch.tensor(1.0), ValueError, r"`targets` must be one per input \(5\); got none"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "loss", [None, lambda f, y: (f - y).square().mean(), lambda f, y: (f - y).abs().mean()]
+    )
+    @pytest.mark.usefixtures("as_users_call")
+    def test_of_a_regression(self, isolated_net, targets, error, says, loss):
+        case, weight_decay = isolated_net
+        goal = HeldOutLoss(draw(5, 3), targets, loss=loss)
+        with pytest.raises(error, match=says):
+            adjoint_gradient(case.problem(weight_decay=weight_decay), goal, points=POINTS)
+
+    def test_that_broadcast_point_by_point_are_refused_by_the_losses_of_torch(self, isolated_net):
+        case, weight_decay = isolated_net
+        with pytest.raises(ValueError, match=r"got shape \(5, 2\) .*beside outputs \(5, 1\): Using a target"):
+            HeldOutLoss(draw(5, 3), draw(5, 2)).check(case.problem(weight_decay=weight_decay))
+
+    @pytest.mark.parametrize(
+        ("targets", "says"),
+        [
+            (torch.tensor([0, 1, 2]), "Target 2 is out of bounds"),
+            (torch.tensor([0, -1, 1]), "Target -1 is out of bounds"),
+            (torch.tensor([0.0, 1.0, 0.0]), r"beside outputs \(3, 2\)"),
+            (torch.tensor([[0], [1], [0]]), r"got shape \(3, 1\)"),
+        ],
+    )
+    def test_of_a_classifier(self, logistic, targets, says):
+        case, weight_decay = logistic
+        goal = HeldOutLoss(draw(3, 3), targets)
+        with pytest.raises(ValueError, match="`targets` must be") as refused:
+            adjoint_gradient(case.problem(weight_decay=weight_decay), goal, points=[0])
+        assert refused.match(says)
+
+    def test_a_judge_refuses_them_too(self, isolated_net):
+        case, weight_decay = isolated_net
+        goal, moved = HeldOutLoss(draw(5, 3), draw(5)), Moved(POINTS, 0.1 * draw(2, 3))
+        with pytest.raises(ValueError, match="`targets` must be"):
+            judge_poisoning(
+                case.problem(weight_decay=weight_decay), goal, moved, methods={"newton": Newton()}
+            )
+
+    @pytest.mark.parametrize("targets", [torch.tensor([0, 1, 1]), ONE_HOT])
+    def test_labels_and_probabilities_are_taken(self, logistic, targets):
+        case, weight_decay = logistic
+        problem, inputs = case.problem(weight_decay=weight_decay), draw(3, 3)
+        truth = nn.functional.cross_entropy(case.model(inputs), targets)
+        found = adjoint_gradient(problem, HeldOutLoss(inputs, targets), points=[0])
+        assert found.value == pytest.approx(truth.item())
+
+    def test_a_sum_over_points_is_taken(self, isolated_net):
+        case, weight_decay = isolated_net
+        goal = HeldOutLoss(draw(5, 3), draw(5), loss=lambda f, y: (f.squeeze(1) - y).square().sum())
+        found = adjoint_gradient(case.problem(weight_decay=weight_decay), goal, points=POINTS)
+        truth = (case.model(goal.inputs).squeeze(1) - goal.targets).square().sum()
+        assert found.value == pytest.approx(truth.item())
 
 
 def test_another_loss_for_the_held_out_points(fitted):

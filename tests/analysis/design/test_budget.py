@@ -100,10 +100,10 @@ def test_scopes_share_or_repeat_the_radius():
     [
         ({"radius": -1.0}, ValueError, "`radius` must be finite and not negative; got -1.0"),
         ({"radius": inf}, ValueError, "`radius` must be finite and not negative; got inf"),
-        ({"radius": "1"}, TypeError, "`radius` must be a number; got str"),
+        ({"radius": "1"}, TypeError, "`radius` must be a number; got '"),
         ({"norm": "l1"}, ValueError, "`norm` must be one of"),
         ({"scope": "each"}, ValueError, "`scope` must be one of"),
-        ({"lower": float("nan")}, ValueError, "`lower` must be numbers; got NaN"),
+        ({"lower": float("nan")}, ValueError, "`lower` must be a number; got nan"),
         ({"points": [7]}, ValueError, r"`points` must be in 0\.\.4; got \[7\]"),
         ({"points": []}, ValueError, "`points` must be at least one index"),
         ({"upper": torch.ones(4)}, ValueError, r"`upper` must be a number or a tensor that broadcasts to"),

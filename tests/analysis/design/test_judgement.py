@@ -1,10 +1,11 @@
 """The judge: every number is that of a real retraining, on moved and on clean data alike."""
 
 import copy
+from math import inf
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from solset import (
     Budget,
@@ -12,6 +13,7 @@ from solset import (
     HeldOutLoss,
     Moved,
     Newton,
+    Problem,
     design_poisoning,
     judge_poisoning,
     retrain,
@@ -86,6 +88,78 @@ def test_trains_from_scratch_on_all_points_with_every_seed(isolated_net, problem
     assert len(seen) == 2
 
 
+class TestModelsThatAreMoreThanTheirMovingWeights:
+    """A model trained from scratch is judged as it is: buffers, constants, everything."""
+
+    @staticmethod
+    def trained(inputs: Tensor, targets: Tensor, seed: int) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 2)).double()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        for _ in range(60):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+        return model
+
+    @staticmethod
+    def data(count: int, seed: int) -> tuple[Tensor, Tensor]:
+        inputs = 5 + 3 * draw(count, 3, seed=seed)
+        return inputs, (inputs[:, 0] > 5).long()
+
+    @pytest.mark.parametrize("parameters", [None, ["3.*"]])
+    @pytest.mark.parametrize("is_training", [False, True])
+    def test_are_judged_whole(self, parameters, is_training):
+        inputs, targets = self.data(60, seed=0)
+        unseen, labels = self.data(200, seed=1)
+        problem = Problem(
+            self.trained(inputs, targets, 0).eval(),
+            nn.CrossEntropyLoss(),
+            inputs,
+            targets,
+            parameters=parameters,
+            gradient_tol=inf,
+        )
+        real, slopes = [], []
+
+        def train(x: Tensor, y: Tensor, seed: int) -> nn.Module:
+            model = self.trained(x, y, seed).train(is_training)
+            judged = copy.deepcopy(model).eval()
+            real.append(nn.functional.cross_entropy(judged(unseen), labels).item())
+            moving = [v for name, v in judged.named_parameters() if name in problem.risk().layout.shapes]
+            parts = torch.autograd.grad(nn.functional.cross_entropy(judged(x), y), moving)
+            slopes.append(float(torch.cat([part.flatten() for part in parts]).norm()))
+            state = copy.deepcopy(model.state_dict())
+            kept.append((model, state))
+            return model
+
+        kept: list[tuple[nn.Module, dict[str, Tensor]]] = []
+        moved = Moved([0], 0.01 * torch.ones(1, 3).double())
+        (verdict,) = judge_poisoning(
+            problem, HeldOutLoss(unseen, labels), moved, train=train, seeds=(1,)
+        ).verdicts
+        assert [verdict.clean, verdict.poisoned] == pytest.approx(real, rel=1e-9)
+        assert verdict.gradient_norm == pytest.approx(slopes[1], rel=1e-9)
+        for model, state in kept:  # what training returned is not changed
+            assert model.training is is_training
+            assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+    def test_weights_of_another_shape_are_refused(self, problem, goal):
+        shapes = {name: tuple(shape) for name, shape in problem.risk().layout.shapes.items()}
+        name, (rows, columns) = next((n, s) for n, s in shapes.items() if len(s) == 2 and s[0] != s[1])
+
+        def train(*_: object) -> nn.Module:
+            model = copy.deepcopy(problem.risk().model)
+            owner, _, own = name.rpartition(".")
+            turned = nn.Parameter(torch.zeros(columns, rows, dtype=torch.float64))
+            setattr(model.get_submodule(owner), own, turned)
+            return model
+
+        with pytest.raises(ValueError, match=rf"the problem's kind of model; got .* one without .*'{name}'"):
+            judge_poisoning(problem, goal, Moved(POINTS, 0.1 * draw(2, 3)), train=train, seeds=(1,))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
@@ -96,7 +170,7 @@ def test_trains_from_scratch_on_all_points_with_every_seed(isolated_net, problem
         (
             {"train": lambda *_: torch.nn.Linear(1, 1), "seeds": (1,)},
             ValueError,
-            "returns the problem's kind of model; got one without",
+            "returns the problem's kind of model; got .* one without",
         ),
     ],
 )

@@ -20,11 +20,13 @@ from solset.analysis.audit.batches import (
 from solset.analysis.audit.peers import feature_influence, memory_perturbation, point_slopes
 from solset.analysis.audit.result import Audit
 from solset.analysis.audit.store import Batches
+from solset.door import checked
 from solset.errors import Status, bad_type, bad_value
 from solset.problem import Optimality, Problem
 from solset.risk import as_points, digest, fingerprint
 
 
+@checked
 def audit(
     problem: Problem,
     *,
@@ -85,7 +87,7 @@ def audit(
     slopes = point_slopes(part.risk())
     route, optimality_used, reason = _route(part, chosen, gradient, slopes, joint, optimality)
     store = Batches(_place(checkpoint), _identity(part, chosen, gradient, route, optimality_used))
-    store.open()
+    store.check()
     parts = []
     with tqdm(total=len(chosen), desc="audit", unit="point", disable=not progress) as bar:
         for count, batch in each_batch(route, chosen, _kept(store)):
@@ -164,7 +166,7 @@ def _identity(
     return {
         **fingerprint(risk),
         "weights": digest([risk.weights]),
-        "points": chosen,
+        "points": [len(chosen), digest([torch.tensor(chosen)])],
         "validation": None if gradient is None else digest([gradient]),
         "optimality map": optimality,
         "kind": type(route).__name__,
@@ -179,9 +181,9 @@ def _place(checkpoint: Path | str | Callable[[str], Path] | None) -> Callable[[s
     return lambda name: folder / name
 
 
-def _kept(store: Batches) -> Callable[[int, Callable[[], Batch]], Batch]:
-    def keep(number: int, compute: Callable[[], Batch]) -> Batch:
-        found = store.read(number)
+def _kept(store: Batches) -> Callable[[int, int, Callable[[], Batch]], Batch]:
+    def keep(number: int, count: int, compute: Callable[[], Batch]) -> Batch:
+        found = store.read(number, count)
         if found is None:
             found = compute()
             store.write(number, found)

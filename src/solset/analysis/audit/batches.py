@@ -150,18 +150,19 @@ AuditRoute = JointAudit | IsolatedAudit | StationaryAudit
 
 
 def each_batch(
-    route: AuditRoute, chosen: Sequence[int], keep: Callable[[int, Callable[[], Batch]], Batch]
+    route: AuditRoute, chosen: Sequence[int], keep: Callable[[int, int, Callable[[], Batch]], Batch]
 ) -> Iterator[tuple[int, Batch]]:
     """Batch after batch: how many points it has, and its numbers.
 
     Args:
         route: Computes them.
         chosen: ``K``.
-        keep: From a number and what computes that batch, to the batch, perhaps from an earlier run.
+        keep: From a number, the count of points and what computes that batch, to the batch, perhaps from
+            an earlier run.
     """
     for number, start in enumerate(range(0, len(chosen), route.at_once)):
         part = list(chosen[start : start + route.at_once])
-        yield len(part), keep(number, lambda part=part: route.batch(part))
+        yield len(part), keep(number, len(part), lambda part=part: route.batch(part))
 
 
 def _numbers(found: Sensitivity, data: Tensor, pulled: Tensor | None) -> Batch:

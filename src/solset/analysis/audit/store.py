@@ -1,21 +1,15 @@
 """Finished batches of an audit in a folder, for going on after an interrupt."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from solset.errors import bad_value
-from solset.files import has_folder, read_file, replace_file
-from solset.risk import differences
+from solset.sealed import SealedFile, check_place
 
-MANIFEST = "audit.json"
-_FORMAT = "solset audit 1"
+_KIND = "solset audit 2"
 
 
 @dataclass(frozen=True)
@@ -28,50 +22,37 @@ class Batches:
     """
 
     place: Callable[[str], Path] | None
-    identity: dict[str, Any]
+    identity: Mapping[str, Any]
 
-    def open(self) -> None:
-        """Writes what the batches belong to, or checks that those in the folder are of the same audit.
+    def check(self) -> None:
+        """Refuses a folder that is not there, before anything is computed.
 
         Raises:
-            ValueError: If the folder does not exist, or its batches are of another audit; says what differs.
+            ValueError: If the folder does not exist.
         """
-        if self.place is None:
-            return
-        here = json.loads(json.dumps(self.identity))
-        manifest = self.place(MANIFEST)
-        if not has_folder(manifest.parent):
-            raise bad_value(
-                "checkpoint", expected="an existing folder", got=str(manifest.parent), cure="Make the folder."
-            )
-        data = read_file(manifest)
-        if data is None:
-            content = {"format": _FORMAT, "identity": here}
-            replace_file(manifest, json.dumps(content, indent=2, sort_keys=True).encode())
-            return
-        stored = _parsed(manifest, data)
-        unlike = differences(stored["identity"], here)
-        if unlike:
-            raise bad_value(
-                "checkpoint",
-                expected="batches of this audit",
-                got=f"'{manifest.parent}', which differs in {', '.join(unlike)}",
-                cure="Name another folder, or remove that one.",
-            )
+        if self.place is not None:
+            check_place(self.place(_name(0)))
 
-    def read(self, number: int) -> dict[str, Tensor] | None:
-        """A finished batch; ``None`` if it is not there or cannot be read, so that it is computed again.
+    def read(self, number: int, count: int) -> dict[str, Tensor] | None:
+        """A finished batch; ``None`` if it is not there or is damaged, so that it is computed again.
 
         Args:
             number: Of the batch.
+            count: Of its points.
+
+        Raises:
+            ValueError: If it is of another audit, and what differs.
         """
-        if self.place is None:
-            return None
-        try:
-            data = read_file(self.place(_name(number)))
-            return None if data is None else load(data)
-        except (OSError, SafetensorError):
-            return None
+
+        def restored(numbers: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            if numbers["batch"] != number:
+                raise ValueError(f"batch {numbers['batch']} under the name of batch {number}")
+            lengths = {len(tensors["direction"]), *map(len, tensors.values())}
+            if lengths != {count}:
+                raise ValueError(f"{sorted(lengths)} points instead of {count}")
+            return tensors
+
+        return self._sealed(number).read(restored)
 
     def write(self, number: int, tensors: dict[str, Tensor]) -> None:
         """Keeps a batch.
@@ -80,25 +61,12 @@ class Batches:
             number: Of the batch.
             tensors: By name.
         """
-        if self.place is not None:
-            plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-            replace_file(self.place(_name(number)), save(plain))
+        self._sealed(number).write({"batch": number}, tensors)
+
+    def _sealed(self, number: int) -> SealedFile:
+        path = None if self.place is None else self.place(_name(number))
+        return SealedFile(path, _KIND, self.identity)
 
 
 def _name(number: int) -> str:
     return f"audit_{number:05d}.safetensors"
-
-
-def _parsed(manifest: Path, data: bytes) -> dict[str, Any]:
-    try:
-        stored = json.loads(data)
-    except ValueError:
-        stored = None
-    if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
-        raise bad_value(
-            "checkpoint",
-            expected="an empty folder, or one of an earlier audit",
-            got=f"'{manifest}', which is neither",
-            cure="Name another folder; this one is left as it is.",
-        )
-    return stored

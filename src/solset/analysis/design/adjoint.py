@@ -10,6 +10,7 @@ from torch import Tensor
 
 from solset.analysis.design.goals import Goal
 from solset.derivatives import Linearisation
+from solset.door import checked
 from solset.errors import SolsetWarning, Status, bad_value
 from solset.problem import Optimality, Problem
 from solset.solvers import Prepared, Solution, Solver
@@ -127,6 +128,7 @@ class AdjointGradient:
         return [(self.points[i], float(self.sizes[i])) for i in order]
 
 
+@checked
 def adjoint_gradient(
     problem: Problem,
     goal: Goal,

@@ -10,6 +10,7 @@ from solset.analysis.design.adjoint import Response
 from solset.analysis.design.budget import FeasibleSet
 from solset.analysis.design.followers import BasePoint
 from solset.analysis.design.goals import Goal
+from solset.door import checked
 from solset.errors import bad_value
 from solset.problem import Problem
 
@@ -17,6 +18,7 @@ HALVINGS = 12  # of a step in the line search
 SUFFICIENT = 1e-4  # Armijo's share of the first-order rise
 
 
+@checked
 @dataclass(frozen=True)
 class Ascent:
     """How a perturbation is improved.

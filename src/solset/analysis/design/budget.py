@@ -9,12 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from solset.door import checked
 from solset.errors import bad_type, bad_value
 from solset.problem import Problem
 from solset.risk import digest
 from solset.sets import Ball, Box, BoxedBall, ConvexSet, tangent_cone
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Budget:
     """Which training points may move, how far, and within which valid features.

@@ -34,6 +34,8 @@ class Follower(Protocol):
     ) -> Tensor:
         """The weights at ``x̄ + Δx``, ``(p,)``.
 
+        The first call is for data that did not move: what it makes of them is what effects are counted from.
+
         Args:
             problem: The trained point.
             points: ``K``.
@@ -89,6 +91,8 @@ class Nearest:
         predicted: Tensor,
     ) -> Tensor:
         """As the interface says."""
+        if not bool(dx.any()):
+            return problem.weights()  # they keep the outputs as they are, and nothing is nearer to them
         start = problem.risk().move(points, dx).at(predicted)
         return self.method.run_towards(problem.weights(), start, problem.risk().outputs()).weights
 

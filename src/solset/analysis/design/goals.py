@@ -1,5 +1,6 @@
 """What a poisoner wants of the weights: functions to raise or lower, as values."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import Tensor
 from solset.errors import bad_type, bad_value
 from solset.linalg import Space
 from solset.problem import Problem
-from solset.risk import Loss, digest
+from solset.risk import Loss, digest, probe_indices, reduction_of, without_addresses
 
 
 class Goal(ABC):
@@ -172,19 +173,51 @@ class HeldOutLoss(Goal):
         return (self.loss or risk.loss)(outputs, self.targets)
 
     def check(self, problem: Problem) -> None:
-        """Refuses inputs that are not shaped like the problem's, or another number of targets."""
+        """Refuses inputs that are not shaped like the problem's, and targets that the loss does not take.
+
+        Targets that broadcast against the outputs give another number, silently: the loss would no longer be
+        a mean, or a sum, over points. Cost: one forward pass over the points.
+        """
         check_inputs(problem, self.inputs)
-        if len(self.inputs) != len(self.targets):
+        if not isinstance(self.targets, Tensor):
+            raise bad_type(
+                "targets", expected="a tensor", got=type(self.targets).__name__, cure="Stack the targets."
+            )
+        count = len(self.targets) if self.targets.ndim else "none"
+        if count != len(self.inputs):
             raise bad_value(
                 "targets",
                 expected=f"one per input ({len(self.inputs)})",
-                got=len(self.targets),
+                got=count,
                 cure="Pass matching tensors.",
             )
+        self._check_loss(problem)
+
+    def _check_loss(self, problem: Problem) -> None:
+        risk, few = problem.risk(), probe_indices(len(self.inputs))
+        loss = self.loss or risk.loss
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Using a target size")
+            outputs = risk.forward(risk.layout.split(problem.weights()), self.inputs)
+            try:
+                loss(outputs, self.targets)
+                reduction_of(loss, outputs[few], self.targets[few])
+            except (RuntimeError, IndexError, ValueError, AttributeError, UserWarning) as error:
+                raise bad_value(
+                    "targets",
+                    expected="such as the loss takes, as a mean or a sum over points",
+                    got=f"shape {tuple(self.targets.shape)} of {self.targets.dtype} beside outputs "
+                    f"{tuple(outputs.shape)}: {str(error).splitlines()[0]}",
+                    cure="Shape them like those of training; a loss that is neither is a WeightFunction.",
+                ) from error
 
     def identity(self) -> dict[str, Any]:
         """Digests of the points, and the loss by name."""
-        loss = None if self.loss is None else getattr(self.loss, "__qualname__", str(self.loss))
+        loss = (
+            None
+            if self.loss is None
+            else getattr(self.loss, "__qualname__", without_addresses(str(self.loss)))
+        )
         points = digest([self.inputs, self.targets])
         return {"kind": "HeldOutLoss", "points": points, "raised": self.is_raised, "loss": loss}
 

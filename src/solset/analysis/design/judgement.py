@@ -1,8 +1,9 @@
 """The judge of a designed perturbation: real retraining, with its numbers beside the predicted ones."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, replace
+from math import isfinite, nan
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from solset.analysis.design.goals import Goal
 from solset.analysis.design.poisoning import Poisoning
 from solset.analysis.influence import Moved
 from solset.analysis.retrain import Method
+from solset.door import checked
 from solset.errors import bad_type, bad_value
 from solset.linalg import Space
 from solset.problem import Problem
@@ -72,6 +74,7 @@ class Judgement:
         return {verdict.name: verdict.clean for verdict in self.verdicts}
 
 
+@checked
 def judge_poisoning(
     problem: Problem,
     goal: Goal,
@@ -93,7 +96,9 @@ def judge_poisoning(
         change: A designed perturbation, or any other to compare it with.
         methods: Ways to retrain from ``w̄``, by name.
         train: ``(inputs, targets, seed) -> model or flat weights``: training from scratch on all points,
-            ``(n, *input)`` and their targets; the model has the problem's parameter names.
+            ``(n, *input)`` and their targets. A model has the problem's parameter names and is judged as it
+            is, in evaluation mode, with its own buffers and constants; flat weights are those that move, and
+            everything else is taken from the problem's own model.
         seeds: For each of which ``train`` is called.
         clean: The goal after the same retrainings on clean data, from :attr:`Judgement.clean` of an earlier
             judgement; what is not in it is trained.
@@ -104,6 +109,7 @@ def judge_poisoning(
 
     Cost: twice every retraining.
     """
+    goal.check(problem)
     if not methods and not (train and seeds):
         raise bad_value("methods", expected="one way to retrain or more", got="none", cure="Name one.")
     if seeds and train is None:
@@ -114,21 +120,37 @@ def judge_poisoning(
     verdicts = []
     for name, retrained in _ways(problem, methods or {}, train, seeds).items():
         known = (clean or {}).get(name)
-        before = goal.value(problem, retrained(problem.risk())) if known is None else known
-        weights = retrained(moved)
-        slope = moved.at(weights).gradient() if isfinite(float(weights.sum())) else weights
-        after = goal.value(problem, weights)
-        verdicts.append(Verdict(name, before, after, *told, float(torch.linalg.vector_norm(slope))))
+        before = retrained(problem.risk()).value(goal) if known is None else known
+        end = retrained(moved)
+        verdicts.append(Verdict(name, before, end.value(goal), *told, end.gradient_norm(moved)))
     return Judgement(goal.value(problem, problem.weights()), tuple(verdicts), goal.sign)
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where a retraining ended: weights, and the problem whose network they belong to."""
+
+    problem: Problem
+    weights: Tensor
+
+    def value(self, goal: Goal) -> float:
+        return goal.value(self.problem, self.weights)
+
+    def gradient_norm(self, moved: EmpiricalRisk) -> float:
+        """Of the risk on the moved data."""
+        if not isfinite(float(self.weights.sum())):
+            return nan
+        risk = replace(self.problem.risk(), points=moved.points).at(self.weights)
+        return float(torch.linalg.vector_norm(risk.gradient()))
 
 
 def _ways(
     problem: Problem, methods: Mapping[str, Method], train: Trainer | None, seeds: Sequence[int]
-) -> dict[str, Callable[[EmpiricalRisk], Tensor]]:
-    """From data, as a risk at ``w̄``, to retrained weights, by name."""
+) -> dict[str, Callable[[EmpiricalRisk], _End]]:
+    """From data, as a risk at ``w̄``, to where retraining ends, by name."""
     outputs = problem.risk().outputs()
-    ways: dict[str, Callable[[EmpiricalRisk], Tensor]] = {
-        name: lambda risk, method=method: method.run(risk, outputs).weights
+    ways: dict[str, Callable[[EmpiricalRisk], _End]] = {
+        name: lambda risk, method=method: _End(problem, method.run(risk, outputs).weights)
         for name, method in methods.items()
     }
     for seed in seeds if train is not None else ():
@@ -136,21 +158,22 @@ def _ways(
     return ways
 
 
-def _from_scratch(problem: Problem, risk: EmpiricalRisk, train: Trainer | None, seed: int) -> Tensor:
+def _from_scratch(problem: Problem, risk: EmpiricalRisk, train: Trainer | None, seed: int) -> _End:
     assert train is not None  # noqa: S101 - for the type checker: no way is made without one
     inputs, targets = risk.points[range(problem.point_count)]
     found = train(inputs.clone(), targets.clone(), seed)
     if isinstance(found, nn.Module):
-        named = dict(found.named_parameters())
-        missing = [name for name in risk.layout.shapes if name not in named]
-        if missing:
+        is_training = any(module.training for module in found.modules())
+        try:
+            own = problem.with_model(copy.deepcopy(found).eval() if is_training else found)
+        except ValueError as error:
             raise bad_value(
                 "train",
                 expected="a function that returns the problem's kind of model",
-                got=f"one without {missing[:3]}",
-                cure="Build the same network.",
-            )
-        found = risk.layout.join([named[name].detach() for name in risk.layout.shapes])
+                got=f"one that does not fit: {error}",
+                cure="Return the same network, trained.",
+            ) from error
+        return _End(own, own.weights())
     if not isinstance(found, Tensor):
         raise bad_type(
             "train",
@@ -158,5 +181,6 @@ def _from_scratch(problem: Problem, risk: EmpiricalRisk, train: Trainer | None, 
             got=type(found).__name__,
             cure="Return the trained module.",
         )
-    own = problem.weights()
-    return Space("weights", (len(own),), own.dtype, own.device).flatten(found)
+    weights = problem.weights()
+    space = Space("weights", (len(weights),), weights.dtype, weights.device)
+    return _End(problem, space.flatten(found))

@@ -1,6 +1,8 @@
 """Perturbations by design: where to move training points so that retraining ends where a goal says."""
 
+import warnings
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 from torch import Tensor
@@ -10,12 +12,15 @@ from solset.analysis.design.ascent import Ascent
 from solset.analysis.design.budget import Budget, FeasibleSet
 from solset.analysis.design.followers import Follower, default_follower
 from solset.analysis.design.goals import Goal
-from solset.analysis.design.poisoning_file import PoisoningFile, Round
-from solset.analysis.design.rounds import Reason, Rounds
-from solset.errors import bad_value
+from solset.analysis.design.poisoning_file import PoisoningFile, Progress, Reason, Round
+from solset.analysis.design.rounds import Rounds
+from solset.door import checked
+from solset.errors import SolsetWarning, bad_value
 from solset.problem import Optimality, Problem
 from solset.solvers import Solver
 from solset.solvers.filters import Filter
+
+DRIFT = 0.1  # share of a perturbation's effect up to which what training does by itself is small
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,16 @@ class Poisoning:
         points: ``K``.
         dx: The perturbation, ``(|K|, *input)``, in input units; inside the budget to the last bit.
         weights: At the moved data, as followed from round to round, ``(p,)``.
-        clean: ``φ(w̄)``.
-        first_order: ``φ(w̄) + ⟨∇_x φ, Δx⟩``.
-        linear: ``φ`` at the chosen element of the one linear estimate made at the trained point.
+        clean: ``φ(w_0)``, where the follower ended on the data as they are: changes are counted from there.
+            For a problem trained to its end ``w_0`` is ``w̄``; ``φ(w̄)`` itself is ``adjoint.value``.
+        first_order: ``φ(w_0) + ⟨∇_x φ, Δx⟩``, with the gradient at the trained point.
+        linear: ``φ(w_0 + v)`` with the chosen element ``v`` of the linear response at the trained point.
         predicted: ``φ`` at :attr:`weights`, which the follower's re-solving reached; for a flow element it is
             what training of that duration gives, so that :attr:`linear` is the model's own prediction.
+        drift: What following does on data that did not move, relative to what the perturbation does: of the
+            goal, ``|φ(w_0) - φ(w̄)|``, or of the weights, ``‖w_0 - w̄‖``, whichever is more. Where it is not
+            small the weights were not the solution, and the gradient, the ranking, :attr:`first_order` and
+            :attr:`linear` cannot be trusted; changes counted from :attr:`clean` can.
         adjoint: The gradient at the trained point, with the ranking of the points.
         course: Every round, those taken back included.
         reason: Why the ascent stopped.
@@ -43,6 +53,7 @@ class Poisoning:
     first_order: float
     linear: float
     predicted: float
+    drift: float
     adjoint: AdjointGradient
     course: tuple[Round, ...]
     reason: Reason
@@ -52,6 +63,7 @@ class Poisoning:
         return self.adjoint.ranking()
 
 
+@checked
 def design_poisoning(
     problem: Problem,
     goal: Goal,
@@ -81,7 +93,8 @@ def design_poisoning(
             ``filters.GradientFlow(steps, learning_rate)`` for what training of that duration reaches.
         ascent: Rounds, steps and strides.
         follower: What carries the weights from one linearisation to the next; by default Gauss–Newton steps
-            onto the set, Newton's method, or for a flow real gradient descent from ``w̄``.
+            onto the set, Newton's method, or for a flow real gradient descent from ``w̄``. Where it ends on
+            the data as they are is what every change is counted from.
         start: A feasible perturbation to begin with, ``(|K|, *input)``; zero by default.
         optimality: As for :meth:`Problem.graphical_derivative`.
         solver: As there; it must solve with ``Aᵀ`` as well.
@@ -94,8 +107,12 @@ def design_poisoning(
         ValueError: If nothing is feasible or the start is not; if the goal does not fit the problem, is not
             differentiable or not finite at ``w̄``; if the checkpoint is of something else (says of what).
 
+    Warns:
+        SolsetWarning: If the goal or the weights move by themselves by more than a tenth of what the
+            perturbation does: training had not stopped.
+
     Cost: a round prepares the solver anew (for the interpolating map ``nc`` rows and their Gram matrix) and
-    makes two solves a step; the follower's cost comes on top.
+    makes two solves a step; the follower's cost comes on top, once more for the data as they are.
 
     Example:
         >>> import torch
@@ -128,25 +145,53 @@ def design_poisoning(
         "follower": follower,
         "solver": solver,
         "map": derivative.optimality,
-        "start": begin,
     }
-    kept = PoisoningFile.of(checkpoint, problem, parts, adjoint.value)
+    kept = PoisoningFile.of(checkpoint, problem, parts, begin, adjoint.value)
     state = kept.read() or search.first(begin)
     for reached in search.run(state, adjoint, progress=progress):
         kept.write(reached)
         state = reached
-    linear = response.push(state.base.dx)
+    found = _result(search, state, adjoint)
+    if found.drift > DRIFT:
+        _warn_of_drift(found)
+    return found
+
+
+def _result(search: Rounds, state: Progress, adjoint: AdjointGradient) -> Poisoning:
+    problem, goal, start = search.problem, search.goal, search.clean.weights
+    dx, weights = state.base.dx, state.base.weights
+    clean, reached = goal.value(problem, start), goal.value(problem, weights)
+    changes = [abs(reached - clean), *(abs(one.predicted - clean) for one in state.course[:1])]
+    drift = _share(abs(clean - adjoint.value), max(changes)) if state.course or bool(dx.any()) else 0.0
+    if bool(dx.any()):
+        drift = max(drift, _share(float((start - problem.weights()).norm()), float((weights - start).norm())))
     return Poisoning(
-        points=tuple(points),
-        dx=state.base.dx,
-        weights=state.base.weights,
-        clean=adjoint.value,
-        first_order=adjoint.value + float((adjoint.gradient * state.base.dx).sum()),
-        linear=goal.value(problem, problem.weights() + linear),
-        predicted=goal.value(problem, state.base.weights),
+        points=adjoint.points,
+        dx=dx,
+        weights=weights,
+        clean=clean,
+        first_order=clean + float((adjoint.gradient * dx).sum()),
+        linear=goal.value(problem, start + search.trained.push(dx)),
+        predicted=reached,
+        drift=drift,
         adjoint=adjoint,
         course=state.course,
         reason=Reason[state.reason],
+    )
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else inf if part > 0 else 0.0
+
+
+def _warn_of_drift(found: Poisoning) -> None:
+    warnings.warn(
+        f"training had not stopped: on data that did not move the goal changes by "
+        f"{found.clean - found.adjoint.value:.3g} by itself, by the perturbation it changes by "
+        f"{found.predicted - found.clean:.3g} more; the gradient and the linear estimate cannot be trusted "
+        f"here, judge by retraining on moved and on clean data alike",
+        SolsetWarning,
+        stacklevel=3,
     )
 
 

@@ -1,25 +1,32 @@
 """An unfinished perturbation in one safetensors file that is whole or not there."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from solset.analysis.design.followers import BasePoint
-from solset.errors import bad_value
-from solset.files import has_folder, read_file, replace_file, safetensors_text
 from solset.problem import Problem
-from solset.risk import differences, digest, fingerprint
+from solset.risk import digest, fingerprint
+from solset.sealed import SealedFile, check_place, other_settings
 
-_FORMAT, _ENTRY = "solset poisoning 1", "solset"
+_KIND = "solset poisoning 2"
 _PLAIN = (bool, int, float, str, type(None))
+
+
+class Reason(StrEnum):
+    """Why an ascent stopped."""
+
+    STATIONARY = "no feasible direction raises the goal any more"
+    NO_ROOM = "the budget leaves no room"
+    MAX_ROUNDS = "as many rounds as allowed"
+    NO_PROGRESS = "the linear model no longer predicts a rise that re-solving confirms"
+    NOT_FINITE = "the goal or its gradient is not finite further on"
+    LEFT_FIT = "further on the training set is no longer fitted"
 
 
 @dataclass(frozen=True)
@@ -70,17 +77,22 @@ class PoisoningFile:
         path: ``None`` keeps nothing.
         identity: Everything that the course depends on, in the types of JSON.
         value: The goal at the trained weights: it tells what no setting shows, such as changed code.
-        device: Where the state is put when it is read.
+        like: Perturbation and weights by name, for sizes, dtype and device.
     """
 
     path: Path | None
     identity: Mapping[str, Any]
     value: float
-    device: torch.device
+    like: Mapping[str, Tensor]
 
     @classmethod
     def of(
-        cls, path: Path | str | None, problem: Problem, parts: Mapping[str, object], value: float
+        cls,
+        path: Path | str | None,
+        problem: Problem,
+        parts: Mapping[str, object],
+        begin: Tensor,
+        value: float,
     ) -> "PoisoningFile":
         """The file for a search.
 
@@ -88,6 +100,7 @@ class PoisoningFile:
             path: Where; ``None`` for nowhere.
             problem: The trained point.
             parts: What else the course depends on: settings as values, tensors.
+            begin: The perturbation to begin with.
             value: The goal at the trained weights.
 
         Raises:
@@ -96,44 +109,29 @@ class PoisoningFile:
         Cost: one read of the data, if a path is given.
         """
         if path is None:
-            return cls(None, {}, value, problem.weights().device)
-        if not has_folder(Path(path).parent):
-            raise bad_value(
-                "checkpoint",
-                expected="a file in a folder that exists",
-                got=str(path),
-                cure="Make the folder.",
-            )
+            return cls(None, {}, value, {})
+        check_place(Path(path))
         identity = {
             **fingerprint(problem.risk()),
             "weights": digest([problem.weights()]),
-            **{name: settings_of(part) for name, part in parts.items()},
+            **{name: settings_of(part) for name, part in {**parts, "start": begin}.items()},
         }
-        return cls(Path(path), json.loads(json.dumps(identity)), value, problem.weights().device)
+        return cls(Path(path), identity, value, {"dx": begin, "weights": problem.weights()})
 
     def read(self) -> Progress | None:
         """The state that an earlier search with the same settings left; ``None`` if there is none.
 
         Raises:
-            ValueError: If the file is something else, is damaged, or belongs to another search.
+            ValueError: If the file is something else, or belongs to another search; says what differs.
         """
-        data = None if self.path is None else read_file(self.path)
-        if self.path is None or data is None:
+        found = self._sealed().read(self._restored)
+        if self.path is None or found is None:
             return None
-        stored, tensors = _opened(self.path, data)
-        unlike = differences(stored["identity"], dict(self.identity))
-        if not unlike and not math.isclose(stored["value"], self.value, rel_tol=1e-6, abs_tol=1e-12):
-            unlike = [f"the goal at the trained weights ({stored['value']:.6g}, now {self.value:.6g})"]
-        if unlike:
-            raise bad_value(
-                "checkpoint",
-                expected="of this problem, goal, budget and settings",
-                got=f"{self.path}, which differs in {', '.join(unlike)}",
-                cure="Name another file, or delete this one.",
-            )
-        course = tuple(Round(**one) for one in stored["course"])
-        base = BasePoint(tensors["dx"].to(self.device), tensors["weights"].to(self.device))
-        return Progress(base, stored["stride"], course, stored["reason"])
+        value, progress = found
+        if not math.isclose(value, self.value, rel_tol=1e-6, abs_tol=1e-12):
+            unlike = f"the goal at the trained weights ({value:.6g}, now {self.value:.6g})"
+            raise other_settings(self.path, [unlike])
+        return progress
 
     def write(self, state: Progress) -> None:
         """Writes the state; a reader sees the earlier file or the new one.
@@ -141,36 +139,32 @@ class PoisoningFile:
         Args:
             state: Between rounds.
         """
-        if self.path is None:
-            return
-        tensors = {"dx": state.base.dx, "weights": state.base.weights}
-        plain = {name: part.detach().cpu().clone().contiguous() for name, part in tensors.items()}
-        content = {
-            "format": _FORMAT,
-            "identity": self.identity,
+        numbers = {
             "value": self.value,
             "stride": state.stride,
             "course": [asdict(one) for one in state.course],
             "reason": state.reason,
         }
-        # One entry, because the order of several is not the same every time.
-        replace_file(self.path, save(plain, {_ENTRY: json.dumps(content)}))
+        self._sealed().write(numbers, {"dx": state.base.dx, "weights": state.base.weights})
+
+    def _sealed(self) -> SealedFile:
+        return SealedFile(self.path, _KIND, self.identity)
+
+    def _restored(self, numbers: Any, tensors: dict[str, Tensor]) -> tuple[float, Progress]:
+        base = BasePoint(*(_like(tensors[name], like) for name, like in self.like.items()))
+        course = tuple(Round(**one) for one in numbers["course"])
+        reason = str(numbers["reason"])
+        if reason and reason not in Reason.__members__:
+            raise ValueError(f"no reason '{reason}'")
+        progress = Progress(base, float(numbers["stride"]), course, reason)
+        return float(numbers["value"]), progress
 
 
-def _opened(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What the file holds, once it is one of ours."""
-    try:
-        content = json.loads(safetensors_text(data).get(_ENTRY, "null"))
-        if isinstance(content, dict) and content.get("format") == _FORMAT:
-            return content, load(data)
-    except (SafetensorError, ValueError):
-        pass
-    raise bad_value(
-        "checkpoint",
-        expected="a new file, or one of an earlier search",
-        got=f"{path}, which is neither or is damaged",
-        cure="Name another file; this one is left as it is.",
-    )
+def _like(found: Tensor, like: Tensor) -> Tensor:
+    """On the device, once shape and dtype are what they must be."""
+    if found.shape != like.shape or found.dtype != like.dtype:
+        raise ValueError(f"{found.dtype} of shape {tuple(found.shape)} for that of {tuple(like.shape)}")
+    return found.to(like.device)
 
 
 def settings_of(value: object) -> Any:

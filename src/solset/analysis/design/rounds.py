@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from enum import StrEnum
+from functools import cached_property
 from math import isfinite
 from typing import cast
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -14,23 +15,12 @@ from solset.analysis.design.ascent import Ascent, Climb, Slope, climb
 from solset.analysis.design.budget import FeasibleSet
 from solset.analysis.design.followers import BasePoint, Follower, is_finite
 from solset.analysis.design.goals import Goal
-from solset.analysis.design.poisoning_file import Progress, Round
+from solset.analysis.design.poisoning_file import Progress, Reason, Round
 from solset.problem import FIT_TOL, Optimality, Problem
 from solset.solvers import Solver
 
 SHORTEST = 1e-4  # share of the radius below which rounds are given up
 AGREES, DISAGREES = 0.75, 0.1  # actual over predicted rise: go further next time; take the round back
-
-
-class Reason(StrEnum):
-    """Why an ascent stopped."""
-
-    STATIONARY = "no feasible direction raises the goal any more"
-    NO_ROOM = "the budget leaves no room"
-    MAX_ROUNDS = "as many rounds as allowed"
-    NO_PROGRESS = "the linear model no longer predicts a rise that re-solving confirms"
-    NOT_FINITE = "the goal or its gradient is not finite further on"
-    LEFT_FIT = "further on the training set is no longer fitted"
 
 
 class Rounds:
@@ -62,13 +52,26 @@ class Rounds:
         self.follower, self.settings, self.solver, self.trained = follower, settings, solver, trained
         self._latest: tuple[BasePoint, Response] | None = None
 
+    @cached_property
+    def clean(self) -> BasePoint:
+        """Where the follower ends on the data as they are: what a perturbation does is counted from there.
+
+        Training that had not stopped goes on by itself; counted from ``w̄`` that would pass for an effect.
+        """
+        still = torch.zeros_like(self.feasible.inputs)
+        trained = BasePoint(still, self.problem.weights())
+        return BasePoint(
+            still, self.follower.follow(self.problem, self.points, trained, still, trained.weights)
+        )
+
     def first(self, dx: Tensor) -> Progress:
         """Before the first round."""
-        trained = BasePoint(dx.new_zeros(dx.shape), self.problem.weights())
+        if not is_finite(self.clean.weights):
+            return Progress(self.clean, self.settings.stride, (), Reason.NOT_FINITE.name)
         if not bool(dx.any()):
-            return Progress(trained, self.settings.stride, (), "")
-        predicted = trained.weights + self.trained.push(dx)
-        weights = self.follower.follow(self.problem, self.points, trained, dx, predicted)
+            return Progress(self.clean, self.settings.stride, (), "")
+        predicted = self.clean.weights + self.trained.push(dx)
+        weights = self.follower.follow(self.problem, self.points, self.clean, dx, predicted)
         return Progress(BasePoint(dx, weights), self.settings.stride, (), "")
 
     def run(self, state: Progress, adjoint: AdjointGradient, *, progress: bool) -> Iterator[Progress]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from solset.analysis.audit.interpolating import isolated_moduli, joint_moduli
 from solset.analysis.lipschitz.modulus import lipschitz_modulus
+from solset.door import checked
 from solset.problem import Problem
 
 
@@ -32,6 +33,7 @@ class ModulusChain:
         return float(self.isolated.max()), most, self.exact, total, len(self.joint) ** 0.5 * most
 
 
+@checked
 def modulus_chain(
     problem: Problem, *, points: Sequence[int] | None = None, layer: str | Sequence[str] | None = None
 ) -> ModulusChain:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from solset.door import checked
 from solset.risk import EmpiricalRisk
 
 AT_ZERO = frozenset(
@@ -92,6 +93,7 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@checked
 def activation_margin(risk: EmpiricalRisk, *, candidates: int = 200) -> float:
     """``min |z| / ‖∇_{(x, w)} z‖`` over pre-activations: about how far the nearest kink is.
 

@@ -11,11 +11,13 @@ from solset.analysis.lipschitz.noise import resolution
 from solset.analysis.lipschitz.result import Carrier, Certainty, Certificate, LipschitzModulus
 from solset.analysis.lipschitz.routes import Found, by_decomposition, by_products
 from solset.derivatives import Linearisation
+from solset.door import checked
 from solset.errors import bad_type, bad_value
 from solset.problem import MOST_DENSE, Optimality, Problem
 from solset.solvers import CG, LSMR, MINRES, Dense, Dual, Solver
 
 
+@checked
 def lipschitz_modulus(
     problem: Problem,
     *,

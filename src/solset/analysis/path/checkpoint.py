@@ -1,25 +1,20 @@
-"""A course so far in one file that is whole or not there: its numbers as JSON, its weights as tensors."""
+"""A course so far in one file that is whole or not there."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from solset.analysis.path.course import Station, StopReason
 from solset.analysis.path.multistep import Slopes
 from solset.analysis.path.state import Ending, State
-from solset.errors import bad_value
-from solset.files import has_folder, read_file, replace_file, safetensors_text
-from solset.risk import EmpiricalRisk, differences, digest, fingerprint
+from solset.risk import EmpiricalRisk, digest, fingerprint
+from solset.sealed import SealedFile
 
-_FORMAT = "solset course 1"
-_KEY = "course"
+_KIND = "solset course 2"
 
 
 @dataclass(frozen=True)
@@ -27,7 +22,7 @@ class CourseFile:
     """The file of a course, or none.
 
     Attributes:
-        path: A safetensors file, with the JSON in its header; ``None`` keeps nothing.
+        path: A safetensors file; ``None`` keeps nothing.
         settings: Everything that the course depends on, in the types of JSON.
     """
 
@@ -38,34 +33,14 @@ class CourseFile:
         """The states that an earlier run reached, and how it ended if it did; empty if there is no file.
 
         Args:
-            like: Gives the device.
+            like: The weights, for size, dtype and device.
 
         Raises:
             ValueError: If the folder does not exist, or the file is of another kind, problem or settings;
                 says what differs.
         """
-        if self.path is None:
-            return [], None
-        if not has_folder(self.path.parent):
-            raise bad_value(
-                "checkpoint",
-                expected="a file in a folder that exists",
-                got=str(self.path),
-                cure="Make the folder.",
-            )
-        data = read_file(self.path)
-        if data is None:
-            return [], None
-        stored, tensors = _parsed(self.path, data)
-        unlike = differences(stored["settings"], json.loads(json.dumps(self.settings)))
-        if unlike:
-            raise bad_value(
-                "checkpoint",
-                expected="of a path of this problem, with these settings",
-                got=f"{self.path}, which differs in {', '.join(unlike)}",
-                cure="Name another file, or delete this one.",
-            )
-        return _states(stored, {name: part.to(like.device) for name, part in tensors.items()})
+        found = self._sealed().read(lambda numbers, tensors: _states(numbers, tensors, like))
+        return ([], None) if found is None else found
 
     def write(self, states: Sequence[State], ending: Ending | None = None) -> None:
         """Writes the course; a reader sees the earlier file or the new one.
@@ -79,9 +54,7 @@ class CourseFile:
         if self.path is None:
             return
         last = states[-1]
-        content = {
-            "format": _FORMAT,
-            "settings": self.settings,
+        numbers = {
             "stations": [asdict(state.station) for state in states],
             "step": last.step,
             "gap": last.slopes.gap,
@@ -93,8 +66,10 @@ class CourseFile:
             tensors["slope_before"] = last.slopes.before
         if last.pairs is not None:
             tensors["pairs"] = last.pairs
-        plain = {name: part.detach().cpu().clone().contiguous() for name, part in tensors.items()}
-        replace_file(self.path, save(plain, metadata={_KEY: json.dumps(content)}))
+        self._sealed().write(numbers, tensors)
+
+    def _sealed(self) -> SealedFile:
+        return SealedFile(self.path, _KIND, self.settings)
 
 
 def course_settings(
@@ -114,30 +89,32 @@ def course_settings(
     return {**fingerprint(start), **here, **others}
 
 
-def _states(stored: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[list[State], Ending | None]:
-    slopes = Slopes(tensors["slope"], tensors.get("slope_before"), stored["gap"])
-    stations, trail = [Station(**row) for row in stored["stations"]], tensors["trail"]
+def _states(numbers: Any, tensors: dict[str, Tensor], like: Tensor) -> tuple[list[State], Ending | None]:
+    size = like.numel()
+    stations = [Station(**row) for row in numbers["stations"]]
+    trail = _like(tensors["trail"], like, (len(stations), size))
+    if not stations:
+        raise ValueError("a course without a station")
+    before, pairs = tensors.get("slope_before"), tensors.get("pairs")
+    slopes = Slopes(
+        _like(tensors["slope"], like, (size,)),
+        None if before is None else _like(before, like, (size,)),
+        float(numbers["gap"]),
+    )
+    if pairs is not None:
+        pairs = _like(pairs, like, (2, size, pairs.shape[-1]))
     # Only the last one is gone on from; of the others nothing but the station and the weights is read.
-    reference = (stored["reference"][0], stored["reference"][1])
+    reference = (float(numbers["reference"][0]), float(numbers["reference"][1]))
+    step, ending = float(numbers["step"]), numbers["ending"]
     states = [
-        State(weights, station, stored["step"], slopes, reference, tensors.get("pairs"))
+        State(weights, station, step, slopes, reference, pairs)
         for weights, station in zip(trail, stations, strict=True)
     ]
-    ending = stored["ending"]
-    return states, None if ending is None else Ending(StopReason(ending[0]), ending[1])
+    return states, None if ending is None else Ending(StopReason(ending[0]), str(ending[1]))
 
 
-def _parsed(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What the file holds, once it is one of ours."""
-    try:
-        stored, tensors = json.loads(safetensors_text(data).get(_KEY, "null")), load(data)
-    except (ValueError, SafetensorError):
-        stored, tensors = None, {}
-    if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
-        raise bad_value(
-            "checkpoint",
-            expected="a new file, or one of an earlier path",
-            got=f"{path}, which is neither",
-            cure="Name another file; this one is left as it is.",
-        )
-    return stored, tensors
+def _like(found: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """On the device, once shape and dtype are what they must be."""
+    if tuple(found.shape) != shape or found.dtype != like.dtype:
+        raise ValueError(f"{found.dtype} of shape {tuple(found.shape)} for {like.dtype} of {shape}")
+    return found.to(like.device)

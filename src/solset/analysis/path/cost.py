@@ -1,13 +1,6 @@
-"""Cost by count: one unit is a gradient of the risk over all points."""
+"""Adds up cost by count: see :mod:`solset.operators.cost`."""
 
 from dataclasses import dataclass
-
-FORWARD = 1 / 3  # a gradient is a forward pass and a backward pass of twice its work
-HESSIAN_PRODUCT = 2.0
-JACOBIAN_PRODUCT = 1.0
-INPUT_JACOBIAN = 1.5  # graph, and a sweep through it, of the points concerned
-ROW = 1.0  # one backward pass of one point, with its share of the forward pass
-FACTOR_ROW = 1.5  # the same with its part of the p × p matrix of inner products
 
 
 @dataclass

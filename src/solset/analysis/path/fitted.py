@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from solset.analysis.path.cost import FORWARD, INPUT_JACOBIAN, ROW, Meter
+from solset.analysis.path.cost import Meter
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_type, bad_value
 from solset.operators import (
@@ -18,6 +18,7 @@ from solset.operators import (
     choose_rows,
     rows_to_add,
 )
+from solset.operators.cost import FORWARD, INPUT_JACOBIAN, ROW
 from solset.operators.informative import Combinations
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk

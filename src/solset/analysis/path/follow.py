@@ -17,6 +17,7 @@ from solset.analysis.path.isolated_steps import IsolatedSteps
 from solset.analysis.path.state import Ending, Refusal, State, Stepper
 from solset.analysis.retrain import LevenbergMarquardt, Newton, Retrained, retrain
 from solset.derivatives import GraphicalDerivative
+from solset.door import checked
 from solset.errors import bad_value
 from solset.operators import InformativeRows
 from solset.problem import Optimality, Problem
@@ -28,6 +29,7 @@ NO_STEP = 1e-8  # Δτ below which there is no first step
 UNFITTED = 1e-2  # mean norm of the loss's gradient in the outputs up to which a training set counts as fitted
 
 
+@checked
 def follow_path(
     problem: Problem,
     dx: Tensor,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from solset.analysis.path.cost import FACTOR_ROW, FORWARD, HESSIAN_PRODUCT, INPUT_JACOBIAN, Meter
+from solset.analysis.path.cost import Meter
 from solset.analysis.path.course import Station, StopReason
 from solset.analysis.path.multistep import Slopes
 from solset.analysis.path.recycling import Recycled, Watched, pairs_of, smallest_eigenvalue
@@ -14,6 +14,7 @@ from solset.analysis.path.state import Refusal, State
 from solset.errors import Status, bad_value
 from solset.linalg import LinearOperator
 from solset.operators import GaussNewtonInverse, Hessian, InformativeInverse, Mixed
+from solset.operators.cost import FACTOR_ROW, FORWARD, HESSIAN_PRODUCT, INPUT_JACOBIAN
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers import CG

@@ -9,18 +9,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from solset.analysis.path.checkpoint import CourseFile, course_settings
-from solset.analysis.path.cost import FORWARD, Meter
+from solset.analysis.path.cost import Meter
 from solset.analysis.path.course import Course, Station, StopReason
 from solset.analysis.path.multistep import Slopes
 from solset.analysis.path.segments import Segment
 from solset.analysis.path.state import Ending, State
+from solset.door import checked
 from solset.errors import bad_type, bad_value
+from solset.operators.cost import FORWARD
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk, Indices, losses_at, slopes_at
 from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow
 
 
+@checked
 def follow_retraining(
     problem: Problem,
     dx: Tensor,

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from solset.analysis.path.cost import FORWARD, JACOBIAN_PRODUCT, ROW, Meter
+from solset.analysis.path.cost import Meter
 from solset.errors import bad_type
 from solset.linalg import BlockDiagonal, NormalOperator, Product
 from solset.operators import Jacobian, loss_curvature
+from solset.operators.cost import FORWARD, JACOBIAN_PRODUCT, ROW
 from solset.risk import EmpiricalRisk, slopes_at
 from solset.solvers import Dual, Prepared
 from solset.solvers.dual import DualPrepared

@@ -63,7 +63,7 @@ class LandscapeFigure:
             },
             ranges=[self._range(change, *BEYOND), self._range(self.changes["kernel"], -ACROSS, ACROSS)],
             resolution=self.run.settings.resolution,
-            checkpoint=self.run.folder.reserve("landscape_rows.json"),
+            checkpoint=self.run.folder.reserve("landscape_rows.safetensors"),
             progress=self.run.progress,
         )
 

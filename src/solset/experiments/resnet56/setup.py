@@ -14,6 +14,7 @@ from solset.datasets import CIFAR10
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.experiments.directions import unit
+from solset.experiments.options import check_seed
 from solset.experiments.run_folder import RunFolder
 from solset.operators import InformativeRows
 from solset.problem import Problem
@@ -58,6 +59,7 @@ class ResNet56Settings:
     memory_gigabytes: float = 3.0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if not self.moved or min(self.moved) < 1 or max(self.moved) > self.points:
             raise bad_value(
                 "moved", expected=f"numbers in 1..{self.points}", got=self.moved, cure="Move fewer images."

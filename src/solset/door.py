@@ -1,0 +1,134 @@
+"""The door for types: an argument that is not of the type in the signature is refused by its name."""
+
+import collections.abc
+import inspect
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, Literal, TypeVar, cast
+
+from torch import Tensor
+
+from solset.errors import bad_type, bad_value
+
+Public = TypeVar("Public", bound=Callable[..., Any])
+_CHECKED_ELSEWHERE = {"self", "points", "return"}  # indices come as sequences, ranges, arrays and tensors
+_LARGEST = 2**63 - 1
+_NAMES = {int: "an integer", float: "a number", bool: "True or False", str: "a text", Tensor: "a tensor"}
+
+
+def checked(public: Public) -> Public:
+    """A function or class that refuses arguments of other types than its signature says.
+
+    What the signature leaves open (``Any``, elements of a sequence, shapes) is left to what is called.
+
+    Args:
+        public: A function, or a class, whose ``__init__`` it is then.
+
+    Example:
+        >>> @checked
+        ... def half(size: float, *, name: str = "") -> float:
+        ...     return size / 2
+        >>> half("x")
+        Traceback (most recent call last):
+        TypeError: `size` must be a number; got 'x'. See the signature of half.
+    """
+    if inspect.isclass(public):
+        setattr(public, "__init__", _checked_call(public.__init__, public.__name__))  # noqa: B010
+        return cast("Public", public)
+    return cast("Public", _checked_call(public, public.__name__))
+
+
+def _checked_call(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*given: Any, **named: Any) -> Any:
+        hints = _hints(function)
+        for argument, value in signature.bind(*given, **named).arguments.items():
+            if argument in hints:
+                require(argument, value, hints[argument], cure=f"See the signature of {name}.")
+        return function(*given, **named)
+
+    return call
+
+
+@cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    found = typing.get_type_hints(function)
+    return {name: hint for name, hint in found.items() if name not in _CHECKED_ELSEWHERE}
+
+
+def require(argument: str, value: Any, hint: Any, *, cure: str) -> None:
+    """Refuses a value that is not of a type; for numbers also what is not a number, or beyond 64 bits.
+
+    Args:
+        argument: Its name.
+        value: What came.
+        hint: A type as in a signature.
+        cure: One sentence that says what to do.
+    """
+    if not _is_of(value, hint):
+        expected, got = _described(hint), _shown(value)
+        raise bad_type(argument, expected=expected, got=got, cure=cure)
+    if isinstance(value, float) and math.isnan(value):
+        raise bad_value(argument, expected="a number", got="nan", cure=cure)
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        got = _shown(value)
+        raise bad_value(argument, expected=f"at most {_LARGEST}", got=got, cure="Use a smaller one.")
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in {typing.Union, types.UnionType}:
+        return any(_is_of(value, part) for part in typing.get_args(hint))
+    if origin is Literal:
+        return isinstance(value, str)  # which of the texts it may be, what is called says better
+    if hint is float:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if hint is None:
+        return value is None
+    kind = origin or hint
+    if kind is collections.abc.Sequence and isinstance(value, str | bytes):
+        return False
+    if kind is collections.abc.Sequence and isinstance(value, list | tuple):
+        return all(_is_of(one, part) for part in typing.get_args(hint) for one in value)
+    if kind is collections.abc.Mapping and isinstance(value, dict):
+        return all(_is_of(one, part) for part in typing.get_args(hint)[1:] for one in value.values())
+    return not inspect.isclass(kind) or _is_instance(value, kind)
+
+
+def _is_instance(value: Any, kind: type) -> bool:
+    try:
+        return isinstance(value, kind)
+    except TypeError:  # a protocol that cannot be asked
+        return True
+
+
+def _described(hint: Any) -> str:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in {typing.Union, types.UnionType}:
+        return " or ".join(dict.fromkeys(_described(part) for part in parts))
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, parts))}"
+    if hint in {None, type(None)}:
+        return "None"
+    kind = origin or hint
+    if kind in {collections.abc.Sequence, collections.abc.Mapping} and parts:
+        of = _described(parts[-1]).removeprefix("a ").removeprefix("an ")
+        return f"a {kind.__name__} of {of}"
+    return _NAMES.get(kind, f"a {getattr(kind, '__name__', kind)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > 10**60:  # Python does not write thousands of digits
+        return "a number of more than 60 digits"
+    if isinstance(value, str | int | float | None):
+        text = repr(value)
+        return text if len(text) <= 60 else text[:60] + "…"
+    return type(value).__name__

@@ -1,0 +1,38 @@
+"""Every public function, one bad argument at a time: taken, or refused by the argument's name."""
+
+import warnings
+
+import jaxtyping
+import pytest
+
+from support.hostile_calls import calls, cases, complaint
+
+CALLS, CASES = calls(), list(cases())
+
+
+@pytest.fixture
+def unchecked():
+    """As a user has it: without the type checker of the test run, whose messages would come first."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_is_taken_or_refused_by_name(unchecked, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    wrong = []
+    for _, argument, kind in (case for case in CASES if case[0] == name):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            complained = complaint(CALLS[name], argument, kind)
+        if complained:
+            wrong.append(f"{argument} as {kind}: {complained}")
+    assert wrong == []
+
+
+def test_how_many_there_are(capsys):
+    with capsys.disabled():
+        print(f" {len(CASES)} calls of {len(CALLS)} public names,", end=" ")
+    assert len(CASES) > 2000

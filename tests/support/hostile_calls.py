@@ -1,0 +1,229 @@
+"""Calls of every public function with one argument that is not one."""
+
+import math
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+import solset
+from solset import filters
+from solset.solvers import SolverError
+from support.tiny import tiny_model, tiny_problem
+
+DX = torch.full((2, 3), 0.01, dtype=torch.float64)
+BAD: dict[str, Any] = {
+    "an object": object(),
+    "a text": "x",
+    "an empty text": "",
+    "bytes": b"x",
+    "minus one": -1,
+    "a fraction": 0.5,
+    "not a number": math.nan,
+    "infinity": math.inf,
+    "minus infinity": -math.inf,
+    "10^30": 10**30,
+    "an empty list": [],
+    "a list of texts": ["x"],
+    "a mapping": {"x": 1},
+    "a tensor that is not finite": torch.full((2, 3), math.nan, dtype=torch.float64),
+    "an empty tensor": torch.zeros(0),
+    "integers": torch.ones(2, 3, dtype=torch.int64),
+    "a function": lambda: None,
+    "a class": int,
+}
+# Calls that take long by right: a number of steps, of samples, of points on a grid.
+PATIENT = {"10^30", "infinity"}
+# A function of the user's that fails raises what it likes.
+USERS = {("Problem", "loss"), ("audit", "checkpoint")}
+SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Call:
+    """A public function with arguments that it takes."""
+
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+
+    def with_one(self, name: str, value: Any) -> Any:
+        return self.function(**{**self.arguments, name: value})
+
+
+def calls() -> dict[str, Call]:
+    """Every public function that takes a problem or makes one, and every value that has settings."""
+    model, inputs, targets = tiny_model()
+    problem, weights = tiny_problem(), tiny_problem().weights()
+    goal = solset.WeightFunction(lambda w: w.square().sum(), name="square")
+    budget, moved = solset.Budget([0, 2], 0.05), {"problem": problem, "dx": DX, "points": [0, 2]}
+    short, one = solset.Ascent(rounds=1, steps=1), torch.ones_like(weights)
+    change = solset.Moved([0, 2], DX)
+    none = {"optimality": "auto", "solver": None}
+    found = {
+        "Problem": (
+            solset.Problem,
+            {
+                **{"model": model, "loss": nn.MSELoss(), "inputs": inputs, "targets": targets},
+                **{"weight_decay": 0.0, "parameters": None, "batch_size": 4, "memory_budget": 2**30},
+                **{"spill_folder": None, "gradient_tol": 1e-3},
+            },
+        ),
+        "graphical_derivative": (problem.graphical_derivative, {"points": [0], "rows": None, **none}),
+        "coderivative": (problem.coderivative, {"points": [0], "rows": None, **none}),
+        "estimate": (problem.estimate, {"dx": DX, "points": [0, 2], "rows": None, **none}),
+        "moved_to": (problem.moved_to, {"dx": DX, "weights": weights, "points": [0, 2]}),
+        "restrict": (problem.restrict, {"points": [0, 2], "parameters": None}),
+        "load_derivative": (problem.load_derivative, {"folder": "nowhere"}),
+        "training_stability": (
+            solset.training_stability,
+            {**moved, **none, "samples": 1, "radius": 0.1, "generator": torch.Generator(), "rows": None},
+        ),
+        "lipschitz_modulus": (
+            solset.lipschitz_modulus,
+            {
+                **{"problem": problem, "points": [0], "layer": None, "joint": True, **none},
+                **{"steps": 5, "probes": 1, "margin_candidates": 5},
+            },
+        ),
+        "modulus_chain": (solset.modulus_chain, {"problem": problem, "points": [0], "layer": None}),
+        "activation_margin": (solset.activation_margin, {"risk": problem.risk(), "candidates": 5}),
+        "audit": (
+            solset.audit,
+            {
+                **{"problem": problem, "points": [0], "validation": (inputs, targets), "layer": None},
+                **{"joint": None, "optimality": "auto", "influence": True, "prior_precision": 1.0},
+                **{"checkpoint": None, "progress": False},
+            },
+        ),
+        "influence": (solset.influence, {"problem": problem, "change": change, "solver": None}),
+        "removal_scores": (
+            solset.removal_scores,
+            {"problem": problem, "inputs": inputs, "targets": targets, "solver": None},
+        ),
+        "feature_scores": (
+            solset.feature_scores,
+            {"problem": problem, "inputs": inputs, "targets": targets, "solver": None},
+        ),
+        "retrain": (solset.retrain, {**moved, "method": solset.GradientDescent(2, 0.01)}),
+        "tangent_recursion": (
+            solset.tangent_recursion,
+            {**moved, "steps": 2, "learning_rate": 0.01, "progress": False},
+        ),
+        "filter_normalised": (
+            solset.filter_normalised,
+            {"problem": problem, "direction": one, "has_biases": False},
+        ),
+        "landscape": (
+            solset.landscape,
+            {
+                **{"problem": problem, "directions": {"a": one}, "normalise": "length", "has_biases": False},
+                **{"ranges": None, "resolution": 2, "risk": None, "subsets": None, "marks": None},
+                **{"centre": None, "checkpoint": None, "progress": False},
+            },
+        ),
+        "follow_path": (
+            solset.follow_path,
+            {
+                **moved,
+                **{"optimality": "auto", "tol": 1e-2, "rows": None, "nearest": False},
+                **{"most_gradients": 1e3, "checkpoint": None, "progress": False},
+            },
+        ),
+        "follow_retraining": (
+            solset.follow_retraining,
+            {
+                **moved,
+                **{"steps": 3, "learning_rate": 0.01, "record_at": [2], "tol": 0.1, "builds": 1},
+                **{"checkpoint": None, "progress": False},
+            },
+        ),
+        "adjoint_gradient": (
+            solset.adjoint_gradient,
+            {"problem": problem, "goal": goal, "points": [0], "element": None, **none},
+        ),
+        "design_poisoning": (
+            solset.design_poisoning,
+            {
+                **{"problem": problem, "goal": goal, "budget": budget, "element": None, "ascent": short},
+                **{"follower": None, "start": None, **none, "checkpoint": None, "progress": False},
+            },
+        ),
+        "judge_poisoning": (
+            solset.judge_poisoning,
+            {
+                **{"problem": problem, "goal": goal, "change": change, "train": None, "seeds": ()},
+                **{"methods": {"few": solset.GradientDescent(2, 0.01)}, "clean": None},
+            },
+        ),
+        "stability_margin": (
+            solset.stability_margin,
+            {
+                **{"problem": problem, "inputs": inputs[:1], "budget": budget, "element": None},
+                **{"method": None, "ascent": short, "tol": 0.1, **none},
+            },
+        ),
+        "Ascent": (solset.Ascent, {"rounds": 1, "steps": 1, "stride": 0.5}),
+        "Budget": (
+            solset.Budget,
+            {
+                **{"points": [0], "radius": 1.0, "norm": "l2", "scope": "per_point"},
+                **{"lower": -1.0, "upper": 1.0},
+            },
+        ),
+        "InformativeRows": (solset.InformativeRows, {"tol": 0.1, "most": 10}),
+        "GradientFlow": (filters.GradientFlow, {"steps": 3, "learning_rate": 0.1}),
+        "Tikhonov": (filters.Tikhonov, {"damping": 0.1}),
+        "RankCut": (filters.RankCut, {"tolerance": 0.1}),
+        "GradientDescent": (solset.GradientDescent, {"steps": 3, "learning_rate": 0.1}),
+        "LBFGS": (solset.LBFGS, {"tol": 1e-8, "max_gradients": 5}),
+        "Newton": (solset.Newton, {"tol": 1e-8, "max_steps": 5}),
+        "LevenbergMarquardt": (solset.LevenbergMarquardt, {"tol": 1e-8, "max_steps": 5}),
+        "LSMR": (solset.LSMR, {"tol": 1e-8, "max_steps": 5}),
+        "MINRES": (solset.MINRES, {"tol": 1e-8, "max_steps": 5}),
+        "CG": (solset.CG, {"tol": 1e-8, "max_steps": 5}),
+    }
+    return {name: Call(*parts) for name, parts in found.items()}
+
+
+def cases() -> Iterator[tuple[str, str, str]]:
+    """Function, argument, and what is wrong with it."""
+    for name, call in calls().items():
+        for argument in call.arguments:
+            for wrong in BAD:
+                if (name, argument) not in USERS or wrong not in {"a function", "a class"}:
+                    yield name, argument, wrong
+
+
+@contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise InterruptedError(f"not done after {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def complaint(call: Call, argument: str, wrong: str) -> str:
+    """What is wrong with how the call ended; nothing if it was taken or refused by name."""
+    try:
+        with _at_most(SECONDS):
+            call.with_one(argument, BAD[wrong])
+    except (ValueError, TypeError, SolverError) as error:
+        text = str(error)
+        if "`" in text and " must be " in text:
+            return ""
+        return f"{type(error).__name__}: {text[:150]}"
+    except InterruptedError as error:
+        return "" if wrong in PATIENT else str(error)
+    except BaseException as error:  # noqa: BLE001 - whatever else gets out is a failure
+        return f"{type(error).__name__}: {str(error)[:150]}"
+    return ""
