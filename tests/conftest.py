@@ -192,8 +192,17 @@ def fitted() -> Case:
 
 
 @pytest.fixture(scope="session")
+def meeting() -> Case:
+    """The same, with one target for points 1 and 4."""
+    case = regression(12, 6, outputs=2)
+    targets = case.targets.clone()
+    targets[4] = targets[1]
+    return fit_exactly(replace(case, targets=targets))
+
+
+@pytest.fixture(scope="session")
 def fitted_sum() -> Case:
-    """The same, trained on a sum."""
+    """The first, trained on a sum."""
     return fit_exactly(regression(12, 6, outputs=2, reduction="sum"))
 
 

@@ -20,7 +20,7 @@ from solset.experiments.digits import DigitsRun, DigitsSettings
 from solset.experiments.digits_report import digits_experiment
 from solset.experiments.identity import directions_fact, problem_facts, tensors_fact
 from solset.experiments.options import counts, fraction, indices, one_of, seeds, shape
-from solset.experiments.paths import PathSettings
+from solset.experiments.paths import PathSettings, check_path_settings
 from solset.experiments.paths_report import path_experiment
 from solset.experiments.plan_table import plan_from
 from solset.experiments.poison import PoisonRun
@@ -324,7 +324,7 @@ def path(
     )
     problem = load_problem(source)
     print(problem)
-    check_settings(problem, settings)  # before the folder is made, so that a corrected call finds it free
+    check_path_settings(problem, settings)  # before the folder is made: a corrected call finds it free
     facts = problem_facts(problem), directions_fact(direction)
     folder = _open(out, settings, *facts, overwrite=overwrite, resume=resume)
     with _interruptible():

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from solset import InformativeRows, Newton, Problem, StopReason, follow_path, retrain
+from solset.errors import Status
 from solset.testing import log_slope
 
 MOVED = [4, 1]
@@ -206,13 +207,13 @@ class TestIsolatedSolutions:
     def test_folds_at_the_same_data_however_long_the_perturbation(self, isolated_net):
         case, weight_decay = isolated_net
         problem, places = case.problem(weight_decay=weight_decay), []
-        for size in (0.1, 0.3):
+        for size in (0.1, 0.3, 3.0, 300.0):
             found = follow_path(problem, direction(size=size), points=MOVED)
             assert found.reason is StopReason.FOLD
             assert "fold at τ = " in found.message
             assert found.smallest < 0.05 * found.stations[0].smallest
             places.append(size * found.end.place)
-        assert places[0] == pytest.approx(places[1], rel=2e-3)
+        assert places == pytest.approx([places[0]] * 4, rel=2e-3)
 
 
 class TestStopping:
@@ -223,6 +224,16 @@ class TestStopping:
         assert "fold at τ = 0.49" in found.message or "fold at τ = 0.5" in found.message
         assert found.smallest < 0.2
         assert not found.is_complete
+
+    def test_the_nearest_solution_is_for_the_data_that_were_reached(self):
+        problem, dx = scalar(Curve()), torch.full((1, 1), 2.0, dtype=torch.float64)
+        found = follow_path(problem, dx, nearest=True)
+        assert found.reason is StopReason.FOLD
+        assert found.nearest is not None
+        assert found.nearest.status is Status.CONVERGED
+        there = problem.risk().move([0], found.end.place * dx).at(found.nearest.weights)
+        assert float(there.outputs()) == pytest.approx(1.0, abs=1e-9)
+        assert float(found.nearest.weights) == pytest.approx(float(found.weights), abs=1e-3)
 
     def test_where_the_rows_lose_their_rank(self):
         found = follow_path(scalar(Hinge()), torch.full((1, 1), 2.0, dtype=torch.float64))
@@ -242,6 +253,16 @@ class TestStopping:
         assert found.reason is StopReason.FOLD
         assert 0.9 < found.end.place < 1.0
         assert bool(torch.isfinite(found.weights).all())
+
+    @pytest.mark.parametrize(
+        ("size", "reason"), [(1.0, StopReason.RANK_LOSS), (1.2, StopReason.END), (2.0, StopReason.END)]
+    )
+    def test_two_points_that_meet_with_the_same_target_are_no_fold(self, meeting, size, reason):
+        problem = meeting.problem()
+        inputs, _ = problem.risk().points[[4, 1]]
+        found = follow_path(problem, size * (inputs[1] - inputs[0])[None], points=[4])
+        assert found.reason is reason
+        assert found.end.place > 0.99
 
     def test_after_the_gradients_that_were_granted_and_goes_on_when_given_more(self, fitted, tmp_path):
         given = {"points": MOVED, "checkpoint": tmp_path / "course.safetensors"}
@@ -351,6 +372,7 @@ class TestBadCalls:
             ({"most_gradients": 0.0}, "most_gradients"),
             ({"optimality": "gauss_newton"}, "optimality"),
             ({"points": [4, 4]}, "distinct"),
+            ({"nearest": True, "rows": InformativeRows(tol=0.4)}, "nearest"),
         ],
     )
     def test_are_refused(self, fitted, options, says):

@@ -51,6 +51,39 @@ def test_a_network_linear_in_its_weights_takes_one_build_and_is_exact():
     assert "1 builds" in found.message
 
 
+@pytest.fixture(scope="module")
+def softmax() -> tuple[Problem, Tensor]:
+    """A network linear in its weights under cross-entropy; three points move by half of their norms."""
+    g = torch.Generator().manual_seed(0)
+    inputs = torch.randn(12, 6, generator=g, dtype=torch.float64)
+    labels = torch.randint(0, 3, (12,), generator=g)
+    model = nn.Linear(6, 3, bias=False).double().eval()
+    nn.init.zeros_(model.weight)
+    start = Problem(model, nn.CrossEntropyLoss(), inputs, labels, gradient_tol=float("inf"))
+    descent = GradientDescent(2000, 0.5)
+    end = retrain(start, torch.zeros_like(inputs), method=descent).weights
+    nn.utils.vector_to_parameters(end, model.parameters())
+    dx = torch.randn(3, 6, generator=g, dtype=torch.float64)
+    dx = 0.5 * dx / dx.norm(dim=1, keepdim=True) * inputs[:3].norm(dim=1, keepdim=True)
+    return Problem(model, nn.CrossEntropyLoss(), inputs, labels, gradient_tol=float("inf")), dx
+
+
+@pytest.mark.parametrize("steps", [100, 1000, 5000])
+def test_a_loss_that_changes_its_curvature_takes_more_segments_than_one(softmax, steps):
+    problem, dx = softmax
+    options = {"points": [0, 1, 2], "steps": steps, "learning_rate": 0.5}
+    real = retrain(problem, dx, points=[0, 1, 2], method=GradientDescent(steps, 0.5))
+    errors, defects = [], []
+    for builds, tol in ((1, 0.05), (12, 0.05), (31, 0.01)):
+        found = follow_retraining(problem, dx, builds=builds, tol=tol, **options)
+        errors.append(float((found.change - real.change).norm() / real.change.norm()))
+        defects.append(max(station.error for station in found.stations))
+    assert errors[0] > 0.05
+    assert defects[0] > 0.05  # and it says so
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] <= 0.005
+
+
 def test_weight_decay_is_part_of_the_flow():
     g = torch.Generator().manual_seed(0)
     inputs, targets = (torch.randn(6, k, generator=g, dtype=torch.float64) for k in (9, 2))
@@ -138,6 +171,38 @@ def test_an_interrupted_run_has_the_same_numbers(fitted, tmp_path, monkeypatch):
 def test_says_that_descent_itself_would_diverge(fitted):
     with pytest.warns(SolsetWarning, match="diverges"):
         followed(fitted.problem(), steps=3, learning_rate=10.0, builds=1)
+
+
+def diverging() -> tuple[Problem, Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Linear(a, b, bias=False) for a, b in ((3, 8), (8, 8), (8, 1))]
+        inputs = torch.randn(4, 3)
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]).double().eval()
+    inputs = inputs.double()
+    dx = torch.ones(1, 3, dtype=torch.float64)
+    return Problem(model, nn.MSELoss(), inputs, model(inputs).detach()), dx
+
+
+@pytest.mark.filterwarnings("ignore::solset.SolsetWarning")
+@pytest.mark.parametrize(("steps", "rate", "builds"), [(400, 1e3, 12), (100, 1e4, 1), (60, 1e4, 3)])
+def test_a_retraining_that_overflows_ends_so(tmp_path, steps, rate, builds):
+    problem, dx = diverging()
+    given = {"points": [0], "steps": steps, "learning_rate": rate, "builds": builds}
+    for _ in range(2):  # the second reads what the first wrote
+        found = follow_retraining(problem, dx, checkpoint=tmp_path / "course.safetensors", **given)
+        assert found.reason is StopReason.NONFINITE
+        assert f"not finite after step {found.end.place:.0f}" in found.message
+        assert bool(torch.isfinite(found.trail).all())
+        assert all(s.all_loss < float("inf") for s in found.stations)
+        assert all(s.error < float("inf") for s in found.stations)
+
+
+def test_data_beyond_all_numbers_end_it_at_once():
+    problem, dx = diverging()
+    found = follow_retraining(problem, 1e308 * dx, points=[0], steps=5, learning_rate=RATE)
+    assert found.reason is StopReason.NONFINITE
+    assert found.end.place == 0
 
 
 @pytest.mark.parametrize(

@@ -269,3 +269,12 @@ def test_a_real_interrupt_signal(solset):
     after = contents("stopped")
     assert len(json.loads(after["result.json"])["sizes"]) == 100
     assert all(after[name] == value for name, value in kept.items() if name != "run.json")
+
+
+def test_a_path_that_is_refused_leaves_its_folder_free(solset):
+    path = ("path", "mine.py:build", "--points", "4,1", "--size", "5%", "--direction", "random")
+    refused = solset(*path, "--out", "way")
+    assert refused.code == 2
+    assert "`problem` must be a fitted one whose rows of J are independent" in refused.error
+    assert not Path("way").exists()
+    assert solset(path[0], "mine.py:decayed", *path[2:], "--out", "way").code == 0

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from solset import Problem, follow_path
+from solset import LevenbergMarquardt, Problem, follow_path
 from solset.experiments.directions import random_directions, step_of
-from solset.experiments.paths import PathSettings, run_paths
+from solset.experiments.paths import PathSettings, check_path_settings, run_paths
 from solset.experiments.paths_report import path_experiment
 from solset.experiments.run_folder import RunFolder
 from solset.experiments.users import check_settings
@@ -71,6 +71,29 @@ def test_a_path_that_folds_says_so_on_the_page(tmp_path):
     assert re.search(r"The path to 300 % was not completed: fold at τ = 0\.\d+", page)
 
 
+def test_the_nearest_to_a_path_that_stops_is_for_the_data_that_it_reached(tmp_path):
+    inputs = torch.ones(1, 1, dtype=torch.float64)
+    problem = Problem(Curve().eval(), nn.MSELoss(), inputs, 2 * inputs)
+    settings = PathSettings("mine.py:build", points=(0,), direction="random", sizes=(3.0,), nearest=True)
+    page = path_experiment(problem, settings, opened(tmp_path, settings)).read_text(encoding="utf-8")
+    (row,) = json.loads((tmp_path / "result.json").read_text())["paths"]
+    kept = load_file(tmp_path / "weights_3.safetensors")
+    reached = problem.risk().move([0], row["place"] * kept["dx"])
+    off = reached.at(kept["nearest"]).outputs() - problem.risk().outputs()
+    assert row["nearest_residual"] == float(off.abs().max()) <= 1e-9
+    assert row["nearest_status"] == "converged"
+    assert "nearest: status" in page
+
+
+def test_a_nearest_solution_that_is_not_found_is_called_so(fitted, tmp_path, monkeypatch):
+    from solset.analysis.path import follow
+
+    monkeypatch.setattr(follow, "LevenbergMarquardt", lambda **_: LevenbergMarquardt(max_steps=0))
+    settings = dataclasses.replace(SETTINGS, nearest=True)
+    page = path_experiment(fitted.problem(), settings, opened(tmp_path, settings)).read_text(encoding="utf-8")
+    assert "The path to 10 %: the search for the nearest solution ended with max_steps, at a resid" in page
+
+
 def test_resuming_computes_nothing_again(fitted, tmp_path, monkeypatch):
     from solset.experiments import paths
 
@@ -97,3 +120,10 @@ def test_bad_settings_are_refused(options, says):
 def test_a_direction_that_cannot_be_had_is_refused_first(fitted):
     with pytest.raises(ValueError, match="fitted to zero residual"):
         check_settings(fitted.problem(), dataclasses.replace(SETTINGS, direction="gradient"))
+
+
+def test_a_problem_without_a_path_is_refused_first(build_case):
+    problem = build_case("tanh-ce-mean").problem()
+    check_settings(problem, SETTINGS)
+    with pytest.raises(ValueError, match="weight decay"):
+        check_path_settings(problem, SETTINGS)

@@ -190,11 +190,13 @@ class LevenbergMarquardt:
         tol: Largest output error at which to stop.
         max_steps: Gram builds in search of the nearest point; a few more may end on the set.
         step_tol: Relative step at which to stop; ``tol`` by default.
+        solver: Keeps the rows and their Gram matrix, within its memory budget.
     """
 
     tol: float = 1e-10
     max_steps: int = 20
     step_tol: float | None = None
+    solver: Dual = field(default_factory=Dual)
 
     def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:
         """Iterate.
@@ -216,7 +218,7 @@ class LevenbergMarquardt:
         risk, scale, previous = start, 1.0, float("inf")
         for step in range(1, self.max_steps + 1):
             error = (risk.outputs() - target).flatten()
-            rows = Dual().prepare(Jacobian(risk, memory_budget=0))
+            rows = self.solver.prepare(Jacobian(risk, memory_budget=0))
             nearest = anchor + rows.solve(rows.operator @ (risk.weights - anchor) - error).value
             direction = nearest - risk.weights
             length, travelled = float(direction.norm()), float((risk.weights - anchor).norm())
@@ -234,7 +236,7 @@ class LevenbergMarquardt:
             error = (risk.outputs() - target).flatten()
             if float(error.abs().max()) <= self.tol:
                 return risk, step
-            direction = Dual().solve(Jacobian(risk, memory_budget=0), -error).value
+            direction = self.solver.solve(Jacobian(risk, memory_budget=0), -error).value
             limit = float(error.norm())
             risk, _, _ = _backtrack(risk, direction, lambda r: (r.outputs() - target).flatten(), limit)
         return risk, 10

@@ -6,12 +6,13 @@ from typing import Any
 import torch
 
 from solset.analysis import Course, follow_path
+from solset.analysis.path import check_path
 from solset.errors import bad_value
-from solset.experiments.directions import step_of
+from solset.experiments.directions import check_sizes, step_of
 from solset.experiments.options import check_seed
 from solset.experiments.run_folder import RunFolder
 from solset.experiments.stages import stage
-from solset.experiments.users import chosen_directions
+from solset.experiments.users import check_settings, chosen_directions
 from solset.problem import Optimality, Problem
 
 
@@ -41,10 +42,7 @@ class PathSettings:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if len({f"{size:g}" for size in self.sizes}) < len(self.sizes):
-            raise bad_value(
-                "sizes", expected="distinct to six digits", got=self.sizes, cure="Name each step once."
-            )
+        check_sizes(self.sizes)
         if not 0 < self.tol < 1:
             raise bad_value("tol", expected="between 0 and 1", got=self.tol, cure="Use 1e-3.")
         if self.optimality == "gauss_newton":
@@ -54,6 +52,23 @@ class PathSettings:
                 got=repr(self.optimality),
                 cure="Its solutions are those of the stationary map: follow that.",
             )
+
+
+def check_path_settings(problem: Problem, settings: PathSettings) -> None:
+    """Refuses settings that do not fit the problem, and a problem that has no path.
+
+    Args:
+        problem: The trained point.
+        settings: What the run is asked to do.
+
+    Raises:
+        ValueError: As for :func:`check_settings` and :func:`check_path`.
+
+    Cost: one gradient over the moved points, and what the run needs anyway.
+    """
+    check_settings(problem, settings)
+    points = problem.check_points(settings.points)
+    check_path(problem, points=points, optimality=settings.optimality, nearest=settings.nearest)
 
 
 def run_paths(problem: Problem, settings: PathSettings, folder: RunFolder) -> dict[str, Any]:
@@ -110,8 +125,25 @@ def _along(
         "size": size,
         "trained_moved": float(losses[points].mean()),
         "trained_all": float(losses.mean()),
-        "nearest_distance": None if course.nearest is None else float(course.nearest.change.norm()),
+        **_nearest(problem, points, course.end.place * dx, course),
         **_facts(course),
+    }
+
+
+def _nearest(problem: Problem, points: list[int], dx: torch.Tensor, course: Course) -> dict[str, Any]:
+    """How far the nearest solution is, and how well it solves; the residual is that of the stations."""
+    found = course.nearest
+    if found is None:
+        return {"nearest_distance": None, "nearest_status": None, "nearest_residual": None}
+    residual = found.gradient_norm
+    if course.optimality == "interpolating":
+        start = problem.risk()
+        off = start.move(points, dx).at(found.weights).outputs() - start.outputs()
+        residual = float(off.abs().max())
+    return {
+        "nearest_distance": float(found.change.norm()),
+        "nearest_status": found.status.value,
+        "nearest_residual": residual,
     }
 
 

@@ -42,6 +42,17 @@ def _flat(row: dict[str, Any]) -> dict[str, object]:
     return flat | {"step_percent": 100 * row["size"], "reached_percent": 100 * row["size"] * row["place"]}
 
 
+def _warnings(row: dict[str, Any]) -> list[str]:
+    path, found = f"The path to {100 * row['size']:g} %", []
+    if not row["is_complete"]:
+        found.append(f"{path} was not completed: {row['message']}.")
+    if row["nearest_status"] not in (None, "converged"):
+        found.append(
+            f"{path}: the search for the nearest solution ended with {row['nearest_status']}, at a residual of {row['nearest_residual']:.1e}."
+        )
+    return found
+
+
 def _report(
     result: dict[str, Any], rows: list[dict[str, object]], settings: PathSettings, folder: RunFolder
 ) -> Report:
@@ -53,6 +64,8 @@ def _report(
         Column("distance", "distance", ".4g"),
         Column("length", "length", ".4g"),
         Column("nearest_distance", "nearest", ".4g"),
+        Column("nearest_status", "nearest: status", ""),
+        Column("nearest_residual", "nearest: residual", ".1e"),
         Column("residual", "residual", ".1e"),
         Column("smallest", "smallest", ".2e"),
         Column("trained_moved", "moved: trained", ".3g"),
@@ -91,16 +104,13 @@ def _report(
                     f"{result['setup']['problem']}; map followed: {last['optimality']}.",
                     f"Directions: {settings.direction}; each point moves by the stated percentage of its own norm, in input units after preprocessing.",
                     "Residual: the largest error of an output that is kept, or the gradient norm of the risk where the stationary map is followed.",
+                    "Nearest: the solution nearest to the trained weights for the data that the path reached, where asked for.",
                     "Smallest: singular value of the rows of the Jacobian in use, or eigenvalue of the Hessian on the directions searched, along the path.",
                     "Gradients: cost by count, in gradients of the risk over all points; a forward pass counts a third, a Hessian product two, a row of the Jacobian one gradient of its point.",
                 ),
             ),
         ),
-        warnings=tuple(
-            f"The path to {100 * row['size']:g} % was not completed: {row['message']}."
-            for row in result["paths"]
-            if not row["is_complete"]
-        ),
+        warnings=tuple(warning for row in result["paths"] for warning in _warnings(row)),
         settings=folder.settings,
         versions=folder.versions,
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from solset.analysis import Stability, training_stability
 from solset.errors import bad_type, bad_value
 from solset.experiments.directions import (
+    check_sizes,
     directions_from_file,
     loss_directions,
     random_directions,
@@ -47,10 +48,7 @@ class UserSettings:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if len({f"{size:g}" for size in self.sizes}) < len(self.sizes):
-            raise bad_value(
-                "sizes", expected="distinct to six digits", got=self.sizes, cure="Name each step once."
-            )
+        check_sizes(self.sizes)
         if self.samples < 0:
             raise bad_value("samples", expected="zero or more", got=self.samples, cure="Use 0 for none.")
 

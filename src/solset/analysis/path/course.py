@@ -40,7 +40,10 @@ class Station:
             Hessian on the directions searched (an upper bound of the true one); ``nan`` where none was
             computed.
         rows: Rows of ``J`` in use; 0 where none are.
-        error: Estimated error of this step along the set, in weight units, which no residual shows.
+        error: Estimated error of this step along the set, in weight units, which no residual shows; at an
+            isolated solution what the last correction left. Along a retraining the defect of the segment
+            that it lies in: how far the slopes of the loss are from the linearisation at the segment's end,
+            relative to them at its start, a number without unit.
         gradients: Cost from the start, in gradients of all points, by count.
         held: Activations that the path keeps at their kinks there.
     """
@@ -68,8 +71,9 @@ class Course:
         message: The same in a sentence, with the place.
         optimality: The map whose set was followed, or ``"retraining"``.
         layout: Names and shapes of the weights.
-        nearest: Where asked for, the solution nearest to ``w̄`` at the end: the end itself is *a* point of
-            the set, and depends on the path.
+        nearest: Where asked for, the solution nearest to ``w̄`` for the data at the end, which are not all of
+            the perturbation if the course stopped; its status says whether it was found. The end itself is
+            *a* point of the set, and depends on the path.
     """
 
     stations: tuple[Station, ...]

@@ -27,6 +27,7 @@ SHORT = 0.02  # of the path: shorter steps across kinks make no slope easier
 KINKED = 0.5  # of the error allowed, from which a switching activation is looked for
 LEAST = 0.03  # of a switch's effect that its place is not trusted for: on a smooth network there is none
 STEEP = 5.0  # times the slope at the start, with as small a singular value, that a fold is told by
+PULL = 0.1  # of slope times singular value at the start: that product tends to zero where rows only meet
 LONGEST = 3.0  # times the step before
 FIRST = 0.2  # of the path, the first step at most
 CORRECTIONS, REFRESHES = 40, 2
@@ -92,6 +93,11 @@ class FittedSteps:
         self._tol, self._output_tol, self._fit_limit = tol, output_tol, fit_limit
         self._sees_kinks = 0 < kept.switch_count <= MOST_VALUES
 
+    @property
+    def first_step(self) -> float:
+        """A share of the perturbation that the tolerance allows."""
+        return min(FIRST, self._tol**0.5)
+
     def start(self) -> State:
         """The trained point, with the slope there: the shortest element of the graphical derivative."""
         factor, risk = self._kept.first(self._derivative), self._kept.risk(0.0)
@@ -108,8 +114,7 @@ class FittedSteps:
             gradients=self._kept.meter.gradients,
         )
         reference = (factor.smallest, float(factor.slope.norm()))
-        first = min(FIRST, self._tol**0.5)
-        return State(risk.weights, station, first, Slopes(factor.slope), reference)
+        return State(risk.weights, station, self.first_step, Slopes(factor.slope), reference)
 
     def attempt(self, state: State, step: float) -> State | Refusal:
         """One step.
@@ -302,8 +307,15 @@ def _unusable(factor: Factor) -> Refusal | None:
 
 
 def _cause(state: State, factor: Factor, otherwise: StopReason) -> StopReason:
-    """A fold, if a singular value vanishes while the slope grows without bound; else what is given."""
+    """A fold or rank loss, if a singular value vanishes and the slope seems to grow; else what is given.
+
+    At a fold the slope grows as the inverse of the singular value, at the last station too. Where rows only
+    become dependent the path does not turn: steep is what is tried beside it, by an error over that value.
+    """
     smallest, length = state.reference
-    steeper = float(factor.slope.norm()) > STEEP * length
     is_small = min(factor.smallest, state.station.smallest) < smallest / STEEP
-    return StopReason.FOLD if steeper and is_small else otherwise
+    if not is_small or not float(factor.slope.norm()) > STEEP * length:
+        return otherwise
+    steepness = float(state.slopes.now.norm())
+    is_pulled = steepness * state.station.smallest > PULL * length * smallest
+    return StopReason.FOLD if steepness > STEEP * length and is_pulled else StopReason.RANK_LOSS

@@ -22,8 +22,10 @@ from solset.errors import bad_value
 from solset.operators import InformativeRows
 from solset.problem import Optimality, Problem
 from solset.risk import Indices
+from solset.solvers import Dual
 
-SMALLEST_STEP = 1e-4  # Δτ below which a path is given up
+SMALLEST_STEP = 1e-4  # Δτ below which a path is given up that could start with the step it wanted to
+NO_STEP = 1e-8  # Δτ below which there is no first step
 UNFITTED = 1e-2  # mean norm of the loss's gradient in the outputs up to which a training set counts as fitted
 
 
@@ -69,8 +71,8 @@ def follow_path(
             an isolated solution the error of the end relative to the change of the weights. An estimate, not
             a bound: kinks that are not seen make it rough.
         rows: As for :meth:`Problem.graphical_derivative`; chosen again at every step.
-        nearest: Whether to look for the solution nearest to ``w̄`` too. The cost is not counted in the
-            course.
+        nearest: Whether to look for the solution nearest to ``w̄`` too, for the data that the path reached.
+            It keeps all outputs, and is refused where rows are chosen. The cost is not counted in the course.
         most_gradients: Cost by count after which to stop.
         checkpoint: A file (safetensors with JSON in its header) that holds the course so far. If it exists,
             the course is taken up where it was left, with the same numbers.
@@ -106,7 +108,7 @@ def follow_path(
     marks = {} if checkpoint is None else course_settings(risk, flat, chosen, verb="path", **given)
     file = CourseFile(None if checkpoint is None else Path(checkpoint), marks)
     states, ending = file.read(risk.weights)
-    derivative = problem.graphical_derivative(points=chosen, optimality=optimality, rows=rows)
+    derivative = check_path(problem, points=chosen, optimality=optimality, rows=rows, nearest=nearest)
     if ending is None:
         meter = Meter(problem.point_count)
         moved = problem.data_space(chosen).unflatten(flat)
@@ -125,7 +127,49 @@ def follow_path(
     )
     if not nearest:
         return course
-    return replace(course, nearest=_nearest(problem, dx, chosen, derivative.optimality))
+    return replace(course, nearest=_nearest(problem, course.end.place * dx, chosen, derivative.optimality))
+
+
+def check_path(
+    problem: Problem,
+    *,
+    points: Indices | None = None,
+    optimality: Optimality = "auto",
+    rows: InformativeRows | None = None,
+    nearest: bool = False,
+) -> GraphicalDerivative:
+    """The graphical derivative that a path starts along, once it is known that there is a path.
+
+    Args:
+        problem: The trained point.
+        points: As for :func:`follow_path`, like the others.
+        optimality: The map.
+        rows: Which rows of ``J``.
+        nearest: Whether the nearest solution is asked for.
+
+    Raises:
+        ValueError: If solutions are neither kept outputs nor isolated, or rows are chosen and the nearest
+            solution is asked for.
+
+    Cost: that of :meth:`Problem.graphical_derivative`, which serves the path too.
+    """
+    derivative = problem.graphical_derivative(points=points, optimality=optimality, rows=rows)
+    if derivative.optimality == "stationary":
+        if not problem.risk().weight_decay > 0:
+            raise bad_value(
+                "problem",
+                expected="a fitted one whose rows of J are independent, or one with weight decay",
+                got=derivative.reason,
+                cure="Without either its solutions are not isolated, and no path among them is singled out.",
+            )
+    elif nearest and (rows is not None or derivative.linearisation.left_out > 0):
+        raise bad_value(
+            "nearest",
+            expected="left out where rows of J are chosen",
+            got=nearest,
+            cure="Give no rows and the problem a larger memory_budget: it keeps the outputs of all points.",
+        )
+    return derivative
 
 
 def _follow(
@@ -150,7 +194,7 @@ def _follow(
             found = stepper.attempt(state, step)
             if isinstance(found, Refusal):
                 state = replace(state, step=found.scale * step)
-                if found.is_final or state.step < SMALLEST_STEP:
+                if found.is_final or state.step < _smallest_step(stepper, states):
                     ending = _ending(found.reason, state, found.detail)
                     file.write(states, ending)
                     return ending
@@ -163,6 +207,13 @@ def _follow(
     ending = _ending(StopReason.END, state, f"{meter.gradients:.3g} gradients")
     file.write(states, ending)
     return ending
+
+
+def _smallest_step(stepper: Stepper, states: list[State]) -> float:
+    """``Δτ`` below which the path is given up: how far it goes is no matter of how long ``Δx`` is."""
+    if len(states) == 1:
+        return NO_STEP
+    return SMALLEST_STEP * min(1.0, states[1].station.place / stepper.first_step)
 
 
 def _ending(reason: StopReason, state: State, detail: str) -> Ending:
@@ -179,7 +230,7 @@ def _stepper(
     meter: Meter,
 ) -> Stepper:
     if derivative.optimality == "stationary":
-        return IsolatedSteps(problem, points, dx, tol=tol, reason=derivative.reason, meter=meter)
+        return IsolatedSteps(problem, points, dx, tol=tol, meter=meter)
     is_chosen = derivative.linearisation.left_out > 0 or rows is not None
     kept = KeptOutputs(
         problem, points, dx, rows=(rows or InformativeRows()) if is_chosen else None, meter=meter
@@ -216,5 +267,6 @@ def _checked(
 
 
 def _nearest(problem: Problem, dx: Tensor, points: list[int], optimality: str) -> Retrained:
-    method = LevenbergMarquardt() if optimality == "interpolating" else Newton()
+    solver = Dual(memory_budget=problem.memory_budget, folder=problem.spill_folder)
+    method = LevenbergMarquardt(solver=solver) if optimality == "interpolating" else Newton()
     return retrain(problem, dx, points=points, method=method)

@@ -101,7 +101,7 @@ class Recycled(LinearOperator):
         vectors, products = pairs
         square = vectors.T @ products  # symmetric up to what the Hessian changed between the products
         values, turn = torch.linalg.eigh((square + square.T) / 2)
-        kept = values > 1e-8 * values[-1]
+        kept = values > 1e-8 * values[-1:]  # none of none
         turn = turn[:, kept] / values[kept].sqrt()
         self._vectors, self._products = vectors @ turn, products @ turn
 

@@ -18,7 +18,7 @@ from solset.door import checked
 from solset.errors import bad_type, bad_value
 from solset.operators.cost import FORWARD
 from solset.problem import Problem
-from solset.risk import EmpiricalRisk, Indices, losses_at
+from solset.risk import EmpiricalRisk, Indices, losses_at, slopes_at
 from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow
 
@@ -41,9 +41,10 @@ def follow_retraining(
 
     Retraining is a flow in time on fixed, moved data. It is followed by exponential Euler: over a segment of
     ``k`` steps ``w ← w - Aᵀ φ_k(AAᵀ) r`` with ``A = √α Λ^{1/2} J`` and the weighted residual ``r`` at the
-    present weights on ``x̄ + Δx``, where ``φ_k(s) = (1 - (1 - ηs)^k)/s`` (:class:`filters.GradientFlow`). A
-    network linear in its weights needs one segment. Each is as long as the outputs obey its linearisation,
-    which a forward pass tells; with few builds left they are evenly spaced in the logarithm of time.
+    present weights on ``x̄ + Δx``, where ``φ_k(s) = (1 - (1 - ηs)^k)/s`` (:class:`filters.GradientFlow`).
+    Under squared loss a network linear in its weights needs one segment; other losses change their curvature
+    ``Λ`` on the way. Each is as long as the slopes of the loss obey its linearisation, which a forward pass
+    tells; with few builds left they are evenly spaced in the logarithm of time.
 
     Args:
         problem: The trained point.
@@ -52,8 +53,9 @@ def follow_retraining(
         steps: Of gradient descent.
         learning_rate: ``η``, for the loss as reduced.
         record_at: Steps, from 1 to ``steps``, at which the weights are wanted too; they cost no build.
-        tol: How far the outputs may be from the linearisation at the end of a segment, relative to the
-            weighted residual at its start. Not an error of the weights: the message states the largest seen.
+        tol: How far ``∇_f L``, the slopes of the loss in the outputs, may be from the linearisation at the
+            end of a segment, relative to their norm at its start. Not an error of the weights: the message
+            states the largest seen.
         builds: Most Gram matrices. With few of them segments are longer than ``tol`` allows.
         checkpoint: As for :func:`follow_path`.
         progress: Whether to show a progress bar; by default only on a terminal.
@@ -142,7 +144,7 @@ class _Retraining:
         with tqdm(total=total, initial=place, desc="retraining", disable=hidden, leave=False) as bar:
             while place < total:
                 new = self._segment(states[-1], place)
-                if not bool(torch.isfinite(new[-1].weights).all()):
+                if not new:
                     ending = Ending(StopReason.NONFINITE, f"{StopReason.NONFINITE} after step {place}")
                     file.write(states, ending)
                     return ending
@@ -157,8 +159,10 @@ class _Retraining:
         return ending
 
     def _segment(self, state: State, place: int) -> list[State]:
-        """The stations of the next segment, its end last."""
+        """The stations of the next segment, its end last; none where something in it is not finite."""
         segment = Segment.at(self._risk.at(state.weights), self._solver, self._meter)
+        if segment is None:
+            return []
         length, change, outputs, defect = self._longest(segment, state, place)
         used, worst = state.reference[0] + 1, max(state.reference[1], defect)
         found = []
@@ -172,6 +176,9 @@ class _Retraining:
         for at, moved, there in found:
             weights, travelled = state.weights + moved, state.station.length + float(moved.norm())
             station = self._station(at, weights, there, segment, travelled, defect)
+            sizes = (travelled, station.all_loss, station.residual, defect, float(there.abs().max()))
+            if not all(math.isfinite(size) for size in sizes):
+                return []
             new.append(State(weights, station, float(length), Slopes(moved), (used, worst)))
         return new
 
@@ -184,7 +191,7 @@ class _Retraining:
         shortest = left if spare == 1 else min(max(math.ceil(even), 1), left)
         length = min(max(2 * int(state.step), shortest), left)
         found = self._tried(segment, state, length)
-        while found[3] > self._tol and length > shortest:
+        while not found[3] <= self._tol and length > shortest:
             length = max(length // 2, shortest)
             found = self._tried(segment, state, length)
         while found[3] <= self._tol and length < left:
@@ -197,7 +204,7 @@ class _Retraining:
     def _tried(self, segment: Segment, state: State, length: int) -> tuple[int, Tensor, Tensor, float]:
         change = segment.change(length, self._flow.learning_rate)
         outputs = self._outputs(state.weights + change)
-        return length, change, outputs, segment.defect(change, outputs)
+        return length, change, outputs, segment.defect(change, slopes_at(self._risk, outputs))
 
     def _outputs(self, weights: Tensor) -> Tensor:
         self._meter.add(FORWARD)

@@ -26,7 +26,7 @@ class Segment:
     Attributes:
         rows: ``A`` and ``AAᵀ``.
         roots: ``√α Λ^{1/2}``.
-        outputs: ``f`` at ``w_k``, ``(n, c)``.
+        slopes: ``α ∇_f L`` at ``w_k``, ``(n, c)``.
         force: ``r``, with ``Aᵀr`` the part of the gradient that the loss's curvature answers, ``(m,)``.
         gradient: Of the risk, ``(p,)``.
         drift: What else is in it: weight decay, slopes of the loss without curvature; ``None`` if nothing.
@@ -35,15 +35,15 @@ class Segment:
 
     rows: DualPrepared
     roots: BlockDiagonal
-    outputs: Tensor
+    slopes: Tensor
     force: Tensor
     gradient: Tensor
     drift: Tensor | None
     damped: Prepared | None
 
     @classmethod
-    def at(cls, risk: EmpiricalRisk, solver: Dual, meter: Meter) -> "Segment":
-        """Linearises at the weights of a risk.
+    def at(cls, risk: EmpiricalRisk, solver: Dual, meter: Meter) -> "Segment | None":
+        """Linearises at the weights of a risk; ``None`` where outputs or inner products overflow.
 
         Args:
             risk: On the moved data.
@@ -54,9 +54,11 @@ class Segment:
         """
         outputs = risk.outputs()
         meter.add(FORWARD)
-        values, vectors = torch.linalg.eigh(loss_curvature(risk, outputs).to(torch.float64))
+        curvature, slopes = loss_curvature(risk, outputs).to(torch.float64), slopes_at(risk, outputs)
+        if not _are_finite(outputs, curvature, slopes):
+            return None
+        values, vectors = torch.linalg.eigh(curvature)
         values = torch.where(values > FLAT * values.max(), values, 0.0)
-        slopes = slopes_at(risk, outputs)
         along = torch.einsum("nij,ni->nj", vectors, slopes.to(torch.float64))
         curved = values > 0
         safe = torch.where(curved, values, 1.0).sqrt()
@@ -68,6 +70,8 @@ class Segment:
         meter.add_points(ROW, jacobian.shape[0])
         if not isinstance(prepared, DualPrepared):
             raise bad_type("solver", expected="Dual", got=solver, cure="Leave it out.")
+        if not _are_finite(prepared.gram):
+            return None
         force = force.flatten().to(outputs.dtype)
         curvature_part = prepared.operator.T @ force
         drift = risk.weight_decay * risk.weights
@@ -77,7 +81,7 @@ class Segment:
         has_drift = risk.weight_decay > 0 or bool(drift.any())
         damped = solver.prepare(NormalOperator(prepared.operator, risk.weight_decay)) if has_drift else None
         total = curvature_part + drift
-        return cls(prepared, roots, outputs, force, total, drift if has_drift else None, damped)
+        return cls(prepared, roots, slopes, force, total, drift if has_drift else None, damped)
 
     def change(self, steps: int, learning_rate: float) -> Tensor:
         """``w - w_k`` after so many steps: ``-Aᵀ φ(AAᵀ) r``, with a drift ``-φ(AᵀA + λI) ∇E``.
@@ -91,18 +95,25 @@ class Segment:
             return -self.rows.filtered(flow, self.force).value
         return -self.damped.filtered(flow, self.gradient).value
 
-    def defect(self, change: Tensor, outputs: Tensor) -> float:
-        """How far the outputs are from what the linearisation says, relative to the force.
+    def defect(self, change: Tensor, slopes: Tensor) -> float:
+        """How far the slopes of the loss are from what the linearisation says, relative to them at ``w_k``.
+
+        Says it of the network and of the loss at once: ``Λ`` is frozen like ``J``, and only squared loss
+        keeps its own.
 
         Args:
             change: Of the weights.
-            outputs: At the changed weights, ``(n, c)``.
+            slopes: ``α ∇_f L`` at the changed weights, ``(n, c)``.
         """
-        real = self.roots @ (outputs - self.outputs).flatten()
-        size = float(self.force.norm())
-        return float((real - self.rows.operator @ change).norm()) / size if size > 0 else 0.0
+        answer = self.roots @ (self.rows.operator @ change)
+        size = float(self.slopes.norm())
+        return float((slopes - self.slopes - answer.view_as(slopes)).norm()) / size if size > 0 else 0.0
 
     @property
     def smallest(self) -> float:
         """The smallest singular value of ``A``."""
         return max(float(self.rows.spectrum.values[0]), 0.0) ** 0.5
+
+
+def _are_finite(*tensors: Tensor) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

@@ -53,6 +53,11 @@ class Refusal:
 class Stepper(Protocol):
     """Goes from one point of a path to the next."""
 
+    @property
+    def first_step(self) -> float:
+        """``Δτ`` that it tries first."""
+        ...
+
     def start(self) -> State:
         """The trained point."""
         ...
