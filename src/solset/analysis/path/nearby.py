@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from solset.analysis.path.cost import FORWARD, JACOBIAN_PRODUCT, Meter
+from solset.analysis.path.cost import Meter
 from solset.analysis.path.fitted import Factor, KeptOutputs
 from solset.errors import Status
 from solset.linalg import Counted, LinearOperator, NormalOperator, Product
+from solset.operators.cost import FORWARD, JACOBIAN_PRODUCT
 from solset.risk import EmpiricalRisk
 from solset.solvers import CG
 
