@@ -29,9 +29,8 @@ def test_the_others_name_the_rank_and_the_cause(how: str, said: str, rank: int) 
     assert "went on" not in survivor.stdout
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_torchrun_ends_the_job(rank: int) -> None:
-    run = torchrun(2, FAILING, "dies", str(rank), "5.0", timeout=60.0)
+def test_torchrun_ends_the_job() -> None:
+    run = torchrun(2, FAILING, "dies", "1", "5.0", timeout=60.0)
     assert run.returncode != 0
     assert "SIGKILL" in run.stderr
     assert "went on" not in run.stdout
