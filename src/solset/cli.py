@@ -75,16 +75,14 @@ def main() -> None:
             raise
         _refuse(str(error), status=1 if isinstance(error, ProcessError) else 2)
     else:
-        comm.leave()
-        sys.exit(code or 0)
+        comm.finish(code or 0)
 
 
 def _refuse(message: str, *, status: int = 2) -> NoReturn:
     who = f"rank {comm.rank()}: " if comm.size() > 1 else ""
     line = " ".join(message.split()).encode(errors="backslashreplace").decode()
     print(f"{who}error: {line}", file=sys.stderr)
-    comm.leave(has_failed=True)
-    sys.exit(status)
+    comm.finish(status)
 
 
 @contextmanager

@@ -6,16 +6,18 @@ together here, so that every process has every result; whoever asks for it need 
 a second process.
 """
 
+import atexit
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -216,15 +218,24 @@ def launch(*, timeout: float = 1800.0) -> None:
         dist.init_process_group(timeout=timedelta(seconds=timeout))
 
 
-def leave(*, has_failed: bool = False) -> None:
-    """Leaves the group of processes: without it gloo's threads may end the interpreter in an abort.
+def finish(status: int) -> NoReturn:
+    """Ends this process, after the others where it is one of several and all went well.
+
+    An interpreter that winds down in the ordinary way may be aborted by the threads of gloo that outlive it,
+    and the finished job would count as failed: so what is registered for the end is run, and that is all.
 
     Args:
-        has_failed: After a failure NCCL is not asked to, for it would wait for the others.
+        status: Of the process; 0 where all went well.
     """
-    is_member = dist.is_available() and dist.is_initialized()
-    if is_member and not (has_failed and dist.get_backend() == "nccl"):
-        dist.destroy_process_group()
+    if size() == 1:
+        sys.exit(status)
+    if status == 0:
+        with _collective("the end of the job"):  # who leaves first would cut off the others
+            dist.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    atexit._run_exitfuncs()  # files of rows are removed here
+    os._exit(status)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ def main(folder: Path) -> None:
         found = {name: part.contiguous().clone() for name, part in everything().items()}
         save_file(found, folder / f"found_{comm.rank()}.safetensors")
         (folder / f"reads_{comm.rank()}.json").write_text(json.dumps(reads(3)))
-    comm.leave()
+    comm.finish(0)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ def whole_step(problem: Problem, moved: list[int]) -> Tensor:
     return lengths.reshape(-1, 1, 1, 1) * gradients
 
 
-@pytest.mark.parametrize("size", [0.02, 0.05, 0.1])
+@pytest.mark.parametrize(
+    "size", [pytest.param(0.02, marks=pytest.mark.long), pytest.param(0.05, marks=pytest.mark.long), 0.1]
+)
 def test_moved_points_and_all_others_stay_fitted(problem, moved, whole_step, size: float) -> None:
     course = follow_path(problem, size * whole_step, points=moved, tol=TOL, progress=False)
     clean, end = course.stations[0].all_loss, course.end

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from solset.datasets.places import shared_folder
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600.0  # seconds after which a run that does not end is a failure
 
@@ -32,7 +34,8 @@ class Killable:
     def start(self, folder: Path) -> subprocess.Popen[str]:
         """The process, in a group of its own: of several ranks any can be killed."""
         paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        shared = str(shared_folder().resolve())  # the run has another working folder
+        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "SOLSET_SHARED": shared}
         return subprocess.Popen(
             list(self.command(folder)),
             cwd=folder.parent,

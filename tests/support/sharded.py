@@ -126,9 +126,7 @@ def chosen_rows() -> dict[str, Tensor]:
     change = derivative(dx).min_norm().value
     assert derivative.check is not None
     surface = landscape(problem, {"change": change}, resolution=3, progress=False)
-    planned = [
-        [route.rows or 0, *vars(route.first).values()] for route in plan(problem, points=[3, 17]).routes
-    ]
+    planned = [route.rows or 0 for route in plan(problem, points=[3, 17]).routes]
     return {
         "on chosen rows": change,
         "checked": torch.tensor([derivative.check.residual, derivative.check.rows]),
