@@ -53,7 +53,7 @@ from solset.analysis import (
     training_stability,
 )
 from solset.derivatives import Coderivative, GraphicalDerivative, RowCheck
-from solset.errors import SolsetWarning, Status
+from solset.errors import ProcessError, SolsetWarning, Status
 from solset.operators import InformativeRows
 from solset.problem import Problem
 from solset.sets import AffineSet
@@ -104,6 +104,7 @@ __all__ = [
     "Poisoning",
     "PredictionMargin",
     "Problem",
+    "ProcessError",
     "Retrained",
     "Reweighted",
     "RowCheck",
