@@ -55,6 +55,14 @@ class TestKeptRowsEqualTheirMatrix:
         assert torch.equal(rows.to_dense(), matrix)
         assert torch.equal(rows.rows(size[0] - 1, size[0]), matrix[-1:])
 
+    def test_parts_are_the_rows_that_were_asked_for(self, tmp_path, keep, size, dtype):
+        matrix, m = draw(*size, dtype), size[0]
+        rows = keep(matrix, tmp_path / "rows.npy")
+        for start, stop in ((0, m), (m // 2, m), (0, m // 2 + 1), (m - 1, m)):
+            part = rows.part(start, stop)
+            assert torch.equal(part.to_dense(), matrix[start:stop])
+            assert torch.equal(part.part(stop - start - 1, stop - start).to_dense(), matrix[stop - 1 : stop])
+
     def test_panels_cover_every_column_once_from_left_to_right(self, tmp_path, keep, size, dtype):
         matrix = draw(*size, dtype)
         found = list(keep(matrix, tmp_path / "rows.npy").panels())
@@ -136,13 +144,6 @@ class TestTheFile:
         stored = StoredRows.create(tmp_path / "rows.npy", (2, 3), torch.float64, CPU)
         assert torch.equal(stored.to_dense(), torch.zeros(2, 3).double())
 
-    @pytest.mark.parametrize("keep", [on_disk, below_one_another])
-    def test_a_copy_of_kept_rows_has_their_entries(self, tmp_path, keep):
-        matrix = draw(3, WIDTH + 5)
-        stored = StoredRows.create(tmp_path / "copy.npy", (3, WIDTH + 5), torch.float64, CPU)
-        stored.copy(keep(matrix, tmp_path / "rows.npy"))
-        assert torch.equal(stored.to_dense(), matrix)
-
     def test_an_earlier_file_is_replaced(self, tmp_path):
         on_disk(draw(9, 11), tmp_path / "rows.npy")
         assert torch.equal(on_disk(draw(2, 3), tmp_path / "rows.npy").to_dense(), draw(2, 3))
@@ -178,7 +179,7 @@ class TestAFullDisk:
     def test_is_found_before_any_row_is_written(self, tmp_path, monkeypatch, code):
         monkeypatch.setattr(os, "posix_fallocate", Full(code).reserve)
         need = StoredRows.bytes_for((3, 7), torch.float64)
-        with pytest.raises(OSError, match=f"{need} bytes of rows.*Free some space.*memory_budget") as caught:
+        with pytest.raises(OSError, match=f"{need} bytes.*Free some space.*memory_budget") as caught:
             StoredRows.create(tmp_path / "rows.npy", (3, 7), torch.float64, CPU)
         assert caught.value.errno == errno.ENOSPC
         assert str(tmp_path / "rows.npy") in str(caught.value)
@@ -191,13 +192,11 @@ class TestAFullDisk:
         assert caught.value.errno == errno.EIO
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize("call", ["write", "copy"])
-    def test_while_writing_says_what_to_do(self, tmp_path, monkeypatch, call):
+    def test_while_writing_says_what_to_do(self, tmp_path, monkeypatch):
         stored = StoredRows.create(tmp_path / "rows.npy", (3, 7), torch.float64, CPU)
         monkeypatch.setattr(Path, "open", Full(errno.ENOSPC).open)
-        arguments = (0, draw(3, 7)) if call == "write" else (DenseOperator(draw(3, 7)),)
         with pytest.raises(OSError, match="no room on the disk for .* Free some space"):
-            getattr(stored, call)(*arguments)
+            stored.write(0, draw(3, 7))
 
     def test_a_system_without_reservation_still_makes_the_file(self, tmp_path, monkeypatch):
         monkeypatch.delattr(os, "posix_fallocate")

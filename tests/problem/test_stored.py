@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from solset import Dual, GraphicalDerivative, InformativeRows, Problem
-from solset.linalg import DenseOperator, StoredRows
+from solset.linalg import DenseOperator, StoredRows, Tiles
 from solset.solvers.filters import GradientFlow, Tikhonov
 
 MOVED, P = [4, 1], 74
 ROWS = InformativeRows(tol=0.4, most=500)
-FILES = {"derivative.json", "derivative.safetensors", "rows.npy"}
+FILES = {"derivative.json", "derivative.safetensors", "rows.npy", "gram.npy"}
 
 
 def direction(seed: int = 0) -> Tensor:
@@ -328,19 +328,20 @@ class TestSaving:
         assert (tmp_path / "note.txt").read_text() == "mine"
         assert fitted.problem().load_derivative(str(tmp_path)).check is None
 
+    @pytest.mark.parametrize(("written", "done"), [(StoredRows, []), (Tiles, ["rows.npy"])])
     def test_that_was_interrupted_leaves_nothing_that_can_be_loaded_and_may_be_repeated(
-        self, fitted, tmp_path, monkeypatch
+        self, fitted, tmp_path, monkeypatch, written, done
     ):
         D = derivative(fitted.problem())
 
-        def interrupted(stored: StoredRows, rows: object) -> None:
+        def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(StoredRows, "copy", interrupted)
+            patch.setattr(written, "write", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 D.save(tmp_path / "stored")
-        assert list((tmp_path / "stored").iterdir()) == []
+        assert [path.name for path in (tmp_path / "stored").iterdir()] == done
         with pytest.raises(ValueError, match="one with a stored derivative"):
             fitted.problem().load_derivative(tmp_path / "stored")
         D.save(tmp_path / "stored")

@@ -27,8 +27,10 @@ from solset import (
     training_stability,
 )
 from solset.operators import GaussNewton, Hessian, InputJacobian, Jacobian, Mixed
+from solset.solvers.filters import GradientFlow
 from support.fitted import net as fitted
 from support.interpolators import fitted as interpolator
+from support.systems import Tiled
 
 
 class Counted(Dataset):
@@ -99,10 +101,12 @@ def solutions() -> dict[str, Tensor]:
     for name, solver in {
         "kept": Dual(),
         "recomputed": Dual(memory_budget=300_000),
+        "tiles": Tiled(side=7),
         "LSMR": LSMR(tol=1e-13),
     }.items():
         derivative = problem.graphical_derivative(points=[3, 7], optimality="interpolating", solver=solver)
         found[f"minimum norm, {name}"] = derivative(dx).min_norm().value
+        found[f"trained, {name}"] = derivative(dx).element(GradientFlow(steps=50, learning_rate=0.05)).value
     stability = training_stability(
         problem, dx, points=[3, 7], samples=2, generator=torch.Generator().manual_seed(0)
     )

@@ -1,14 +1,16 @@
 """One table of linear systems and solvers, shared by the conformance tests."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from solset.linalg import DenseOperator, LinearOperator, NormalOperator
-from solset.solvers import CG, LSMR, MINRES, Dense, Dual, FirstToConverge, LiSSA, Solver
+from solset.solvers import CG, LSMR, MINRES, Dense, Dual, FirstToConverge, LiSSA, RowPlan, Solver
 
 TIGHT = 1e-12
 
@@ -94,6 +96,21 @@ class NormalFree(LinearOperator):
         return self._matrix.T @ block
 
 
+_SPILL = tempfile.TemporaryDirectory(prefix="solset-tests-")
+
+
+@dataclass(frozen=True)
+class Tiled(Dual):
+    """``Dual`` with its Gram matrix on the disk, in tiles so small that there are several of any matrix."""
+
+    folder: Path | None = Path(_SPILL.name)
+    side: int = 3
+
+    def plan(self, operator: LinearOperator) -> RowPlan:
+        m, p = operator.shape
+        return RowPlan(m, p, "disk", 0, 0, 1.0, "asked for", side=self.side)
+
+
 SOLVERS: dict[str, tuple[Solver, list[Case]]] = {
     "LSMR": (LSMR(tol=TIGHT), POSITIVE + SIGNED + ROWS),
     "MINRES": (MINRES(tol=TIGHT), POSITIVE + SIGNED),
@@ -101,6 +118,7 @@ SOLVERS: dict[str, tuple[Solver, list[Case]]] = {
     "LiSSA": (LiSSA(tol=TIGHT, max_steps=1000), [POSITIVE[0], POSITIVE[1], POSITIVE[4]]),
     "Dense": (Dense(tol=1e-11), POSITIVE + SIGNED + ROWS),
     "Dual": (Dual(tol=1e-11), NORMAL + ROWS),
+    "Dual, on the disk": (Tiled(tol=1e-11), NORMAL + ROWS),
     "CG, then MINRES": (FirstToConverge((CG(tol=TIGHT), MINRES(tol=TIGHT))), POSITIVE + SIGNED),
     "LSMR twice": (FirstToConverge((LSMR(tol=TIGHT, max_steps=1), LSMR(tol=TIGHT))), ROWS),
 }

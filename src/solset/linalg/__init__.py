@@ -16,6 +16,8 @@ from solset.linalg.ratio import ROUNDING, LargestRatio, LeftSide, equilibrated, 
 from solset.linalg.space import Space
 from solset.linalg.spectrum import Spectrum, cross_gram, default_tolerance, gram, gram_block, spectrum
 from solset.linalg.spread import SpreadRows, own_columns, own_part, spread, stacked
+from solset.linalg.tiled_cholesky import TiledCholesky
+from solset.linalg.tiles import TiledSymmetric, Tiles, tile_places, tiled_gram
 
 __all__ = [
     "ROUNDING",
@@ -35,6 +37,9 @@ __all__ = [
     "Stacked",
     "StoredRows",
     "Sum",
+    "TiledCholesky",
+    "TiledSymmetric",
+    "Tiles",
     "cross_gram",
     "default_tolerance",
     "equilibrated",
@@ -48,4 +53,6 @@ __all__ = [
     "spectrum",
     "spread",
     "stacked",
+    "tile_places",
+    "tiled_gram",
 ]

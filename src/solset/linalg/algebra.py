@@ -39,6 +39,10 @@ class DenseOperator(KeptRows):
         """The stored columns."""
         return self.matrix[:, start:stop]
 
+    def part(self, start: int, stop: int) -> KeptRows:
+        """The stored rows, not copied."""
+        return DenseOperator(self.matrix[start:stop])
+
 
 class Identity(LinearOperator):
     """The identity on ``size`` coordinates."""

@@ -4,20 +4,17 @@ A panel is all rows of a few thousand columns. One pass over the panels gives a 
 Gram matrix, so rows that do not fit memory are read once for each, in long stretches of the file.
 """
 
-import errno
-import os
 import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from solset import comm
-from solset.errors import bad_value
+from solset.linalg.array_file import ArrayFile
 from solset.linalg.operator import LinearOperator
 
 WIDTH = 8192
@@ -29,6 +26,10 @@ class KeptRows(LinearOperator):
     @abstractmethod
     def panel(self, start: int, stop: int) -> Tensor:
         """Columns ``start`` to ``stop`` of all rows, where ``start`` is a multiple of :data:`WIDTH`."""
+
+    @abstractmethod
+    def part(self, start: int, stop: int) -> "KeptRows":
+        """Rows ``start`` to ``stop``, kept where they are."""
 
     def panels(self) -> Iterator[tuple[slice, Tensor]]:
         """The columns of each panel and its entries ``(m, at most WIDTH)``, from left to right."""
@@ -46,12 +47,14 @@ class KeptRows(LinearOperator):
         return torch.cat([entries.T @ block for _, entries in self.panels()])
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """The stored rows. Cost: one pass over the panels."""
-        return torch.cat([entries[start:stop] for _, entries in self.panels()], dim=1)
+        """The stored rows. Cost: they are read, and no others."""
+        return torch.cat([entries for _, entries in self.part(start, stop).panels()], dim=1)
 
 
 class StoredRows(KeptRows):
-    """Rows in one ``.npy`` file, panel after panel; NumPy reads it as an array ``(panels, m, WIDTH)``.
+    """Rows in one ``.npy`` file, panel after panel; NumPy reads it as an array ``(panels, m, width)``.
+
+    The width of a panel is :data:`WIDTH`, or all columns where they are fewer.
 
     Args:
         path: The file, made by :meth:`create`.
@@ -68,20 +71,17 @@ class StoredRows(KeptRows):
     def __init__(self, path: Path, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(shape, dtype, device)
         self.path = path
-        self._kind = torch.empty(0, dtype=dtype).numpy().dtype
-        with path.open("rb") as file:
-            self._start = _header_end(file, self._layout(shape), self._kind)
-        if path.stat().st_size != self._start + self.bytes_for(shape, dtype):
-            raise _not_these_rows(path, f"{path.stat().st_size} bytes")
+        self._width = min(shape[1], WIDTH)
+        self._file = ArrayFile(path, self._layout(shape), dtype)
 
     @staticmethod
     def _layout(shape: tuple[int, int]) -> tuple[int, int, int]:
-        return (-(-shape[1] // WIDTH), shape[0], WIDTH)
+        return (-(-shape[1] // WIDTH), shape[0], min(shape[1], WIDTH))
 
     @staticmethod
     def bytes_for(shape: tuple[int, int], dtype: torch.dtype) -> int:
         """Bytes of the entries in the file; its last panel is filled up with zeros."""
-        return -(-shape[1] // WIDTH) * WIDTH * shape[0] * dtype.itemsize
+        return prod(StoredRows._layout(shape)) * dtype.itemsize
 
     @classmethod
     def create(
@@ -98,20 +98,7 @@ class StoredRows(KeptRows):
         Raises:
             OSError: If the disk has no room for it; nothing is left behind.
         """
-        kind = torch.empty(0, dtype=dtype).numpy().dtype
-        need = cls.bytes_for(shape, dtype)
-        layout = {
-            "descr": np.lib.format.dtype_to_descr(kind),
-            "fortran_order": False,
-            "shape": cls._layout(shape),
-        }
-        try:
-            with path.open("wb") as file:
-                np.lib.format.write_array_header_2_0(file, layout)
-                _reserve(file.fileno(), file.tell(), need)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise _without_room(error, path, need) from error
+        ArrayFile.create(path, cls._layout(shape), dtype)
         return cls(path, shape, dtype, device)
 
     def write(self, start: int, rows: Tensor) -> None:
@@ -124,43 +111,44 @@ class StoredRows(KeptRows):
         Raises:
             OSError: If the disk is full.
         """
-        entries = rows.detach().cpu()
-        item = self.dtype.itemsize
-        try:
-            with self.path.open("r+b") as file:
-                for index, first in enumerate(range(0, self.shape[1], WIDTH)):
-                    part = entries[:, first : first + WIDTH]
-                    padded = torch.nn.functional.pad(part, (0, WIDTH - part.shape[1]))
-                    file.seek(self._start + (index * self.shape[0] + start) * WIDTH * item)
-                    file.write(padded.contiguous().numpy().data)
-        except OSError as error:
-            raise _without_room(error, self.path, entries.numel() * item) from error
-
-    def copy(self, rows: KeptRows) -> None:
-        """Takes over all entries of kept rows, panel by panel.
-
-        Args:
-            rows: Of the same shape and dtype.
-
-        Raises:
-            OSError: If the disk is full.
-        """
-        try:
-            with self.path.open("r+b") as file:
-                file.seek(self._start)
-                for _, entries in rows.panels():
-                    part = entries.detach().cpu()
-                    padded = torch.nn.functional.pad(part, (0, WIDTH - part.shape[1]))
-                    file.write(padded.contiguous().numpy().data)
-        except OSError as error:
-            raise _without_room(error, self.path, self.path.stat().st_size) from error
+        for index, first in enumerate(range(0, self.shape[1], WIDTH)):
+            part = rows[:, first : first + WIDTH].detach()
+            padded = torch.nn.functional.pad(part, (0, self._width - part.shape[1]))
+            self._file.write((index * self.shape[0] + start) * self._width, padded)
 
     def panel(self, start: int, stop: int) -> Tensor:
         """As read from the file."""
-        count = self.shape[0] * WIDTH
-        offset = self._start + start // WIDTH * count * self.dtype.itemsize
-        entries = np.fromfile(self.path, dtype=self._kind, count=count, offset=offset)
-        return torch.from_numpy(entries).reshape(-1, WIDTH)[:, : stop - start].to(self.device)
+        return self.read(start, stop, range(self.shape[0]))
+
+    def read(self, start: int, stop: int, rows: range) -> Tensor:
+        """The columns of :meth:`panel` in some rows that follow one another.
+
+        Args:
+            start: First column.
+            stop: End of the columns.
+            rows: Which.
+        """
+        place = (start // WIDTH * self.shape[0] + rows.start) * self._width
+        entries = self._file.read(place, len(rows) * self._width)
+        return entries.reshape(-1, self._width)[:, : stop - start].to(self.device)
+
+    def part(self, start: int, stop: int) -> KeptRows:
+        """Rows of the file, read by themselves."""
+        return _PartOfFile(self, range(start, stop))
+
+
+class _PartOfFile(KeptRows):
+    """Rows of a file that follow one another; the file is there for as long as they are."""
+
+    def __init__(self, whole: StoredRows, rows: range) -> None:
+        super().__init__((len(rows), whole.shape[1]), whole.dtype, whole.device)
+        self._whole, self._rows = whole, rows
+
+    def panel(self, start: int, stop: int) -> Tensor:
+        return self._whole.read(start, stop, self._rows)
+
+    def part(self, start: int, stop: int) -> KeptRows:
+        return _PartOfFile(self._whole, self._rows[start:stop])
 
 
 class Stacked(KeptRows):
@@ -178,6 +166,16 @@ class Stacked(KeptRows):
     def panel(self, start: int, stop: int) -> Tensor:
         """The panels of the parts below one another."""
         return torch.cat([part.panel(start, stop) for part in self.parts])
+
+    def part(self, start: int, stop: int) -> KeptRows:
+        """The rows of each part that are among them."""
+        found, before = [], 0
+        for part in self.parts:
+            first, last = max(start - before, 0), min(stop - before, part.shape[0])
+            if first < last:
+                found.append(part.part(first, last))
+            before += part.shape[0]
+        return found[0] if len(found) == 1 else Stacked(found)
 
     def _apply(self, block: Tensor) -> Tensor:
         return torch.cat([part @ block for part in self.parts])
@@ -198,46 +196,3 @@ def free_bytes(folder: Path) -> int:
     """
     found = comm.from_first(lambda: str(shutil.disk_usage(folder).free).encode())
     return int(found or 0)
-
-
-def _header_end(file: BinaryIO, layout: tuple[int, int, int], kind: np.dtype[Any]) -> int:
-    """Where the entries begin, if the file is of this layout and dtype."""
-    try:
-        np.lib.format.read_magic(file)
-        shape, is_fortran, found = np.lib.format.read_array_header_2_0(file)
-    except ValueError as error:
-        raise _not_these_rows(Path(file.name), "another kind of file") from error
-    if (shape, is_fortran, found) != (layout, False, kind):
-        raise _not_these_rows(Path(file.name), f"an array {shape} of {found}")
-    return file.tell()
-
-
-def _not_these_rows(path: Path, got: str) -> ValueError:
-    return bad_value(
-        "path",
-        expected=f"the whole file of rows '{path.name}', of this problem's sizes",
-        got=got,
-        cure="Compute the rows again.",
-    )
-
-
-def _reserve(descriptor: int, start: int, size: int) -> None:
-    """Room in the file before it is needed: a full disk is found now and not after an hour."""
-    try:
-        os.posix_fallocate(descriptor, start, size)
-    except (AttributeError, OSError) as error:
-        # Not every system has it, nor every file system.
-        if isinstance(error, OSError) and error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
-            raise
-        os.ftruncate(descriptor, start + size)
-
-
-def _without_room(error: OSError, path: Path, need: int) -> OSError:
-    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-        return error
-    return OSError(
-        errno.ENOSPC,
-        f"no room on the disk for {need} bytes of rows; earlier files are as they were. Free some space, "
-        f"choose another folder, raise memory_budget, or use fewer rows",
-        str(path),
-    )

@@ -32,6 +32,10 @@ class SpreadRows(KeptRows):
         )
         return comm.join(None if part is None else part.T.contiguous(), device=self.device).T
 
+    def part(self, start: int, stop: int) -> KeptRows:
+        """The rows, spread as all are."""
+        return SpreadRows(self.own.part(start, stop), self.shape[1])
+
     def _own_columns(self, start: int, stop: int) -> Tensor:
         """Columns by their place among this process's own."""
         first, end = start // WIDTH * WIDTH, self.own.shape[1]

@@ -28,7 +28,7 @@ from solset.problem.stored import Stored, store
 from solset.risk import EmpiricalRisk
 from solset.solvers import LSMR, Dual, Prepared
 from solset.solvers.base import Deferred
-from solset.solvers.dual import DualPrepared
+from solset.solvers.gram_side import GramPrepared
 
 Frame = Callable[[Constraint, LinearOperator, str], Linearisation]
 
@@ -63,7 +63,7 @@ class InformativeSelection(Selection):
         self._jacobian = Jacobian(self.risk, memory_budget=self.memory_budget)
         self._data = InputJacobian(self.risk, self.moved, memory_budget=self.memory_budget)
         if self.kept is not None:
-            self.use(self.kept.choice, self.solver.from_gram(self.kept.rows, self.kept.gram))
+            self.use(self.kept.choice, self.kept.prepared)
             return
         # Most of the tolerance as a share of the trace: the first check then holds as a rule.
         discard, dtype = 0.75 * self.settings.tol, self.risk.weights.dtype
@@ -93,11 +93,11 @@ class InformativeSelection(Selection):
         self.use(choice, self.solver.extend(self.prepared, rows))
 
     @property
-    def prepared(self) -> DualPrepared:
+    def prepared(self) -> GramPrepared:
         """What is kept of the rows in use, computed now if it was not yet."""
         system = self.linearisation.system
         kept = system.inner if isinstance(system, Deferred) else system
-        if not isinstance(kept, DualPrepared):
+        if not isinstance(kept, GramPrepared):
             raise bad_type("solver", expected="Dual", got=kept, cure="Leave it out.")
         return kept
 
@@ -107,12 +107,7 @@ class InformativeSelection(Selection):
         Args:
             folder: A new one.
         """
-        prepared = self.prepared
-        store(
-            folder,
-            self.risk,
-            Stored(list(self.moved), self.choice, prepared.operator, prepared.gram, self.settings),
-        )
+        store(folder, self.risk, Stored(list(self.moved), self.choice, self.prepared, self.settings))
 
     @property
     def reason(self) -> str:

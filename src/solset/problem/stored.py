@@ -22,15 +22,26 @@ from solset.files import (
     read_file,
     replace_file,
 )
-from solset.linalg import DenseOperator, KeptRows, LinearOperator, StoredRows, cross_gram, own_columns, spread
+from solset.linalg import (
+    DenseOperator,
+    KeptRows,
+    StoredRows,
+    TiledSymmetric,
+    Tiles,
+    cross_gram,
+    own_columns,
+    spread,
+    tile_places,
+)
 from solset.operators import InformativeRows, OutputCurvature, OutputDirections, RowChoice
 from solset.risk import EmpiricalRisk, digest, fingerprint
 from solset.sealed import differences, parsed_json
 from solset.solvers import Dual
+from solset.solvers.gram_side import GramPrepared
 from solset.solvers.row_plan import AT_ONCE
 
-FORMAT = "solset derivative 2"
-MANIFEST, TENSORS, ROWS = "derivative.json", "derivative.safetensors", "rows.npy"
+FORMAT = "solset derivative 3"
+MANIFEST, TENSORS, ROWS, GRAM = "derivative.json", "derivative.safetensors", "rows.npy", "gram.npy"
 
 
 @dataclass(frozen=True)
@@ -40,15 +51,13 @@ class Stored:
     Attributes:
         moved: ``K``.
         choice: The rows.
-        rows: Their entries.
-        gram: ``AAᵀ``.
+        prepared: Their entries and Gram matrix.
         settings: Accuracy and number of rows that were asked for.
     """
 
     moved: list[int]
     choice: RowChoice
-    rows: LinearOperator
-    gram: Tensor
+    prepared: GramPrepared
     settings: InformativeRows
 
 
@@ -72,7 +81,7 @@ def store(folder: Path, risk: EmpiricalRisk, kept: Stored) -> None:
             cure="Choose another folder, or remove that one.",
         )
     make_folder(folder)
-    gram = _store_rows(kept.rows, kept.gram, folder)
+    side = _store_gram(_store_rows(kept.prepared, folder), folder)
     choice = kept.choice
     tensors = {
         "points": choice.directions.points,
@@ -81,7 +90,6 @@ def store(folder: Path, risk: EmpiricalRisk, kept: Stored) -> None:
         "importance": choice.importance,
         "curvature_values": choice.curvature.values,
         "curvature_vectors": choice.curvature.vectors,
-        "gram": gram,
         "losses": risk.losses(),
     }
     plain = {name: part.detach().cpu().clone().contiguous() for name, part in tensors.items()}
@@ -92,6 +100,8 @@ def store(folder: Path, risk: EmpiricalRisk, kept: Stored) -> None:
         "problem": identity(risk),
         "tensors": hash_bytes(content),
         "rows": hash_file(folder / ROWS),
+        "gram": hash_file(folder / GRAM),
+        "side": side,
         "moved": kept.moved,
         "moved_rows": choice.moved,
         "discarded": choice.discarded,
@@ -129,11 +139,13 @@ def restore(folder: Path, risk: EmpiricalRisk, solver: Dual) -> Stored:
         tensors["importance"],
         OutputCurvature(tensors["curvature_values"], tensors["curvature_vectors"]),
     )
-    if hash_file(folder / ROWS) != manifest.get("rows"):
-        raise _damaged(ROWS)
+    for name, part in ((ROWS, "rows"), (GRAM, "gram")):
+        if hash_file(folder / name) != manifest.get(part):
+            raise _damaged(name)
     rows = _open_rows(folder, choice, risk, solver)
+    prepared = _prepare(folder, rows, manifest["side"], solver)
     settings = InformativeRows(manifest["tol"], manifest["most"])
-    return Stored(manifest["moved"], choice, rows, tensors["gram"], settings)
+    return Stored(manifest["moved"], choice, prepared, settings)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -191,6 +203,8 @@ def _is_sound(manifest: dict[str, Any], count: int) -> bool:
         and bool(moved)
         and all(type(point) is int and 0 <= point < count for point in moved)
         and type(manifest.get("moved_rows")) is int
+        and type(manifest.get("side")) is int
+        and manifest["side"] > 0
         and type(manifest.get("discarded")) in {int, float}
         and type(tol) in {int, float}
         and type(most) is int
@@ -232,35 +246,61 @@ def identity(risk: EmpiricalRisk) -> dict[str, Any]:
     return {**marks, "weights": digest([risk.weights])}
 
 
-def _store_rows(rows: LinearOperator, gram: Tensor, folder: Path) -> Tensor:
+def _store_rows(prepared: GramPrepared, folder: Path) -> Tensor | TiledSymmetric:
     """Writes the rows; the Gram matrix is theirs, formed anew if they had to be computed again."""
-    if not comm.is_first():
-        return _hand_over(rows, gram)
-    partial = partial_path(folder / ROWS)
+    rows, gram = prepared.operator, prepared.matrix
+    partial, stored = partial_path(folder / ROWS), None
     try:
-        stored = StoredRows.create(partial, rows.shape, rows.dtype, rows.device)
-        if isinstance(rows, KeptRows):
-            stored.copy(rows)
-        else:
-            for start in range(0, rows.shape[0], AT_ONCE):
-                stored.write(start, rows.rows(start, min(start + AT_ONCE, rows.shape[0])))
-            gram = cross_gram(stored, stored)  # rounding depends on how rows are batched
-        put_in_place(partial, folder / ROWS)
+        if comm.is_first():
+            stored = StoredRows.create(partial, rows.shape, rows.dtype, rows.device)
+        for start in range(0, rows.shape[0], AT_ONCE):  # each process has a part of every row
+            chunk = rows.rows(start, min(start + AT_ONCE, rows.shape[0]))
+            if stored is not None:
+                stored.write(start, chunk)
+        if stored is not None:
+            if not isinstance(rows, KeptRows):
+                gram = cross_gram(stored, stored)  # rounding depends on how rows are batched
+            put_in_place(partial, folder / ROWS)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     return gram
 
 
-def _hand_over(rows: LinearOperator, gram: Tensor) -> Tensor:
-    """What the other processes do while the first one writes: compute and send their part."""
-    if isinstance(rows, KeptRows):
-        for _ in rows.panels():
-            pass
-    else:
-        for start in range(0, rows.shape[0], AT_ONCE):
-            rows.rows(start, min(start + AT_ONCE, rows.shape[0]))
-    return gram
+def _store_gram(gram: Tensor | TiledSymmetric, folder: Path) -> int:
+    """Writes the Gram matrix in tiles, of which one in memory is a single one; the side of them."""
+    size, partial, whole = gram.shape[0], partial_path(folder / GRAM), None
+    side = size if isinstance(gram, Tensor) else gram.tiles.side
+    try:
+        if comm.is_first():
+            whole = Tiles.create(partial, size, side, gram.device, has_all=True)
+        for i, j in tile_places(size, side):
+            tile = gram if isinstance(gram, Tensor) else gram.tiles.shared(i, j)
+            if whole is not None:
+                whole.write(i, j, tile)
+        if whole is not None:
+            put_in_place(partial, folder / GRAM)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return side
+
+
+def _prepare(folder: Path, rows: KeptRows, side: int, solver: Dual) -> GramPrepared:
+    """The rows with the Gram matrix that was stored, or a new one where its tiles do not fit the budget."""
+    try:
+        tiles = Tiles(folder / GRAM, rows.shape[0], side, rows.device, has_all=True)
+    except (OSError, ValueError) as error:
+        raise _damaged(GRAM) from error
+    wanted = solver.plan(rows).side
+    if wanted:
+        return solver.from_gram(rows, TiledSymmetric(tiles)) if side <= wanted else solver.prepare_rows(rows)
+    matrix = torch.empty(tiles.size, tiles.size, dtype=torch.float64, device=rows.device)
+    for i, j in tile_places(tiles.size, side):
+        tile = tiles.read(i, j)
+        matrix[tiles.span(i), tiles.span(j)] = tile
+        matrix[tiles.span(j), tiles.span(i)] = tile.T
+    return solver.from_gram(rows, matrix)
 
 
 def _open_rows(folder: Path, choice: RowChoice, risk: EmpiricalRisk, solver: Dual) -> KeptRows:

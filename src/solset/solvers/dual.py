@@ -1,7 +1,6 @@
 """The Gram side: the minimum-norm solution through the small matrix of the rows' inner products."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -14,20 +13,21 @@ from solset.linalg import (
     KeptRows,
     LinearOperator,
     NormalOperator,
-    Product,
-    Spectrum,
     Stacked,
+    TiledSymmetric,
+    Tiles,
     cross_gram,
     default_tolerance,
     gram,
     own_part,
-    spectrum,
     stacked,
+    tiled_gram,
 )
-from solset.solvers.base import Prepared, Solver, judge
-from solset.solvers.filters import Filter, MinimumNorm, RankCut
+from solset.solvers.base import Prepared, Solver
+from solset.solvers.decomposed import DualPrepared
+from solset.solvers.gram_side import GramPrepared
 from solset.solvers.row_plan import RowPlan, keep_rows, plan_rows
-from solset.solvers.solution import Solution
+from solset.solvers.tiled import TiledPrepared
 
 # Products of float32 rows in float32 are off by about 1e-7 of the rows' lengths. Where no eigenvalue is near
 # that, they cost half as much, and a step of refinement with the rows takes the error to its square.
@@ -43,13 +43,18 @@ class Dual(Solver):
     further right-hand side, filter or projection costs two products. A :class:`NormalOperator`
     ``AᵀA + λI`` is solved through the same Gram matrix.
 
+    A Gram matrix that does not fit the memory is put on the disk in tiles, if there is a folder, with a
+    Cholesky factor in place of the eigen-decomposition: the same solutions, but no rank below the full one
+    and no cut of the spectrum.
+
     Attributes:
         rank_tolerance: Relative size below which an eigenvalue of ``AAᵀ`` counts as zero (singular
             values of ``A`` are resolved down to its square root); ``None`` takes ``ε^{3/2}`` of the rows'
             dtype, or the larger side times the rounding unit of the Gram matrix if that is more.
         tol: Relative residual up to which the system counts as consistent.
         memory_budget: Bytes that rows, Gram matrix and its decomposition may take.
-        folder: Where rows that do not fit the memory are kept on the disk; ``None`` recomputes them.
+        folder: Where rows and Gram matrices that do not fit the memory are kept on the disk; ``None``
+            recomputes the rows.
         is_equilibrated: Scale every row to length one before the rank is cut, so that no row is dropped
             for being short. A consistent system of full row rank has the same solution either way; where
             rows contradict each other the compromise weighs them alike. Only the minimum norm and a rank
@@ -91,7 +96,7 @@ class Dual(Solver):
             OSError: If the disk has no room for the rows.
         """
         if isinstance(operator, NormalOperator):
-            return _NormalPrepared(operator, self._gram_side(operator.factor, is_scaled=False))
+            return self._gram_side(operator.factor, is_scaled=False).curvature(operator.damping)
         if operator.is_symmetric:
             raise bad_type(
                 "operator",
@@ -99,7 +104,15 @@ class Dual(Solver):
                 got=f"a symmetric {type(operator).__name__}",
                 cure="Use Dense, CG or MINRES for a full Hessian.",
             )
-        return self._gram_side(operator, is_scaled=self.is_equilibrated)
+        return self.prepare_rows(operator)
+
+    def prepare_rows(self, rows: LinearOperator) -> GramPrepared:
+        """As :meth:`prepare`, of rows.
+
+        Args:
+            rows: ``A``.
+        """
+        return self._gram_side(rows, is_scaled=self.is_equilibrated)
 
     def extend(self, prepared: Prepared, operator: LinearOperator) -> Prepared:
         """The same with more rows: no row that is kept is computed again.
@@ -113,31 +126,36 @@ class Dual(Solver):
         """
         plan = self.plan(operator)
         old = prepared.operator
-        if not isinstance(prepared, DualPrepared) or not isinstance(old, KeptRows):
+        if not isinstance(prepared, GramPrepared) or not isinstance(old, KeptRows):
             return self.prepare(operator)
         if plan.place == "recomputed":
             return self.prepare(operator)
         if plan.place == "disk" and _is_in_memory(old):
             # Both together do not fit the memory: what is there moves to the disk as well.
             rows: KeptRows = keep_rows(operator, plan, self.folder, known=old)
-            return self.from_gram(rows, cross_gram(rows, rows))
-        new = keep_rows(operator, plan, self.folder, start=old.shape[0])
+            return self._kept(rows, plan, is_scaled=self.is_equilibrated)
+        rows = stacked([old, keep_rows(operator, plan, self.folder, start=old.shape[0])])
+        if plan.side or not isinstance(prepared, DualPrepared):
+            known = prepared if isinstance(prepared, TiledPrepared) else None
+            return self._kept(rows, plan, is_scaled=self.is_equilibrated, known=known)
+        new = rows.part(old.shape[0], rows.shape[0])
         cross = cross_gram(new, old)
         matrix = torch.cat(
             [torch.cat([prepared.gram, cross.T], dim=1), torch.cat([cross, cross_gram(new, new)], dim=1)]
         )
-        return self.from_gram(stacked([old, new]), matrix)
+        return self.from_gram(rows, matrix)
 
-    def from_gram(self, rows: LinearOperator, matrix: Tensor) -> "DualPrepared":
-        """The decomposition of a Gram matrix that is known already.
+    def from_gram(self, rows: KeptRows, matrix: Tensor | TiledSymmetric) -> GramPrepared:
+        """The decomposition or factor of a Gram matrix that is known already.
 
         Args:
             rows: ``A``.
-            matrix: ``AAᵀ`` in float64.
+            matrix: ``AAᵀ`` in float64, in memory or on the disk.
         """
-        return DualPrepared(
-            rows, matrix, self._tolerance(rows), self.tol, is_equilibrated=self.is_equilibrated
-        )
+        is_scaled = self.is_equilibrated
+        if isinstance(matrix, TiledSymmetric):
+            return self._tiled(rows, matrix, is_scaled=is_scaled)
+        return DualPrepared(rows, matrix, self._tolerance(rows), self.tol, is_equilibrated=is_scaled)
 
     def _tolerance(self, rows: LinearOperator) -> float:
         if self.rank_tolerance is not None:
@@ -146,114 +164,45 @@ class Dual(Solver):
         noise = torch.finfo(rows.dtype).eps ** 1.5
         return max(noise, default_tolerance(rows.shape, torch.float64))
 
-    def _gram_side(self, rows: LinearOperator, *, is_scaled: bool) -> "DualPrepared":
+    def _gram_side(self, rows: LinearOperator, *, is_scaled: bool) -> GramPrepared:
         plan = self.plan(rows)
-        if plan.place != "recomputed" and not isinstance(rows, KeptRows):
-            rows = keep_rows(rows, plan, self.folder)
-        if isinstance(rows, KeptRows) and rows.dtype == torch.float32:
-            quick = cross_gram(rows, rows, dtype=torch.float32)
-            found = DualPrepared(rows, quick, self._tolerance(rows), self.tol, is_equilibrated=is_scaled)
-            if found.smallest > ENOUGH_FOR_SINGLE:
-                return found
+        if plan.place != "recomputed":
+            kept = rows if isinstance(rows, KeptRows) else keep_rows(rows, plan, self.folder)
+            return self._kept(kept, plan, is_scaled=is_scaled)
         m = rows.shape[0]
         matrix = gram(rows, self.memory_budget - 16 * m * m)  # what is left is for its decomposition
         return DualPrepared(rows, matrix, self._tolerance(rows), self.tol, is_equilibrated=is_scaled)
 
+    def _kept(
+        self, rows: KeptRows, plan: RowPlan, *, is_scaled: bool, known: TiledPrepared | None = None
+    ) -> GramPrepared:
+        """The Gram side of rows that are at hand."""
+        tolerance = self._tolerance(rows)
+        if plan.side and self.folder is not None:
+            tiles = Tiles.temporary(self.folder, rows.shape[0], plan.side, rows.device)
+            matrix = tiled_gram(rows, tiles, None if known is None else known.gram.tiles)
+            return self._tiled(rows, matrix, is_scaled=is_scaled, known=known)
+        if rows.dtype == torch.float32:
+            quick = cross_gram(rows, rows, dtype=torch.float32)
+            found = DualPrepared(rows, quick, tolerance, self.tol, is_equilibrated=is_scaled)
+            if found.smallest > ENOUGH_FOR_SINGLE:
+                return found
+        return DualPrepared(rows, cross_gram(rows, rows), tolerance, self.tol, is_equilibrated=is_scaled)
 
-class DualPrepared(Prepared):
-    """Rows ``A``, their Gram matrix and the spectrum of ``D AAᵀ D``, where ``D`` is one or equilibrates.
-
-    Args:
-        rows: ``A``.
-        matrix: ``AAᵀ`` in float64.
-        tolerance: Relative size below which an eigenvalue counts as zero.
-        tol: Relative residual up to which a system counts as consistent.
-        is_equilibrated: Whether ``D`` scales the rows to length one.
-    """
-
-    def __init__(
-        self,
-        rows: LinearOperator,
-        matrix: Tensor,
-        tolerance: float,
-        tol: float,
-        *,
-        is_equilibrated: bool = False,
-    ) -> None:
-        self.operator = rows
-        self.gram, self.tolerance, self.tol = matrix, tolerance, tol
-        lengths = matrix.diagonal().sqrt()
-        one = torch.ones_like(lengths)
-        is_scaled = is_equilibrated & (lengths > 0)
-        self.scale = torch.where(is_scaled, 1 / torch.where(is_scaled, lengths, one), one)
-        self.is_equilibrated = is_equilibrated
-
-    @cached_property
-    def spectrum(self) -> Spectrum:
-        """Of the scaled Gram matrix."""
-        return spectrum(self.scale.unsqueeze(1) * self.gram * self.scale, self.tolerance)
-
-    @cached_property
-    def plain(self) -> "DualPrepared":
-        """The same rows without equilibration."""
-        return (
-            DualPrepared(self.operator, self.gram, self.tolerance, self.tol) if self.is_equilibrated else self
+    def _tiled(
+        self, rows: KeptRows, matrix: TiledSymmetric, *, is_scaled: bool, known: TiledPrepared | None = None
+    ) -> TiledPrepared:
+        m, step = rows.shape[0], matrix.tiles.side
+        narrow = stacked([rows.part(i, min(i + step, m)) for i in range(0, m, step)])  # so are its panels
+        return TiledPrepared(
+            narrow,
+            matrix,
+            self._tolerance(rows),
+            self.tol,
+            self.folder or matrix.tiles.path.parent,
+            is_equilibrated=is_scaled,
+            known=None if known is None else known.exact,
         )
-
-    def function(self, phi: Tensor, rhs: Tensor) -> Tensor:
-        """``D φ(D AAᵀ D) D b`` for eigenvalue factors ``phi``, in the dtype of ``b``."""
-        vectors, scale = self.spectrum.vectors, self.scale.unsqueeze(1)
-        block = scale * rhs.reshape(rhs.shape[0], -1).to(torch.float64)
-        found = scale * (vectors @ (phi.unsqueeze(1) * (vectors.T @ block)))
-        return found.to(rhs.dtype).reshape(rhs.shape)
-
-    def solve(self, rhs: Tensor) -> Solution:
-        """``Aᵀ (AAᵀ)⁺ b`` with one step of iterative refinement."""
-        phi = MinimumNorm()(self.spectrum.values, self.spectrum.kept)
-        value = self.operator.T @ self.function(phi, rhs)
-        value = value + self.operator.T @ self.function(phi, rhs - self.operator @ value)
-        return judge(self.operator, value, rhs, self.tol, 0, chosen=MinimumNorm())
-
-    def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
-        """``Aᵀ φ(AAᵀ) b``; a rank cut acts on the scaled rows, every other filter on the rows as they are."""
-        if not isinstance(choice, MinimumNorm | RankCut) and self.is_equilibrated:
-            return self.plain.filtered(choice, rhs)
-        phi = choice(self.spectrum.values, self.spectrum.kept)
-        value = self.operator.T @ self.function(phi, rhs)
-        return judge(self.operator, value, rhs, self.tol, 0, chosen=choice)
-
-    def solve_transposed(self, rhs: Tensor) -> Solution:
-        """``(AAᵀ)⁺ A c``."""
-        if self.is_equilibrated and self.rank < len(self.gram):
-            return self.plain.solve_transposed(
-                rhs
-            )  # of dependent rows the shortest answer is not the scaled one
-        phi = MinimumNorm()(self.spectrum.values, self.spectrum.kept)
-        value = self.function(phi, self.operator @ rhs)
-        return judge(self.operator.T, value, rhs, self.tol, 0)
-
-    def curvature(self) -> Prepared:
-        """``AᵀA`` through the same Gram matrix."""
-        return _NormalPrepared(NormalOperator(self.operator), self.plain)
-
-    @property
-    def rank(self) -> int:
-        """Eigenvalues above the tolerance."""
-        return self.spectrum.rank
-
-    @property
-    def smallest(self) -> float:
-        """The smallest eigenvalue relative to the largest."""
-        values = self.spectrum.values
-        return float(values[0] / values[-1]) if bool(values[-1] > 0) else 0.0
-
-    def weighted(self, weights: LinearOperator) -> Prepared:
-        """``W A``, whose Gram matrix is ``W AAᵀ Wᵀ``: no row is computed again."""
-        half = weights @ self.gram.to(weights.dtype)
-        matrix = (weights @ half.T.contiguous()).to(torch.float64)
-        rows = Product(weights, self.operator)
-        noise = default_tolerance(rows.shape, weights.dtype) if weights.dtype != torch.float64 else 0.0
-        return DualPrepared(rows, (matrix + matrix.T) / 2, max(self.tolerance, noise), self.tol)
 
 
 def _is_in_memory(rows: KeptRows) -> bool:
@@ -261,37 +210,3 @@ def _is_in_memory(rows: KeptRows) -> bool:
     if isinstance(kept, Stacked):
         return any(_is_in_memory(part) for part in kept.parts)
     return isinstance(kept, DenseOperator)
-
-
-class _NormalPrepared(Prepared):
-    """``(AᵀA + λI) v = b`` through the Gram matrix: ``φ(AᵀA + λ) = φ(λ) I + Aᵀ ψ(AAᵀ) A``."""
-
-    def __init__(self, operator: NormalOperator, dual: DualPrepared) -> None:
-        self.operator = NormalOperator(dual.operator, operator.damping)
-        self.dual, self.damping = dual, operator.damping
-
-    def solve(self, rhs: Tensor) -> Solution:
-        value = self._function(MinimumNorm(), rhs)
-        value = value + self._function(MinimumNorm(), rhs - self.operator @ value)
-        return judge(self.operator, value, rhs, self.dual.tol, 0, chosen=MinimumNorm())
-
-    def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
-        value = self._function(choice, rhs)
-        return judge(self.operator, value, rhs, self.dual.tol, 0, chosen=choice)
-
-    def _function(self, choice: Filter, rhs: Tensor) -> Tensor:
-        s = self.dual.spectrum
-        shifted_values = torch.cat([s.values.new_zeros(1), s.values]) + self.damping
-        kept = torch.cat([s.kept.new_zeros(1), s.kept]) | (self.damping > 0)
-        phi_zero, phi = choice(shifted_values, kept).split([1, len(s.values)])
-        safe = torch.where(s.kept, s.values, torch.ones_like(s.values))
-        psi = torch.where(s.kept, (phi - phi_zero) / safe, torch.zeros_like(phi))
-        rows = self.dual.operator
-        return float(phi_zero) * rhs + rows.T @ self.dual.function(psi, rows @ rhs)
-
-    def curvature(self) -> Prepared:
-        return self
-
-    @property
-    def rank(self) -> int:
-        return self.operator.shape[0] if self.damping > 0 else self.dual.rank

@@ -17,6 +17,7 @@ from solset.linalg import (
     KeptRows,
     LinearOperator,
     StoredRows,
+    Tiles,
     free_bytes,
     gram_block,
     own_columns,
@@ -26,6 +27,8 @@ from solset.linalg import (
 from solset.linalg.panels import WIDTH
 
 AT_ONCE = 64  # rows computed in one batch
+TILES = 8  # of a Gram matrix on the disk, in memory at once
+LEAST_SIDE, MOST_TILES = 16, 64  # tiles in a row: of smaller ones there would be too many to read
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class RowPlan:
         sweeps: How often each row is computed until the Gram matrix is there.
         reason: Why the rows are where they are.
         at_once: How many are computed together.
+        side: Of the tiles in which the Gram matrix is on the disk too; 0 where it is in memory.
 
     Example:
         >>> plan = plan_rows((347, 853018), torch.float32, memory_budget=4 * 2**30)
@@ -57,12 +61,20 @@ class RowPlan:
     sweeps: float
     reason: str
     at_once: int = AT_ONCE
+    side: int = 0
+
+    @property
+    def gram_memory(self) -> int:
+        """Bytes of memory for the Gram matrix with its decomposition, or for some of its tiles."""
+        return TILES * 8 * self.side**2 if self.side else 24 * self.rows**2
 
     def __str__(self) -> str:
         """One line for a person."""
         text = f"{self.rows} rows of {self.columns} columns: {size_text(self.memory)} in memory"
         if self.place == "disk":
             text += f" and {size_text(self.disk)} on the disk"
+        if self.side:
+            text += f", the Gram matrix too, in tiles of {self.side}"
         often = "each row computed once"
         if self.place == "recomputed":
             often = f"each row computed {self.sweeps:.3g} times for the Gram matrix and once more a product"
@@ -72,7 +84,9 @@ class RowPlan:
 def plan_rows(
     shape: tuple[int, int], dtype: torch.dtype, *, memory_budget: int, folder: Path | None = None
 ) -> RowPlan:
-    """The cheapest plan that stays inside the budget: memory, else disk, else recomputed.
+    """The cheapest plan that stays inside the budget.
+
+    Rows and Gram matrix in memory; else the rows on the disk; else both there; else rows computed anew.
 
     Args:
         shape: ``(m, p)`` of the rows.
@@ -98,6 +112,11 @@ def plan_rows(
         if square + panel <= memory_budget:
             return RowPlan(m, p, "disk", square + panel, disk, 1.0, reason)
         reason += f", and working from the disk {size_text(square + panel)}"
+        side = tile_side(kept, dtype, memory_budget)
+        tiles = 2 * Tiles.bytes_for(m, side) if side else 0  # the matrix and its factor
+        if side and disk + tiles <= free_bytes(folder):
+            memory = tile_bytes(side, kept[1], dtype)
+            return RowPlan(m, p, "disk", memory, disk + tiles, 1.0, reason, side=side)
     smallest = smallest_budget(shape, dtype, folder=folder)
     if memory_budget < smallest:
         raise bad_value(
@@ -126,9 +145,46 @@ def smallest_budget(shape: tuple[int, int], dtype: torch.dtype, *, folder: Path 
     square = 3 * 8 * m * m
     panel = m * min(p, WIDTH) * (dtype.itemsize + 8)
     needs = [square + panel + m * kept[1] * dtype.itemsize, square + 2 * p * (8 + dtype.itemsize)]
-    if folder is not None and StoredRows.bytes_for(kept, dtype) <= free_bytes(folder):
-        needs.append(square + panel)
+    if folder is not None:
+        disk, free = StoredRows.bytes_for(kept, dtype), free_bytes(folder)
+        if disk <= free:
+            needs.append(square + panel)
+        if disk + 2 * Tiles.bytes_for(m, least := least_side(m)) <= free:
+            needs.append(tile_bytes(least, kept[1], dtype))
     return min(needs)
+
+
+def tile_bytes(side: int, columns: int, dtype: torch.dtype) -> int:
+    """Memory for work on tiles: some of them, and two panels of the rows that a tile belongs to.
+
+    Args:
+        side: Of a tile.
+        columns: Of the rows that this process keeps.
+        dtype: Of the rows.
+    """
+    return TILES * 8 * side * side + side * min(columns, WIDTH) * (2 * dtype.itemsize + 16)
+
+
+def least_side(rows: int) -> int:
+    """The smallest side of tiles that is worth it.
+
+    Args:
+        rows: ``m``.
+    """
+    return max(LEAST_SIDE, -(-rows // MOST_TILES))
+
+
+def tile_side(shape: tuple[int, int], dtype: torch.dtype, memory_budget: int) -> int:
+    """The largest side of tiles that fits; 0 if that is too small.
+
+    Args:
+        shape: Rows, and the columns of them that this process keeps.
+        dtype: Of the rows.
+        memory_budget: In bytes.
+    """
+    square, line = TILES * 8, min(shape[1], WIDTH) * (2 * dtype.itemsize + 16)
+    side = int(((line * line + 4 * square * memory_budget) ** 0.5 - line) / (2 * square))
+    return side if side >= least_side(shape[0]) else 0
 
 
 def keep_rows(

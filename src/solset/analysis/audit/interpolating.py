@@ -14,7 +14,7 @@ from solset.operators import InputJacobian, OwnSquares, PerSampleGradients
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers.base import unwrapped
-from solset.solvers.dual import DualPrepared
+from solset.solvers.decomposed import DualPrepared
 
 SHARE = 0.25  # of the memory budget that a batch of points may take
 

@@ -12,7 +12,7 @@ from solset.derivatives import Linearisation
 from solset.linalg import ROUNDING
 from solset.problem import Problem
 from solset.solvers.base import unwrapped
-from solset.solvers.dual import DualPrepared
+from solset.solvers.decomposed import DualPrepared
 
 SHARE = 0.01  # of the squared length of the combinations, above which an output is named
 STILL = 1e-3  # Newton step to the nearest stationary point, relative to the weights, that is not looked at

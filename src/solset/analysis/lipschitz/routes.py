@@ -12,8 +12,8 @@ from solset.linalg.largest import largest_eigenpair
 from solset.operators import InputJacobian
 from solset.solvers import Prepared, Solver
 from solset.solvers.base import unwrapped
+from solset.solvers.decomposed import DualPrepared
 from solset.solvers.direct import SymmetricPrepared
-from solset.solvers.dual import DualPrepared
 
 
 @dataclass(frozen=True)

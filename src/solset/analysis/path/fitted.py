@@ -9,7 +9,7 @@ from torch import Tensor
 
 from solset.analysis.path.cost import Meter
 from solset.derivatives import GraphicalDerivative
-from solset.errors import bad_type, bad_value
+from solset.errors import bad_value
 from solset.operators import (
     InformativeRows,
     InputJacobian,
@@ -28,7 +28,7 @@ from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers import Dual
 from solset.solvers.base import Deferred
-from solset.solvers.dual import DualPrepared
+from solset.solvers.gram_side import GramPrepared
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Factor:
         answer: ``P J_x Δx``, how fast the outputs in use would change with the weights held, ``(s,)``.
     """
 
-    prepared: DualPrepared
+    prepared: GramPrepared
     picked: Combinations | None
     slope: Tensor
     answer: Tensor
@@ -68,7 +68,7 @@ class Factor:
     @property
     def smallest(self) -> float:
         """The smallest singular value of the rows in use, each at length one where rows were chosen."""
-        return max(float(self.prepared.spectrum.values[0]), 0.0) ** 0.5
+        return self.prepared.least**0.5
 
 
 class KeptOutputs:
@@ -185,7 +185,7 @@ class KeptOutputs:
         """
         line = derivative.linearisation
         system = line.system.inner if isinstance(line.system, Deferred) else line.system
-        if not isinstance(system, DualPrepared):
+        if not isinstance(system, GramPrepared):
             raise bad_value(
                 "rows",
                 expected="few enough for their Gram matrix",
@@ -222,9 +222,7 @@ class KeptOutputs:
             picked = Combinations(directions, directions.points, len(risk.points))
         self.meter.add_points(ROW, operator.shape[0])
         solver = Dual(memory_budget=budget, folder=folder, is_equilibrated=picked is not None)
-        prepared = solver.prepare(operator)
-        if not isinstance(prepared, DualPrepared):
-            raise bad_type("solver", expected="Dual", got=solver, cure="Leave it out.")
+        prepared = solver.prepare_rows(operator)
         own = answer if picked is None else picked @ answer
         return Factor(prepared, picked, -prepared.solve(own).value, own)
 

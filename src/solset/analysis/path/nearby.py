@@ -43,27 +43,6 @@ class Place:
     steps: int
 
 
-class Whitening(LinearOperator):
-    """``W = Λ^{-1/2} Vᵀ D`` of a factorised Gram matrix: ``W P J`` has orthonormal rows at that point.
-
-    Args:
-        factor: Whose rows.
-    """
-
-    def __init__(self, factor: Factor) -> None:
-        prepared = factor.prepared
-        spectrum, like = prepared.spectrum, factor.slope
-        roots = spectrum.values[spectrum.kept].rsqrt().unsqueeze(1)
-        self._matrix = (roots * spectrum.vectors[:, spectrum.kept].T * prepared.scale).to(like.dtype)
-        super().__init__((self._matrix.shape[0], self._matrix.shape[1]), like.dtype, like.device)
-
-    def _apply(self, block: Tensor) -> Tensor:
-        return self._matrix @ block
-
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._matrix.T @ block
-
-
 class Restricted(LinearOperator):
     """``S A (I - QᵀQ)``: rows ``A`` that are nearly orthonormal, on the directions that ``H`` does not see.
 
@@ -158,7 +137,7 @@ class Nearby:
 
     def __init__(self, kept: KeptOutputs, factor: Factor, accuracy: float) -> None:
         self._kept, self._factor, self._accuracy = kept, factor, accuracy
-        self._whitening = Whitening(factor)
+        self._whitening = factor.prepared.whitening()
 
     def known(self, tau: float, weights: Tensor, slope: Tensor, held: tuple[int, ...]) -> Place:
         """A place whose slope is known, to start from. Cost: a product with the rows that are factorised.

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from solset.analysis.path.cost import Meter
-from solset.errors import bad_type
-from solset.linalg import BlockDiagonal, NormalOperator, Product
+from solset.linalg import BlockDiagonal, Product
 from solset.operators import Jacobian, loss_curvature
 from solset.operators.cost import FORWARD, JACOBIAN_PRODUCT, ROW
 from solset.risk import EmpiricalRisk, slopes_at
 from solset.solvers import Dual, Prepared
-from solset.solvers.dual import DualPrepared
 from solset.solvers.filters import GradientFlow
+from solset.solvers.gram_side import GramPrepared
 
 FLAT = 1e-12  # of the largest curvature of the loss, below which a slope counts as one without curvature
 NEGLIGIBLE = 1e-10  # of the slopes of the loss
@@ -33,7 +32,7 @@ class Segment:
         damped: ``AᵀA + λI``, where there is a drift.
     """
 
-    rows: DualPrepared
+    rows: GramPrepared
     roots: BlockDiagonal
     slopes: Tensor
     force: Tensor
@@ -66,11 +65,9 @@ class Segment:
         rest = torch.einsum("nij,nj->ni", vectors, torch.where(curved, 0.0, along)).to(outputs.dtype)
         roots = BlockDiagonal(((vectors * values.sqrt().unsqueeze(1)) @ vectors.mT).to(outputs.dtype))
         jacobian = Jacobian(risk, memory_budget=0)
-        prepared = solver.prepare(Product(roots, jacobian))
+        prepared = solver.prepare_rows(Product(roots, jacobian))
         meter.add_points(ROW, jacobian.shape[0])
-        if not isinstance(prepared, DualPrepared):
-            raise bad_type("solver", expected="Dual", got=solver, cure="Leave it out.")
-        if not _are_finite(prepared.gram):
+        if not prepared.is_finite:
             return None
         force = force.flatten().to(outputs.dtype)
         curvature_part = prepared.operator.T @ force
@@ -79,7 +76,7 @@ class Segment:
             drift = drift + jacobian.T @ rest.flatten()
             meter.add(JACOBIAN_PRODUCT)
         has_drift = risk.weight_decay > 0 or bool(drift.any())
-        damped = solver.prepare(NormalOperator(prepared.operator, risk.weight_decay)) if has_drift else None
+        damped = prepared.curvature(risk.weight_decay) if has_drift else None
         total = curvature_part + drift
         return cls(prepared, roots, slopes, force, total, drift if has_drift else None, damped)
 
@@ -112,7 +109,7 @@ class Segment:
     @property
     def smallest(self) -> float:
         """The smallest singular value of ``A``."""
-        return max(float(self.rows.spectrum.values[0]), 0.0) ** 0.5
+        return self.rows.least**0.5
 
 
 def _are_finite(*tensors: Tensor) -> bool:

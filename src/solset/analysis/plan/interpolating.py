@@ -95,7 +95,7 @@ class InterpolatingRoutes:
     def _by_gram(self, route: Route, plan: RowPlan, rows: Cost, *, share: float) -> Route:
         """With what rows in memory, on the disk or computed anew take; products are on a share of points."""
         known, by_inputs, both = self.defaults, self.products.by_inputs, self.products.both
-        is_kept, square = plan.place != "recomputed", 24 * plan.rows**2
+        is_kept, square = plan.place != "recomputed", plan.gram_memory
         prepare, direction, graphs = rows + by_inputs.once, by_inputs.each, by_inputs.graphs
         if not is_kept:  # the solve, its refinement and its check: Aᵀ, A, Aᵀ, A
             prepare += share * both.once

@@ -8,7 +8,6 @@ from solset.analysis.plan.result import Cost, Memory, Route, refused
 from solset.analysis.plan.rows import whole_point_rows
 from solset.operators.cost import FACTOR_ROW, FORWARD, INPUT_ROW, ROW
 from solset.problem import Problem
-from solset.solvers.row_plan import smallest_budget
 
 NEWTON_PRODUCTS = 10  # of the Hessian in a Newton step along a path: what CG takes for one digit
 CORRECTIONS = 2  # of a step along kept outputs
@@ -45,13 +44,12 @@ class OtherRoutes:
         """All constraints hold: one Gram matrix, then ``c`` backward passes for each point."""
         known, n = self.problem.linearisations.defaults, self.problem.point_count
         short = "" if known.gram_fits else "the Gram matrix of all rows does not fit the memory budget"
-        shape, dtype = (known.rows, known.weights), known.risk.weights.dtype
         route = Route(
             name="audit, joint",
             optimality="interpolating",
             solver="Dual",
             obstacle=known.obstacle or short,
-            smallest_budget=smallest_budget(shape, dtype, folder=known.spill_folder),
+            smallest_budget=known.gram_bytes,
             is_default=known.gram_fits and not known.obstacle,
             rows=known.rows,
         )
@@ -59,7 +57,7 @@ class OtherRoutes:
             plan = known.dual.plan(self.products.jacobian)
         except ValueError:
             return refused(route, known.memory_budget)
-        square = 24 * known.rows**2
+        square = plan.gram_memory
         return replace(
             route,
             place=plan.place,

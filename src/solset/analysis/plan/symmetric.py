@@ -95,7 +95,7 @@ class SymmetricRoutes:
         made = weights.once + whole_point_rows(plan, known.outputs, n)
         # Twice the function of the matrix, a product and its check: each goes to and fro.
         products = Cost() if is_kept else 4 * both.each
-        square = 24 * known.rows**2
+        square = plan.gram_memory
         return replace(
             route,
             place=plan.place,

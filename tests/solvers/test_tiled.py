@@ -1,0 +1,227 @@
+"""``Dual`` with less memory than its Gram matrix takes: planned, kept on the disk, and as exact."""
+
+import gc
+import tracemalloc
+
+import pytest
+import torch
+from torch import Tensor
+
+from solset.errors import Status
+from solset.linalg import BlockDiagonal, DenseOperator, NormalOperator, StoredRows, Tiles
+from solset.solvers import Dual
+from solset.solvers.filters import GradientFlow, MinimumNorm, RankCut, Tikhonov
+from solset.solvers.row_plan import least_side, plan_rows, smallest_budget, tile_bytes
+from solset.solvers.tiled import TiledPrepared
+from support.systems import NormalFree, Tiled
+
+M, P = 200, 600
+WHOLE = 24 * M * M + 24 * M * P  # what it takes in memory
+BUDGET = 700_000  # of 960 000 for the Gram matrix and its decomposition alone
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def graded(condition: float) -> Tensor:
+    """Rows whose singular values fall from one to the inverse of the condition."""
+    left, right = torch.linalg.qr(draw(M, M))[0], torch.linalg.qr(draw(P, M, seed=1))[0]
+    return (left * torch.logspace(0, -float(torch.tensor(condition).log10()), M).double()) @ right.T
+
+
+def error(found: Tensor, exact: Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
+
+
+@pytest.fixture
+def dual(tmp_path) -> Dual:
+    return Dual(memory_budget=BUDGET, folder=tmp_path)
+
+
+class TestThePlan:
+    def test_puts_both_on_the_disk_and_says_so(self, dual):
+        plan = dual.plan(NormalFree(graded(10)))
+        assert (plan.place, plan.sweeps) == ("disk", 1.0)
+        assert plan.side >= least_side(M)
+        assert plan.memory == tile_bytes(plan.side, P, torch.float64) <= BUDGET
+        rows = StoredRows.bytes_for((M, P), torch.float64)
+        assert plan.disk == rows + 2 * Tiles.bytes_for(M, plan.side)
+        assert f"the Gram matrix too, in tiles of {plan.side}" in str(plan)
+
+    def test_takes_the_largest_tiles_that_fit(self, dual):
+        side = dual.plan(NormalFree(graded(10))).side
+        assert tile_bytes(side + 1, P, torch.float64) > BUDGET
+
+    def test_works_from_the_smallest_budget_named(self, tmp_path):
+        least = smallest_budget((M, P), torch.float64, folder=tmp_path)
+        assert least < WHOLE / 4
+        assert plan_rows((M, P), torch.float64, memory_budget=least, folder=tmp_path).side
+        with pytest.raises(ValueError, match=f"at least {least} bytes"):
+            plan_rows((M, P), torch.float64, memory_budget=least - 1, folder=tmp_path)
+
+    def test_without_a_folder_there_is_none(self):
+        with pytest.raises(ValueError, match="memory_budget"):
+            Dual(memory_budget=BUDGET).plan(NormalFree(graded(10)))
+
+    def test_tiles_are_never_so_small_that_there_are_too_many(self, tmp_path):
+        for rows in (10, 5_000, 100_000):
+            assert rows / least_side(rows) <= 64
+
+
+class TestWhatIsTaken:
+    def test_memory_stays_inside_the_budget(self, tmp_path):
+        """Of tensors and arrays, as the allocator of NumPy counts what is read from the disk."""
+        rows = NormalFree(graded(10))
+        dual = Dual(memory_budget=BUDGET, folder=tmp_path)
+        tracemalloc.start()
+        prepared = dual.prepare(rows)
+        prepared.solve(draw(M, seed=2))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak <= BUDGET
+
+    def test_the_disk_is_as_foretold_and_given_back(self, dual, tmp_path):
+        prepared = dual.prepare(NormalFree(graded(10)))
+        assert prepared.rank == M
+        taken = sum(path.stat().st_size for path in tmp_path.iterdir())
+        assert 0 <= taken - dual.plan(prepared.operator).disk <= 3 * 256
+        del prepared
+        gc.collect()
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("condition", [10, 1e4, 1e6])
+class TestEqualsTheDecomposition:
+    """Up to what the condition of the rows makes of rounding."""
+
+    def both(self, dual: Dual, condition: float) -> tuple[TiledPrepared, object, float]:
+        rows = DenseOperator(graded(condition))
+        found = dual.prepare(rows)
+        assert isinstance(found, TiledPrepared)
+        return found, Dual().prepare(rows), 1e-14 * condition**2
+
+    def test_the_rank_and_the_ends_of_the_spectrum(self, dual, condition):
+        found, exact, _ = self.both(dual, condition)
+        assert found.rank == exact.rank == M
+        assert 0.3 * exact.smallest <= found.smallest <= 1.001 * exact.smallest
+        assert 0.3 * exact.least <= found.least <= 1.001 * exact.least
+
+    def test_solutions(self, dual, condition):
+        found, exact, noise = self.both(dual, condition)
+        b, c = draw(M, 2, seed=2), graded(condition).T @ draw(M, seed=3)
+        one, two = found.solve(b), exact.solve(b)
+        assert one.status is two.status is Status.CONVERGED
+        assert error(one.value, two.value) <= noise
+        assert error(found.solve_transposed(c).value, exact.solve_transposed(c).value) <= noise
+
+    @pytest.mark.parametrize("steps", [0, 1, 30, 3000, 10**7])
+    def test_training_of_any_length(self, dual, condition, steps):
+        found, exact, noise = self.both(dual, condition)
+        flow, b = GradientFlow(steps=steps, learning_rate=1.0), draw(M, 2, seed=2)
+        one, two = found.filtered(flow, b), exact.filtered(flow, b)
+        assert one.status is Status.CONVERGED
+        assert float((one.value - two.value).norm()) <= max(noise, 1e-10) * float(two.value.norm())
+
+    def test_damping(self, dual, condition):
+        found, exact, _ = self.both(dual, condition)
+        b = draw(M, seed=2)
+        one, two = (side.filtered(Tikhonov(1e-3), b).value for side in (found, exact))
+        assert error(one, two) <= 1e-11
+
+    @pytest.mark.parametrize("damping", [0.0, 1e-3])
+    @pytest.mark.parametrize("k", [None, 100])
+    def test_the_curvature(self, dual, condition, damping, k):
+        """Of ``AᵀA + λI`` with a right-hand side of which a part lies off the rows, if that has an answer."""
+        rows = DenseOperator(graded(condition))
+        left, values, right = torch.linalg.svd(rows.matrix, full_matrices=False)
+        along, across = draw(M, seed=3), draw(P, seed=4) * (damping > 0)
+        across = across - right.T @ (right @ across)
+        prepared = dual.prepare(NormalOperator(rows, damping))
+        choice = MinimumNorm() if k is None else GradientFlow(steps=k, learning_rate=0.5)
+        phi = lambda s: choice(s, s > 0)  # noqa: E731
+        level = torch.tensor([damping], dtype=torch.float64)
+        exact = right.T @ (phi(values.square() + damping) * values * (left.T @ along)) + phi(level) * across
+        found = prepared.filtered(choice, rows.T @ along + across)
+        assert found.status is Status.CONVERGED
+        assert error(found.value, exact) <= max(1e-15 * condition**2, 1e-10)
+
+    def test_the_curvature_damped_further(self, dual, condition):
+        rows, c = DenseOperator(graded(condition)), draw(P, seed=4)
+        found = dual.prepare(NormalOperator(rows, 1e-3)).filtered(Tikhonov(1e-2), c).value
+        exact = torch.linalg.solve(rows.matrix.T @ rows.matrix + 1.1e-2 * torch.eye(P).double(), c)
+        assert error(found, exact) <= max(1e-15 * condition**2, 1e-11)
+
+
+class TestTheSpectrumThatIsNotSeen:
+    def test_a_cut_below_all_of_it_is_the_solution(self, dual):
+        b = draw(M, seed=2)
+        found = dual.prepare(DenseOperator(graded(10)))
+        assert torch.equal(found.filtered(RankCut(1e-4), b).value, found.solve(b).value)
+
+    def test_a_cut_inside_it_is_refused_with_the_cure(self, dual):
+        found = dual.prepare(DenseOperator(graded(10)))
+        with pytest.raises(ValueError, match="Raise memory_budget"):
+            found.filtered(RankCut(0.1), draw(M, seed=2))
+
+    def test_the_rank_of_dependent_rows_is_not_known_and_never_claimed(self, dual):
+        matrix = graded(10)
+        matrix[7] = matrix[3]
+        found = dual.prepare(DenseOperator(matrix))
+        b = matrix @ draw(P, seed=2)
+        assert found.rank is None
+        solution = found.solve(b)
+        assert solution.status is Status.CONVERGED
+        assert error(solution.value, torch.linalg.pinv(matrix, rtol=1e-10) @ b) <= 1e-9
+        b[7] += 1.0
+        assert found.solve(b).status is Status.INCONSISTENT
+
+    @pytest.mark.parametrize("gap", [1e-6, 1e-7, 1e-8, 1e-9])
+    def test_nearly_dependent_rows_are_solved_or_said_to_be_beyond_it(self, dual, gap):
+        matrix = graded(10)
+        matrix[7] = matrix[3] + gap * draw(P, seed=5) / P**0.5
+        found = dual.prepare(DenseOperator(matrix))
+        b = matrix @ draw(P, seed=2)
+        solution = found.solve(b)
+        assert solution.residual <= 1e-8
+        assert found.rank == M or gap < 1e-6
+
+
+@pytest.mark.parametrize("is_equilibrated", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_more_rows_are_as_if_they_had_been_there_from_the_start(tmp_path, is_equilibrated, dtype):
+    matrix = (torch.logspace(-2, 0, M).double().unsqueeze(1) * graded(10)).to(dtype)
+    dual = Dual(memory_budget=BUDGET, folder=tmp_path, is_equilibrated=is_equilibrated)
+    grown = dual.prepare(DenseOperator(matrix[:40]))
+    for count in (90, 150, M):
+        grown = dual.extend(grown, DenseOperator(matrix[:count]))
+    whole, b = dual.prepare(DenseOperator(matrix)), matrix @ draw(P, seed=2).to(dtype)
+    assert isinstance(grown, TiledPrepared)
+    assert grown.rank == whole.rank == M
+    assert torch.equal(grown.operator.to_dense(), matrix)
+    torch.testing.assert_close(grown.gram.to_dense(), whole.gram.to_dense(), rtol=1e-12, atol=1e-14)
+    tight = 1e-9 if dtype == torch.float64 else 2e-3
+    assert error(grown.solve(b).value, torch.linalg.pinv(matrix.double()).to(dtype) @ b) <= tight
+
+
+@pytest.mark.parametrize("is_equilibrated", [False, True])
+def test_rows_weighted_one_by_one_need_no_new_products(is_equilibrated):
+    matrix, weights = graded(10)[:20], torch.rand(20, 1, 1, dtype=torch.float64)
+    weights[4] = 0.0
+    found = Tiled(side=6, is_equilibrated=is_equilibrated).prepare(DenseOperator(matrix))
+    weighted = found.weighted(BlockDiagonal(weights))
+    assert weighted.gram.tiles is found.gram.tiles
+    flow, b = GradientFlow(steps=200, learning_rate=0.7), draw(20, seed=2)
+    exact = Dual().prepare(DenseOperator(weights.flatten().unsqueeze(1) * matrix)).filtered(flow, b)
+    assert error(weighted.filtered(flow, b).value, exact.value) <= 1e-10
+    assert found.weighted(BlockDiagonal(draw(10, 2, 2))) is None
+
+
+def test_a_gram_matrix_that_no_shift_makes_definite_is_refused_with_the_cure():
+    matrix = graded(10)[:12]
+    matrix[5, 3] = float("nan")
+    prepared = Tiled(side=5).prepare(DenseOperator(matrix))
+    assert not prepared.is_finite
+    assert prepared.rank is None
+    with pytest.raises(ValueError, match="must be finite.*LSMR"):
+        prepared.solve(draw(12))
