@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the three last."""
+"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the four last."""
 
 import argparse
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import accuracy, audit, costs, isolated, path, poisoning, resnet56, rows, scale
+from benchmarks import accuracy, audit, costs, isolated, path, poisoning, resnet56, rows, scale, tiles
 
-LONG = ("scale", "resnet56", "poisoning")  # only where they are asked for
+LONG = ("scale", "tiles", "resnet56", "poisoning")  # only where they are asked for
 
 
 def main() -> None:
@@ -31,6 +31,7 @@ def main() -> None:
         "rows": lambda: rows.run(large=chosen.large),
         "audit": lambda: audit.run(large=chosen.large),
         "scale": scale.run,
+        "tiles": tiles.run,
         "resnet56": lambda: resnet56.run(has_krylov=chosen.large),
         "poisoning": poisoning.run,
     }

@@ -147,6 +147,7 @@ def cross_gram(left: KeptRows, right: KeptRows, *, dtype: torch.dtype = torch.fl
         for strip in strips:
             below = slice(strip.start if right is left else 0, m)
             total[below, strip] += tall[below] @ other[strip].T
+        del entries, tall, other  # or the next ones would be read beside them
     if right is not left:
         return total
     below = torch.tril(total, -1)
