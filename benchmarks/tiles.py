@@ -53,7 +53,7 @@ def measure(count: int, place: str, file: Path) -> dict[str, float]:
     rows, found = Drawn(count), {}
     with tempfile.TemporaryDirectory() as folder:
         dual = Dual(memory_budget=BUDGETS[place], folder=Path(folder), is_equilibrated=True)
-        plan, base = dual.plan(rows), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        plan, before = dual.plan(rows), peak()
         prepared = []
         found["prepare"] = seconds_of(lambda: prepared.append(dual.prepare(rows)))
         found["rank"] = seconds_of(lambda: prepared[0].rank)
@@ -61,9 +61,13 @@ def measure(count: int, place: str, file: Path) -> dict[str, float]:
         found["solve"] = seconds_of(lambda: solved.append(prepared[0].solve(rhs)))
         flow = GradientFlow(steps=3000, learning_rate=1 / (4 * COLUMNS))
         found["trained"] = seconds_of(lambda: solved.append(prepared[0].filtered(flow, rhs)))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     torch.save([solution.value for solution in solved], file)
-    return {**found, "MB": (peak - base) / 1000, "planned MB": plan.memory / 1e6, "side": plan.side}
+    return {**found, "before": before, "peak": peak(), "planned": plan.memory / 1e6, "side": plan.side}
+
+
+def peak() -> float:
+    """Of this process so far, in megabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def run() -> dict[str, object]:
@@ -87,7 +91,17 @@ def run() -> dict[str, object]:
                 f"{count:,} rows: relative difference of the solutions {apart[0]:.1e}, trained {apart[1]:.1e}"
             )
             results[f"{count} difference"] = apart
-    heads = ["", "prepare, s", "rank, s", "solve, s", "3000 steps, s", "memory, MB", "planned, MB", "side"]
+    heads = [
+        "",
+        "prepare, s",
+        "rank, s",
+        "solve, s",
+        "3000 steps, s",
+        "peak before, MB",
+        "peak, MB",
+        "planned, MB",
+        "side",
+    ]
     print("\n" + table(heads, lines) + "\n")
     return results
 

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from solset import Dual, GraphicalDerivative, InformativeRows, Problem
 from solset.linalg import DenseOperator, StoredRows, Tiles
+from solset.problem.stored import _sealed
 from solset.solvers.filters import GradientFlow, Tikhonov
 
 MOVED, P = [4, 1], 74
 ROWS = InformativeRows(tol=0.4, most=500)
+ARRAYS = ["rows.npy", "gram.npy"]
 FILES = {"derivative.json", "derivative.safetensors", "rows.npy", "gram.npy"}
 
 
@@ -290,21 +292,35 @@ class TestADamagedFolder:
         self.refused(fitted, stored, "derivative.safetensors as it was written")
 
     @pytest.mark.parametrize("lost", [*(pytest.param(lost) for lost in (1, 64, 127)), 128, 4096])
-    def test_with_rows_cut_short(self, fitted, stored, lost):
-        path = stored / "rows.npy"
+    @pytest.mark.parametrize("name", ARRAYS)
+    def test_with_an_array_cut_short(self, fitted, stored, lost, name):
+        path = stored / name
         path.write_bytes(path.read_bytes()[:-lost])
-        self.refused(fitted, stored, "rows.npy")
+        self.refused(fitted, stored, name)
 
-    def test_with_rows_of_another_derivative(self, fitted, stored):
-        rows = np.load(stored / "rows.npy")
-        np.save(stored / "rows.npy", -rows)
-        self.refused(fitted, stored, "rows.npy")
+    @pytest.mark.parametrize("name", ARRAYS)
+    def test_without_an_array(self, fitted, stored, name):
+        (stored / name).unlink()
+        self.refused(fitted, stored, name)
 
+    @pytest.mark.parametrize("name", ARRAYS)
+    def test_with_an_array_of_another_derivative(self, fitted, stored, name):
+        np.save(stored / name, -np.load(stored / name))
+        self.refused(fitted, stored, name)
+
+    @pytest.mark.parametrize("name", ARRAYS)
     @pytest.mark.parametrize("added", [8, 64])
-    def test_with_bytes_behind_its_rows(self, fitted, stored, added):
-        with (stored / "rows.npy").open("ab") as file:
+    def test_with_bytes_behind_an_array(self, fitted, stored, added, name):
+        with (stored / name).open("ab") as file:
             file.write(bytes(added))
-        self.refused(fitted, stored, "rows.npy")
+        self.refused(fitted, stored, name)
+
+    @pytest.mark.parametrize("side", [-1, 0, 1, 8, 10, 10**9, "9", None, True])
+    def test_with_another_side_of_its_tiles_under_a_new_seal(self, fitted, stored, side):
+        manifest = json.loads((stored / "derivative.json").read_bytes())
+        del manifest["seal"]
+        (stored / "derivative.json").write_bytes(_sealed({**manifest, "side": side}))
+        self.refused(fitted, stored, "")
 
     def test_holds_no_paths_that_could_lead_elsewhere(self, stored, tmp_path):
         manifest = json.loads((stored / "derivative.json").read_bytes())

@@ -38,7 +38,7 @@ from solset.risk import EmpiricalRisk, digest, fingerprint
 from solset.sealed import differences, parsed_json
 from solset.solvers import Dual
 from solset.solvers.gram_side import GramPrepared
-from solset.solvers.row_plan import AT_ONCE
+from solset.solvers.row_plan import AT_ONCE, LEAST_SIDE
 
 FORMAT = "solset derivative 3"
 MANIFEST, TENSORS, ROWS, GRAM = "derivative.json", "derivative.safetensors", "rows.npy", "gram.npy"
@@ -289,6 +289,8 @@ def _store_gram(gram: Tensor | TiledSymmetric, folder: Path) -> int:
 def _prepare(folder: Path, rows: KeptRows, side: int, solver: Dual) -> GramPrepared:
     """The rows with the Gram matrix that was stored, or a new one where its tiles do not fit the budget."""
     try:
+        if side < min(rows.shape[0], LEAST_SIDE):
+            raise _damaged(MANIFEST)
         tiles = Tiles(folder / GRAM, rows.shape[0], side, rows.device, has_all=True)
     except (OSError, ValueError) as error:
         raise _damaged(GRAM) from error

@@ -14,6 +14,7 @@ from solset.risk import EmpiricalRisk
 from solset.solvers import CG
 
 MOST_PRODUCTS = 200
+NEAR = 1e-2  # relative change of a gradient up to which the image of one before serves
 NEWTON = 1e-3  # relative residual of a correction onto the set
 CORRECTIONS = 5
 
@@ -52,16 +53,16 @@ class Restricted(LinearOperator):
     Args:
         inner: ``A``, ``(s, p)``.
         rows: ``H``, ``(k, p)``.
-        images: ``A Hᵀ`` where the rows of ``A`` are orthonormal, ``(s, k)``.
+        known: Rows nearly those, ``(k, p)``.
+        images: ``A`` times these where the rows of ``A`` are orthonormal, ``(s, k)``.
     """
 
-    def __init__(self, inner: LinearOperator, rows: Tensor, images: Tensor) -> None:
+    def __init__(self, inner: LinearOperator, rows: Tensor, known: Tensor, images: Tensor) -> None:
         super().__init__(inner.shape, inner.dtype, inner.device)
-        self._inner = inner
-        square, least = rows @ rows.T, torch.finfo(rows.dtype).eps ** 0.75  # two rows may be alike
-        self._root = torch.linalg.cholesky(square + least * torch.diag(square.diagonal()))
+        self._inner, least = inner, torch.finfo(rows.dtype).eps ** 0.75
+        self._root = _root(rows)
         self._unit = torch.linalg.solve_triangular(self._root, rows, upper=False)
-        cross = torch.linalg.solve_triangular(self._root, images.T, upper=False).T
+        cross = torch.linalg.solve_triangular(_root(known), images.T, upper=False).T
         self._basis, sines, _ = torch.linalg.svd(cross, full_matrices=False)
         self._cosines = (1 - sines.square()).clamp(min=least).sqrt()
 
@@ -97,6 +98,50 @@ class Restricted(LinearOperator):
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._free(self._inner.T @ self.scaled(block))
+
+
+def _root(rows: Tensor) -> Tensor:
+    """``L`` with ``LLᵀ = HHᵀ``, of which two rows may be alike."""
+    square = rows @ rows.T
+    least = torch.finfo(rows.dtype).eps ** 0.75
+    return torch.linalg.cholesky(square + least * torch.diag(square.diagonal()))
+
+
+class _Images:
+    """``A`` times the gradients of held activations, where the rows of ``A`` are orthonormal.
+
+    They only scale an iteration, and gradients hardly change from one place to the next: those of a place
+    nearby will do.
+
+    Args:
+        rows: ``A``.
+    """
+
+    def __init__(self, rows: LinearOperator) -> None:
+        self._rows = rows
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def near(self, held: tuple[int, ...], gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients near the given ones, ``(k, p)``, and their images, ``(s, k)``.
+
+        Args:
+            held: Which activations.
+            gradients: Of their arguments, ``(k, p)``.
+        """
+        if not held:
+            return gradients, gradients.new_zeros(self._rows.shape[0], 0)
+        new = [place for place, switch in enumerate(held) if not self._serves(switch, gradients[place])]
+        if new:
+            images = self._rows @ gradients[new].T.contiguous()
+            for place, image in zip(new, images.unbind(dim=1), strict=True):
+                self._known[held[place]] = (gradients[place], image)
+        pairs = [self._known[switch] for switch in held]
+        return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs], dim=1)
+
+    def _serves(self, switch: int, gradient: Tensor) -> bool:
+        if switch not in self._known:
+            return False
+        return bool((self._known[switch][0] - gradient).norm() <= NEAR * gradient.norm())
 
 
 @dataclass(frozen=True)
@@ -138,6 +183,7 @@ class Nearby:
     def __init__(self, kept: KeptOutputs, factor: Factor, accuracy: float) -> None:
         self._kept, self._factor, self._accuracy = kept, factor, accuracy
         self._whitening = factor.prepared.whitening()
+        self._images = _Images(Product(self._whitening, factor.prepared.operator))
 
     def known(self, tau: float, weights: Tensor, slope: Tensor, held: tuple[int, ...]) -> Place:
         """A place whose slope is known, to start from. Cost: a product with the rows that are factorised.
@@ -150,7 +196,7 @@ class Nearby:
         """
         gradients, _ = self._gradients(self._kept.risk(tau, weights), held)
         white = Product(self._whitening, self._factor.prepared.operator)
-        rows = Restricted(white, gradients, white @ gradients.T.contiguous())
+        rows = Restricted(white, gradients, *self._images.near(held, gradients))
         dual = rows.scaled(rows @ slope)  # exact for orthonormal rows
         return Place(tau, weights, slope, dual, held, slope.new_zeros(len(held)), gradients, 0)
 
@@ -212,8 +258,8 @@ class Nearby:
             self._whitening, jacobian if picked is None else Product(picked, jacobian)
         )
         gradients, rates = self._gradients(risk, held)
-        images = self._whitening @ (self._factor.prepared.operator @ gradients.T.contiguous())
-        return _System(white, Restricted(white, gradients, images), jacobian, gradients, rates)
+        rows = Restricted(white, gradients, *self._images.near(held, gradients))
+        return _System(white, rows, jacobian, gradients, rates)
 
     def _gradients(self, risk: EmpiricalRisk, held: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         if held:
