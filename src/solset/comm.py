@@ -52,6 +52,11 @@ def size() -> int:
     return dist.get_world_size()
 
 
+def neighbours() -> int:
+    """How many of them, this one among them, are on this machine; all of them, where nobody says."""
+    return max(1, min(size(), int(os.environ.get("LOCAL_WORLD_SIZE", size()))))
+
+
 def rank() -> int:
     """Which of them this is, from 0."""
     return 0 if size() == 1 else dist.get_rank()

@@ -142,6 +142,21 @@ class TestTheFile:
         del factor
         assert list(tmp_path.iterdir()) == []
 
+    def test_is_not_left_behind_by_an_interrupt(self, tmp_path, monkeypatch):
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "posix_fallocate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Tiles.temporary(tmp_path, 9, 3, CPU)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_that_became_shorter_is_named(self, tmp_path):
+        tiles = Tiles.temporary(tmp_path, 9, 3, CPU)
+        os.truncate(tiles.path, 300)
+        with pytest.raises(ValueError, match="the whole file.*an end after"):
+            tiles.read(2, 2)
+
     def test_that_is_not_whole_is_refused(self, tmp_path):
         path = tmp_path / "gram.npy"
         Tiles.create(path, 5, 3, CPU, has_all=True)

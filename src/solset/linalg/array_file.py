@@ -65,16 +65,22 @@ class ArrayFile:
         Args:
             start: Of the first, in the order of the file.
             count: How many.
+
+        Raises:
+            ValueError: If the file has become shorter.
         """
         offset = self._start + start * self.dtype.itemsize
-        return torch.from_numpy(np.fromfile(self.path, dtype=self._kind, count=count, offset=offset))
+        found = np.fromfile(self.path, dtype=self._kind, count=count, offset=offset)
+        if len(found) != count:
+            raise _not_this_array(self.path, f"an end after {start + len(found)} entries")
+        return torch.from_numpy(found)
 
     def write(self, start: int, entries: Tensor) -> None:
         """Puts entries in place, in their own order.
 
         Args:
             start: Where the first goes.
-            entries: Of the array's dtype.
+            entries: Are stored in the array's dtype.
 
         Raises:
             OSError: If the disk is full.
@@ -82,7 +88,7 @@ class ArrayFile:
         try:
             with self.path.open("r+b") as file:
                 file.seek(self._start + start * self.dtype.itemsize)
-                file.write(entries.detach().cpu().contiguous().numpy().data)
+                file.write(entries.detach().to("cpu", self.dtype).contiguous().numpy().data)
         except OSError as error:
             raise _without_room(error, self.path, entries.numel() * self.dtype.itemsize) from error
 

@@ -189,10 +189,12 @@ class Stacked(KeptRows):
 
 
 def free_bytes(folder: Path) -> int:
-    """Room on the disk of a folder, as the first process sees it: all must come to the same plan.
+    """Room on the disk of a folder for each process of the first one's machine, as that sees it.
+
+    All must come to the same plan.
 
     Args:
         folder: An existing one.
     """
     found = comm.from_first(lambda: str(shutil.disk_usage(folder).free).encode())
-    return int(found or 0)
+    return int(found or 0) // comm.neighbours()

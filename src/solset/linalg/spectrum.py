@@ -121,6 +121,27 @@ def gram_block(shape: tuple[int, int], dtype: torch.dtype, memory_budget: int) -
     return min(m, left // (2 * row_bytes))
 
 
+def gram_by_parts(rows: KeptRows, step: int) -> Tensor:
+    """The Gram matrix of kept rows in float64, from products of so many of them with as many others.
+
+    Args:
+        rows: ``A``, ``(m, p)``.
+        step: How many.
+
+    Cost: every pair of parts is read; two panels of them in memory beside the result.
+    """
+    m = rows.shape[0]
+    spans = [slice(start, min(start + step, m)) for start in range(0, m, step)]
+    parts = [rows.part(span.start, span.stop) for span in spans]
+    result = torch.empty(m, m, dtype=torch.float64, device=rows.device)
+    for i, left in enumerate(parts):
+        for j, right in enumerate(parts[: i + 1]):
+            product = cross_gram(left, right)
+            result[spans[i], spans[j]] = product
+            result[spans[j], spans[i]] = product.T
+    return result
+
+
 def cross_gram(left: KeptRows, right: KeptRows, *, dtype: torch.dtype = torch.float64) -> Tensor:
     """``A Bᵀ`` in float64 for kept rows, in one pass over their panels.
 

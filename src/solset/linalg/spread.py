@@ -58,6 +58,15 @@ def own_columns(columns: int) -> range:
     return comm.share(columns)
 
 
+def most_columns(columns: int) -> int:
+    """How many of the columns any process keeps at most: plans are to be the same in all.
+
+    Args:
+        columns: ``p``.
+    """
+    return -(-columns // comm.size())
+
+
 def spread(own: KeptRows, columns: int) -> KeptRows:
     """The whole matrix of which this process keeps :func:`own_columns`.
 
@@ -75,6 +84,17 @@ def own_part(rows: KeptRows) -> KeptRows:
         rows: Spread or not.
     """
     return rows.own if isinstance(rows, SpreadRows) else rows
+
+
+def in_parts(rows: KeptRows, step: int) -> KeptRows:
+    """The same rows, so that a product reads so many of them at a time.
+
+    Args:
+        rows: Kept, spread or not.
+        step: How many.
+    """
+    m = rows.shape[0]
+    return stacked([rows.part(start, min(start + step, m)) for start in range(0, m, step)])
 
 
 def stacked(parts: Sequence[KeptRows]) -> KeptRows:

@@ -49,15 +49,14 @@ class Tiles:
         return -(-self.size // self.side)
 
     @staticmethod
-    def bytes_for(size: int, side: int, *, has_all: bool = False) -> int:
-        """Bytes of the entries in the file.
+    def bytes_for(size: int, side: int) -> int:
+        """Bytes of the entries in a file, of the process that keeps most: the first.
 
         Args:
             size: ``m``.
             side: Of a tile.
-            has_all: Whether it is a file of all tiles.
         """
-        return len(_places(size, side, has_all=has_all)) * side * side * DTYPE.itemsize
+        return len(tile_places(size, side, step=comm.size())) * side * side * DTYPE.itemsize
 
     @classmethod
     def create(
@@ -91,10 +90,27 @@ class Tiles:
         Raises:
             OSError: If the disk has no room for it; nothing is left behind.
         """
+        made, error = None, None
+        try:
+            made = cls._temporary(folder, size, side, device)
+        except OSError as failed:
+            error = failed
+        failures = torch.tensor([float(error is not None)], device=device)
+        has_failed = bool(comm.total(failures) > 0)  # all of them stop, and none waits for the others
+        if has_failed or made is None:
+            raise error or OSError(f"another process had no room for its tiles in its '{folder}'")
+        return made
+
+    @classmethod
+    def _temporary(cls, folder: Path, size: int, side: int, device: torch.device) -> "Tiles":
         handle, name = tempfile.mkstemp(prefix=f"{PARTIAL}tiles-", suffix=".npy", dir=folder)
         os.close(handle)
-        made = cls.create(Path(name), size, side, device)
-        weakref.finalize(made, Path(name).unlink, missing_ok=True)
+        try:
+            made = cls.create(Path(name), size, side, device)
+            weakref.finalize(made, Path(name).unlink, missing_ok=True)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
         return made
 
     def span(self, index: int) -> slice:

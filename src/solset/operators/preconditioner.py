@@ -36,13 +36,7 @@ class GaussNewtonInverse(LinearOperator):
     def __init__(self, risk: EmpiricalRisk, *, memory_budget: int) -> None:
         p = risk.layout.size
         super().__init__((p, p), risk.weights.dtype, risk.weights.device)
-        if not risk.weight_decay > 0:
-            raise bad_value(
-                "weight_decay",
-                expected="positive for a Gauss-Newton inverse",
-                got=risk.weight_decay,
-                cure="Without it the matrix is singular: use MINRES or Dual.",
-            )
+        self._damping = _damping_of(risk)
         self._risk, self._budget = risk, memory_budget
 
     @cached_property
@@ -66,14 +60,14 @@ class GaussNewtonInverse(LinearOperator):
             square = comm.total(square)
         else:
             square = gram(self._rows, self._budget)
-        square.diagonal().add_(self._risk.weight_decay)
+        square.diagonal().add_(self._damping)
         return torch.cholesky_inverse(torch.linalg.cholesky(square))
 
     def _apply(self, block: Tensor) -> Tensor:
         if self._is_tall:
             return (self._inverse @ block.to(torch.float64)).to(block.dtype)
         inner = (self._inverse @ (self._rows @ block).to(torch.float64)).to(block.dtype)
-        return (block - self._rows.T @ inner) / self._risk.weight_decay
+        return (block - self._rows.T @ inner) / self._damping
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._apply(block)
@@ -114,14 +108,7 @@ class InformativeInverse(LinearOperator):
     ) -> None:
         p = risk.layout.size
         super().__init__((p, p), risk.weights.dtype, risk.weights.device)
-        if not risk.weight_decay > 0:
-            raise bad_value(
-                "weight_decay",
-                expected="positive for a Gauss-Newton inverse",
-                got=risk.weight_decay,
-                cure="Without it the matrix is singular: use MINRES or Dual.",
-            )
-        self._damping = risk.weight_decay
+        self._damping = _damping_of(risk)
         choice = choose_rows(OutputCurvature.of(risk), moved, discard, risk.weights.dtype)
         self._choice_weights = choice.weights
         self._source = OutputRows(risk, choice.directions, memory_budget=memory_budget)
@@ -147,3 +134,14 @@ class InformativeInverse(LinearOperator):
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._apply(block)
+
+
+def _damping_of(risk: EmpiricalRisk) -> float:
+    if not risk.weight_decay > 0:
+        raise bad_value(
+            "weight_decay",
+            expected="positive for a Gauss-Newton inverse",
+            got=risk.weight_decay,
+            cure="Without it the matrix is singular: use MINRES or Dual.",
+        )
+    return risk.weight_decay

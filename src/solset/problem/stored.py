@@ -294,9 +294,9 @@ def _prepare(folder: Path, rows: KeptRows, side: int, solver: Dual) -> GramPrepa
         tiles = Tiles(folder / GRAM, rows.shape[0], side, rows.device, has_all=True)
     except (OSError, ValueError) as error:
         raise _damaged(GRAM) from error
-    wanted = solver.plan(rows).side
-    if wanted:
-        return solver.from_gram(rows, TiledSymmetric(tiles)) if side <= wanted else solver.prepare_rows(rows)
+    if solver.plan(rows).side:
+        is_usable = solver.has_room_for_tiles(rows, side)
+        return solver.from_gram(rows, TiledSymmetric(tiles)) if is_usable else solver.prepare_rows(rows)
     matrix = torch.empty(tiles.size, tiles.size, dtype=torch.float64, device=rows.device)
     for i, j in tile_places(tiles.size, side):
         tile = tiles.read(i, j)

@@ -180,8 +180,8 @@ class AffineSet:
             raise bad_value(
                 "solver",
                 expected="one that knows the numerical rank",
-                got="a matrix-free one",
-                cure="Use Dense or Dual to ask for the dimension.",
+                got="one that is matrix-free, or has its Gram matrix on the disk and dependent rows",
+                cure="Use Dense or Dual to ask for the dimension, or raise the memory budget.",
             )
         return len(self.reference) - rank
 

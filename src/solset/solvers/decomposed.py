@@ -85,9 +85,8 @@ class DualPrepared(GramPrepared):
     def solve_transposed(self, rhs: Tensor) -> Solution:
         """``(AAᵀ)⁺ A c``."""
         if self.is_equilibrated and self.rank < len(self.gram):
-            return self.plain.solve_transposed(
-                rhs
-            )  # of dependent rows the shortest answer is not the scaled one
+            # Of dependent rows the shortest answer is not the scaled one.
+            return self.plain.solve_transposed(rhs)
         phi = MinimumNorm()(self.spectrum.values, self.spectrum.kept)
         value = self.function(phi, self.operator @ rhs)
         return judge(self.operator.T, value, rhs, self.tol, 0)
@@ -102,7 +101,7 @@ class DualPrepared(GramPrepared):
         return self.spectrum.rank
 
     @property
-    def smallest(self) -> float:
+    def conditioning(self) -> float:
         """The smallest eigenvalue relative to the largest."""
         values = self.spectrum.values
         return float(values[0] / values[-1]) if bool(values[-1] > 0) else 0.0
@@ -113,7 +112,7 @@ class DualPrepared(GramPrepared):
         return self.gram
 
     @property
-    def least(self) -> float:
+    def smallest(self) -> float:
         """As of the spectrum; rounding may leave it below zero, which counts as zero."""
         return max(float(self.spectrum.values[0]), 0.0)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from solset.door import checked
-from solset.errors import bad_type
+from solset.errors import bad_type, bad_value
 from solset.linalg import (
     DenseOperator,
     KeptRows,
@@ -19,6 +19,9 @@ from solset.linalg import (
     cross_gram,
     default_tolerance,
     gram,
+    gram_by_parts,
+    in_parts,
+    most_columns,
     own_part,
     stacked,
     tiled_gram,
@@ -26,8 +29,9 @@ from solset.linalg import (
 from solset.solvers.base import Prepared, Solver
 from solset.solvers.decomposed import DualPrepared
 from solset.solvers.gram_side import GramPrepared
-from solset.solvers.row_plan import RowPlan, keep_rows, plan_rows
+from solset.solvers.row_plan import RowPlan, keep_rows, plan_rows, tile_bytes
 from solset.solvers.tiled import TiledPrepared
+from solset.solvers.tiled_factors import Factors
 
 # Products of float32 rows in float32 are off by about 1e-7 of the rows' lengths. Where no eigenvalue is near
 # that, they cost half as much, and a step of refinement with the rows takes the error to its square.
@@ -50,7 +54,8 @@ class Dual(Solver):
     Attributes:
         rank_tolerance: Relative size below which an eigenvalue of ``AAᵀ`` counts as zero (singular
             values of ``A`` are resolved down to its square root); ``None`` takes ``ε^{3/2}`` of the rows'
-            dtype, or the larger side times the rounding unit of the Gram matrix if that is more.
+            dtype, or the larger side times the rounding unit of the Gram matrix if that is more. On the disk
+            it decides whether the rank is the full one, and cuts nothing.
         tol: Relative residual up to which the system counts as consistent.
         memory_budget: Bytes that rows, Gram matrix and its decomposition may take.
         folder: Where rows and Gram matrices that do not fit the memory are kept on the disk; ``None``
@@ -60,7 +65,9 @@ class Dual(Solver):
             rows contradict each other the compromise weighs them alike. Only the minimum norm and a rank
             cut see the scaling; filters that follow training never do.
 
-    Cost: ``m`` rows, ``O(m² p + m³)`` operations; ``24m² + mp`` numbers' bytes if rows are kept.
+    Cost: ``m`` rows, ``O(m² p + m³)`` operations; ``24m²`` bytes and those of the rows, if they are kept in
+    memory. On the disk a further direction reads the factor four times, and more often where rows depend on
+    each other; :meth:`plan` says what is kept where.
     """
 
     rank_tolerance: float | None = None
@@ -85,7 +92,7 @@ class Dual(Solver):
         return plan_rows(operator.shape, operator.dtype, memory_budget=self.memory_budget, folder=self.folder)
 
     def prepare(self, operator: LinearOperator) -> Prepared:
-        """The eigen-decomposition of the Gram matrix of the rows.
+        """The Gram matrix of the rows, with its eigen-decomposition or, on the disk, a Cholesky factor.
 
         Args:
             operator: A rectangular ``A``, or ``AᵀA + λI`` as a :class:`NormalOperator`.
@@ -93,7 +100,7 @@ class Dual(Solver):
         Raises:
             TypeError: If the operator is symmetric and its factor is not known.
             ValueError: If no plan fits the memory budget.
-            OSError: If the disk has no room for the rows.
+            OSError: If the disk has no room for rows, Gram matrix or factor.
         """
         if isinstance(operator, NormalOperator):
             return self._gram_side(operator.factor, is_scaled=False).curvature(operator.damping)
@@ -135,7 +142,7 @@ class Dual(Solver):
             rows: KeptRows = keep_rows(operator, plan, self.folder, known=old)
             return self._kept(rows, plan, is_scaled=self.is_equilibrated)
         rows = stacked([old, keep_rows(operator, plan, self.folder, start=old.shape[0])])
-        if plan.side or not isinstance(prepared, DualPrepared):
+        if plan.side or plan.step or not isinstance(prepared, DualPrepared):
             known = prepared if isinstance(prepared, TiledPrepared) else None
             return self._kept(rows, plan, is_scaled=self.is_equilibrated, known=known)
         new = rows.part(old.shape[0], rows.shape[0])
@@ -156,6 +163,15 @@ class Dual(Solver):
         if isinstance(matrix, TiledSymmetric):
             return self._tiled(rows, matrix, is_scaled=is_scaled)
         return DualPrepared(rows, matrix, self._tolerance(rows), self.tol, is_equilibrated=is_scaled)
+
+    def has_room_for_tiles(self, rows: LinearOperator, side: int) -> bool:
+        """Whether work on tiles of that size stays inside the budget.
+
+        Args:
+            rows: ``A``.
+            side: Of a tile.
+        """
+        return tile_bytes(side, most_columns(rows.shape[1]), rows.dtype) <= self.memory_budget
 
     def _tolerance(self, rows: LinearOperator) -> float:
         if self.rank_tolerance is not None:
@@ -178,31 +194,40 @@ class Dual(Solver):
     ) -> GramPrepared:
         """The Gram side of rows that are at hand."""
         tolerance = self._tolerance(rows)
-        if plan.side and self.folder is not None:
-            tiles = Tiles.temporary(self.folder, rows.shape[0], plan.side, rows.device)
-            matrix = tiled_gram(rows, tiles, None if known is None else known.gram.tiles)
+        if plan.side:
+            kept = None if known is None else known.matrix.tiles
+            side = kept.side if kept is not None and self.has_room_for_tiles(rows, kept.side) else plan.side
+            tiles = Tiles.temporary(self._spill, rows.shape[0], side, rows.device)
+            matrix = tiled_gram(rows, tiles, kept)
             return self._tiled(rows, matrix, is_scaled=is_scaled, known=known)
+        if plan.step:
+            narrow = in_parts(rows, plan.step)
+            matrix = gram_by_parts(narrow, plan.step)
+            return DualPrepared(narrow, matrix, tolerance, self.tol, is_equilibrated=is_scaled)
         if rows.dtype == torch.float32:
             quick = cross_gram(rows, rows, dtype=torch.float32)
             found = DualPrepared(rows, quick, tolerance, self.tol, is_equilibrated=is_scaled)
-            if found.smallest > ENOUGH_FOR_SINGLE:
+            if found.conditioning > ENOUGH_FOR_SINGLE:
                 return found
         return DualPrepared(rows, cross_gram(rows, rows), tolerance, self.tol, is_equilibrated=is_scaled)
 
     def _tiled(
         self, rows: KeptRows, matrix: TiledSymmetric, *, is_scaled: bool, known: TiledPrepared | None = None
     ) -> TiledPrepared:
-        m, step = rows.shape[0], matrix.tiles.side
-        narrow = stacked([rows.part(i, min(i + step, m)) for i in range(0, m, step)])  # so are its panels
+        factor = None if known is None else known.factors.exact_so_far
         return TiledPrepared(
-            narrow,
-            matrix,
+            in_parts(rows, matrix.tiles.side),  # so that panels are no larger than tiles
+            Factors(matrix, self._spill, factor),
             self._tolerance(rows),
             self.tol,
-            self.folder or matrix.tiles.path.parent,
             is_equilibrated=is_scaled,
-            known=None if known is None else known.exact,
         )
+
+    @property
+    def _spill(self) -> Path:
+        if self.folder is None:
+            raise bad_value("folder", expected="one for tiles", got=None, cure="Name a folder on the disk.")
+        return self.folder
 
 
 def _is_in_memory(rows: KeptRows) -> bool:

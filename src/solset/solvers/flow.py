@@ -1,19 +1,58 @@
-"""The gradient-flow element through an inverse: Lanczos on ``(G + σI)⁻¹``."""
+"""The gradient-flow element ``φ(G) b`` without the spectrum of ``G``: by products or by an inverse."""
 
 import torch
 from torch import Tensor
+from tqdm import trange
 
 from solset.linalg import LinearOperator
-from solset.solvers.filters import Filter
+from solset.solvers.filters import Filter, GradientFlow
 
-MOST_STEPS = 120
+FEW = 30  # steps of descent that cost less than a factor
+MOST_PRODUCTS = 5000  # steps of descent, where nothing else is exact
+MOST_SOLVES = 120
+FORGOTTEN = 1e-13  # of the largest eigenvalue's part, left after training: Lanczos may then find it late
 AGREE = 1e-10  # relative change of the answer over the last steps at which it counts as found
 LAG = 5
 
 
-def by_inverse(
-    inverse: LinearOperator, shift: float, phi: Filter, rhs: Tensor, *, steps: int = MOST_STEPS
-) -> tuple[Tensor, int, bool]:
+def is_descended(training: GradientFlow, largest: float) -> bool:
+    """Whether the steps of descent are to be taken one by one.
+
+    They are where they are few; and where the largest eigenvalue's part swings for all of the training, which
+    an inverse sees last.
+
+    Args:
+        training: Steps and learning rate.
+        largest: Eigenvalue of ``G``.
+    """
+    if training.steps <= FEW or training.learning_rate * largest <= 1.0:
+        return training.steps <= FEW
+    swing = training.learning_rate * largest - 1.0
+    return swing > FORGOTTEN ** (1 / training.steps)
+
+
+def by_descent(matrix: LinearOperator, training: GradientFlow, rhs: Tensor) -> tuple[Tensor, int, bool]:
+    """``φ(G) b`` by the linearised descent itself, ``u ← u - η(G u - b)``.
+
+    Args:
+        matrix: ``G``.
+        training: Steps and ``η``.
+        rhs: ``b``, ``(m,)`` or ``(m, k)``.
+
+    Returns:
+        The answer, the steps taken, and whether these were enough: fewer are where they overflow.
+
+    Cost: a product a step.
+    """
+    found, most = torch.zeros_like(rhs), min(training.steps, MOST_PRODUCTS)
+    for step in trange(most, desc="descent", leave=False, disable=None):
+        found = found - training.learning_rate * (matrix @ found - rhs)
+        if not bool(torch.isfinite(found).all()):
+            return found, step + 1, True
+    return found, most, most == training.steps
+
+
+def by_inverse(inverse: LinearOperator, shift: float, phi: Filter, rhs: Tensor) -> tuple[Tensor, int, bool]:
     """``φ(G) b`` by shift-and-invert Lanczos (van den Eshof & Hochbruck 2006).
 
     It finds small eigenvalues first, which are what long training is slow in: for a ``φ`` that decays like
@@ -24,7 +63,6 @@ def by_inverse(
         shift: Positive.
         phi: Of the eigenvalues of ``G``.
         rhs: ``b``, ``(m,)``, float64.
-        steps: At most.
 
     Returns:
         The answer, the steps taken, and whether it came to rest.
@@ -32,27 +70,27 @@ def by_inverse(
     Cost: a solve a step, and as many vectors of length ``m``.
     """
     size = torch.linalg.vector_norm(rhs)
-    if not bool(size > 0):
+    if bool(size == 0):
         return torch.zeros_like(rhs), 0, True
-    basis = torch.zeros(len(rhs), 0, dtype=rhs.dtype, device=rhs.device)
-    projected = torch.zeros(steps, steps, dtype=rhs.dtype, device=rhs.device)
+    most = min(MOST_SOLVES, len(rhs))
+    basis, projected = rhs.new_zeros(len(rhs), most), rhs.new_zeros(most, most)
     vector, answers = rhs / size, []
-    for k in range(min(steps, len(rhs))):
-        basis = torch.cat([basis, vector.unsqueeze(1)], dim=1)
+    for k in range(most):
+        basis[:, k] = vector
+        known = basis[:, : k + 1]
         image = inverse @ vector
-        along = basis.T @ image
+        along = known.T @ image
         projected[: k + 1, k] = along
         projected[k, : k + 1] = along
-        for _ in range(2):  # twice is enough (Parlett)
-            image = image - basis @ (basis.T @ image)
+        for _ in range(2):  # once leaves them orthogonal to half of the digits only
+            image = image - known @ (known.T @ image)
         answers.append(size * _of_projected(projected[: k + 1, : k + 1], shift, phi))
         rest = torch.linalg.vector_norm(image)
-        if not bool(rest > torch.finfo(rhs.dtype).eps * torch.linalg.vector_norm(along)):
-            return basis @ answers[-1], k + 1, True
-        if k >= LAG and _agree(answers[-1 - LAG], answers[-1]):
-            return basis @ answers[-1], k + 1, True
+        is_all = not bool(rest > torch.finfo(rhs.dtype).eps * torch.linalg.vector_norm(along))
+        if is_all or (k >= LAG and _agree(answers[-1 - LAG], answers[-1])):
+            return known @ answers[-1], k + 1, True
         vector = image / rest
-    return basis @ answers[-1], len(answers), len(answers) == len(rhs)
+    return basis @ answers[-1], most, most == len(rhs)
 
 
 def _of_projected(projected: Tensor, shift: float, phi: Filter) -> Tensor:

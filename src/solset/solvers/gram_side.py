@@ -27,7 +27,7 @@ class GramPrepared(Prepared):
 
     @property
     @abstractmethod
-    def least(self) -> float:
+    def smallest(self) -> float:
         """The smallest eigenvalue of the Gram matrix, of rows of length one where they are equilibrated."""
 
     @property
@@ -45,4 +45,4 @@ class GramPrepared(Prepared):
 
     @abstractmethod
     def whitening(self) -> LinearOperator:
-        """A ``W`` for which the rows of ``W A`` are orthonormal, in the dtype of ``A``."""
+        """A ``W`` for which those of ``W A`` are orthonormal, of independent rows, in the dtype of ``A``."""

@@ -20,6 +20,7 @@ from solset.linalg import (
     Tiles,
     free_bytes,
     gram_block,
+    most_columns,
     own_columns,
     own_part,
     spread,
@@ -27,7 +28,7 @@ from solset.linalg import (
 from solset.linalg.panels import WIDTH
 
 AT_ONCE = 64  # rows computed in one batch
-TILES = 8  # of a Gram matrix on the disk, in memory at once
+TILES, FILES = 8, 3  # in memory at once; on the disk: the matrix, its factor, one with a shift
 LEAST_SIDE, MOST_TILES = 16, 64  # tiles in a row: of smaller ones there would be too many to read
 
 
@@ -41,10 +42,11 @@ class RowPlan:
         place: Where the rows are: ``"memory"``, ``"disk"``, or ``"recomputed"`` at every use.
         memory: Bytes of memory at the peak, in each process, beside what a batch of rows takes while it is
             computed.
-        disk: Bytes on the disk.
+        disk: Bytes on the disk, of each process.
         sweeps: How often each row is computed until the Gram matrix is there.
         reason: Why the rows are where they are.
         at_once: How many are computed together.
+        step: Rows that are read from the disk together; 0 for all.
         side: Of the tiles in which the Gram matrix is on the disk too; 0 where it is in memory.
 
     Example:
@@ -61,6 +63,7 @@ class RowPlan:
     sweeps: float
     reason: str
     at_once: int = AT_ONCE
+    step: int = 0
     side: int = 0
 
     @property
@@ -98,7 +101,7 @@ def plan_rows(
         ValueError: If no plan fits; names the smallest budget that works.
     """
     m, p = shape
-    kept = (m, len(own_columns(p)))
+    kept = (m, most_columns(p))
     square = 3 * 8 * m * m
     panel = m * min(p, WIDTH) * (dtype.itemsize + 8)
     whole = square + panel + m * kept[1] * dtype.itemsize
@@ -112,11 +115,16 @@ def plan_rows(
         if square + panel <= memory_budget:
             return RowPlan(m, p, "disk", square + panel, disk, 1.0, reason)
         reason += f", and working from the disk {size_text(square + panel)}"
-        side = tile_side(kept, dtype, memory_budget)
-        tiles = 2 * Tiles.bytes_for(m, side) if side else 0  # the matrix and its factor
-        if side and disk + tiles <= free_bytes(folder):
-            memory = tile_bytes(side, kept[1], dtype)
-            return RowPlan(m, p, "disk", memory, disk + tiles, 1.0, reason, side=side)
+        step = (memory_budget - square) // line_bytes(kept[1], dtype)
+        if step >= -(-m // MOST_TILES):
+            memory = square + step * line_bytes(kept[1], dtype)
+            return RowPlan(m, p, "disk", memory, disk, 1.0, reason, step=step)
+        largest = tile_side(kept, dtype, memory_budget)
+        for side in dict.fromkeys((largest, least_side(m))) if largest else ():
+            tiles = FILES * Tiles.bytes_for(m, side)
+            if disk + tiles <= free_bytes(folder):
+                memory = tile_bytes(side, kept[1], dtype)
+                return RowPlan(m, p, "disk", memory, disk + tiles, 1.0, reason, side=side)
     smallest = smallest_budget(shape, dtype, folder=folder)
     if memory_budget < smallest:
         raise bad_value(
@@ -141,15 +149,15 @@ def smallest_budget(shape: tuple[int, int], dtype: torch.dtype, *, folder: Path 
         folder: Where rows may be put on the disk; ``None`` for nowhere.
     """
     m, p = shape
-    kept = (m, len(own_columns(p)))
+    kept = (m, most_columns(p))
     square = 3 * 8 * m * m
     panel = m * min(p, WIDTH) * (dtype.itemsize + 8)
     needs = [square + panel + m * kept[1] * dtype.itemsize, square + 2 * p * (8 + dtype.itemsize)]
     if folder is not None:
         disk, free = StoredRows.bytes_for(kept, dtype), free_bytes(folder)
         if disk <= free:
-            needs.append(square + panel)
-        if disk + 2 * Tiles.bytes_for(m, least := least_side(m)) <= free:
+            needs.append(square + min(panel, -(-m // MOST_TILES) * line_bytes(kept[1], dtype)))
+        if disk + FILES * Tiles.bytes_for(m, least := least_side(m)) <= free:
             needs.append(tile_bytes(least, kept[1], dtype))
     return min(needs)
 
@@ -162,7 +170,17 @@ def tile_bytes(side: int, columns: int, dtype: torch.dtype) -> int:
         columns: Of the rows that this process keeps.
         dtype: Of the rows.
     """
-    return TILES * 8 * side * side + side * min(columns, WIDTH) * (2 * dtype.itemsize + 16)
+    return TILES * 8 * side * side + side * line_bytes(columns, dtype)
+
+
+def line_bytes(columns: int, dtype: torch.dtype) -> int:
+    """Memory for a row in two panels, as stored and in float64.
+
+    Args:
+        columns: Of the rows that this process keeps.
+        dtype: Of the rows.
+    """
+    return min(columns, WIDTH) * (2 * dtype.itemsize + 16)
 
 
 def least_side(rows: int) -> int:
@@ -175,16 +193,18 @@ def least_side(rows: int) -> int:
 
 
 def tile_side(shape: tuple[int, int], dtype: torch.dtype, memory_budget: int) -> int:
-    """The largest side of tiles that fits; 0 if that is too small.
+    """The largest side of tiles that fits, less what would only be room beyond the matrix; 0 if too small.
 
     Args:
         shape: Rows, and the columns of them that this process keeps.
         dtype: Of the rows.
         memory_budget: In bytes.
     """
-    square, line = TILES * 8, min(shape[1], WIDTH) * (2 * dtype.itemsize + 16)
+    square, line = TILES * 8, line_bytes(shape[1], dtype)
     side = int(((line * line + 4 * square * memory_budget) ** 0.5 - line) / (2 * square))
-    return side if side >= least_side(shape[0]) else 0
+    if side < least_side(shape[0]):
+        return 0
+    return max(-(-shape[0] // -(-shape[0] // side)), least_side(shape[0]))
 
 
 def keep_rows(

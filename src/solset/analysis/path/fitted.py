@@ -68,7 +68,7 @@ class Factor:
     @property
     def smallest(self) -> float:
         """The smallest singular value of the rows in use, each at length one where rows were chosen."""
-        return self.prepared.least**0.5
+        return self.prepared.smallest**0.5
 
 
 class KeptOutputs:

@@ -301,7 +301,9 @@ def _unusable(factor: Factor) -> Refusal | None:
     if not bool(torch.isfinite(factor.slope).all()):
         return Refusal(StopReason.NONFINITE, 0.3, "the slope of the path is not finite")
     if not factor.has_full_rank:
-        detail = f"the {factor.count} rows of J in use have numerical rank {factor.prepared.rank}"
+        rank = factor.prepared.rank
+        found = "an unknown rank, not the full one" if rank is None else f"numerical rank {rank}"
+        detail = f"the {factor.count} rows of J in use have {found}"
         return Refusal(StopReason.RANK_LOSS, 0.3, detail)
     return None
 

@@ -132,10 +132,12 @@ class _Images:
             return gradients, gradients.new_zeros(self._rows.shape[0], 0)
         new = [place for place, switch in enumerate(held) if not self._serves(switch, gradients[place])]
         if new:
-            images = self._rows @ gradients[new].T.contiguous()
-            for place, image in zip(new, images.unbind(dim=1), strict=True):
-                self._known[held[place]] = (gradients[place], image)
-        pairs = [self._known[switch] for switch in held]
+            images = (self._rows @ gradients[new].T.contiguous()).T
+            for place, image in zip(new, images, strict=True):
+                # Copies: a view would keep the whole block that it is part of.
+                self._known[held[place]] = (gradients[place].clone(), image.clone())
+        self._known = {switch: self._known[switch] for switch in held}
+        pairs = list(self._known.values())
         return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs], dim=1)
 
     def _serves(self, switch: int, gradient: Tensor) -> bool:

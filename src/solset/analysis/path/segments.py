@@ -109,7 +109,7 @@ class Segment:
     @property
     def smallest(self) -> float:
         """The smallest singular value of ``A``."""
-        return self.rows.least**0.5
+        return self.rows.smallest**0.5
 
 
 def _are_finite(*tensors: Tensor) -> bool:
