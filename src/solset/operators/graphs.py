@@ -135,15 +135,21 @@ class Graphs(Generic[Graph]):
 def saved_bytes(build: Callable[[], Any]) -> int:
     """Bytes of the distinct storages that autograd saves while ``build`` runs."""
     storages: dict[int, int] = {}
+    boxes: list[list[Tensor]] = []
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> list[Tensor]:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        boxes.append([tensor])
+        return boxes[-1]
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        graph = build()
-    del graph
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box[0]):
+            build()
+    finally:
+        # A function that saves its own output is in a cycle with it, which nothing else would ever find.
+        for box in boxes:
+            box.clear()
     return sum(storages.values())
 
 

@@ -1,0 +1,48 @@
+"""Operators that are gone leave no graph behind: autograd's cycles are none that Python could find."""
+
+import gc
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from solset import Problem
+from solset.operators import GaussNewton, Hessian, InputJacobian, Jacobian, Mixed
+
+KINDS = [
+    Hessian,
+    GaussNewton,
+    Jacobian,
+    lambda risk, **kept: Mixed(risk, [0, 2], **kept),
+    lambda risk, **kept: InputJacobian(risk, [0, 2], **kept),
+]
+
+
+def living() -> int:
+    """How many tensors there are."""
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # looking at an object may call a deprecated one
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Softplus])
+@pytest.mark.parametrize("budget", [0, 2**30])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_left_of_an_operator(kind, budget, activation):
+    g = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), activation(), nn.Linear(4, 2), nn.Softmax(dim=1)).double().eval()
+    x = torch.randn(6, 3, generator=g, dtype=torch.float64)
+    risk = Problem(model, nn.MSELoss(), x, model(x).detach(), batch_size=3).risk()
+
+    def use() -> None:
+        operator = kind(risk, memory_budget=budget)
+        v = torch.ones(operator.shape[1], 2, dtype=torch.float64)
+        operator.T @ (operator @ v)
+
+    use()  # what is kept for good is there now
+    before = living()
+    for _ in range(3):
+        use()
+    assert living() <= before
