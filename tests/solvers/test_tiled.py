@@ -1,7 +1,9 @@
 """``Dual`` with less memory than its Gram matrix takes: planned, kept on the disk, and as exact."""
 
 import gc
+import shutil
 import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from solset import comm
 from solset.errors import SolsetWarning, Status
-from solset.linalg import BlockDiagonal, DenseOperator, NormalOperator, StoredRows, Tiles
+from solset.linalg import BlockDiagonal, DenseOperator, NormalOperator, StoredRows, Tiles, free_bytes
 from solset.solvers import Dual, row_plan
 from solset.solvers.decomposed import DualPrepared
 from solset.solvers.filters import GradientFlow, MinimumNorm, RankCut, Tikhonov
@@ -114,6 +116,20 @@ def test_all_processes_come_to_the_same_plan(tmp_path, monkeypatch, processes):
         assert len(plans) == 1
 
 
+@pytest.mark.parametrize(
+    ("processes", "told", "here"), [(1, None, 1), (4, None, 4), (4, "2", 2), (1, "8", 1)]
+)
+def test_those_on_one_machine_share_its_disk(tmp_path, monkeypatch, processes, told, here):
+    monkeypatch.setattr(comm, "size", lambda: processes)
+    monkeypatch.setattr(comm, "from_first", lambda read: read())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    if told is None:
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", told)
+    assert free_bytes(tmp_path) == 1000 // here
+
+
 class TestWhatIsTaken:
     def test_memory_stays_inside_the_budget(self, tmp_path):
         """Of tensors and arrays, as the allocator of NumPy counts what is read from the disk."""
@@ -141,36 +157,39 @@ class TestWhatIsTaken:
 class TestEqualsTheDecomposition:
     """Up to what the condition of the rows makes of rounding."""
 
-    def both(self, dual: Dual, condition: float) -> tuple[TiledPrepared, object, float]:
+    def both(self, dual: Dual, condition: float) -> tuple[TiledPrepared, DualPrepared]:
         rows = DenseOperator(graded(condition))
         found = dual.prepare(rows)
         assert isinstance(found, TiledPrepared)
-        return found, Dual().prepare(rows), 1e-14 * condition**2
+        return found, Dual().prepare(rows)
 
     def test_the_rank_and_the_ends_of_the_spectrum(self, dual, condition):
-        found, exact, _ = self.both(dual, condition)
+        found, exact = self.both(dual, condition)
         assert found.rank == exact.rank == M
         assert 0.3 * exact.conditioning <= found.inverse.conditioning <= 1.001 * exact.conditioning
         assert 0.3 * exact.smallest <= found.smallest <= 1.001 * exact.smallest
 
     def test_solutions(self, dual, condition):
-        found, exact, noise = self.both(dual, condition)
+        found, exact = self.both(dual, condition)
         b, c = draw(M, 2, seed=2), graded(condition).T @ draw(M, seed=3)
         one, two = found.solve(b), exact.solve(b)
         assert one.status is two.status is Status.CONVERGED
-        assert error(one.value, two.value) <= noise
-        assert error(found.solve_transposed(c).value, exact.solve_transposed(c).value) <= noise
+        assert error(one.value, two.value) <= max(1e-13, 1e-15 * condition)
+        transposed = [side.solve_transposed(c).value for side in (found, exact)]
+        assert error(*transposed) <= max(
+            1e-12, 1e-16 * condition**2
+        )  # of which the decomposition has its part
 
     @pytest.mark.parametrize("steps", [0, 1, 30, 3000, 10**7])
     def test_training_of_any_length(self, dual, condition, steps):
-        found, exact, noise = self.both(dual, condition)
+        found, exact = self.both(dual, condition)
         flow, b = GradientFlow(steps=steps, learning_rate=1.0), draw(M, 2, seed=2)
         one, two = found.filtered(flow, b), exact.filtered(flow, b)
         assert one.status is Status.CONVERGED
-        assert float((one.value - two.value).norm()) <= max(noise, 1e-10) * float(two.value.norm())
+        assert float((one.value - two.value).norm()) <= 1e-9 * float(two.value.norm())
 
     def test_damping(self, dual, condition):
-        found, exact, _ = self.both(dual, condition)
+        found, exact = self.both(dual, condition)
         b = draw(M, seed=2)
         one, two = (side.filtered(Tikhonov(1e-3), b).value for side in (found, exact))
         assert error(one, two) <= 1e-11
@@ -190,13 +209,13 @@ class TestEqualsTheDecomposition:
         exact = right.T @ (phi(values.square() + damping) * values * (left.T @ along)) + phi(level) * across
         found = prepared.filtered(choice, rows.T @ along + across)
         assert found.status is Status.CONVERGED
-        assert error(found.value, exact) <= max(1e-15 * condition**2, 1e-10)
+        assert error(found.value, exact) <= max(1e-11, 1e-15 * condition)
 
     def test_the_curvature_damped_further(self, dual, condition):
         rows, c = DenseOperator(graded(condition)), draw(P, seed=4)
         found = dual.prepare(NormalOperator(rows, 1e-3)).filtered(Tikhonov(1e-2), c).value
         exact = torch.linalg.solve(rows.matrix.T @ rows.matrix + 1.1e-2 * torch.eye(P).double(), c)
-        assert error(found, exact) <= max(1e-15 * condition**2, 1e-11)
+        assert error(found, exact) <= max(1e-13, 1e-16 * condition)
 
 
 class TestTrainingCloseToWhereItDiverges:
@@ -259,13 +278,13 @@ class TestTheSpectrumThatIsNotSeen:
         for rhs in (b, b + lengths.flatten() * draw(m, seed=4)):  # the second has no solution
             one, two = found.solve(rhs), exact.solve(rhs)
             assert one.status is two.status
-            assert error(one.value, two.value) <= 1e-7
+            assert error(one.value, two.value) <= 1e-10
         one, two = found.solve_transposed(c), exact.solve_transposed(c)
         assert one.status is two.status is Status.CONVERGED
-        assert error(one.value, two.value) <= 1e-7
+        assert error(one.value, two.value) <= 1e-10
         one, two = found.curvature().solve(c), exact.curvature().solve(c)
         assert one.status is Status.CONVERGED
-        assert error(one.value, two.value) <= 1e-5
+        assert error(one.value, two.value) <= 1e-10
 
     def test_no_solution_is_claimed_only_where_eigenvalues_that_count_as_zero_carry_the_residual(self):
         """One singular value is below what the shift lets through, and above the tolerance."""
@@ -312,7 +331,7 @@ def test_more_rows_are_as_if_they_had_been_there_from_the_start(tmp_path, is_equ
     assert grown.rank == whole.rank == M
     assert torch.equal(grown.operator.to_dense(), matrix)
     torch.testing.assert_close(grown.matrix.to_dense(), whole.matrix.to_dense(), rtol=1e-12, atol=1e-14)
-    tight = 1e-9 if dtype == torch.float64 else 2e-3
+    tight = 1e-9 if dtype == torch.float64 else 1e-4
     assert error(grown.solve(b).value, torch.linalg.pinv(matrix.double()).to(dtype) @ b) <= tight
 
 

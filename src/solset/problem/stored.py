@@ -288,9 +288,9 @@ def _store_gram(gram: Tensor | TiledSymmetric, folder: Path) -> int:
 
 def _prepare(folder: Path, rows: KeptRows, side: int, solver: Dual) -> GramPrepared:
     """The rows with the Gram matrix that was stored, or a new one where its tiles do not fit the budget."""
+    if side < min(rows.shape[0], LEAST_SIDE):
+        raise _damaged(MANIFEST)
     try:
-        if side < min(rows.shape[0], LEAST_SIDE):
-            raise _damaged(MANIFEST)
         tiles = Tiles(folder / GRAM, rows.shape[0], side, rows.device, has_all=True)
     except (OSError, ValueError) as error:
         raise _damaged(GRAM) from error
