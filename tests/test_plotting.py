@@ -21,7 +21,9 @@ from solset.plotting import (
     figure_bytes,
     image_grid,
     number_text,
+    ranking_bars,
     scatter_agreement,
+    sorted_values,
     toy_loss_contours,
     toy_solution_sets,
 )
@@ -297,3 +299,17 @@ def test_a_course_shows_where_it_stopped_and_says_what_it_leaves_out():
     assert figure_bytes(figure, "png") == figure_bytes(
         course_losses({"moved points": (places, [0.0, 1e-3, 1e-2])}, stop=0.2), "png"
     )
+
+
+@pytest.mark.parametrize("high", [0.3, 2.0, 20.0])
+def test_a_short_logarithmic_axis_is_labelled_by_numbers(high: float) -> None:
+    columns = {"joint": np.linspace(high, high / 2, 10), "isolated": np.linspace(0.3, 0.2, 10)}
+    bars = ranking_bars([f"point {k}" for k in range(10)], columns, xlabel="modulus").axes[0]
+    lines = sorted_values(columns, xlabel="points", ylabel="modulus").axes[0]
+    for axes, axis in ((bars, bars.xaxis), (lines, lines.yaxis)):
+        axes.figure.draw_without_rendering()
+        low, high_end = sorted(axis.get_view_interval())
+        labels = zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
+        shown = [label.get_text() for place, label in labels if low <= place <= high_end]
+        assert len(shown) >= 2
+        assert all(float(text) > 0 for text in shown)

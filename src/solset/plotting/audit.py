@@ -1,12 +1,14 @@
 """Which training points move a model most, and by which of their features."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Num
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from solset.errors import bad_value
 from solset.plotting.style import (
@@ -54,7 +56,7 @@ def ranking_bars(
             text = number_text(float(value), ".3g")
             axes.annotate(text, (end, y), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
     axes.set(xscale="log", xlim=(floor, ceiling * 1.5), xlabel=xlabel, yticks=place)
-    axes.xaxis.set_minor_formatter(NullFormatter())  # each bar has its number
+    _tick_by_numbers(axes.xaxis)
     axes.set_yticklabels(list(labels))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
@@ -89,8 +91,7 @@ def sorted_values(columns: Mapping[str, Values], *, xlabel: str, ylabel: str, ti
     if is_empty:
         axes.set_yscale("linear")
         return empty_axes(figure, axes)
-    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        set_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    _tick_by_numbers(axes.yaxis)
     axes.legend(loc="upper right")
     return figure
 
@@ -143,3 +144,16 @@ def sensitivity_maps(
     grid[0][0].set_ylabel("image")
     grid[1][0].set_ylabel("map")
     return figure
+
+
+def _tick_by_numbers(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 where powers of ten would be few, written out.
+
+    Args:
+        axis: With the limits that it will have.
+    """
+    low, high = sorted(axis.get_view_interval())
+    subs = (1.0, 2.0, 5.0) if math.log10(high / low) < 2.5 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(float(value))))
+    axis.set_minor_formatter(NullFormatter())
