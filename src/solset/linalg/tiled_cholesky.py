@@ -50,8 +50,8 @@ class TiledCholesky(LinearOperator):
         Raises:
             OSError: If the disk has no room for it.
 
-        Cost: ``m³/3`` operations, and ``m³ / side`` numbers read, shared by the processes; three tiles in
-        memory.
+        Cost: ``m³/3`` operations, and ``m³ / side`` numbers read, shared by the processes;
+        at most eight tiles in memory.
         """
         tiles = matrix.tiles
         factor = Tiles.temporary(folder, tiles.size, tiles.side, tiles.device)

@@ -228,7 +228,7 @@ def tiled_gram(rows: KeptRows, tiles: Tiles, known: Tiles | None = None) -> Tile
         tiles: Where it goes.
         known: That of the first rows; its full rows of tiles are copied.
 
-    Cost: every tile reads its two parts of the rows; three tiles and two panels of these in memory.
+    Cost: every tile reads its two parts of the rows; at most eight tiles and two panels of these in memory.
     """
     ready = 0 if known is None or known.side != tiles.side else known.size // known.side
     parts = [rows.part(span.start, span.stop) for span in map(tiles.span, range(tiles.count))]
