@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.tables import table
-from solset import CG, LSMR, MINRES, Dense, Dual, LiSSA, Newton, Problem, retrain
+from solset import Problem, retrain
 from solset.linalg import DenseOperator, LinearOperator, NormalOperator
 from solset.operators import GaussNewton, Hessian, Jacobian, Mixed
+from solset.retraining import Newton
 from solset.risk import EmpiricalRisk
+from solset.solvers import CG, LSMR, MINRES, Dense, Dual, LiSSA
 from solset.testing import adjoint_gap, log_slope, optimality_errors
 
 

@@ -10,8 +10,8 @@ from torch import nn
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
 from solset import Problem, audit, lipschitz_modulus
-from solset.datasets import cifar10, digits, find_cifar10, find_resnet56_weights
-from solset.zoo import DFCNN, pretrained_resnet56
+from solset.paper import cifar10, digits, find_cifar10, find_resnet56_weights, pretrained_resnet56
+from solset.zoo import DFCNN
 
 
 def fitted_digits() -> Problem:

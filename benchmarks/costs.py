@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from benchmarks.tables import number, table
 from benchmarks.timing import medians
 from solset import Problem
-from solset.datasets import digits
 from solset.linalg import LinearOperator
 from solset.operators import GaussNewton, Hessian, Jacobian, Mixed
+from solset.paper import digits, resnet20, resnet56
 from solset.risk import EmpiricalRisk
-from solset.zoo import DFCNN, resnet20, resnet56
+from solset.zoo import DFCNN
 
 KEEP = 8 * 2**30
 ROW_BYTES = 64 * 2**20

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
-from solset import CG, LSMR, MINRES, FirstToConverge, LiSSA, Problem
-from solset.analysis import LBFGS, retrain
-from solset.datasets import IsolatedDigits, isolated_digits
+from solset import Problem, retrain
 from solset.linalg import Counted
-from solset.linalg.scipy_bridge import as_scipy, from_numpy, to_numpy
+from solset.linalg._scipy_bridge import as_scipy, from_numpy, to_numpy
 from solset.operators import GaussNewtonInverse, Hessian, Mixed
+from solset.paper import IsolatedDigits, isolated_digits
+from solset.retraining import LBFGS
+from solset.solvers import CG, LSMR, MINRES, FirstToConverge, LiSSA
 
 BUDGET = 2 * 2**30
 RETRAINING_STEPS = 200

@@ -15,9 +15,10 @@ from torch import Tensor
 from benchmarks.isolated import error, problem_of
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
-from solset.analysis import LBFGS, follow_path, retrain
-from solset.datasets import IsolatedDigits, isolated_digits
+from solset import follow_path, retrain
+from solset.paper import IsolatedDigits, isolated_digits
 from solset.plotting import error_against_cost, figure_bytes
+from solset.retraining import LBFGS
 
 SIZES = (0.01, 0.02, 0.05)
 TOLS = (0.3, 0.1, 0.03, 0.01, 0.001)

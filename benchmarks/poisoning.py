@@ -9,33 +9,26 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.tables import table
-from solset import (
-    LBFGS,
+from solset import Problem, design_poisoning, retrain
+from solset.goals import HeldOutLoss, TargetWeights
+from solset.operators import GaussNewton
+from solset.paper import digits
+from solset.paper._training import fit_exactly
+from solset.poisoning import (
     Ascent,
     Budget,
-    GradientDescent,
-    HeldOutLoss,
+    FeasibleSet,
     Judgement,
-    LevenbergMarquardt,
-    Moved,
-    Newton,
     Poisoning,
-    Problem,
-    TargetWeights,
     adjoint_gradient,
-    design_poisoning,
-    filters,
     judge_poisoning,
-    retrain,
     stability_margin,
 )
-from solset.analysis import FeasibleSet
-from solset.analysis.retrain import Method
-from solset.datasets import digits
-from solset.experiments.directions import cross_entropy_directions
-from solset.experiments.training import fit_exactly
-from solset.operators import GaussNewton
-from solset.solvers.lissa import largest_eigenvalue
+from solset.reports._directions import cross_entropy_directions
+from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, Method, Newton
+from solset.scores import Moved
+from solset.solvers import filters
+from solset.solvers._lissa import largest_eigenvalue
 from solset.zoo import DFCNN
 
 STEPS = 1000  # of the gradient descent that the poisoner counts on

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
-from solset import LSMR, Problem, WithOptimizer, retrain
-from solset.analysis import LBFGS
-from solset.datasets import cifar10, find_cifar10, find_resnet56_weights
+from solset import Problem, retrain
 from solset.operators import Hessian, Mixed
-from solset.zoo import pretrained_resnet56
+from solset.paper import cifar10, find_cifar10, find_resnet56_weights, pretrained_resnet56
+from solset.retraining import LBFGS, WithOptimizer
+from solset.solvers import LSMR
 
 BATCH = 50
 SIZE = 0.01

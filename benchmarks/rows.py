@@ -12,9 +12,9 @@ from benchmarks.costs import connected, residual, risk_of, seeded
 from benchmarks.tables import number, table
 from benchmarks.timing import medians
 from solset.operators import PerSampleGradients
-from solset.operators.per_sample_routes import rows_by_vmap
+from solset.operators._per_sample_routes import rows_by_vmap
+from solset.paper import resnet20, resnet56
 from solset.risk import EmpiricalRisk
-from solset.zoo import resnet20, resnet56
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
-from solset import MINRES, Problem
+from solset import Problem
 from solset.operators import GaussNewton, Hessian, Jacobian, Mixed
+from solset.solvers import MINRES
 
 SIZES = (1_000, 10_000, 100_000)
 MOVED = list(range(10))

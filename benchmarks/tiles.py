@@ -18,8 +18,8 @@ from torch import Tensor
 
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
-from solset import Dual
 from solset.linalg import LinearOperator
+from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow
 
 SIZES, COLUMNS = (1_000, 2_000, 4_000), 100_000

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import solset
-from solset.datasets import digits
-from solset.experiments.training import fit_exactly
+from solset.paper import digits
+from solset.paper._training import fit_exactly
 from solset.zoo import DFCNN
 
 

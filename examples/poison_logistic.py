@@ -32,12 +32,14 @@ def train(inputs: Tensor, labels: Tensor, seed: int) -> nn.Module:
     return model.eval()
 
 
-def attack() -> tuple[solset.Problem, solset.HeldOutLoss, object]:
+def attack() -> tuple[solset.Problem, solset.goals.HeldOutLoss, object]:
     """The trained point, the goal, and how to train; ``solset poison`` calls this."""
     inputs, labels = data(200)
     problem = solset.Problem(
         train(inputs, labels, seed=0), nn.CrossEntropyLoss(), inputs, labels, weight_decay=WEIGHT_DECAY
     )
     images, unseen = load_digits(return_X_y=True)
-    goal = solset.HeldOutLoss(torch.from_numpy(images[1000:1500] / 16.0), torch.from_numpy(unseen[1000:1500]))
+    goal = solset.goals.HeldOutLoss(
+        torch.from_numpy(images[1000:1500] / 16.0), torch.from_numpy(unseen[1000:1500])
+    )
     return problem, goal, train

@@ -10,8 +10,7 @@ outputs are kept, those of the others are not constraints.
 from torch import nn
 
 import solset
-from solset.datasets import cifar10, find_cifar10, find_resnet56_weights
-from solset.zoo import pretrained_resnet56
+from solset.paper import cifar10, find_cifar10, find_resnet56_weights, pretrained_resnet56
 
 
 def problem() -> solset.Problem:

@@ -12,33 +12,29 @@ from typing import Annotated, Any, Literal, NoReturn, cast
 import typer
 
 from solset import comm
-from solset.datasets import cifar10, find_cifar10, find_resnet56_weights
 from solset.errors import ProcessError, bad_value
-from solset.experiments.audit import AuditSettings, check_audit, load_validation
-from solset.experiments.audit_report import audit_experiment
-from solset.experiments.digits import DigitsRun, DigitsSettings
-from solset.experiments.digits_report import digits_experiment
-from solset.experiments.identity import directions_fact, problem_facts, tensors_fact
-from solset.experiments.options import counts, fraction, indices, one_of, seeds, shape
-from solset.experiments.paths import PathSettings, check_path_settings
-from solset.experiments.paths_report import path_experiment
-from solset.experiments.plan_table import plan_from
-from solset.experiments.poison import PoisonRun
-from solset.experiments.poison_report import poison_experiment
-from solset.experiments.poison_task import PoisonSettings, check_poison_settings, load_task
-from solset.experiments.resnet56 import (
-    ResNet56Run,
-    ResNet56Settings,
-    TrainedResNet56,
-    resnet56_experiment,
-)
-from solset.experiments.run_folder import RunFolder
-from solset.experiments.toy import ToySettings
-from solset.experiments.toy_report import MODULUS_NOTE, toy_experiment
-from solset.experiments.users import UserSettings, check_settings, load_problem
-from solset.experiments.users_report import user_experiment
+from solset.paper import cifar10, find_cifar10, find_resnet56_weights, pretrained_resnet56
+from solset.paper._digits import DigitsRun, DigitsSettings
+from solset.paper._digits_report import digits_experiment
+from solset.paper._resnet56_report import resnet56_experiment
+from solset.paper._resnet56_run import ResNet56Run
+from solset.paper._resnet56_setup import ResNet56Settings, TrainedResNet56
+from solset.paper._toy import ToySettings
+from solset.paper._toy_report import MODULUS_NOTE, toy_experiment
+from solset.reports._audit import AuditSettings, check_audit, load_validation
+from solset.reports._audit_report import audit_experiment
+from solset.reports._identity import directions_fact, problem_facts, tensors_fact
+from solset.reports._options import counts, fraction, indices, one_of, seeds, shape
+from solset.reports._paths import PathSettings, check_path_settings
+from solset.reports._paths_report import path_experiment
+from solset.reports._plan_table import plan_from
+from solset.reports._poison import PoisonRun
+from solset.reports._poison_report import poison_experiment
+from solset.reports._poison_task import PoisonSettings, check_poison_settings, load_task
+from solset.reports._run_folder import RunFolder
+from solset.reports._users import UserSettings, check_settings, load_problem
+from solset.reports._users_report import user_experiment
 from solset.risk import digest
-from solset.zoo import pretrained_resnet56
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -13,7 +13,7 @@ from solset.errors import bad_value
 from solset.linalg import LinearOperator, Product, Space
 from solset.sets import AffineSet, Training, affine_image
 from solset.solvers import Prepared, Solver
-from solset.solvers.base import Deferred
+from solset.solvers._base import Deferred
 
 
 @dataclass(frozen=True)

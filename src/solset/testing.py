@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
-from solset.analysis import LevenbergMarquardt, LipschitzModulus, Newton
-from solset.analysis.retrain import Method
 from solset.errors import Status, bad_value
 from solset.linalg import LinearOperator
+from solset.modulus import LipschitzModulus
 from solset.problem import Problem
+from solset.retraining import LevenbergMarquardt, Method, Newton
 
 
 def adjoint_gap(operator: LinearOperator, *, generator: torch.Generator) -> float:

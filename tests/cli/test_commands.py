@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from solset import cli
-from solset.experiments import toy_report, users
+from solset.paper import _toy_report as toy_report
+from solset.reports import _users as users
 from support.commands import SOURCE, contents
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from solset.analysis import Cost, plan
-from solset.experiments.plan_table import plan_text
-from solset.experiments.users import load_problem
+from solset import plan
+from solset.planning import Cost
+from solset.reports._plan_table import plan_text
+from solset.reports._users import load_problem
 
 CASES = {
     "build": "stationary because of a training set that is not fitted",

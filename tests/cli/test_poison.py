@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from solset.experiments import poison
+from solset.reports import _poison as poison
 from support.commands import contents
 
 ATTACK = """

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from solset import cli
-from solset.datasets import DownloadError, find_cifar10, find_resnet56_weights, places
-from solset.experiments.resnet56 import ResNet56Settings
-from solset.zoo import resnet20, resnet56
+from solset.paper import DownloadError, find_cifar10, find_resnet56_weights, resnet20, resnet56
+from solset.paper import _places as places
+from solset.paper._resnet56_setup import ResNet56Settings
 from support.commands import Ended, contents
 
 

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from solset import SolverError
 from solset.errors import Status
 from solset.linalg import DenseOperator
-from solset.solvers import CG, LSMR, MINRES, Dense, Dual, FirstToConverge, LiSSA, SolverError
+from solset.solvers import CG, LSMR, MINRES, Dense, Dual, FirstToConverge, LiSSA
 from support.systems import (
     DEFINITE,
     INCONSISTENT,

@@ -18,22 +18,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from solset import (
-    Ascent,
-    Budget,
-    InformativeRows,
-    WeightFunction,
-    audit,
-    design_poisoning,
-    follow_path,
-    landscape,
-)
-from solset.datasets import cifar10, isolated_digits
-from solset.errors import SolsetWarning
-from solset.experiments.directions import directions_from_file
-from solset.experiments.run_folder import RunFolder
-from solset.experiments.stages import stage
-from solset.zoo.checkpoints import load_checkpoint
+from solset import SolsetWarning, audit, design_poisoning, follow_path
+from solset.goals import WeightFunction
+from solset.landscapes import landscape
+from solset.operators import InformativeRows
+from solset.paper import cifar10, isolated_digits, load_checkpoint
+from solset.poisoning import Ascent, Budget
+from solset.reports._directions import directions_from_file
+from solset.reports._run_folder import RunFolder
+from solset.reports._stages import stage
 from support.hostile_files import DAMAGES, damaged, hostile_contents
 from support.tiny import tiny_problem as problem
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from solset.datasets import find_cifar10, find_resnet56_weights
+from solset.paper import find_cifar10, find_resnet56_weights
 from support.kills import Killable, kill_and_resume, kill_rank, solset
 from support.processes import launcher
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from solset.zoo import resnet56
+from solset.paper import resnet56
 from support.hostile_settings import command_lines
 
 LINES = list(command_lines())

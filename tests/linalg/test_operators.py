@@ -17,7 +17,7 @@ from solset.linalg import (
     Sum,
     shifted,
 )
-from solset.linalg.scipy_bridge import as_scipy, from_numpy, to_numpy
+from solset.linalg._scipy_bridge import as_scipy, from_numpy, to_numpy
 
 CPU = torch.device("cpu")
 

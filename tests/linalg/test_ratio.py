@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from solset.linalg import DenseOperator, LeftSide, default_tolerance, equilibrated, largest_ratio, spectrum
-from solset.linalg.largest import largest_eigenpair
+from solset.linalg._largest import largest_eigenpair
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -18,7 +18,7 @@ from solset.linalg import (
     tile_places,
     tiled_gram,
 )
-from solset.linalg.tiled_cholesky import Lower
+from solset.linalg._tiled_cholesky import Lower
 from solset.testing import adjoint_gap
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from solset.operators import (
     rows_to_add,
     weighted_squares,
 )
-from solset.operators.informative import Combinations
+from solset.operators._informative import Combinations
 from solset.risk import EmpiricalRisk
 
 N, C = 7, 4

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from solset import CG, Status
+from solset.errors import Status
 from solset.linalg import Counted
 from solset.operators import GaussNewton, Hessian, InformativeInverse, OutputCurvature, loss_curvature
+from solset.solvers import CG
 
 
 def test_with_all_rows_it_is_the_inverse_of_the_gauss_newton_matrix(case):

@@ -64,7 +64,7 @@ def test_several_rows_per_point_are_several_single_rows(row):
 
 @pytest.mark.parametrize("repeated_size", [0, 10**9], ids=["sweeps", "copies"])
 def test_several_rows_by_sweeps_or_by_copies(monkeypatch, repeated_size):
-    monkeypatch.setattr("solset.operators.per_sample_routes.REPEATED_SIZE", repeated_size)
+    monkeypatch.setattr("solset.operators._per_sample_routes.REPEATED_SIZE", repeated_size)
     model, inputs = shake(in_place()), draw(4, *LINE)
     cotangents = cotangents_for(model, inputs, 3)
     found = PerSampleGradients(risk_of(model, inputs)).rows(inputs, cotangents)
@@ -85,7 +85,7 @@ def test_the_batch_does_not_matter(row):
 def test_the_chunk_does_not_matter(row, monkeypatch):
     model, inputs = built(row)
     cotangents = cotangents_for(model, inputs)
-    monkeypatch.setattr("solset.operators.per_sample_routes.CHUNK_BYTES", 1)
+    monkeypatch.setattr("solset.operators._per_sample_routes.CHUNK_BYTES", 1)
     found = PerSampleGradients(risk_of(model, inputs)).rows(inputs, cotangents)
     assert error(found, plain_rows(model, inputs, cotangents)) <= EXACT
 

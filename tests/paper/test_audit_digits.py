@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from solset import Audit, GradientDescent, LevenbergMarquardt, Problem, Status, audit, filters, retrain
-from solset.analysis.audit import spearman
-from solset.datasets import digits
-from solset.experiments.directions import step_of
-from solset.experiments.training import fit_exactly
+from solset import Problem, audit, retrain
+from solset.errors import Status
+from solset.modulus import Audit, spearman
 from solset.operators import GaussNewton
-from solset.solvers.lissa import largest_eigenvalue
+from solset.paper import digits
+from solset.paper._training import fit_exactly
+from solset.reports._directions import step_of
+from solset.retraining import GradientDescent, LevenbergMarquardt
+from solset.solvers import filters
+from solset.solvers._lissa import largest_eigenvalue
 from solset.zoo import DFCNN
 
 pytestmark = pytest.mark.slow

@@ -5,9 +5,9 @@ from math import cos, inf, pi, sin
 import torch
 from torch import Tensor
 
+from solset import AffineSet
 from solset.linalg import DenseOperator
 from solset.sets import (
-    AffineSet,
     Ball,
     Halfspace,
     PointCloud,

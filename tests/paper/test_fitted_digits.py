@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from solset import LevenbergMarquardt, Status, retrain
+from solset import retrain
+from solset.errors import Status
+from solset.retraining import LevenbergMarquardt
 from solset.testing import log_slope
 from support.fitted_digits import fitted
 

@@ -3,8 +3,9 @@
 import pytest
 from torch import nn
 
-from solset import Problem, Solution, Status
-from solset.datasets import IsolatedDigits, isolated_digits
+from solset import Problem, Solution
+from solset.errors import Status
+from solset.paper import IsolatedDigits, isolated_digits
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,11 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from solset import Problem, StopReason, follow_path, follow_retraining
-from solset.datasets import IsolatedDigits, digits, isolated_digits
-from solset.experiments.directions import loss_directions, step_of
+from solset import Problem, follow_path
 from solset.operators import Hessian
+from solset.paper import IsolatedDigits, digits, isolated_digits
+from solset.paths import StopReason, follow_retraining
+from solset.reports._directions import loss_directions, step_of
 from support.fitted_digits import STEPS, fitted, followed_densely
 
 pytestmark = pytest.mark.slow

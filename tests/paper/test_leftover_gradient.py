@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from solset import GradientDescent, Problem, SolsetWarning, filters, retrain, tangent_recursion
-from solset.datasets import digits
-from solset.experiments.directions import random_directions, step_of
+from solset import Problem, SolsetWarning, retrain
+from solset.paper import digits
+from solset.reports._directions import random_directions, step_of
+from solset.retraining import GradientDescent, tangent_recursion
+from solset.solvers import filters
 from solset.zoo import DFCNN
 
 pytestmark = pytest.mark.slow

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from solset import InformativeRows, Problem
-from solset.datasets import cifar10, find_cifar10
-from solset.experiments.directions import step_of, unit
-from solset.zoo import ResNet, resnet20
+from solset import Problem
+from solset.operators import InformativeRows
+from solset.paper import ResNet, cifar10, find_cifar10, resnet20
+from solset.reports._directions import step_of, unit
 
 pytestmark = pytest.mark.slow
 

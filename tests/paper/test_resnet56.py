@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import GraphicalDerivative, InformativeRows, Problem, Status
-from solset.datasets import cifar10, find_cifar10, find_resnet56_weights
+from solset import Problem
+from solset.derivatives import GraphicalDerivative
+from solset.errors import Status
+from solset.operators import InformativeRows
+from solset.paper import cifar10, find_cifar10, find_resnet56_weights, pretrained_resnet56
 from solset.risk import EmpiricalRisk
-from solset.zoo import pretrained_resnet56
 
 pytestmark = pytest.mark.slow
 

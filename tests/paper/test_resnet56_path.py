@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem, StopReason, follow_path
-from solset.datasets import cifar10, find_cifar10, find_resnet56_weights
-from solset.zoo import pretrained_resnet56
+from solset import Problem, follow_path
+from solset.paper import cifar10, find_cifar10, find_resnet56_weights, pretrained_resnet56
+from solset.paths import StopReason
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from solset import Certainty, Problem, lipschitz_modulus, theorem_2
+from solset import Problem, lipschitz_modulus
+from solset.modulus import Certainty
+from solset.paper import theorem_2
 from solset.zoo import DFCNN
 
 NETS = [

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from solset import CG, Certainty, Problem, lipschitz_modulus, modulus_chain
-from solset.experiments.toy import toy_problem
-from solset.problem import defaults
+from solset import Problem, lipschitz_modulus
+from solset.modulus import Certainty, modulus_chain
+from solset.paper._toy import toy_problem
+from solset.problem import _defaults as defaults
+from solset.solvers import CG
 from solset.testing import verify_lipschitz_like
 from support.fitted import MOVED, net
 from support.interpolators import Fit, brute_modulus, fitted, rows

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import AffineSet, GraphicalDerivative, Problem
+from solset import AffineSet, Problem
+from solset.derivatives import GraphicalDerivative
 from solset.operators import OutputRows
 
 N, D, C = 12, 3, 2

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from solset import LSMR, MINRES
 from solset.linalg import LinearOperator
-from solset.solvers.base import Prepared, Solver
+from solset.solvers import LSMR, MINRES, Prepared, Solver
 from solset.solvers.filters import RankCut
 
 N, D, C = 12, 3, 2

@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from solset import GraphicalDerivative, InformativeRows, Problem, follow_path, lipschitz_modulus, plan
-from solset.solvers import Dual, row_plan
+from solset import Problem, follow_path, lipschitz_modulus, plan
+from solset.derivatives import GraphicalDerivative
+from solset.operators import InformativeRows
+from solset.solvers import Dual
+from solset.solvers import _row_plan as row_plan
+from solset.solvers._tiled import TiledPrepared
+from solset.solvers._tiled_factors import Factors
 from solset.solvers.filters import GradientFlow, Tikhonov
-from solset.solvers.tiled import TiledPrepared
-from solset.solvers.tiled_factors import Factors
 from support.fitted import MOVED, net
 from support.interpolators import fitted
 from support.systems import Tiled

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from solset import Dual, InformativeRows, Problem, SolsetWarning
+from solset import Problem, SolsetWarning
+from solset.operators import InformativeRows
+from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow, Tikhonov
 from support.fitted import (
     MOVED,

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import InformativeRows, Problem, SolsetWarning, Status
-from solset.operators import loss_curvature
+from solset import Problem, SolsetWarning
+from solset.errors import Status
+from solset.operators import InformativeRows, loss_curvature
 from solset.solvers.filters import GradientFlow
 from support.fitted import MOVED, NETS, N, Net, brute_force, direction, error, net
 

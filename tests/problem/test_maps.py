@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import LSMR, Problem
+from solset import Problem
+from solset.solvers import LSMR
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Dual, GraphicalDerivative, InformativeRows, Problem
+from solset import Problem
+from solset.derivatives import GraphicalDerivative
 from solset.linalg import DenseOperator, StoredRows, Tiles
-from solset.problem.stored import _sealed
+from solset.operators import InformativeRows
+from solset.problem._stored import _sealed
+from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow, Tikhonov
 
 MOVED, P = [4, 1], 74

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from solset.errors import SolsetWarning, Status
+from solset import AffineSet, SolsetWarning
+from solset.errors import Status
 from solset.linalg import DenseOperator, NormalOperator
-from solset.sets import AffineSet, Training, affine_image
+from solset.sets import Training, affine_image
 from solset.solvers import LSMR, Dense, Dual
 from solset.solvers.filters import GradientFlow, MinimumNorm, RankCut, Tikhonov
 

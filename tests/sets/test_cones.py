@@ -8,18 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from solset import AffineSet
 from solset.linalg import DenseOperator
-from solset.sets import (
-    AffineSet,
-    Ball,
-    Box,
-    ConvexSet,
-    Halfspace,
-    Polyhedron,
-    Simplex,
-    normal_cone,
-    tangent_cone,
-)
+from solset.sets import Ball, Box, ConvexSet, Halfspace, Polyhedron, Simplex, normal_cone, tangent_cone
 from solset.solvers import Dense
 
 SIZE = 3

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from solset.linalg import DenseOperator, LinearOperator, StoredRows
-from solset.linalg.panels import WIDTH
-from solset.solvers import Dual
+from solset.linalg._panels import WIDTH
+from solset.solvers import Dual, RowPlan
+from solset.solvers._row_plan import keep_rows, plan_rows
 from solset.solvers.filters import Tikhonov
-from solset.solvers.row_plan import RowPlan, keep_rows, plan_rows
 
 SHAPE = (7, WIDTH + 5)
 ITEM = {torch.float32: 4, torch.float64: 8}

@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from solset import comm
-from solset.errors import SolsetWarning, Status
+from solset import SolsetWarning, comm
+from solset.errors import Status
 from solset.linalg import BlockDiagonal, DenseOperator, NormalOperator, StoredRows, Tiles, free_bytes
-from solset.solvers import Dual, row_plan
-from solset.solvers.decomposed import DualPrepared
+from solset.solvers import Dual
+from solset.solvers import _row_plan as row_plan
+from solset.solvers._decomposed import DualPrepared
+from solset.solvers._row_plan import FILES, least_side, plan_rows, smallest_budget, tile_bytes
+from solset.solvers._tiled import TiledPrepared
 from solset.solvers.filters import GradientFlow, MinimumNorm, RankCut, Tikhonov
-from solset.solvers.row_plan import FILES, least_side, plan_rows, smallest_budget, tile_bytes
-from solset.solvers.tiled import TiledPrepared
 from support.systems import NormalFree, Tiled, rectangular
 
 M, P = 200, 600

@@ -7,9 +7,10 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor, nn
 
-from solset import InformativeRows, Problem, RowCheck
-from solset.datasets import digits
-from solset.operators import loss_curvature
+from solset import Problem
+from solset.derivatives import RowCheck
+from solset.operators import InformativeRows, loss_curvature
+from solset.paper import digits
 
 MOVED, N = [3, 17], 40
 TOLS = (1e-1, 1e-2, 2e-3, 1e-4, 1e-6, 1e-8)

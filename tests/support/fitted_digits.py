@@ -6,13 +6,15 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from solset import GradientDescent, Problem, filters, retrain
-from solset.datasets import digits
+from solset import Problem, retrain
 from solset.derivatives import GraphicalDerivative
-from solset.experiments.directions import cross_entropy_directions, random_directions, step_of
-from solset.experiments.training import fit_exactly
 from solset.operators import GaussNewton
-from solset.solvers.lissa import largest_eigenvalue
+from solset.paper import digits
+from solset.paper._training import fit_exactly
+from solset.reports._directions import cross_entropy_directions, random_directions, step_of
+from solset.retraining import GradientDescent
+from solset.solvers import filters
+from solset.solvers._lissa import largest_eigenvalue
 from solset.zoo import DFCNN
 from support.dense_path import Layers, dense_path
 

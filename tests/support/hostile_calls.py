@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import solset
-from solset import filters
-from solset.solvers import SolverError
+from solset import SolverError
+from solset.solvers import filters
 from support.tiny import tiny_model, tiny_problem
 
 DX = torch.full((2, 3), 0.01, dtype=torch.float64)
@@ -58,10 +58,10 @@ def calls() -> dict[str, Call]:
     """Every public function that takes a problem or makes one, and every value that has settings."""
     model, inputs, targets = tiny_model()
     problem, weights = tiny_problem(), tiny_problem().weights()
-    goal = solset.WeightFunction(lambda w: w.square().sum(), name="square")
-    budget, moved = solset.Budget([0, 2], 0.05), {"problem": problem, "dx": DX, "points": [0, 2]}
-    short, one = solset.Ascent(rounds=1, steps=1), torch.ones_like(weights)
-    change = solset.Moved([0, 2], DX)
+    goal = solset.goals.WeightFunction(lambda w: w.square().sum(), name="square")
+    budget, moved = solset.poisoning.Budget([0, 2], 0.05), {"problem": problem, "dx": DX, "points": [0, 2]}
+    short, one = solset.poisoning.Ascent(rounds=1, steps=1), torch.ones_like(weights)
+    change = solset.scores.Moved([0, 2], DX)
     none = {"optimality": "auto", "solver": None}
     found = {
         "Problem": (
@@ -89,8 +89,8 @@ def calls() -> dict[str, Call]:
                 **{"steps": 5, "probes": 1, "margin_candidates": 5},
             },
         ),
-        "modulus_chain": (solset.modulus_chain, {"problem": problem, "points": [0], "layer": None}),
-        "activation_margin": (solset.activation_margin, {"risk": problem.risk(), "candidates": 5}),
+        "modulus_chain": (solset.modulus.modulus_chain, {"problem": problem, "points": [0], "layer": None}),
+        "activation_margin": (solset.modulus.activation_margin, {"risk": problem.risk(), "candidates": 5}),
         "audit": (
             solset.audit,
             {
@@ -99,26 +99,26 @@ def calls() -> dict[str, Call]:
                 **{"checkpoint": None, "progress": False},
             },
         ),
-        "influence": (solset.influence, {"problem": problem, "change": change, "solver": None}),
+        "influence": (solset.scores.influence, {"problem": problem, "change": change, "solver": None}),
         "removal_scores": (
-            solset.removal_scores,
+            solset.scores.removal_scores,
             {"problem": problem, "inputs": inputs, "targets": targets, "solver": None},
         ),
         "feature_scores": (
-            solset.feature_scores,
+            solset.scores.feature_scores,
             {"problem": problem, "inputs": inputs, "targets": targets, "solver": None},
         ),
-        "retrain": (solset.retrain, {**moved, "method": solset.GradientDescent(2, 0.01)}),
+        "retrain": (solset.retrain, {**moved, "method": solset.retraining.GradientDescent(2, 0.01)}),
         "tangent_recursion": (
-            solset.tangent_recursion,
+            solset.retraining.tangent_recursion,
             {**moved, "steps": 2, "learning_rate": 0.01, "progress": False},
         ),
         "filter_normalised": (
-            solset.filter_normalised,
+            solset.landscapes.filter_normalised,
             {"problem": problem, "direction": one, "has_biases": False},
         ),
         "landscape": (
-            solset.landscape,
+            solset.landscapes.landscape,
             {
                 **{"problem": problem, "directions": {"a": one}, "normalise": "length", "has_biases": False},
                 **{"ranges": None, "resolution": 2, "risk": None, "subsets": None, "marks": None},
@@ -134,7 +134,7 @@ def calls() -> dict[str, Call]:
             },
         ),
         "follow_retraining": (
-            solset.follow_retraining,
+            solset.paths.follow_retraining,
             {
                 **moved,
                 **{"steps": 3, "learning_rate": 0.01, "record_at": [2], "tol": 0.1, "builds": 1},
@@ -142,7 +142,7 @@ def calls() -> dict[str, Call]:
             },
         ),
         "adjoint_gradient": (
-            solset.adjoint_gradient,
+            solset.poisoning.adjoint_gradient,
             {"problem": problem, "goal": goal, "points": [0], "element": None, **none},
         ),
         "design_poisoning": (
@@ -153,38 +153,38 @@ def calls() -> dict[str, Call]:
             },
         ),
         "judge_poisoning": (
-            solset.judge_poisoning,
+            solset.poisoning.judge_poisoning,
             {
                 **{"problem": problem, "goal": goal, "change": change, "train": None, "seeds": ()},
-                **{"methods": {"few": solset.GradientDescent(2, 0.01)}, "clean": None},
+                **{"methods": {"few": solset.retraining.GradientDescent(2, 0.01)}, "clean": None},
             },
         ),
         "stability_margin": (
-            solset.stability_margin,
+            solset.poisoning.stability_margin,
             {
                 **{"problem": problem, "inputs": inputs[:1], "budget": budget, "element": None},
                 **{"method": None, "ascent": short, "tol": 0.1, **none},
             },
         ),
-        "Ascent": (solset.Ascent, {"rounds": 1, "steps": 1, "stride": 0.5}),
+        "Ascent": (solset.poisoning.Ascent, {"rounds": 1, "steps": 1, "stride": 0.5}),
         "Budget": (
-            solset.Budget,
+            solset.poisoning.Budget,
             {
                 **{"points": [0], "radius": 1.0, "norm": "l2", "scope": "per_point"},
                 **{"lower": -1.0, "upper": 1.0},
             },
         ),
-        "InformativeRows": (solset.InformativeRows, {"tol": 0.1, "most": 10}),
+        "InformativeRows": (solset.operators.InformativeRows, {"tol": 0.1, "most": 10}),
         "GradientFlow": (filters.GradientFlow, {"steps": 3, "learning_rate": 0.1}),
         "Tikhonov": (filters.Tikhonov, {"damping": 0.1}),
         "RankCut": (filters.RankCut, {"tolerance": 0.1}),
-        "GradientDescent": (solset.GradientDescent, {"steps": 3, "learning_rate": 0.1}),
-        "LBFGS": (solset.LBFGS, {"tol": 1e-8, "max_gradients": 5}),
-        "Newton": (solset.Newton, {"tol": 1e-8, "max_steps": 5}),
-        "LevenbergMarquardt": (solset.LevenbergMarquardt, {"tol": 1e-8, "max_steps": 5}),
-        "LSMR": (solset.LSMR, {"tol": 1e-8, "max_steps": 5}),
-        "MINRES": (solset.MINRES, {"tol": 1e-8, "max_steps": 5}),
-        "CG": (solset.CG, {"tol": 1e-8, "max_steps": 5}),
+        "GradientDescent": (solset.retraining.GradientDescent, {"steps": 3, "learning_rate": 0.1}),
+        "LBFGS": (solset.retraining.LBFGS, {"tol": 1e-8, "max_gradients": 5}),
+        "Newton": (solset.retraining.Newton, {"tol": 1e-8, "max_steps": 5}),
+        "LevenbergMarquardt": (solset.retraining.LevenbergMarquardt, {"tol": 1e-8, "max_steps": 5}),
+        "LSMR": (solset.solvers.LSMR, {"tol": 1e-8, "max_steps": 5}),
+        "MINRES": (solset.solvers.MINRES, {"tol": 1e-8, "max_steps": 5}),
+        "CG": (solset.solvers.CG, {"tol": 1e-8, "max_steps": 5}),
     }
     return {name: Call(*parts) for name, parts in found.items()}
 

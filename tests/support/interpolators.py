@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from solset import Problem
-from solset.datasets import digits
-from solset.experiments.training import fit_exactly
+from solset.paper import digits
+from solset.paper._training import fit_exactly
 from solset.zoo import DFCNN
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}

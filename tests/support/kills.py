@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from solset.datasets.places import shared_folder
+from solset.paper import shared_folder
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600.0  # seconds after which a run that does not end is a failure

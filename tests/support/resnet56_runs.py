@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from solset.datasets import CIFAR10, cifar10, find_cifar10, find_resnet56_weights
-from solset.experiments.resnet56 import ResNet56Run, ResNet56Settings, TrainedResNet56
-from solset.experiments.run_folder import RunFolder
-from solset.zoo import ResNet, pretrained_resnet56
+from solset.paper import CIFAR10, ResNet, cifar10, find_cifar10, find_resnet56_weights, pretrained_resnet56
+from solset.paper._resnet56_run import ResNet56Run
+from solset.paper._resnet56_setup import ResNet56Settings, TrainedResNet56
+from solset.reports._run_folder import RunFolder
 
 SMALL = ResNet56Settings(
     points=16,

@@ -6,27 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from solset import (
-    CG,
-    LSMR,
-    MINRES,
-    Dual,
-    GradientDescent,
-    InformativeRows,
-    LevenbergMarquardt,
-    Moved,
-    Problem,
-    audit,
-    follow_path,
-    influence,
-    landscape,
-    lipschitz_modulus,
-    plan,
-    removal_scores,
-    retrain,
-    training_stability,
-)
-from solset.operators import GaussNewton, Hessian, InputJacobian, Jacobian, Mixed
+from solset import Problem, audit, follow_path, lipschitz_modulus, plan, retrain, training_stability
+from solset.landscapes import landscape
+from solset.operators import GaussNewton, Hessian, InformativeRows, InputJacobian, Jacobian, Mixed
+from solset.retraining import GradientDescent, LevenbergMarquardt
+from solset.scores import Moved, influence, removal_scores
+from solset.solvers import CG, LSMR, MINRES, Dual
 from solset.solvers.filters import GradientFlow
 from support.fitted import net as fitted
 from support.interpolators import fitted as interpolator

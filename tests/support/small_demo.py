@@ -3,9 +3,9 @@
 import dataclasses
 import sys
 
-from solset.experiments.digits import DigitsRun, DigitsSettings
-from solset.experiments.digits_report import digits_experiment
-from solset.experiments.run_folder import RunFolder
+from solset.paper._digits import DigitsRun, DigitsSettings
+from solset.paper._digits_report import digits_experiment
+from solset.reports._run_folder import RunFolder
 
 SMALL = DigitsSettings(
     points=10, moved=3, hidden=(32, 16), steps=(20,), sizes=(0.005,), nearest_at=(0.005,), samples=2

@@ -1,6 +1,6 @@
 """Linear operators known by their products, and what dense linear algebra adds to them."""
 
-from solset.linalg.algebra import (
+from solset.linalg._algebra import (
     BlockDiagonal,
     Counted,
     DenseOperator,
@@ -10,11 +10,11 @@ from solset.linalg.algebra import (
     Sum,
     shifted,
 )
-from solset.linalg.operator import LinearOperator
-from solset.linalg.panels import KeptRows, Stacked, StoredRows, free_bytes
-from solset.linalg.ratio import ROUNDING, LargestRatio, LeftSide, equilibrated, largest_ratio
-from solset.linalg.space import Space
-from solset.linalg.spectrum import (
+from solset.linalg._operator import LinearOperator
+from solset.linalg._panels import KeptRows, Stacked, StoredRows, free_bytes
+from solset.linalg._ratio import ROUNDING, LargestRatio, LeftSide, equilibrated, largest_ratio
+from solset.linalg._space import Space
+from solset.linalg._spectrum import (
     Spectrum,
     cross_gram,
     default_tolerance,
@@ -23,22 +23,22 @@ from solset.linalg.spectrum import (
     gram_by_parts,
     spectrum,
 )
-from solset.linalg.spread import SpreadRows, in_parts, most_columns, own_columns, own_part, spread, stacked
-from solset.linalg.tiled_cholesky import TiledCholesky
-from solset.linalg.tiles import TiledSymmetric, Tiles, tile_places, tiled_gram
+from solset.linalg._spread import SpreadRows, in_parts, most_columns, own_columns, own_part, spread, stacked
+from solset.linalg._tiled_cholesky import TiledCholesky
+from solset.linalg._tiles import TiledSymmetric, Tiles, tile_places, tiled_gram
 
 __all__ = [
-    "ROUNDING",
     "BlockDiagonal",
     "Counted",
     "DenseOperator",
     "Identity",
+    "KeptRows",
     "LargestRatio",
     "LeftSide",
-    "KeptRows",
     "LinearOperator",
     "NormalOperator",
     "Product",
+    "ROUNDING",
     "Space",
     "Spectrum",
     "SpreadRows",

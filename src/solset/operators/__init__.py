@@ -1,8 +1,8 @@
 """Derivatives of the risk and of the outputs as linear operators."""
 
-from solset.operators.curvature import GaussNewton, RowWeights, loss_curvature
-from solset.operators.first import InputJacobian, Jacobian
-from solset.operators.informative import (
+from solset.operators._curvature import GaussNewton, RowWeights, loss_curvature
+from solset.operators._first import InputJacobian, Jacobian
+from solset.operators._informative import (
     InformativeRows,
     OutputCurvature,
     OutputDirections,
@@ -12,11 +12,11 @@ from solset.operators.informative import (
     rows_to_add,
     weighted_squares,
 )
-from solset.operators.per_sample import PerSampleGradients
-from solset.operators.per_sample_squares import OwnSquares
-from solset.operators.preconditioner import GaussNewtonInverse, InformativeInverse
-from solset.operators.second import Hessian, Mixed
-from solset.operators.switches import Switches, switch_gradients, switch_values
+from solset.operators._per_sample import PerSampleGradients
+from solset.operators._per_sample_squares import OwnSquares
+from solset.operators._preconditioner import GaussNewtonInverse, InformativeInverse
+from solset.operators._second import Hessian, Mixed
+from solset.operators._switches import Switches, switch_gradients, switch_values
 
 __all__ = [
     "GaussNewton",
@@ -33,10 +33,10 @@ __all__ = [
     "OwnSquares",
     "PerSampleGradients",
     "RowChoice",
+    "RowWeights",
     "Switches",
     "choose_rows",
     "loss_curvature",
-    "RowWeights",
     "rows_to_add",
     "switch_gradients",
     "switch_values",

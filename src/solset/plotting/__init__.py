@@ -5,19 +5,17 @@ arguments give the same bytes. Colours keep their meaning from figure to figure 
 and no two lines differ by colour alone. A value that an axis cannot show is named below the axis.
 """
 
-from solset.plotting.audit import ranking_bars, sensitivity_maps, sorted_values
-from solset.plotting.comparisons import bars_before_after, scatter_agreement
-from solset.plotting.course import course_losses
-from solset.plotting.images import image_grid
-from solset.plotting.landscape import landscape_contour, landscape_line, landscape_surface
-from solset.plotting.lines import error_against_cost, error_against_step
-from solset.plotting.style import ROLE_COLOURS, Figure, figure_bytes, number_text
-from solset.plotting.toy import ToyPlane, toy_loss_contours, toy_solution_sets
+from solset.plotting._audit import ranking_bars, sensitivity_maps, sorted_values
+from solset.plotting._comparisons import bars_before_after, scatter_agreement
+from solset.plotting._course import course_losses
+from solset.plotting._images import image_grid
+from solset.plotting._landscape import landscape_contour, landscape_line, landscape_surface
+from solset.plotting._lines import error_against_cost, error_against_step
+from solset.plotting._style import ROLE_COLOURS, Figure, figure_bytes, number_text
 
 __all__ = [
-    "ROLE_COLOURS",
     "Figure",
-    "ToyPlane",
+    "ROLE_COLOURS",
     "bars_before_after",
     "course_losses",
     "error_against_cost",
@@ -32,6 +30,4 @@ __all__ = [
     "scatter_agreement",
     "sensitivity_maps",
     "sorted_values",
-    "toy_loss_contours",
-    "toy_solution_sets",
 ]

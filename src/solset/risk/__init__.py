@@ -1,12 +1,12 @@
 """The empirical risk: parameters, points, loss, gradient. The network wing's ground floor."""
 
-from solset.risk.batching import Room, in_batches, is_out_of_memory
-from solset.risk.empirical import EmpiricalRisk, Loss, Reduction, Sweep
-from solset.risk.fingerprint import digest, fingerprint, without_addresses
-from solset.risk.heads import fit_at, losses_at, output_shape, slopes_at, through_loss
-from solset.risk.layout import Layout, choose_parameters
-from solset.risk.points import Indices, Points, as_points, check_indices
-from solset.risk.probe import probe_indices, probe_model, reduction_of, refuse_training_mode
+from solset.risk._batching import Room, in_batches, is_out_of_memory
+from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep
+from solset.risk._fingerprint import digest, fingerprint, without_addresses
+from solset.risk._heads import fit_at, losses_at, output_shape, slopes_at, through_loss
+from solset.risk._layout import Layout, choose_parameters
+from solset.risk._points import Indices, Points, as_points, check_indices
+from solset.risk._probe import probe_indices, probe_model, reduction_of, refuse_training_mode
 
 __all__ = [
     "EmpiricalRisk",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from solset.door import checked
+from solset.checks import checked
 from solset.errors import SolsetWarning, bad_value
 
 

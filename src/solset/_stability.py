@@ -1,0 +1,121 @@
+"""Training stability: how far the estimated solution set is from the trained weights (Algorithm 1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from solset.checks import checked
+from solset.errors import Status, bad_value
+from solset.operators import InformativeRows
+from solset.problem import Optimality, Problem
+from solset.solvers import Solution, Solver
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The distance from ``w̄`` to the estimated solution set and what it rests on.
+
+    Attributes:
+        distance: ``d(w̄, w̄ + DS(x̄|w̄)(Δx)) = ‖Δw‖`` of the minimum-norm element, in weight units; exact for
+            the linear system solved; on a selection of rows a lower bound on that of all rows. The distance
+            to its least-squares element if the set is empty.
+        sampled_distance: The smallest distance over the samples, as the paper reports it; never below
+            ``distance`` up to the solver's tolerance; ``None`` without samples.
+        perturbation: ``‖Δx‖``, in input units.
+        ratio: ``distance / perturbation``, in weight units per input unit (0 if nothing moved).
+        solution: The minimum-norm element of the estimate, as weights.
+        samples: The sampled elements, as weights.
+        optimality: The optimality map used.
+        is_empty: Whether the linear system has no solution at tolerance 1e-6, or the solver's own if larger.
+    """
+
+    distance: float
+    sampled_distance: float | None
+    perturbation: float
+    ratio: float
+    solution: Solution
+    samples: tuple[Solution, ...]
+    optimality: str
+    is_empty: bool
+
+    @property
+    def status(self) -> Status:
+        """How the solve for the minimum-norm element ended."""
+        return self.solution.status
+
+
+@checked
+def training_stability(
+    problem: Problem,
+    dx: Tensor,
+    *,
+    points: Sequence[int] | None = None,
+    samples: int = 0,
+    radius: float | None = None,
+    generator: torch.Generator | None = None,
+    optimality: Optimality = "auto",
+    solver: Solver | None = None,
+    rows: InformativeRows | None = None,
+) -> Stability:
+    """The distance from the trained weights to the estimated new solution set (Algorithm 1).
+
+    ``d(w̄, w̄ + DS(x̄|w̄)(Δx)) = min {‖v‖ : A v + C Δx = 0}``. Departs from the paper: the distance is computed
+    exactly, as the norm of the minimum-norm element, besides the minimum over samples that the paper takes.
+
+    Args:
+        problem: The trained point.
+        dx: Change of the moved points, ``(|K|, *input)``, in input units after preprocessing.
+        points: ``K``; all points by default.
+        samples: How many elements to sample besides.
+        radius: Of the ball around ``w̄`` that samples are projected from, in weight units; by default the
+            distance itself, or 1 if that is 0.
+        generator: The source of randomness; needed for samples.
+        optimality: As for :meth:`Problem.graphical_derivative`.
+        solver: As for :meth:`Problem.graphical_derivative`.
+        rows: As for :meth:`Problem.graphical_derivative`.
+
+    Raises:
+        ValueError: If samples are asked for without a generator, or fewer than none.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(model.weight, 2.0)
+        >>> problem = Problem(model, nn.MSELoss(), torch.tensor([[1.0]]), torch.tensor([[2.0]]))
+        >>> round(training_stability(problem, torch.tensor([[0.1]])).distance, 6)
+        0.2
+    """
+    if samples < 0:
+        raise bad_value("samples", expected="zero or more", got=samples, cure="Use 0 for none.")
+    if samples and generator is None:
+        raise bad_value(
+            "generator",
+            expected="a torch.Generator when samples are asked for",
+            got=None,
+            cure="Pass torch.Generator().manual_seed(0).",
+        )
+    derivative = problem.graphical_derivative(points=points, optimality=optimality, solver=solver, rows=rows)
+    changes = derivative(dx)
+    smallest = changes.min_norm()
+    distance = float(torch.linalg.vector_norm(smallest.value))
+    weights, layout = problem.weights(), problem.risk().layout.shapes
+    drawn: tuple[Solution, ...] = ()
+    nearest = None
+    if generator is not None and samples:
+        reach = (distance or 1.0) if radius is None else radius
+        found = changes.sample(samples, radius=reach, generator=generator)
+        nearest = min(float(torch.linalg.vector_norm(s.value)) for s in found)
+        drawn = tuple(s.with_value(weights + s.value, layout) for s in found)
+    moved = float(torch.linalg.vector_norm(dx))
+    return Stability(
+        distance=distance,
+        sampled_distance=nearest,
+        perturbation=moved,
+        ratio=distance / moved if moved > 0 else 0.0,
+        solution=smallest.with_value(weights + smallest.value, layout),
+        samples=drawn,
+        optimality=derivative.optimality,
+        is_empty=changes.is_empty(),
+    )

@@ -1,1 +1,0 @@
-"""Perturbations by design: goals, budgets, the adjoint that joins them, and the judge that retrains."""

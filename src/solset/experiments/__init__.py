@@ -1,1 +1,0 @@
-"""Experiments, each a function from settings to a result, and the folder and page that hold it."""

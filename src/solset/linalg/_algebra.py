@@ -1,0 +1,171 @@
+"""Operators made of matrices and of other operators."""
+
+import torch
+from torch import Tensor
+
+from solset.linalg._operator import LinearOperator
+from solset.linalg._panels import KeptRows
+
+
+class DenseOperator(KeptRows):
+    """A matrix in memory.
+
+    Args:
+        matrix: The entries, ``(m, p)``.
+
+    Example:
+        >>> A = DenseOperator(torch.tensor([[1.0, 2.0]]))
+        >>> A @ torch.tensor([1.0, 1.0])
+        tensor([3.])
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__((matrix.shape[0], matrix.shape[1]), matrix.dtype, matrix.device)
+        self.matrix = matrix
+        square = matrix.shape[0] == matrix.shape[1]
+        self.is_symmetric = square and bool(torch.equal(matrix, matrix.T))
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return self.matrix @ block
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self.matrix.T @ block
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """The stored rows."""
+        return self.matrix[start:stop]
+
+    def panel(self, start: int, stop: int) -> Tensor:
+        """The stored columns."""
+        return self.matrix[:, start:stop]
+
+    def part(self, start: int, stop: int) -> KeptRows:
+        """The stored rows, not copied."""
+        return DenseOperator(self.matrix[start:stop])
+
+
+class Identity(LinearOperator):
+    """The identity on ``size`` coordinates."""
+
+    is_symmetric = True
+
+    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__((size, size), dtype, device)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return block
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return block
+
+
+class BlockDiagonal(LinearOperator):
+    """A block-diagonal matrix with equal blocks ``(n, r, c)``, such as row weights of a Jacobian."""
+
+    def __init__(self, blocks: Tensor) -> None:
+        n, r, c = blocks.shape
+        super().__init__((n * r, n * c), blocks.dtype, blocks.device)
+        self._blocks = blocks
+
+    @property
+    def blocks(self) -> Tensor:
+        """The entries, ``(n, r, c)``."""
+        return self._blocks
+
+    def _apply(self, block: Tensor) -> Tensor:
+        n, r, c = self.blocks.shape
+        return torch.bmm(self.blocks, block.reshape(n, c, -1)).reshape(n * r, -1)
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        n, r, c = self.blocks.shape
+        return torch.bmm(self.blocks.mT, block.reshape(n, r, -1)).reshape(n * c, -1)
+
+
+class Product(LinearOperator):
+    """``left @ right``, applied right to left."""
+
+    def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
+        super().__init__((left.shape[0], right.shape[1]), right.dtype, right.device)
+        self.left, self.right = left, right
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return self.left @ (self.right @ block)
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self.right.T @ (self.left.T @ block)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows of the left factor times those rows of the right that they touch."""
+        if not isinstance(self.left, BlockDiagonal):
+            return super().rows(start, stop)
+        _, r, c = self.left.blocks.shape
+        first, last = start // r, -(-stop // r)
+        right = self.right.rows(first * c, last * c).reshape(last - first, c, -1)
+        rows = torch.bmm(self.left.blocks[first:last], right).reshape((last - first) * r, -1)
+        return rows[start - first * r : stop - first * r]
+
+
+class Sum(LinearOperator):
+    """``left + scale · right``."""
+
+    def __init__(self, left: LinearOperator, right: LinearOperator, scale: float = 1.0) -> None:
+        super().__init__(left.shape, left.dtype, left.device)
+        self.left, self.right, self.scale = left, right, scale
+        self.is_symmetric = left.is_symmetric and right.is_symmetric
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return self.left @ block + self.scale * (self.right @ block)
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self.left.T @ block + self.scale * (self.right.T @ block)
+
+
+def shifted(operator: LinearOperator, damping: float) -> LinearOperator:
+    """``A + damping · I`` for a square operator, or ``A`` itself if the damping is zero."""
+    if damping == 0.0:
+        return operator
+    return Sum(operator, Identity(operator.shape[0], operator.dtype, operator.device), damping)
+
+
+class NormalOperator(LinearOperator):
+    """``AᵀA + damping · I``, which remembers its factor ``A`` so that solvers may use the smaller side.
+
+    Args:
+        factor: ``A``, of shape ``(m, p)``.
+        damping: A non-negative multiple of the identity.
+    """
+
+    is_symmetric = True
+
+    def __init__(self, factor: LinearOperator, damping: float = 0.0) -> None:
+        p = factor.shape[1]
+        super().__init__((p, p), factor.dtype, factor.device)
+        self.factor, self.damping = factor, damping
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return self.factor.T @ (self.factor @ block) + self.damping * block
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._apply(block)
+
+
+class Counted(LinearOperator):
+    """An operator that counts its products, forward and transposed, one per column.
+
+    Attributes:
+        products: Columns multiplied so far.
+    """
+
+    def __init__(self, inner: LinearOperator) -> None:
+        super().__init__(inner.shape, inner.dtype, inner.device)
+        self.inner = inner
+        self.is_symmetric = inner.is_symmetric
+        self.products = 0
+
+    def _apply(self, block: Tensor) -> Tensor:
+        self.products += block.shape[1]
+        return self.inner @ block
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        self.products += block.shape[1]
+        return self.inner.T @ block

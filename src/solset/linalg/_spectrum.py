@@ -1,0 +1,176 @@
+"""Eigen-decompositions with a stated numerical rank, and Gram matrices."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from solset import comm
+from solset.errors import bad_value
+from solset.linalg._operator import LinearOperator
+from solset.linalg._panels import KeptRows
+from solset.linalg._spread import SpreadRows
+
+STRIP = 96  # columns at a time: narrow strips leave nearly half of a symmetric product uncomputed
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """``A = U diag(s) Uᵀ`` of a symmetric matrix, kept in float64 where the device allows.
+
+    Attributes:
+        values: Eigenvalues, ascending, ``(m,)``.
+        vectors: Orthonormal eigenvectors as columns, ``(m, m)``.
+        tolerance: Eigenvalues of magnitude at most ``tolerance · max|s|`` count as zero.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    tolerance: float
+
+    @property
+    def kept(self) -> Tensor:
+        """Which eigenvalues count as non-zero, ``(m,)`` boolean."""
+        return self.values.abs() > self.tolerance * self.values.abs().max()
+
+    @property
+    def rank(self) -> int:
+        """The numerical rank under the stated tolerance."""
+        return int(self.kept.sum())
+
+    @property
+    def kernel(self) -> Tensor:
+        """An orthonormal basis of the numerical kernel, ``(m, m - rank)``."""
+        return self.vectors[:, ~self.kept]
+
+
+def default_tolerance(shape: tuple[int, int], dtype: torch.dtype) -> float:
+    """The usual relative rank tolerance: the larger side times the rounding unit."""
+    return max(shape) * torch.finfo(dtype).eps
+
+
+def spectrum(matrix: Tensor, tolerance: float) -> Spectrum:
+    """The eigen-decomposition of a symmetric matrix, computed in float64.
+
+    Args:
+        matrix: A symmetric ``(m, m)`` matrix.
+        tolerance: Relative size below which an eigenvalue counts as zero.
+    """
+    values, vectors = torch.linalg.eigh(matrix.to(torch.float64))
+    return Spectrum(values, vectors, tolerance)
+
+
+def gram(operator: LinearOperator, memory_budget: int) -> Tensor:
+    """The Gram matrix ``AAᵀ`` in float64, ``(m, m)``.
+
+    Args:
+        operator: ``A``, of shape ``(m, p)``.
+        memory_budget: Bytes that the result may take, with the rows at hand while it is computed: rows
+            that are not kept are recomputed block by block when they do not all fit.
+
+    Raises:
+        ValueError: If the result and two blocks of one row do not fit the budget.
+
+    Cost: one pass over kept rows; otherwise all rows once if they fit, else ``m / block`` times.
+    """
+    if isinstance(operator, KeptRows):
+        return cross_gram(operator, operator)
+    m = operator.shape[0]
+    block = gram_block(operator.shape, operator.dtype, memory_budget)
+    starts = range(0, m, block)
+    result = torch.empty(m, m, dtype=torch.float64, device=operator.device)
+    for i in starts:
+        rows = operator.rows(i, min(i + block, m)).to(torch.float64)
+        for j in starts:
+            if j > i:
+                continue
+            others = rows if j == i else operator.rows(j, min(j + block, m)).to(torch.float64)
+            product = _shared_product(rows, others)
+            result[i : i + block, j : j + block] = product
+            result[j : j + block, i : i + block] = product.T
+    return result
+
+
+def _shared_product(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right.T``, summed over columns, each process over its own."""
+    own = comm.share(left.shape[1])
+    return comm.total(left[:, own.start : own.stop] @ right[:, own.start : own.stop].T)
+
+
+def gram_block(shape: tuple[int, int], dtype: torch.dtype, memory_budget: int) -> int:
+    """How many rows of a matrix that is not kept fit the budget twice, beside its Gram matrix.
+
+    Args:
+        shape: ``(m, p)``.
+        dtype: Of the rows.
+        memory_budget: In bytes.
+
+    Raises:
+        ValueError: If not even two rows do; names the smallest budget that works.
+    """
+    m, p = shape
+    row_bytes = p * (8 + dtype.itemsize)
+    left = memory_budget - 8 * m * m
+    if left < 2 * row_bytes:
+        raise bad_value(
+            "memory_budget",
+            expected=f"at least {8 * m * m + 2 * row_bytes} bytes for a Gram matrix of {m} rows",
+            got=memory_budget,
+            cure="Raise it, use fewer rows, or take a matrix-free solver such as LSMR.",
+        )
+    return min(m, left // (2 * row_bytes))
+
+
+def gram_by_parts(rows: KeptRows, step: int) -> Tensor:
+    """The Gram matrix of kept rows in float64, from products of so many of them with as many others.
+
+    Args:
+        rows: ``A``, ``(m, p)``.
+        step: How many.
+
+    Cost: every pair of parts is read; two panels of them in memory beside the result.
+    """
+    m = rows.shape[0]
+    spans = [slice(start, min(start + step, m)) for start in range(0, m, step)]
+    parts = [rows.part(span.start, span.stop) for span in spans]
+    result = torch.empty(m, m, dtype=torch.float64, device=rows.device)
+    for i, left in enumerate(parts):
+        for j, right in enumerate(parts[: i + 1]):
+            product = cross_gram(left, right)
+            result[spans[i], spans[j]] = product
+            result[spans[j], spans[i]] = product.T
+    return result
+
+
+def cross_gram(left: KeptRows, right: KeptRows, *, dtype: torch.dtype = torch.float64) -> Tensor:
+    """``A Bᵀ`` in float64 for kept rows, in one pass over their panels.
+
+    Args:
+        left: ``A``, ``(m, p)``.
+        right: ``B``, ``(k, p)``; the half above the diagonal is not computed twice if it is ``left``.
+        dtype: Of the products of single panels, which are summed in float64. In float32 they take half the
+            time, and an entry is off by less than a unit of float32 rounding of the rows' lengths; the
+            squares of these are in float64 all the same.
+    """
+    if isinstance(left, SpreadRows) and isinstance(right, SpreadRows):
+        same = left.own if right is left else right.own
+        return comm.total(cross_gram(left.own, same, dtype=dtype))
+    m, k = left.shape[0], right.shape[0]
+    squares = torch.zeros(m, dtype=torch.float64, device=left.device)
+    total = torch.zeros(m, k, dtype=torch.float64, device=left.device)
+    # Strips of a symmetric product need only what lies below them: nearly half of the work.
+    strips = [slice(s, min(s + STRIP, k)) for s in range(0, k, STRIP)]
+    for columns, entries in left.panels():
+        tall = entries.to(dtype)
+        if right is left and dtype != torch.float64:
+            squares += torch.linalg.vector_norm(entries, dim=1, dtype=torch.float64).square()
+        other = tall if right is left else right.panel(columns.start, columns.stop).to(dtype)
+        for strip in strips:
+            below = slice(strip.start if right is left else 0, m)
+            total[below, strip] += tall[below] @ other[strip].T
+        del entries, tall, other  # or the next ones would be read beside them
+    if right is not left:
+        return total
+    below = torch.tril(total, -1)
+    # In float64 the diagonal must be rounded as the rest is: dependent rows are told by what cancels.
+    return below + below.T + torch.diag(total.diagonal() if dtype == torch.float64 else squares)

@@ -1,0 +1,263 @@
+"""Symmetric and triangular matrices larger than memory: square tiles of their lower half, in one file.
+
+Tiles stand row by row, ``(0, 0), (1, 0), (1, 1), (2, 0), …``, so that more rows only make the file longer.
+Of several processes each keeps a file of some columns of tiles.
+"""
+
+import os
+import tempfile
+import weakref
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from solset import comm
+from solset.linalg._array_file import ArrayFile
+from solset.linalg._operator import LinearOperator
+from solset.linalg._panels import KeptRows
+from solset.linalg._spectrum import cross_gram
+from solset.storage._files import PARTIAL
+
+DTYPE = torch.float64
+
+
+class Tiles:
+    """The lower half of a matrix ``(m, m)`` in float64, in tiles ``(side, side)`` on the disk.
+
+    Args:
+        path: The file, made by :meth:`create`.
+        size: ``m``.
+        side: Rows and columns of a tile; those of the last ones beyond ``m`` are zero.
+        device: Where tiles are worked on.
+        has_all: Whether the file holds all tiles; else it holds this process's columns of them.
+
+    Raises:
+        ValueError: If the file is not of this size, or not whole.
+    """
+
+    def __init__(
+        self, path: Path, size: int, side: int, device: torch.device, *, has_all: bool = False
+    ) -> None:
+        self.path, self.size, self.side, self.device = path, size, side, device
+        self._places = _places(size, side, has_all=has_all)
+        self._file = ArrayFile(path, (len(self._places), side, side), DTYPE)
+
+    @property
+    def count(self) -> int:
+        """Tiles in a row of them."""
+        return -(-self.size // self.side)
+
+    @staticmethod
+    def bytes_for(size: int, side: int) -> int:
+        """Bytes of the entries in a file, of the process that keeps most: the first.
+
+        Args:
+            size: ``m``.
+            side: Of a tile.
+        """
+        return len(tile_places(size, side, step=comm.size())) * side * side * DTYPE.itemsize
+
+    @classmethod
+    def create(
+        cls, path: Path, size: int, side: int, device: torch.device, *, has_all: bool = False
+    ) -> "Tiles":
+        """A file of zeros with all its room reserved.
+
+        Args:
+            path: Where; an earlier file there is replaced.
+            size: ``m``.
+            side: Of a tile.
+            device: Where tiles will be worked on.
+            has_all: Whether to make room for all tiles.
+
+        Raises:
+            OSError: If the disk has no room for it; nothing is left behind.
+        """
+        ArrayFile.create(path, (len(_places(size, side, has_all=has_all)), side, side), DTYPE)
+        return cls(path, size, side, device, has_all=has_all)
+
+    @classmethod
+    def temporary(cls, folder: Path, size: int, side: int, device: torch.device) -> "Tiles":
+        """The same in a file that lives as long as what is returned.
+
+        Args:
+            folder: Where.
+            size: ``m``.
+            side: Of a tile.
+            device: Where tiles will be worked on.
+
+        Raises:
+            OSError: If the disk has no room for it; nothing is left behind.
+        """
+        made, error = None, None
+        try:
+            made = cls._temporary(folder, size, side, device)
+        except OSError as failed:
+            error = failed
+        failures = torch.tensor([float(error is not None)], device=device)
+        has_failed = bool(comm.total(failures) > 0)  # all of them stop, and none waits for the others
+        if has_failed or made is None:
+            raise error or OSError(f"another process had no room for its tiles in its '{folder}'")
+        return made
+
+    @classmethod
+    def _temporary(cls, folder: Path, size: int, side: int, device: torch.device) -> "Tiles":
+        handle, name = tempfile.mkstemp(prefix=f"{PARTIAL}tiles-", suffix=".npy", dir=folder)
+        os.close(handle)
+        try:
+            made = cls.create(Path(name), size, side, device)
+            weakref.finalize(made, Path(name).unlink, missing_ok=True)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return made
+
+    def span(self, index: int) -> slice:
+        """The rows of a row of tiles, or the columns of a column."""
+        return slice(index * self.side, min((index + 1) * self.side, self.size))
+
+    def is_own(self, column: int) -> bool:
+        """Whether this process keeps, and works on, that column of tiles."""
+        return column % comm.size() == comm.rank()
+
+    def own(self, stop: int) -> range:
+        """Columns of tiles before ``stop`` that this process keeps."""
+        return range(comm.rank(), stop, comm.size())
+
+    def read(self, row: int, column: int) -> Tensor:
+        """One tile, without what lies beyond ``m``.
+
+        Args:
+            row: At least ``column``.
+            column: One that this file holds.
+        """
+        area = self.side * self.side
+        entries = self._file.read(self._places[row, column] * area, area).reshape(self.side, self.side)
+        return entries[: self._length(row), : self._length(column)].to(self.device)
+
+    def write(self, row: int, column: int, tile: Tensor) -> None:
+        """Puts one tile in place.
+
+        Args:
+            row: At least ``column``.
+            column: One that this file holds.
+            tile: As :meth:`read` will return it.
+
+        Raises:
+            OSError: If the disk is full.
+        """
+        beyond = (0, self.side - tile.shape[1], 0, self.side - tile.shape[0])
+        area = self.side * self.side
+        self._file.write(self._places[row, column] * area, torch.nn.functional.pad(tile, beyond))
+
+    def shared(self, row: int, column: int) -> Tensor:
+        """One tile in every process, whichever keeps it; all must ask for it."""
+        if (row, column) in self._places:
+            tile = self.read(row, column)
+        else:
+            tile = torch.zeros(self._length(row), self._length(column), dtype=DTYPE, device=self.device)
+        return tile if self._has_all else comm.total(tile)
+
+    @property
+    def _has_all(self) -> bool:
+        return len(self._places) == self.count * (self.count + 1) // 2
+
+    def _length(self, index: int) -> int:
+        span = self.span(index)
+        return span.stop - span.start
+
+
+class TiledSymmetric(LinearOperator):
+    """``D M D`` for a symmetric ``M`` whose lower half is on the disk, and a diagonal ``D``.
+
+    Args:
+        tiles: Of ``M``.
+        scale: The diagonal, ``(m,)``; ones by default.
+
+    Cost: a product reads the file once, each process its own part.
+    """
+
+    is_symmetric = True
+
+    def __init__(self, tiles: Tiles, scale: Tensor | None = None) -> None:
+        super().__init__((tiles.size, tiles.size), DTYPE, tiles.device)
+        self.tiles = tiles
+        self.scale = torch.ones(tiles.size, dtype=DTYPE, device=tiles.device) if scale is None else scale
+
+    def scaled(self, by: Tensor) -> "TiledSymmetric":
+        """With one more diagonal on both sides. Cost: nothing.
+
+        Args:
+            by: ``(m,)``.
+        """
+        return TiledSymmetric(self.tiles, self.scale * by)
+
+    def tile(self, row: int, column: int) -> Tensor:
+        """One tile of this process's columns."""
+        rows, columns = self.tiles.span(row), self.tiles.span(column)
+        return self.scale[rows].unsqueeze(1) * self.tiles.read(row, column) * self.scale[columns]
+
+    def diagonal(self) -> Tensor:
+        """The entries on the diagonal, ``(m,)``. Cost: the tiles there are read."""
+        found = torch.zeros(self.shape[0], dtype=DTYPE, device=self.device)
+        for j in self.tiles.own(self.tiles.count):
+            found[self.tiles.span(j)] = self.tile(j, j).diagonal()
+        return comm.total(found)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        found = torch.zeros_like(block)
+        for j in self.tiles.own(self.tiles.count):
+            columns = self.tiles.span(j)
+            for i in range(j, self.tiles.count):
+                rows, tile = self.tiles.span(i), self.tile(i, j)
+                found[rows] += tile @ block[columns]
+                if i > j:
+                    found[columns] += tile.T @ block[rows]
+        return comm.total(found)
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._apply(block)
+
+
+def tiled_gram(rows: KeptRows, tiles: Tiles, known: Tiles | None = None) -> TiledSymmetric:
+    """The Gram matrix ``AAᵀ`` of kept rows, put on the disk tile by tile.
+
+    Args:
+        rows: ``A``, ``(m, p)``.
+        tiles: Where it goes.
+        known: That of the first rows; its full rows of tiles are copied.
+
+    Cost: every tile reads its two parts of the rows; at most eight tiles and two panels of these in memory.
+    """
+    ready = 0 if known is None or known.side != tiles.side else known.size // known.side
+    parts = [rows.part(span.start, span.stop) for span in map(tiles.span, range(tiles.count))]
+    for i in range(tiles.count):
+        for j in range(i + 1):
+            if known is not None and i < ready:
+                tile = known.read(i, j) if tiles.is_own(j) else None
+            else:
+                tile = cross_gram(parts[i], parts[j])
+            if tile is not None and tiles.is_own(j):
+                tiles.write(i, j, tile)
+    return TiledSymmetric(tiles)
+
+
+def tile_places(size: int, side: int, *, first: int = 0, step: int = 1) -> list[tuple[int, int]]:
+    """The tiles of the lower half, row by row, in every ``step``-th column of them.
+
+    Args:
+        size: ``m``.
+        side: Of a tile.
+        first: Column to begin with.
+        step: From one column to the next.
+    """
+    count = -(-size // side)
+    return [(i, j) for i in range(count) for j in range(first, i + 1, step)]
+
+
+def _places(size: int, side: int, *, has_all: bool) -> dict[tuple[int, int], int]:
+    """Where each tile of a file stands among the others."""
+    first, step = (0, 1) if has_all else (comm.rank(), comm.size())
+    held = tile_places(size, side, first=first, step=step)
+    return {tile: place for place, tile in enumerate(held)}

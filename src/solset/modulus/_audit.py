@@ -1,0 +1,263 @@
+"""Every training point ranked by how far it can move the model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from solset.checks import checked
+from solset.errors import Status, bad_type, bad_value
+from solset.modulus._audit_batches import (
+    AuditRoute,
+    Batch,
+    IsolatedAudit,
+    JointAudit,
+    StationaryAudit,
+    each_batch,
+)
+from solset.modulus._audit_result import Audit
+from solset.modulus._audit_store import Batches
+from solset.modulus._peers import feature_influence, memory_perturbation, point_slopes
+from solset.problem import Optimality, Problem
+from solset.risk import as_points, digest, fingerprint
+
+
+@checked
+def audit(
+    problem: Problem,
+    *,
+    points: Sequence[int] | None = None,
+    validation: tuple[Tensor, Tensor] | None = None,
+    layer: str | Sequence[str] | None = None,
+    joint: bool | None = None,
+    optimality: Optimality = "auto",
+    influence: bool = True,
+    prior_precision: float | None = None,
+    checkpoint: Path | str | Callable[[str], Path] | None = None,
+    progress: bool = False,
+) -> Audit:
+    """Every training point with its Lipschitz modulus, its worst perturbation, and what that would do.
+
+    ``κ_k² = λ_max(J_{x,k}ᵀ [(JJᵀ)⁻¹]_kk J_{x,k})`` with the constraints of all points, or with
+    ``(J_k J_kᵀ)⁻¹`` for the point by itself; ``‖H⁺B_k‖`` where the loss is not fitted.
+
+    Args:
+        problem: The trained point.
+        points: ``K``, the points to audit; all by default.
+        validation: Inputs and targets of a validation set, whose mean loss is followed.
+        layer: Name or patterns of the weights that may move; all by default.
+        joint: Whether the constraints of all points hold, beside isolated points; by default where the Gram
+            matrix of all rows fits. Interpolating map only.
+        optimality: ``"auto"`` takes the interpolating map wherever the training set is fitted.
+        influence: Whether to compute Koh & Liang's feature influence on the validation loss: a solve with
+            the Hessian.
+        prior_precision: ``δ`` of the memory-perturbation column; by default ``n`` times the weight decay
+            (the weight decay itself for a sum), or 1 without one.
+        checkpoint: An existing folder for finished batches, or a function from a file's name to its path; a
+            later call with the same arguments goes on from them.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If points are not the problem's, validation data do not fit, joint constraints do not fit
+            the memory budget, or the checkpoint is of another audit.
+
+    Cost: joint, the Gram matrix and its decomposition, then ``c`` backward passes over ``K``; isolated, ``c``
+    rows and ``c`` backward passes for each point. Stationary: ``min(d, p)`` second-order sweeps over each
+    point and as many solves.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Linear(2, 1, bias=False).double()
+        >>> with torch.no_grad():
+        ...     _ = model.weight.copy_(torch.tensor([[3.0, 4.0]]))
+        >>> x = torch.eye(2, dtype=torch.float64) * torch.tensor([[1.0], [10.0]])
+        >>> found = audit(Problem(model, nn.MSELoss(), x, x @ model.weight.detach().T))
+        >>> found.modulus  # ‖w‖ / ‖x_k‖
+        tensor([5.0000, 0.5000], dtype=torch.float64)
+    """
+    _check(validation, prior_precision)
+    patterns = [layer] if isinstance(layer, str) else layer
+    part = problem if patterns is None else problem.restrict(parameters=patterns)
+    chosen = problem.check_points(points)
+    gradient = None if validation is None else _validation_gradient(part, *validation)
+    slopes = point_slopes(part.risk())
+    route, optimality_used, reason = _route(part, chosen, gradient, slopes, joint, optimality)
+    store = Batches(_place(checkpoint), _identity(part, chosen, gradient, route, optimality_used))
+    store.check()
+    parts = []
+    with tqdm(total=len(chosen), desc="audit", unit="point", disable=not progress) as bar:
+        for count, batch in each_batch(route, chosen, _kept(store)):
+            parts.append(batch)
+            bar.update(count)
+    columns = {name: torch.cat([one[name] for one in parts]) for name in parts[0]}
+    shape = (len(chosen), *problem.input_shape)
+    found = Audit(
+        points=tuple(chosen),
+        modulus=columns.get("modulus"),
+        isolated_modulus=columns.get("isolated_modulus"),
+        validation_change=columns.get("validation_change"),
+        validation_slope=columns.get("validation_slope"),
+        loss=part.risk().select(chosen).losses().to(torch.float64),
+        gradient_norm=columns["gradient_norm"],
+        feature_influence=None,
+        memory_perturbation=None,
+        directions=columns["direction"].reshape(shape),
+        maps=columns["map"].reshape(shape),
+        optimality=optimality_used,
+        reason=reason,
+    )
+    found = _with_notes(found, columns.get("is_solved"), route)
+    return _with_peers(found, part, route, gradient if influence else None, prior_precision)
+
+
+def _route(
+    part: Problem,
+    chosen: list[int],
+    gradient: Tensor | None,
+    slopes: Tensor,
+    joint: bool | None,
+    optimality: Optimality,
+) -> tuple[AuditRoute, str, str]:
+    if optimality in {"auto", "interpolating"} and (part.is_fitted or optimality == "interpolating"):
+        if not part.is_fitted:
+            part.graphical_derivative(points=chosen, optimality="interpolating")  # refuses, and says why
+        is_joint = part.gram_fits if joint is None else joint
+        kind = JointAudit if is_joint else IsolatedAudit
+        text = "the training set is fitted" + (
+            "" if is_joint else "; each point by itself, without the others' constraints"
+        )
+        return kind(part, gradient, slopes), "interpolating", text
+    if joint is not None:
+        raise bad_value(
+            "joint",
+            expected="left out for this map",
+            got=joint,
+            cure="A point by itself is an idea of the interpolating map.",
+        )
+    name: Optimality = "stationary" if optimality == "auto" else optimality
+    derivative = part.graphical_derivative(points=chosen[:1], optimality=name)
+    route = StationaryAudit(part, gradient, slopes, derivative.linearisation)
+    text = "the training set is not fitted" if optimality == "auto" else "as asked for"
+    return route, derivative.optimality, text
+
+
+def _validation_gradient(part: Problem, inputs: Tensor, targets: Tensor) -> Tensor:
+    """``∇ℓ`` of the mean (or summed) validation loss at the trained weights, ``(p,)``."""
+    risk = part.risk()
+    points = as_points(inputs, targets, risk.weights.device)
+    if tuple(inputs.shape[1:]) != part.input_shape or inputs.dtype != risk.weights.dtype:
+        raise bad_value(
+            "validation",
+            expected=f"inputs of shape (k, {', '.join(map(str, part.input_shape))}) and {risk.weights.dtype}",
+            got=f"{tuple(inputs.shape)} and {inputs.dtype}",
+            cure="Preprocess them like the training data.",
+        )
+    return replace(risk, points=points, weight_decay=0.0, total=len(points)).gradient()
+
+
+def _identity(
+    part: Problem, chosen: list[int], gradient: Tensor | None, route: AuditRoute, optimality: str
+) -> dict[str, object]:
+    risk = part.risk()
+    return {
+        **fingerprint(risk),
+        "weights": digest([risk.weights]),
+        "points": [len(chosen), digest([torch.tensor(chosen)])],
+        "validation": None if gradient is None else digest([gradient]),
+        "optimality map": optimality,
+        "kind": type(route).__name__,
+        "points of a batch": route.at_once,
+    }
+
+
+def _place(checkpoint: Path | str | Callable[[str], Path] | None) -> Callable[[str], Path] | None:
+    if checkpoint is None or callable(checkpoint):
+        return checkpoint
+    folder = Path(checkpoint)
+    return lambda name: folder / name
+
+
+def _kept(store: Batches) -> Callable[[int, int, Callable[[], Batch]], Batch]:
+    def keep(number: int, count: int, compute: Callable[[], Batch]) -> Batch:
+        found = store.read(number, count)
+        if found is None:
+            found = compute()
+            store.write(number, found)
+        return found
+
+    return keep
+
+
+def _check(validation: Any, prior_precision: float | None) -> None:
+    if validation is not None and not (isinstance(validation, tuple | list) and len(validation) == 2):
+        raise bad_type(
+            "validation",
+            expected="a pair of inputs and targets",
+            got=type(validation).__name__,
+            cure="Read the data set into two tensors.",
+        )
+    if prior_precision is not None and not 0 < prior_precision < float("inf"):
+        raise bad_value(
+            "prior_precision", expected="positive and finite", got=prior_precision, cure="Leave it out."
+        )
+
+
+def _with_notes(found: Audit, is_solved: Tensor | None, route: AuditRoute) -> Audit:
+    """Says on what premises the moduli stand."""
+    notes = []
+    if isinstance(route, JointAudit):
+        rank, rows = route.constraints.side.rank, len(route.constraints.gram)
+        if rank < rows:
+            notes.append(
+                f"the {rows} rows of J have rank {rank}: finite moduli are exact only where that is locally "
+                f"constant"
+            )
+    if isinstance(route, StationaryAudit):
+        rank, size = route.line.system.rank, len(route.problem.weights())
+        if rank is None:
+            notes.append(
+                "the solver does not see the Hessian's spectrum: that it is not singular is not known"
+            )
+        elif rank < size:
+            notes.append(f"the Hessian has rank {rank} of {size}: moduli are not known to be exact")
+    if is_solved is not None and not bool(is_solved.all()):
+        names = [found.points[i] for i in (~is_solved).nonzero().flatten().tolist()]
+        notes.append(
+            f"the Hessian system was not solved for points {names[:10]}: infinite where it has no solution, "
+            f"not a number where the solver did not get there"
+        )
+    return replace(found, notes=tuple(notes))
+
+
+def _with_peers(
+    found: Audit, part: Problem, route: AuditRoute, gradient: Tensor | None, prior_precision: float | None
+) -> Audit:
+    notes = list(found.notes)
+    if isinstance(route, JointAudit):
+        risk = part.risk()
+        default = risk.weight_decay * (risk.total if risk.reduction == "mean" else 1) or 1.0
+        precision = default if prior_precision is None else prior_precision
+        scores = memory_perturbation(part, route.constraints.gram, route.slopes, precision)
+        if scores is None:
+            notes.append(
+                "memory_perturbation is left out: its covariance is singular at this prior precision"
+            )
+        else:
+            found = replace(found, memory_perturbation=scores[list(found.points)])
+    else:
+        notes.append("memory_perturbation is left out: it needs the Gram matrix of all rows")
+    if gradient is not None:
+        influence, status = feature_influence(part, gradient, list(found.points))
+        found = replace(found, feature_influence=influence)
+        if status is Status.INCONSISTENT:
+            notes.append(
+                "the gradient of the validation loss has a part outside the range of the Hessian, along "
+                "which the solution set is free: feature_influence is that of the nearest solution"
+            )
+        elif status is not Status.CONVERGED:
+            notes.append(f"the solve for feature_influence ended with status '{status}'")
+    return replace(found, notes=tuple(notes))

@@ -1,0 +1,192 @@
+"""The Lipschitz modulus of the solution map (Theorems 2 and 3), with what is known of it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from solset.checks import checked
+from solset.derivatives import Linearisation
+from solset.errors import bad_type, bad_value
+from solset.modulus._certificate import certify
+from solset.modulus._kinks import activation_margin
+from solset.modulus._noise import resolution
+from solset.modulus._result import Carrier, Certainty, Certificate, LipschitzModulus
+from solset.modulus._routes import Found, by_decomposition, by_products
+from solset.problem import MOST_DENSE, Optimality, Problem
+from solset.solvers import CG, LSMR, MINRES, Dense, Dual, Solver
+
+
+@checked
+def lipschitz_modulus(
+    problem: Problem,
+    *,
+    points: Sequence[int] | None = None,
+    layer: str | Sequence[str] | None = None,
+    joint: bool = True,
+    optimality: Optimality = "auto",
+    solver: Solver | None = None,
+    steps: int = 40,
+    probes: int = 3,
+    margin_candidates: int = 200,
+) -> LipschitzModulus:
+    """The exact Lipschitz modulus ``lip S(x̄|w̄)`` of the solution map, as far as it is known.
+
+    ``lip S = ‖D*S(x̄|w̄)‖`` (Mordukhovich; Rockafellar & Wets, theorem 9.40), if the criterion
+    ``D*S(x̄|w̄)(0) = {0}`` holds, and infinite otherwise. For the interpolating map that is
+    ``sup_u ‖J_xᵀu‖ / ‖Jᵀu‖``, the largest generalized singular value of ``(J_xᵀ, Jᵀ)``; for one layer, one
+    point and one output it is the ratio of Theorem 2. For the others ``‖H⁺B‖₂``.
+
+    Departs from the paper: Theorem 3 chains the moduli of single points into a bound; here the value is exact
+    (:func:`modulus_chain` gives both), and several outputs are allowed.
+
+    Args:
+        problem: The trained point.
+        points: ``K``, whose features move; all by default.
+        layer: Name or patterns of the weights that may move; all by default.
+        joint: Whether the outputs of all points are constraints, or those of ``K`` alone (the paper's
+            setting; interpolating map only).
+        optimality: As for :meth:`Problem.graphical_derivative`; with a layer, or without the other points,
+            ``"auto"`` takes the interpolating map wherever the training set is fitted.
+        solver: ``Dual`` (interpolating) and ``Dense`` (the others) see the spectrum and give exact values;
+            ``CG`` or ``MINRES`` keep nothing but products. By default the first where it fits.
+        steps: Lanczos vectors, where only products are used.
+        probes: Nearby points at which the rank is looked at, where the answer depends on its being constant.
+        margin_candidates: Pre-activations of the smallest size that the activation margin looks at; 0 for
+            none.
+
+    Returns:
+        Value, certificate, the worst data direction and the change of the weights it causes.
+
+    Raises:
+        ValueError: If points or layer are not the problem's, or the map does not apply.
+        TypeError: If the solver is not one for the map.
+
+    Cost: with ``Dual`` the Gram matrix (of all points and weights it is kept in the problem and shared with
+    its derivatives; with a layer, or without the other points, made anew), ``c`` backward passes over the
+    moved points, and ``O(m³)`` operations; with products alone about ``steps`` solves.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(model.weight, 2.0)
+        >>> problem = Problem(model, nn.MSELoss(), torch.tensor([[4.0]]), torch.tensor([[8.0]]))
+        >>> lipschitz_modulus(problem).value  # w x = 8: |dw| = |w / x| |dx|
+        0.5
+
+    Notes:
+        Meaningful only inside the activation region of a ReLU network, see ``certificate.activation_margin``.
+        What counts as zero depends on the dtype: in float32 near-duplicates closer than about 1e-5 cannot be
+        told from duplicates.
+        On a selection of rows (a network too large for all of them) the value is a lower bound, and says so.
+    """
+    part, moved = _part(problem, points, layer, joint=joint)
+    if probes < 0 or margin_candidates < 0:
+        raise bad_value("probes", expected="zero or more", got=(probes, margin_candidates), cure="Use 0.")
+    is_free = isinstance(solver, CG | MINRES)
+    is_part = layer is not None or not joint or is_free
+    line = _linearise(part, moved, optimality, solver, is_part=is_part)
+    if not joint and line.optimality != "interpolating":
+        raise bad_value(
+            "joint",
+            expected="True where the training set is not fitted",
+            got=False,
+            cure="A point by itself is an idea of the interpolating map.",
+        )
+    found = None if is_free else by_decomposition(line)
+    if found is None:
+        found = by_products(line, solver if is_free else CG(), steps)
+    found = replace(found, direction=_signed(found.direction))
+    certificate = certify(part, moved, line, found, probes)
+    change, residual = _answer(line, found)
+    names = tuple(problem.check_points(points))
+    return LipschitzModulus(
+        value=_value(found, certificate),
+        certificate=replace(
+            certificate,
+            carriers=_named(certificate.carriers, names, joint=joint),
+            residual=residual,
+            activation_margin=activation_margin(part.risk(), candidates=margin_candidates),
+        ),
+        worst_direction=_shaped(part, moved, found.direction),
+        weight_direction=None if change is None else _in_all_weights(problem, part, change),
+        points=names,
+        layer=None if layer is None else tuple([layer] if isinstance(layer, str) else layer),
+        is_joint=joint,
+        optimality=line.optimality,
+        reason=line.reason,
+    )
+
+
+def _part(
+    problem: Problem, points: Sequence[int] | None, layer: str | Sequence[str] | None, *, joint: bool
+) -> tuple[Problem, list[int]]:
+    """The problem of the constraints and weights asked for, and where the moved points stand in it."""
+    moved = problem.check_points(points)
+    patterns = [layer] if isinstance(layer, str) else layer
+    if joint:
+        return (problem if patterns is None else problem.restrict(parameters=patterns)), moved
+    return problem.restrict(points=moved, parameters=patterns), list(range(len(moved)))
+
+
+def _linearise(
+    part: Problem, moved: list[int], optimality: Optimality, solver: Solver | None, *, is_part: bool
+) -> Linearisation:
+    """The pair of the map asked for; a small Hessian is written out, with a cut above its own noise."""
+    if optimality == "auto" and is_part and part.is_fitted:
+        optimality = "interpolating"
+    if optimality == "interpolating" and not isinstance(solver, Dual | CG | MINRES | None):
+        raise bad_type(
+            "solver", expected="Dual, CG or MINRES for rows of J", got=solver, cure="Leave it out."
+        )
+    is_free = isinstance(solver, CG | MINRES)
+    own = LSMR() if is_free and optimality == "interpolating" else solver  # which keeps nothing of the rows
+    found = part.graphical_derivative(points=moved, optimality=optimality, solver=own).linearisation
+    if found.optimality != "stationary" or solver is not None or len(part.weights()) > MOST_DENSE:
+        return found
+    dense = Dense(rank_tolerance=resolution(part))
+    written = part.graphical_derivative(points=moved, optimality="stationary", solver=dense).linearisation
+    return replace(written, reason=found.reason)
+
+
+def _value(found: Found, certificate: Certificate) -> float:
+    """The ratio; where a kernel was seen but not proven, or a solve was inaccurate, the one measured."""
+    if certificate.certainty is Certainty.NO_CONSTRAINT:
+        return 0.0
+    if certificate.certainty is Certainty.INFINITE:
+        return float("inf")
+    if certificate.certainty is Certainty.UNKNOWN and found.value == float("inf"):
+        return certificate.lower
+    return max(found.value, certificate.lower) if found.ratio is None else found.value
+
+
+def _answer(line: Linearisation, found: Found) -> tuple[Tensor | None, float]:
+    """``-A⁺ C Δx`` for the worst direction, and its relative residual."""
+    if not bool(found.direction.any()):
+        return None, 0.0
+    solution = line.system.solve(-(line.data @ found.direction))
+    return solution.value, solution.residual
+
+
+def _signed(direction: Tensor) -> Tensor:
+    """Of the two signs that attain the modulus, the one whose largest entry is positive."""
+    return direction if float(direction[direction.abs().argmax()]) >= 0 else -direction
+
+
+def _shaped(part: Problem, moved: list[int], direction: Tensor) -> Tensor | None:
+    """At the door; nothing if nothing moves."""
+    return part.data_space(moved).unflatten(direction) if bool(direction.any()) else None
+
+
+def _in_all_weights(problem: Problem, part: Problem, change: Tensor) -> Tensor:
+    """With zeros for the weights that are held."""
+    layout, own = problem.risk().layout, part.risk().layout
+    parts = dict(zip(own.shapes, own.split(change), strict=True))
+    whole = [parts.get(n, change.new_zeros(shape)) for n, shape in layout.shapes.items()]
+    return layout.join(whole)
+
+
+def _named(carriers: tuple[Carrier, ...], names: tuple[int, ...], *, joint: bool) -> tuple[Carrier, ...]:
+    """By the problem's own numbers, where only some points' constraints were in use."""
+    return carriers if joint else tuple(replace(one, point=names[one.point]) for one in carriers)

@@ -1,0 +1,117 @@
+"""Whether the rank stays what it is at nearby points: what makes a formula exact that full rank does not."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from solset.derivatives import Linearisation
+from solset.errors import Status
+from solset.linalg import LeftSide, LinearOperator
+from solset.operators import Hessian, InputJacobian, Jacobian, Mixed
+from solset.problem import Problem
+from solset.retraining import Newton
+from solset.solvers import Dense
+
+REACH = 1e-3  # how far probes are from the trained point, relative to inputs and weights
+SEEN = 1e-6  # relative size of a singular value that counts, in float64
+ENTRIES = 5e7  # of a dense matrix that a probe may write out
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What probing found.
+
+    Attributes:
+        holds: Whether the rank was the same at every probe.
+        reason: In a phrase.
+    """
+
+    holds: bool
+    reason: str
+
+
+def rank_is_constant(
+    part: Problem, moved: list[int], line: Linearisation, *, expected: int, probes: int
+) -> Verdict:
+    """Whether the joint rank of ``[J, J_x]`` or ``[H, B]`` is the expected one at random nearby points.
+
+    For rows of ``J`` any point nearby counts (the constant-rank theorem). A Hessian's rank is probed on the
+    graph of the solution map, at solutions that Newton's method finds for moved data, and the graph must be
+    tangent to the kernel of ``[H, B]``: the distance to it must be of second order.
+
+    Args:
+        part: The trained point.
+        moved: ``K``.
+        line: Its linearisation.
+        expected: Joint rank at the trained point.
+        probes: How many points; 0 leaves it undecided.
+
+    Cost: a dense matrix and its decomposition for each probe.
+    """
+    risk = part.risk()
+    m, q = line.constraint.operator.shape[0], line.data.shape[1]
+    if probes < 1 or risk.weights.dtype != torch.float64 or m * (risk.layout.size + q) > ENTRIES:
+        return Verdict(False, "whether the rank is constant nearby was not probed")
+    generator = torch.Generator().manual_seed(0)
+    probe = _rows_probe if line.optimality == "interpolating" else _solution_probe
+    for number in range(probes):
+        found = probe(part, line, moved, generator)
+        if isinstance(found, str):
+            return Verdict(False, f"not known to be constant nearby: {found}")
+        if found != expected:
+            text = f"not constant: the joint rank is {expected} here and {found} at nearby point {number + 1}"
+            return Verdict(False, text)
+    return Verdict(True, f"the joint rank {expected} is the same at {probes} nearby points")
+
+
+def _rows_probe(
+    part: Problem,
+    line: Linearisation,  # noqa: ARG001 - as the other probe
+    moved: list[int],
+    generator: torch.Generator,
+) -> int | str:
+    risk = part.risk()
+    dx = _small(risk.points[moved][0], generator)
+    near = risk.move(moved, dx).at(risk.weights + _small(risk.weights.unsqueeze(0), generator)[0])
+    return _joint_rank(Jacobian(near, memory_budget=0), InputJacobian(near, moved, memory_budget=0))
+
+
+def _solution_probe(
+    part: Problem, line: Linearisation, moved: list[int], generator: torch.Generator
+) -> int | str:
+    """The rank at a true solution, if it is where the kernel of ``[H, B]`` says."""
+    risk = part.risk()
+    dx = _small(risk.points[moved][0], generator)
+    random = _small(risk.weights.unsqueeze(0), generator)[0]
+    answer = line.system.solve(-(line.data @ dx.flatten())).value
+    along = random - line.system.solve(line.constraint.operator @ random).value
+    gaps, end = [], risk
+    for t in (1.0, 0.5):
+        start = risk.move(moved, t * dx).at(risk.weights + t * (answer + along))
+        found = Newton(tol=1e-13, max_steps=50, solver=Dense()).run(start, risk.weights)
+        if found.status is not Status.CONVERGED and found.gradient_norm > 1e-11:
+            return "no solution was found for moved data"
+        gaps.append(float(found.change.norm()))
+        end = end if t < 1 else start.at(found.weights)
+    is_second_order = all(later <= 0.35 * earlier + 1e-9 for earlier, later in pairwise(gaps))
+    if not is_second_order:
+        return f"solutions of moved data lie off the tangent set ({gaps[0]:.1e}, {gaps[1]:.1e} at half of it)"
+    return _joint_rank(Hessian(end, memory_budget=0), Mixed(end, moved, memory_budget=0))
+
+
+def _joint_rank(first: LinearOperator, second: LinearOperator) -> int:
+    """Of the two side by side, rows and blocks scaled alike."""
+    left, right = first.to_dense(), second.to_dense()
+    sizes = [float(torch.linalg.matrix_norm(part, 2)) for part in (left, right)]
+    joined = torch.cat([part / size for part, size in zip((left, right), sizes, strict=True) if size > 0], 1)
+    return LeftSide.of_gram(joined @ joined.T, SEEN**2).rank
+
+
+def _small(like: Tensor, generator: torch.Generator) -> Tensor:
+    """A random step for each row, of a length relative to it."""
+    draw = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+    lengths = like.flatten(1).norm(dim=1) / draw.flatten(1).norm(dim=1)
+    typical = torch.where(lengths > 0, lengths, lengths.max().clamp_min(torch.finfo(like.dtype).tiny))
+    return REACH * draw * typical.reshape(-1, *[1] * (like.ndim - 1))

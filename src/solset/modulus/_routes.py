@@ -1,0 +1,163 @@
+"""Three routes to ``sup_u ‖Cᵀu‖ / ‖Aᵀu‖``: a Gram matrix of rows, a dense Hessian, and products alone."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from solset.derivatives import Linearisation
+from solset.errors import Status
+from solset.linalg import LargestRatio, LeftSide, LinearOperator, NormalOperator, Product, largest_ratio
+from solset.linalg._largest import largest_eigenpair
+from solset.operators import InputJacobian
+from solset.solvers import Prepared, Solver
+from solset.solvers._base import unwrapped
+from solset.solvers._decomposed import DualPrepared
+from solset.solvers._direct import SymmetricPrepared
+
+
+@dataclass(frozen=True)
+class Found:
+    """A ratio, however it was found.
+
+    Attributes:
+        value: The ratio.
+        direction: The unit data direction that attains it, ``(q,)``.
+        upper: Not exceeded by the ratio of the operators as solved; infinite if a solve failed.
+        solves: The worst end of the solves that it took.
+        ratio: With ranks and kernel, where a spectrum was seen.
+        left: ``u``, ``(m,)``, if known.
+    """
+
+    value: float
+    direction: Tensor
+    upper: float
+    solves: Status
+    ratio: LargestRatio | None
+    left: Tensor | None
+
+
+def by_decomposition(line: Linearisation) -> Found | None:
+    """Exactly, where the solver keeps a Gram matrix of rows or the spectrum of a symmetric operator.
+
+    Args:
+        line: The pair ``(A, C)``.
+    """
+    kept = unwrapped(line.system)
+    if isinstance(kept, DualPrepared):
+        side = LeftSide.of_gram(kept.gram, kept.tolerance).refined(kept.operator)
+        root, rows = row_root(line.data, len(kept.gram))
+    elif isinstance(kept, SymmetricPrepared):
+        side = LeftSide.of_symmetric(kept.spectrum)
+        root = column_root(line.data)
+        rows = torch.arange(root.shape[0], device=root.device)
+    else:
+        return None
+    ratio = largest_ratio(side, root, rows)
+    u = ratio.attained_at.to(line.data.dtype)
+    direction = line.data.T @ u
+    length = float(direction.norm())
+    unit = direction / length if length > 0 else direction
+    return Found(ratio.value, unit, ratio.value, Status.CONVERGED, ratio, u)
+
+
+def row_root(data: LinearOperator, count: int) -> tuple[Tensor, Tensor]:
+    """``L`` with ``LLᵀ = CCᵀ`` on the rows of ``C`` that moved points touch, and which rows these are.
+
+    Args:
+        data: ``J_x``, or combinations of its rows.
+        count: Rows in all.
+
+    Cost: ``c`` backward passes over the moved points; ``(|K|c)²`` numbers.
+    """
+    if isinstance(data, Product) and isinstance(data.right, InputJacobian):
+        inner, rows = row_root(data.right, data.right.shape[0])
+        full = torch.zeros(data.right.shape[0], inner.shape[1], dtype=data.dtype, device=data.device)
+        full[rows] = inner.to(data.dtype)
+        picked = (data.left @ full).to(torch.float64)
+        touched = picked.abs().sum(dim=1).nonzero().flatten()
+        return picked[touched], touched
+    if isinstance(data, InputJacobian):
+        values, vectors = torch.linalg.eigh(data.gram_blocks())
+        roots = vectors * values.clamp_min(0).sqrt().unsqueeze(1)
+        return torch.block_diag(*roots), data.moved_rows
+    return data.to_dense().to(torch.float64), torch.arange(count, device=data.device)
+
+
+def column_root(data: LinearOperator) -> Tensor:
+    """``L`` with ``LLᵀ = BBᵀ``, no wider than it is tall, ``(p, min(p, q))``.
+
+    Args:
+        data: ``B``, ``(p, q)``.
+
+    Cost: the smaller side's number of products; ``p·q`` numbers.
+    """
+    dense = data.to_dense().to(torch.float64)
+    if dense.shape[1] <= dense.shape[0]:
+        return dense
+    return torch.linalg.qr(dense.T, mode="r").R.T
+
+
+def by_products(line: Linearisation, solver: Solver | None, steps: int) -> Found:
+    """By Lanczos' method on ``CᵀA⁺ᵀA⁺C``, each product a solve.
+
+    Args:
+        line: The pair ``(A, C)``.
+        solver: For ``JJᵀ`` where ``A`` are rows; the system's own otherwise.
+        steps: Lanczos vectors.
+    """
+    operator: _Squared
+    if line.constraint.operator.is_symmetric:
+        operator = _Symmetric(line)
+    else:
+        rows = line.constraint.operator
+        operator = _Rows(line, (solver or line.constraint.solver).prepare(NormalOperator(rows.T)))
+    found = largest_eigenpair(operator, steps=steps)
+    solves = operator.worst if found.has_converged else Status.MAX_STEPS
+    upper = found.upper**0.5 if solves is Status.CONVERGED else float("inf")
+    return Found(found.value**0.5, found.vector / found.vector.norm(), upper, solves, None, None)
+
+
+class _Squared(LinearOperator):
+    """``CᵀA⁺ᵀA⁺C``, which remembers how its solves ended.
+
+    Args:
+        line: The pair ``(A, C)``.
+    """
+
+    is_symmetric = True
+
+    def __init__(self, line: Linearisation) -> None:
+        q = line.data.shape[1]
+        super().__init__((q, q), line.data.dtype, line.data.device)
+        self.line, self.worst = line, Status.CONVERGED
+
+    def solved(self, system: Prepared, rhs: Tensor) -> Tensor:
+        """A solve, whose end is noted if it is not a good one."""
+        solution = system.solve(rhs)
+        if solution.status is not Status.CONVERGED:
+            self.worst = solution.status
+        return solution.value
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._apply(block)
+
+
+class _Rows(_Squared):
+    """``J_xᵀ (JJᵀ)⁺ J_x``."""
+
+    def __init__(self, line: Linearisation, squares: Prepared) -> None:
+        super().__init__(line)
+        self._squares = squares
+
+    def _apply(self, block: Tensor) -> Tensor:
+        data = self.line.data
+        return data.T @ self.solved(self._squares, data @ block)
+
+
+class _Symmetric(_Squared):
+    """``Bᵀ H⁺ H⁺ B``."""
+
+    def _apply(self, block: Tensor) -> Tensor:
+        data, system = self.line.data, self.line.system
+        return data.T @ self.solved(system, self.solved(system, data @ block))

@@ -1,0 +1,129 @@
+"""Watches one forward pass: which functions use the weights, on what input, where in the graph.
+
+The watch is a torch function mode around the call. No module gets a hook or an attribute, so there is
+nothing to take off again, whatever happens in the model's forward method.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from solset.operators._layer_rules import COMMUTATIVE, MATRIX_PRODUCT, RULES, TRANSPOSITIONS, Rule
+
+
+@dataclass(frozen=True)
+class Use:
+    """One call of a function with a rule.
+
+    Attributes:
+        rule: How its parameters get their gradients.
+        arguments: Of the call, by name.
+        parameters: Which argument is which weight of the layout.
+        edge: The output's place in the graph. Unlike the output itself it stays what it is when an in-place
+            activation overwrites that.
+        is_first: Whether no weight was used before it: a backward pass may stop here.
+    """
+
+    rule: Rule
+    arguments: Mapping[str, Any]
+    parameters: Mapping[str, int]
+    edge: GradientEdge
+    is_first: bool
+
+
+class Capture(TorchFunctionMode):
+    """Records every use of the weights between entering and leaving it.
+
+    Args:
+        leaves: The weights; known again by identity.
+        count: Samples in the batch.
+
+    Attributes:
+        uses: Those with a rule, in order.
+        unruled: What the rules do not cover, in words; empty if they cover the pass.
+    """
+
+    def __init__(self, leaves: Sequence[Tensor], count: int) -> None:
+        super().__init__()
+        self._count = count
+        self._known = {id(leaf): (index, False) for index, leaf in enumerate(leaves)}
+        self._transposed: list[Tensor] = []  # held on to: an id is one tensor's only while that lives
+        self.uses: list[Use] = []
+        self.unruled: list[str] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],  # noqa: ARG002
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Calls the function as if nobody watched, and records it if it used a weight."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self._uses_weights(args) or self._uses_weights(kwargs):
+            self._record(func, args, kwargs, result)
+        return result
+
+    def _uses_weights(self, value: Any) -> bool:
+        if isinstance(value, Tensor):
+            return id(value) in self._known
+        if isinstance(value, Mapping):
+            return any(self._uses_weights(item) for item in value.values())
+        return isinstance(value, tuple | list) and any(self._uses_weights(item) for item in value)
+
+    def _record(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        if not _requires_grad(result):
+            return  # a shape, a type, or a value that no gradient goes through
+        if func in TRANSPOSITIONS and args[0].ndim == 2 and isinstance(result, Tensor):
+            index, is_transposed = self._known[id(args[0])]
+            self._known[id(result)] = (index, not is_transposed)
+            self._transposed.append(result)
+            return
+        use = self._as_use(func, args, kwargs, result)
+        if use is None:
+            self.unruled.append(resolve_name(func) or getattr(func, "__name__", str(func)))
+        else:
+            self.uses.append(use)
+
+    def _as_use(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> Use | None:
+        """The call with its rule; nothing if there is none, or none for a call like this."""
+        rule = RULES.get(func)
+        if rule is None or not isinstance(result, Tensor):
+            return None
+        if func is Tensor.expand:
+            args = (None, args[0])
+        elif func in COMMUTATIVE and self._uses_weights(args[:1]):
+            args = args[::-1]
+        arguments = dict(zip(rule.names, args, strict=False))
+        arguments |= {_ours(name): value for name, value in kwargs.items()}
+        known = {name: self._known[id(v)] for name, v in arguments.items() if id(v) in self._known}
+        arguments["is_transposed"] = any(is_transposed for _, is_transposed in known.values())
+        is_regular = (
+            {"inputs", "weight"} <= set(arguments) <= {*rule.names, "is_transposed"}
+            and set(known) <= set(rule.parameters)
+            and (rule is MATRIX_PRODUCT or not arguments["is_transposed"])
+        )
+        if not is_regular or not rule.holds(arguments, result, self._count):
+            return None
+        free = {name: v.detach() if isinstance(v, Tensor) else v for name, v in arguments.items()}
+        parameters = {name: index for name, (index, _) in known.items()}
+        return Use(rule, free, parameters, get_gradient_edge(result), not _requires_grad(arguments["inputs"]))
+
+
+def _ours(name: str) -> str:
+    return "inputs" if name in {"input", "self"} else "weight" if name == "other" else name
+
+
+def _requires_grad(result: Any) -> bool:
+    if isinstance(result, Tensor):
+        return result.requires_grad
+    return isinstance(result, tuple | list) and any(_requires_grad(item) for item in result)

@@ -1,0 +1,235 @@
+"""First derivatives of the outputs: the Jacobians ``J`` and ``J_x``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+
+from solset.linalg import LinearOperator
+from solset.operators._forward import has_convolution, has_forward_mode, push_forward
+from solset.operators._graphs import GRAPH_BUDGET, Graphs, pull_back
+from solset.operators._per_sample import PerSampleGradients
+from solset.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True)
+class OutputGraph:
+    """A batch's outputs as differentiable functions of its weights or of its inputs."""
+
+    source: list[Tensor]
+    outputs: Tensor
+    targets: Tensor
+
+    def push(self, directions: Sequence[Tensor]) -> Tensor:
+        """``J v`` for a block of directions: the pull-back's own adjoint, ``(k, b, c)``."""
+        cotangent, pulled = self.pulled
+        return pull_back(pulled, [cotangent], directions)[0]
+
+    def pull(self, cotangents: Tensor) -> list[Tensor]:
+        """``Jᵀ u`` for a block of cotangents ``(k, b, c)``."""
+        return pull_back([self.outputs], self.source, [cotangents])
+
+    @cached_property
+    def pulled(self) -> tuple[Tensor, Sequence[Tensor]]:
+        """A dummy cotangent, and the pull-back as a function that is linear in it."""
+        with torch.enable_grad():
+            cotangent = torch.zeros_like(self.outputs, requires_grad=True)
+            found = torch.autograd.grad(
+                self.outputs,
+                self.source,
+                cotangent,
+                create_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        return cotangent, found
+
+
+def output_graph(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, *, by_inputs: bool) -> OutputGraph:
+    """The graph of a batch's flattened outputs with respect to the weights or to the inputs.
+
+    Args:
+        risk: Gives the network and the weights.
+        inputs: ``(b, *input)``.
+        targets: Kept beside the outputs.
+        by_inputs: Differentiate in the inputs instead of the weights.
+    """
+    leaf = inputs.detach().clone().requires_grad_(by_inputs)
+    source = [leaf] if by_inputs else risk.leaves()
+    weights = risk.layout.split(risk.weights) if by_inputs else source
+    with torch.enable_grad():
+        return OutputGraph(source, risk.forward(weights, leaf).flatten(1), targets)
+
+
+def output_graphs(risk: EmpiricalRisk, memory_budget: int, *, by_inputs: bool) -> Graphs[OutputGraph]:
+    """The output graph of every batch.
+
+    Args:
+        risk: Whose batches.
+        memory_budget: Bytes that kept graphs may take.
+        by_inputs: Differentiate in the inputs instead of the weights.
+    """
+    return Graphs(
+        risk,
+        lambda inputs, targets: output_graph(risk, inputs, targets, by_inputs=by_inputs),
+        memory_budget,
+        complete=lambda graph: (graph, graph.pulled),
+    )
+
+
+class Jacobian(LinearOperator):
+    """The Jacobian ``J = ∇_w f`` of the training outputs, ``(m, p)`` with ``m = n·c``, point after point.
+
+    Args:
+        risk: At the point of linearisation.
+        points: Only the rows of these points; all by default.
+        memory_budget: Bytes that graphs kept between products may take.
+
+    Cost: a product ``Jᵀ u`` about half a gradient once the graph is kept, else one. ``J v`` the same, but
+    one gradient for a network with convolutions, kept graph or not.
+    """
+
+    def __init__(
+        self,
+        risk: EmpiricalRisk,
+        *,
+        points: Sequence[int] | None = None,
+        memory_budget: int = GRAPH_BUDGET,
+    ) -> None:
+        self._risk = risk if points is None else risk.select(points)
+        self.outputs = output_count(risk)
+        m = len(self._risk.points) * self.outputs
+        super().__init__((m, risk.layout.size), risk.weights.dtype, risk.weights.device)
+        self.graphs = output_graphs(self._risk, memory_budget, by_inputs=False)
+
+    def pushes_forward(self, columns: int) -> bool:
+        """Whether ``J`` times so many columns is best computed in forward mode, without a graph."""
+        return columns == 1 and (self._convolves or not self.graphs.are_kept) and self._has_forward_mode
+
+    @cached_property
+    def _has_forward_mode(self) -> bool:
+        return has_forward_mode(self._risk)
+
+    @cached_property
+    def _convolves(self) -> bool:
+        return has_convolution(self._risk.model)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        if self.pushes_forward(block.shape[1]):
+            direction = self._risk.layout.split(block[:, 0])
+
+            def forward(_: int, inputs: Tensor, __: Tensor) -> Tensor:
+                return push_forward(self._risk, inputs, direction, with_graph=False).tangent
+
+            return self._risk.joined(forward).reshape(-1, 1)
+        directions = self._risk.layout.split_block(block)
+        pushed = self.graphs.joined(lambda _, graph: graph.push(directions).permute(1, 2, 0))
+        return pushed.reshape(-1, block.shape[1])
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        def pulled(start: int, graph: OutputGraph) -> Tensor:
+            b, c = graph.outputs.shape
+            cotangents = block[start * c : (start + b) * c].T.reshape(-1, b, c)
+            return torch.cat([part.flatten(1) for part in graph.pull(cotangents)], dim=1).T
+
+        return self.graphs.summed(block.new_zeros(self.shape[1], block.shape[1]), pulled)
+
+    @cached_property
+    def per_sample(self) -> PerSampleGradients:
+        """The rows of whole points, and how they are computed."""
+        return PerSampleGradients(self._risk)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` as per-sample gradients of the points they belong to.
+
+        Cost: one forward pass over these points, and for each output a backward pass and the writing of its
+        rows; ``(stop - start)·p`` numbers, and those of the outputs that complete the first and last point.
+        """
+        c = self.outputs
+        first, last = start // c, -(-stop // c)
+        unit = torch.eye(c, dtype=self.dtype, device=self.device).expand(last - first, c, c)
+        rows = self.per_sample.rows_of(range(first, last), unit).flatten(0, 1)
+        return rows[start - first * c : stop - first * c]
+
+
+class InputJacobian(LinearOperator):
+    """The Jacobian ``J_x = ∇_x f`` of all training outputs in the inputs of the moved points ``K``.
+
+    ``(m, |K|·d)``: rows of points that do not move are zero, the others block diagonal.
+
+    Args:
+        risk: At the point of linearisation.
+        points: ``K``, in the order of the data directions.
+        memory_budget: Bytes that graphs kept between products may take.
+    """
+
+    def __init__(
+        self, risk: EmpiricalRisk, points: Sequence[int], *, memory_budget: int = GRAPH_BUDGET
+    ) -> None:
+        moved = risk.select(points)
+        inputs, _ = moved.points[[0]]
+        self._size, self._c = prod(inputs.shape[1:]), output_count(risk)
+        m = len(risk.points) * self._c
+        super().__init__((m, len(points) * self._size), risk.weights.dtype, risk.weights.device)
+        chosen = torch.as_tensor(list(points), device=self.device)
+        self._rows = (chosen.unsqueeze(1) * self._c + torch.arange(self._c, device=self.device)).reshape(-1)
+        self.graphs = output_graphs(moved, memory_budget, by_inputs=True)
+
+    @property
+    def moved_rows(self) -> Tensor:
+        """Which rows belong to moved points, ``(|K|·c,)``; all others are zero."""
+        return self._rows
+
+    def blocks(self) -> Tensor:
+        """``J_{x,k}`` of every moved point, ``(|K|, c, d)``.
+
+        Cost: ``c`` backward passes over the moved points, without their weight part; ``|K|·c·d`` numbers.
+        """
+        return self.graphs.joined(lambda _, graph: self._entries(graph))
+
+    def gram_blocks(self) -> Tensor:
+        """``J_{x,k} J_{x,k}ᵀ`` of every moved point in float64, ``(|K|, c, c)``. Cost: as :meth:`blocks`."""
+
+        def squares(_: int, graph: OutputGraph) -> Tensor:
+            entries = self._entries(graph).to(torch.float64)
+            return entries @ entries.mT
+
+        return self.graphs.joined(squares)
+
+    def _entries(self, graph: OutputGraph) -> Tensor:
+        """Of a batch, ``(b, c, d)``."""
+        b, c = graph.outputs.shape
+        unit = torch.eye(c, dtype=self.dtype, device=self.device).unsqueeze(1).expand(c, b, c)
+        # One output at a time: vectorised, a convolution's activations would be there c times.
+        columns = [graph.pull(unit[j : j + 1])[0][0].flatten(1) for j in range(c)]
+        return torch.stack(columns, dim=1)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        def pushed(start: int, graph: OutputGraph) -> Tensor:
+            leaf = graph.source[0]
+            rows = block[start * self._size : (start + len(leaf)) * self._size]
+            return graph.push([rows.T.reshape(-1, *leaf.shape)]).permute(1, 2, 0)
+
+        result = block.new_zeros(self.shape[0], block.shape[1])
+        result[self._rows] = self.graphs.joined(pushed).reshape(-1, block.shape[1])
+        return result
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        own = block[self._rows]
+
+        def pulled(start: int, graph: OutputGraph) -> Tensor:
+            b, c = graph.outputs.shape
+            cotangents = own[start * c : (start + b) * c].T.reshape(-1, b, c)
+            return graph.pull(cotangents)[0].flatten(2).permute(1, 2, 0)
+
+        return self.graphs.joined(pulled).reshape(-1, block.shape[1])
+
+
+def output_count(risk: EmpiricalRisk) -> int:
+    """``c``, the number of outputs of one point."""
+    inputs, _ = risk.points[[0]]
+    with torch.no_grad():
+        return risk.forward(risk.layout.split(risk.weights), inputs).numel()

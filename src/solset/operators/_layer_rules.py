@@ -1,0 +1,228 @@
+"""Per-sample parameter gradients of the usual layers, from their input and the gradient at their output.
+
+A rule belongs to a *function*, such as ``torch.nn.functional.conv2d``, and not to a module: it so covers the
+module that calls it, its subclasses, and a forward method that calls it by hand. Every rule takes the
+gradient at the output, ``(b, ...)``, and the function's arguments by name (what torch calls ``input`` is
+``inputs`` here), and returns one gradient per sample, ``(b, *shape)`` up to a reshape.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import getattr_static
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from solset.operators._convolution_rule import Arguments, convolution_weight, window_bytes
+
+GradientRule = Callable[[Tensor, Arguments], Tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a function's parameters get their per-sample gradients.
+
+    Attributes:
+        names: Of the function's arguments, in order.
+        parameters: A gradient rule for each argument that may be a parameter.
+        holds: Whether the rule covers a call, by its arguments, output and number of samples.
+        scratch: Bytes per sample that a gradient rule writes besides its result, from the same arguments.
+    """
+
+    names: tuple[str, ...]
+    parameters: Mapping[str, GradientRule]
+    holds: Callable[[Arguments, Tensor, int], bool]
+    scratch: Callable[[Tensor, Arguments], int] = lambda gradient, arguments: 0  # noqa: ARG005
+
+
+def _is_batched(arguments: Arguments, output: Tensor, count: int) -> bool:
+    """Whether the first dimension is the samples', in and out."""
+    inputs = arguments["inputs"]
+    return inputs.ndim >= 2 and len(inputs) == count and len(output) == count
+
+
+def _is_batched_image(arguments: Arguments, output: Tensor, count: int) -> bool:
+    return arguments["inputs"].ndim == arguments["weight"].ndim and _is_batched(arguments, output, count)
+
+
+def _is_batched_matrix(arguments: Arguments, output: Tensor, count: int) -> bool:
+    return arguments["weight"].ndim == 2 and _is_batched(arguments, output, count)
+
+
+def _is_lookup(arguments: Arguments, output: Tensor, count: int) -> bool:
+    """Whether rows are only looked up: neither renormalised nor weighed by their frequency."""
+    is_plain = arguments.get("max_norm") is None and not arguments.get("scale_grad_by_freq", False)
+    return is_plain and len(arguments["inputs"]) == count and len(output) == count
+
+
+def _is_broadcast(arguments: Arguments, output: Tensor, count: int) -> bool:
+    """Whether all samples see the same parameter."""
+    shape = _aligned(arguments["weight"].shape, output.ndim)
+    return output.ndim > 0 and len(output) == count and shape[0] == 1
+
+
+def _aligned(shape: torch.Size, ndim: int) -> tuple[int, ...]:
+    return (1,) * (ndim - len(shape)) + tuple(shape)
+
+
+def _sum_broadcast(gradient: Tensor, arguments: Arguments) -> Tensor:
+    shape = _aligned(arguments["weight"].shape, gradient.ndim)
+    dims = [i for i in range(1, gradient.ndim) if shape[i] == 1 and gradient.shape[i] != 1]
+    return gradient.sum(dims) if dims else gradient
+
+
+def _factor(gradient: Tensor, arguments: Arguments) -> Tensor:
+    return _sum_broadcast(gradient * arguments["inputs"], arguments)
+
+
+def _rows_of(tensor: Tensor) -> Tensor:
+    """``(b, positions, features)`` with the features last."""
+    return tensor.reshape(len(tensor), -1, tensor.shape[-1])
+
+
+def _linear_weight(gradient: Tensor, arguments: Arguments) -> Tensor:
+    return _rows_of(gradient).mT @ _rows_of(arguments["inputs"])
+
+
+def _linear_bias(gradient: Tensor, _: Arguments) -> Tensor:
+    return _rows_of(gradient).sum(1)
+
+
+def _factor_of_matrix_product(gradient: Tensor, arguments: Arguments) -> Tensor:
+    if arguments.get("is_transposed", False):
+        return _linear_weight(gradient, arguments)
+    return _rows_of(arguments["inputs"]).mT @ _rows_of(gradient)
+
+
+def _channels(tensor: Tensor) -> Tensor:
+    """``(b, channels, positions)``."""
+    return tensor.reshape(len(tensor), tensor.shape[1], -1)
+
+
+def _channel_sums(gradient: Tensor, _: Arguments) -> Tensor:
+    return _channels(gradient).sum(2)
+
+
+def _channel_products(first: Tensor, second: Tensor) -> Tensor:
+    return torch.einsum("bcl,bcl->bc", _channels(first), _channels(second))
+
+
+def _batch_norm_weight(gradient: Tensor, arguments: Arguments) -> Tensor:
+    return _channel_products(gradient, functional.batch_norm(arguments["inputs"], **_statistics(arguments)))
+
+
+def _instance_norm_weight(gradient: Tensor, arguments: Arguments) -> Tensor:
+    normalised = functional.instance_norm(arguments["inputs"], **_statistics(arguments))
+    return _channel_products(gradient, normalised)
+
+
+def _statistics(arguments: Arguments) -> dict[str, Any]:
+    """What normalises, without what scales and shifts afterwards."""
+    others = {"inputs", "weight", "bias", "is_transposed"}
+    return {name: value for name, value in arguments.items() if name not in others}
+
+
+def _group_norm_weight(gradient: Tensor, arguments: Arguments) -> Tensor:
+    eps = arguments.get("eps", 1e-5)
+    normalised = functional.group_norm(arguments["inputs"], arguments["num_groups"], eps=eps)
+    return _channel_products(gradient, normalised)
+
+
+def _layer_norm_weight(gradient: Tensor, arguments: Arguments) -> Tensor:
+    shape, eps = arguments["normalized_shape"], arguments.get("eps", 1e-5)
+    normalised = functional.layer_norm(arguments["inputs"], shape, eps=eps)
+    return _positions_summed(gradient * normalised, arguments)
+
+
+def _rms_norm_weight(gradient: Tensor, arguments: Arguments) -> Tensor:
+    shape, eps = arguments["normalized_shape"], arguments.get("eps")
+    normalised = functional.rms_norm(arguments["inputs"], shape, eps=eps)
+    return _positions_summed(gradient * normalised, arguments)
+
+
+def _positions_summed(gradient: Tensor, arguments: Arguments) -> Tensor:
+    return gradient.reshape(len(gradient), -1, *arguments["normalized_shape"]).sum(1)
+
+
+def _embedding_weight(gradient: Tensor, arguments: Arguments) -> Tensor:
+    b, (entries, width) = len(gradient), arguments["weight"].shape
+    indices = arguments["inputs"].reshape(b, -1)
+    slopes = gradient.reshape(b, -1, width)
+    if (ignored := arguments.get("padding_idx")) is not None:
+        slopes = slopes * (indices != ignored % entries).unsqueeze(-1)
+    own = indices + entries * torch.arange(b, device=indices.device).unsqueeze(1)
+    found = gradient.new_zeros(b * entries, width)
+    return found.index_add_(0, own.reshape(-1), slopes.reshape(-1, width)).reshape(b, entries, width)
+
+
+def _prelu_weight(gradient: Tensor, arguments: Arguments) -> Tensor:
+    products = gradient * arguments["inputs"].clamp_max(0)
+    if arguments["weight"].numel() == 1:
+        return products.reshape(len(products), -1).sum(1)
+    return _channel_sums(products, arguments)
+
+
+_LINEAR = Rule(("inputs", "weight", "bias"), {"weight": _linear_weight, "bias": _linear_bias}, _is_batched)
+_CONVOLUTION = Rule(
+    ("inputs", "weight", "bias", "stride", "padding", "dilation", "groups"),
+    {"weight": convolution_weight, "bias": _channel_sums},
+    _is_batched_image,
+    window_bytes,
+)
+_BATCH_NORM = Rule(
+    ("inputs", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+    {"weight": _batch_norm_weight, "bias": _channel_sums},
+    _is_batched,
+)
+_INSTANCE_NORM = Rule(
+    ("inputs", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps"),
+    {"weight": _instance_norm_weight, "bias": _channel_sums},
+    _is_batched,
+)
+_GROUP_NORM = Rule(
+    ("inputs", "num_groups", "weight", "bias", "eps"),
+    {"weight": _group_norm_weight, "bias": _channel_sums},
+    _is_batched,
+)
+_LAYER_NORM = Rule(
+    ("inputs", "normalized_shape", "weight", "bias", "eps"),
+    {"weight": _layer_norm_weight, "bias": _positions_summed},
+    _is_batched,
+)
+_RMS_NORM = Rule(("inputs", "normalized_shape", "weight", "eps"), {"weight": _rms_norm_weight}, _is_batched)
+_EMBEDDING = Rule(
+    ("inputs", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse"),
+    {"weight": _embedding_weight},
+    _is_lookup,
+)
+_PRELU = Rule(("inputs", "weight"), {"weight": _prelu_weight}, _is_batched)
+MATRIX_PRODUCT = Rule(("inputs", "weight"), {"weight": _factor_of_matrix_product}, _is_batched_matrix)
+_SUM = Rule(("inputs", "weight"), {"weight": _sum_broadcast}, _is_broadcast)
+_PRODUCT = Rule(("inputs", "weight"), {"weight": _factor}, _is_broadcast)
+
+RULES: Mapping[Callable[..., Any], Rule] = {
+    functional.linear: _LINEAR,
+    functional.conv1d: _CONVOLUTION,
+    functional.conv2d: _CONVOLUTION,
+    functional.conv3d: _CONVOLUTION,
+    functional.batch_norm: _BATCH_NORM,
+    functional.instance_norm: _INSTANCE_NORM,
+    functional.group_norm: _GROUP_NORM,
+    functional.layer_norm: _LAYER_NORM,
+    functional.rms_norm: _RMS_NORM,
+    functional.embedding: _EMBEDDING,
+    functional.prelu: _PRELU,
+    torch.matmul: MATRIX_PRODUCT,
+    Tensor.matmul: MATRIX_PRODUCT,
+    torch.add: _SUM,
+    Tensor.add: _SUM,
+    Tensor.expand: _SUM,
+    torch.mul: _PRODUCT,
+    Tensor.mul: _PRODUCT,
+}
+COMMUTATIVE = frozenset({torch.add, Tensor.add, torch.mul, Tensor.mul})
+TRANSPOSITIONS = frozenset(
+    {torch.t, Tensor.t, *(getattr_static(Tensor, name).__get__ for name in ("T", "mT"))}
+)

@@ -1,0 +1,266 @@
+"""Per-sample gradients: rows of the Jacobian, for a batch of points at once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from math import prod
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from solset import comm
+from solset.errors import bad_value
+from solset.operators._graphs import pull_back, saved_bytes
+from solset.operators._per_sample_routes import ROUTES, NotCoveredError, pull_one
+from solset.operators._per_sample_squares import OwnSquares, squares_by_rules
+from solset.risk import EmpiricalRisk, Room, in_batches
+
+Found = TypeVar("Found")
+
+_PROBED = 3
+
+
+class PerSampleGradients:
+    """The gradients ``u_iᵀ J(x_i)`` of chosen output combinations, one per point of a batch.
+
+    Three routes, the fastest first; each must reproduce plain ``torch.autograd`` on a few points before it
+    is used, else the next one is taken:
+
+    - ``"layer rules"``: one forward and one backward pass of the whole batch without its weight part, and
+      for each layer the product of its input with the gradient at its output;
+    - ``"torch.func"``: a vectorised pull-back, for networks that use weights in a function without a rule;
+    - ``"one by one"``: for networks that cannot be vectorised.
+
+    Args:
+        risk: At the point of linearisation; its points serve the comparison.
+
+    Cost: layer rules take about one gradient of the same batch for all its rows, the memory of one backward
+    pass and the rows themselves, ``b·k·p`` numbers.
+
+    Example:
+        >>> from torch import nn
+        >>> from solset import Problem
+        >>> x, y = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 1)
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> risk = Problem(model, nn.MSELoss(), x, y, gradient_tol=float("inf")).risk()
+        >>> PerSampleGradients(risk).rows(x, torch.tensor([[1.0], [10.0]]))
+        tensor([[ 1.,  2.],
+                [30., 40.]])
+    """
+
+    def __init__(self, risk: EmpiricalRisk) -> None:
+        self._risk = risk
+        self._is_used_twice = False  # whether a weight is, so that a layer's inner products do not add up
+
+    @property
+    def method(self) -> str:
+        """The route in use: ``"layer rules"``, ``"torch.func"`` or ``"one by one"``."""
+        return next(name for name in ROUTES if name not in self._refused)
+
+    @property
+    def reason(self) -> str:
+        """Why this route and no faster one."""
+        found = [f"{name}: {why}" for name, why in self._refused.items()]
+        return "; ".join(found) or "agrees with torch.autograd on the points compared"
+
+    def rows(self, inputs: Tensor, cotangents: Tensor) -> Tensor:
+        """Row ``i`` is ``u_iᵀ J(x_i)``, in the order of the layout: ``(b, p)`` or ``(b, k, p)``.
+
+        Args:
+            inputs: ``(b, *input)``.
+            cotangents: ``u``, ``(b, c)`` for one row per point, ``(b, k, c)`` for ``k``; those share one
+                forward pass.
+
+        Raises:
+            ValueError: If the cotangents do not belong to the inputs.
+        """
+        self._check(inputs, cotangents)
+        blocks = cotangents if cotangents.ndim == 3 else cotangents.unsqueeze(1)
+        found = self._rows(inputs.detach().clone(), blocks.detach())
+        return found if cotangents.ndim == 3 else found.squeeze(1)
+
+    def _rows(self, inputs: Tensor, blocks: Tensor) -> Tensor:
+        try:
+            return ROUTES[self.method](self._risk, inputs, blocks)
+        except NotCoveredError as error:
+            # The pass depends on the data and took another way than on the points compared.
+            self._refused["layer rules"] = str(error)
+            return ROUTES[self.method](self._risk, inputs, blocks)
+
+    def squares(self, inputs: Tensor, cotangents: Tensor, vector: Tensor | None = None) -> OwnSquares:
+        """Inner products of each point's own rows, their products with a vector, and its rows of ``J_x``.
+
+        Args:
+            inputs: ``(b, *input)``.
+            cotangents: ``u``, ``(b, k, c)``.
+            vector: ``v``, ``(p,)``, if wanted.
+
+        Raises:
+            ValueError: If the cotangents do not belong to the inputs.
+
+        Cost: with layer rules one gradient of ``b·k`` points and no rows; else the rows.
+        """
+        self._check(inputs, cotangents)
+        if self.method == "layer rules" and not self._is_used_twice:
+            try:
+                return squares_by_rules(self._risk, inputs, cotangents, vector)
+            except NotCoveredError:
+                self._is_used_twice = True
+        rows = self.rows(inputs, cotangents).to(torch.float64)
+        pushed = torch.zeros(rows.shape[:2], dtype=torch.float64, device=rows.device)
+        if vector is not None:
+            pushed = rows @ vector.to(torch.float64)
+        return OwnSquares(rows @ rows.mT, pushed, self._by_inputs(inputs, cotangents))
+
+    def rows_of(self, points: Sequence[int], cotangents: Tensor, *, at_once: int | None = None) -> Tensor:
+        """The rows of points of the risk by their indices, shared among processes; else as :meth:`rows`.
+
+        Args:
+            points: ``(b,)``, not necessarily distinct.
+            cotangents: ``u``, one or ``k`` for each.
+            at_once: Points of a batch; all by default.
+        """
+        parts = list(self._shared(points, at_once, lambda own, x: self.rows(x, cotangents[own])))
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else None
+        return comm.join(joined, device=self._risk.weights.device)
+
+    def squares_of(self, points: Sequence[int], cotangents: Tensor, vector: Tensor | None) -> OwnSquares:
+        """The inner products of points of the risk by their indices, shared among processes.
+
+        Args:
+            points: ``(b,)``.
+            cotangents: ``u``, ``(b, k, c)``.
+            vector: ``v``, ``(p,)``, if wanted.
+        """
+        parts = list(self._shared(points, None, lambda own, x: self.squares(x, cotangents[own], vector)))
+
+        def joined(name: str) -> Tensor:
+            own = [getattr(part, name) for part in parts]
+            return comm.join(torch.cat(own) if own else None, device=self._risk.weights.device)
+
+        return OwnSquares(joined("gram"), joined("pushed"), joined("by_inputs"))
+
+    def _shared(
+        self, points: Sequence[int], at_once: int | None, work: Callable[[range, Tensor], Found]
+    ) -> Iterator[Found]:
+        """What is found on this process's share of some points, batch by batch."""
+        own = comm.share(len(points))
+
+        def batch(places: range) -> Found:
+            inputs, _ = self._risk.points[[points[place] for place in places]]
+            return work(places, inputs)
+
+        return in_batches(own, at_once or max(len(own), 1), Room(), batch)
+
+    def _by_inputs(self, inputs: Tensor, cotangents: Tensor) -> Tensor:
+        """``u_iᵀ J_x`` by plain sweeps, ``(b, k, d)``."""
+        risk, leaf = self._risk, inputs.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            outputs = risk.forward(risk.layout.split(risk.weights), leaf).flatten(1)
+        blocks = cotangents.movedim(1, 0).contiguous()
+        found = [
+            pull_back([outputs], [leaf], [blocks[j : j + 1]])[0][0].flatten(1) for j in range(len(blocks))
+        ]
+        return torch.stack(found, dim=1)
+
+    def batch_for(self, memory_budget: int, *, cotangents: int = 1) -> int:
+        """How many points' rows fit so many bytes at once, at least one.
+
+        Args:
+            memory_budget: Bytes for activations, their gradients and the rows.
+            cotangents: ``k``, rows per point.
+        """
+        risk = self._risk
+        size = risk.weights.element_size()
+        return max(
+            1, memory_budget // max(1, self._activation_bytes + 2 * cotangents * risk.layout.size * size)
+        )
+
+    @cached_property
+    def _activation_bytes(self) -> int:
+        """Of one point: what two points save beyond one, and as much again for the gradients in them."""
+        pair = self._probed_inputs[:2]
+
+        def saved(count: int) -> int:
+            leaves = self._risk.leaves()
+            with torch.enable_grad(), torch.random.fork_rng():
+                return saved_bytes(lambda: self._risk.forward(leaves, pair[:count]))
+
+        return 2 * max(0, saved(2) - saved(1))
+
+    @cached_property
+    def _probed_inputs(self) -> Tensor:
+        """Some points, repeated if too few: a batch of one would not show which dimension it is."""
+        n = len(self._risk.points)
+        inputs, _ = self._risk.points[[round(i * (n - 1) / (_PROBED - 1)) for i in range(_PROBED)]]
+        return inputs
+
+    def _check(self, inputs: Tensor, cotangents: Tensor) -> None:
+        if cotangents.ndim not in {2, 3} or cotangents.shape[0] != len(inputs) or len(inputs) == 0:
+            raise bad_value(
+                "cotangents",
+                expected=f"of shape ({len(inputs)}, c) or ({len(inputs)}, k, c), with at least one point",
+                got=tuple(cotangents.shape),
+                cure="Give one output combination per point, or k of them.",
+            )
+        if cotangents.shape[-1] != self._outputs:
+            raise bad_value(
+                "cotangents",
+                expected=f"one number for each of the {self._outputs} outputs",
+                got=tuple(cotangents.shape),
+                cure="Flatten the outputs of a point.",
+            )
+
+    @cached_property
+    def _truth(self) -> tuple[Tensor, Tensor]:
+        """Random cotangents of the points compared, and their rows by plain ``torch.autograd``.
+
+        From one graph of all of them: so a rectifier at zero is on the same side as for the layer rules.
+        """
+        risk, leaves = self._risk, self._risk.leaves()
+        with torch.enable_grad(), torch.random.fork_rng():
+            outputs = risk.forward(leaves, self._probed_inputs.clone()).flatten(1)
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+        single = [pull_one(risk, outputs[i : i + 1], leaves, drawn[i : i + 1]) for i in range(len(drawn))]
+        return drawn, torch.stack(single)
+
+    @property
+    def _outputs(self) -> int:
+        return self._truth[0].shape[1]
+
+    @cached_property
+    def _refused(self) -> dict[str, str]:
+        """Why not, for each route before the first that holds; the last one is the definition itself."""
+        drawn, expected = self._truth
+        refused: dict[str, str] = {}
+        for name in list(ROUTES)[:-1]:
+            try:
+                with torch.random.fork_rng():
+                    found = ROUTES[name](self._risk, self._probed_inputs.clone(), drawn.unsqueeze(1))
+            except NotCoveredError as error:
+                refused[name] = str(error)
+                continue
+            except Exception as error:  # whatever it is: plain autograd did without it
+                refused[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+                continue
+            if self._agree(found.squeeze(1), expected):
+                break
+            refused[name] = "rows differ from torch.autograd"
+        return refused
+
+    def _agree(self, found: Tensor, expected: Tensor) -> bool:
+        """Whether rows are equal up to rounding, parameter by parameter.
+
+        Sums of N numbers taken in another order differ by about ``√N`` units in the last place, and no sum
+        is longer than the rows are; a wrong rule is off by as much as the parameter's gradient. The second
+        term is for gradients that cancel to zero, such as a bias before a normalisation.
+        """
+        eps = torch.finfo(expected.dtype).eps
+        sizes = [prod(shape) for shape in self._risk.layout.shapes.values()]
+        floor = 100 * eps * expected.norm()
+        pairs = zip(found.split(sizes, dim=1), expected.split(sizes, dim=1), strict=True)
+        return all(
+            bool((own - true).norm() <= 100 * eps * expected.shape[1] ** 0.5 * true.norm() + floor)
+            for own, true in pairs
+        )

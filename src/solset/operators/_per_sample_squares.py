@@ -1,0 +1,123 @@
+"""Inner products of a point's own rows, layer by layer: no row is ever written out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from solset.operators._capture import Capture, Use
+from solset.operators._convolution_rule import convolution_weight
+from solset.operators._per_sample_routes import CHUNK_BYTES, NotCoveredError
+from solset.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True)
+class OwnSquares:
+    """Of a batch of points with ``k`` output combinations each.
+
+    Attributes:
+        gram: ``(u_iᵀJ)(u_jᵀJ)ᵀ`` of each point, ``(b, k, k)`` in float64.
+        pushed: ``u_iᵀ J v``, ``(b, k)`` in float64; zero without a ``v``.
+        by_inputs: ``u_iᵀ J_x``, ``(b, k, d)``.
+    """
+
+    gram: Tensor
+    pushed: Tensor
+    by_inputs: Tensor
+
+
+def squares_by_rules(
+    risk: EmpiricalRisk, inputs: Tensor, cotangents: Tensor, vector: Tensor | None
+) -> OwnSquares:
+    """The inner products of each point's rows from the input of every layer and the gradient at its output.
+
+    All ``k`` combinations go backwards at once, as copies of the batch, so that a layer's rows of one point
+    meet while they are in the cache.
+
+    Args:
+        risk: Gives the network and the weights.
+        inputs: ``(b, *input)``.
+        cotangents: ``u``, ``(b, k, c)``.
+        vector: ``v``, ``(p,)``, if wanted.
+
+    Raises:
+        NotCoveredError: If a function without a rule uses a weight, or a weight is used twice.
+
+    Cost: one gradient of ``b·k`` points, their activations, and the inner products.
+    """
+    b, k, c = cotangents.shape
+    leaves = risk.leaves()
+    copies = inputs.detach().repeat_interleave(k, 0).requires_grad_()
+    with torch.enable_grad(), Capture(leaves, b * k) as capture:
+        outputs = risk.forward(leaves, copies).flatten(1)
+    used = [index for use in capture.uses for index in use.parameters.values()]
+    if capture.unruled or len(set(used)) < len(used):
+        raise NotCoveredError(
+            f"no rule for {', '.join(sorted(set(capture.unruled)))}, or a weight used twice"
+        )
+    sums = _Sums(b, k, None if vector is None else risk.layout.split(vector), inputs.device)
+    passed = [use for use in capture.uses if not use.is_first]
+    handles = [use.edge.node.register_prehook(sums.hook(use)) for use in passed]
+    try:
+        by_inputs = sums.pull(outputs, copies, [use for use in capture.uses if use.is_first], cotangents)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return OwnSquares(sums.gram, sums.pushed, by_inputs.reshape(b, k, -1))
+
+
+class _Sums:
+    """Adds what each layer contributes, as soon as the gradient at its output is there."""
+
+    def __init__(self, b: int, k: int, parts: list[Tensor] | None, device: torch.device) -> None:
+        self._k, self._parts = k, parts
+        self.gram = torch.zeros(b, k, k, dtype=torch.float64, device=device)
+        self.pushed = torch.zeros(b, k, dtype=torch.float64, device=device)
+
+    def pull(self, outputs: Tensor, copies: Tensor, ends: list[Use], cotangents: Tensor) -> Tensor:
+        """The gradient in the inputs; uses that nothing differentiable comes before are reached as well."""
+        if not outputs.requires_grad:
+            return torch.zeros_like(copies)
+        targets = [copies, *(use.edge for use in ends)]
+        flat = cotangents.reshape(len(outputs), -1)
+        found, *gradients = torch.autograd.grad(outputs, targets, flat, allow_unused=True)
+        for use, gradient in zip(ends, gradients, strict=True):
+            self._add(use, gradient)
+        return torch.zeros_like(copies) if found is None else found
+
+    def hook(self, use: Use) -> Callable[[tuple[Tensor, ...]], None]:
+        return lambda gradients: self._add(use, gradients[use.edge.output_nr])
+
+    def _add(self, use: Use, gradient: Tensor | None) -> None:
+        if gradient is None:
+            return
+        for name, index in use.parameters.items():
+            self._add_weight(use, name, index, gradient)
+
+    def _add_weight(self, use: Use, name: str, index: int, gradient: Tensor) -> None:
+        """A few points at a time, all combinations of each together."""
+        arguments, k = use.arguments, self._k
+        own = arguments[name].numel() * gradient.element_size() + use.rule.scratch(gradient, arguments)
+        step = max(1, CHUNK_BYTES // (own * k))
+        for start in range(0, len(self.gram), step):
+            rows = _rows(use, name, gradient, slice(start * k, (start + step) * k), k).to(torch.float64)
+            here = slice(start, start + step)
+            self.gram[here] += rows @ rows.mT
+            if self._parts is not None:
+                self.pushed[here] += rows @ self._parts[index].reshape(-1).to(torch.float64)
+
+
+def _rows(use: Use, name: str, gradient: Tensor, chunk: slice, k: int) -> Tensor:
+    """What a weight adds to the rows of some points, ``(points, k, size)``."""
+    arguments, inputs, rule = use.arguments, use.arguments["inputs"], use.rule.parameters[name]
+    part = gradient[chunk]
+    if not (isinstance(inputs, Tensor) and len(inputs) == len(gradient)):
+        found = rule(part, arguments)
+    elif rule is convolution_weight and arguments.get("groups", 1) == 1:
+        # The copies of a point have the same windows: written once, they serve all its combinations.
+        together = part.reshape(len(part) // k, k * part.shape[1], *part.shape[2:])
+        found = rule(together, {**arguments, "inputs": inputs[chunk][::k]})
+    else:
+        found = rule(part, {**arguments, "inputs": inputs[chunk]})
+    return found.reshape(len(part) // k, k, -1)

@@ -1,0 +1,147 @@
+"""The inverse of the Gauss–Newton matrix, computed once on its smaller side."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from solset import comm
+from solset.errors import bad_value
+from solset.linalg import LinearOperator, gram
+from solset.operators._curvature import GaussNewton
+from solset.operators._informative import OutputCurvature, OutputRows, choose_rows
+from solset.risk import EmpiricalRisk
+
+
+class GaussNewtonInverse(LinearOperator):
+    """``(AᵀA + λI)⁻¹``, ``(p, p)``: a preconditioner for every exact solve with the Hessian.
+
+    Inverted at the first product, through Cholesky: ``p × p`` if there are more rows than weights, else on
+    the Gram side, ``(I - Aᵀ(AAᵀ + λI)⁻¹A)/λ``.
+
+    Args:
+        risk: At the point of linearisation; its weight decay must be positive.
+        memory_budget: Bytes for rows and inverse.
+
+    Raises:
+        ValueError: If there is no weight decay: then the matrix is singular.
+
+    Cost: all rows of ``J`` once and a Cholesky factorisation; a product is one with a dense matrix (and two
+    with ``A`` on the Gram side).
+    """
+
+    is_symmetric = True
+
+    def __init__(self, risk: EmpiricalRisk, *, memory_budget: int) -> None:
+        p = risk.layout.size
+        super().__init__((p, p), risk.weights.dtype, risk.weights.device)
+        self._damping = _damping_of(risk)
+        self._risk, self._budget = risk, memory_budget
+
+    @cached_property
+    def _rows(self) -> LinearOperator:
+        return GaussNewton(self._risk, memory_budget=self._budget).factor
+
+    @property
+    def _is_tall(self) -> bool:
+        return self._rows.shape[0] >= self.shape[0]
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        if self._is_tall:
+            square = torch.zeros(self.shape, dtype=torch.float64, device=self.device)
+            chunk = rows_at_once(self.shape[0], self._budget)
+            for start in range(0, self._rows.shape[0], chunk):
+                rows = self._rows.rows(start, min(start + chunk, self._rows.shape[0]))
+                part = comm.share(len(rows))
+                own = rows[part.start : part.stop].to(torch.float64)
+                square += own.T @ own
+            square = comm.total(square)
+        else:
+            square = gram(self._rows, self._budget)
+        square.diagonal().add_(self._damping)
+        return torch.cholesky_inverse(torch.linalg.cholesky(square))
+
+    def _apply(self, block: Tensor) -> Tensor:
+        if self._is_tall:
+            return (self._inverse @ block.to(torch.float64)).to(block.dtype)
+        inner = (self._inverse @ (self._rows @ block).to(torch.float64)).to(block.dtype)
+        return (block - self._rows.T @ inner) / self._damping
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._apply(block)
+
+
+def rows_at_once(weights: int, memory_budget: int) -> int:
+    """How many rows are added to the square at a time.
+
+    Args:
+        weights: ``p``.
+        memory_budget: In bytes.
+    """
+    return max(1, min(4096, memory_budget // (16 * weights)))
+
+
+class InformativeInverse(LinearOperator):
+    """``(AᵀA + λI)⁻¹`` on the informative rows of ``A`` alone, ``(p, p)``: nearly as good a preconditioner.
+
+    The directions left out add little to ``AᵀA``; CG with exact products makes up for them in a few steps.
+
+    Args:
+        risk: At the point of linearisation; its weight decay must be positive.
+        moved: Points all of whose rows are in use.
+        discard: Share of the trace of the loss's curvature that may be left out.
+        memory_budget: Bytes that graphs kept between products may take.
+
+    Raises:
+        ValueError: If there is no weight decay: then the matrix is singular.
+
+    Cost: the rows in use, ``s``, and a Cholesky factorisation of their Gram matrix; a product is two with
+    ``(s, p)`` numbers that are kept.
+    """
+
+    is_symmetric = True
+
+    def __init__(
+        self, risk: EmpiricalRisk, moved: Sequence[int], *, discard: float = 0.1, memory_budget: int
+    ) -> None:
+        p = risk.layout.size
+        super().__init__((p, p), risk.weights.dtype, risk.weights.device)
+        self._damping = _damping_of(risk)
+        choice = choose_rows(OutputCurvature.of(risk), moved, discard, risk.weights.dtype)
+        self._choice_weights = choice.weights
+        self._source = OutputRows(risk, choice.directions, memory_budget=memory_budget)
+
+    @property
+    def count(self) -> int:
+        """Rows in use."""
+        return self._source.shape[0]
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return self._choice_weights.unsqueeze(1) * self._source.rows(0, self.count)
+
+    @cached_property
+    def _root(self) -> Tensor:
+        square = (self._rows @ self._rows.T).to(torch.float64)
+        square.diagonal().add_(self._damping)
+        return torch.linalg.cholesky(square)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        inner = torch.cholesky_solve((self._rows @ block).to(torch.float64), self._root)
+        return (block - self._rows.T @ inner.to(block.dtype)) / self._damping
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._apply(block)
+
+
+def _damping_of(risk: EmpiricalRisk) -> float:
+    if not risk.weight_decay > 0:
+        raise bad_value(
+            "weight_decay",
+            expected="positive for a Gauss-Newton inverse",
+            got=risk.weight_decay,
+            cure="Without it the matrix is singular: use MINRES or Dual.",
+        )
+    return risk.weight_decay

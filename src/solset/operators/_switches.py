@@ -1,0 +1,159 @@
+"""Watches one forward pass: on which side of its kinks every piecewise linear activation stands."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from solset.errors import bad_value
+from solset.operators._graphs import pull_back
+from solset.risk import EmpiricalRisk
+
+AT_ZERO = frozenset(
+    {
+        functional.relu,
+        functional.relu_,
+        functional.leaky_relu,
+        functional.rrelu,
+        functional.prelu,
+        torch.relu,
+        torch.relu_,
+        Tensor.relu,
+        Tensor.relu_,
+        torch.abs,
+        Tensor.abs,
+    }
+)
+"""Functions with a kink at zero."""
+
+CLAMPS: Mapping[Callable[..., Any], tuple[str, ...]] = {
+    torch.clamp: ("min", "max"),
+    Tensor.clamp: ("min", "max"),
+    Tensor.clamp_: ("min", "max"),
+    torch.clamp_min: ("min",),
+    Tensor.clamp_min: ("min",),
+    torch.clamp_max: ("max",),
+    Tensor.clamp_max: ("max",),
+    functional.threshold: ("threshold",),
+}
+"""Functions with kinks at the bounds that they are given."""
+
+FIXED: Mapping[Callable[..., Any], tuple[float, ...]] = {
+    functional.relu6: (0.0, 6.0),
+    functional.hardswish: (-3.0, 3.0),
+    functional.hardsigmoid: (-3.0, 3.0),
+}
+"""Functions with kinks at these values."""
+
+
+def kinks_of(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Where a function's first argument has its kinks, as numbers or tensors; none if it is smooth.
+
+    Args:
+        func: What is called.
+        args: With what.
+        kwargs: And with what else.
+    """
+    if func in AT_ZERO:
+        return [0.0]
+    if func in FIXED:
+        return list(FIXED[func])
+    if func is functional.hardtanh:
+        given = dict(zip(("min_val", "max_val"), args[1:], strict=False)) | dict(kwargs)
+        return [given.get("min_val", -1.0), given.get("max_val", 1.0)]
+    if func in CLAMPS:
+        names = CLAMPS[func]
+        given = dict(zip(names, args[1:], strict=False)) | dict(kwargs)
+        return [given[name] for name in names if given.get(name) is not None]
+    if func in {torch.maximum, torch.minimum, Tensor.maximum, Tensor.minimum} and len(args) > 1:
+        return [args[1]]
+    return []
+
+
+class Switches(TorchFunctionMode):
+    """Keeps, between entering and leaving it, how far every argument of a function with a kink is from that.
+
+    Attributes:
+        values: One tensor for each call and kink.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[Tensor] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],  # noqa: ARG002
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Calls the function as if nobody watched."""
+        if args and isinstance(args[0], Tensor):
+            # A difference is a copy: an in-place activation overwrites the original.
+            self.values += [args[0] - kink for kink in kinks_of(func, args, kwargs or {})]
+        return func(*args, **(kwargs or {}))
+
+
+def switch_values(risk: EmpiricalRisk) -> Tensor | None:
+    """How far the argument of every piecewise linear activation is from its kinks, ``(n · units,)``.
+
+    The path of a solution has a smooth slope for as long as no entry changes its sign.
+
+    Args:
+        risk: Gives network, weights and data.
+
+    Returns:
+        ``None`` where no such activation is seen (there is none, or it is called where no torch function
+        mode looks), or where one is applied to something else than a row per point.
+
+    Cost: a forward pass.
+    """
+    parameters = risk.layout.split(risk.weights)
+
+    def work(_: int, inputs: Tensor, __: Tensor) -> Tensor:
+        with torch.no_grad():
+            values = _values(risk, parameters, inputs)
+        return risk.weights.new_full((len(inputs), 1), float("nan")) if values is None else values
+
+    found = risk.joined(work)
+    return None if bool(found.isnan().any()) else found.flatten()
+
+
+def switch_gradients(
+    risk: EmpiricalRisk, points: Sequence[int], units: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The gradients of some of these values in the weights, ``(k, p)``, and in their points' inputs.
+
+    Args:
+        risk: Where :func:`switch_values` sees activations.
+        points: The point of each.
+        units: The place of each among the values of its point.
+
+    Raises:
+        ValueError: If there are none.
+
+    Cost: a backward pass of all these points for each.
+    """
+    leaves, (inputs, _) = risk.leaves(), risk.points[list(points)]
+    leaf = inputs.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        values = _values(risk, leaves, leaf)
+        if values is None:
+            raise bad_value("model", expected="activations with kinks", got="none", cure="Ask for none.")
+        chosen = values[torch.arange(len(points)), torch.as_tensor(units)]
+    *own, last = pull_back([chosen], [*leaves, leaf], [torch.eye(len(points)).to(chosen)])
+    each = torch.arange(len(points))
+    return torch.cat([part.flatten(1) for part in own], dim=1), last[each, each]
+
+
+def _values(risk: EmpiricalRisk, parameters: Sequence[Tensor], inputs: Tensor) -> Tensor | None:
+    """Those of a batch, ``(b, units)``."""
+    with Switches() as seen:
+        risk.forward(parameters, inputs)
+    if not seen.values or any(z.ndim == 0 or len(z) != len(inputs) for z in seen.values):
+        return None
+    return torch.cat([z.reshape(len(inputs), -1) for z in seen.values], dim=1)

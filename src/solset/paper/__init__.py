@@ -1,0 +1,46 @@
+"""The paper's experiments, with their data readers, networks and closed forms."""
+
+from solset.paper._checkpoints import load_checkpoint, pretrained, pretrained_resnet56
+from solset.paper._cifar import CIFAR10, cifar10, to_inputs, to_pixels
+from solset.paper._download import DownloadError, PublicFile, fetch
+from solset.paper._handwritten import Digits, IsolatedDigits, digits, isolated_digits
+from solset.paper._places import (
+    CIFAR10_ARCHIVE,
+    RESNET56_WEIGHTS,
+    cache_folder,
+    find_cifar10,
+    find_resnet56_weights,
+    shared_folder,
+)
+from solset.paper._resnet import ResNet, resnet20, resnet32, resnet44, resnet56, resnet110
+from solset.paper._theorem_2 import theorem_2
+
+__all__ = [
+    "CIFAR10",
+    "CIFAR10_ARCHIVE",
+    "Digits",
+    "DownloadError",
+    "IsolatedDigits",
+    "PublicFile",
+    "RESNET56_WEIGHTS",
+    "ResNet",
+    "cache_folder",
+    "cifar10",
+    "digits",
+    "fetch",
+    "find_cifar10",
+    "find_resnet56_weights",
+    "isolated_digits",
+    "load_checkpoint",
+    "pretrained",
+    "pretrained_resnet56",
+    "resnet110",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "shared_folder",
+    "theorem_2",
+    "to_inputs",
+    "to_pixels",
+]

@@ -1,0 +1,376 @@
+"""The main job on real data: digits, a fitted network, ten moved points, retraining to check every claim."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from solset._stability import training_stability
+from solset.derivatives import GraphicalDerivative
+from solset.errors import bad_value
+from solset.goals import HeldOutLoss
+from solset.modulus import Audit, audit, lipschitz_modulus
+from solset.operators import GaussNewton
+from solset.paper._handwritten import Digits, digits
+from solset.paper._training import fit_exactly
+from solset.paths import follow_retraining
+from solset.problem import Problem
+from solset.reports._directions import cross_entropy_directions, random_directions, step_of
+from solset.reports._options import check_seed
+from solset.reports._poison import PoisonRun
+from solset.reports._poison_task import PoisonSettings, PoisonTask
+from solset.reports._run_folder import RunFolder
+from solset.reports._stages import stage, tensor_stage
+from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, Retrained, retrain
+from solset.risk import EmpiricalRisk
+from solset.solvers._lissa import largest_eigenvalue
+from solset.solvers.filters import GradientFlow
+from solset.zoo import DFCNN
+
+BUILDS = 12  # linearisations of the route that follows retraining at a large perturbation
+
+
+@dataclass(frozen=True)
+class DigitsSettings:
+    """What the demo is asked to do.
+
+    Attributes:
+        seed: Of weights, points, directions and samples.
+        points: Training digits, the first of the file.
+        moved: How many of them move.
+        sizes: Steps as fractions of each moved point's norm.
+        direction: ``"cross_entropy"``, the gradient of the cross-entropy of the outputs (the loss gradient
+            of a fitted squared loss is rounding noise), or ``"random"``.
+        activation: ``"relu"`` or ``"tanh"``.
+        hidden: Hidden widths.
+        has_fixed_output: Whether the output layer is a constant.
+        steps: Gradient-descent steps after which prediction and retraining are compared.
+        samples: Elements drawn from the estimated set.
+        large: Step at which retraining is followed beyond first order, as a fraction; 0 leaves it out.
+        poisoned: Radius of the budget of a designed perturbation of the moved points, as a share of their
+            mean norm; 0 for none.
+        nearest_at: Sizes at which the nearest solution is searched by real retraining (the slowest part).
+    """
+
+    seed: int = 0
+    points: int = 100
+    moved: int = 10
+    sizes: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 0.005, 0.01, 0.02)
+    direction: Literal["cross_entropy", "random"] = "cross_entropy"
+    activation: Literal["relu", "tanh"] = "relu"
+    hidden: tuple[int, ...] = (128, 64)
+    has_fixed_output: bool = False
+    steps: tuple[int, ...] = (100, 1000)
+    samples: int = 5
+    poisoned: float = 0.05
+    large: float = 0.2
+    nearest_at: tuple[float, ...] = (1e-4, 0.005)
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if not 0 < self.moved <= self.points:
+            raise bad_value("moved", expected="in 1..points", got=self.moved, cure="Move fewer points.")
+        for name in ("sizes", "steps", "samples"):
+            if not getattr(self, name):
+                raise bad_value(name, expected="one or more", got=getattr(self, name), cure="Leave it out.")
+        if not set(self.nearest_at) <= set(self.sizes):
+            raise bad_value("nearest_at", expected="among sizes", got=self.nearest_at, cure="Add the size.")
+
+
+class DigitsRun:
+    """The demo's fitted network and everything computed from it, stage by stage.
+
+    Args:
+        settings: What to do.
+        folder: Where stages are kept.
+        progress: Whether to show progress bars.
+    """
+
+    def __init__(self, settings: DigitsSettings, folder: RunFolder, *, progress: bool = True) -> None:
+        self.settings, self.folder, self.progress = settings, folder, progress
+        data = digits()
+        self.train, self.test = data.part(0, settings.points), data.part(1000, 1500)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        activation = torch.relu if settings.activation == "relu" else torch.tanh
+        self.model: nn.Module = DFCNN(
+            [64, *settings.hidden, 10],
+            activation=activation,
+            has_fixed_output=settings.has_fixed_output,
+            generator=self.generator,
+        )
+        self._load_weights()
+        self.model.eval()
+        self.moved = torch.randperm(settings.points, generator=self.generator)[: settings.moved].tolist()
+        inputs, labels = self.train.inputs[self.moved], self.train.labels[self.moved]
+        self.random = random_directions(inputs.shape, inputs, self.generator)
+        if settings.direction == "random":
+            self.directions = self.random
+        else:
+            self.directions = cross_entropy_directions(self.model, inputs, labels)
+
+    def _load_weights(self) -> None:
+        def fit() -> dict[str, Tensor]:
+            targets = self.train.one_hot()
+            error = fit_exactly(self.model, self.train.inputs, targets, progress=self.progress)
+            return {**self.model.state_dict(), "largest_error": torch.tensor(error)}
+
+        found = tensor_stage(self.folder, "trained", fit)
+        self.fit_error = float(found.pop("largest_error"))
+        self.model.load_state_dict(found)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The trained point: the squared loss of the one-hot targets, fitted."""
+        return Problem(self.model, nn.MSELoss(), self.train.inputs, self.train.one_hot())
+
+    @cached_property
+    def derivative(self) -> GraphicalDerivative:
+        """The graphical derivative for the moved points; its factorisation serves every size."""
+        return self.problem.graphical_derivative(points=self.moved)
+
+    @cached_property
+    def learning_rate(self) -> float:
+        """``1 / s_max`` of the Gauss–Newton matrix, at which gradient descent is stable."""
+        return 1.0 / largest_eigenvalue(GaussNewton(self.problem.risk()))
+
+    @cached_property
+    def poisoning(self) -> PoisonRun:
+        """A designed perturbation of the moved digits that raises the loss of the unseen ones."""
+        settings = PoisonSettings(
+            source="demo",
+            points=tuple(self.moved),
+            radius=self.settings.poisoned * float(self.train.inputs[self.moved].norm(dim=1).mean()),
+            lower=0.0,
+            upper=1.0,
+            training=min(self.settings.steps),
+            rounds=3,
+            random=3,
+            image=(8, 8),
+            seed=self.settings.seed,
+        )
+        task = PoisonTask(self.problem, HeldOutLoss(self.test.inputs, self.test.one_hot()))
+        return PoisonRun(task, settings, self.folder, progress=self.progress)
+
+    def dx(self, size: float) -> Tensor:
+        """The perturbation of a size."""
+        return step_of(self.train.inputs[self.moved], self.directions, size)
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything the report shows, computed or read back stage by stage."""
+        setup = stage(self.folder, "setup", self._setup)
+        rows = [
+            stage(
+                self.folder,
+                f"size_{size:g}",
+                lambda size=size: self._at_size(size),
+                beside=[f"weights_{size:g}.safetensors"] if size in self.settings.nearest_at else [],
+            )
+            for size in tqdm(self.settings.sizes, desc="sizes", disable=not self.progress)
+        ]
+        compare = stage(self.folder, "warm_retraining", self._warm_retraining)
+        whole = stage(self.folder, "modulus", self._modulus)
+        large = stage(self.folder, "large", self._large)
+        result = {"setup": setup, "sizes": rows, "warm_retraining": compare, "modulus": whole}
+        result["large"] = large
+        if self.settings.poisoned:
+            result["poisoning"] = self.poisoning.numbers()
+        self.folder.write_json("result.json", result)
+        return result
+
+    @cached_property
+    def audit(self) -> Audit:
+        """Every training digit with its modulus; the test digits are the validation set."""
+        validation = (self.test.inputs, self.test.one_hot())
+        return audit(
+            self.problem, validation=validation, checkpoint=self.folder.reserve, progress=self.progress
+        )
+
+    def _modulus(self) -> dict[str, Any]:
+        """The exact modulus of the moved digits and of all, with their certificates; none if not fitted."""
+        found: dict[str, Any] = {}
+        if not self.problem.is_fitted:
+            return found
+        for name, points in (("moved", self.moved), ("all", None)):
+            one = lipschitz_modulus(self.problem, points=points)
+            found[name] = {
+                "value": one.value,
+                "certainty": one.certificate.certainty.value,
+                "reason": one.certificate.reason,
+                "margin": one.certificate.activation_margin,
+            }
+        return found
+
+    def _large(self) -> dict[str, Any]:
+        """Retraining at a large perturbation: followed with a few linearisations, by one, and real."""
+        size, last = self.settings.large, max(self.settings.steps)
+        if not size or not self.problem.is_fitted:
+            return {}
+        dx, rate = self.dx(size), self.learning_rate
+        moved, start = self.problem.risk().move(self.moved, dx), self.problem.weights()
+        truth = retrain(self.problem, dx, points=self.moved, method=GradientDescent(last, rate))
+        course = follow_retraining(
+            self.problem, dx, points=self.moved, steps=last, learning_rate=rate, builds=BUILDS, progress=False
+        )
+        once = self.derivative(dx).element(GradientFlow(last, rate)).value
+        found = {"one linearisation": once, "followed": course.change, "retraining": truth.change}
+        rows = {
+            name: {
+                "error": relative_error(change, truth.change),
+                **self._losses(moved.at(start + change)),
+            }
+            for name, change in found.items()
+        }
+        return {"size": size, "steps": last, "message": course.message, "rows": rows}
+
+    def _setup(self) -> dict[str, Any]:
+        problem, line = self.problem, self.derivative.linearisation
+        return {
+            "points": problem.point_count,
+            "weights": len(problem.weights()),
+            "outputs": problem.output_count,
+            "largest_fit_error": self.fit_error,
+            "gradient_norm": float(problem.gradient().norm()),
+            "moved": self.moved,
+            "optimality": self.derivative.optimality,
+            "reason": self.derivative.reason,
+            "qualification": self.derivative.qualification.reason,
+            "rank": line.system.rank,
+            "rows": line.constraint.operator.shape[0],
+            "dimension": None if line.system.rank is None else len(problem.weights()) - line.system.rank,
+            "learning_rate": self.learning_rate,
+            "test_accuracy": self._accuracy(),
+        }
+
+    def _accuracy(self) -> float:
+        with torch.no_grad():
+            return float((self.model(self.test.inputs).argmax(1) == self.test.labels).double().mean())
+
+    def _at_size(self, size: float) -> dict[str, Any]:
+        """Prediction and truth at one step size."""
+        problem, dx, steps = self.problem, self.dx(size), self.settings.steps
+        generator = torch.Generator().manual_seed(self.settings.seed + 1)
+        stability = training_stability(
+            problem, dx, points=self.moved, samples=self.settings.samples, generator=generator
+        )
+        moved = problem.risk().move(self.moved, dx)
+        changes = self.derivative(dx)
+        flow = {k: changes.element(GradientFlow(k, self.learning_rate)).value for k in steps}
+        method = GradientDescent(max(steps), self.learning_rate, record_at=steps, progress=self.progress)
+        truth = retrain(problem, dx, points=self.moved, method=method)
+        actual = {k: truth.course[k] - problem.weights() for k in steps}
+        last = max(steps)
+        estimate = stability.solution.value
+        row: dict[str, Any] = {
+            "size": size,
+            "perturbation": stability.perturbation,
+            "distance": stability.distance,
+            "sampled_distance": stability.sampled_distance,
+            "residual": stability.solution.residual,
+            "losses": {
+                "trained": self._losses(moved),
+                "estimate": self._losses(moved.at(estimate)),
+                "flow": self._losses(moved.at(problem.weights() + flow[last])),
+                "retraining": self._losses(moved.at(truth.weights)),
+            },
+            "output_error": {
+                "trained": self._output_error(moved),
+                "estimate": self._output_error(moved.at(estimate)),
+                "samples": max(self._output_error(moved.at(s.value)) for s in stability.samples),
+            },
+            "flow_error": {str(k): relative_error(flow[k], actual[k]) for k in steps},
+            "min_norm_error_against_retraining": relative_error(estimate - problem.weights(), actual[last]),
+            "test": self._test_agreement(problem.weights() + flow[last], truth.weights),
+        }
+        if size in self.settings.nearest_at:
+            nearest = self._nearest(dx)
+            row["nearest"] = {
+                "error": relative_error(estimate - problem.weights(), nearest.change),
+                "distance": float(nearest.change.norm()),
+                "status": nearest.status.value,
+                "gram_builds": nearest.gradients,
+                "output_error": self._output_error(moved.at(nearest.weights)),
+            }
+            name = f"weights_{size:g}.safetensors"
+            self.folder.write_tensors(
+                name,
+                {
+                    "dx": dx,
+                    "trained": problem.weights().clone(),
+                    "estimate": estimate,
+                    "gradient_flow": problem.weights() + flow[last],
+                    "retrained": truth.weights,
+                    "nearest": nearest.weights,
+                    "samples": torch.stack([s.value for s in stability.samples]),
+                },
+            )
+        return row
+
+    def _nearest(self, dx: Tensor) -> Retrained:
+        return retrain(self.problem, dx, points=self.moved, method=LevenbergMarquardt(max_steps=8))
+
+    def _losses(self, risk: EmpiricalRisk) -> dict[str, float]:
+        """Mean loss per example on the moved points and on all points."""
+        losses = risk.losses()
+        return {"moved": float(losses[self.moved].mean()), "all": float(losses.mean())}
+
+    def _output_error(self, risk: EmpiricalRisk) -> float:
+        """``‖f - f̄‖`` over all training points."""
+        return float((risk.outputs() - self.problem.risk().outputs()).norm())
+
+    def _test_agreement(self, predicted: Tensor, actual: Tensor) -> dict[str, Any]:
+        """Predicted and actual change of each test digit's loss, and their correlation."""
+        test = Digits(self.test.inputs, self.test.labels)
+        risk = Problem(
+            self.model, nn.MSELoss(), test.inputs, test.one_hot(), gradient_tol=float("inf")
+        ).risk()
+        before = risk.losses()
+        guess, truth = risk.at(predicted).losses() - before, risk.at(actual).losses() - before
+        correlation = float(torch.corrcoef(torch.stack([guess, truth]))[0, 1])
+        return {"correlation": correlation, "predicted": guess.tolist(), "actual": truth.tolist()}
+
+    def _warm_retraining(self) -> dict[str, Any]:
+        """L-BFGS from ``w̄`` for the gradients that the estimate costs, for one direction and for ten.
+
+        Cost by count: a row of J is one backward pass of its point, so the Gram matrix costs ``c`` gradients;
+        each direction then costs two products, at most one gradient each.
+        """
+        size = 0.005 if 0.005 in self.settings.sizes else self.settings.sizes[len(self.settings.sizes) // 2]
+        first, each = self.problem.output_count + 2, 2
+        one = self._race(
+            self.directions, size, {"same": first, "10 times": 10 * first, "50 times": 50 * first}
+        )
+        generator = torch.Generator().manual_seed(self.settings.seed + 2)
+        like = self.train.inputs[self.moved]
+        many = [random_directions(like.shape, like, generator) for _ in range(10)]
+        total = self.problem.output_count + 10 * each
+        share = total // 10
+        races = [self._race(d, size, {"same": share, "10 times": 10 * share}) for d in many]
+        mean = {
+            name: {key: sum(race[name][key] for race in races) / len(races) for key in races[0][name]}
+            for name in races[0]
+        }
+        return {
+            "size": size,
+            "one_direction": {"gradients": first, **one},
+            "ten_directions": {"gradients": total, "gradients_each": share, **mean},
+        }
+
+    def _race(self, directions: Tensor, size: float, budgets: dict[str, int]) -> dict[str, Any]:
+        """Losses that the estimate and L-BFGS reach on one moved data set."""
+        dx = step_of(self.train.inputs[self.moved], directions, size)
+        moved = self.problem.risk().move(self.moved, dx)
+        estimate = self.problem.weights() + self.derivative(dx).min_norm().value
+        found = {"trained": self._losses(moved), "estimate": self._losses(moved.at(estimate))}
+        for name, budget in budgets.items():
+            method = LBFGS(tol=1e-14, max_gradients=budget)
+            warm = retrain(self.problem, dx, points=self.moved, method=method)
+            found[f"warm, {name}"] = {**self._losses(moved.at(warm.weights)), "gradients": warm.gradients}
+        return found
+
+
+def relative_error(predicted: Tensor, actual: Tensor) -> float:
+    """``‖predicted - actual‖ / ‖actual‖``."""
+    return float((predicted - actual).norm() / actual.norm())

@@ -1,0 +1,185 @@
+"""Downloads that go on where they stopped, and that are in place only when their hash is right.
+
+Written over :mod:`urllib`, because neither ``torch.hub`` nor ``pooch`` resumes an interrupted download.
+"""
+
+import re
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from solset.errors import bad_value
+from solset.paper._checkpoints import sha256_of
+
+_CHUNK = 1 << 16
+_RANGE_NOT_SATISFIABLE = 416
+
+
+class DownloadError(OSError):
+    """The file could not be downloaded; the message says why and what is kept."""
+
+
+class _InterruptedError(OSError):
+    """The connection ended in the middle of the file."""
+
+
+@dataclass(frozen=True)
+class PublicFile:
+    """A file that anyone can download, and the hash that proves it.
+
+    Attributes:
+        name: Its name in the cache folder.
+        url: The public copy.
+        sha256: The first 8 or more digits of its hash, or all 64.
+    """
+
+    name: str
+    url: str
+    sha256: str
+
+
+def fetch(
+    url: str,
+    target: Path,
+    *,
+    sha256: str,
+    timeout: float = 30.0,
+    attempts: int = 5,
+    progress: bool = True,
+) -> Path:
+    """The downloaded file, whole and with the right hash.
+
+    Bytes go to ``<target>.part``, which is renamed in one step once its hash is right. A partial file that
+    an earlier call left is completed by an HTTP range request; a server that does not serve ranges sends
+    the file from its start. A file that is already in place is only checked.
+
+    Args:
+        url: ``http://`` or ``https://``.
+        target: Where the file shall be; its folder is made.
+        sha256: The first 8 or more hexadecimal digits of the hash, or all 64.
+        timeout: Seconds without a byte after which the server counts as silent.
+        attempts: How often an interrupted transfer is taken up again, as long as each brings new bytes.
+        progress: Whether a terminal shows a progress bar.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        DownloadError: If the server cannot be reached, refuses, or stops: what came is kept in the partial
+            file, and the next call goes on from there. If the hash is wrong: the partial file is removed,
+            for no byte that follows could mend it. A wrong file already in place is left as it is.
+        ValueError: If ``url`` or ``sha256`` is not of the form above.
+    """
+    _check(url, sha256, attempts)
+    if target.is_file():
+        if not sha256_of(target).startswith(sha256):
+            raise DownloadError(f"{target} is there with another sha256 than {sha256}; move it away first")
+        return target
+    part = target.with_name(target.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    if not (part.is_file() and sha256_of(part).startswith(sha256)):
+        _complete(url, part, timeout, attempts, progress)
+    got = sha256_of(part)
+    if not got.startswith(sha256):
+        size = part.stat().st_size
+        part.unlink()
+        raise DownloadError(
+            f"{url} sent {size} bytes with sha256 {got[:16]}... where {sha256} was expected; "
+            f"they are removed, try again or use another copy"
+        )
+    return part.replace(target)
+
+
+def _check(url: str, sha256: str, attempts: int) -> None:
+    if not url.startswith(("http://", "https://")):
+        raise bad_value(
+            "url", expected="http:// or https://", got=repr(url), cure="Give a path where the file is local."
+        )
+    if not re.fullmatch("[0-9a-f]{8,64}", sha256):
+        raise bad_value(
+            "sha256",
+            expected="8 to 64 lower-case hexadecimal digits",
+            got=repr(sha256),
+            cure="Take them from the publisher of the file.",
+        )
+    if attempts < 1:
+        raise bad_value("attempts", expected="at least 1", got=attempts, cure="Leave it out.")
+
+
+def _complete(url: str, part: Path, timeout: float, attempts: int, progress: bool) -> None:
+    """Transfers until the partial file is whole, or until an attempt brings nothing."""
+    for attempt in range(1, attempts + 1):
+        try:
+            _transfer(url, part, timeout, progress)
+            return
+        except _InterruptedError as error:
+            if attempt == attempts:
+                raise _stopped(url, part, error) from error
+        except (OSError, HTTPException) as error:
+            if isinstance(error, HTTPError):
+                error.close()
+            raise _stopped(url, part, error) from error
+
+
+def _stopped(url: str, part: Path, error: Exception) -> DownloadError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    kept = part.stat().st_size if part.is_file() else 0
+    rest = f" ({kept} bytes are kept in {part}; the next download goes on from there)" if kept else ""
+    return DownloadError(f"{url}: {reason}{rest}")
+
+
+def _transfer(url: str, part: Path, timeout: float, progress: bool) -> None:
+    """Appends what the partial file lacks, or starts it again where the server sends the whole file."""
+    response, start = _open(url, part.stat().st_size if part.is_file() else 0, timeout)
+    with response, part.open("ab") as stream:
+        stream.truncate(start)
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        received = start
+        with tqdm(
+            total=total,
+            initial=start,
+            desc=part.stem,
+            unit="B",
+            unit_scale=True,
+            disable=None if progress else True,
+            leave=False,
+        ) as bar:
+            while chunk := _read(response, received - start):
+                received += stream.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and received != total:
+        message = f"the server stopped after {received} of {total} bytes"
+        raise _InterruptedError(message) if received > start else OSError(message)
+
+
+def _read(response: HTTPResponse, so_far: int) -> bytes:
+    try:
+        return response.read(_CHUNK)
+    except (OSError, HTTPException) as error:
+        if so_far:
+            raise _InterruptedError(f"the connection broke: {error}") from error
+        raise
+
+
+def _open(url: str, size: int, timeout: float) -> tuple[HTTPResponse, int]:
+    """The server's answer, and the byte of the file with which it begins."""
+    headers = {"User-Agent": "solset"} | ({"Range": f"bytes={size}-"} if size else {})
+    try:
+        response = urlopen(Request(url, headers=headers), timeout=timeout)
+    except HTTPError as error:
+        if size and error.code == _RANGE_NOT_SATISFIABLE:  # nothing follows, yet the hash was wrong
+            error.close()
+            return _open(url, 0, timeout)
+        raise
+    if response.status != 206:
+        return response, 0
+    served = response.headers.get("Content-Range", "")
+    if not served.startswith(f"bytes {size}-"):
+        response.close()
+        raise OSError(f"asked for the bytes from {size}, the server sent {served!r}")
+    return response, size

@@ -1,0 +1,177 @@
+"""Tables 1 to 3: so many points move by so much; the estimate, the paper's way, real retraining."""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from solset.errors import bad_value
+from solset.operators import Hessian, InputJacobian, Mixed
+from solset.paper._resnet56_setup import TrainedResNet56
+from solset.reports._directions import step_of
+from solset.reports._stages import stage, tensor_stage
+from solset.retraining import LBFGS, WithOptimizer, retrain
+from solset.solvers import LSMR
+
+
+class MovedPoints:
+    """The experiment with so many points moved.
+
+    Args:
+        run: The trained point.
+        count: How many move: the first of a random order.
+    """
+
+    def __init__(self, run: TrainedResNet56, count: int) -> None:
+        self.run, self.count = run, count
+        self.points = run.order[:count]
+        self.name = f"moved_{count}"
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """The step of 100 %."""
+        directions = self.run.directions(self.points)
+        return step_of(self.run.data.inputs[self.points], directions, 1.0)
+
+    def numbers(self) -> dict[str, Any]:
+        """The stages of this number of points."""
+        folder, settings = self.run.folder, self.run.settings
+        changes = tensor_stage(folder, f"{self.name}_changes", self._changes)
+        check = stage(folder, f"{self.name}_check", lambda: self._check(changes))
+        clean = cross_entropy(self.run.clean, self.run.data.labels, reduction="none")
+        found = {
+            "points": self.points,
+            "clean": {"moved": float(clean[self.points].mean()), "all": float(clean.mean())},
+            "check": check,
+            "sizes": [
+                stage(folder, f"{self.name}_size_{size:g}", lambda size=size: self._at(size, changes))
+                for size in tqdm(
+                    settings.sizes, desc="sizes", disable=None if self.run.progress else True, leave=False
+                )
+            ],
+        }
+        if settings.retraining_gradients:
+            found["retraining"] = stage(
+                folder, f"{self.name}_retraining", lambda: self._retraining(changes["change"])
+            )
+        return found
+
+    def _changes(self) -> dict[str, Tensor]:
+        """Weight changes per 100 %: the minimum-norm solution, samples of the set, the paper's way."""
+        run, settings = self.run, self.run.settings
+        derivative = run.derivative(self.points)
+        answer = derivative(self.unit)
+        smallest = answer.min_norm()
+        generator = torch.Generator().manual_seed(settings.seed + 1)
+        drawn = answer.sample(settings.samples, radius=float(smallest.value.norm()), generator=generator)
+        check = derivative.check
+        if check is None:
+            raise bad_value("moved", expected="images that move", got="none", cure="Give a step.")
+        facts = [check.residual, check.moved_residual, check.unit_residual, check.risk_rise, check.discarded]
+        system = derivative.linearisation.system
+        rank = system.rank if system.rank is not None else -1
+        return {
+            "change": smallest.value,
+            "samples": torch.stack([s.value for s in drawn]),
+            "paper": self._paper_way(),
+            "facts": torch.tensor([*facts, smallest.residual, check.rows, check.all_rows, rank]).double(),
+        }
+
+    def _paper_way(self) -> Tensor:
+        """LSMR on the Hessian of the moved points alone, stopped after a stated number of iterations."""
+        risk = self.run.problem.risk().select(self.points)
+        force = Mixed(risk, range(self.count)) @ self.unit.flatten()
+        solver = LSMR(tol=1e-12, max_steps=self.run.settings.paper_steps)
+        return solver.solve(Hessian(risk), -force).value
+
+    def _check(self, changes: dict[str, Tensor]) -> dict[str, float]:
+        names = (
+            "residual",
+            "moved_residual",
+            "unit_residual",
+            "risk_rise",
+            "discarded",
+            "residual_in_use",
+            "rows",
+            "all_rows",
+            "rank",
+        )
+        return dict(zip(names, changes["facts"].tolist(), strict=True))
+
+    def _at(self, size: float, changes: dict[str, Tensor]) -> dict[str, Any]:
+        """Losses at one step size; the change is linear in it."""
+        problem, weights = self.run.problem, self.run.problem.weights()
+        risk = problem.risk().move(self.points, size * self.unit)
+        step = size * changes["change"]
+        return {
+            "size": size,
+            "perturbation": float((size * self.unit).norm()),
+            "distance": float(step.norm()),
+            "sampled_distance": min(float((size * s).norm()) for s in changes["samples"]),
+            "relative_change": float(step.norm() / weights.norm()),
+            "trained": self.run.losses(risk, self.points),
+            "estimate": self.run.losses(risk.at(weights + step), self.points),
+            "samples": [
+                self.run.losses(risk.at(weights + size * s), self.points) for s in changes["samples"]
+            ],
+            "paper_way": self.run.losses(risk.at(weights + size * changes["paper"]), self.points),
+            "beyond_first_order": self._beyond_first_order(size, step),
+        }
+
+    def _beyond_first_order(self, size: float, step: Tensor) -> dict[str, float]:
+        """What the linear model leaves out on the moved points, relative to the change it cancels.
+
+        ``f(x̄ + Δx, w̄)`` and ``f(x̄, w̄ + Δw)`` against their own first order, which are ``J_x Δx`` and its
+        negative, and both moves together against each alone.
+        """
+        problem = self.run.problem
+        risk = problem.risk().select(self.points)
+        own = list(range(self.count))
+        linear = (InputJacobian(risk, own) @ (size * self.unit).flatten()).reshape(self.count, -1)
+        clean, moved = self.run.clean[self.points], risk.move(own, size * self.unit)
+        by_inputs = moved.outputs() - clean
+        by_weights = risk.at(problem.weights() + step).outputs() - clean
+        together = moved.at(problem.weights() + step).outputs() - clean
+        scale = float(linear.norm())
+        return {
+            "linear": scale,
+            "inputs": float((by_inputs - linear).norm()) / scale,
+            "weights": float((by_weights + linear).norm()) / scale,
+            "mixed": float((together - by_inputs - by_weights).norm()) / scale,
+        }
+
+    def _retraining(self, change: Tensor) -> dict[str, Any]:
+        """Real warm retraining on the moved data, beside the estimate."""
+        run, settings = self.run, self.run.settings
+        problem, weights = run.problem, run.problem.weights()
+        dx = settings.retraining_size * self.unit
+        risk = problem.risk().move(self.points, dx)
+        step = settings.retraining_size * change
+        size = float(weights.norm())
+        budget = settings.retraining_gradients
+        methods = {
+            "L-BFGS": LBFGS(tol=0.0, max_gradients=budget),
+            "Adam, 1e-4": WithOptimizer(
+                lambda leaves: torch.optim.Adam(leaves, lr=1e-4), budget, progress=run.progress
+            ),
+        }
+        found = {
+            "size": settings.retraining_size,
+            "trained": run.losses(risk, self.points),
+            "estimate": {
+                "relative_change": float(step.norm()) / size,
+                **run.losses(risk.at(weights + step), self.points),
+            },
+        }
+        for name, method in methods.items():
+            truth = retrain(problem, dx, points=self.points, method=method)
+            found[name] = {
+                "gradients": truth.gradients,
+                "relative_change": float(truth.change.norm()) / size,
+                "cosine": float(torch.dot(truth.change, step) / (truth.change.norm() * step.norm())),
+                **run.losses(risk.at(truth.weights), self.points),
+            }
+        return found

@@ -1,0 +1,302 @@
+"""The experiment as a page: the paper's figures beside ours."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from solset.paper._cifar import to_pixels
+from solset.paper._resnet56_moved import MovedPoints
+from solset.paper._resnet56_run import ResNet56Run
+from solset.paper._resnet56_tables import (
+    accuracy_rows,
+    limit_rows,
+    retraining_rows,
+    step_rows,
+    table_1_rows,
+)
+from solset.plotting import error_against_step, image_grid, landscape_contour, landscape_surface
+from solset.reports._report import write_report
+from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
+
+Numbers = Mapping[str, Any]
+
+
+def resnet56_experiment(run: ResNet56Run) -> Path:
+    """Runs what is not done yet and writes figures, tables and the page; returns the page's path.
+
+    Args:
+        run: The experiment.
+    """
+    numbers, folder = run.numbers(), run.folder
+    tables = {
+        "table_1": table_1_rows(numbers),
+        "table_2": retraining_rows(numbers),
+        "table_3": step_rows(numbers),
+        "accuracy": accuracy_rows(numbers),
+        "limits": limit_rows(numbers),
+    }
+    for name, rows in tables.items():
+        if rows:
+            folder.write_csv(f"{name}.csv", rows)
+    _draw(run, numbers)
+    return write_report(folder, _report(run, numbers, tables))
+
+
+def _most(numbers: Numbers) -> Numbers:
+    return numbers["moved"][max(numbers["moved"], key=int)]
+
+
+def _draw(run: ResNet56Run, numbers: Numbers) -> None:
+    folder, sizes = run.folder, _most(numbers)["sizes"]
+    percent = [100 * row["size"] for row in sizes]
+    clean = _most(numbers)["clean"]
+    folder.write_figure(
+        "losses",
+        error_against_step(
+            {
+                "moved: trained": (percent, [row["trained"]["moved"] for row in sizes]),
+                "moved: estimate": (percent, [row["estimate"]["moved"] for row in sizes]),
+                "moved: paper's way": (percent, [row["paper_way"]["moved"] for row in sizes]),
+                "all: estimate": (percent, [row["estimate"]["all"] for row in sizes]),
+                "all: clean": (percent, [clean["all"]] * len(percent)),
+            },
+            ylabel="mean cross-entropy on the moved data",
+        ),
+    )
+    count = max(run.settings.moved)
+    part = MovedPoints(run.start, count)
+    few, size = part.points[:5], max(run.settings.sizes)
+    images = run.start.data.inputs[few]
+    before, after = (to_pixels(x).movedim(1, -1).numpy() for x in (images, images + size * part.unit[:5]))
+    captions = [run.start.data.classes[int(label)] for label in run.start.data.labels[few]]
+    folder.write_figure("moved_images", image_grid(before, after, captions))
+    if run.figure is not None:
+        found = run.figure.landscape
+        title = f"Mean loss of {run.settings.points} images, {run.settings.figure_moved} of them moved"
+        folder.write_figure("surface", landscape_surface(found, title=title))
+        folder.write_figure("contour", landscape_contour(found, title=title))
+
+
+def _report(run: ResNet56Run, numbers: Numbers, tables: Mapping[str, list[dict[str, object]]]) -> Report:
+    setup, most = numbers["setup"], _most(numbers)
+    count = len(most["points"])
+    shown = next((row for row in most["sizes"] if row["size"] == 0.01), most["sizes"][0])
+    step = 100 * shown["size"]
+    sections = [
+        _start_section(run, setup, count),
+        _table_1_section(tables["table_1"]),
+        _step_section(tables["table_3"], count, most["clean"]["all"]),
+        _limit_section(tables["limits"], count),
+        _accuracy_section(tables["accuracy"]),
+    ]
+    if tables["table_2"]:
+        sections.insert(2, _retraining_section(run, tables["table_2"]))
+    if "figure" in numbers:
+        sections.append(_figure_section(numbers["figure"]))
+    return Report(
+        title="ResNet56 on CIFAR-10: where would the weights have gone?",
+        question=(
+            f"If {count} of {setup['points']:,} training images had been slightly different, which weights would "
+            f"fit them and all the others, without retraining?"
+        ),
+        summary=(
+            Finding(
+                "loss on the moved images, trained",
+                shown["trained"]["moved"],
+                f"{count} images, each moved by {step:g} % of its norm along its own loss gradient.",
+                ".2g",
+            ),
+            Finding(
+                "at the estimate",
+                shown["estimate"]["moved"],
+                "Mean cross-entropy at the minimum-norm element of the estimated set, one linear step.",
+                ".2g",
+            ),
+            Finding(
+                f"on all {setup['points']:,} images",
+                shown["estimate"]["all"],
+                f"At the same weights; {most['clean']['all']:.2g} for the trained network on the clean images.",
+                ".2g",
+            ),
+            Finding(
+                "relative change of the weights",
+                shown["relative_change"],
+                "‖Δw‖ / ‖w̄‖ on the rows in use: a lower bound on the relative distance of Algorithm 1.",
+                ".2g",
+            ),
+        ),
+        sections=tuple(sections),
+        warnings=_warnings(numbers),
+        settings=run.folder.settings,
+        versions=run.folder.versions,
+    )
+
+
+def _warnings(numbers: Numbers) -> tuple[str, ...]:
+    setup = numbers["setup"]
+    found = [
+        f"The public weights are not a stationary point of these {setup['points']:,} images: the gradient norm is {setup['gradient_norm']:.2g}. The map used keeps the training outputs, which needs no stationarity."
+    ]
+    found += [
+        f"With {count} moved images the rows in use leave a residual of {part['check']['residual']:.2g} over all rows, more than was asked for."
+        for count, part in numbers["moved"].items()
+        if part["check"]["residual"] > numbers["tol"]
+    ]
+    if numbers.get("figure", {}).get("residual", 0.0) > numbers["tol"]:
+        found.append(
+            f"In the landscape the rows in use leave a residual of {numbers['figure']['residual']:.2g} over all rows, more than was asked for."
+        )
+    return tuple(found)
+
+
+def _start_section(run: ResNet56Run, setup: Numbers, count: int) -> Section:
+    return Section(
+        "What was moved",
+        f"The public pre-trained ResNet56 ({setup['weights']:,} weights) in evaluation mode; of the first {setup['points']:,} training images {setup['right']:,} are classified right, at a mean loss of {setup['loss']:.2g}. Each moved image goes along the gradient of its own loss, by the stated percentage of its own norm after preprocessing.",
+        figures=(
+            Picture(
+                "moved_images",
+                f"The first moved images at the largest step, {100 * max(run.settings.sizes):g} %: before, after, and what changed.",
+                "Small colour images in three rows: before, after, and the change.",
+            ),
+        ),
+        notes=(
+            "Optimality map: interpolating, the weights that keep the training outputs, f(x̄ + Δx, w) = f(x̄, w̄), of which those of the moved images and the directions that the loss can feel are in use (see “The rows in use”); right-hand side J_x Δx. α is 1/n in both derivatives, where the paper's equation 13 takes 1/|K| for the mixed one; the interpolating map does not depend on it.",
+            f"The {count} moved images are the first of a random order of the {setup['points']:,} (seed {run.settings.seed}).",
+        ),
+    )
+
+
+def _table_1_section(rows: list[dict[str, object]]) -> Section:
+    return Section(
+        "The paper's table 1: the number of moved images",
+        "Mean loss on the moved images at the trained weights and at the estimate. The paper's pair, where it has one, stands beside our 0.2 % step; compare its loss at the trained weights before its estimate: it is that of the step it really took.",
+        table=Table(
+            "Loss on the moved images",
+            (
+                Column("moved", "images moved", "d"),
+                Column("step_percent", "step", ".3g", "%"),
+                Column("trained", "at w̄", ".2g"),
+                Column("estimate", "estimated", ".2g"),
+                Column("all", "estimated, all images", ".2g"),
+                Column("clean", "clean, all images", ".2g"),
+                Column("paper_trained", "paper: at w̄", ".2g"),
+                Column("paper_estimate", "paper: estimated", ".2g"),
+            ),
+            rows,
+        ),
+    )
+
+
+def _retraining_section(run: ResNet56Run, rows: list[dict[str, object]]) -> Section:
+    return Section(
+        "The paper's table 2: estimated and retrained weights",
+        f"Relative change of the weights, ‖w − w̄‖ / ‖w̄‖, at a step of {100 * run.settings.retraining_size:g} %: of the estimate, and of real warm retraining on the moved data for {run.settings.retraining_gradients} gradients. Cross-entropy never stops training, so retraining also follows what was left of the clean gradient; the cosine says how far its direction is that of the estimate.",
+        table=Table(
+            "Estimate and retraining",
+            (
+                Column("moved", "images moved", "d"),
+                Column("method", "method", ""),
+                Column("gradients", "gradients", "d"),
+                Column("relative_change", "relative change", ".2g"),
+                Column("cosine", "cosine with the estimate", ".2g"),
+                Column("loss_moved", "loss, moved", ".2g"),
+                Column("loss_all", "loss, all", ".2g"),
+                Column("output_change", "‖f − f̄‖", ".3g"),
+            ),
+            rows,
+        ),
+    )
+
+
+def _step_section(rows: list[dict[str, object]], count: int, clean: float) -> Section:
+    return Section(
+        f"The paper's table 3: the size of the step, {count} moved images",
+        f"Mean loss on the moved images and on all, and the change of the outputs ‖f − f̄‖ beside it: one step can overshoot to a loss below the clean one. The trained network's mean loss on the clean images is {clean:.2g}. “Paper's way” is least squares (LSMR) on the Hessian of the moved images alone, as run here.",
+        figures=(
+            Picture(
+                "losses",
+                "Losses against the size of the step, one linear step each.",
+                "Curves of losses over the step size, on logarithmic axes.",
+            ),
+        ),
+        table=Table(
+            "Losses by step",
+            (
+                Column("step_percent", "step", ".3g", "%"),
+                Column("trained", "moved: at w̄", ".2g"),
+                Column("estimate", "moved: estimated", ".2g"),
+                Column("samples", "moved: worst sample", ".2g"),
+                Column("all", "all: estimated", ".2g"),
+                Column("change_moved", "‖f − f̄‖ moved", ".3g"),
+                Column("change_all", "‖f − f̄‖ all", ".3g"),
+                Column("paper_way", "moved: paper's way", ".2g"),
+                Column("paper_way_all", "all: paper's way", ".2g"),
+                Column("paper_trained", "paper: at w̄", ".3g"),
+                Column("paper_estimate", "paper: estimated", ".2g"),
+            ),
+            rows,
+        ),
+    )
+
+
+def _limit_section(rows: list[dict[str, object]], count: int) -> Section:
+    return Section(
+        "What limits the large steps",
+        f"On the {count} moved images the linear model cancels the change J_x Δx of the outputs, up to the residual stated under “The rows in use”. What it leaves out, relative to that change: the outputs' curvature in the inputs, in the weights, and of the two together. Where one of them nears 1 the first order has nothing more to say.",
+        table=Table(
+            "Beyond first order",
+            (
+                Column("step_percent", "step", ".3g", "%"),
+                Column("linear", "‖J_x Δx‖", ".3g"),
+                Column("inputs", "inputs alone", ".2g"),
+                Column("weights", "weights alone", ".2g"),
+                Column("mixed", "both together", ".2g"),
+            ),
+            rows,
+        ),
+    )
+
+
+def _accuracy_section(rows: list[dict[str, object]]) -> Section:
+    return Section(
+        "The rows in use",
+        "Only the output directions that the loss can feel enter, and all of the moved images. The residual over all rows comes from one product with the whole Jacobian; an output of a moved image has weight one, another output direction the root of its share of the largest curvature.",
+        table=Table(
+            "Accuracy of the linear solve",
+            (
+                Column("moved", "images moved", "d"),
+                Column("rows", "rows in use", ".0f"),
+                Column("all_rows", "of", ".0f"),
+                Column("rank", "numerical rank", ".0f"),
+                Column("discarded", "trace left out", ".2g"),
+                Column("residual", "residual, all rows", ".2g"),
+                Column("moved_residual", "moved images", ".2g"),
+                Column("unit_residual", "unweighted", ".2g"),
+            ),
+            rows,
+        ),
+    )
+
+
+def _figure_section(figure: Numbers) -> Section:
+    losses = [element["all"] for element in figure["elements"]]
+    return Section(
+        "The paper's figure 4: elements of the set in the landscape",
+        f"{figure['moved']} images move by {100 * figure['size']:g} %. The plane is spanned by the minimum-norm change and by a direction in the kernel of the constraint (a filter-normalised random direction, projected); coordinate 1 is a relative change of the filters of 1 in total, after Li et al. (2018).",
+        figures=(
+            Picture(
+                "surface",
+                f"The mean loss of all images, of which the others hold the weights back where the moved ones alone would let them go on: {figure['trained']['all']:.2g} at the trained weights, {figure['estimate']['all']:.2g} at the minimum-norm solution, {min(losses):.2g} to {max(losses):.2g} at the other elements.",
+                "A surface over the plane, with the marked weights at their own loss.",
+            ),
+            Picture(
+                "contour",
+                "The same from above.",
+                "Filled contours with the marked points.",
+            ),
+        ),
+        notes=(
+            f"{figure['rows']} rows in use, numerical rank {figure['rank']}, residual over all rows {figure['residual']:.2g}; the kernel direction shown is {figure['kernel_ratio']:.2g} times as long as the minimum-norm change. On the moved images alone: {figure['trained']['moved']:.2g} at the trained weights, {figure['estimate']['moved']:.2g} at the estimate.",
+        ),
+    )

@@ -1,0 +1,138 @@
+"""The paper's toy example (section 5.1): every number, from the library's own calls."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from solset._stability import training_stability
+from solset.modulus import lipschitz_modulus
+from solset.problem import Problem
+from solset.reports._options import check_seed
+from solset.zoo import HalfSquaredError, ProductModel
+
+MOVED_PRODUCT = 2.5  # the moved points (0.8, 2), (1.6, 4) are fitted by w₁w₂ = 2.5
+
+
+@dataclass(frozen=True)
+class ToySettings:
+    """What the toy run is asked to do.
+
+    Attributes:
+        seed: Of the samples.
+        samples: Elements of the estimated set to draw, five in the paper.
+        radius: Of the ball around ``w̄`` they are projected from.
+    """
+
+    seed: int = 0
+    samples: int = 5
+    radius: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class ToyResult:
+    """Every number of the toy example.
+
+    Attributes:
+        perturbation: ``‖Δx‖``.
+        risk_clean: At ``w̄`` on the data.
+        risk_moved: At ``w̄`` on the moved data.
+        modulus: ``‖H⁺B‖₂``, the Lipschitz modulus of the solution map at constant rank.
+        radius: ``modulus · ‖Δx‖``.
+        change: The minimum-norm change ``Δw``.
+        distance: ``‖Δw‖``.
+        risk_estimated: At ``w̄ + Δw`` on the moved data.
+        true_distance: From ``w̄`` to the moved solution set.
+        samples: Sampled elements of the estimated set, ``(k, 2)``.
+        sample_risks: Their risks on the moved data.
+        sampled_distance: The smallest distance over the samples, the paper's own figure.
+        set_residual: Largest violation of the set equation over the samples, relative.
+        dimension: Of the estimated set.
+        optimality: The map that ``"auto"`` took.
+        reason: Why.
+    """
+
+    perturbation: float
+    risk_clean: float
+    risk_moved: float
+    modulus: float
+    radius: float
+    change: Tensor
+    distance: float
+    risk_estimated: float
+    true_distance: float
+    samples: Tensor
+    sample_risks: list[float]
+    sampled_distance: float
+    set_residual: float
+    dimension: int
+    optimality: str
+    reason: str
+
+
+def toy_problem() -> tuple[Problem, Tensor]:
+    """The trained point of the toy example and its perturbation ``0.2·(-1, -2)``."""
+    inputs = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    targets = torch.tensor([[2.0], [4.0]], dtype=torch.float64)
+    problem = Problem(ProductModel((1.0, 2.0)).eval(), HalfSquaredError(), inputs, targets)
+    return problem, 0.2 * torch.tensor([[-1.0], [-2.0]], dtype=torch.float64)
+
+
+def run_toy(settings: ToySettings) -> ToyResult:
+    """Computes the toy example.
+
+    Args:
+        settings: Seed and samples.
+    """
+    problem, dx = toy_problem()
+    generator = torch.Generator().manual_seed(settings.seed)
+    stability = training_stability(
+        problem, dx, samples=settings.samples, radius=settings.radius, generator=generator
+    )
+    derivative = problem.graphical_derivative()
+    moved = problem.risk().move([0, 1], dx)
+    samples = torch.stack([sample.value for sample in stability.samples])
+    change = stability.solution.value - problem.weights()
+    modulus = lipschitz_modulus(problem, optimality="stationary").value
+    return ToyResult(
+        perturbation=stability.perturbation,
+        risk_clean=problem.risk().value(),
+        risk_moved=moved.value(),
+        modulus=modulus,
+        radius=modulus * stability.perturbation,
+        change=change,
+        distance=stability.distance,
+        risk_estimated=moved.at(stability.solution.value).value(),
+        true_distance=distance_to_hyperbola(problem.weights(), MOVED_PRODUCT),
+        samples=samples,
+        sample_risks=[moved.at(sample).value() for sample in samples],
+        sampled_distance=stability.sampled_distance or 0.0,
+        set_residual=max(sample.residual for sample in stability.samples),
+        dimension=derivative(dx).dimension,
+        optimality=derivative.optimality,
+        reason=derivative.reason,
+    )
+
+
+def distance_to_hyperbola(point: Tensor, product: float) -> float:
+    """The distance from a point with positive entries to the branch ``w₁w₂ = product``, ``w > 0``.
+
+    Newton's method on the Lagrange conditions ``w₁ - p₁ + μ w₂ = 0``, ``w₂ - p₂ + μ w₁ = 0``,
+    ``w₁w₂ = product``, from the point scaled onto the branch.
+    """
+    start = point * (product / float(point[0] * point[1])) ** 0.5
+    unknown = torch.cat([start, torch.zeros(1, dtype=point.dtype)])
+
+    def conditions(u: Tensor) -> Tensor:
+        return torch.stack(
+            [u[0] - point[0] + u[2] * u[1], u[1] - point[1] + u[2] * u[0], u[0] * u[1] - product]
+        )
+
+    for _ in range(50):
+        value = conditions(unknown)
+        slope = torch.autograd.functional.jacobian(conditions, unknown)
+        unknown = unknown - torch.linalg.solve(slope, value)  # type: ignore[arg-type]
+    return float(torch.linalg.vector_norm(unknown[:2] - point))

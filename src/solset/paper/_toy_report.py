@@ -1,0 +1,140 @@
+"""The toy example as a page."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from solset.paper._toy import MOVED_PRODUCT, ToyResult, ToySettings, run_toy
+from solset.paper._toy_figure import ToyPlane, toy_loss_contours, toy_solution_sets
+from solset.reports._report import write_report
+from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
+from solset.reports._run_folder import RunFolder
+
+MODULUS_NOTE = (
+    "The modulus is |w₁w₂| / (‖x‖‖w‖) = 2 / (√5·√5) = 0.4. The paper prints 0.2 beside the radius 0.178; but "
+    "0.2 · ‖Δx‖ = 0.0894, and only 0.4 · 0.4472 gives 0.1789, so 0.2 cannot be the modulus."
+)
+
+
+def toy_experiment(settings: ToySettings, folder: RunFolder) -> tuple[ToyResult, Path]:
+    """Runs the toy example into a folder.
+
+    Args:
+        settings: Seed and samples.
+        folder: Where ``result.json``, ``samples.csv``, figures and the page go.
+
+    Returns:
+        The result and the path of the page.
+    """
+    result = run_toy(settings)
+    folder.write_json("result.json", dataclasses.asdict(result))
+    rows = sample_rows(result)
+    folder.write_csv("samples.csv", rows)
+    folder.write_tensors("solutions.safetensors", {"change": result.change, "samples": result.samples})
+    _draw(folder, result)
+    return result, write_report(folder, _report(folder, result, rows))
+
+
+def sample_rows(result: ToyResult) -> list[dict[str, object]]:
+    """One row per element of the estimated set: the pseudo-inverse one, then the samples."""
+    elements = [("pseudo-inverse", 1.0 + float(result.change[0]), 2.0 + float(result.change[1]))]
+    elements += [(f"sample {i}", float(w[0]), float(w[1])) for i, w in enumerate(result.samples, 1)]
+    risks = [result.risk_estimated, *result.sample_risks]
+    return [
+        {
+            "element": name,
+            "w1": w1,
+            "w2": w2,
+            "product": w1 * w2,
+            "distance": ((w1 - 1.0) ** 2 + (w2 - 2.0) ** 2) ** 0.5,
+            "risk": risk,
+        }
+        for (name, w1, w2), risk in zip(elements, risks, strict=True)
+    ]
+
+
+def _draw(folder: RunFolder, result: ToyResult) -> None:
+    trained = np.array([1.0, 2.0])
+    first = trained + result.change.numpy()
+    along = np.array([1.0, -2.0]) / np.sqrt(5.0)
+    axis = np.linspace(0.4, 3.0, 400)
+    plane = ToyPlane(
+        trained=trained,
+        before=np.stack([axis, 2.0 / axis], axis=1),
+        after=np.stack([axis, MOVED_PRODUCT / axis], axis=1),
+        estimate=np.stack([first - 2.0 * along, first + 2.0 * along]),
+        samples=result.samples.numpy(),
+        pseudo_inverse=first,
+        radius=result.radius,
+    )
+    folder.write_figure("solution_sets", toy_solution_sets(plane))
+    (left, low), (right, high) = plane.window()
+    w1, w2 = np.linspace(left, right, 201), np.linspace(low, high, 201)
+    product = w1[None, :] * w2[:, None]
+    loss = 0.5 * ((2.0 - 0.8 * product) ** 2 + (4.0 - 1.6 * product) ** 2)
+    folder.write_figure("loss_contours", toy_loss_contours(plane, w1=w1, w2=w2, loss=loss))
+
+
+def _report(folder: RunFolder, result: ToyResult, rows: list[dict[str, object]]) -> Report:
+    return Report(
+        title="The toy example: one product of two weights",
+        question="Where does the solution set w₁w₂ = 2 go when the two training inputs shrink by a fifth?",
+        summary=(
+            Finding(
+                "distance to the estimated set", result.distance, "‖Δw‖ of the minimum-norm element.", ".8f"
+            ),
+            Finding(
+                "true distance",
+                result.true_distance,
+                "From w̄ to the hyperbola w₁w₂ = 2.5, solved exactly.",
+                ".7f",
+            ),
+            Finding("Lipschitz modulus", result.modulus, MODULUS_NOTE, ".10g"),
+            Finding("radius κ‖Δx‖", result.radius, "How far the modulus lets the set move.", ".6f"),
+            Finding("loss at w̄ on the moved data", result.risk_moved, "Before any correction.", ".6g"),
+            Finding("loss at w̄ + Δw", result.risk_estimated, "After the minimum-norm correction.", ".7f"),
+        ),
+        sections=(
+            Section(
+                "Solution sets",
+                "The trained point sits on w₁w₂ = 2; the moved data is fitted by w₁w₂ = 2.5. The estimated set is "
+                "a line: tangent to first order, it leaves the hyperbola as it leaves the trained point.",
+                figures=(
+                    Picture(
+                        "solution_sets",
+                        "Both solution sets, the old one expanded by κ‖Δx‖, and elements of the estimated set.",
+                        "Two hyperbola branches in the plane of the weights and a line near the outer one.",
+                    ),
+                    Picture(
+                        "loss_contours",
+                        "The same points on the loss of the moved data.",
+                        "Loss contours with the sampled solutions lying along the valley.",
+                    ),
+                ),
+                notes=(f"Optimality map: {result.reason}.",),
+            ),
+            Section(
+                "Elements of the estimated set",
+                "Every element satisfies H v + B Δx = 0; its loss grows with the square of its distance along "
+                "the set.",
+                table=Table(
+                    "Sampled solutions",
+                    (
+                        Column("element", "element", ""),
+                        Column("w1", "w₁", ".4f"),
+                        Column("w2", "w₂", ".4f"),
+                        Column("product", "w₁w₂", ".4f"),
+                        Column("distance", "distance from w̄", ".4f"),
+                        Column("risk", "loss on moved data", ".5f"),
+                    ),
+                    rows,
+                ),
+                notes=(
+                    f"Largest violation of the set equation over the samples: {result.set_residual:.1e}.",
+                ),
+            ),
+        ),
+        settings=folder.settings,
+        versions=folder.versions,
+    )

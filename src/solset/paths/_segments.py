@@ -1,0 +1,116 @@
+"""One segment of retraining: gradient descent on the linearised risk."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from solset.linalg import BlockDiagonal, Product
+from solset.operators import Jacobian, loss_curvature
+from solset.operators._cost import FORWARD, JACOBIAN_PRODUCT, ROW
+from solset.paths._cost import Meter
+from solset.risk import EmpiricalRisk, slopes_at
+from solset.solvers import Dual, Prepared
+from solset.solvers._gram_side import GramPrepared
+from solset.solvers.filters import GradientFlow
+
+FLAT = 1e-12  # of the largest curvature of the loss, below which a slope counts as one without curvature
+NEGLIGIBLE = 1e-10  # of the slopes of the loss
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The risk linearised at ``w_k``: ``A = √α Λ^{1/2} J`` there, with the spectrum of ``AAᵀ``.
+
+    Attributes:
+        rows: ``A`` and ``AAᵀ``.
+        roots: ``√α Λ^{1/2}``.
+        slopes: ``α ∇_f L`` at ``w_k``, ``(n, c)``.
+        force: ``r``, with ``Aᵀr`` the part of the gradient that the loss's curvature answers, ``(m,)``.
+        gradient: Of the risk, ``(p,)``.
+        drift: What else is in it: weight decay, slopes of the loss without curvature; ``None`` if nothing.
+        damped: ``AᵀA + λI``, where there is a drift.
+    """
+
+    rows: GramPrepared
+    roots: BlockDiagonal
+    slopes: Tensor
+    force: Tensor
+    gradient: Tensor
+    drift: Tensor | None
+    damped: Prepared | None
+
+    @classmethod
+    def at(cls, risk: EmpiricalRisk, solver: Dual, meter: Meter) -> "Segment | None":
+        """Linearises at the weights of a risk; ``None`` where outputs or inner products overflow.
+
+        Args:
+            risk: On the moved data.
+            solver: Keeps rows and Gram matrix.
+            meter: Counts.
+
+        Cost: all rows of ``J`` and a forward pass; a product with ``Jᵀ`` where slopes have no curvature.
+        """
+        outputs = risk.outputs()
+        meter.add(FORWARD)
+        curvature, slopes = loss_curvature(risk, outputs).to(torch.float64), slopes_at(risk, outputs)
+        if not _are_finite(outputs, curvature, slopes):
+            return None
+        values, vectors = torch.linalg.eigh(curvature)
+        values = torch.where(values > FLAT * values.max(), values, 0.0)
+        along = torch.einsum("nij,ni->nj", vectors, slopes.to(torch.float64))
+        curved = values > 0
+        safe = torch.where(curved, values, 1.0).sqrt()
+        force = torch.einsum("nij,nj->ni", vectors, torch.where(curved, along / safe, 0.0))
+        rest = torch.einsum("nij,nj->ni", vectors, torch.where(curved, 0.0, along)).to(outputs.dtype)
+        roots = BlockDiagonal(((vectors * values.sqrt().unsqueeze(1)) @ vectors.mT).to(outputs.dtype))
+        jacobian = Jacobian(risk, memory_budget=0)
+        prepared = solver.prepare_rows(Product(roots, jacobian))
+        meter.add_points(ROW, jacobian.shape[0])
+        if not prepared.is_finite:
+            return None
+        force = force.flatten().to(outputs.dtype)
+        curvature_part = prepared.operator.T @ force
+        drift = risk.weight_decay * risk.weights
+        if float(rest.norm()) > NEGLIGIBLE * float(slopes.norm()):
+            drift = drift + jacobian.T @ rest.flatten()
+            meter.add(JACOBIAN_PRODUCT)
+        has_drift = risk.weight_decay > 0 or bool(drift.any())
+        damped = prepared.curvature(risk.weight_decay) if has_drift else None
+        total = curvature_part + drift
+        return cls(prepared, roots, slopes, force, total, drift if has_drift else None, damped)
+
+    def change(self, steps: int, learning_rate: float) -> Tensor:
+        """``w - w_k`` after so many steps: ``-Aᵀ φ(AAᵀ) r``, with a drift ``-φ(AᵀA + λI) ∇E``.
+
+        Args:
+            steps: Of gradient descent.
+            learning_rate: Of each.
+        """
+        flow = GradientFlow(steps, learning_rate)
+        if self.damped is None:
+            return -self.rows.filtered(flow, self.force).value
+        return -self.damped.filtered(flow, self.gradient).value
+
+    def defect(self, change: Tensor, slopes: Tensor) -> float:
+        """How far the slopes of the loss are from what the linearisation says, relative to them at ``w_k``.
+
+        Says it of the network and of the loss at once: ``Λ`` is frozen like ``J``, and only squared loss
+        keeps its own.
+
+        Args:
+            change: Of the weights.
+            slopes: ``α ∇_f L`` at the changed weights, ``(n, c)``.
+        """
+        answer = self.roots @ (self.rows.operator @ change)
+        size = float(self.slopes.norm())
+        return float((slopes - self.slopes - answer.view_as(slopes)).norm()) / size if size > 0 else 0.0
+
+    @property
+    def smallest(self) -> float:
+        """The smallest singular value of ``A``."""
+        return self.rows.smallest**0.5
+
+
+def _are_finite(*tensors: Tensor) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

@@ -1,0 +1,119 @@
+"""An audit and a path, by the same count."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from solset.operators._cost import FACTOR_ROW, FORWARD, INPUT_ROW, ROW
+from solset.planning._products import Products
+from solset.planning._result import Cost, Memory, Route, refused
+from solset.planning._rows import whole_point_rows
+from solset.problem import Problem
+
+NEWTON_PRODUCTS = 10  # of the Hessian in a Newton step along a path: what CG takes for one digit
+CORRECTIONS = 2  # of a step along kept outputs
+# The slopes of the loss at every point are a forward pass, and a reading of the targets; the digest by which
+# an audit is told from another reads the data once more.
+SLOPES = Cost(3.0, FORWARD)
+
+
+@dataclass(frozen=True)
+class OtherRoutes:
+    """Beside the graphical derivative of the points ``K``: their audit, and a path on which they move.
+
+    Attributes:
+        problem: The trained point.
+        chosen: ``K``.
+        taken: What ``"auto"`` takes.
+        products: What one product costs.
+    """
+
+    problem: Problem
+    chosen: Sequence[int]
+    taken: Route
+    products: Products
+
+    def all(self) -> tuple[Route, ...]:
+        """Joint and isolated audit, and the path."""
+        return self.joint_audit(), self.isolated_audit(), self.path()
+
+    @property
+    def _share(self) -> float:
+        return len(self.chosen) / self.problem.point_count
+
+    def joint_audit(self) -> Route:
+        """All constraints hold: one Gram matrix, then ``c`` backward passes for each point."""
+        known, n = self.problem.linearisations.defaults, self.problem.point_count
+        short = "" if known.gram_fits else "the Gram matrix of all rows does not fit the memory budget"
+        route = Route(
+            name="audit, joint",
+            optimality="interpolating",
+            solver="Dual",
+            obstacle=known.obstacle or short,
+            smallest_budget=known.gram_bytes,
+            is_default=known.gram_fits and not known.obstacle,
+            rows=known.rows,
+        )
+        try:
+            plan = known.dual.plan(self.products.jacobian)
+        except ValueError:
+            return refused(route, known.memory_budget)
+        square = plan.gram_memory
+        return replace(
+            route,
+            place=plan.place,
+            disk=plan.disk,
+            memory=Memory(plan.memory - square, 2 * square, vectors=4 * 8 * known.weights),
+            prepare=whole_point_rows(plan, known.outputs, n) + SLOPES + Cost(1.0, FORWARD),  # and curvature
+            direction=self._share * Cost(2.0, 2 * FORWARD + known.outputs * INPUT_ROW),
+        )
+
+    def isolated_audit(self) -> Route:
+        """Every point by its own rows: no Gram matrix."""
+        known = self.problem.linearisations.defaults
+        return Route(
+            name="audit, isolated",
+            optimality="interpolating",
+            solver="none",
+            obstacle=known.obstacle,
+            is_default=not known.gram_fits and not known.obstacle,
+            rows=len(self.chosen) * known.outputs,
+            memory=Memory(vectors=4 * 8 * known.weights),
+            prepare=SLOPES,
+            direction=self._share * Cost(2.0, FORWARD + ROW * known.outputs),
+            note="a batch of points takes up to a quarter of the memory budget",
+        )
+
+    def path(self) -> Route:
+        """Large perturbations along the map that ``"auto"`` takes."""
+        known, taken = self.problem.linearisations.defaults, self.taken
+        if taken.optimality == "interpolating":
+            return self._kept_outputs()
+        n, hessian = self.problem.point_count, self.products.hessian
+        products = NEWTON_PRODUCTS * hessian.each + hessian.once
+        return Route(
+            name="path along an isolated solution",
+            optimality="stationary",
+            solver="CG",
+            obstacle="" if known.risk.weight_decay > 0 else "no weight decay: no isolated solution",
+            memory=replace(taken.memory, rows=8 * known.side * known.weights, gram=24 * known.side**2),
+            prepare=2 * Cost(1.0, FORWARD) + known.rows / n * Cost(1.0, FACTOR_ROW),
+            direction=self.products.mixed.each + products,
+            step=Cost(1.0, 1.0) + products,
+            note="a step is Newton's, of which a station takes a few; the preconditioner may use fewer rows",
+        )
+
+    def _kept_outputs(self) -> Route:
+        """A factorisation and a few corrections for each station."""
+        taken, by_inputs = self.taken, self.products.by_inputs
+        forward = Cost(1.0, FORWARD)
+        return replace(
+            taken,
+            name="path along kept outputs",
+            is_default=True,
+            is_automatic=False,
+            prepare=taken.prepare + 2 * forward,
+            direction=by_inputs.each,
+            step=taken.prepare + by_inputs.each + (1 + CORRECTIONS) * forward,
+            most_steps=0,
+            note=f"a step is a station with {CORRECTIONS} corrections, if the rows in use stay as many",
+        )

@@ -1,0 +1,122 @@
+"""What each route to a graphical derivative will need, said before anything runs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from solset import comm
+from solset.operators import InformativeRows
+from solset.planning._interpolating import InterpolatingRoutes
+from solset.planning._others import OtherRoutes
+from solset.planning._products import Products
+from solset.planning._result import Plan, Route
+from solset.planning._symmetric import SymmetricRoutes
+from solset.problem import Problem
+from solset.problem._informative import InformativeSelection
+from solset.risk import Indices
+
+
+def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRows | None = None) -> Plan:
+    """What each route to the graphical derivative needs: passes over the data, bytes, expected gradients.
+
+    Nothing is solved. Which route is taken is decided by the code that :meth:`Problem.graphical_derivative`
+    decides by; the one thing it cannot foresee is whether the rows of ``J`` prove independent. Gradients are
+    by count (1 is a forward and a backward pass over all points) and rough; rows, places and bytes are those
+    of the solvers' own plans, and passes are how often points will be read.
+
+    Args:
+        problem: The trained point.
+        points: ``K``, the points that would move; all by default.
+        rows: As for :meth:`Problem.graphical_derivative`.
+
+    Raises:
+        TypeError: If the points are not integers.
+        ValueError: If they are empty, repeated or out of range.
+
+    Cost: the graph of one batch for each of four operators; no pass over the data. On a fitted problem ``c``
+    sweeps through the loss alone, whose ``2·n·c²`` numbers stay with the problem if they fit its budget.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> x = torch.tensor([[1.0, 2.0]])
+        >>> found = plan(Problem(model, nn.MSELoss(), x, model(x).detach()))
+        >>> found.automatic.name, found.automatic.rows, found.automatic.place
+        ('interpolating on all rows by Dual', 1, 'memory')
+        >>> found.automatic.memory.gram  # the matrix, its eigenvectors and room to find them: 3 · 8 m²
+        24
+
+    Notes:
+        Iterative solvers take as many steps as the conditioning asks for, which nobody knows before; their
+        cost is stated for one step and for their limit. Where memory runs out, batches are halved, and where
+        products have to be repeated (an inconsistent system, a restart), there are more of them.
+    """
+    chosen = problem.check_points(points)
+    known, products = problem.linearisations.defaults, Products(problem, chosen)
+    interpolating = InterpolatingRoutes(known, products, _selection(problem, chosen, rows))
+    found = (*interpolating.all(), *SymmetricRoutes(known, products).all())
+    refusal = problem.linearisations.refusal(chosen, None, rows)
+    routes = _marked(found, _defaults(problem, chosen, rows), "stationary" if refusal else "interpolating")
+    taken = next(route for route in routes if route.is_automatic)
+    return Plan(
+        points=problem.point_count,
+        moved=len(chosen),
+        outputs=known.outputs,
+        weights=known.weights,
+        fit=known.fit,
+        batch_size=known.risk.batch_size,
+        memory_budget=known.memory_budget,
+        processes=comm.size(),
+        reason=_reason(taken, refusal),
+        routes=routes,
+        kept=products.kept,
+        others=OtherRoutes(problem, chosen, taken, products).all(),
+    )
+
+
+def _selection(
+    problem: Problem, chosen: Sequence[int], rows: InformativeRows | None
+) -> InformativeSelection | None:
+    """The rows that carry the constraint, as a call would choose them, where they can be chosen."""
+    known = problem.linearisations.defaults
+    if known.obstacle or not known.curvature_fits:
+        return None
+    given = rows if known.selects(None, rows) else InformativeRows()
+    return problem.linearisations.selection(chosen, None, given)
+
+
+def _defaults(problem: Problem, chosen: Sequence[int], rows: InformativeRows | None) -> dict[str, str]:
+    """The name of the route that each map takes unasked."""
+    known = problem.linearisations.defaults
+    names = {name: type(known.solver(name)).__name__ for name in ("gauss_newton", "stationary")}
+    stationary = {"FirstToConverge": "preconditioned CG"}.get(names["stationary"], names["stationary"])
+    by_name = {"gauss_newton": names["gauss_newton"], "stationary": stationary}
+    found = {name: f"{name} by {solver}" for name, solver in by_name.items()}
+    solver = type(known.solver("interpolating")).__name__
+    found["interpolating"] = f"interpolating on all rows by {solver}"
+    if not known.obstacle:
+        try:
+            use = problem.linearisations.in_use(chosen, None, rows)
+        except ValueError:  # no plan fits: these rows are asked for, and refused
+            use = "chosen"
+        if use != "all":
+            rows_by = {"chosen": "informative rows by Dual", "weighted": "all rows by LSMR"}[use]
+            found["interpolating"] = f"interpolating on {rows_by}"
+    return found
+
+
+def _marked(routes: Sequence[Route], defaults: dict[str, str], automatic: str) -> tuple[Route, ...]:
+    """The routes, told which are taken unasked."""
+    found = []
+    for route in routes:
+        is_default = defaults[route.optimality] == route.name
+        is_automatic = is_default and route.optimality == automatic
+        found.append(replace(route, is_default=is_default, is_automatic=is_automatic))
+    return tuple(found)
+
+
+def _reason(taken: Route, refusal: str) -> str:
+    """As the derivative itself will say, or what it will still have to verify."""
+    if refusal:
+        return f"stationary because {refusal}"
+    return f"{taken.name} if the {taken.rows} rows of J prove independent, else stationary"

@@ -1,0 +1,33 @@
+"""The reverse question: which change of the data moves the solution where a goal says."""
+
+from solset.poisoning._adjoint import AdjointGradient, adjoint_gradient
+from solset.poisoning._ascent import Ascent
+from solset.poisoning._budget import Budget, FeasibleSet
+from solset.poisoning._followers import BasePoint, Corrected, Follower, FromTrained, Nearest
+from solset.poisoning._judgement import Judgement, Verdict, judge_poisoning
+from solset.poisoning._poisoning import Poisoning, design_poisoning
+from solset.poisoning._poisoning_file import Reason, Round
+from solset.poisoning._prediction_margin import MarginReason, PredictionMargin, stability_margin
+
+__all__ = [
+    "AdjointGradient",
+    "Ascent",
+    "BasePoint",
+    "Budget",
+    "Corrected",
+    "FeasibleSet",
+    "Follower",
+    "FromTrained",
+    "Judgement",
+    "MarginReason",
+    "Nearest",
+    "Poisoning",
+    "PredictionMargin",
+    "Reason",
+    "Round",
+    "Verdict",
+    "adjoint_gradient",
+    "design_poisoning",
+    "judge_poisoning",
+    "stability_margin",
+]

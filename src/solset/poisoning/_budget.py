@@ -1,0 +1,240 @@
+"""How far a poisoner may move which points: the feasible set of a perturbation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf, isfinite, prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from solset.checks import checked
+from solset.errors import bad_type, bad_value
+from solset.problem import Problem
+from solset.risk import digest
+from solset.sets import Ball, Box, BoxedBall, ConvexSet, tangent_cone
+
+
+@checked
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """Which training points may move, how far, and within which valid features.
+
+    Attributes:
+        points: ``K``, distinct indices of training points.
+        radius: Largest norm of the change, in input units after preprocessing; zero leaves no room.
+        norm: ``"l2"`` or ``"linf"``.
+        scope: Whether the radius bounds each point's change or, ``"total"``, that of all points together.
+        lower: Smallest valid feature: a number, or a tensor that broadcasts to ``(|K|, *input)``.
+        upper: Largest valid feature, likewise.
+
+    Raises:
+        ValueError: If the radius is negative or not finite, norm or scope are unknown, or a bound is NaN.
+    """
+
+    points: Sequence[int]
+    radius: float
+    norm: Literal["l2", "linf"] = "l2"
+    scope: Literal["per_point", "total"] = "per_point"
+    lower: float | Tensor = -inf
+    upper: float | Tensor = inf
+
+    def __post_init__(self) -> None:
+        if isinstance(self.radius, bool) or not isinstance(self.radius, int | float):
+            raise bad_type("radius", expected="a number", got=type(self.radius).__name__, cure="Use float().")
+        if not isfinite(self.radius) or self.radius < 0:
+            raise bad_value(
+                "radius", expected="finite and not negative", got=self.radius, cure="It is in input units."
+            )
+        for name, choices in (("norm", ("l2", "linf")), ("scope", ("per_point", "total"))):
+            if getattr(self, name) not in choices:
+                raise bad_value(
+                    name, expected=f"one of {choices}", got=repr(getattr(self, name)), cure="Choose one."
+                )
+        for name in ("lower", "upper"):
+            if bool(torch.isnan(torch.as_tensor(getattr(self, name))).any()):
+                raise bad_value(name, expected="numbers", got="NaN", cure="Use an infinite bound for none.")
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this budget from another, in the types of JSON."""
+        bounds = digest([torch.as_tensor(self.lower), torch.as_tensor(self.upper)])
+        points = [int(i) for i in self.points]
+        return {
+            "points": points,
+            "radius": float(self.radius),
+            "norm": self.norm,
+            "scope": self.scope,
+            "valid features": bounds,
+        }
+
+    def at(self, problem: Problem) -> "FeasibleSet":
+        """The feasible perturbations of a problem's points.
+
+        Args:
+            problem: Whose data the bounds on features are about.
+
+        Raises:
+            ValueError: If points or bounds do not fit, or no perturbation is feasible.
+        """
+        points = problem.check_points(self.points)
+        inputs, _ = problem.risk().points[points]
+        lower, upper = (_expanded(name, getattr(self, name), inputs) for name in ("lower", "upper"))
+        return FeasibleSet(self, inputs, lower, upper)
+
+
+def _expanded(name: str, bound: float | Tensor, inputs: Tensor) -> Tensor:
+    value = torch.as_tensor(bound, dtype=inputs.dtype, device=inputs.device)
+    try:
+        return value.expand(inputs.shape).clone()
+    except RuntimeError:
+        raise bad_value(
+            name,
+            expected=f"a number or a tensor that broadcasts to {tuple(inputs.shape)}",
+            got=f"shape {tuple(value.shape)}",
+            cure="Give one bound per feature, or per point and feature.",
+        ) from None
+
+
+@dataclass(frozen=True, eq=False)
+class FeasibleSet:
+    """The perturbations that a budget allows, ``{Δx : ‖Δx‖ ≤ r, lower ≤ x̄ + Δx ≤ upper}``.
+
+    A product of convex sets, one for each point or one for all. Whatever :meth:`project` returns is inside
+    to the last bit: its norm as computed is at most the radius, and ``x̄ + Δx`` as rounded lies in the box.
+
+    Attributes:
+        budget: What was allowed.
+        inputs: ``x̄`` of the points that may move, ``(|K|, *input)``.
+        lower: Smallest valid features, in the same shape.
+        upper: Largest.
+    """
+
+    budget: Budget
+    inputs: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    def __post_init__(self) -> None:
+        nearest = torch.minimum(torch.maximum(self.inputs, self.lower), self.upper) - self.inputs
+        is_empty = bool((self.lower > self.upper).any()) or self._size(nearest) > self.budget.radius
+        if is_empty:
+            raise bad_value(
+                "budget",
+                expected="one that some perturbation keeps",
+                got=f"an empty feasible set: valid features are {self._size(nearest):.3g} away from the "
+                f"points, the radius is {self.budget.radius:g}, or lower exceeds upper",
+                cure="Widen the box of valid features or the radius.",
+            )
+
+    def project(self, dx: Tensor) -> Tensor:
+        """The nearest feasible perturbation.
+
+        Args:
+            dx: ``(|K|, *input)``.
+
+        Cost: a bisection of products of the size of ``dx`` where a ball and a box are both active.
+        """
+        return self._inside(self._blockwise(lambda part, block: part.project(block), dx))
+
+    def tangent(self, dx: Tensor, direction: Tensor) -> Tensor:
+        """The part of a direction that stays feasible to first order at ``dx``.
+
+        The projection on the tangent cone: at an active bound, what leads out of it is removed.
+
+        Args:
+            dx: A feasible perturbation, ``(|K|, *input)``.
+            direction: In the same shape.
+        """
+        tol = 1e-8 if dx.dtype == torch.float64 else 1e-5
+        blocks = zip(self._sets, self._split(dx), self._split(direction), strict=True)
+        cones = [tangent_cone(part, here, tol=tol).project(along) for part, here, along in blocks]
+        return torch.stack(cones).reshape(dx.shape)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The step of the budget's own size that raises a linear function most, without the box.
+
+        Args:
+            gradient: Of the function, ``(|K|, *input)``.
+        """
+        if self.budget.norm == "linf":
+            return self.budget.radius * gradient.sign()
+        blocks = [(block, float(torch.linalg.vector_norm(block))) for block in self._split(gradient)]
+        longest = [(self.budget.radius / size) * block if size > 0 else block for block, size in blocks]
+        return torch.stack(longest).reshape(gradient.shape)
+
+    def farthest(self, gradient: Tensor) -> Tensor:
+        """The feasible perturbation at which a linear function is largest.
+
+        Args:
+            gradient: Of the function, ``(|K|, *input)``.
+        """
+        return self._inside(self._blockwise(_extreme, gradient))
+
+    def random(self, generator: torch.Generator) -> Tensor:
+        """A feasible perturbation along a random direction, as large as budget and box allow.
+
+        Args:
+            generator: The source of randomness.
+        """
+        draw = torch.randn(self.inputs.shape, generator=generator, dtype=torch.float64)
+        return self.farthest(draw.to(self.inputs))
+
+    def contains(self, dx: Tensor) -> bool:
+        """Whether a perturbation keeps the budget and the box, without any tolerance."""
+        moved = self.inputs + dx
+        in_box = bool(((moved >= self.lower) & (moved <= self.upper)).all())
+        return in_box and self._size(dx) <= self.budget.radius
+
+    def size(self, dx: Tensor) -> float:
+        """The norm that the radius bounds: the largest over points, or that of all together."""
+        return self._size(dx)
+
+    def _size(self, dx: Tensor) -> float:
+        if self.budget.norm == "linf":
+            return float(dx.abs().max())
+        return max(float(torch.linalg.vector_norm(block)) for block in self._split(dx))
+
+    def _split(self, dx: Tensor) -> list[Tensor]:
+        """Flat blocks with a set each: one a point, or one for all."""
+        if self.budget.scope == "total":
+            return [dx.reshape(-1)]
+        return list(dx.reshape(len(dx), prod(dx.shape[1:])).unbind())
+
+    def _blockwise(self, move: Callable[[ConvexSet, Tensor], Tensor], dx: Tensor) -> Tensor:
+        moved = [move(part, block) for part, block in zip(self._sets, self._split(dx), strict=True)]
+        return torch.stack(moved).reshape(dx.shape)
+
+    @cached_property
+    def _sets(self) -> list[ConvexSet]:
+        bounds = zip(
+            self._split(self.lower - self.inputs), self._split(self.upper - self.inputs), strict=True
+        )
+        return [self._set(lower, upper) for lower, upper in bounds]
+
+    def _set(self, lower: Tensor, upper: Tensor) -> ConvexSet:
+        radius = self.budget.radius
+        if self.budget.norm == "linf":
+            return Box(lower.clamp(min=-radius), upper.clamp(max=radius))
+        return BoxedBall(Box(lower, upper), Ball(torch.zeros_like(lower), radius))
+
+    def _inside(self, dx: Tensor) -> Tensor:
+        """The perturbation with what rounding put outside the box or the radius taken back."""
+        down, up = torch.full_like(dx, -inf), torch.full_like(dx, inf)
+        for _ in range(64):
+            if self.contains(dx):
+                return dx
+            moved = self.inputs + dx
+            dx = torch.where(moved > self.upper, torch.nextafter(dx - (moved - self.upper), down), dx)
+            dx = torch.where(moved < self.lower, torch.nextafter(dx + (self.lower - moved), up), dx)
+            if self._size(dx) > self.budget.radius:
+                dx = torch.nextafter(dx, torch.zeros_like(dx))
+        return torch.minimum(torch.maximum(self.inputs, self.lower), self.upper) - self.inputs
+
+
+def _extreme(part: ConvexSet, direction: Tensor) -> Tensor:
+    if isinstance(part, BoxedBall):
+        return part.farthest(direction)
+    assert isinstance(part, Box)  # noqa: S101 - the only other kind that is built
+    center = part.project(torch.zeros_like(direction))
+    return torch.where(direction > 0, part.upper, torch.where(direction < 0, part.lower, center))

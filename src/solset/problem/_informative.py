@@ -1,0 +1,227 @@
+"""The interpolating map on the rows that matter: chosen, solved, checked on all rows, and added to."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from solset.derivatives import Constraint, Linearisation, RowCheck, Selection
+from solset.errors import SolsetWarning, bad_type
+from solset.linalg import BlockDiagonal, LinearOperator, Product
+from solset.operators import (
+    InformativeRows,
+    InputJacobian,
+    Jacobian,
+    OutputCurvature,
+    OutputRows,
+    RowChoice,
+    choose_rows,
+    rows_to_add,
+    weighted_squares,
+)
+from solset.operators._informative import Combinations
+from solset.problem._stored import Stored, store
+from solset.risk import EmpiricalRisk
+from solset.solvers import LSMR, Dual, Prepared
+from solset.solvers._base import Deferred
+from solset.solvers._gram_side import GramPrepared
+
+Frame = Callable[[Constraint, LinearOperator, str], Linearisation]
+
+MOST_GRADIENTS = 200  # what LSMR takes for a hundred steps
+
+
+@dataclass
+class InformativeSelection(Selection):
+    """The Gram route on chosen rows of ``J``.
+
+    Attributes:
+        risk: At the trained point.
+        moved: ``K``.
+        settings: Accuracy and number of rows.
+        solver: Keeps the rows and their Gram matrix.
+        curvature: The loss's, at all points.
+        frame: Makes a linearisation of a constraint, a data operator and a reason.
+        memory_budget: Bytes for graphs.
+        kept: What an earlier run stored, to go on from.
+    """
+
+    risk: EmpiricalRisk
+    moved: Sequence[int]
+    settings: InformativeRows
+    solver: Dual
+    curvature: OutputCurvature
+    frame: Frame
+    memory_budget: int
+    kept: Stored | None = None
+
+    def __post_init__(self) -> None:
+        self._jacobian = Jacobian(self.risk, memory_budget=self.memory_budget)
+        self._data = InputJacobian(self.risk, self.moved, memory_budget=self.memory_budget)
+        if self.kept is not None:
+            self.use(self.kept.choice, self.kept.prepared)
+            return
+        # Most of the tolerance as a share of the trace: the first check then holds as a rule.
+        discard, dtype = 0.75 * self.settings.tol, self.risk.weights.dtype
+        self.use(choose_rows(self.curvature, self.moved, discard, dtype))
+
+    def use(self, choice: RowChoice, prepared: Prepared | None = None) -> None:
+        """Linearises on these rows.
+
+        Args:
+            choice: The rows.
+            prepared: What the solver keeps about them, where it is known.
+        """
+        self.choice = choice
+        rows = OutputRows(self.risk, choice.directions, memory_budget=self.memory_budget)
+        weights = BlockDiagonal(choice.weights.reshape(-1, 1, 1))
+        self._picked = Combinations(choice.directions, choice.directions.points, len(self.risk.points))
+        self.linearisation = self.frame(
+            Constraint(rows, self.solver, lambda: weights, prepared),
+            Product(self._picked, self._data),
+            f"interpolating {self.reason}",
+        )
+
+    def _add(self, extra: Tensor) -> None:
+        """Takes more rows in; what is kept of the present ones is kept."""
+        choice = self.choice.with_more(extra)
+        rows = OutputRows(self.risk, choice.directions, memory_budget=self.memory_budget)
+        self.use(choice, self.solver.extend(self.prepared, rows))
+
+    @property
+    def prepared(self) -> GramPrepared:
+        """What is kept of the rows in use, computed now if it was not yet."""
+        system = self.linearisation.system
+        kept = system.inner if isinstance(system, Deferred) else system
+        if not isinstance(kept, GramPrepared):
+            raise bad_type("solver", expected="Dual", got=kept, cure="Leave it out.")
+        return kept
+
+    def save(self, folder: Path) -> None:
+        """Writes rows, Gram matrix and what they belong to.
+
+        Args:
+            folder: A new one.
+        """
+        store(folder, self.risk, Stored(list(self.moved), self.choice, self.prepared, self.settings))
+
+    @property
+    def reason(self) -> str:
+        """Which rows are in use."""
+        n, c = self.choice.importance.shape
+        return (
+            f"on {len(self.choice.directions)} of {n * c} rows: all {self.choice.moved} of the moved points, "
+            f"and those of the others that carry all but {self.choice.discarded:.2g} of the trace of the "
+            f"loss's curvature"
+        )
+
+    @property
+    def plan(self) -> str:
+        """Rows, bytes and expected gradients, in words."""
+        rows = self.linearisation.constraint.operator
+        n = len(self.risk.points)
+        sweeps = self.solver.plan(rows)
+        count = rows.shape[0] * sweeps.sweeps / n
+        return (
+            f"{sweeps}; by count about {count:.2g} gradients of all {n} points for the rows, and 1 to 2 for "
+            f"a check of all {self.choice.importance.numel()} rows"
+        )
+
+    @property
+    def too_many(self) -> str:
+        """Why a Gram matrix of these rows cannot pay, or nothing.
+
+        Raises:
+            ValueError: If no plan fits the memory budget; names the smallest that works.
+        """
+        count = len(self.choice.directions)
+        if count > self.settings.most:
+            return f"{count} rows of J, more than the {self.settings.most} allowed"
+        gradients = (
+            self.solver.plan(self.linearisation.constraint.operator).sweeps * count / len(self.risk.points)
+        )
+        if gradients > MOST_GRADIENTS:
+            return (
+                f"{count} rows of J, whose Gram matrix takes {gradients:.0f} gradients in this memory budget"
+            )
+        return ""
+
+    def matrix_free(self) -> Linearisation:
+        """LSMR on the rows ``A = W J`` of all points, with the weights ``W`` of :class:`RowCheck`."""
+        roots, vectors = self.choice.importance.sqrt(), self.curvature.vectors
+        dtype = self.risk.weights.dtype
+        weigh = BlockDiagonal(((vectors * roots.unsqueeze(1)) @ vectors.mT).to(dtype))
+        flow = self.curvature.values.max().sqrt().expand(roots.shape).clone()
+        flow[list(self.moved)] = self.curvature.values[list(self.moved)].sqrt()
+        training = BlockDiagonal(((vectors * flow.unsqueeze(1)) @ vectors.mT).to(dtype))
+        constraint = Constraint(Product(weigh, self._jacobian), LSMR(tol=self.settings.tol), lambda: training)
+        reason = (
+            f"interpolating by LSMR on all rows, weighted by the loss's curvature, because of {self.too_many}"
+        )
+        return self.frame(constraint, Product(weigh, self._data), reason)
+
+    def verify(self, dx: Tensor) -> RowCheck:
+        """Solves, checks all rows and adds those with the largest errors until the residual is small enough.
+
+        Args:
+            dx: Flat, ``(|K|·d,)``.
+        """
+        answer = self._data @ dx
+        size = float(torch.linalg.vector_norm(answer))
+        while True:
+            change = self.linearisation.system.solve(-(self._picked @ answer)).value
+            error = (self._jacobian @ change + answer).reshape(self.choice.importance.shape)
+            check = self._judge(error, size)
+            if check.is_accurate:
+                return check
+            room = max(self.settings.most - len(self.choice.directions), 0)
+            extra = rows_to_add(self.choice, error, (0.5 * self.settings.tol * size) ** 2)[:room]
+            if len(extra) == 0:
+                self._warn(check)
+                return check
+            refused = self._refusal(extra)
+            if refused:
+                self._warn(check, refused)
+                return check
+            self._add(extra)
+
+    def _judge(self, error: Tensor, size: float) -> RowCheck:
+        squares = weighted_squares(self.choice, error)
+        along = torch.einsum("nij,ni->nj", self.curvature.vectors, error.to(torch.float64))
+        scale = size or 1.0
+        return RowCheck(
+            residual=float(squares.sum().sqrt()) / scale,
+            moved_residual=float(torch.linalg.vector_norm(error[list(self.moved)])) / scale,
+            unit_residual=float(torch.linalg.vector_norm(error)) / scale,
+            risk_rise=0.5 * float((self.curvature.values * along**2).sum()),
+            rows=len(self.choice.directions),
+            all_rows=error.numel(),
+            discarded=self.choice.discarded,
+            tol=self.settings.tol,
+        )
+
+    def _refusal(self, extra: Tensor) -> str:
+        """Why so many more rows cannot be taken in, or nothing."""
+        choice = self.choice.with_more(extra)
+        try:
+            self.solver.plan(OutputRows(self.risk, choice.directions, memory_budget=self.memory_budget))
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _warn(self, check: RowCheck, refused: str = "") -> None:
+        cure = refused or f"allow more rows (InformativeRows.most is {self.settings.most})"
+        if not math.isfinite(check.residual):
+            cure = "the solution is not finite"
+        elif check.rows == check.all_rows or check.moved_residual > self.settings.tol:
+            cure = "rows in use contradict each other, as those of duplicate points do: more will not help"
+        warnings.warn(
+            f"with {check.rows} rows the residual over all {check.all_rows} is {check.residual:.3g}, not "
+            f"{check.tol:.3g}: {cure}",
+            SolsetWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,169 @@
+"""An audit of a user's training data: every point ranked by how far it can move the model."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from solset.errors import bad_type, bad_value
+from solset.modulus import Audit, audit
+from solset.problem import Optimality, Problem
+from solset.reports._run_folder import RunFolder
+from solset.reports._stages import stage
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What an audit is asked to do.
+
+    Attributes:
+        source: ``FILE.py:FUNCTION``; the function takes nothing and returns a Problem.
+        points: Which points to audit; empty for all.
+        validation: A function of the same file that returns inputs and targets; empty for none.
+        layer: Name pattern of the weights that may move; empty for all.
+        joint: ``"auto"``, ``"yes"`` or ``"no"``: whether the constraints of all points hold.
+        optimality: The map to linearise.
+        influence: Whether to compute Koh & Liang's column.
+        top: Points shown in figures and tables.
+    """
+
+    source: str
+    points: tuple[int, ...] = ()
+    validation: str = ""
+    layer: str = ""
+    joint: str = "auto"
+    optimality: Optimality = "auto"
+    influence: bool = True
+    top: int = 10
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise bad_value("top", expected="one or more", got=self.top, cure="Leave it out.")
+        if self.joint not in {"auto", "yes", "no"}:
+            raise bad_value("joint", expected="auto, yes or no", got=self.joint, cure="Leave it out.")
+
+
+def load_validation(source: str, name: str) -> tuple[Tensor, Tensor]:
+    """What the function ``name`` of a loaded user's file returns: inputs and targets.
+
+    Args:
+        source: ``FILE.py:FUNCTION``, loaded already.
+        name: Of the function.
+
+    Raises:
+        ValueError: If there is no such function, or it fails.
+        TypeError: If it does not return two tensors.
+    """
+    module = sys.modules[f"solset_user_{Path(source.rpartition(':')[0]).stem}"]
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise bad_value("validation", expected="a function of the file", got=name, cure="Check the name.")
+    try:
+        found: Any = function()
+    except Exception as error:
+        raise bad_value(
+            "validation", expected=f"{name}() to run", got=f"{type(error).__name__}: {error}", cure="Call it."
+        ) from error
+    if not isinstance(found, Sequence) or [isinstance(part, Tensor) for part in found] != [True, True]:
+        raise bad_type(
+            "validation", expected="inputs and targets", got=type(found).__name__, cure="Return two tensors."
+        )
+    return found[0], found[1]
+
+
+def check_audit(problem: Problem, settings: AuditSettings) -> None:
+    """Refuses settings that do not fit the problem, before a folder is made.
+
+    Args:
+        problem: The trained point.
+        settings: What to do.
+
+    Raises:
+        ValueError: If a point is out of range, a layer is not there, or the map does not apply.
+    """
+    points = problem.check_points(settings.points or None)
+    part = problem.restrict(parameters=[settings.layer]) if settings.layer else problem
+    if settings.optimality != "auto":
+        part.graphical_derivative(points=points[:1], optimality=settings.optimality)
+
+
+def run_audit(
+    problem: Problem,
+    settings: AuditSettings,
+    folder: RunFolder,
+    *,
+    validation: tuple[Tensor, Tensor] | None = None,
+    progress: bool = True,
+) -> Audit:
+    """Audits into a run folder: batches as they are finished, then ranking, directions and maps.
+
+    Args:
+        problem: The trained point.
+        settings: What to do.
+        folder: Where everything goes.
+        validation: Inputs and targets.
+        progress: Whether to show a progress bar.
+    """
+    found = audit(
+        problem,
+        points=settings.points or None,
+        validation=validation,
+        layer=settings.layer or None,
+        joint={"auto": None, "yes": True, "no": False}[settings.joint],
+        optimality=settings.optimality,
+        influence=settings.influence,
+        checkpoint=folder.reserve,
+        progress=progress,
+    )
+    folder.write_csv("ranking.csv", found.ranking())
+    folder.write_tensors("audit.safetensors", {"directions": found.directions, "maps": found.maps})
+    stage(folder, "result", lambda: audit_record(problem, found))
+    return found
+
+
+def audit_record(problem: Problem, found: Audit) -> dict[str, Any]:
+    """An audit in the types of JSON, without directions and maps.
+
+    Args:
+        problem: The trained point.
+        found: Its audit.
+    """
+    return {
+        "problem": repr(problem),
+        "optimality": found.optimality,
+        "reason": found.reason,
+        "notes": list(found.notes),
+        "correlations": found.correlations(),
+        "ranking": found.ranking(),
+    }
+
+
+def as_images(inputs: Tensor) -> Tensor | None:
+    """Inputs as ``(k, height, width)`` or ``(k, height, width, 3)``; ``None`` if they are no images.
+
+    Args:
+        inputs: ``(k, *input)``: ``(c, h, w)`` with one or three channels, ``(h, w)``, or a flat square of at
+            least 8 by 8.
+    """
+    shape, count = tuple(inputs.shape[1:]), len(inputs)
+    values = inputs.detach().to("cpu", torch.float64)
+    if len(shape) == 3 and shape[0] in {1, 3}:
+        return values[:, 0] if shape[0] == 1 else values.movedim(1, 3)
+    if len(shape) == 2:
+        return values
+    side = round(shape[0] ** 0.5) if len(shape) == 1 else 0
+    return values.reshape(count, side, side) if side >= 8 and side * side == shape[0] else None
+
+
+def as_maps(maps: Tensor) -> Tensor | None:
+    """Maps of images as ``(k, height, width)``: colours together, by root of squares.
+
+    Args:
+        maps: ``(k, *input)``.
+    """
+    images = as_images(maps)
+    return images if images is None or images.ndim == 3 else images.square().sum(dim=3).sqrt()

@@ -1,0 +1,182 @@
+"""An audit as a page."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from solset.modulus import Audit
+from solset.plotting import ranking_bars, sensitivity_maps, sorted_values
+from solset.problem import Problem
+from solset.reports._audit import AuditSettings, as_images, as_maps, run_audit
+from solset.reports._report import write_report
+from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
+from solset.reports._run_folder import RunFolder
+
+NAMES = {"modulus": "joint", "isolated_modulus": "isolated"}
+UNIT = "Lipschitz modulus, weight units per input unit"
+
+
+def audit_experiment(
+    problem: Problem,
+    settings: AuditSettings,
+    folder: RunFolder,
+    *,
+    validation: tuple[Tensor, Tensor] | None = None,
+) -> Path:
+    """Audits a user's problem into a folder and returns the path of the page.
+
+    Args:
+        problem: The trained point.
+        settings: What to do.
+        folder: Where everything goes.
+        validation: Inputs and targets.
+    """
+    found = run_audit(problem, settings, folder, validation=validation)
+    draw_audit(problem, found, folder, top=settings.top)
+    score = float(found.score.max())
+    return write_report(
+        folder,
+        Report(
+            title="Which training points move this network most?",
+            question=f"If one of {len(found.points)} training points were changed a little, how far could the network move, and by which features?",
+            summary=(
+                Finding(
+                    "largest modulus",
+                    score,
+                    f"Of point {found.points[found.order[0]]}: weight units per input unit.",
+                ),
+                Finding(
+                    "median modulus", float(found.score.median()), "Half of the points move the network less."
+                ),
+                Finding(
+                    "points of infinite modulus",
+                    int(found.score.isinf().sum()),
+                    "No change of the weights answers some perturbation of them: duplicates, or too few weights.",
+                    "d",
+                ),
+            ),
+            sections=audit_sections(found, folder, top=settings.top),
+            settings=folder.settings,
+            versions=folder.versions,
+        ),
+    )
+
+
+def draw_audit(problem: Problem, found: Audit, folder: RunFolder, *, top: int) -> None:
+    """Writes the figures: bars of the top points, all points sorted, and maps where inputs are images.
+
+    Args:
+        problem: The trained point.
+        found: Its audit.
+        folder: Where they go.
+        top: Points of the bars and the maps.
+    """
+    first = found.order[:top]
+    columns = {text: getattr(found, name) for name, text in NAMES.items() if getattr(found, name) is not None}
+    labels = [f"point {found.points[place]}" for place in first]
+    bars = {text: values[first].tolist() for text, values in columns.items()}
+    folder.write_figure("ranking", ranking_bars(labels, bars, xlabel=UNIT))
+    whole = {text: values.tolist() for text, values in columns.items()}
+    folder.write_figure(
+        "distribution", sorted_values(whole, xlabel="points, most sensitive first", ylabel=UNIT)
+    )
+    for name, places in (("most", first), ("least", found.order[::-1][:top])):
+        _draw_maps(problem, found, folder, name, places)
+
+
+def audit_sections(found: Audit, folder: RunFolder, *, top: int) -> tuple[Section, ...]:
+    """The parts of a page that show an audit.
+
+    Args:
+        found: Its audit.
+        folder: Holds the figures.
+        top: Points of the table.
+    """
+    sections = [
+        Section(
+            "The ranking",
+            "The modulus of a point is how far the nearest solution moves per unit change of its features, in the worst direction: joint, where all other training points keep their outputs; isolated, where only its own output is a constraint. The isolated value is never above the joint one.",
+            figures=(
+                Picture(
+                    "ranking",
+                    f"The {min(top, len(found.points))} most sensitive points.",
+                    "Horizontal bars of moduli.",
+                ),
+                Picture(
+                    "distribution", "All points, each kind sorted by itself.", "Falling curves of moduli."
+                ),
+            ),
+            table=_table(found, top),
+            notes=(
+                f"Optimality map: {found.optimality}, because {found.reason}.",
+                "The whole ranking is in ranking.csv; worst directions and maps in audit.safetensors.",
+                *(f"{text[0].upper()}{text[1:]}." for text in found.notes),
+            ),
+        ),
+        _peers(found),
+    ]
+    if folder.has("maps_most.png"):
+        sections.append(
+            Section(
+                "By which pixels",
+                "How far the weights go per unit change of each single pixel; colours are taken together. Each map has a scale of its own, written below it.",
+                figures=(
+                    Picture("maps_most", "The most sensitive images.", "Images above maps of their pixels."),
+                    Picture(
+                        "maps_least", "The least sensitive images.", "Images above maps of their pixels."
+                    ),
+                ),
+            )
+        )
+    return tuple(sections)
+
+
+def _table(found: Audit, top: int) -> Table:
+    columns = [Column("rank", "rank", "d"), Column("point", "point", "d")]
+    heads = {
+        "modulus": "joint modulus",
+        "isolated_modulus": "isolated modulus",
+        "validation_change": "validation loss, worst unit step",
+        "validation_slope": "validation loss, steepest unit step",
+        "loss": "loss",
+        "gradient_norm": "gradient norm",
+        "feature_influence": "feature influence",
+        "memory_perturbation": "memory perturbation",
+    }
+    columns += [Column(n, text, ".3g") for n, text in heads.items() if getattr(found, n) is not None]
+    return Table("Most sensitive points", tuple(columns), found.ranking()[:top])
+
+
+def _peers(found: Audit) -> Section:
+    names = {
+        "isolated_modulus": "isolated modulus",
+        "validation_change": "predicted change of the validation loss",
+        "validation_slope": "steepest change of the validation loss",
+        "loss": "loss",
+        "gradient_norm": "gradient norm",
+        "feature_influence": "feature influence (Koh & Liang)",
+        "memory_perturbation": "memory perturbation (Nickl et al.)",
+    }
+    rows = [{"name": names[key], "value": value} for key, value in found.correlations().items()]
+    return Section(
+        "What others rank by",
+        "Spearman's rank correlation of each column with the modulus: 1 where the orders agree, about 0 where they have nothing to do with each other.",
+        table=Table(
+            "Rank correlations", (Column("name", "column", ""), Column("value", "correlation", ".2f")), rows
+        ),
+        notes=(
+            "At a point fitted to zero residual loss, gradient norm and memory perturbation are rounding noise, and so is their order.",
+        ),
+    )
+
+
+def _draw_maps(problem: Problem, found: Audit, folder: RunFolder, name: str, places: list[int]) -> None:
+    chosen = [found.points[place] for place in places]
+    images = as_images(problem.risk().points[chosen][0])
+    maps = as_maps(found.maps[places])
+    if images is None or maps is None:
+        return
+    captions = [
+        f"{point}: {float(found.score[place]):.3g}" for point, place in zip(chosen, places, strict=True)
+    ]
+    folder.write_figure(f"maps_{name}", sensitivity_maps(images.numpy(), maps.cpu().numpy(), captions))

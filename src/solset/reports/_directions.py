@@ -1,0 +1,134 @@
+"""Along which unit directions, and how far, training points are moved."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from solset.errors import bad_value
+from solset.problem import Problem
+from solset.storage._files import has_file, read_file
+
+
+def unit(directions: Tensor) -> Tensor:
+    """Each point's direction divided by its own norm.
+
+    Args:
+        directions: ``(|K|, *input)``.
+
+    Raises:
+        ValueError: If a direction is zero or not finite.
+    """
+    norms = directions.flatten(1).norm(dim=1)
+    if not bool((norms > 0).all()) or not bool(torch.isfinite(norms).all()):
+        raise bad_value(
+            "directions",
+            expected="finite and not zero for every moved point",
+            got=f"norms {norms.tolist()[:5]}",
+            cure="Choose another direction for these points.",
+        )
+    return directions / norms.reshape(-1, *[1] * (directions.ndim - 1))
+
+
+def check_sizes(sizes: Sequence[float]) -> None:
+    """Refuses steps that the files of a run could not tell from each other.
+
+    Args:
+        sizes: Fractions of each moved point's norm.
+
+    Raises:
+        ValueError: If two of them are the same to six digits.
+    """
+    if len({f"{size:g}" for size in sizes}) < len(sizes):
+        raise bad_value(
+            "sizes", expected="distinct to six digits", got=tuple(sizes), cure="Name each step once."
+        )
+
+
+def step_of(inputs: Tensor, directions: Tensor, size: float) -> Tensor:
+    """``Δx``: each point moved by ``size · ‖x_k‖`` along its unit direction.
+
+    Args:
+        inputs: The moved points, ``(|K|, *input)``.
+        directions: Unit directions of the same shape.
+        size: A fraction: 0.01 is a step of 1 %.
+    """
+    lengths = size * inputs.flatten(1).norm(dim=1)
+    return lengths.reshape(-1, *[1] * (inputs.ndim - 1)) * directions
+
+
+def random_directions(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Random unit directions, ``shape``, with the dtype and device of ``like``."""
+    draw = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+    return unit(draw.to(like.device, like.dtype))
+
+
+def cross_entropy_directions(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Unit gradients of the outputs' cross-entropy in the inputs, whatever loss the model was fitted with.
+
+    On a problem fitted to zero residual the gradient of its own loss is rounding noise; this one is not.
+    """
+    leaf = inputs.detach().clone().requires_grad_()
+    value = nn.functional.cross_entropy(model(leaf), labels, reduction="sum")
+    return unit(torch.autograd.grad(value, leaf)[0])
+
+
+def loss_directions(problem: Problem, points: Sequence[int]) -> Tensor:
+    """Unit gradients of each moved point's own loss in its inputs.
+
+    Args:
+        problem: The trained point.
+        points: ``K``.
+
+    Raises:
+        ValueError: If the gradient is rounding noise because the points are fitted to zero residual.
+    """
+    risk = problem.risk().select(points)
+    gradients = risk.input_gradients()
+    noise = 1e4 * torch.finfo(gradients.dtype).eps
+    if not float(gradients.flatten(1).norm(dim=1).min()) > noise:
+        raise bad_value(
+            "direction",
+            expected="a loss gradient above rounding at every moved point",
+            got=f"norms down to {float(gradients.flatten(1).norm(dim=1).min()):.3g}",
+            cure="The points are fitted to zero residual: use random directions, or give your own.",
+        )
+    return unit(gradients)
+
+
+def directions_from_file(path: Path, shape: Sequence[int], like: Tensor) -> Tensor:
+    """Directions stored under the key ``directions`` in a safetensors file, made unit.
+
+    Args:
+        path: The file.
+        shape: ``(|K|, *input)``.
+        like: Gives dtype and device.
+
+    Raises:
+        ValueError: If there is no such file or key, or the shape differs.
+    """
+    data = read_file(path) if has_file(path) else None
+    if data is None:
+        raise bad_value(
+            "direction",
+            expected='"gradient", "random" or a safetensors file',
+            got=repr(str(path)),
+            cure="Check the path.",
+        )
+    try:
+        found = load(data)
+    except Exception as error:
+        raise bad_value(
+            "direction", expected="a safetensors file", got=f"{path.name}: {error}", cure="Save it as one."
+        ) from error
+    if "directions" not in found or tuple(found["directions"].shape) != tuple(shape):
+        got = {key: tuple(value.shape) for key, value in found.items()}
+        raise bad_value(
+            "direction",
+            expected=f"key 'directions' of shape {tuple(shape)}",
+            got=f"{got} in {path.name}",
+            cure="Store it so.",
+        )
+    return unit(found["directions"].to(like.device, like.dtype))

@@ -1,0 +1,133 @@
+"""A plan as a table for a terminal, and as JSON."""
+
+import json
+from pathlib import Path
+from textwrap import wrap
+
+from solset.planning import Cost, Plan, Route, plan
+from solset.reports._users import load_problem
+from solset.solvers._row_plan import size_text
+from solset.storage._files import replace_file
+
+WIDTH = 100
+NAME, COLUMNS = 22, (9, 14, 10, 12, 12, 10, 9)
+HEAD = ("rows", "kept", "memory", "first", "next", "step", "limit")
+LEGEND = (
+    "* what auto takes, + what a map takes unasked, - what does not apply. Costs are passes over the data, a "
+    "slash, and gradients by count (1 is a forward and a backward pass over all points): first is to the "
+    "first answer and next is each further direction, both without the steps of an iterative solver; step "
+    "is one of those, and limit all that it may take. Memory is that of one process at the peak."
+)
+
+
+def plan_from(source: str, points: tuple[int, ...] | None, json_file: Path | None) -> str:
+    """The plan for a user's problem in words; and as JSON, if a file is named.
+
+    Args:
+        source: ``FILE.py:FUNCTION``.
+        points: ``K``; all by default.
+        json_file: Where; an earlier file there is replaced.
+    """
+    problem = load_problem(source)
+    found = plan(problem, points=points)
+    if json_file is not None:
+        replace_file(json_file, (json.dumps(found.as_dict(), indent=2) + "\n").encode())
+    return f"{problem}\n\n{plan_text(found)}"
+
+
+def plan_text(found: Plan) -> str:
+    """At most 100 columns wide.
+
+    Args:
+        found: The plan.
+    """
+    lines = _wrapped(f"auto: {found.reason}") + _wrapped(_sizes(found))
+    lines += [line for kept in found.kept for line in _wrapped(_graphs(found, kept.operator))]
+    shown = [*found.routes, *found.others]
+    lines += ["", "  " + "route".ljust(NAME) + _columns(HEAD)]
+    heading = ""
+    for route in shown:
+        group, name = _names(route)
+        if group != heading:
+            lines.append(group)
+            heading = group
+        lines.append(f"{_mark(route)} {name.ljust(NAME)}{_columns(_cells(route))}".rstrip())
+        lines += _wrapped(f"does not apply: {route.obstacle}", indent=4) if route.obstacle else []
+        lines += _wrapped(route.note, indent=4) if route.note and route.applies else []
+    return "\n".join([*lines, "", *_wrapped(LEGEND)])
+
+
+def _sizes(found: Plan) -> str:
+    shared = f", the work of {found.processes} processes" if found.processes > 1 else ""
+    return (
+        f"{found.moved} of {found.points} points move{shared}; {found.points * found.outputs} rows of J, "
+        f"{found.weights} weights; fit {found.fit:.2g}; memory_budget {size_text(found.memory_budget)}"
+    )
+
+
+def _graphs(found: Plan, operator: str) -> str:
+    kept = next(kept for kept in found.kept if kept.operator == operator)
+    verdict = "kept between products" if kept.are_kept else "built anew at every product"
+    return (
+        f"graphs of the {operator}: {size_text(kept.batch_bytes)} for a batch of {found.batch_size}, "
+        f"{size_text(kept.all_bytes)} for all: {verdict}"
+    )
+
+
+def _names(route: Route) -> tuple[str, str]:
+    """The group of a route, and its name within it."""
+    for word in (" on ", " by ", ", ", " along "):
+        if word in route.name:
+            group, _, name = route.name.partition(word)
+            return group, name.replace(" by ", ", ")
+    return "", route.name
+
+
+def _mark(route: Route) -> str:
+    if not route.applies:
+        return "-"
+    if route.is_automatic:
+        return "*"
+    return "+" if route.is_default else " "
+
+
+def _cells(route: Route) -> tuple[str, ...]:
+    if route.memory.total == 0:
+        return (_count(route.rows),)
+    place = {"memory": "in memory", "recomputed": "recomputed", "disk": f"disk {size_text(route.disk)}"}
+    return (
+        _count(route.rows),
+        "" if route.place is None else place[route.place],
+        size_text(route.memory.total),
+        _cost(route.first),
+        _cost(route.direction),
+        "" if route.step is None else _cost(route.step),
+        "" if not route.most_steps else _cost(route.limit, digits=1),
+    )
+
+
+def _columns(cells: tuple[str, ...]) -> str:
+    return "".join(cell.rjust(width) for cell, width in zip(cells, COLUMNS, strict=False))
+
+
+def _count(rows: int | None) -> str:
+    return "" if rows is None else str(rows)
+
+
+def _cost(cost: Cost, *, digits: int = 2) -> str:
+    return f"{_number(cost.passes, digits)}/{_number(cost.gradients, digits)}"
+
+
+def _number(value: float, digits: int = 2) -> str:
+    """So many digits, or as many as an integer below a thousand has.
+
+    Example:
+        >>> _number(0.043), _number(3.18), _number(17.6), _number(4000.0)
+        ('0.043', '3.2', '18', '4e3')
+    """
+    text = f"{value:.0f}" if 10 <= value < 1000 else f"{value:.{digits}g}"
+    return text.replace("e+0", "e").replace("e-0", "e-")
+
+
+def _wrapped(text: str, *, indent: int = 0) -> list[str]:
+    return wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2))

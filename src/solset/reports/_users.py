@@ -1,0 +1,262 @@
+"""The main job on a user's own model: move points, estimate the set, report."""
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from solset._stability import Stability, training_stability
+from solset.errors import bad_type, bad_value
+from solset.problem import Optimality, Problem
+from solset.reports._directions import (
+    check_sizes,
+    directions_from_file,
+    loss_directions,
+    random_directions,
+    step_of,
+)
+from solset.reports._options import check_seed
+from solset.reports._run_folder import RunFolder
+from solset.reports._stages import stage
+
+
+@dataclass(frozen=True)
+class UserSettings:
+    """What a run on a user's problem is asked to do.
+
+    Attributes:
+        source: ``FILE.py:FUNCTION``; the function takes nothing and returns a Problem.
+        points: ``K``.
+        direction: ``"gradient"``, ``"random"``, or a safetensors file with the key ``directions``.
+        sizes: Steps as fractions of each moved point's norm.
+        optimality: The map to linearise.
+        samples: Elements drawn from the estimated set.
+        seed: Of random directions and samples.
+    """
+
+    source: str
+    points: tuple[int, ...]
+    direction: str = "gradient"
+    sizes: tuple[float, ...] = (0.01,)
+    optimality: Optimality = "auto"
+    samples: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        check_sizes(self.sizes)
+        if self.samples < 0:
+            raise bad_value("samples", expected="zero or more", got=self.samples, cure="Use 0 for none.")
+
+
+def load_problem(source: str) -> Problem:
+    """The Problem that a user's function returns; the file finds the modules beside it, as a script does.
+
+    Args:
+        source: ``FILE.py:FUNCTION``.
+
+    Raises:
+        ValueError: If the file or the function is not there, or the function fails.
+        TypeError: If it returns anything but a Problem.
+    """
+    problem = returned_by(source)
+    if not isinstance(problem, Problem):
+        raise bad_type(
+            "source",
+            expected="a function that returns a Problem",
+            got=type(problem).__name__,
+            cure="Return one.",
+        )
+    return problem
+
+
+def returned_by(source: str) -> object:
+    """What a user's function returns; the file finds the modules beside it, as a script does.
+
+    Args:
+        source: ``FILE.py:FUNCTION``.
+
+    Raises:
+        ValueError: If the file or the function is not there, or the function fails.
+    """
+    file, _, name = source.rpartition(":")
+    path = Path(file)
+    if not file or not name or path.suffix != ".py" or not path.is_file():
+        raise bad_value(
+            "source",
+            expected="FILE.py:FUNCTION with an existing file",
+            got=repr(source),
+            cure="Check the path.",
+        )
+    name_of_module = f"solset_user_{path.stem}"  # never that of a module which is already in use
+    spec = importlib.util.spec_from_file_location(name_of_module, path.resolve())
+    if spec is None or spec.loader is None:
+        raise bad_value("source", expected="an importable file", got=repr(source), cure="Check the file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name_of_module] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+        function = getattr(module, name, None)
+        found = function() if callable(function) else function
+    except (Exception, SystemExit) as error:
+        raise bad_value(
+            "source",
+            expected=f"a file and function {name}() that run",
+            got=" ".join(f"{type(error).__name__}: {error}".split()),
+            cure="Call it by itself first, or set SOLSET_TRACEBACK=1 to see where it fails.",
+        ) from error
+    if function is None:
+        raise bad_value(
+            "source", expected=f"a function {name} in {path.name}", got="none", cure="Check the name."
+        )
+    return found
+
+
+@runtime_checkable
+class Moves(Protocol):
+    """Settings of a run that moves points along directions."""
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """``K``."""
+        ...
+
+    @property
+    def direction(self) -> str:
+        """By name, or a file."""
+        ...
+
+    @property
+    def optimality(self) -> Optimality:
+        """The map."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of random directions."""
+        ...
+
+
+def check_settings(problem: Problem, settings: Moves) -> None:
+    """Refuses settings that do not fit the problem.
+
+    Args:
+        problem: The trained point.
+        settings: What the run is asked to do.
+
+    Raises:
+        ValueError: If a point is out of range, a direction cannot be had, or the map does not apply.
+
+    Cost: one gradient over the moved points.
+    """
+    points = problem.check_points(settings.points)
+    inputs, _ = problem.risk().points[points]
+    chosen_directions(problem, points, inputs, settings.direction, settings.seed)
+    if settings.optimality != "auto":
+        problem.graphical_derivative(points=points, optimality=settings.optimality)
+
+
+def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder) -> dict[str, Any]:
+    """Estimates the new solution set at every size, stage by stage.
+
+    Args:
+        problem: The trained point.
+        settings: What to do.
+        folder: Where results go.
+    """
+    points = problem.check_points(settings.points)
+    inputs, _ = problem.risk().points[points]
+    directions = chosen_directions(problem, points, inputs, settings.direction, settings.seed)
+    derivative = problem.graphical_derivative(points=points, optimality=settings.optimality)
+    setup = stage(
+        folder,
+        "setup",
+        lambda: {
+            "problem": repr(problem),
+            "optimality": derivative.optimality,
+            "reason": derivative.reason,
+            "solver": type(derivative.linearisation.constraint.solver).__name__,
+            "gradient_norm": float(problem.gradient().norm()),
+            "fit": problem.fit,
+            "risk": problem.risk().value(),
+        },
+    )
+    rows = []
+    for size in settings.sizes:
+        dx = step_of(inputs, directions, size)
+        rows.append(
+            stage(
+                folder,
+                f"size_{size:g}",
+                lambda dx=dx, size=size: _at_size(problem, points, dx, size, settings, folder),
+                beside=[f"weights_{size:g}.safetensors"],
+            )
+        )
+    result = {"setup": setup, "sizes": rows}
+    folder.write_json("result.json", result)
+    return result
+
+
+def chosen_directions(
+    problem: Problem, points: list[int], inputs: Tensor, direction: str, seed: int
+) -> Tensor:
+    """Unit directions for the moved points, ``(|K|, *input)``.
+
+    Args:
+        problem: The trained point.
+        points: ``K``.
+        inputs: Theirs.
+        direction: ``"gradient"``, ``"random"``, or a safetensors file with the key ``directions``.
+        seed: Of random ones.
+    """
+    if direction == "gradient":
+        return loss_directions(problem, points)
+    if direction == "random":
+        return random_directions(inputs.shape, inputs, torch.Generator().manual_seed(seed))
+    return directions_from_file(Path(direction), inputs.shape, inputs)
+
+
+def _at_size(
+    problem: Problem, points: list[int], dx: Tensor, size: float, settings: UserSettings, folder: RunFolder
+) -> dict[str, Any]:
+    stability = training_stability(
+        problem,
+        dx,
+        points=points,
+        samples=settings.samples,
+        generator=torch.Generator().manual_seed(settings.seed + 1),
+        optimality=settings.optimality,
+    )
+    moved = problem.risk().move(points, dx)
+    tensors = {"dx": dx, "trained": problem.weights().clone(), "estimate": stability.solution.value}
+    if stability.samples:
+        tensors["samples"] = torch.stack([sample.value for sample in stability.samples])
+    folder.write_tensors(f"weights_{size:g}.safetensors", tensors)
+    return {
+        "size": size,
+        "perturbation": stability.perturbation,
+        "distance": stability.distance,
+        "sampled_distance": stability.sampled_distance,
+        "ratio": stability.ratio,
+        "status": stability.status.value,
+        "residual": stability.solution.residual,
+        "is_empty": stability.is_empty,
+        "trained": _losses(moved, points),
+        "estimate": _losses(moved.at(stability.solution.value), points),
+        "samples": _worst(moved, points, stability),
+    }
+
+
+def _losses(risk: Any, points: list[int]) -> dict[str, float]:
+    losses = risk.losses()
+    return {"moved": float(losses[points].mean()), "all": float(losses.mean()), "risk": risk.value()}
+
+
+def _worst(risk: Any, points: list[int], stability: Stability) -> dict[str, float]:
+    found = [_losses(risk.at(sample.value), points) for sample in stability.samples]
+    return {key: max(one[key] for one in found) for key in found[0]} if found else {}

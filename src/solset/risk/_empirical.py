@@ -1,0 +1,272 @@
+"""The empirical risk ``E(x, w)`` of a network on data, as a function of both."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from solset import comm
+from solset.errors import bad_type
+from solset.risk._batching import Room, in_batches
+from solset.risk._layout import Layout, matching
+from solset.risk._points import Indices, Points
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Reduction = Literal["mean", "sum"]
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one pass over all points finds.
+
+    Attributes:
+        value: ``E(x, w)``, with weight decay.
+        gradient: ``∇_w E``, ``(p,)``.
+        outputs: Of all points, ``(n, *out)``.
+        targets: Of all points, ``(n, ...)``: with the outputs all that the loss needs.
+    """
+
+    value: float
+    gradient: Tensor
+    outputs: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class EmpiricalRisk:
+    """``E(x, w) = α Σ L(f(x_i, w), y_i) + (λ/2)‖w‖²`` with ``α = 1/n`` for a mean and 1 for a sum.
+
+    A value: moving the data or the weights gives another risk. The user's module is only ever called
+    functionally, with copies of its buffers, so nothing in it changes.
+
+    Where several processes share the work (see :mod:`solset.comm`), each goes through its share of the
+    points, and sums and lists are put together: every process has every result.
+
+    Attributes:
+        model: The network ``f``.
+        loss: ``(outputs, targets) -> scalar``.
+        reduction: Whether the loss is a mean or a sum over the points of a batch.
+        points: The data.
+        layout: Which parameters are the weights.
+        weights: ``w``, ``(p,)``.
+        weight_decay: ``λ``.
+        batch_size: Points per batch; results do not depend on it beyond rounding. A batch that does not fit
+            the memory is halved, with a warning.
+        total: ``n`` in ``α``; kept when only some of the points are looked at.
+        fixed: Values of parameters that are held, by name; others outside the layout are the model's.
+        room: What is known of the memory.
+    """
+
+    model: nn.Module
+    loss: Loss
+    reduction: Reduction
+    points: Points
+    layout: Layout
+    weights: Tensor
+    weight_decay: float
+    batch_size: int
+    total: int
+    fixed: Mapping[str, Tensor] = field(default_factory=dict)
+    room: Room = field(default_factory=Room, compare=False)
+
+    def at(self, weights: Tensor) -> "EmpiricalRisk":
+        """The same risk at other weights ``(p,)``."""
+        return replace(self, weights=weights.detach())
+
+    def move(self, points: Indices, dx: Tensor) -> "EmpiricalRisk":
+        """The same risk on data whose ``points`` have moved by ``dx``, ``(|K|, *input)``."""
+        return replace(self, points=self.points.move(points, dx))
+
+    def select(self, points: Indices) -> "EmpiricalRisk":
+        """The part of the risk that these points carry: same ``α``, no weight decay."""
+        return replace(self, points=self.points.select(points), weight_decay=0.0)
+
+    def restrict(self, patterns: Sequence[str]) -> "EmpiricalRisk":
+        """The same risk as a function of some of its weights; the others are held where they are.
+
+        Args:
+            patterns: Shell-style patterns of parameter names; at least one weight must match each.
+
+        Raises:
+            TypeError: If the patterns are one string.
+            ValueError: If a pattern matches no weight.
+        """
+        chosen = matching(self.layout.shapes, patterns)
+        parts = dict(zip(self.layout.shapes, self.layout.split(self.weights), strict=True))
+        layout = Layout({name: self.layout.shapes[name] for name in chosen})
+        held = {name: part for name, part in parts.items() if name not in layout.shapes}
+        weights = layout.join([parts[name] for name in chosen])
+        return replace(self, layout=layout, weights=weights, fixed={**self.fixed, **held})
+
+    @property
+    def share(self) -> range:
+        """The points that are this process's part of the work: all of them if it is alone."""
+        return comm.share(len(self.points))
+
+    def each(self, work: Callable[[int, Tensor, Tensor], Found]) -> Iterator[Found]:
+        """What the work finds on each batch of this process's share, in order.
+
+        Args:
+            work: From start index, inputs and targets of a batch; may be done again on half of it.
+        """
+        return in_batches(
+            self.share, self.batch_size, self.room, lambda batch: work(batch.start, *self.points[batch])
+        )
+
+    def summed(self, zero: Tensor, work: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
+        """The sum over all batches, of all processes.
+
+        Args:
+            zero: Of the result's shape, dtype and device.
+            work: As for :meth:`each`.
+        """
+        total = zero
+        for found in self.each(work):
+            total = total + found
+        return comm.total(total)
+
+    def joined(self, work: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
+        """What is found point by point, of all points, ``(n, ...)``.
+
+        Args:
+            work: As for :meth:`each`; its result has a row per point.
+        """
+        parts = list(self.each(work))
+        return comm.join(torch.cat(parts) if parts else None, device=self.weights.device)
+
+    def leaves(self) -> list[Tensor]:
+        """The weights as fresh parameter-shaped tensors that require grad."""
+        return [part.detach().clone().requires_grad_() for part in self.layout.split(self.weights)]
+
+    def forward(self, parameters: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        """Network outputs ``(b, *out)`` at parameter-shaped weights.
+
+        Args:
+            parameters: In the order of the layout.
+            inputs: ``(b, *input)``.
+
+        Raises:
+            TypeError: If the model returns anything but one tensor with a row per point.
+        """
+        state = {name: value.detach() for name, value in self.model.named_parameters()}
+        state |= {name: value.clone() for name, value in self.model.named_buffers()}
+        state |= self.fixed
+        state |= dict(zip(self.layout.shapes, parameters, strict=True))
+        with _differentiable_attention():
+            outputs = functional_call(self.model, state, (inputs,))
+        if not isinstance(outputs, Tensor) or outputs.ndim == 0 or outputs.shape[0] != inputs.shape[0]:
+            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise bad_type(
+                "model",
+                expected="a module that returns one tensor with a row per point",
+                got=got,
+                cure="Wrap it so that it returns the logits.",
+            )
+        return outputs
+
+    def batch_scale(self, count: int) -> float:
+        """The factor that turns the loss of a batch of ``count`` points into its share of the risk."""
+        return count / self.total if self.reduction == "mean" else 1.0
+
+    def batch_value(self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        """A batch's share of the risk, without weight decay."""
+        return self.batch_scale(len(inputs)) * self.loss(self.forward(parameters, inputs), targets)
+
+    def value(self) -> float:
+        """``E(x, w)``, with weight decay. Cost: one forward pass over the data."""
+        parameters = self.layout.split(self.weights)
+
+        def work(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
+            return self.batch_value(parameters, inputs, targets).reshape(1).to("cpu", torch.float64)
+
+        with torch.no_grad():
+            found = self.summed(torch.zeros(1, dtype=torch.float64), work)
+        return float(found) + self._decay()
+
+    def _decay(self) -> float:
+        return 0.5 * self.weight_decay * float(self.weights @ self.weights)
+
+    def gradient(self) -> Tensor:
+        """``R(x, w) = ∇_w E``, ``(p,)``, with weight decay. Cost: one gradient."""
+        return self.value_and_gradient()[1]
+
+    def value_and_gradient(self) -> tuple[float, Tensor]:
+        """``E(x, w)`` and ``∇_w E`` from the same passes, with weight decay. Cost: one gradient."""
+        found = self.sweep()
+        return found.value, found.gradient
+
+    def sweep(self) -> Sweep:
+        """Value, gradient, outputs and targets from the same passes. Cost: one gradient."""
+        value, gradient, outputs, targets = 0.0, torch.zeros_like(self.weights), [], []
+        for part in self.each(self._batch_sweep):
+            value, gradient = value + part.value, gradient + part.gradient
+            outputs.append(part.outputs)
+            targets.append(part.targets)
+        value = float(comm.total(torch.tensor([value], dtype=torch.float64)))
+        gradient = comm.total(gradient) + self.weight_decay * self.weights
+        device = self.weights.device
+        outputs, targets = (
+            comm.join(torch.cat(parts) if parts else None, device=device) for parts in (outputs, targets)
+        )
+        return Sweep(value + self._decay(), gradient, outputs, targets)
+
+    def _batch_sweep(self, _: int, inputs: Tensor, targets: Tensor) -> Sweep:
+        """A batch's share, without weight decay."""
+        leaves = self.leaves()
+        with torch.enable_grad():
+            outputs = self.forward(leaves, inputs)
+            share = self.batch_scale(len(inputs)) * self.loss(outputs, targets)
+        parts = torch.autograd.grad(share, leaves, allow_unused=True, materialize_grads=True)
+        return Sweep(float(share.detach()), self.layout.join(parts), outputs.detach(), targets.detach())
+
+    def outputs(self) -> Tensor:
+        """Network outputs flattened per point, ``(n, c)``. Cost: one forward pass."""
+        parameters = self.layout.split(self.weights)
+        with torch.no_grad():
+            return self.joined(lambda _, inputs, __: self.forward(parameters, inputs).flatten(1))
+
+    def losses(self) -> Tensor:
+        """Loss of each point by itself, ``(n,)``, without weight decay. Cost: one forward pass."""
+        parameters = self.layout.split(self.weights)
+
+        def work(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
+            out = self.forward(parameters, inputs)
+            own = [self.loss(out[i : i + 1], targets[i : i + 1]) for i in range(len(inputs))]
+            return torch.stack(own).reshape(-1)
+
+        with torch.no_grad():
+            return self.joined(work)
+
+    def input_gradients(self) -> Tensor:
+        """``∇_x L`` of each point by itself, ``(n, *input)``. Cost: one gradient."""
+        parameters = self.layout.split(self.weights)
+
+        def work(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
+            leaf = inputs.detach().clone().requires_grad_()
+            with torch.enable_grad():
+                value = self.loss(self.forward(parameters, leaf), targets)
+            share = len(inputs) if self.reduction == "mean" else 1.0
+            return share * torch.autograd.grad(value, leaf)[0]
+
+        return self.joined(work)
+
+
+@contextmanager
+def _differentiable_attention() -> Iterator[None]:
+    """Attention by plain operations: its fused kernels have no second and no forward-mode derivative.
+
+    Both switches are PyTorch's own and are put back as they were.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

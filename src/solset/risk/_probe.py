@@ -1,0 +1,193 @@
+"""Looks before leaping: does the model answer twice alike, point by point; is the loss a sum of points?"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from solset.errors import bad_type, bad_value
+from solset.risk._empirical import EmpiricalRisk, Loss, Reduction
+
+_PROBED = 8
+
+
+def probe_indices(count: int) -> list[int]:
+    """The few points that are looked at, spread evenly over all ``count`` of them."""
+    probed = min(_PROBED, count)
+    return [round(i * (count - 1) / max(probed - 1, 1)) for i in range(probed)]
+
+
+def refuse_training_mode(model: nn.Module) -> None:
+    """Refuse dropout in training mode, and batch statistics in any.
+
+    Args:
+        model: The network.
+
+    Raises:
+        ValueError: Naming the modules.
+    """
+    live = [
+        f"{name or 'model'} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if isinstance(module, _DropoutNd | _BatchNorm) and module.training
+    ]
+    if live:
+        raise bad_value(
+            "model",
+            expected="in evaluation mode",
+            got=f"training mode in {', '.join(live)}",
+            cure="Call model.eval() first.",
+        )
+    batchwise = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is None
+    ]
+    if batchwise:
+        raise bad_value(
+            "model",
+            expected="to treat every point by itself",
+            got=f"batch normalisation without running statistics in {', '.join(batchwise)}",
+            cure="Train it with track_running_stats=True.",
+        )
+
+
+def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor) -> Reduction:
+    """Whether a loss is a mean or a sum over points, found by evaluating it.
+
+    Args:
+        loss: The callable.
+        outputs: Some network outputs ``(b, *out)``.
+        targets: Their targets.
+
+    Raises:
+        TypeError: If it does not return a scalar tensor.
+        ValueError: If it is neither, or contradicts its own ``reduction`` attribute.
+    """
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None:
+        _refuse_weighted_mean(loss)
+    shaken = _shaken(outputs)
+    whole = loss(shaken, targets)
+    if not isinstance(whole, Tensor) or whole.numel() != 1:
+        got = f"shape {tuple(whole.shape)}" if isinstance(whole, Tensor) else type(whole).__name__
+        raise bad_type("loss", expected="a scalar tensor", got=got, cure='Use reduction="mean" or "sum".')
+    if not bool(torch.isfinite(whole)):
+        raise bad_value(
+            "loss",
+            expected="finite near the outputs",
+            got=f"{float(whole)} on a few points",
+            cure="Look at the outputs there: they overflow, or leave the loss's domain.",
+        )
+    alone = torch.stack(
+        [loss(shaken[i : i + 1], targets[i : i + 1]).reshape(()) for i in range(len(outputs))]
+    )
+    stated = getattr(loss, "reduction", None)
+    close = 1e3 * torch.finfo(outputs.dtype).eps * float(alone.abs().sum() + whole.abs())
+    found = [
+        name
+        for name, value in (("mean", alone.mean()), ("sum", alone.sum()))
+        if abs(float(whole) - float(value)) <= close
+    ]
+    if not found or (stated in {"mean", "sum"} and stated not in found):
+        raise bad_value(
+            "loss",
+            expected="a mean or a sum over points",
+            got=f"reduction {stated!r}: {float(whole):.6g} on a batch, {float(alone.sum()):.6g} summed alone",
+            cure="Class weights, ignored targets and batch terms break it; fold them into a sum over points.",
+        )
+    return cast("Reduction", stated if stated in found else found[0])
+
+
+def _shaken(outputs: Tensor) -> Tensor:
+    """Outputs off their targets by up to a tenth, still probabilities or positive if they were."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+    return torch.where(outputs == 0, 0.1 * noise, outputs * (1.0 - 0.1 * noise))
+
+
+def _refuse_weighted_mean(loss: nn.CrossEntropyLoss | nn.NLLLoss) -> None:
+    if loss.reduction == "mean":
+        raise bad_value(
+            "loss",
+            expected="a mean or a sum over points",
+            got="class weights with a mean, which divides by the weights of each batch",
+            cure='Use reduction="sum".',
+        )
+
+
+def probe_model(risk: EmpiricalRisk) -> Tensor:
+    """Outputs of a few points, after checking that they are finite, repeatable and separate.
+
+    Args:
+        risk: The risk at the trained weights.
+
+    Raises:
+        ValueError: If weights or outputs are not finite, two reads of the data or two forward passes
+            differ, a point's output depends on the other points of its batch, or a parameter has no
+            influence on any output.
+    """
+    _require_finite_weights(risk)
+    indices = probe_indices(len(risk.points))
+    inputs, _ = risk.points[indices]
+    again, _ = risk.points[indices]
+    if not torch.equal(inputs, again):
+        raise bad_value(
+            "inputs",
+            expected="the same points at every read",
+            got="two reads that differ",
+            cure="Switch off shuffling and random augmentation.",
+        )
+    parameters = risk.layout.split(risk.weights)
+    with torch.no_grad(), torch.random.fork_rng():
+        first, second = risk.forward(parameters, inputs), risk.forward(parameters, inputs)
+        alone = torch.cat([risk.forward(parameters, inputs[i : i + 1]) for i in range(len(inputs))])
+    slack = 1e4 * torch.finfo(first.dtype).eps * float(first.abs().max() + 1.0)
+    if not float((first - second).abs().max()) <= slack:
+        raise bad_value(
+            "model",
+            expected="deterministic and finite",
+            got="two forward passes that differ, or outputs that are not finite",
+            cure="Call model.eval(); functional dropout must follow `self.training`.",
+        )
+    if not float((first - alone).abs().max()) <= slack:
+        raise bad_value(
+            "model",
+            expected="to treat every point by itself",
+            got="outputs that depend on the rest of the batch",
+            cure="Put normalisation layers in evaluation mode.",
+        )
+    _refuse_unused_parameters(risk, inputs)
+    return first
+
+
+def _require_finite_weights(risk: EmpiricalRisk) -> None:
+    parts = zip(risk.layout.shapes, risk.layout.split(risk.weights), strict=True)
+    broken = [name for name, part in parts if not bool(torch.isfinite(part).all())]
+    if broken:
+        raise bad_value(
+            "model",
+            expected="finite weights",
+            got=f"NaN or infinite entries in {', '.join(broken)}",
+            cure="Training diverged: start from an earlier checkpoint.",
+        )
+
+
+def _refuse_unused_parameters(risk: EmpiricalRisk, inputs: Tensor) -> None:
+    leaves = risk.leaves()
+    with torch.enable_grad(), torch.random.fork_rng():
+        total = risk.forward(leaves, inputs).sum()
+    found = (
+        torch.autograd.grad(total, leaves, allow_unused=True)
+        if total.requires_grad
+        else [None for _ in leaves]
+    )
+    unused = [name for name, part in zip(risk.layout.shapes, found, strict=True) if part is None]
+    if unused:
+        raise bad_value(
+            "parameters",
+            expected="parameters that the outputs depend on",
+            got=f"{', '.join(unused)} without influence",
+            cure="Name the others with `parameters=[...]`; these would be free to take any value.",
+        )

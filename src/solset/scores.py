@@ -1,0 +1,178 @@
+"""Influence functions: the special case of an isolated solution (Koh & Liang 2017)."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from solset.checks import checked
+from solset.errors import SolsetWarning, Status, bad_value
+from solset.linalg import Space
+from solset.operators import Jacobian
+from solset.problem import Problem
+from solset.risk import slopes_at
+from solset.solvers import Prepared, Solution, Solver
+
+
+@checked
+@dataclass(frozen=True)
+class Moved:
+    """Training points whose features change.
+
+    Attributes:
+        points: ``K``.
+        dx: ``(|K|, *input)``, in input units.
+    """
+
+    points: Sequence[int]
+    dx: Tensor
+
+
+@checked
+@dataclass(frozen=True)
+class Reweighted:
+    """Training points whose terms in the risk are multiplied by ``1 + factor``.
+
+    Attributes:
+        points: ``K``.
+        factor: ``ε``; -1 removes the points.
+    """
+
+    points: Sequence[int]
+    factor: float
+
+
+def removed(points: Sequence[int]) -> Reweighted:
+    """The removal of points: their terms multiplied by 0, the ``1/n`` of a mean kept.
+
+    Args:
+        points: ``K``.
+    """
+    return Reweighted(points, -1.0)
+
+
+@checked
+def influence(problem: Problem, change: Moved | Reweighted, *, solver: Solver | None = None) -> Solution:
+    """The first-order change of the trained weights when training points are moved, removed or reweighted.
+
+    ``-H⁻¹ B Δx`` for moved features and ``-ε H⁻¹ α Σ_K ∇L_k`` for reweighted points (Koh & Liang 2017,
+    equations 1 and 2 and section 2.2, with the sign of a change of weights). Where ``H`` is singular the
+    minimum-norm solution is returned.
+
+    Args:
+        problem: The trained point; at an isolated minimum the result is the solution's own derivative.
+        change: What changes in the training data.
+        solver: For the Hessian; by default what the sizes call for.
+
+    Warns:
+        SolsetWarning: If ``H`` is seen to be singular, or the solver did not converge.
+
+    Returns:
+        The weights ``w̄ + Δw`` with status and residual; subtract ``problem.weights()`` for the change.
+
+    Cost: one product or gradient over ``K`` and one solve.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(model.weight, 1.5)
+        >>> x, y = torch.ones(2, 1), torch.tensor([[1.0], [2.0]])
+        >>> problem = Problem(model, nn.MSELoss(), x, y)  # the mean of the targets
+        >>> influence(problem, removed([1])).value  # to first order; the mean of what is left is 1.0
+        tensor([1.2500])
+    """
+    points = problem.check_points(change.points)
+    derivative = problem.graphical_derivative(points=points, optimality="stationary", solver=solver)
+    system, layout = derivative.linearisation.system, problem.risk().layout.shapes
+    if isinstance(change, Moved):
+        solution = derivative(change.dx).min_norm()
+    else:
+        solution = system.solve(-change.factor * problem.risk().select(points).gradient())
+    return _checked(solution.with_value(problem.weights() + solution.value, layout), system)
+
+
+@checked
+def removal_scores(
+    problem: Problem, inputs: Tensor, targets: Tensor, *, solver: Solver | None = None
+) -> Tensor:
+    """The predicted change of each test loss when each training point is removed, ``(tests, n)``.
+
+    ``∇ℓ_tᵀ H⁻¹ α∇L_i``: positive where losing point ``i`` hurts test point ``t``.
+
+    Args:
+        problem: The trained point.
+        inputs: Test inputs ``(tests, *input)``.
+        targets: Their targets.
+        solver: For the Hessian.
+
+    Cost: one solve and one sweep over the training data per test point.
+    """
+    adjoints = _adjoints(problem, inputs, targets, solver)
+    risk = problem.risk()
+    pushed = Jacobian(risk) @ adjoints
+    slopes = slopes_at(risk, risk.outputs())
+    per_point = pushed.reshape(problem.point_count, -1, adjoints.shape[1])
+    return torch.einsum("nc,nct->tn", slopes, per_point)
+
+
+@checked
+def feature_scores(
+    problem: Problem, inputs: Tensor, targets: Tensor, *, solver: Solver | None = None
+) -> Tensor:
+    """The derivative of each test loss in every training feature, ``(tests, n, *input)``.
+
+    ``-Bᵀ H⁻¹ ∇ℓ_t`` (Koh & Liang 2017, equation 5): which pixels of which training points a prediction
+    hangs on.
+
+    Args:
+        problem: The trained point.
+        inputs: Test inputs ``(tests, *input)``.
+        targets: Their targets.
+        solver: For the Hessian.
+
+    Cost: one solve and one product with ``Bᵀ`` per test point; ``tests·n·d`` numbers.
+    """
+    adjoints = _adjoints(problem, inputs, targets, solver)
+    data = problem.graphical_derivative(optimality="stationary", solver=solver).linearisation.data
+    return -(data.T @ adjoints).T.reshape(len(inputs), problem.point_count, *problem.input_shape)
+
+
+def _adjoints(problem: Problem, inputs: Tensor, targets: Tensor, solver: Solver | None) -> Tensor:
+    """``H⁻¹ ∇ℓ_t`` for each test point, ``(p, tests)``."""
+    if len(inputs) == 0 or len(inputs) != len(targets):
+        raise bad_value(
+            "inputs",
+            expected="one target per test input",
+            got=f"{len(inputs)} inputs, {len(targets)} targets",
+            cure="Pass matching tensors.",
+        )
+    weights = problem.weights()
+    Space("inputs", (len(inputs), *problem.input_shape), weights.dtype, weights.device).flatten(inputs)
+    risk = problem.risk()
+    gradients = []
+    for i in range(len(inputs)):
+        leaves = risk.leaves()
+        with torch.enable_grad():
+            value = risk.loss(risk.forward(leaves, inputs[i : i + 1]), targets[i : i + 1])
+            found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+        gradients.append(risk.layout.join(found))
+    derivative = problem.graphical_derivative(points=[0], optimality="stationary", solver=solver)
+    system = derivative.linearisation.system
+    return _checked(system.solve(torch.stack(gradients, dim=1)), system).value
+
+
+def _checked(solution: Solution, system: Prepared) -> Solution:
+    """The solution, with a warning if it was not found or is one of many."""
+    rank, size = system.rank, system.operator.shape[0]
+    singular = "" if rank is None or rank == size else f" and rank {rank} of {size}"
+    if solution.status is not Status.CONVERGED or singular:
+        warnings.warn(
+            f"the Hessian system ended with status '{solution.status}' at relative residual "
+            f"{solution.residual:.3g}{singular}: at a singular Hessian influence functions are one element "
+            f"of a set, or none; use `problem.estimate`",
+            SolsetWarning,
+            stacklevel=3,
+        )
+    return solution

@@ -1,0 +1,245 @@
+"""The affine set ``{r + v : A v = b}``: what a generalized derivative returns."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import inf
+
+import torch
+from torch import Tensor
+
+from solset.errors import SolsetWarning, Status, bad_value
+from solset.solvers import Prepared, Solution
+from solset.solvers._base import attainable
+from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, RankCut
+
+
+@dataclass(frozen=True)
+class Training:
+    """The flow that training follows where it differs from the constraint, and what it left undone.
+
+    Attributes:
+        system: Gives the flow's own system (weighted rows, or the Hessian); called at first use.
+        rhs: The right-hand side in that system.
+        gradient: The gradient left at the trained point, ``(p,)``.
+    """
+
+    system: Callable[[], Prepared]
+    rhs: Callable[[], Tensor]
+    gradient: Tensor
+
+    def element(self, choice: Filter) -> Solution:
+        """The filtered change of weights; warns when the leftover gradient moves them comparably.
+
+        Args:
+            choice: The filter.
+        """
+        system = self.system()
+        solution = system.filtered(choice, self.rhs())
+        if isinstance(choice, GradientFlow) and bool((self.gradient != 0).any()):
+            drift = float(torch.linalg.vector_norm(system.curvature().filtered(choice, -self.gradient).value))
+            effect = float(torch.linalg.vector_norm(solution.value))
+            if not drift <= 0.1 * effect:
+                warnings.warn(
+                    f"training had not stopped: over this duration the leftover gradient alone moves the "
+                    f"weights by {drift:.3g}, the perturbation by {effect:.3g}; the frozen filter cannot be "
+                    f"trusted here, use `tangent_recursion`",
+                    SolsetWarning,
+                    stacklevel=3,
+                )
+        return solution
+
+
+@dataclass(frozen=True)
+class AffineSet:
+    """The set ``{reference + v : A v = b}``, solved only when asked.
+
+    Its direction space is ``ker A``; it is empty exactly when ``b`` lies outside ``range A``. An empty set
+    is never hidden: its elements are the least-squares ones, they carry the relative residual, and
+    :meth:`is_empty` says so.
+
+    Attributes:
+        system: ``A``, prepared by a solver.
+        rhs: ``b``, ``(m,)``.
+        reference: The point from which changes are measured, ``(p,)``: 0 for a derivative, ``w̄`` for an
+            estimate.
+        layout: Names and shapes of the parameters if elements are weights, else ``None``.
+        defect: A relative residual inherited from the set this one is an image of.
+        training: The system that gradient flow and Tikhonov act on; ``None`` for ``(A, b)``.
+
+    Example:
+        >>> from solset.linalg import DenseOperator
+        >>> from solset.solvers import Dense
+        >>> A = Dense().prepare(DenseOperator(torch.tensor([[3.0, 4.0]])))
+        >>> line = AffineSet(A, torch.tensor([5.0]), torch.zeros(2))
+        >>> line.min_norm().value
+        tensor([0.6000, 0.8000])
+        >>> line.dimension, line.is_empty()
+        (1, False)
+    """
+
+    system: Prepared
+    rhs: Tensor
+    reference: Tensor
+    layout: Mapping[str, torch.Size] | None = None
+    defect: float = 0.0
+    training: Training | None = None
+
+    def min_norm(self) -> Solution:
+        """The element nearest to the reference point: ``reference + A⁺ b``.
+
+        Returns:
+            The solution, whose residual certifies how far the set is from being non-empty.
+        """
+        return self._translated(self._smallest)
+
+    def project(self, point: Tensor) -> Solution:
+        """The element nearest to ``point``: ``v - A⁺(A v - b)``.
+
+        Args:
+            point: ``(p,)``.
+
+        Cost: one solve and one product.
+        """
+        change = self._change(point)
+        correction = self.system.solve(self.rhs - self.system.operator @ change)
+        return self._certified(correction.with_value(change + correction.value))
+
+    def element(self, choice: Filter | None = None) -> Solution:
+        """The element that a spectral filter picks; by default the one of minimum norm.
+
+        A filter between 0 and the pseudo-inverse stops short of the set on purpose, as training of finite
+        duration does; its residual says how far short.
+
+        Args:
+            choice: One of :mod:`solset.solvers.filters`.
+        """
+        if choice is None or isinstance(choice, MinimumNorm):
+            return self.min_norm()
+        # A cut in the weighted spectrum would drop confident points, the moved ones among them.
+        if self.training is not None and not isinstance(choice, RankCut):
+            return self._translated(self.training.element(choice))
+        return self._translated(self.system.filtered(choice, self.rhs))
+
+    def sample(self, k: int, *, radius: float, generator: torch.Generator) -> tuple[Solution, ...]:
+        """Projections onto the set of ``k`` points drawn uniformly from a ball around the reference.
+
+        Args:
+            k: How many.
+            radius: Of the ball, in weight units.
+            generator: The only source of randomness.
+
+        Raises:
+            ValueError: If ``k`` or the radius is not positive.
+
+        Cost: one product and one solve with ``k`` right-hand sides.
+        """
+        if k < 1:
+            raise bad_value("k", expected="at least 1", got=k, cure="Ask for one sample or more.")
+        if not radius > 0:
+            raise bad_value("radius", expected="positive", got=radius, cure="Use the scale of ‖Δw‖.")
+        size = len(self.reference)
+        block = torch.randn(size, k, generator=generator, dtype=torch.float64)
+        lengths = torch.rand(k, generator=generator, dtype=torch.float64) ** (1.0 / size)
+        block = radius * lengths * block / torch.linalg.vector_norm(block, dim=0)
+        block = block.to(self.reference.device, self.reference.dtype)
+        correction = self.system.solve(self.rhs.unsqueeze(1) - self.system.operator @ block)
+        values = block + correction.value
+        return tuple(self._certified(correction.with_value(values[:, j])) for j in range(k))
+
+    def directions(self, block: Tensor) -> Tensor:
+        """The parts of ``(p, k)`` columns that lie in the direction space ``ker A``."""
+        return block - self.system.solve(self.system.operator @ block).value
+
+    def contains(self, point: Tensor, *, tol: float = 1e-8) -> bool:
+        """Whether ``d(point, V) ≤ tol · max(1, ‖point - reference‖)``.
+
+        Args:
+            point: ``(p,)``.
+            tol: Relative tolerance.
+        """
+        size = float(torch.linalg.vector_norm(point - self.reference))
+        return self.distance(point) <= attainable(tol, self.system.operator) * max(1.0, size)
+
+    def distance(self, point: Tensor) -> float:
+        """``d(point, V)``, infinite if the set is empty."""
+        if self.is_empty():
+            return inf
+        return float(torch.linalg.vector_norm(point - self.project(point).value))
+
+    @property
+    def dimension(self) -> int:
+        """Dimension of the direction space, ``p`` minus the numerical rank.
+
+        Raises:
+            ValueError: If the solver never sees the spectrum.
+        """
+        rank = self.system.rank
+        if rank is None:
+            raise bad_value(
+                "solver",
+                expected="one that knows the numerical rank",
+                got="one that is matrix-free, or has its Gram matrix on the disk and dependent rows",
+                cure="Use Dense or Dual to ask for the dimension, or raise the memory budget.",
+            )
+        return len(self.reference) - rank
+
+    def is_empty(self, tol: float = 1e-6) -> bool:
+        """Whether the least-squares element misses ``b`` by more than ``tol`` relative to ``‖b‖``.
+
+        Only a least-squares element proves it: a solve that stopped short of one leaves the question open,
+        answers no and warns. A system that the solver's own tolerance calls consistent is not empty, and a
+        ``tol`` below what the dtype can tell from rounding (1.2e-5 in float32) counts as that.
+
+        Args:
+            tol: Relative residual.
+        """
+        found = self._smallest
+        if found.residual <= attainable(tol, self.system.operator) or found.status is Status.CONVERGED:
+            return False
+        if found.status is Status.INCONSISTENT:
+            return True
+        warnings.warn(
+            f"the solve ended with status '{found.status}' at relative residual {found.residual:.3g}: "
+            f"whether the set is empty is not known, and its elements are not on it",
+            SolsetWarning,
+            stacklevel=2,
+        )
+        return False
+
+    def translate(self, point: Tensor, layout: Mapping[str, torch.Size] | None = None) -> "AffineSet":
+        """The set moved by ``point``, with changes measured from the moved reference.
+
+        Args:
+            point: ``(p,)``.
+            layout: Names and shapes, if elements of the result are weights.
+        """
+        return replace(self, reference=self.reference + point, layout=layout)
+
+    @cached_property
+    def _smallest(self) -> Solution:
+        solution = self.system.solve(self.rhs)
+        if self.defect > attainable(1e-8, self.system.operator):
+            return replace(solution, residual=max(self.defect, solution.residual), status=Status.INCONSISTENT)
+        return solution
+
+    def _change(self, point: Tensor) -> Tensor:
+        if point.shape != self.reference.shape:
+            raise bad_value(
+                "point",
+                expected=f"of shape {tuple(self.reference.shape)}",
+                got=f"shape {tuple(point.shape)}",
+                cure="Pass a flat vector of the set's own space.",
+            )
+        return point - self.reference
+
+    def _certified(self, solution: Solution) -> Solution:
+        """The solution with its residual relative to ``‖b‖``, in absolute weights."""
+        size = float(torch.linalg.vector_norm(self.rhs))
+        error = float(torch.linalg.vector_norm(self.system.operator @ solution.value - self.rhs))
+        residual = max(self.defect, error / size if size > 0 else 0.0)
+        return self._translated(replace(solution, residual=residual))
+
+    def _translated(self, solution: Solution) -> Solution:
+        return solution.with_value(self.reference + solution.value, self.layout)

@@ -1,0 +1,63 @@
+"""The linear image ``{x₀ + M z}`` of a subspace, written as an affine set so that one class serves both."""
+
+import torch
+from torch import Tensor
+
+from solset.errors import Status
+from solset.linalg import Identity, LinearOperator
+from solset.sets._affine import AffineSet
+from solset.solvers import LSMR, Prepared, Solution
+from solset.solvers.filters import Filter
+
+
+class _OffRange(LinearOperator):
+    """``x ↦ x - M M⁺ x``, the orthogonal projector whose kernel is ``range M``."""
+
+    is_symmetric = True
+
+    def __init__(self, generators: LinearOperator, solver: LSMR) -> None:
+        q = generators.shape[0]
+        super().__init__((q, q), generators.dtype, generators.device)
+        self._prepared = solver.prepare(generators)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return block - self._prepared.operator @ self._prepared.solve(block).value
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._apply(block)
+
+
+class _Projector(Prepared):
+    """A projector is its own pseudo-inverse."""
+
+    def __init__(self, operator: LinearOperator, rank: int | None) -> None:
+        self.operator, self._rank = operator, rank
+
+    def solve(self, rhs: Tensor) -> Solution:
+        return Solution(self.operator @ rhs, Status.CONVERGED, 0.0, 0)
+
+    def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
+        ones = torch.ones(1, dtype=torch.float64)
+        return self.solve(rhs).with_value(float(choice(ones, ones > 0)) * (self.operator @ rhs))
+
+    def curvature(self) -> Prepared:
+        return self
+
+    @property
+    def rank(self) -> int | None:
+        return self._rank
+
+
+def affine_image(point: Tensor, generators: LinearOperator | None, *, defect: float = 0.0) -> AffineSet:
+    """The set ``{point + M z : z}`` as an :class:`AffineSet`.
+
+    Args:
+        point: ``x₀``, ``(q,)``.
+        generators: ``M``, ``(q, r)``; ``None`` for the single point.
+        defect: Relative residual with which ``x₀`` itself was found; above tolerance the set is empty.
+    """
+    if generators is None:
+        system: Prepared = _Projector(Identity(len(point), point.dtype, point.device), len(point))
+        return AffineSet(system, point, torch.zeros_like(point), defect=defect)
+    system = _Projector(_OffRange(generators, LSMR(tol=1e-12)), None)
+    return AffineSet(system, system.operator @ point, torch.zeros_like(point), defect=defect)

@@ -1,0 +1,202 @@
+"""What every solver is: a frozen value that prepares an operator, once, for many right-hand sides."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from solset.errors import Status, bad_type
+from solset.linalg import LinearOperator
+from solset.solvers._solution import Solution
+from solset.solvers.filters import Filter, MinimumNorm
+
+
+class Prepared(ABC):
+    """An operator with whatever a solver keeps about it.
+
+    Attributes:
+        operator: The matrix ``A`` of the system ``A v = b``.
+    """
+
+    operator: LinearOperator
+
+    @abstractmethod
+    def solve(self, rhs: Tensor) -> Solution:
+        """The least-squares solution of ``A v = b`` of minimum norm, ``A⁺ b``.
+
+        Args:
+            rhs: ``(m,)`` or a block ``(m, k)``.
+        """
+
+    @abstractmethod
+    def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
+        """The element that a spectral filter ``φ`` picks.
+
+        ``φ(A) b`` for a symmetric operator, ``Aᵀ φ(AAᵀ) b`` for any other.
+
+        Args:
+            choice: The filter ``φ``.
+            rhs: ``(m,)`` or a block ``(m, k)``.
+        """
+
+    def solve_transposed(self, rhs: Tensor) -> Solution:
+        """The minimum-norm least-squares solution of ``Aᵀ y = c``.
+
+        Args:
+            rhs: ``c``, ``(p,)``.
+
+        Raises:
+            TypeError: If the solver keeps nothing that serves the transposed system.
+        """
+        if self.operator.is_symmetric:
+            return self.solve(rhs)
+        raise bad_type(
+            "solver",
+            expected="one that also solves with Aᵀ",
+            got=type(self).__name__,
+            cure="Use Dense or Dual.",
+        )
+
+    @abstractmethod
+    def curvature(self) -> "Prepared":
+        """The symmetric operator whose flow this system follows: itself, or ``AᵀA`` for rows ``A``."""
+
+    @property
+    def rank(self) -> int | None:
+        """The numerical rank, or ``None`` where the solver never sees the spectrum."""
+        return None
+
+    def weighted(self, weights: LinearOperator) -> "Prepared | None":  # noqa: ARG002 - part of the interface
+        """The prepared operator ``W A``, if it costs no new rows of ``A``; else ``None``."""
+        return None
+
+
+@dataclass(frozen=True)
+class Solver(ABC):
+    """A method with its settings; hashable, comparable, printable."""
+
+    def takes(self, operator: LinearOperator) -> bool:  # noqa: ARG002 - part of the interface
+        """Whether this solver is one for the operator: some need symmetric ones, some rows."""
+        return True
+
+    @abstractmethod
+    def prepare(self, operator: LinearOperator) -> Prepared:
+        """Whatever can be computed before a right-hand side is known.
+
+        Args:
+            operator: The matrix ``A``.
+        """
+
+    def solve(self, operator: LinearOperator, rhs: Tensor) -> Solution:
+        """The minimum-norm least-squares solution of ``A v = b``.
+
+        Args:
+            operator: The matrix ``A``, ``(m, p)``.
+            rhs: ``b``, ``(m,)`` or a block ``(m, k)``.
+        """
+        return self.prepare(operator).solve(rhs)
+
+
+class Deferred(Prepared):
+    """A prepared operator whose preparation waits for the first solve, and then is shared.
+
+    Args:
+        operator: The matrix ``A``.
+        solver: What will prepare it.
+    """
+
+    def __init__(self, operator: LinearOperator, solver: Solver) -> None:
+        self._bare, self.solver = operator, solver
+
+    @cached_property
+    def inner(self) -> Prepared:
+        """The preparation, made on first use."""
+        return self.solver.prepare(self._bare)
+
+    @property
+    def operator(self) -> LinearOperator:  # type: ignore[override]
+        """The operator, as the preparation keeps it once it is made."""
+        return self.inner.operator if "inner" in self.__dict__ else self._bare
+
+    def solve(self, rhs: Tensor) -> Solution:
+        """As the solver prepared does."""
+        return self.inner.solve(rhs)
+
+    def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
+        """As the solver prepared does."""
+        return self.inner.filtered(choice, rhs)
+
+    def solve_transposed(self, rhs: Tensor) -> Solution:
+        """As the solver prepared does."""
+        return self.inner.solve_transposed(rhs)
+
+    def curvature(self) -> Prepared:
+        """As the solver prepared does."""
+        return self.inner.curvature()
+
+    def weighted(self, weights: LinearOperator) -> Prepared | None:
+        """As the solver prepared does."""
+        return self.inner.weighted(weights)
+
+    @property
+    def rank(self) -> int | None:
+        """As the solver prepared finds it."""
+        return self.inner.rank
+
+
+def unwrapped(system: Prepared) -> Prepared:
+    """What the solver keeps, made now if it was not yet.
+
+    Args:
+        system: Perhaps a deferred one.
+    """
+    return system.inner if isinstance(system, Deferred) else system
+
+
+def relative_residual(operator: LinearOperator, value: Tensor, rhs: Tensor) -> tuple[Tensor, float]:
+    """``A v - b`` and its norm relative to ``b``, the largest over the columns of a block."""
+    difference = operator @ value - rhs
+    size = torch.linalg.vector_norm(rhs.reshape(rhs.shape[0], -1), dim=0)
+    error = torch.linalg.vector_norm(difference.reshape(rhs.shape[0], -1), dim=0)
+    ratio = torch.where(size > 0, error / size, torch.zeros_like(size))
+    return difference, float(ratio.max()) if ratio.numel() else 0.0
+
+
+def attainable(tol: float, operator: LinearOperator) -> float:
+    """The relative residual that counts as consistent: ``tol``, or what the dtype can tell from rounding."""
+    return max(tol, 100 * torch.finfo(operator.dtype).eps)
+
+
+def aim(tol: float, operator: LinearOperator) -> float:
+    """The relative residual to iterate for: ``tol``, but nothing that only rounding could reach."""
+    return max(tol, 8 * torch.finfo(operator.dtype).eps)
+
+
+def judge(
+    operator: LinearOperator,
+    value: Tensor,
+    rhs: Tensor,
+    tol: float,
+    steps: int,
+    *,
+    chosen: Filter | None = None,
+) -> Solution:
+    """The solution with the status that its own residual proves.
+
+    ``converged`` if ``‖r‖ ≤ tol ‖b‖``, where a ``tol`` below what the dtype can tell from rounding counts
+    as that; ``inconsistent`` if the residual is larger but orthogonal to the range of ``A`` (a least-squares
+    solution); ``max_steps`` if it is neither. A filter other than the pseudo-inverse leaves a residual on
+    purpose and is ``converged`` whenever it is finite.
+    """
+    if not bool(torch.isfinite(value).all()):
+        return Solution(value, Status.NONFINITE, float("inf"), steps)
+    difference, residual = relative_residual(operator, value, rhs)
+    small = attainable(tol, operator)
+    if residual <= small or not isinstance(chosen, MinimumNorm | None):
+        return Solution(value, Status.CONVERGED, residual, steps)
+    normal = torch.linalg.vector_norm(operator.T @ difference)
+    pulled = torch.linalg.vector_norm(operator.T @ rhs)
+    is_least_squares = bool(normal <= small * pulled) or steps == 0
+    return Solution(value, Status.INCONSISTENT if is_least_squares else Status.MAX_STEPS, residual, steps)

@@ -1,0 +1,151 @@
+"""What the matrix-free solvers share: one column after the other, and the filters that need no spectrum."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from solset.errors import Status, bad_type, bad_value
+from solset.linalg import LinearOperator, NormalOperator
+from solset.solvers._base import Prepared, Solver, judge
+from solset.solvers._solution import Solution
+from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, Tikhonov
+
+
+class ColumnwisePrepared(Prepared):
+    """Solves one column after the other.
+
+    Args:
+        operator: The matrix ``A``.
+        column: From a flat right-hand side to its solution.
+        damped: From a damping to the prepared system with that damping, for Tikhonov elements.
+        solver: What solves the systems with ``Aᵀ`` and ``AᵀA``, if ``A`` is not symmetric.
+    """
+
+    def __init__(
+        self,
+        operator: LinearOperator,
+        column: Callable[[Tensor], Solution],
+        damped: Callable[[float], Prepared],
+        solver: Solver | None = None,
+    ) -> None:
+        self.operator = operator
+        self._column, self._damped, self._solver = column, damped, solver
+
+    def solve(self, rhs: Tensor) -> Solution:
+        """Each column's solution; status and residual of the worst."""
+        return _by_column(self._guarded, rhs)
+
+    def _guarded(self, rhs: Tensor) -> Solution:
+        """The column's solution, or zero where nothing of ``b`` lies in the range of ``A``.
+
+        There a Krylov method only amplifies rounding; no iterate can have a residual below 1, so the test is
+        paid for by failures alone.
+        """
+        solution = self._column(rhs)
+        if solution.residual < 1.0 - 1e-8 or not is_off_range(self.operator, rhs):
+            return solution
+        zero = torch.zeros_like(solution.value)
+        return Solution(zero, Status.INCONSISTENT, 1.0, solution.steps)
+
+    def solve_transposed(self, rhs: Tensor) -> Solution:
+        """The solution with ``Aᵀ``."""
+        if self.operator.is_symmetric or self._solver is None:
+            return super().solve_transposed(rhs)
+        return self._solver.solve(self.operator.T, rhs)
+
+    def curvature(self) -> Prepared:
+        """Itself, or ``AᵀA`` with the same solver."""
+        if self.operator.is_symmetric or self._solver is None:
+            return self
+        return self._solver.prepare(NormalOperator(self.operator))
+
+    def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
+        """The filtered element, for filters that need no spectrum.
+
+        Raises:
+            ValueError: For a filter that does.
+        """
+        match choice:
+            case MinimumNorm():
+                return self.solve(rhs)
+            case GradientFlow():
+                return descend(self.operator, choice, rhs)
+            case Tikhonov(damping=damping):
+                inner = self._damped(damping).solve(rhs)
+                element = judge(self.operator, inner.value, rhs, 0.0, inner.steps, chosen=choice)
+                return replace(element, status=inner.status)
+        raise bad_value(
+            "filter",
+            expected="MinimumNorm, GradientFlow or Tikhonov for a matrix-free solver",
+            got=choice,
+            cure="Take Dense or Dual, which see the spectrum.",
+        )
+
+
+def _by_column(column: Callable[[Tensor], Solution], rhs: Tensor) -> Solution:
+    if rhs.ndim == 1:
+        return column(rhs)
+    parts = [column(rhs[:, j].contiguous()) for j in range(rhs.shape[1])]
+    worst = max(parts, key=lambda part: (part.status is not Status.CONVERGED, part.residual))
+    value = torch.stack([part.value for part in parts], dim=1)
+    return Solution(value, worst.status, worst.residual, sum(part.steps for part in parts))
+
+
+def descend(operator: LinearOperator, flow: GradientFlow, rhs: Tensor) -> Solution:
+    """The gradient-flow element by running the linearised descent itself.
+
+    ``v ← v - η(Hv - b)`` for a symmetric operator, ``v ← v - ηAᵀ(Av - b)`` for any other: exact, one
+    (two) products a step.
+
+    Args:
+        operator: ``H`` or ``A``.
+        flow: Steps and learning rate.
+        rhs: ``b``.
+    """
+    pull = (lambda r: r) if operator.is_symmetric else (lambda r: operator.T @ r)
+    value = torch.zeros(operator.shape[1], *rhs.shape[1:], dtype=rhs.dtype, device=rhs.device)
+    for _ in range(flow.steps):
+        value = value - flow.learning_rate * pull(operator @ value - rhs)
+    solution = judge(operator, value, rhs, 0.0, flow.steps, chosen=flow)
+    if operator.is_symmetric and solution.residual > 1.0 + 1e-8:  # stable descent never raises the residual
+        return replace(solution, status=Status.DIVERGED)
+    return solution
+
+
+def is_off_range(operator: LinearOperator, rhs: Tensor) -> bool:
+    """Whether ``Aᵀ b`` is nothing but rounding, so that the least-squares solution is zero.
+
+    Args:
+        operator: ``A``.
+        rhs: A non-zero ``b``, ``(m,)``.
+
+    Cost: one product with ``A``, for a lower estimate of its norm, and one with ``Aᵀ``.
+    """
+    size = torch.linalg.vector_norm(rhs)
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(operator.shape[1], generator=generator, dtype=torch.float64)
+    probe = (probe / torch.linalg.vector_norm(probe)).to(operator.device, operator.dtype)
+    norm = torch.linalg.vector_norm(operator @ probe)
+    rounding = 100 * torch.finfo(operator.dtype).eps * norm * size
+    return bool(size > 0) and bool(torch.linalg.vector_norm(operator.T @ rhs) <= rounding)
+
+
+def require_symmetric(operator: LinearOperator, name: str) -> None:
+    """Refuse an operator that is not declared symmetric.
+
+    Args:
+        operator: The operator.
+        name: The solver's name, for the message.
+
+    Raises:
+        TypeError: If it is not symmetric.
+    """
+    if not operator.is_symmetric:
+        raise bad_type(
+            "operator",
+            expected=f"symmetric for {name}",
+            got=f"{type(operator).__name__} of shape {operator.shape}",
+            cure="Use LSMR or Dual for rectangular rows.",
+        )

@@ -1,0 +1,129 @@
+"""The dense pseudo-inverse: the solver that writes the whole matrix out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from solset.checks import checked
+from solset.errors import bad_value
+from solset.linalg import LinearOperator, NormalOperator, Spectrum, default_tolerance, spectrum
+from solset.solvers._base import Prepared, Solver, judge
+from solset.solvers._solution import Solution
+from solset.solvers.filters import Filter, MinimumNorm
+
+
+@checked
+@dataclass(frozen=True)
+class Dense(Solver):
+    """The pseudo-inverse of the matrix written out, with a stated rank cut.
+
+    Attributes:
+        rank_tolerance: Relative size below which an eigenvalue (singular value) counts as zero;
+            ``None`` takes the larger side times the rounding unit.
+        tol: Relative residual up to which the system counts as consistent.
+        memory_budget: Bytes the matrix and its decomposition may take.
+
+    Cost: ``min(m, p)`` products, then ``O(min(m, p)² max(m, p))`` operations and ``3·8·m·p`` bytes.
+    """
+
+    rank_tolerance: float | None = None
+    tol: float = 1e-8
+    memory_budget: int = 4 * 2**30
+
+    def prepare(self, operator: LinearOperator) -> Prepared:
+        """The eigen-decomposition of a symmetric operator, or that of the smaller Gram side.
+
+        Args:
+            operator: The matrix ``A``.
+
+        Raises:
+            ValueError: If the matrix does not fit the memory budget.
+        """
+        m, p = operator.shape
+        need = 3 * 8 * m * p
+        if need > self.memory_budget:
+            raise bad_value(
+                "memory_budget",
+                expected=f"at least {need} bytes for a dense {m} x {p} matrix",
+                got=self.memory_budget,
+                cure="Raise it, or take Dual, LSMR or MINRES.",
+            )
+        tolerance = self.rank_tolerance
+        if tolerance is None:
+            tolerance = default_tolerance(operator.shape, operator.dtype)
+        matrix = operator.to_dense().to(torch.float64)
+        if operator.is_symmetric:
+            return SymmetricPrepared(operator, spectrum((matrix + matrix.T) / 2, tolerance), self.tol)
+        return _SingularPrepared(operator, matrix, tolerance, self.tol)
+
+
+class SymmetricPrepared(Prepared):
+    """``A = U diag(s) Uᵀ`` of a symmetric operator.
+
+    Args:
+        operator: ``A``.
+        decomposition: Its spectrum.
+        tol: Relative residual up to which a system counts as consistent.
+    """
+
+    def __init__(self, operator: LinearOperator, decomposition: Spectrum, tol: float) -> None:
+        self.operator = operator
+        self.spectrum, self.tol = decomposition, tol
+
+    def solve(self, rhs: Tensor) -> Solution:
+        """``A⁺ b``."""
+        return self.filtered(MinimumNorm(), rhs)
+
+    def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
+        """``φ(A) b``."""
+        s = self.spectrum
+        phi = choice(s.values, s.kept).unsqueeze(1)
+        block = rhs.reshape(rhs.shape[0], -1).to(torch.float64)
+        value = (s.vectors @ (phi * (s.vectors.T @ block))).to(rhs.dtype).reshape(rhs.shape)
+        return judge(self.operator, value, rhs, self.tol, 0, chosen=choice)
+
+    def curvature(self) -> Prepared:
+        """Itself."""
+        return self
+
+    @property
+    def rank(self) -> int:
+        """Eigenvalues above the tolerance."""
+        return self.spectrum.rank
+
+
+class _SingularPrepared(Prepared):
+    """``A = U diag(σ) Vᵀ``; filters act on ``σ²``."""
+
+    def __init__(self, operator: LinearOperator, matrix: Tensor, tolerance: float, tol: float) -> None:
+        self.operator = operator
+        self.left, self.singular, self.right = torch.linalg.svd(matrix, full_matrices=False)
+        self.kept = self.singular > tolerance * self.singular.max()
+        self.matrix, self.tolerance, self.tol = matrix, tolerance, tol
+
+    def solve(self, rhs: Tensor) -> Solution:
+        inverse = MinimumNorm()(self.singular, self.kept)
+        return self._finish(MinimumNorm(), inverse, rhs)
+
+    def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
+        return self._finish(choice, self.singular * choice(self.singular**2, self.kept), rhs)
+
+    def _finish(self, choice: Filter, factors: Tensor, rhs: Tensor) -> Solution:
+        block = rhs.reshape(rhs.shape[0], -1).to(torch.float64)
+        value = self.right.T @ (factors.unsqueeze(1) * (self.left.T @ block))
+        value = value.to(rhs.dtype).reshape(-1, *rhs.shape[1:])
+        return judge(self.operator, value, rhs, self.tol, 0, chosen=choice)
+
+    def solve_transposed(self, rhs: Tensor) -> Solution:
+        inverse = MinimumNorm()(self.singular, self.kept)
+        value = (self.left @ (inverse * (self.right @ rhs.to(torch.float64)))).to(rhs.dtype)
+        return judge(self.operator.T, value, rhs, self.tol, 0)
+
+    def curvature(self) -> Prepared:
+        square = spectrum(self.matrix.T @ self.matrix, self.tolerance)
+        return SymmetricPrepared(NormalOperator(self.operator), square, self.tol)
+
+    @property
+    def rank(self) -> int:
+        return int(self.kept.sum())

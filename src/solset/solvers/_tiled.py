@@ -1,0 +1,267 @@
+"""The Gram side for matrices larger than memory: a Cholesky factor on the disk, and no decomposition."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from solset.errors import Status, bad_value
+from solset.linalg import BlockDiagonal, LinearOperator, NormalOperator, Product, TiledSymmetric
+from solset.linalg._tiled_cholesky import Lower
+from solset.solvers._base import Prepared, attainable, judge
+from solset.solvers._gram_side import GramPrepared
+from solset.solvers._solution import Solution
+from solset.solvers._tiled_factors import Factors, RangeInverse
+from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, RankCut, Tikhonov
+
+CORRECTIONS = 8  # where the factor is of a shifted matrix
+SLOWER = 0.5  # a correction that leaves more of the one before is rounding
+
+Step = Callable[[Tensor], Tensor]
+
+
+class TiledPrepared(GramPrepared):
+    """Rows ``A`` and their Gram matrix ``G`` on the disk, with a Cholesky factor of ``G`` there too.
+
+    Where ``G`` is not positive definite to the tolerance, the factor is of ``G + δI`` with a ``δ`` of 1e-10
+    of the largest eigenvalue, and corrections take it out again. How many eigenvalues there are below it a
+    factor does not tell, so that the rank is then not known.
+
+    Args:
+        rows: ``A``.
+        factors: Of ``G``.
+        tolerance: Relative size below which an eigenvalue counts as zero.
+        tol: Relative residual up to which a system counts as consistent.
+        is_equilibrated: Whether the tolerance is for rows of length one.
+    """
+
+    def __init__(
+        self,
+        rows: LinearOperator,
+        factors: Factors,
+        tolerance: float,
+        tol: float,
+        *,
+        is_equilibrated: bool = False,
+    ) -> None:
+        self.operator, self.factors = rows, factors
+        self.tolerance, self.tol, self.is_equilibrated = tolerance, tol, is_equilibrated
+
+    @property
+    def matrix(self) -> TiledSymmetric:
+        """On the disk."""
+        return self.factors.gram
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """What brings the rows to length one where they are equilibrated; else ones, ``(m,)``."""
+        lengths = self.factors.diagonal.sqrt()
+        one = torch.ones_like(lengths)
+        is_scaled = self.is_equilibrated & (lengths > 0)
+        return torch.where(is_scaled, 1 / torch.where(is_scaled, lengths, one), one)
+
+    @cached_property
+    def inverse(self) -> RangeInverse:
+        """``G⁺``."""
+        return RangeInverse(self.factors, self.scale, self.tolerance)
+
+    @cached_property
+    def plain(self) -> "TiledPrepared":
+        """The same rows without equilibration, with the same factors."""
+        if not self.is_equilibrated:
+            return self
+        return TiledPrepared(self.operator, self.factors, self.tolerance, self.tol)
+
+    @property
+    def smallest(self) -> float:
+        """As bounded from below; 0 where ``G`` has no factor."""
+        return self.inverse.conditioning * self.inverse.largest
+
+    @property
+    def is_finite(self) -> bool:
+        """As the diagonal shows."""
+        return self.factors.is_finite
+
+    def whitening(self) -> LinearOperator:
+        """``L⁻¹`` of the factor in use."""
+        return Lower(self.inverse.factor, self.operator.dtype)
+
+    @property
+    def rank(self) -> int | None:
+        """``m`` where that is proved (with probability 0.998 over random starts), else not known."""
+        return self.matrix.shape[0] if self.inverse.is_full else None
+
+    def solve(self, rhs: Tensor) -> Solution:
+        """``Aᵀ (AAᵀ)⁺ b`` with iterative refinement."""
+
+        def step(rest: Tensor) -> Tensor:
+            return self.operator.T @ self.inverse.apply(rest)
+
+        return self.corrected(self.operator, step, rhs, self.scale)
+
+    def solve_transposed(self, rhs: Tensor) -> Solution:
+        """``(AAᵀ)⁺ A c``."""
+        if self.is_equilibrated and self.rank is None:
+            # Of dependent rows the shortest answer is not the scaled one.
+            return self.plain.solve_transposed(rhs)
+
+        def step(rest: Tensor) -> Tensor:
+            return self.inverse.apply(self.operator @ rest)
+
+        return self.corrected(self.operator.T, step, rhs)
+
+    def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
+        """``Aᵀ φ(AAᵀ) b`` for filters that need no spectrum.
+
+        Raises:
+            ValueError: For a rank cut above the smallest eigenvalue.
+
+        Cost: of a :class:`GradientFlow` one more factor and some thirty solves for each column; a product a
+        step of the training where that is short, or close to where descent diverges.
+        """
+        steps, is_done = 0, True
+        match choice:
+            case MinimumNorm():
+                return self.solve(rhs)
+            case Tikhonov(damping=damping):
+                inner = (self.factors.damped(damping) @ rhs.to(torch.float64)).to(rhs.dtype)
+            case GradientFlow():
+                inner, steps, is_done = self.factors.flow(choice, rhs)
+            case RankCut(tolerance=tolerance) if self.inverse.conditioning > max(tolerance, self.tolerance):
+                return judge(self.operator, self.solve(rhs).value, rhs, self.tol, 0, chosen=choice)
+            case _:
+                raise needs_spectrum(choice)
+        element = judge(self.operator, self.operator.T @ inner, rhs, self.tol, steps, chosen=choice)
+        return element if is_done else replace(element, status=Status.MAX_STEPS)
+
+    def curvature(self, damping: float = 0.0) -> Prepared:
+        """``AᵀA + λI`` through the same Gram matrix."""
+        return NormalTiled(NormalOperator(self.operator, damping), self.plain)
+
+    def weighted(self, weights: LinearOperator) -> Prepared | None:
+        """``W A`` for a diagonal ``W``: neither a row nor a product of rows is computed again."""
+        if not isinstance(weights, BlockDiagonal) or weights.blocks.shape[1:] != (1, 1):
+            return None
+        gram = self.matrix.scaled(weights.blocks.flatten().to(torch.float64))
+        factors = Factors(gram, self.factors.folder)
+        return TiledPrepared(Product(weights, self.operator), factors, self.tolerance, self.tol)
+
+    def corrected(
+        self, operator: LinearOperator, step: Step, rhs: Tensor, scale: Tensor | None = None
+    ) -> Solution:
+        """A solve by steps, each of the residual before: one for rounding, more to take a shift out.
+
+        Where the rank is not known, a residual proves that there is no solution only if eigenvalues that
+        count as zero carry it, and the last correction was too small to matter.
+
+        Args:
+            operator: ``A`` of ``A v = b``.
+            step: An approximate inverse.
+            rhs: ``b``.
+            scale: By which its rows count; all alike by default.
+        """
+        value = step(rhs)
+        if self.rank is not None:
+            value = value + step(rhs - operator @ value)
+            return judge(operator, value, rhs, self.tol, 0, chosen=MinimumNorm())
+        change, steps = value, 0
+        while steps < CORRECTIONS:
+            before, change, steps = change, step(rhs - operator @ value), steps + 1
+            if not bool(torch.linalg.vector_norm(change) < SLOWER * torch.linalg.vector_norm(before)):
+                break
+            value = value + change
+        found = replace(judge(operator, value, rhs, self.tol, 0, chosen=MinimumNorm()), steps=steps)
+        if found.status is not Status.INCONSISTENT:
+            return found
+        moved, given = torch.linalg.vector_norm(operator @ change), torch.linalg.vector_norm(rhs)
+        is_settled = bool(moved <= attainable(self.tol, operator) * given)
+        is_proved = is_settled and self._is_off_range(operator, rhs - operator @ value, scale)
+        return found if is_proved else replace(found, status=Status.MAX_STEPS)
+
+    def _is_off_range(self, operator: LinearOperator, rest: Tensor, scale: Tensor | None) -> bool:
+        """Whether eigenvalues below the tolerance carry a residual, in the mean."""
+        by = torch.ones(()) if scale is None else scale.reshape(-1, *[1] * (rest.ndim - 1))
+        weighed = by.to(rest) * rest
+        pulled = torch.linalg.vector_norm(operator.T @ (by.to(rest) * weighed), dtype=torch.float64)
+        size = torch.linalg.vector_norm(weighed, dtype=torch.float64)
+        quotient = pulled / size if operator.is_symmetric else (pulled / size).square()
+        return bool(quotient <= self.tolerance * self.inverse.largest)
+
+
+class NormalTiled(Prepared):
+    """``AᵀA + λI``: ``φ(AᵀA + λ) b = φ(λ) b_⊥ + Aᵀ φ(G + λ) y`` for ``b = Aᵀy + b_⊥`` with ``A b_⊥ = 0``.
+
+    Args:
+        operator: ``AᵀA + λI`` of the very rows that are prepared.
+        rows: ``A``, prepared.
+    """
+
+    def __init__(self, operator: NormalOperator, rows: TiledPrepared) -> None:
+        self.operator, self.rows, self.damping = operator, rows, operator.damping
+
+    @property
+    def rank(self) -> int | None:
+        """``p`` with damping; else that of the rows."""
+        return self.operator.shape[0] if self.damping > 0 else self.rows.rank
+
+    def solve(self, rhs: Tensor) -> Solution:
+        """The minimum-norm solution, with iterative refinement."""
+        if self.damping == 0:
+            return self.rows.corrected(self.operator, self._pseudo_inverse, rhs)
+        value = self._inverse(self.damping, rhs)
+        value = value + self._inverse(self.damping, rhs - self.operator @ value)
+        return judge(self.operator, value, rhs, self.rows.tol, 0, chosen=MinimumNorm())
+
+    def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
+        """``φ(AᵀA + λI) b`` for filters that need no spectrum.
+
+        Raises:
+            ValueError: For a rank cut.
+        """
+        steps, is_done = 0, True
+        match choice:
+            case MinimumNorm():
+                return self.solve(rhs)
+            case Tikhonov(damping=damping):
+                value = self._inverse(self.damping + damping, rhs)
+            case GradientFlow():
+                split = self.rows.solve_transposed(rhs)
+                along, across = split.value, rhs - self.rows.operator.T @ split.value
+                found, steps, is_done = self.rows.factors.flow(choice, along, self.damping)
+                level = torch.tensor([self.damping], dtype=torch.float64)
+                value = float(choice(level, level > 0)) * across + self.rows.operator.T @ found
+                is_done = is_done and split.status in {Status.CONVERGED, Status.INCONSISTENT}
+            case _:
+                raise needs_spectrum(choice)
+        element = judge(self.operator, value, rhs, self.rows.tol, steps, chosen=choice)
+        return element if is_done else replace(element, status=Status.MAX_STEPS)
+
+    def curvature(self) -> Prepared:
+        """Itself."""
+        return self
+
+    def _pseudo_inverse(self, rhs: Tensor) -> Tensor:
+        along = self.rows.solve_transposed(rhs).value
+        return self.rows.operator.T @ self.rows.inverse.apply(along)
+
+    def _inverse(self, damping: float, rhs: Tensor) -> Tensor:
+        along = self.rows.solve_transposed(rhs).value
+        across = rhs - self.rows.operator.T @ along
+        inner = (self.rows.factors.damped(damping) @ along.to(torch.float64)).to(rhs.dtype)
+        return self.rows.operator.T @ inner + across / damping
+
+
+def needs_spectrum(choice: Filter) -> ValueError:
+    """The refusal of a filter.
+
+    Args:
+        choice: Which.
+    """
+    return bad_value(
+        "filter",
+        expected="MinimumNorm, GradientFlow or Tikhonov where the Gram matrix is on the disk",
+        got=choice,
+        cure="Raise memory_budget, so that the spectrum of the Gram matrix is computed.",
+    )

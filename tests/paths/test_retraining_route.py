@@ -1,0 +1,214 @@
+"""Retraining followed in time, against real gradient descent and closed forms."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from solset import Problem, SolsetWarning, retrain
+from solset.paths import Course, StopReason, follow_retraining
+from solset.retraining import GradientDescent
+from solset.solvers import filters
+
+MOVED, RATE = [4, 1], 0.02
+
+
+def direction(seed: int = 0, size: float = 0.3) -> Tensor:
+    draw = torch.randn(2, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return size * draw
+
+
+def followed(problem: Problem, **options) -> Course:
+    return follow_retraining(problem, direction(), **{"points": MOVED, "learning_rate": RATE, **options})
+
+
+def truth(problem: Problem, steps: int, record_at=()) -> dict[int, Tensor]:
+    method = GradientDescent(steps, RATE, record_at=(*record_at, steps))
+    return retrain(problem, direction(), points=MOVED, method=method).course
+
+
+def error(course: Course, place: int, weights: Tensor) -> float:
+    by_place = dict(zip((s.place for s in course.stations), course.trail, strict=True))
+    return float((by_place[place] - weights).norm() / (weights - course.trail[0]).norm())
+
+
+def test_a_network_linear_in_its_weights_takes_one_build_and_is_exact():
+    g = torch.Generator().manual_seed(0)
+    inputs, targets = (torch.randn(6, k, generator=g, dtype=torch.float64) for k in (9, 2))
+    model = nn.Linear(9, 2, bias=False).double().eval()
+    with torch.no_grad():
+        model.weight.copy_((torch.linalg.pinv(inputs) @ targets).T)
+    problem, dx = Problem(model, nn.MSELoss(), inputs, targets), torch.ones(1, 9, dtype=torch.float64)
+    found = follow_retraining(problem, dx, points=[2], steps=200, learning_rate=RATE)
+    real = retrain(problem, dx, points=[2], method=GradientDescent(200, RATE))
+    assert float((found.change - real.change).norm() / real.change.norm()) <= 1e-10
+    assert found.stations[-1].error <= 1e-10
+    assert "1 builds" in found.message
+
+
+@pytest.fixture(scope="module")
+def softmax() -> tuple[Problem, Tensor]:
+    """A network linear in its weights under cross-entropy; three points move by half of their norms."""
+    g = torch.Generator().manual_seed(0)
+    inputs = torch.randn(12, 6, generator=g, dtype=torch.float64)
+    labels = torch.randint(0, 3, (12,), generator=g)
+    model = nn.Linear(6, 3, bias=False).double().eval()
+    nn.init.zeros_(model.weight)
+    start = Problem(model, nn.CrossEntropyLoss(), inputs, labels, gradient_tol=float("inf"))
+    descent = GradientDescent(2000, 0.5)
+    end = retrain(start, torch.zeros_like(inputs), method=descent).weights
+    nn.utils.vector_to_parameters(end, model.parameters())
+    dx = torch.randn(3, 6, generator=g, dtype=torch.float64)
+    dx = 0.5 * dx / dx.norm(dim=1, keepdim=True) * inputs[:3].norm(dim=1, keepdim=True)
+    return Problem(model, nn.CrossEntropyLoss(), inputs, labels, gradient_tol=float("inf")), dx
+
+
+@pytest.mark.parametrize("steps", [100, 1000, 5000])
+def test_a_loss_that_changes_its_curvature_takes_more_segments_than_one(softmax, steps):
+    problem, dx = softmax
+    options = {"points": [0, 1, 2], "steps": steps, "learning_rate": 0.5}
+    real = retrain(problem, dx, points=[0, 1, 2], method=GradientDescent(steps, 0.5))
+    errors, defects = [], []
+    for builds, tol in ((1, 0.05), (12, 0.05), (31, 0.01)):
+        found = follow_retraining(problem, dx, builds=builds, tol=tol, **options)
+        errors.append(float((found.change - real.change).norm() / real.change.norm()))
+        defects.append(max(station.error for station in found.stations))
+    assert errors[0] > 0.05
+    assert defects[0] > 0.05  # and it says so
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] <= 0.005
+
+
+def test_weight_decay_is_part_of_the_flow():
+    g = torch.Generator().manual_seed(0)
+    inputs, targets = (torch.randn(6, k, generator=g, dtype=torch.float64) for k in (9, 2))
+    model = nn.Linear(9, 2, bias=False).double().eval()
+    nn.init.zeros_(model.weight)
+    problem = Problem(model, nn.MSELoss(), inputs, targets, weight_decay=0.1, gradient_tol=10.0)
+    dx = torch.ones(1, 9, dtype=torch.float64)
+    found = follow_retraining(problem, dx, points=[2], steps=50, learning_rate=RATE)
+    real = retrain(problem, dx, points=[2], method=GradientDescent(50, RATE))
+    assert float((found.change - real.change).norm() / real.change.norm()) <= 1e-10
+
+
+def test_it_is_nearer_to_real_training_than_the_linear_element(fitted):
+    problem, steps = fitted.problem(), 400
+    found, real = followed(problem, steps=steps, record_at=(20,)), truth(problem, steps, (20,))
+    assert found.reason is StopReason.END
+    changes = problem.graphical_derivative(points=MOVED)(direction())
+    for k in (20, steps):
+        first = changes.element(filters.GradientFlow(k, RATE)).value + problem.weights()
+        linear = float((first - real[k]).norm() / (real[k] - problem.weights()).norm())
+        assert error(found, k, real[k]) <= 0.1
+        assert error(found, k, real[k]) <= 0.5 * linear
+
+
+def test_more_builds_are_nearer(fitted):
+    problem, steps = fitted.problem(), 400
+    real = truth(problem, steps)[steps]
+    errors = [error(followed(problem, steps=steps, tol=1e-9, builds=n), steps, real) for n in (2, 6, 20)]
+    assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize("builds", [1, 2, 5])
+def test_never_takes_more_builds_than_granted(fitted, builds):
+    found = followed(fitted.problem(), steps=100, tol=1e-9, builds=builds)
+    assert found.end.place == 100
+    assert f"{builds} builds" in found.message
+
+
+def test_classification_with_a_leftover_gradient(build_case):
+    problem = build_case("tanh-ce-mean").problem()
+    real = truth(problem, 60)[60]
+    errors = [error(followed(problem, steps=60, tol=1e-9, builds=n), 60, real) for n in (6, 20, 60)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] <= 1e-10  # a build a step is gradient descent itself
+
+
+def test_records_places_losses_and_cost(fitted):
+    problem = fitted.problem()
+    found = followed(problem, steps=50, record_at=(7, 50))
+    places = [station.place for station in found.stations]
+    assert places[0] == 0
+    assert {7.0, 50.0} <= set(places)
+    assert places == sorted(set(places))
+    risk = problem.risk().move(MOVED, direction()).at(found.weights)
+    assert found.end.all_loss == pytest.approx(float(risk.losses().mean()))
+    assert found.end.moved_loss == pytest.approx(float(risk.losses()[MOVED].mean()))
+    assert found.end.residual == pytest.approx(float(risk.gradient().norm()))
+    assert found.stations[0].all_loss > found.end.all_loss
+    assert found.end.gradients >= 2  # rows of a build: one gradient per output
+
+
+def test_an_interrupted_run_has_the_same_numbers(fitted, tmp_path, monkeypatch):
+    from solset.paths import _checkpoint as checkpoint
+
+    options = {"steps": 60, "record_at": (5,), "tol": 0.01}
+    whole, write = followed(fitted.problem(), **options), checkpoint.CourseFile.write
+    file = tmp_path / "course.safetensors"
+
+    def interrupted(self, states, ending=None):
+        write(self, states, ending)
+        if len(states) > 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.CourseFile, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        followed(fitted.problem(), checkpoint=file, **options)
+    monkeypatch.setattr(checkpoint.CourseFile, "write", write)
+    again = followed(fitted.problem(), checkpoint=file, **options)
+    assert repr(again.stations) == repr(whole.stations)  # the first has no singular value: nan
+    assert torch.equal(again.trail, whole.trail)
+    with pytest.raises(ValueError, match="differs in steps"):
+        followed(fitted.problem(), checkpoint=file, **{**options, "steps": 61})
+
+
+def test_says_that_descent_itself_would_diverge(fitted):
+    with pytest.warns(SolsetWarning, match="diverges"):
+        followed(fitted.problem(), steps=3, learning_rate=10.0, builds=1)
+
+
+def diverging() -> tuple[Problem, Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Linear(a, b, bias=False) for a, b in ((3, 8), (8, 8), (8, 1))]
+        inputs = torch.randn(4, 3)
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]).double().eval()
+    inputs = inputs.double()
+    dx = torch.ones(1, 3, dtype=torch.float64)
+    return Problem(model, nn.MSELoss(), inputs, model(inputs).detach()), dx
+
+
+@pytest.mark.filterwarnings("ignore::solset.SolsetWarning")
+@pytest.mark.parametrize(("steps", "rate", "builds"), [(400, 1e3, 12), (100, 1e4, 1), (60, 1e4, 3)])
+def test_a_retraining_that_overflows_ends_so(tmp_path, steps, rate, builds):
+    problem, dx = diverging()
+    given = {"points": [0], "steps": steps, "learning_rate": rate, "builds": builds}
+    for _ in range(2):  # the second reads what the first wrote
+        found = follow_retraining(problem, dx, checkpoint=tmp_path / "course.safetensors", **given)
+        assert found.reason is StopReason.NONFINITE
+        assert f"not finite after step {found.end.place:.0f}" in found.message
+        assert bool(torch.isfinite(found.trail).all())
+        assert all(s.all_loss < float("inf") for s in found.stations)
+        assert all(s.error < float("inf") for s in found.stations)
+
+
+def test_data_beyond_all_numbers_end_it_at_once():
+    problem, dx = diverging()
+    found = follow_retraining(problem, 1e308 * dx, points=[0], steps=5, learning_rate=RATE)
+    assert found.reason is StopReason.NONFINITE
+    assert found.end.place == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"steps": -1}, "steps"),
+        ({"steps": 5, "learning_rate": 0.0}, "learning_rate"),
+        ({"steps": 5, "record_at": (6,)}, "record_at"),
+        ({"steps": 5, "tol": 0.0}, "tol"),
+        ({"steps": 5, "builds": 0}, "builds"),
+    ],
+)
+def test_bad_calls_are_refused(fitted, options, says):
+    with pytest.raises(ValueError, match=says):
+        followed(fitted.problem(), **options)
