@@ -132,3 +132,94 @@ def _shown(value: Any) -> str:
         text = repr(value)
         return text if len(text) <= 60 else text[:60] + "…"
     return type(value).__name__
+
+
+def positive(argument: str, value: float | int, *, cure: str = "Use a number above zero.") -> None:
+    """Refuses a number that is not positive and finite.
+
+    Args:
+        argument: Name of the argument as the caller wrote it.
+        value: The number that came.
+        cure: One sentence that says what to do.
+
+    Example:
+        >>> positive("tol", 0.0)
+        Traceback (most recent call last):
+        ValueError: `tol` must be positive and finite; got 0.0. Use a number above zero.
+    """
+    require(argument, value, float, cure=cure)
+    if not 0 < value < math.inf:
+        raise bad_value(argument, expected="positive and finite", got=value, cure=cure)
+
+
+def within(
+    argument: str,
+    value: float | int,
+    low: float | int,
+    high: float | int = math.inf,
+    *,
+    cure: str = "Choose another value.",
+) -> None:
+    """Refuses a number outside ``low ≤ value ≤ high``, or not finite where ``high`` is infinite.
+
+    Args:
+        argument: Name of the argument as the caller wrote it.
+        value: The number that came.
+        low: Smallest value that is accepted.
+        high: Largest value that is accepted; none by default.
+        cure: One sentence that says what to do.
+
+    Example:
+        >>> within("samples", -1, 0)
+        Traceback (most recent call last):
+        ValueError: `samples` must be at least 0; got -1. Choose another value.
+    """
+    require(argument, value, float, cure=cure)
+    if not (low <= value <= high and value < math.inf):
+        expected = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise bad_value(argument, expected=expected, got=value, cure=cure)
+
+
+def one_of(argument: str, value: object, choices: collections.abc.Iterable[object]) -> None:
+    """Refuses a value that is not among the choices.
+
+    Args:
+        argument: Name of the argument as the caller wrote it.
+        value: The value that came.
+        choices: Values that are accepted.
+
+    Example:
+        >>> one_of("norm", "l1", ("l2", "linf"))
+        Traceback (most recent call last):
+        ValueError: `norm` must be one of 'l2', 'linf'; got 'l1'. Choose one of them.
+    """
+    accepted = list(choices)
+    if value not in accepted:
+        expected = f"one of {', '.join(map(repr, accepted))}"
+        raise bad_value(argument, expected=expected, got=repr(value), cure="Choose one of them.")
+
+
+def shaped(
+    argument: str, value: Tensor, shape: collections.abc.Sequence[int], *, cure: str = "Reshape it."
+) -> None:
+    """Refuses a tensor of another shape.
+
+    Args:
+        argument: Name of the argument as the caller wrote it.
+        value: The tensor that came.
+        shape: Sizes that are accepted; -1 accepts any size in its place.
+        cure: One sentence that says what to do.
+
+    Example:
+        >>> import torch
+        >>> shaped("dx", torch.zeros(2), (3,))
+        Traceback (most recent call last):
+        ValueError: `dx` must be of shape (3,); got shape (2,). Reshape it.
+    """
+    require(argument, value, Tensor, cure=cure)
+    sizes = tuple(value.shape)
+    is_right = len(sizes) == len(shape) and all(
+        want in {-1, got} for want, got in zip(shape, sizes, strict=True)
+    )
+    if not is_right:
+        raise bad_value(argument, expected=f"of shape {tuple(shape)}", got=f"shape {sizes}", cure=cure)

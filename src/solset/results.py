@@ -1,0 +1,188 @@
+"""What every result has: one line that a person understands, and the same numbers for programs.
+
+A result is a frozen dataclass that derives from :class:`Result` and says its own line in ``headline``.
+One that holds new weights derives from :class:`WeightsResult`; one that has rows (points, steps, routes)
+derives from :class:`TableResult`.
+"""
+
+import copy
+import dataclasses
+import html
+import importlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from solset.errors import Status, bad_value
+
+
+class Result(ABC):
+    """A result of an analysis: prints as one line, and converts to plain data.
+
+    Subclasses are dataclasses with ``frozen=True, eq=False, repr=False``.
+    """
+
+    @property
+    @abstractmethod
+    def headline(self) -> str:
+        """One line: what the result is, how it ended, and the number that matters."""
+
+    @property
+    def status(self) -> Status:
+        """How the computation ended; results that cannot fail have converged."""
+        return Status.CONVERGED
+
+    @property
+    def message(self) -> str:
+        """One sentence on how far the numbers can be trusted; empty where there is nothing to say."""
+        return "" if self.status is Status.CONVERGED else f"the computation ended with status '{self.status}'"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in the types of JSON: tensors become nested lists, other results become dicts."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        named = {field.name: _plain(getattr(self, field.name)) for field in fields if field.repr}
+        return {**named, "status": str(self.status), "message": self.message}
+
+    def plot(self, **options: Any) -> Any:
+        """A Matplotlib figure of the result, where one is defined.
+
+        Args:
+            options: Keyword arguments of the figure's own function in :mod:`solset.plotting`.
+
+        Raises:
+            ImportError: If Matplotlib is missing; names the extra that brings it.
+            TypeError: If no figure is defined for this kind of result.
+        """
+        return importlib.import_module("solset.plotting").plot(self, **options)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.headline})"
+
+    def _repr_html_(self) -> str:
+        rows = [("status", str(self.status)), ("message", self.message)]
+        rows += [(name, _cell(getattr(self, name))) for name in self._shown_fields()]
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name.replace('_', ' '))}</th>"
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in rows
+            if value
+        )
+        title = html.escape(f"{type(self).__name__}: {self.headline}")
+        return f"<table><caption style='text-align:left'>{title}</caption>{cells}</table>"
+
+    def _shown_fields(self) -> Sequence[str]:
+        """The fields that a notebook shows; all short ones by default."""
+        return [field.name for field in dataclasses.fields(self) if field.repr]  # type: ignore[arg-type]
+
+
+class WeightsResult(Result):
+    """A result that holds new weights of a model."""
+
+    @abstractmethod
+    def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size] | None]:
+        """The new weights, flat, with names and shapes (``None`` for a change of weights)."""
+
+    @property
+    def weights(self) -> Tensor:
+        """The new weights, flat ``(p,)``, in ``named_parameters`` order."""
+        return self._named_weights()[0]
+
+    def as_parameters(self) -> dict[str, Tensor]:
+        """The new weights by name, each in its own shape.
+
+        Raises:
+            ValueError: If this is a change of weights and not weights: ask ``problem.estimate``.
+        """
+        weights, shapes = self._named_weights()
+        if shapes is None or weights.ndim != 1:
+            raise bad_value(
+                "solution",
+                expected="one vector of weights",
+                got="a change of weights or a block of several elements",
+                cure="Take it from `problem.estimate(change)`, whose elements are weights.",
+            )
+        parts = torch.split(weights, [math.prod(shape) for shape in shapes.values()])
+        return {name: part.reshape(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
+
+    def apply_to(self, model: nn.Module) -> nn.Module:
+        """A deep copy of ``model`` with the new weights; the model itself is not touched.
+
+        Args:
+            model: The module whose parameter names the result carries.
+
+        Raises:
+            ValueError: If a parameter is missing in the model or has another shape.
+        """
+        changed = copy.deepcopy(model)
+        present = dict(changed.named_parameters())
+        for name, value in self.as_parameters().items():
+            if name not in present or present[name].shape != value.shape:
+                raise bad_value(
+                    "model",
+                    expected=f"a module with parameter '{name}' of shape {tuple(value.shape)}",
+                    got=f"{tuple(present[name].shape)}" if name in present else "no such parameter",
+                    cure="Pass the module that the problem was built with.",
+                )
+            with torch.no_grad():
+                present[name].copy_(value)
+        return changed
+
+
+class TableResult(Result):
+    """A result that has rows: points of an audit, stations of a path, routes of a plan."""
+
+    @abstractmethod
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per row, all with the same keys, in plain types."""
+
+    def to_dataframe(self) -> Any:
+        """The rows as a pandas ``DataFrame``.
+
+        Raises:
+            ImportError: If pandas is missing; says how to install it.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            raise ImportError("to_dataframe needs pandas: pip install 'solset[report]'") from error
+        return pandas.DataFrame(self.rows())
+
+
+def _plain(value: Any) -> Any:
+    """The value in the types of JSON; a number that is not finite becomes its name."""
+    if isinstance(value, Result):
+        return value.to_dict()
+    if isinstance(value, Tensor):
+        return _plain(value.detach().cpu().tolist())
+    if isinstance(value, Enum):
+        return str(value.value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(part) for part in value]
+    if isinstance(value, bool | int | str | None):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return str(value) if isinstance(value, Path) else repr(value)
+
+
+def _cell(value: Any) -> str:
+    """A short text of a field; empty for what has no short one."""
+    if isinstance(value, Tensor):
+        return f"{value.item():.4g}" if value.numel() == 1 else f"tensor of shape {tuple(value.shape)}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Result):
+        return repr(value)
+    if isinstance(value, bool | int | Enum):
+        return str(value)
+    return value if isinstance(value, str) and len(value) <= 200 else ""
