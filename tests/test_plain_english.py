@@ -20,7 +20,8 @@ def objections():
 
 
 def function(entry: str) -> str:
-    return f'def f(x):\n    """First line.\n\n    Args:\n        {entry}\n\n    Returns:\n        x: Short.\n    """\n'
+    docstring = f"First line.\n\n    Args:\n        {entry}\n\n    Returns:\n        x: Short.\n    "
+    return f'def f(x):\n    """{docstring}"""\n'
 
 
 @pytest.mark.parametrize(
