@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the four last."""
+"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the five last."""
 
 import argparse
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import accuracy, audit, costs, isolated, path, poisoning, resnet56, rows, scale, tiles
+from benchmarks import accuracy, audit, costs, house, isolated, path, poisoning, resnet56, rows, scale, tiles
 
-LONG = ("scale", "tiles", "resnet56", "poisoning")  # only where they are asked for
+LONG = ("scale", "tiles", "resnet56", "poisoning", "house")  # only where they are asked for
 
 
 def main() -> None:
@@ -34,6 +34,7 @@ def main() -> None:
         "tiles": tiles.run,
         "resnet56": lambda: resnet56.run(has_krylov=chosen.large),
         "poisoning": poisoning.run,
+        "house": house.run,
     }
     for name in [n for n in jobs if n not in LONG] if chosen.which == "all" else [chosen.which]:
         results[name] = jobs[name]()

@@ -58,6 +58,16 @@ def violations(source: str) -> list[Violation]:
     return sorted([*_entries(tree), *_help_texts(tree), *_names(tree)])
 
 
+def described_entries(source: str) -> list[str]:
+    """The text of every entry of ``Args:`` and ``Attributes:`` in a Python file.
+
+    Args:
+        source: Text of a Python file.
+    """
+    docstrings = [docstring for _, docstring in _docstrings(ast.parse(source))]
+    return [text for docstring in docstrings for _, _, text in _described(docstring)]
+
+
 def _objection(kind: str, label: str, text: str) -> str | None:
     """The objection to a description, or nothing."""
     words = text.split()
@@ -71,13 +81,16 @@ def _objection(kind: str, label: str, text: str) -> str | None:
 
 
 def _entries(tree: ast.Module) -> Iterator[Violation]:
-    for node in ast.walk(tree):
-        if not isinstance(node, Documented) or (docstring := ast.get_docstring(node, clean=False)) is None:
-            continue
-        start = node.body[0].lineno
+    for start, docstring in _docstrings(tree):
         for line, label, text in _described(docstring):
             if objection := _objection("entry", f"{label}: ", text):
                 yield Violation(start + line, objection)
+
+
+def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, Documented) and (docstring := ast.get_docstring(node, clean=False)) is not None:
+            yield node.body[0].lineno, docstring
 
 
 def _described(docstring: str) -> Iterator[tuple[int, str, str]]:
