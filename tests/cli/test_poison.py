@@ -12,7 +12,7 @@ ATTACK = """
 import torch
 from torch import nn
 from mine import build
-from solset import HeldOutLoss
+from solset.goals import HeldOutLoss
 
 def attack():
     generator = torch.Generator().manual_seed(1)
@@ -31,11 +31,11 @@ def flipped():
     return Problem(problem.risk().model, nn.MSELoss(), inputs.flip(0), targets.flip(0))
 
 def lengths():
-    from solset import WeightFunction
+    from solset.goals import WeightFunction
     return build(), WeightFunction(lambda weights: weights.square().sum())
 
 def nowhere():
-    from solset import WeightFunction
+    from solset.goals import WeightFunction
     return build(), WeightFunction(lambda weights: weights.detach().sum())
 """
 POISON = (

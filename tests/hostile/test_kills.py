@@ -13,7 +13,7 @@ PROBLEM = """
 import torch
 from torch import nn
 from solset import Problem
-from solset.datasets import digits
+from solset.paper import digits
 
 def build():
     # Wide enough to be fitted by its last layer alone; many small batches.

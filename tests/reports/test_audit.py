@@ -15,8 +15,8 @@ SOURCE = """
 import torch
 from torch import nn
 from solset import Problem
-from solset.datasets import digits
-from solset.experiments.training import fit_exactly
+from solset.paper import digits
+from solset.paper._training import fit_exactly
 from solset.zoo import DFCNN
 
 def build():

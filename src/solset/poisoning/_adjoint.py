@@ -165,7 +165,7 @@ def adjoint_gradient(
 
     Example:
         >>> from torch import nn
-        >>> from solset.analysis import WeightFunction
+        >>> from solset.goals import WeightFunction
         >>> model = nn.Linear(1, 1, bias=False)
         >>> _ = nn.init.constant_(model.weight, 2.0)
         >>> problem = Problem(model, nn.MSELoss(), torch.tensor([[1.0]]), torch.tensor([[2.0]]))

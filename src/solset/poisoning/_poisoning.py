@@ -117,7 +117,7 @@ def design_poisoning(
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from solset.analysis import WeightFunction
+        >>> from solset.goals import WeightFunction
         >>> model = nn.Linear(1, 1, bias=False).double()
         >>> _ = nn.init.constant_(model.weight, 2.0)
         >>> x, y = torch.ones(1, 1).double(), torch.full((1, 1), 2.0).double()

@@ -40,7 +40,7 @@ def write_report(folder: RunFolder, report: Report) -> Path:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    source = files("solset.experiments").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    source = files("solset.reports").joinpath("report.html.jinja").read_text(encoding="utf-8")
     page = environment.from_string(source).render(
         report=report,
         summary=[
