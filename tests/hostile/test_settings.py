@@ -16,7 +16,7 @@ LINES = list(command_lines())
 ATTACK = """
 import torch
 from mine import build
-from solset import HeldOutLoss
+from solset.goals import HeldOutLoss
 
 def attack():
     generator = torch.Generator().manual_seed(1)

@@ -19,7 +19,8 @@ from solset.reports._run_folder import RunFolder
 SOURCE = """
 import torch
 from torch import nn
-from solset import HeldOutLoss, Problem
+from solset import Problem
+from solset.goals import HeldOutLoss
 
 def problem():
     x, y = torch.eye(3, dtype=torch.float64), torch.ones(3, 1, dtype=torch.float64)
