@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check slow docs bench clean
+.PHONY: demo test check slow coverage docs bench clean
 
 demo: $(READY)
 	$(BIN)/solset demo --out runs/demo --overwrite
@@ -19,6 +19,10 @@ check: $(READY)
 
 slow: $(READY)
 	$(BIN)/pytest -m 'slow and not long'
+
+coverage: $(READY)
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report
 
 docs: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
