@@ -71,3 +71,25 @@ def test_rows_become_a_dataframe_or_name_what_is_missing():
             example().to_dataframe()
     else:
         assert isinstance(example().to_dataframe(), pd.DataFrame)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Stored(WeightsResult):
+    weights: Tensor
+    status: Status
+    message: str
+
+    def _named_weights(self):
+        return self.weights, None
+
+    @property
+    def headline(self) -> str:
+        return f"{self.status}"
+
+
+def test_a_result_may_store_what_others_compute():
+    stored = Stored(torch.ones(2), Status.MAX_STEPS, "too few steps")
+    assert (stored.status, stored.message) == (Status.MAX_STEPS, "too few steps")
+    assert stored.to_dict() == {"weights": [1.0, 1.0], "status": "max_steps", "message": "too few steps"}
+    with pytest.raises(TypeError, match="message"):
+        Stored(torch.ones(2), Status.CONVERGED)  # type: ignore[call-arg]

@@ -11,7 +11,7 @@ import html
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,37 @@ import torch
 from torch import Tensor, nn
 
 from solset.errors import Status, bad_value
+
+
+class _Computed:
+    """An attribute that is computed, unless the instance has a dataclass field of the same name.
+
+    A ``property`` would be taken for the default of that field, and would refuse to be set.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, result: object, owner: type | None = None) -> Any:
+        if result is None:
+            raise AttributeError("a class has no such attribute, its instances do")
+        return self._function(result)
+
+
+def computed(function: Callable[[Any], Any]) -> Any:
+    """Decorates the method by which a result computes its ``status`` or ``message``.
+
+    A result that stores one of the two declares it as a dataclass field instead.
+
+    Args:
+        function: Method that takes the result and returns the value.
+    """
+    return _Computed(function)
+
+
+def _message(status: Status) -> str:
+    return "" if status is Status.CONVERGED else f"the computation ended with status '{status}'"
 
 
 class Result(ABC):
@@ -33,15 +64,11 @@ class Result(ABC):
     def headline(self) -> str:
         """One line: what the result is, how it ended, and the number that matters."""
 
-    @property
-    def status(self) -> Status:
-        """How the computation ended; results that cannot fail have converged."""
-        return Status.CONVERGED
+    status: Status = computed(lambda _: Status.CONVERGED)
+    """How the computation ended; results that cannot fail have converged."""
 
-    @property
-    def message(self) -> str:
-        """One sentence on how far the numbers can be trusted; empty where there is nothing to say."""
-        return "" if self.status is Status.CONVERGED else f"the computation ended with status '{self.status}'"
+    message: str = computed(lambda result: _message(result.status))
+    """One sentence on how far the numbers can be trusted; empty where there is nothing to say."""
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in the types of JSON: tensors become nested lists, other results become dicts."""
@@ -88,10 +115,8 @@ class WeightsResult(Result):
     def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size] | None]:
         """The new weights, flat, with names and shapes (``None`` for a change of weights)."""
 
-    @property
-    def weights(self) -> Tensor:
-        """The new weights, flat ``(p,)``, in ``named_parameters`` order."""
-        return self._named_weights()[0]
+    weights: Tensor = computed(lambda result: result._named_weights()[0])
+    """The new weights, flat ``(p,)``, in ``named_parameters`` order."""
 
     def as_parameters(self) -> dict[str, Tensor]:
         """The new weights by name, each in its own shape.
