@@ -154,7 +154,9 @@ def test_bad_arguments_are_refused(change, says):
 
 
 def test_an_optimiser_that_needs_a_closure_is_refused_with_the_one_to_use(fitted):
-    with pytest.raises(ValueError, match=r"needs no closure; got torch\.optim\.LBFGS\. Use solset\.retraining\.LBFGS"):
+    with pytest.raises(
+        ValueError, match=r"needs no closure; got torch\.optim\.LBFGS\. Use solset\.retraining\.LBFGS"
+    ):
         retrain(fitted.problem(), draw(6, 3), method=WithOptimizer(torch.optim.LBFGS, 1))
 
 
