@@ -19,7 +19,7 @@ PAGES = (
     "docs/poisoning.md",
     "docs/departures.md",
 )
-BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(python|text|\{raw\} html)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
