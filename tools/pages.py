@@ -1,8 +1,8 @@
 """Writes into pages of the documentation what their code prints: ``python tools/pages.py PAGE ...``.
 
-Runs the Python blocks of each page from top to bottom, in one namespace. The block that follows one, of ``text``
-or of ``{raw} html``, is replaced by what was printed. The tests hold the pages to the same rule: a page that
-shows old output fails, and this command mends it. Read the difference before you commit it.
+Runs the Python blocks of each page from top to bottom, in one namespace. A block of ``text`` or of
+``{raw} html`` that follows one is replaced by what was printed. The tests hold the pages to the same rule: a
+page that shows old output fails, and this command mends it. Read the difference before you commit it.
 """
 
 import argparse
