@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import solset
 from benchmarks.tables import table
+from solset import Move
 from solset.derivatives import GraphicalDerivative
 from solset.sets import AffineSet
 
@@ -71,16 +72,19 @@ def calls() -> dict[str, tuple[Callable[[], object], Callable[[object], object]]
         return solset.Problem(model, lost, x, y)
 
     return {
-        "Problem(...).estimate(...).min_norm()": (lambda: None, lambda _: problem().estimate(dx).min_norm()),
+        "Problem(...).estimate(...).min_norm()": (
+            lambda: None,
+            lambda _: problem().estimate(Move(None, dx)).min_norm(),
+        ),
         "min_norm() of a derivative in hand": (
             lambda: _second_answer(problem().graphical_derivative(), dx),
             lambda answer: answer.min_norm(),
         ),
         "lipschitz_modulus": (problem, lambda at: solset.lipschitz_modulus(at)),
-        "follow_path": (problem, lambda at: solset.follow_path(at, dx)),
+        "follow_path": (problem, lambda at: solset.follow_path(at, Move(None, dx))),
         "retrain": (
             problem,
-            lambda at: solset.retrain(at, dx, method=solset.retraining.GradientDescent(5, 0.1)),
+            lambda at: solset.retrain(at, Move(None, dx), method=solset.retraining.GradientDescent(5, 0.1)),
         ),
         "audit": (problem, lambda at: solset.audit(at)),
     }

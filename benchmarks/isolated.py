@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
-from solset import Problem, retrain
+from solset import Move, Problem, retrain
 from solset.linalg import Counted
 from solset.linalg._scipy_bridge import as_scipy, from_numpy, to_numpy
 from solset.operators import GaussNewtonInverse, Hessian, Mixed
@@ -127,7 +127,7 @@ def warm(problem: Problem, data: IsolatedDigits) -> dict[str, Any]:
         gradients = [seconds_of(risk.gradient) for _ in range(10)]
         method = LBFGS(tol=0.0, max_gradients=4 * RETRAINING_STEPS)
         start = perf_counter()
-        found = retrain(problem, data.dx(step), points=data.points, method=method)
+        found = retrain(problem, Move(data.points, data.dx(step)), method=method)
         elapsed = perf_counter() - start
         gradients += [seconds_of(risk.gradient) for _ in range(10)]
         count = sorted(found.course)[:RETRAINING_STEPS][-1]

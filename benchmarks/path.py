@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.isolated import error, problem_of
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
-from solset import follow_path, retrain
+from solset import Move, follow_path, retrain
 from solset.paper import IsolatedDigits, isolated_digits
 from solset.plotting import error_against_cost, figure_bytes
 from solset.retraining import LBFGS
@@ -33,7 +33,7 @@ def followed(data: IsolatedDigits, size: float, truth: Tensor) -> list[dict[str,
         problem = problem_of(data)
         gradient = median(seconds_of(problem.risk().gradient) for _ in range(10))
         start = perf_counter()
-        course = follow_path(problem, data.dx(size), points=data.points, tol=tol, progress=False)
+        course = follow_path(problem, Move(data.points, data.dx(size)), tol=tol, progress=False)
         elapsed = perf_counter() - start
         rows.append(
             {
@@ -52,7 +52,7 @@ def retrained(data: IsolatedDigits, size: float, truth: Tensor) -> list[dict[str
     gradient = median(seconds_of(problem.risk().gradient) for _ in range(10))
     method = LBFGS(tol=0.0, max_gradients=MOST_GRADIENTS)
     start = perf_counter()
-    found = retrain(problem, data.dx(size), points=data.points, method=method)
+    found = retrain(problem, Move(data.points, data.dx(size)), method=method)
     each = (perf_counter() - start) / found.gradients / gradient
     return [
         {"gradients": count, "time": count * each, "error": error(weights - problem.weights(), truth)}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.tables import table
-from solset import Problem, design_poisoning, retrain
+from solset import Move, Problem, design_poisoning, retrain
 from solset.goals import HeldOutLoss, TargetWeights
 from solset.operators import GaussNewton
 from solset.paper import digits
@@ -181,7 +181,7 @@ class Logistic:
         )
         weights = self.train(start, data.inputs, 0)
         nn.utils.vector_to_parameters(weights, start.risk().model.parameters())
-        return start.moved_to(0 * data.inputs, weights)
+        return start.moved_to(Move(None, 0 * data.inputs), weights)
 
     @staticmethod
     def train(problem: Problem, inputs: Tensor, seed: int) -> Tensor:
@@ -228,7 +228,7 @@ class Logistic:
 def reached_by(run: Digit, problem: Problem, dx: Tensor) -> Tensor:
     """Weights after gradient descent from the trained ones."""
     method = GradientDescent(STEPS, run.rate)
-    return retrain(problem, dx, points=run.budget.points, method=method).weights
+    return retrain(problem, Move(run.budget.points, dx), method=method).weights
 
 
 def targets(seed: int) -> list[dict[str, object]]:
@@ -272,7 +272,7 @@ def differences(problem: Problem, goal: HeldOutLoss, method: Method, element: fi
     found = adjoint_gradient(problem, goal, points=points, element=element).gradient
 
     def solved(dx: Tensor) -> float:
-        return goal.value(problem, retrain(problem, dx, points=points, method=method).weights)
+        return goal.value(problem, retrain(problem, Move(points, dx), method=method).weights)
 
     truth = torch.zeros_like(found)
     for place in range(truth.numel()):
@@ -296,7 +296,7 @@ def adjoints() -> list[dict[str, object]]:
     rate = 1.0 / largest_eigenvalue(GaussNewton(problem.risk()))
     start = Problem(model, nn.MSELoss(), inputs, wanted, weight_decay=0.01, gradient_tol=float("inf"))
     minimum = Newton(tol=1e-13, max_steps=200).run(start.risk(), start.risk().outputs())
-    regular = start.moved_to(0 * inputs, minimum.weights)
+    regular = start.moved_to(Move(None, 0 * inputs), minimum.weights)
     flow = filters.GradientFlow(50, rate)
     cases: dict[str, Callable[[], float]] = {
         "nearest solution, Levenberg–Marquardt": lambda: differences(

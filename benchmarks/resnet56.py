@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
-from solset import Problem, retrain
+from solset import Move, Problem, retrain
 from solset.operators import Hessian, Mixed
 from solset.paper import cifar10, find_cifar10, find_resnet56_weights, pretrained_resnet56
 from solset.retraining import LBFGS, WithOptimizer
@@ -127,7 +127,7 @@ def warm(bench: Bench) -> list[dict[str, Any]]:
     for name, method in methods.items():
         gradient = bench.gradient_seconds()
         start = time.perf_counter()
-        found = retrain(bench.problem, bench.dx, points=bench.moved, method=method)
+        found = retrain(bench.problem, Move(bench.moved, bench.dx), method=method)
         seconds = time.perf_counter() - start
         each = seconds / found.gradients
         shown = [n for n in found.course if n <= 3 or n % 4 == 0 or n == max(found.course)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from solset import training_stability
+from solset import Move, training_stability
 from solset.paper._toy import toy_problem
 
 POINTS = [4, 1]
@@ -31,7 +31,7 @@ def dense_rows(problem) -> tuple[Tensor, Tensor]:
 
 def test_distance_is_the_norm_of_the_minimum_norm_element(fitted):
     problem, dx = fitted.problem(), draw(2, 3)
-    found = training_stability(problem, dx, points=POINTS)
+    found = training_stability(problem, Move(POINTS, dx))
     change = problem.graphical_derivative(points=POINTS)(dx).min_norm().value
     assert found.optimality == "interpolating"
     assert found.distance == pytest.approx(float(change.norm()), rel=1e-12)
@@ -42,13 +42,13 @@ def test_distance_is_that_of_dense_linear_algebra(fitted):
     problem, dx = fitted.problem(), draw(2, 3)
     J, J_x = dense_rows(problem)
     expected = (torch.linalg.pinv(J) @ (J_x @ dx.reshape(-1))).norm()
-    assert training_stability(problem, dx, points=POINTS).distance == pytest.approx(float(expected), rel=1e-9)
+    assert training_stability(problem, Move(POINTS, dx)).distance == pytest.approx(float(expected), rel=1e-9)
 
 
 def test_at_an_isolated_minimum_it_is_the_length_of_the_only_answer(logistic):
     case, weight_decay = logistic
     problem, dx = case.problem(weight_decay=weight_decay), draw(2, 3)
-    found = training_stability(problem, dx, points=POINTS, samples=3, generator=torch.Generator())
+    found = training_stability(problem, Move(POINTS, dx), samples=3, generator=torch.Generator())
     assert found.optimality == "stationary"
     for sample in found.samples:
         torch.testing.assert_close(sample.value, found.solution.value, rtol=0, atol=1e-12)
@@ -58,7 +58,7 @@ def test_at_an_isolated_minimum_it_is_the_length_of_the_only_answer(logistic):
 def test_no_sample_is_nearer_than_the_distance(fitted, radius):
     problem, dx = fitted.problem(), draw(2, 3)
     found = training_stability(
-        problem, dx, points=POINTS, samples=20, radius=radius, generator=torch.Generator().manual_seed(0)
+        problem, Move(POINTS, dx), samples=20, radius=radius, generator=torch.Generator().manual_seed(0)
     )
     lengths = [float((sample.value - problem.weights()).norm()) for sample in found.samples]
     assert len(found.samples) == 20
@@ -70,7 +70,7 @@ def test_samples_satisfy_the_set_equation(fitted):
     problem, dx = fitted.problem(), draw(2, 3)
     J, J_x = dense_rows(problem)
     generator = torch.Generator().manual_seed(0)
-    found = training_stability(problem, dx, points=POINTS, samples=5, radius=2.0, generator=generator)
+    found = training_stability(problem, Move(POINTS, dx), samples=5, radius=2.0, generator=generator)
     for sample in found.samples:
         error = J @ (sample.value - problem.weights()) + J_x @ dx.reshape(-1)
         assert error.norm() <= 1e-10 * (J_x @ dx.reshape(-1)).norm()
@@ -81,7 +81,9 @@ def test_samples_are_those_of_the_generator(fitted):
     def first(seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         return (
-            training_stability(fitted.problem(), draw(6, 3), samples=1, generator=generator).samples[0].value
+            training_stability(fitted.problem(), Move(None, draw(6, 3)), samples=1, generator=generator)
+            .samples[0]
+            .value
         )
 
     assert torch.equal(first(0), first(0))
@@ -89,7 +91,9 @@ def test_samples_are_those_of_the_generator(fitted):
 
 
 def test_elements_are_weights_that_a_model_can_take(fitted):
-    found = training_stability(fitted.problem(), draw(6, 3), samples=1, generator=torch.Generator())
+    found = training_stability(
+        fitted.problem(), Move(None, draw(6, 3)), samples=1, generator=torch.Generator()
+    )
     for solution in (found.solution, *found.samples):
         changed = solution.apply_to(fitted.model)
         parts = [value.detach().reshape(-1) for value in changed.parameters()]
@@ -101,17 +105,17 @@ def test_an_empty_set_is_reported_and_represented_by_its_least_squares_element()
     problem, _ = toy_problem()
     delta = 0.1
     dx = torch.tensor([[delta]], dtype=torch.float64)
-    found = training_stability(problem, dx, points=[0], optimality="interpolating")
+    found = training_stability(problem, Move([0], dx), optimality="interpolating")
     assert found.is_empty
     assert found.status == "inconsistent"
     assert found.solution.residual == pytest.approx(2 / math.sqrt(5), abs=1e-12)  # the part along (2, -1)
     assert found.distance == pytest.approx(2 * delta / 5 / math.sqrt(5), abs=1e-12)
-    assert not training_stability(problem, dx, points=[0], optimality="stationary").is_empty
+    assert not training_stability(problem, Move([0], dx), optimality="stationary").is_empty
 
 
 def test_nothing_moved_is_nothing_changed(fitted):
     problem, dx = fitted.problem(), torch.zeros(6, 3, dtype=torch.float64)
-    found = training_stability(problem, dx, samples=3, generator=torch.Generator())
+    found = training_stability(problem, Move(None, dx), samples=3, generator=torch.Generator())
     assert (found.distance, found.perturbation, found.ratio) == (0.0, 0.0, 0.0)
     assert torch.equal(found.solution.value, problem.weights())
     assert not found.is_empty
@@ -121,7 +125,7 @@ def test_nothing_moved_is_nothing_changed(fitted):
 
 def test_the_ratio_is_free_of_the_size_of_the_step(fitted):
     problem, dx = fitted.problem(), draw(6, 3)
-    one, ten = (training_stability(problem, t * dx) for t in (1e-3, 1e-2))
+    one, ten = (training_stability(problem, Move(None, t * dx)) for t in (1e-3, 1e-2))
     assert one.ratio == pytest.approx(one.distance / float(1e-3 * dx.norm()), rel=1e-12)
     assert ten.ratio == pytest.approx(one.ratio, rel=1e-9)
     assert ten.distance == pytest.approx(10 * one.distance, rel=1e-9)
@@ -137,12 +141,13 @@ def test_the_ratio_is_free_of_the_size_of_the_step(fitted):
     ],
 )
 def test_impossible_wishes_are_refused(fitted, options, says):
-    dx = torch.zeros(len(options.get("points", range(6))), 3, dtype=torch.float64)
+    points = options.pop("points", range(6))
+    dx = torch.zeros(len(points), 3, dtype=torch.float64)
     with pytest.raises(ValueError, match=says):
-        training_stability(fitted.problem(), dx, **options)
+        training_stability(fitted.problem(), Move(points, dx), **options)
 
 
 def test_without_samples_there_is_no_sampled_distance(fitted):
-    found = training_stability(fitted.problem(), draw(6, 3))
+    found = training_stability(fitted.problem(), Move(None, draw(6, 3)))
     assert found.sampled_distance is None
     assert found.samples == ()

@@ -1,6 +1,7 @@
 """How the solution set of a trained network moves when its training data is perturbed."""
 
 from solset._stability import training_stability
+from solset.changes import Move
 from solset.errors import SolsetWarning
 from solset.modulus import audit, lipschitz_modulus
 from solset.paths import follow_path
@@ -22,6 +23,7 @@ __all__ = [
     "Problem",
     "retrain",
     "AffineSet",
+    "Move",
     "Solution",
     "SolverError",
     "filters",

@@ -1,11 +1,10 @@
 """Training stability: how far the estimated solution set is from the trained weights (Algorithm 1)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from solset.changes import Change
 from solset.checks import checked
 from solset.errors import Status, bad_value
 from solset.operators import InformativeRows
@@ -49,9 +48,8 @@ class Stability:
 @checked
 def training_stability(
     problem: Problem,
-    dx: Tensor,
+    change: Change,
     *,
-    points: Sequence[int] | None = None,
     samples: int = 0,
     radius: float | None = None,
     generator: torch.Generator | None = None,
@@ -66,8 +64,7 @@ def training_stability(
 
     Args:
         problem: The trained point.
-        dx: Change of the moved points, ``(|K|, *input)``, in input units after preprocessing.
-        points: ``K``; all points by default.
+        change: Change of the training data, such as :class:`solset.Move`.
         samples: How many elements to sample besides.
         radius: Of the ball around ``w̄`` that samples are projected from, in weight units; by default the
             distance itself, or 1 if that is 0.
@@ -81,10 +78,11 @@ def training_stability(
 
     Example:
         >>> from torch import nn
+        >>> from solset import Move
         >>> model = nn.Linear(1, 1, bias=False)
         >>> _ = nn.init.constant_(model.weight, 2.0)
         >>> problem = Problem(model, nn.MSELoss(), torch.tensor([[1.0]]), torch.tensor([[2.0]]))
-        >>> round(training_stability(problem, torch.tensor([[0.1]])).distance, 6)
+        >>> round(training_stability(problem, Move(None, torch.tensor([[0.1]]))).distance, 6)
         0.2
     """
     if samples < 0:
@@ -96,8 +94,11 @@ def training_stability(
             got=None,
             cure="Pass torch.Generator().manual_seed(0).",
         )
-    derivative = problem.graphical_derivative(points=points, optimality=optimality, solver=solver, rows=rows)
-    changes = derivative(dx)
+    direction = change.direction(problem.risk())
+    derivative = problem.graphical_derivative(
+        points=change.points, optimality=optimality, solver=solver, rows=rows
+    )
+    changes = derivative(direction)
     smallest = changes.min_norm()
     distance = float(torch.linalg.vector_norm(smallest.value))
     weights, layout = problem.weights(), problem.risk().layout.shapes
@@ -108,7 +109,7 @@ def training_stability(
         found = changes.sample(samples, radius=reach, generator=generator)
         nearest = min(float(torch.linalg.vector_norm(s.value)) for s in found)
         drawn = tuple(s.with_value(weights + s.value, layout) for s in found)
-    moved = float(torch.linalg.vector_norm(dx))
+    moved = float(torch.linalg.vector_norm(direction))
     return Stability(
         distance=distance,
         sampled_distance=nearest,

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from solset import SolsetWarning, audit, design_poisoning, follow_path
+from solset import Move, SolsetWarning, audit, design_poisoning, follow_path
 from solset.goals import WeightFunction
 from solset.landscapes import landscape
 from solset.operators import InformativeRows
@@ -79,7 +79,7 @@ def _landscape(folder: Path) -> object:
 
 
 def _path(folder: Path) -> object:
-    return follow_path(problem(), DX, points=[0], checkpoint=folder / "course", progress=False)
+    return follow_path(problem(), Move([0], DX), checkpoint=folder / "course", progress=False)
 
 
 def _poisoning(folder: Path) -> object:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from solset import Problem, audit, retrain
+from solset import Move, Problem, audit, retrain
 from solset.errors import Status
 from solset.modulus import Audit, spearman
 from solset.operators import GaussNewton
@@ -49,7 +49,7 @@ def shortest_changes(problem: Problem, found: Audit, points: range) -> tuple[tor
     length, distances, unsettled = same_length(problem), [], 0
     method = LevenbergMarquardt(tol=1e-8, step_tol=1e-4, max_steps=8)
     for k in points:
-        nearest = retrain(problem, length * found.directions[k : k + 1], points=[k], method=method)
+        nearest = retrain(problem, Move([k], length * found.directions[k : k + 1]), method=method)
         unsettled += nearest.status is not Status.CONVERGED
         distances.append(float(nearest.change.norm()))
     return torch.tensor(distances, dtype=torch.float64), unsettled
@@ -81,7 +81,7 @@ def test_what_short_training_reaches_is_another_order(smooth: tuple[Problem, Aud
     real, flow = [], []
     for k in chosen:
         dx = length * found.directions[k : k + 1]
-        run = retrain(problem, dx, points=[k], method=GradientDescent(STEPS, rate))
+        run = retrain(problem, Move([k], dx), method=GradientDescent(STEPS, rate))
         answer = problem.graphical_derivative(points=[k])(dx).element(filters.GradientFlow(STEPS, rate))
         real.append(run.change)
         flow.append(answer.value)

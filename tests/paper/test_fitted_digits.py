@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from solset import retrain
+from solset import Move, retrain
 from solset.errors import Status
 from solset.retraining import LevenbergMarquardt
 from solset.testing import log_slope
@@ -47,7 +47,7 @@ def test_the_minimum_norm_element_predicts_the_nearest_solution(kind: str) -> No
     net, sizes, errors = fitted("tanh"), (0.00125, 0.0025, 0.005), []
     for size in sizes:
         dx = net.dx(kind, size)
-        nearest = retrain(net.problem, dx, points=net.moved, method=LevenbergMarquardt())
+        nearest = retrain(net.problem, Move(net.moved, dx), method=LevenbergMarquardt())
         assert nearest.status is Status.CONVERGED
         guess = net.derivative(dx).min_norm().value
         errors.append(float((guess - nearest.change).norm() / nearest.change.norm()))
@@ -61,7 +61,7 @@ def test_samples_violate_the_set_equation_to_second_order_in_step_and_radius_tog
     scales, errors = (1.0, 0.5, 0.25), []
     for scale in scales:
         dx = net.dx("random", 0.005 * scale)
-        estimate = net.problem.estimate(dx, points=net.moved)
+        estimate = net.problem.estimate(Move(net.moved, dx))
         generator = torch.Generator().manual_seed(3)
         samples = estimate.sample(5, radius=0.05 * scale, generator=generator)
         moved = net.problem.risk().move(net.moved, dx)

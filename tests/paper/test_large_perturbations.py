@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from solset import Problem, follow_path
+from solset import Move, Problem, follow_path
 from solset.operators import Hessian
 from solset.paper import IsolatedDigits, digits, isolated_digits
 from solset.paths import StopReason, follow_retraining
@@ -23,7 +23,7 @@ def compare(activation: str, size: float, steps: int) -> tuple[float, float]:
     """How far the outputs are off at the end, and how far it is from the end of a dense integration."""
     net = fitted(activation)
     dx = net.dx("random", size)
-    course = follow_path(net.problem, dx, points=net.moved, tol=1e-3)
+    course = follow_path(net.problem, Move(net.moved, dx), tol=1e-3)
     assert course.reason is StopReason.END
     kept = net.problem.risk().outputs()
     reached = net.problem.risk().move(net.moved, dx).at(course.weights).outputs()
@@ -78,8 +78,7 @@ def test_retraining_is_predicted_at_twenty_percent(
     net = fitted(activation)
     course = follow_retraining(
         net.problem,
-        net.dx(kind, 0.2),
-        points=net.moved,
+        Move(net.moved, net.dx(kind, 0.2)),
         steps=max(STEPS),
         learning_rate=net.learning_rate,
         record_at=STEPS,
@@ -119,7 +118,7 @@ def problem_of(model: nn.Module, **options: float) -> Problem:
 @pytest.mark.parametrize("size", [0.01, 0.02, 0.05])
 def test_an_isolated_solution_is_followed_beyond_first_order(reference, size: float) -> None:
     problem = problem_of(classifier(reference.weights))
-    course = follow_path(problem, reference.dx(size), points=reference.points)
+    course = follow_path(problem, Move(reference.points, reference.dx(size)))
     truth = reference.retrained_change[reference.steps.index(size)]
     error = float((course.change - truth).norm() / truth.norm())
     print(f"{100 * size:g} %: relative error {error:.1e} after {course.end.gradients:.0f} gradients")
@@ -154,7 +153,7 @@ def test_another_start_folds_and_the_path_says_where() -> None:
     inputs, _ = problem.risk().points[points]
     directions, places = loss_directions(problem, points), []
     for size in (0.02, 0.03):
-        course = follow_path(problem, step_of(inputs, directions, size), points=points)
+        course = follow_path(problem, Move(points, step_of(inputs, directions, size)))
         print(f"{100 * size:g} %: {course.message}; smallest eigenvalue seen {course.smallest:.1e}")
         assert course.reason is StopReason.FOLD
         assert course.smallest <= 2e-7

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from solset import Problem, SolsetWarning, retrain
+from solset import Move, Problem, SolsetWarning, retrain
 from solset.paper import digits
 from solset.reports._directions import random_directions, step_of
 from solset.retraining import GradientDescent, tangent_recursion
@@ -41,9 +41,9 @@ def test_the_tangent_recursion_predicts_the_moved_minus_clean_difference(
     directions = random_directions(inputs.shape, inputs, torch.Generator().manual_seed(1))
     dx = step_of(inputs, directions, 0.005)
     method = GradientDescent(steps, RATE)
-    moved = retrain(unfinished, dx, points=points, method=method).weights
-    clean = retrain(unfinished, torch.zeros_like(dx), points=points, method=method).weights
-    predicted = tangent_recursion(unfinished, dx, points=points, steps=steps, learning_rate=RATE)
+    moved = retrain(unfinished, Move(points, dx), method=method).weights
+    clean = retrain(unfinished, Move(points, torch.zeros_like(dx)), method=method).weights
+    predicted = tangent_recursion(unfinished, Move(points, dx), steps=steps, learning_rate=RATE)
     error = float((predicted - (moved - clean)).norm() / (moved - clean).norm())
     print(f"{steps} steps: relative error {error:.4f}")
     assert error <= 0.1
@@ -51,6 +51,6 @@ def test_the_tangent_recursion_predicts_the_moved_minus_clean_difference(
 
 def test_the_frozen_filter_warns(unfinished: Problem) -> None:
     dx = torch.full((1, 64), 1e-3, dtype=torch.float64)
-    estimate = unfinished.estimate(dx, points=[0], optimality="gauss_newton")
+    estimate = unfinished.estimate(Move([0], dx), optimality="gauss_newton")
     with pytest.warns(SolsetWarning, match="tangent_recursion"):
         estimate.element(filters.GradientFlow(100, RATE))

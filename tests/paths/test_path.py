@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from solset import Problem, follow_path, retrain
+from solset import Move, Problem, follow_path, retrain
 from solset.errors import Status
 from solset.operators import InformativeRows
 from solset.paths import StopReason
@@ -76,7 +76,7 @@ def scalar(model: nn.Module) -> Problem:
 
 @pytest.fixture(scope="module")
 def course(fitted):
-    return follow_path(fitted.problem(), direction(), points=MOVED, tol=1e-4)
+    return follow_path(fitted.problem(), Move(MOVED, direction()), tol=1e-4)
 
 
 class TestKeptOutputs:
@@ -94,7 +94,7 @@ class TestKeptOutputs:
 
     def test_its_error_falls_with_the_tolerance(self, fitted, course):
         truth, tols = dense(fitted.problem(), direction(), 400), (1e-2, 1e-3, 1e-4)
-        ends = [follow_path(fitted.problem(), direction(), points=MOVED, tol=tol).weights for tol in tols[:2]]
+        ends = [follow_path(fitted.problem(), Move(MOVED, direction()), tol=tol).weights for tol in tols[:2]]
         errors = [
             float((w - truth).norm() / (truth - course.trail[0]).norm()) for w in [*ends, course.weights]
         ]
@@ -132,12 +132,12 @@ class TestKeptOutputs:
         problem, errors, sizes = fitted.problem(), [], (0.04, 0.02, 0.01)
         slope = problem.graphical_derivative(points=MOVED)(direction()).min_norm().value
         for size in sizes:
-            found = follow_path(problem, size * direction(), points=MOVED, tol=1e-4)
+            found = follow_path(problem, Move(MOVED, size * direction()), tol=1e-4)
             errors.append(float((found.change - size * slope).norm()))
         assert log_slope(sizes, errors) == pytest.approx(2.0, abs=0.1)
 
     def test_the_nearest_solution_is_no_farther_than_the_end(self, fitted):
-        found = follow_path(fitted.problem(), direction(), points=MOVED, nearest=True)
+        found = follow_path(fitted.problem(), Move(MOVED, direction()), nearest=True)
         assert found.nearest is not None
         assert float(found.nearest.change.norm()) <= float(found.change.norm()) * (1 + 1e-9)
 
@@ -149,13 +149,13 @@ class TestKeptOutputs:
         assert all(torch.equal(before[name], value) for name, value in fitted.model.state_dict().items())
 
     def test_nothing_moves_without_a_perturbation(self, fitted):
-        found = follow_path(fitted.problem(), torch.zeros(2, 3, dtype=torch.float64), points=MOVED)
+        found = follow_path(fitted.problem(), Move(MOVED, torch.zeros(2, 3, dtype=torch.float64)))
         assert found.is_complete
         assert float(found.change.norm()) <= 1e-12
 
     def test_chosen_rows_keep_the_moved_outputs(self, fitted):
         problem, dx = fitted.problem(), 0.02 * direction()
-        found = follow_path(problem, dx, points=MOVED, rows=InformativeRows(tol=0.4))
+        found = follow_path(problem, Move(MOVED, dx), rows=InformativeRows(tol=0.4))
         assert found.is_complete
         assert all(station.rows < 12 for station in found.stations)
         moved = problem.risk().move(MOVED, dx).at(found.weights)
@@ -165,7 +165,7 @@ class TestKeptOutputs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             problem = fitted.to(torch.float32).problem()
-        found = follow_path(problem, direction().float(), points=MOVED, tol=1e-3)
+        found = follow_path(problem, Move(MOVED, direction().float()), tol=1e-3)
         assert found.is_complete
         assert found.end.residual <= 1e-3
 
@@ -174,17 +174,17 @@ class TestIsolatedSolutions:
     def test_ends_where_newtons_method_does(self, isolated_net):
         case, weight_decay = isolated_net
         problem, dx = case.problem(weight_decay=weight_decay), direction(size=0.03)
-        found = follow_path(problem, dx, points=MOVED, tol=1e-6)
+        found = follow_path(problem, Move(MOVED, dx), tol=1e-6)
         assert found.is_complete
         assert found.optimality == "stationary"
-        truth = retrain(problem, dx, points=MOVED, method=Newton(tol=1e-13))
+        truth = retrain(problem, Move(MOVED, dx), method=Newton(tol=1e-13))
         assert float((found.change - truth.change).norm() / truth.change.norm()) <= 1e-6
         assert found.end.residual <= 1e-7
 
     def test_the_eigenvalue_is_an_upper_bound_that_holds(self, isolated_net):
         case, weight_decay = isolated_net
         problem = case.problem(weight_decay=weight_decay)
-        found = follow_path(problem, direction(size=0.03), points=MOVED, tol=1e-8)
+        found = follow_path(problem, Move(MOVED, direction(size=0.03)), tol=1e-8)
         risk = problem.risk().move(MOVED, direction(size=0.03)).at(found.weights)
         inputs, targets = risk.points[range(problem.point_count)]
 
@@ -198,12 +198,12 @@ class TestIsolatedSolutions:
 
     def test_needs_an_isolated_solution(self, fitted):
         with pytest.raises(ValueError, match="weight decay"):
-            follow_path(fitted.problem(), direction(), points=MOVED, optimality="stationary")
+            follow_path(fitted.problem(), Move(MOVED, direction()), optimality="stationary")
 
     def test_nearest_is_the_solution_itself(self, isolated_net):
         case, weight_decay = isolated_net
         problem = case.problem(weight_decay=weight_decay)
-        found = follow_path(problem, direction(size=0.03), points=MOVED, tol=1e-6, nearest=True)
+        found = follow_path(problem, Move(MOVED, direction(size=0.03)), tol=1e-6, nearest=True)
         assert found.nearest is not None
         assert float((found.nearest.change - found.change).norm()) <= 1e-6 * float(found.change.norm())
 
@@ -211,7 +211,7 @@ class TestIsolatedSolutions:
         case, weight_decay = isolated_net
         problem, places = case.problem(weight_decay=weight_decay), []
         for size in (0.1, 0.3, 3.0, 300.0):
-            found = follow_path(problem, direction(size=size), points=MOVED)
+            found = follow_path(problem, Move(MOVED, direction(size=size)))
             assert found.reason is StopReason.FOLD
             assert "fold at τ = " in found.message
             assert found.smallest < 0.05 * found.stations[0].smallest
@@ -221,7 +221,7 @@ class TestIsolatedSolutions:
 
 class TestStopping:
     def test_at_a_fold_it_says_where(self):
-        found = follow_path(scalar(Curve()), torch.full((1, 1), 2.0, dtype=torch.float64))
+        found = follow_path(scalar(Curve()), Move(None, torch.full((1, 1), 2.0, dtype=torch.float64)))
         assert found.reason is StopReason.FOLD
         assert found.end.place == pytest.approx(0.5, abs=1e-3)
         assert "fold at τ = 0.49" in found.message or "fold at τ = 0.5" in found.message
@@ -230,7 +230,7 @@ class TestStopping:
 
     def test_the_nearest_solution_is_for_the_data_that_were_reached(self):
         problem, dx = scalar(Curve()), torch.full((1, 1), 2.0, dtype=torch.float64)
-        found = follow_path(problem, dx, nearest=True)
+        found = follow_path(problem, Move(None, dx), nearest=True)
         assert found.reason is StopReason.FOLD
         assert found.nearest is not None
         assert found.nearest.status is Status.CONVERGED
@@ -239,20 +239,20 @@ class TestStopping:
         assert float(found.nearest.weights) == pytest.approx(float(found.weights), abs=1e-3)
 
     def test_where_the_rows_lose_their_rank(self):
-        found = follow_path(scalar(Hinge()), torch.full((1, 1), 2.0, dtype=torch.float64))
+        found = follow_path(scalar(Hinge()), Move(None, torch.full((1, 1), 2.0, dtype=torch.float64)))
         assert found.reason is StopReason.RANK_LOSS
         assert found.end.place == pytest.approx(0.5, abs=1e-3)
 
     def test_when_outputs_that_are_not_kept_leave_the_fit(self, fitted):
         few = InformativeRows(tol=0.4)
-        found = follow_path(fitted.problem(), direction(), points=MOVED, rows=few)
+        found = follow_path(fitted.problem(), Move(MOVED, direction()), rows=few)
         assert found.reason is StopReason.UNFITTED
         assert 0 < found.end.place < 1
 
     def test_two_points_that_meet_with_different_outputs(self, fitted):
         problem = fitted.problem()
         inputs, _ = problem.risk().points[[4, 1]]
-        found = follow_path(problem, (inputs[1] - inputs[0])[None], points=[4])
+        found = follow_path(problem, Move([4], (inputs[1] - inputs[0])[None]))
         assert found.reason is StopReason.FOLD
         assert 0.9 < found.end.place < 1.0
         assert bool(torch.isfinite(found.weights).all())
@@ -263,16 +263,16 @@ class TestStopping:
     def test_two_points_that_meet_with_the_same_target_are_no_fold(self, meeting, size, reason):
         problem = meeting.problem()
         inputs, _ = problem.risk().points[[4, 1]]
-        found = follow_path(problem, size * (inputs[1] - inputs[0])[None], points=[4])
+        found = follow_path(problem, Move([4], size * (inputs[1] - inputs[0])[None]))
         assert found.reason is reason
         assert found.end.place > 0.99
 
     def test_after_the_gradients_that_were_granted_and_goes_on_when_given_more(self, fitted, tmp_path):
-        given = {"points": MOVED, "checkpoint": tmp_path / "course.safetensors"}
-        short = follow_path(fitted.problem(), direction(), most_gradients=20, **given)
+        given = {"checkpoint": tmp_path / "course.safetensors"}
+        short = follow_path(fitted.problem(), Move(MOVED, direction()), most_gradients=20, **given)
         assert short.reason is StopReason.BUDGET
         assert 0 < short.end.place < 1
-        whole = follow_path(fitted.problem(), direction(), **given)
+        whole = follow_path(fitted.problem(), Move(MOVED, direction()), **given)
         assert whole.is_complete
         assert whole.stations[: len(short.stations)] == short.stations
 
@@ -286,7 +286,7 @@ class TestTakingUpAgain:
             case, weight_decay = request.getfixturevalue("isolated_net")
             options = {"weight_decay": weight_decay}
         dx = direction()
-        whole = follow_path(case.problem(**options), dx, points=MOVED)
+        whole = follow_path(case.problem(**options), Move(MOVED, dx))
         file = tmp_path / "course.safetensors"
         calls = []
         from solset.paths import _checkpoint as checkpoint
@@ -301,27 +301,27 @@ class TestTakingUpAgain:
 
         monkeypatch.setattr(checkpoint.CourseFile, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            follow_path(case.problem(**options), dx, points=MOVED, checkpoint=file)
+            follow_path(case.problem(**options), Move(MOVED, dx), checkpoint=file)
         monkeypatch.setattr(checkpoint.CourseFile, "write", write)
-        again = follow_path(case.problem(**options), dx, points=MOVED, checkpoint=file)
+        again = follow_path(case.problem(**options), Move(MOVED, dx), checkpoint=file)
         assert again.stations == whole.stations
         assert torch.equal(again.trail, whole.trail)
 
     def test_a_finished_course_is_read_and_not_computed(self, fitted, tmp_path, monkeypatch):
         file = tmp_path / "course.safetensors"
-        first = follow_path(fitted.problem(), direction(), points=MOVED, checkpoint=file)
+        first = follow_path(fitted.problem(), Move(MOVED, direction()), checkpoint=file)
         from solset.paths import _follow as follow
 
         monkeypatch.setattr(follow, "FittedSteps", None)
-        second = follow_path(fitted.problem(), direction(), points=MOVED, checkpoint=file)
+        second = follow_path(fitted.problem(), Move(MOVED, direction()), checkpoint=file)
         assert second.stations == first.stations
         assert torch.equal(second.trail, first.trail)
         assert (second.reason, second.message) == (first.reason, first.message)
 
     def test_a_fold_is_read_back(self, tmp_path):
         file, dx = tmp_path / "course.safetensors", torch.full((1, 1), 2.0, dtype=torch.float64)
-        first = follow_path(scalar(Curve()), dx, checkpoint=file)
-        second = follow_path(scalar(Curve()), dx, checkpoint=file)
+        first = follow_path(scalar(Curve()), Move(None, dx), checkpoint=file)
+        second = follow_path(scalar(Curve()), Move(None, dx), checkpoint=file)
         assert (second.reason, second.message) == (first.reason, first.message)
 
     @pytest.mark.parametrize(
@@ -330,16 +330,16 @@ class TestTakingUpAgain:
     )
     def test_refuses_another_path(self, fitted, tmp_path, options, says):
         file = tmp_path / "course.safetensors"
-        follow_path(fitted.problem(), direction(), points=MOVED, checkpoint=file)
-        dx = direction(options.pop("dx", 0))
+        follow_path(fitted.problem(), Move(MOVED, direction()), checkpoint=file)
+        change = Move(options.pop("points", MOVED), direction(options.pop("dx", 0)))
         with pytest.raises(ValueError, match=says):
-            follow_path(fitted.problem(), dx, checkpoint=file, **{"points": MOVED, **options})
+            follow_path(fitted.problem(), change, checkpoint=file, **options)
 
     def test_refuses_another_problem_and_says_what_differs(self, fitted, fitted_sum, tmp_path):
         file = tmp_path / "course.safetensors"
-        follow_path(fitted.problem(), direction(), points=MOVED, checkpoint=file)
+        follow_path(fitted.problem(), Move(MOVED, direction()), checkpoint=file)
         with pytest.raises(ValueError, match="loss, reduction"):
-            follow_path(fitted_sum.problem(), direction(), points=MOVED, checkpoint=file)
+            follow_path(fitted_sum.problem(), Move(MOVED, direction()), checkpoint=file)
 
     def test_leaves_a_file_of_another_kind_alone(self, fitted, tmp_path):
         for name, data in (("text", b"mine"), ("tensors", None)):
@@ -350,16 +350,16 @@ class TestTakingUpAgain:
                 file.write_bytes(data)
             before = file.read_bytes()
             with pytest.raises(ValueError, match="not a checkpoint of solset"):
-                follow_path(fitted.problem(), direction(), points=MOVED, checkpoint=file)
+                follow_path(fitted.problem(), Move(MOVED, direction()), checkpoint=file)
             assert file.read_bytes() == before
 
     def test_needs_a_folder(self, fitted, tmp_path):
         with pytest.raises(ValueError, match="folder that exists"):
-            follow_path(fitted.problem(), direction(), points=MOVED, checkpoint=tmp_path / "no" / "file")
+            follow_path(fitted.problem(), Move(MOVED, direction()), checkpoint=tmp_path / "no" / "file")
 
     def test_the_file_is_json_and_tensors(self, fitted, tmp_path):
         file = tmp_path / "course.safetensors"
-        course = follow_path(fitted.problem(), direction(), points=MOVED, checkpoint=file)
+        course = follow_path(fitted.problem(), Move(MOVED, direction()), checkpoint=file)
         with safe_open(file, framework="pt") as stored:
             content = json.loads(stored.metadata()["solset"])
             assert torch.equal(stored.get_tensor("trail"), course.trail)
@@ -379,12 +379,13 @@ class TestBadCalls:
         ],
     )
     def test_are_refused(self, fitted, options, says):
+        change = Move(options.pop("points", MOVED), direction())
         with pytest.raises(ValueError, match=says):
-            follow_path(fitted.problem(), direction(), **{"points": MOVED, **options})
+            follow_path(fitted.problem(), change, **options)
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
     def test_perturbations_must_be_finite_and_fit(self, fitted, bad):
         with pytest.raises(ValueError, match="finite"):
-            follow_path(fitted.problem(), torch.full((2, 3), bad, dtype=torch.float64), points=MOVED)
+            follow_path(fitted.problem(), Move(MOVED, torch.full((2, 3), bad, dtype=torch.float64)))
         with pytest.raises(ValueError, match="shape"):
-            follow_path(fitted.problem(), direction()[:1], points=MOVED)
+            follow_path(fitted.problem(), Move(MOVED, direction()[:1]))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem, follow_path
+from solset import Move, Problem, follow_path
 
 
 class Shift(nn.Module):
@@ -34,7 +34,9 @@ def moved(model: nn.Module, distance: float, tol: float = 1e-3):
     zero = torch.zeros(1, 1, dtype=torch.float64)
     with torch.no_grad():
         problem = Problem(model.eval(), nn.MSELoss(), zero, model(zero))
-    return follow_path(problem, torch.full((1, 1), distance, dtype=torch.float64), tol=tol, progress=False)
+    return follow_path(
+        problem, Move(None, torch.full((1, 1), distance, dtype=torch.float64)), tol=tol, progress=False
+    )
 
 
 @pytest.mark.parametrize("distance", [1.0, 3.0, 4.0])

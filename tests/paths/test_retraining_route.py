@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem, SolsetWarning, retrain
+from solset import Move, Problem, SolsetWarning, retrain
 from solset.paths import Course, StopReason, follow_retraining
 from solset.retraining import GradientDescent
 from solset.solvers import filters
@@ -18,12 +18,12 @@ def direction(seed: int = 0, size: float = 0.3) -> Tensor:
 
 
 def followed(problem: Problem, **options) -> Course:
-    return follow_retraining(problem, direction(), **{"points": MOVED, "learning_rate": RATE, **options})
+    return follow_retraining(problem, Move(MOVED, direction()), **{"learning_rate": RATE, **options})
 
 
 def truth(problem: Problem, steps: int, record_at=()) -> dict[int, Tensor]:
     method = GradientDescent(steps, RATE, record_at=(*record_at, steps))
-    return retrain(problem, direction(), points=MOVED, method=method).course
+    return retrain(problem, Move(MOVED, direction()), method=method).course
 
 
 def error(course: Course, place: int, weights: Tensor) -> float:
@@ -38,8 +38,8 @@ def test_a_network_linear_in_its_weights_takes_one_build_and_is_exact():
     with torch.no_grad():
         model.weight.copy_((torch.linalg.pinv(inputs) @ targets).T)
     problem, dx = Problem(model, nn.MSELoss(), inputs, targets), torch.ones(1, 9, dtype=torch.float64)
-    found = follow_retraining(problem, dx, points=[2], steps=200, learning_rate=RATE)
-    real = retrain(problem, dx, points=[2], method=GradientDescent(200, RATE))
+    found = follow_retraining(problem, Move([2], dx), steps=200, learning_rate=RATE)
+    real = retrain(problem, Move([2], dx), method=GradientDescent(200, RATE))
     assert float((found.change - real.change).norm() / real.change.norm()) <= 1e-10
     assert found.stations[-1].error <= 1e-10
     assert "1 builds" in found.message
@@ -55,7 +55,7 @@ def softmax() -> tuple[Problem, Tensor]:
     nn.init.zeros_(model.weight)
     start = Problem(model, nn.CrossEntropyLoss(), inputs, labels, gradient_tol=float("inf"))
     descent = GradientDescent(2000, 0.5)
-    end = retrain(start, torch.zeros_like(inputs), method=descent).weights
+    end = retrain(start, Move(None, torch.zeros_like(inputs)), method=descent).weights
     nn.utils.vector_to_parameters(end, model.parameters())
     dx = torch.randn(3, 6, generator=g, dtype=torch.float64)
     dx = 0.5 * dx / dx.norm(dim=1, keepdim=True) * inputs[:3].norm(dim=1, keepdim=True)
@@ -65,11 +65,11 @@ def softmax() -> tuple[Problem, Tensor]:
 @pytest.mark.parametrize("steps", [100, 1000, 5000])
 def test_a_loss_that_changes_its_curvature_takes_more_segments_than_one(softmax, steps):
     problem, dx = softmax
-    options = {"points": [0, 1, 2], "steps": steps, "learning_rate": 0.5}
-    real = retrain(problem, dx, points=[0, 1, 2], method=GradientDescent(steps, 0.5))
+    options = {"steps": steps, "learning_rate": 0.5}
+    real = retrain(problem, Move([0, 1, 2], dx), method=GradientDescent(steps, 0.5))
     errors, defects = [], []
     for builds, tol in ((1, 0.05), (12, 0.05), (31, 0.01)):
-        found = follow_retraining(problem, dx, builds=builds, tol=tol, **options)
+        found = follow_retraining(problem, Move([0, 1, 2], dx), builds=builds, tol=tol, **options)
         errors.append(float((found.change - real.change).norm() / real.change.norm()))
         defects.append(max(station.error for station in found.stations))
     assert errors[0] > 0.05
@@ -85,8 +85,8 @@ def test_weight_decay_is_part_of_the_flow():
     nn.init.zeros_(model.weight)
     problem = Problem(model, nn.MSELoss(), inputs, targets, weight_decay=0.1, gradient_tol=10.0)
     dx = torch.ones(1, 9, dtype=torch.float64)
-    found = follow_retraining(problem, dx, points=[2], steps=50, learning_rate=RATE)
-    real = retrain(problem, dx, points=[2], method=GradientDescent(50, RATE))
+    found = follow_retraining(problem, Move([2], dx), steps=50, learning_rate=RATE)
+    real = retrain(problem, Move([2], dx), method=GradientDescent(50, RATE))
     assert float((found.change - real.change).norm() / real.change.norm()) <= 1e-10
 
 
@@ -182,9 +182,9 @@ def diverging() -> tuple[Problem, Tensor]:
 @pytest.mark.parametrize(("steps", "rate", "builds"), [(400, 1e3, 12), (100, 1e4, 1), (60, 1e4, 3)])
 def test_a_retraining_that_overflows_ends_so(tmp_path, steps, rate, builds):
     problem, dx = diverging()
-    given = {"points": [0], "steps": steps, "learning_rate": rate, "builds": builds}
+    given = {"steps": steps, "learning_rate": rate, "builds": builds}
     for _ in range(2):  # the second reads what the first wrote
-        found = follow_retraining(problem, dx, checkpoint=tmp_path / "course.safetensors", **given)
+        found = follow_retraining(problem, Move([0], dx), checkpoint=tmp_path / "course.safetensors", **given)
         assert found.reason is StopReason.NONFINITE
         assert f"not finite after step {found.end.place:.0f}" in found.message
         assert bool(torch.isfinite(found.trail).all())
@@ -194,7 +194,7 @@ def test_a_retraining_that_overflows_ends_so(tmp_path, steps, rate, builds):
 
 def test_data_beyond_all_numbers_end_it_at_once():
     problem, dx = diverging()
-    found = follow_retraining(problem, 1e308 * dx, points=[0], steps=5, learning_rate=RATE)
+    found = follow_retraining(problem, Move([0], 1e308 * dx), steps=5, learning_rate=RATE)
     assert found.reason is StopReason.NONFINITE
     assert found.end.place == 0
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem, retrain
+from solset import Move, Problem, retrain
 from solset.goals import HeldOutLoss, TargetWeights, WeightFunction
 from solset.operators import InputJacobian, Jacobian
 from solset.poisoning import adjoint_gradient, judge_poisoning
@@ -29,7 +29,7 @@ def by_differences(problem: Problem, goal: HeldOutLoss, method, size: float = 1e
     found = torch.zeros(2, 3, dtype=torch.float64)
 
     def solved(dx: Tensor) -> float:
-        return goal.value(problem, retrain(problem, dx, points=POINTS, method=method).weights)
+        return goal.value(problem, retrain(problem, Move(POINTS, dx), method=method).weights)
 
     for place in range(6):
         dx = torch.zeros(6, dtype=torch.float64)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem, design_poisoning, retrain
+from solset import Move, Problem, design_poisoning, retrain
 from solset.goals import HeldOutLoss
 from solset.poisoning import Budget, judge_poisoning
 from solset.retraining import GradientDescent, Newton
@@ -35,8 +35,8 @@ def test_numbers_are_those_of_retraining(problem, goal):
     moved = Moved(POINTS, 0.1 * draw(2, 3))
     method = GradientDescent(20, 0.05)
     (verdict,) = judge_poisoning(problem, goal, moved, methods={"twenty steps": method}).verdicts
-    real = retrain(problem, moved.dx, points=POINTS, method=method)
-    still = retrain(problem, 0 * moved.dx, points=POINTS, method=method)
+    real = retrain(problem, Move(POINTS, moved.dx), method=method)
+    still = retrain(problem, Move(POINTS, 0 * moved.dx), method=method)
     assert verdict.poisoned == goal.value(problem, real.weights)
     assert verdict.clean == goal.value(problem, still.weights)
     assert verdict.change == verdict.poisoned - verdict.clean

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem, SolsetWarning, design_poisoning, retrain
+from solset import Move, Problem, SolsetWarning, design_poisoning, retrain
 from solset.goals import HeldOutLoss
 from solset.poisoning import Ascent, Budget, Reason, judge_poisoning
 from solset.retraining import GradientDescent
@@ -51,7 +51,7 @@ def goal(*, is_raised: bool) -> HeldOutLoss:
 @pytest.mark.parametrize("is_raised", [True, False])
 def test_the_change_foretold_is_the_one_that_retraining_makes(unfinished, is_raised):
     aim = goal(is_raised=is_raised)
-    still = retrain(unfinished, 0 * draw(3, 4), points=POINTS, method=METHODS["descent"]).weights
+    still = retrain(unfinished, Move(POINTS, 0 * draw(3, 4)), method=METHODS["descent"]).weights
     drift = aim.value(unfinished, still) - aim.value(unfinished, unfinished.weights())
     with pytest.warns(SolsetWarning, match="training had not stopped") as caught:
         found = design_poisoning(unfinished, aim, Budget(POINTS, 0.3), element=FLOW, ascent=Ascent(rounds=4))

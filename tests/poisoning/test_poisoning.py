@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from solset import Problem, design_poisoning, retrain
+from solset import Move, Problem, design_poisoning, retrain
 from solset.goals import HeldOutLoss, TargetWeights, WeightFunction
 from solset.poisoning import Ascent, Budget, Corrected, Follower, Nearest, Reason, judge_poisoning
 from solset.retraining import GradientDescent, LevenbergMarquardt
@@ -107,7 +107,7 @@ class TestEffect:
     def test_counting_on_gradient_descent_predicts_what_it_reaches(self, fitted, goal):
         problem, element = fitted.problem(), filters.GradientFlow(50, 0.03)
         found = design_poisoning(problem, goal, Budget(POINTS, 0.1), element=element, ascent=SHORT)
-        real = retrain(problem, found.dx, points=POINTS, method=GradientDescent(50, 0.03))
+        real = retrain(problem, Move(POINTS, found.dx), method=GradientDescent(50, 0.03))
         assert torch.equal(found.weights, real.weights)
         assert found.predicted > found.clean
         assert found.first_order == pytest.approx(found.predicted, rel=0.05)
@@ -130,7 +130,7 @@ class TestEffect:
         case, weight_decay = isolated_net
         problem, budget = case.problem(weight_decay=weight_decay), Budget(POINTS, 0.2)
         hidden = budget.at(problem).random(torch.Generator().manual_seed(3))
-        wanted = problem.estimate(hidden, points=POINTS).min_norm().value
+        wanted = problem.estimate(Move(POINTS, hidden)).min_norm().value
         found = design_poisoning(problem, TargetWeights(wanted), budget, ascent=Ascent(rounds=12))
         assert (
             found.predicted < 0.5 * found.clean

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem, retrain
+from solset import Move, Problem, retrain
 from solset.errors import Status
 from solset.poisoning import Ascent, Budget, MarginReason, PredictionMargin, stability_margin
 from solset.poisoning._prediction_attack import Attack, Trial, outputs_at
@@ -31,7 +31,7 @@ def ridge() -> Problem:
 
 def outputs(problem: Problem, margin: PredictionMargin, x: Tensor) -> Tensor:
     method = LevenbergMarquardt(tol=1e-10, max_steps=60)
-    weights = retrain(problem, margin.dx, points=margin.points, method=method).weights
+    weights = retrain(problem, Move(margin.points, margin.dx), method=method).weights
     return x @ weights.reshape(2, 2).T
 
 
@@ -98,7 +98,7 @@ def test_after_training_of_a_stated_duration(fitted):
     assert 0 < margin.unflipped < margin.verified <= 1.02 * margin.unflipped / (1 - 0.02)
     assert margin.verified == pytest.approx(margin.linear, rel=0.35)
     gaps = {trial.radius: trial.gap for trial in margin.trials}
-    real = retrain(problem, margin.dx, points=[4, 1], method=GradientDescent(30, 0.03)).weights
+    real = retrain(problem, Move([4, 1], margin.dx), method=GradientDescent(30, 0.03)).weights
     values = outputs_at(problem, real, x.unsqueeze(0))
     assert float(values[margin.label] - values[margin.rival]) == gaps[margin.verified] < 0
     assert gaps[margin.unflipped] >= 0
@@ -123,7 +123,7 @@ def drifting() -> tuple[Problem, Tensor]:
     nn.init.normal_(model.weight, std=0.1, generator=g)
     problem = Problem(model, nn.CrossEntropyLoss(), inputs, labels, gradient_tol=inf)
     still = torch.zeros(1, 4, dtype=torch.float64)
-    end = retrain(problem, still, points=[0], method=GradientDescent(50, 0.5)).weights.reshape(2, 4)
+    end = retrain(problem, Move([0], still), method=GradientDescent(50, 0.5)).weights.reshape(2, 4)
     unseen = torch.randn(200, 4, generator=g, dtype=torch.float64)
     before, after = (unseen @ model.weight.detach().T).argmax(1), (unseen @ end.T).argmax(1)
     return problem, unseen[int((before != after).nonzero()[0, 0])]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import AffineSet, Problem
+from solset import AffineSet, Move, Problem
 from solset.derivatives import GraphicalDerivative
 from solset.operators import OutputRows
 
@@ -67,8 +67,8 @@ class Door:
     def derivative(self, **options: Any) -> GraphicalDerivative:
         return self.problem().graphical_derivative(**options)
 
-    def estimate(self, dx: Any, **options: Any) -> AffineSet:
-        return self.problem().estimate(dx, **options)
+    def estimate(self, change: Move, **options: Any) -> AffineSet:
+        return self.problem().estimate(change, **options)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from solset import Move
 from solset.linalg import LinearOperator
 from solset.solvers import LSMR, MINRES, Prepared, Solver
 from solset.solvers.filters import RankCut
@@ -37,44 +38,44 @@ POINTS = (
 DIRECTIONS = (
     (
         "dx of another shape",
-        lambda m: m.estimate(draw(2, D + 1), points=[0, 1]),
+        lambda m: m.estimate(Move([0, 1], draw(2, D + 1))),
         ValueError,
         "dx | (2, 4) | One block per point",
     ),
     (
         "dx of too many points",
-        lambda m: m.estimate(draw(N, D), points=[0, 1]),
+        lambda m: m.estimate(Move([0, 1], draw(N, D))),
         ValueError,
         "dx | (12, 3) | One block per point",
     ),
     (
         "dx is transposed",
-        lambda m: m.estimate(draw(D, 2), points=[0, 1]),
+        lambda m: m.estimate(Move([0, 1], draw(D, 2))),
         ValueError,
         "dx | (3, 2) | One block per point",
     ),
-    ("dx is a list", lambda m: m.estimate([[0.0] * D], points=[0]), TypeError, "dx | list | as_tensor"),
+    ("dx is a list", lambda m: m.estimate(Move([0], [[0.0] * D])), TypeError, "dx | list | as_tensor"),
     (
         "dx of another dtype",
-        lambda m: m.estimate(draw(1, D).float(), points=[0]),
+        lambda m: m.estimate(Move([0], draw(1, D).float())),
         ValueError,
         "dx | float32 | dx.to",
     ),
     (
         "dx elsewhere",
-        lambda m: m.estimate(draw(1, D).to("meta"), points=[0]),
+        lambda m: m.estimate(Move([0], draw(1, D).to("meta"))),
         ValueError,
         "dx | meta | dx.to",
     ),
     (
         "dx with NaN",
-        lambda m: m.estimate(m.spoiled(draw(1, D), NAN, 0, 0), points=[0]),
+        lambda m: m.estimate(Move([0], m.spoiled(draw(1, D), NAN, 0, 0))),
         ValueError,
         "dx | NaN | where they come from",
     ),
     (
         "dx infinite",
-        lambda m: m.estimate(m.spoiled(draw(1, D), INF, 0, 0), points=[0]),
+        lambda m: m.estimate(Move([0], m.spoiled(draw(1, D), INF, 0, 0))),
         ValueError,
         "dx | infinite | where they come from",
     ),
@@ -131,20 +132,22 @@ MAPS = (
     ),
     (
         "rank cut without a spectrum",
-        lambda m: m.estimate(draw(N, D), solver=MINRES()).element(RankCut(1e-06)),
+        lambda m: m.estimate(Move(None, draw(N, D)), solver=MINRES()).element(RankCut(1e-06)),
         ValueError,
         "filter | RankCut | Dense or Dual",
     ),
     (
         "dimension without a spectrum",
-        lambda m: m.estimate(draw(N, D), solver=LSMR()).dimension,
+        lambda m: m.estimate(Move(None, draw(N, D)), solver=LSMR()).dimension,
         ValueError,
         "solver | matrix-free | Dense or Dual",
     ),
     (
         "symmetric solver for rows",
         lambda m: (
-            m.fitted_problem().estimate(draw(N, D), solver=MINRES(), optimality="interpolating").min_norm()
+            m.fitted_problem()
+            .estimate(Move(None, draw(N, D)), solver=MINRES(), optimality="interpolating")
+            .min_norm()
         ),
         TypeError,
         "solver | MINRES | LSMR or Dual",
@@ -157,7 +160,7 @@ MAPS = (
     ),
     (
         "estimate put on another model",
-        lambda m: m.estimate(draw(N, D)).min_norm().apply_to(nn.Linear(D, C)),
+        lambda m: m.estimate(Move(None, draw(N, D))).min_norm().apply_to(nn.Linear(D, C)),
         ValueError,
         "model | no such parameter | was built with",
     ),
@@ -180,4 +183,4 @@ class NeverPrepared(Solver):
 
 def test_a_bad_direction_is_refused_before_anything_is_factorised(door):
     with pytest.raises(ValueError, match="`dx` must be of shape"):
-        door.fitted_problem().estimate(draw(2, D + 1), points=[0, 1], solver=NeverPrepared())
+        door.fitted_problem().estimate(Move([0, 1], draw(2, D + 1)), solver=NeverPrepared())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem
+from solset import Move, Problem
 from solset.operators import Jacobian, Mixed, RowWeights
 from solset.solvers.filters import GradientFlow, RankCut, Tikhonov
 
@@ -48,7 +48,7 @@ def test_the_flow_element_is_what_gradient_descent_reaches(reduction, learning_r
     for _ in range(40):
         moved = moved.at(moved.weights - learning_rate * moved.gradient())
     flow = GradientFlow(steps=40, learning_rate=learning_rate)
-    found = problem.estimate(dx, points=[3, 0], optimality=optimality).element(flow).value
+    found = problem.estimate(Move([3, 0], dx), optimality=optimality).element(flow).value
     assert error(found - problem.weights(), moved.weights - problem.weights()) <= 1e-12
 
 
@@ -88,7 +88,7 @@ def test_long_training_tends_to_the_minimum_norm_element(fitted):
 
 
 def test_samples_lie_in_the_set_and_within_the_radius(fitted):
-    estimate = fitted.problem().estimate(DX, points=MOVED)
+    estimate = fitted.problem().estimate(Move(MOVED, DX))
     smallest = estimate.min_norm().value - estimate.reference
     radius = 3.0 * float(smallest.norm())
     samples = estimate.sample(4, radius=radius, generator=torch.Generator().manual_seed(2))
@@ -102,7 +102,7 @@ def test_samples_lie_in_the_set_and_within_the_radius(fitted):
 
 def test_an_estimate_is_put_on_a_copy_of_the_model(fitted):
     problem = fitted.problem()
-    smallest = problem.estimate(DX, points=MOVED).min_norm()
+    smallest = problem.estimate(Move(MOVED, DX)).min_norm()
     changed = smallest.apply_to(fitted.model)
     assert torch.equal(nn.utils.parameters_to_vector(changed.parameters()), smallest.value)
     assert torch.equal(nn.utils.parameters_to_vector(fitted.model.parameters()), problem.weights())
@@ -111,7 +111,7 @@ def test_an_estimate_is_put_on_a_copy_of_the_model(fitted):
 
 def test_an_estimate_is_the_derivative_at_the_trained_weights(fitted):
     problem = fitted.problem()
-    estimate, derivative = problem.estimate(DX, points=MOVED), problem.graphical_derivative(points=MOVED)(DX)
+    estimate, derivative = problem.estimate(Move(MOVED, DX)), problem.graphical_derivative(points=MOVED)(DX)
     assert torch.equal(estimate.min_norm().value, problem.weights() + derivative.min_norm().value)
 
 
@@ -122,14 +122,14 @@ def test_a_direction_may_be_flat_or_shaped(fitted):
 
 def test_directions_follow_the_order_of_the_points(fitted):
     problem = fitted.problem()
-    ordered = problem.estimate(DX, points=[5, 2]).min_norm().value
-    renamed = problem.estimate(DX.flip(0), points=[2, 5]).min_norm().value
-    swapped = problem.estimate(DX, points=[2, 5]).min_norm().value
+    ordered = problem.estimate(Move([5, 2], DX)).min_norm().value
+    renamed = problem.estimate(Move([2, 5], DX.flip(0))).min_norm().value
+    swapped = problem.estimate(Move([2, 5], DX)).min_norm().value
     assert error(renamed, ordered) <= 1e-12
     assert (swapped - ordered).norm() > 1e-3 * (ordered - problem.weights()).norm()
 
 
 def test_points_may_be_a_tensor(fitted):
     problem = fitted.problem()
-    named = problem.estimate(DX, points=torch.tensor(MOVED)).min_norm().value
-    assert torch.equal(named, problem.estimate(DX, points=MOVED).min_norm().value)
+    named = problem.estimate(Move(torch.tensor(MOVED), DX)).min_norm().value
+    assert torch.equal(named, problem.estimate(Move(MOVED, DX)).min_norm().value)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem, SolsetWarning
+from solset import Move, Problem, SolsetWarning
 from solset.errors import Status
 from solset.operators import InformativeRows, loss_curvature
 from solset.solvers.filters import GradientFlow
@@ -228,7 +228,7 @@ class TestDuality:
     def test_the_estimate_is_the_point_plus_the_derivative(self):
         fit, rows = net("connected"), InformativeRows(tol=1e-3)
         problem = fit.problem()
-        estimate = problem.estimate(fit.dx, points=MOVED, optimality="interpolating", rows=rows)
+        estimate = problem.estimate(Move(MOVED, fit.dx), optimality="interpolating", rows=rows)
         v = fit.derivative(rows=rows)(fit.dx).min_norm().value
         torch.testing.assert_close(estimate.min_norm().value, problem.weights() + v, rtol=0, atol=1e-12)
         moved = copy.deepcopy(fit.inputs)

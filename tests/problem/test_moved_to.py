@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from solset import Problem
+from solset import Move, Problem
 from solset.operators import Hessian
 
 POINTS = [4, 1]
@@ -16,7 +16,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_is_the_problem_built_there(fitted):
     problem, dx = fitted.problem(batch_size=4), 0.1 * draw(2, 3)
     weights = problem.weights() + 0.01 * draw(74, seed=1)
-    moved = problem.moved_to(dx, weights, points=POINTS)
+    moved = problem.moved_to(Move(POINTS, dx), weights)
     inputs = fitted.inputs.index_add(0, torch.tensor(POINTS), dx)
     built = Problem(fitted.model, fitted.loss, inputs, fitted.targets, gradient_tol=float("inf"))
     at = built.risk().at(weights)
@@ -31,8 +31,8 @@ def test_is_the_problem_built_there(fitted):
 def test_keeps_nothing_of_the_linearisations_before(fitted):
     problem, dx = fitted.problem(), 0.1 * draw(2, 3)
     problem.graphical_derivative(points=POINTS)
-    weights = problem.estimate(dx, points=POINTS).min_norm().value
-    moved = problem.moved_to(dx, weights, points=POINTS)
+    weights = problem.estimate(Move(POINTS, dx)).min_norm().value
+    moved = problem.moved_to(Move(POINTS, dx), weights)
     step = 1e-3 * draw(2, 3, seed=2)
     found = moved.graphical_derivative(points=POINTS, optimality="stationary")(step).min_norm()
     own = problem.graphical_derivative(points=POINTS, optimality="stationary")(step).min_norm()
@@ -43,6 +43,6 @@ def test_keeps_nothing_of_the_linearisations_before(fitted):
 def test_refuses_what_does_not_fit(fitted):
     problem = fitted.problem()
     with pytest.raises(ValueError, match=r"`dx` must be of shape \(2, 3\)"):
-        problem.moved_to(draw(3, 3), problem.weights(), points=POINTS)
+        problem.moved_to(Move(POINTS, draw(3, 3)), problem.weights())
     with pytest.raises(ValueError, match=r"`weights` must be of shape \(74,\)"):
-        problem.moved_to(draw(2, 3), draw(3), points=POINTS)
+        problem.moved_to(Move(POINTS, draw(2, 3)), draw(3))

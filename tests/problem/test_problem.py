@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from solset import Move
 from solset.operators import Hessian
 
 
@@ -45,7 +46,7 @@ def test_a_fitted_point_has_no_gradient_and_no_residual(fitted):
 def test_only_the_parameters_named_move(fitted):
     problem = fitted.problem(parameters=["2.*"])
     dx = torch.ones(1, 3, dtype=torch.float64)
-    changed = problem.estimate(dx, points=[0]).min_norm().apply_to(fitted.model)
+    changed = problem.estimate(Move([0], dx)).min_norm().apply_to(fitted.model)
     assert torch.equal(changed[0].weight, fitted.model[0].weight)
     assert not torch.equal(changed[2].weight, fitted.model[2].weight)
 
@@ -54,7 +55,7 @@ def test_a_small_memory_budget_changes_no_result(isolated_net):
     case, weight_decay = isolated_net
     dx = torch.ones(1, 3, dtype=torch.float64)
     found, roomy = (
-        case.problem(weight_decay=weight_decay, memory_budget=budget).estimate(dx, points=[2]).min_norm()
+        case.problem(weight_decay=weight_decay, memory_budget=budget).estimate(Move([2], dx)).min_norm()
         for budget in (12_000, 2**30)
     )
     assert error(found.value, roomy.value) <= 1e-12

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from solset import Problem, follow_path
+from solset import Move, Problem, follow_path
 from solset.reports._directions import random_directions, step_of
 from solset.reports._paths import PathSettings, check_path_settings, run_paths
 from solset.reports._paths_report import path_experiment
@@ -41,7 +41,7 @@ def test_every_size_is_a_path_of_its_own(fitted, tmp_path):
     inputs, _ = problem.risk().points[[4, 1]]
     unit = random_directions(inputs.shape, inputs, torch.Generator().manual_seed(0))
     for size, row in zip(SETTINGS.sizes, result["paths"], strict=True):
-        course = follow_path(problem, step_of(inputs, unit, size), points=[4, 1])
+        course = follow_path(problem, Move([4, 1], step_of(inputs, unit, size)))
         assert row["is_complete"]
         assert row["message"] == course.message
         assert row["distance"] == float(course.change.norm())

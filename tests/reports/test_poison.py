@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from solset import Problem, SolsetWarning
+from solset import Move, Problem, SolsetWarning
 from solset.goals import HeldOutLoss, WeightFunction
 from solset.poisoning import Reason
 from solset.reports._poison import CHECKPOINT, PoisonRun
@@ -183,7 +183,7 @@ def test_a_retraining_that_diverges_is_told_and_is_no_success(tmp_path):
 def test_training_that_had_not_stopped_is_told(tmp_path):
     whole = task()
     still = whole.problem
-    off = still.moved_to(torch.zeros(8, 4).double(), still.weights() + 0.2 * draw(8, seed=9))
+    off = still.moved_to(Move(None, torch.zeros(8, 4).double()), still.weights() + 0.2 * draw(8, seed=9))
     folder = RunFolder.open(tmp_path / "run", settings={}, on_existing="refuse")
     settings = PoisonSettings("a.py:b", points=(2, 5), radius=0.1, training=30, rounds=2, random=0)
     made = PoisonRun(PoisonTask(off, whole.goal), settings, folder, progress=False)

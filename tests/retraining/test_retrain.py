@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from solset import retrain
+from solset import Move, retrain
 from solset.errors import Status
 from solset.operators import Hessian
 from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, Newton, tangent_recursion
@@ -48,7 +48,7 @@ class TestGradientDescent:
             optimizer.step()
             course.append(flat(model))
         method = GradientDescent(20, rate, record_at=(1, 7, 20))
-        found = retrain(case.problem(), dx, points=POINTS, method=method)
+        found = retrain(case.problem(), Move(POINTS, dx), method=method)
         assert list(found.course) == [1, 7, 20]
         for step, weights in found.course.items():
             torch.testing.assert_close(weights, course[step - 1], rtol=0, atol=1e-14)
@@ -64,23 +64,23 @@ class TestGradientDescent:
             case.loss(model(moved_inputs(case, dx)), case.targets).backward()
             optimizer.step()
         problem = case.problem(weight_decay=weight_decay)
-        found = retrain(problem, dx, points=POINTS, method=GradientDescent(10, 0.05))
+        found = retrain(problem, Move(POINTS, dx), method=GradientDescent(10, 0.05))
         torch.testing.assert_close(found.weights, flat(model), rtol=0, atol=1e-14)
 
     def test_states_where_it_ended(self, fitted):
         problem, dx = fitted.problem(), 0.1 * draw(2, 3)
-        found = retrain(problem, dx, points=POINTS, method=GradientDescent(5, 0.05))
+        found = retrain(problem, Move(POINTS, dx), method=GradientDescent(5, 0.05))
         end = problem.risk().move(POINTS, dx).at(found.weights)
         assert found.risk == end.value()
         assert found.gradient_norm == float(end.gradient().norm())
         assert torch.equal(found.change, found.weights - problem.weights())
 
     def test_that_runs_away_says_so(self, fitted_sum):
-        found = retrain(fitted_sum.problem(), draw(6, 3), method=GradientDescent(200, 1e3))
+        found = retrain(fitted_sum.problem(), Move(None, draw(6, 3)), method=GradientDescent(200, 1e3))
         assert found.status == "nonfinite"
 
     def test_of_no_steps_stays(self, fitted):
-        found = retrain(fitted.problem(), draw(6, 3), method=GradientDescent(0, 0.1))
+        found = retrain(fitted.problem(), Move(None, draw(6, 3)), method=GradientDescent(0, 0.1))
         assert torch.equal(found.change, torch.zeros_like(found.change))
 
     def test_refuses_steps_that_it_does_not_take(self):
@@ -94,13 +94,13 @@ class TestLBFGS:
     def test_reaches_its_tolerance(self, isolated_net):
         case, weight_decay = isolated_net
         problem, dx = case.problem(weight_decay=weight_decay), 0.03 * draw(2, 3)
-        found = retrain(problem, dx, points=POINTS, method=LBFGS(tol=1e-7, max_gradients=500))
+        found = retrain(problem, Move(POINTS, dx), method=LBFGS(tol=1e-7, max_gradients=500))
         end = problem.risk().move(POINTS, dx).at(found.weights)
         assert float(end.gradient().abs().max()) <= 1e-7
         assert found.status == "converged"
         # It is Newton's minimum: to first order the distance is at most the gradient over the smallest
         # eigenvalue.
-        newton = retrain(problem, dx, points=POINTS, method=Newton())
+        newton = retrain(problem, Move(POINTS, dx), method=Newton())
         smallest = torch.linalg.eigvalsh(Hessian(end).to_dense())[0]
         assert smallest > 0
         assert (found.weights - newton.weights).norm() <= 1.1 * found.gradient_norm / smallest
@@ -112,7 +112,7 @@ class TestLBFGS:
         case, weight_decay = isolated_net
         problem = case.problem(weight_decay=weight_decay)
         method = LBFGS(tol=1e-14, max_gradients=budget)
-        found = retrain(problem, draw(2, 3), points=POINTS, method=method)
+        found = retrain(problem, Move(POINTS, draw(2, 3)), method=method)
         assert budget <= found.gradients <= budget + 20
         assert found.status == "max_steps"
         assert all(count <= found.gradients for count in found.course)
@@ -120,7 +120,7 @@ class TestLBFGS:
     def test_lowers_the_risk_with_every_kept_iterate(self, isolated_net):
         case, weight_decay = isolated_net
         problem, dx = case.problem(weight_decay=weight_decay), draw(2, 3)
-        found = retrain(problem, dx, points=POINTS, method=LBFGS(max_gradients=20))
+        found = retrain(problem, Move(POINTS, dx), method=LBFGS(max_gradients=20))
         start = problem.risk().move(POINTS, dx)
         risks = [start.value(), *(start.at(weights).value() for weights in found.course.values())]
         assert len(risks) > 3
@@ -132,7 +132,7 @@ class TestNewton:
     def test_reaches_a_gradient_of_rounding(self, request, minimise, name):
         case, weight_decay = request.getfixturevalue(name)
         problem, dx = case.problem(weight_decay=weight_decay), 0.03 * draw(2, 3)
-        found = retrain(problem, dx, points=POINTS, method=Newton(tol=1e-10))
+        found = retrain(problem, Move(POINTS, dx), method=Newton(tol=1e-10))
         assert found.status == "converged"
         assert found.gradient_norm <= 1e-10
         truth = minimise(problem.risk().move(POINTS, dx)).weights
@@ -143,14 +143,14 @@ class TestNewton:
         case = build_case("tanh-ce-mean")
         model = torch.nn.Linear(3, 2).double().eval()
         problem = type(case)("linear", model, torch.nn.MSELoss(), case.inputs, draw(6, 2)).problem()
-        found = retrain(problem, draw(6, 3), method=Newton(max_steps=1))
+        found = retrain(problem, Move(None, draw(6, 3)), method=Newton(max_steps=1))
         assert found.status == "converged"
         assert found.gradient_norm <= 1e-10
 
     def test_that_is_cut_short_says_so(self, logistic):
         case, weight_decay = logistic
         problem = case.problem(weight_decay=weight_decay)
-        found = retrain(problem, draw(2, 3), points=POINTS, method=Newton(max_steps=1))
+        found = retrain(problem, Move(POINTS, draw(2, 3)), method=Newton(max_steps=1))
         assert found.status == "max_steps"
         assert found.gradient_norm > 1e-10
 
@@ -162,25 +162,25 @@ class TestLevenbergMarquardt:
 
     def test_keeps_the_outputs(self, fitted, dx):
         problem = fitted.problem()
-        found = retrain(problem, dx, points=POINTS, method=LevenbergMarquardt())
+        found = retrain(problem, Move(POINTS, dx), method=LevenbergMarquardt())
         outputs = problem.risk().move(POINTS, dx).at(found.weights).outputs()
         assert found.status == "converged"
         assert (outputs - problem.risk().outputs()).abs().max() <= 1e-10
 
     def test_that_does_not_settle_ends_on_the_set(self, fitted):
         problem, dx = fitted.problem(), 0.1 * draw(2, 3)
-        found = retrain(problem, dx, points=POINTS, method=LevenbergMarquardt())
+        found = retrain(problem, Move(POINTS, dx), method=LevenbergMarquardt())
         outputs = problem.risk().move(POINTS, dx).at(found.weights).outputs()
         assert found.status == "max_steps"
         assert (outputs - problem.risk().outputs()).abs().max() <= 1e-10
-        settled = retrain(problem, dx, points=POINTS, method=LevenbergMarquardt(max_steps=200))
+        settled = retrain(problem, Move(POINTS, dx), method=LevenbergMarquardt(max_steps=200))
         assert settled.status == "converged"
         assert settled.change.norm() < found.change.norm()
 
     def test_ends_where_the_change_is_normal_to_the_set(self, fitted, dx):
         # Lagrange: w - w̄ = Jᵀu at the moved data and the new weights.
         problem = fitted.problem()
-        found = retrain(problem, dx, points=POINTS, method=LevenbergMarquardt())
+        found = retrain(problem, Move(POINTS, dx), method=LevenbergMarquardt())
         risk = problem.risk().move(POINTS, dx)
         inputs, _ = risk.points[range(6)]
         J = torch.func.jacrev(lambda w: risk.forward(risk.layout.split(w), inputs).reshape(-1))(found.weights)
@@ -189,7 +189,7 @@ class TestLevenbergMarquardt:
 
     def test_is_the_nearest_solution(self, fitted, dx):
         problem = fitted.problem()
-        found = retrain(problem, dx, points=POINTS, method=LevenbergMarquardt())
+        found = retrain(problem, Move(POINTS, dx), method=LevenbergMarquardt())
         risk, start = problem.risk().move(POINTS, dx), problem.weights()
         inputs, _ = risk.points[range(6)]
 
@@ -215,7 +215,7 @@ class TestLevenbergMarquardt:
 
     def test_is_nearer_than_where_gauss_newton_steps_from_a_kick_end(self, fitted, dx):
         problem = fitted.problem()
-        near = retrain(problem, dx, points=POINTS, method=LevenbergMarquardt()).change.norm()
+        near = retrain(problem, Move(POINTS, dx), method=LevenbergMarquardt()).change.norm()
         risk = problem.risk().move(POINTS, dx)
         for seed in range(3):
             kicked = risk.at(problem.weights() + 0.1 * draw(len(problem.weights()), seed=seed))
@@ -227,14 +227,14 @@ class TestLevenbergMarquardt:
         problem, errors, sizes = fitted.problem(), [], (0.04, 0.02, 0.01, 0.005)
         for size in sizes:
             dx = size * draw(2, 3)
-            actual = retrain(problem, dx, points=POINTS, method=LevenbergMarquardt()).weights
-            errors.append(float((problem.estimate(dx, points=POINTS).min_norm().value - actual).norm()))
+            actual = retrain(problem, Move(POINTS, dx), method=LevenbergMarquardt()).weights
+            errors.append(float((problem.estimate(Move(POINTS, dx)).min_norm().value - actual).norm()))
         slope = math.log(errors[0] / errors[-1]) / math.log(sizes[0] / sizes[-1])
         assert abs(slope - 2.0) <= 0.1
 
     def test_of_nothing_moved_stays(self, fitted):
         dx = torch.zeros(6, 3, dtype=torch.float64)
-        found = retrain(fitted.problem(), dx, method=LevenbergMarquardt())
+        found = retrain(fitted.problem(), Move(None, dx), method=LevenbergMarquardt())
         assert found.status == "converged"
         assert found.change.norm() == 0
 
@@ -246,11 +246,11 @@ class TestTangentRecursion:
         case = build_case(name)
         problem, dx = case.problem(), draw(2, *case.inputs.shape[1:])
         method, sizes, errors = GradientDescent(15, 0.05), (4e-2, 2e-2, 1e-2, 5e-3), []
-        slope = tangent_recursion(problem, dx, points=POINTS, steps=15, learning_rate=0.05)
-        clean = retrain(problem, 0 * dx, points=POINTS, method=method).weights
+        slope = tangent_recursion(problem, Move(POINTS, dx), steps=15, learning_rate=0.05)
+        clean = retrain(problem, Move(POINTS, 0 * dx), method=method).weights
         assert (clean - problem.weights()).norm() > 0.01
         for t in sizes:
-            moved = retrain(problem, t * dx, points=POINTS, method=method).weights
+            moved = retrain(problem, Move(POINTS, t * dx), method=method).weights
             errors.append(float((moved - clean - t * slope).norm()))
         power = math.log(errors[0] / errors[-1]) / math.log(sizes[0] / sizes[-1])
         assert abs(power - 2.0) <= 0.1
@@ -269,22 +269,22 @@ class TestTangentRecursion:
             H, B = torch.func.jacrev(gradient, argnums=(0, 1))(w, x)
             change = change - rate * (H @ change + B.flatten(1) @ dx.reshape(-1))
             w = w - rate * gradient(w, x)
-        found = tangent_recursion(problem, dx, points=POINTS, steps=2, learning_rate=rate)
+        found = tangent_recursion(problem, Move(POINTS, dx), steps=2, learning_rate=rate)
         torch.testing.assert_close(found, change, rtol=0, atol=1e-13)
 
     def test_of_no_steps_is_nothing(self, fitted):
-        found = tangent_recursion(fitted.problem(), draw(6, 3), steps=0, learning_rate=0.1)
+        found = tangent_recursion(fitted.problem(), Move(None, draw(6, 3)), steps=0, learning_rate=0.1)
         assert torch.equal(found, torch.zeros(74, dtype=torch.float64))
 
     def test_refuses_negative_steps(self, fitted):
         with pytest.raises(ValueError, match="`steps` must be zero or more; got -2"):
-            tangent_recursion(fitted.problem(), draw(6, 3), steps=-2, learning_rate=0.1)
+            tangent_recursion(fitted.problem(), Move(None, draw(6, 3)), steps=-2, learning_rate=0.1)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_a_perturbation_of_the_wrong_shape_is_refused(fitted, method):
     with pytest.raises(ValueError, match=r"`dx` must be of shape \(2, 3\)"):
-        retrain(fitted.problem(), draw(3, 3), points=POINTS, method=method)
+        retrain(fitted.problem(), Move(POINTS, draw(3, 3)), method=method)
 
 
 def test_the_model_and_the_random_state_stay_as_they_were(fitted):
@@ -294,8 +294,8 @@ def test_the_model_and_the_random_state_stay_as_they_were(fitted):
     problem = replace(fitted, model=model).problem(parameters=["0.weight", "2.*"])
     before, random = copy.deepcopy(model), torch.get_rng_state()
     for method in METHODS:
-        retrain(problem, dx, points=POINTS, method=method)
-    tangent_recursion(problem, dx, points=POINTS, steps=2, learning_rate=0.1)
+        retrain(problem, Move(POINTS, dx), method=method)
+    tangent_recursion(problem, Move(POINTS, dx), steps=2, learning_rate=0.1)
     for (name, now), then in zip(model.named_parameters(), before.parameters(), strict=True):
         assert torch.equal(now, then), name
         assert now.requires_grad == then.requires_grad

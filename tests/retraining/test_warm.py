@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from solset import retrain
+from solset import Move, retrain
 from solset.errors import Status
 from solset.retraining import GradientDescent, WithOptimizer
 
@@ -27,8 +27,8 @@ def sgd(rate: float, **options: float) -> Callable[[Sequence[Tensor]], torch.opt
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_full_batches_without_momentum_are_gradient_descent(case, epochs, weight_decay):
     problem, dx = case.problem(weight_decay=weight_decay), 0.1 * draw(2, *case.inputs.shape[1:])
-    truth = retrain(problem, dx, points=POINTS, method=GradientDescent(epochs, 0.05))
-    found = retrain(problem, dx, points=POINTS, method=WithOptimizer(sgd(0.05), epochs))
+    truth = retrain(problem, Move(POINTS, dx), method=GradientDescent(epochs, 0.05))
+    found = retrain(problem, Move(POINTS, dx), method=WithOptimizer(sgd(0.05), epochs))
     assert truth.change.norm() > 1e-3
     torch.testing.assert_close(found.weights, truth.weights, rtol=0, atol=1e-12)
     assert found.risk == pytest.approx(truth.risk, rel=1e-12)
@@ -52,16 +52,16 @@ def test_mini_batches_are_the_loop_of_any_training_script(case, batch_size, weig
             optimizer.step()
     expected = torch.cat([value.detach().reshape(-1) for value in model.parameters()])
     method = WithOptimizer(sgd(0.05, momentum=0.9), 2, batch_size, seed=3)
-    found = retrain(case.problem(weight_decay=weight_decay), dx, points=POINTS, method=method)
+    found = retrain(case.problem(weight_decay=weight_decay), Move(POINTS, dx), method=method)
     torch.testing.assert_close(found.weights, expected, rtol=0, atol=1e-12)
 
 
 def test_the_course_has_the_weights_after_every_epoch(build_case):
     problem, dx = build_case("tanh-ce-mean").problem(), draw(2, 3)
-    longest = retrain(problem, dx, points=POINTS, method=WithOptimizer(sgd(0.1), 4, 2))
+    longest = retrain(problem, Move(POINTS, dx), method=WithOptimizer(sgd(0.1), 4, 2))
     assert list(longest.course) == [1, 2, 3, 4]
     for epochs, weights in longest.course.items():
-        shorter = retrain(problem, dx, points=POINTS, method=WithOptimizer(sgd(0.1), epochs, 2))
+        shorter = retrain(problem, Move(POINTS, dx), method=WithOptimizer(sgd(0.1), epochs, 2))
         assert torch.equal(shorter.weights, weights)
     assert len({float(weights.norm()) for weights in longest.course.values()}) == 4
     assert torch.equal(longest.weights, longest.course[4])
@@ -70,7 +70,7 @@ def test_the_course_has_the_weights_after_every_epoch(build_case):
 def test_states_where_it_ended(build_case):
     problem, dx = build_case("conv-ce-sum").problem(), draw(2, 1, 3, 3)
     method = WithOptimizer(lambda leaves: torch.optim.Adam(leaves, lr=1e-2), 3, 2)
-    found = retrain(problem, dx, points=POINTS, method=method)
+    found = retrain(problem, Move(POINTS, dx), method=method)
     end = problem.risk().move(POINTS, dx).at(found.weights)
     assert found.risk == end.value() < problem.risk().move(POINTS, dx).value()
     assert found.gradient_norm == float(end.gradient().norm())
@@ -82,7 +82,7 @@ def test_the_seed_orders_the_points(build_case):
     problem, dx = build_case("tanh-ce-mean").problem(), draw(2, 3)
 
     def end(seed: int) -> Tensor:
-        return retrain(problem, dx, points=POINTS, method=WithOptimizer(sgd(0.1), 2, 2, seed)).weights
+        return retrain(problem, Move(POINTS, dx), method=WithOptimizer(sgd(0.1), 2, 2, seed)).weights
 
     assert torch.equal(end(0), end(0))
     assert not torch.equal(end(0), end(1))
@@ -108,7 +108,7 @@ def test_the_model_and_the_random_state_stay_as_they_were(build_case, name):
     problem, dx = case.problem(parameters=[other for other, _ in others]), draw(2, *case.inputs.shape[1:])
     before, random = copy.deepcopy(case.model.state_dict()), torch.get_rng_state()
     weights, data = problem.weights().clone(), case.inputs.clone()
-    found = retrain(problem, dx, points=POINTS, method=WithOptimizer(sgd(0.1), 2, 4))
+    found = retrain(problem, Move(POINTS, dx), method=WithOptimizer(sgd(0.1), 2, 4))
     assert found.change.norm() > 0
     for key, value in case.model.state_dict().items():
         assert torch.equal(value, before[key]), key
@@ -126,7 +126,7 @@ def test_the_model_and_the_random_state_stay_as_they_were(build_case, name):
 def test_only_the_chosen_parameters_move(build_case):
     case = build_case("tanh-ce-mean")
     method = WithOptimizer(sgd(0.1), 1)
-    found = retrain(case.problem(parameters=["2.*"]), draw(2, 3), points=POINTS, method=method)
+    found = retrain(case.problem(parameters=["2.*"]), Move(POINTS, draw(2, 3)), method=method)
     inputs = case.inputs.index_add(0, torch.tensor(POINTS), draw(2, 3))
     last = list(case.model[2].parameters())
     steps = torch.autograd.grad(case.loss(case.model(inputs), case.targets), last)
@@ -135,7 +135,7 @@ def test_only_the_chosen_parameters_move(build_case):
 
 
 def test_a_run_that_runs_away_says_so(fitted_sum):
-    found = retrain(fitted_sum.problem(), draw(6, 3), method=WithOptimizer(sgd(1e3), 60))
+    found = retrain(fitted_sum.problem(), Move(None, draw(6, 3)), method=WithOptimizer(sgd(1e3), 60))
     assert found.status is Status.NONFINITE
     assert not bool(torch.isfinite(found.weights).all())
 
@@ -157,12 +157,12 @@ def test_an_optimiser_that_needs_a_closure_is_refused_with_the_one_to_use(fitted
     with pytest.raises(
         ValueError, match=r"needs no closure; got torch\.optim\.LBFGS\. Use solset\.retraining\.LBFGS"
     ):
-        retrain(fitted.problem(), draw(6, 3), method=WithOptimizer(torch.optim.LBFGS, 1))
+        retrain(fitted.problem(), Move(None, draw(6, 3)), method=WithOptimizer(torch.optim.LBFGS, 1))
 
 
 def test_a_perturbation_of_the_wrong_shape_is_refused(fitted):
     with pytest.raises(ValueError, match=r"`dx` must be of shape \(2, 3\)"):
-        retrain(fitted.problem(), draw(3, 3), points=POINTS, method=WithOptimizer(sgd(0.1), 1))
+        retrain(fitted.problem(), Move(POINTS, draw(3, 3)), method=WithOptimizer(sgd(0.1), 1))
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from solset import Move
 from solset.operators import GaussNewton, GaussNewtonInverse, Hessian, InputJacobian, Jacobian, Mixed
 
 
@@ -39,10 +40,10 @@ OPERATIONS = {
     "rows": lambda problem: Jacobian(problem.risk()).rows(0, 5),
     "Mixed": product(lambda risk: Mixed(risk, [0, 3])),
     "InputJacobian": product(lambda risk: InputJacobian(risk, [0, 3])),
-    "estimate": lambda problem: problem.estimate(directions(problem)).min_norm(),
+    "estimate": lambda problem: problem.estimate(Move(None, directions(problem))).min_norm(),
     "coderivative": lambda problem: problem.coderivative()(problem.weights()).min_norm(),
     "apply_to": lambda problem: (
-        problem.estimate(directions(problem)).min_norm().apply_to(problem.risk().model)
+        problem.estimate(Move(None, directions(problem))).min_norm().apply_to(problem.risk().model)
     ),
 }
 

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from solset import Problem, retrain
+from solset import Move, Problem, retrain
 from solset.derivatives import GraphicalDerivative
 from solset.operators import GaussNewton
 from solset.paper import digits
@@ -35,7 +35,7 @@ class Fitted:
 
     def actual(self, dx: Tensor) -> dict[int, Tensor]:
         method = GradientDescent(max(STEPS), self.learning_rate, record_at=STEPS)
-        course = retrain(self.problem, dx, points=self.moved, method=method).course
+        course = retrain(self.problem, Move(self.moved, dx), method=method).course
         return {k: weights - self.problem.weights() for k, weights in course.items()}
 
     def flow_errors(self, kind: str, size: float) -> list[float]:

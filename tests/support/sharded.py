@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from solset import Problem, audit, follow_path, lipschitz_modulus, plan, retrain, training_stability
+from solset import Move, Problem, audit, follow_path, lipschitz_modulus, plan, retrain, training_stability
 from solset.landscapes import landscape
 from solset.operators import GaussNewton, Hessian, InformativeRows, InputJacobian, Jacobian, Mixed
 from solset.retraining import GradientDescent, LevenbergMarquardt
@@ -93,16 +93,16 @@ def solutions() -> dict[str, Tensor]:
         found[f"minimum norm, {name}"] = derivative(dx).min_norm().value
         found[f"trained, {name}"] = derivative(dx).element(GradientFlow(steps=50, learning_rate=0.05)).value
     stability = training_stability(
-        problem, dx, points=[3, 7], samples=2, generator=torch.Generator().manual_seed(0)
+        problem, Move([3, 7], dx), samples=2, generator=torch.Generator().manual_seed(0)
     )
     found["distances"] = torch.tensor([stability.distance, stability.sampled_distance])
     found["modulus"] = torch.tensor([lipschitz_modulus(problem, points=[3]).value])
     found["audit"] = torch.stack([audit(problem, joint=joint).isolated_modulus for joint in (True, False)])
     start = problem.weights()
-    found["path"] = follow_path(problem, 10 * dx, points=[3, 7]).weights - start
-    found["nearest"] = retrain(problem, dx, points=[3, 7], method=LevenbergMarquardt()).weights - start
+    found["path"] = follow_path(problem, Move([3, 7], 10 * dx)).weights - start
+    found["nearest"] = retrain(problem, Move([3, 7], dx), method=LevenbergMarquardt()).weights - start
     slow = GradientDescent(steps=5, learning_rate=0.1)
-    found["descent"] = retrain(problem, dx, points=[3, 7], method=slow).weights - start
+    found["descent"] = retrain(problem, Move([3, 7], dx), method=slow).weights - start
     return found
 
 

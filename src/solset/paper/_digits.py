@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from solset._stability import training_stability
+from solset.changes import Move
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.goals import HeldOutLoss
@@ -210,9 +211,9 @@ class DigitsRun:
             return {}
         dx, rate = self.dx(size), self.learning_rate
         moved, start = self.problem.risk().move(self.moved, dx), self.problem.weights()
-        truth = retrain(self.problem, dx, points=self.moved, method=GradientDescent(last, rate))
+        truth = retrain(self.problem, Move(self.moved, dx), method=GradientDescent(last, rate))
         course = follow_retraining(
-            self.problem, dx, points=self.moved, steps=last, learning_rate=rate, builds=BUILDS, progress=False
+            self.problem, Move(self.moved, dx), steps=last, learning_rate=rate, builds=BUILDS, progress=False
         )
         once = self.derivative(dx).element(GradientFlow(last, rate)).value
         found = {"one linearisation": once, "followed": course.change, "retraining": truth.change}
@@ -253,13 +254,13 @@ class DigitsRun:
         problem, dx, steps = self.problem, self.dx(size), self.settings.steps
         generator = torch.Generator().manual_seed(self.settings.seed + 1)
         stability = training_stability(
-            problem, dx, points=self.moved, samples=self.settings.samples, generator=generator
+            problem, Move(self.moved, dx), samples=self.settings.samples, generator=generator
         )
         moved = problem.risk().move(self.moved, dx)
         changes = self.derivative(dx)
         flow = {k: changes.element(GradientFlow(k, self.learning_rate)).value for k in steps}
         method = GradientDescent(max(steps), self.learning_rate, record_at=steps, progress=self.progress)
-        truth = retrain(problem, dx, points=self.moved, method=method)
+        truth = retrain(problem, Move(self.moved, dx), method=method)
         actual = {k: truth.course[k] - problem.weights() for k in steps}
         last = max(steps)
         estimate = stability.solution.value
@@ -309,7 +310,7 @@ class DigitsRun:
         return row
 
     def _nearest(self, dx: Tensor) -> Retrained:
-        return retrain(self.problem, dx, points=self.moved, method=LevenbergMarquardt(max_steps=8))
+        return retrain(self.problem, Move(self.moved, dx), method=LevenbergMarquardt(max_steps=8))
 
     def _losses(self, risk: EmpiricalRisk) -> dict[str, float]:
         """Mean loss per example on the moved points and on all points."""
@@ -366,7 +367,7 @@ class DigitsRun:
         found = {"trained": self._losses(moved), "estimate": self._losses(moved.at(estimate))}
         for name, budget in budgets.items():
             method = LBFGS(tol=1e-14, max_gradients=budget)
-            warm = retrain(self.problem, dx, points=self.moved, method=method)
+            warm = retrain(self.problem, Move(self.moved, dx), method=method)
             found[f"warm, {name}"] = {**self._losses(moved.at(warm.weights)), "gradients": warm.gradients}
         return found
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from solset.changes import Move
 from solset.errors import bad_value
 from solset.operators import Hessian, InputJacobian, Mixed
 from solset.paper._resnet56_setup import TrainedResNet56
@@ -167,7 +168,7 @@ class MovedPoints:
             },
         }
         for name, method in methods.items():
-            truth = retrain(problem, dx, points=self.points, method=method)
+            truth = retrain(problem, Move(self.points, dx), method=method)
             found[name] = {
                 "gradients": truth.gradients,
                 "relative_change": float(truth.change.norm()) / size,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from solset._stability import training_stability
+from solset.changes import Move
 from solset.modulus import lipschitz_modulus
 from solset.problem import Problem
 from solset.reports._options import check_seed
@@ -90,7 +91,7 @@ def run_toy(settings: ToySettings) -> ToyResult:
     problem, dx = toy_problem()
     generator = torch.Generator().manual_seed(settings.seed)
     stability = training_stability(
-        problem, dx, samples=settings.samples, radius=settings.radius, generator=generator
+        problem, Move(None, dx), samples=settings.samples, radius=settings.radius, generator=generator
     )
     derivative = problem.graphical_derivative()
     moved = problem.risk().move([0, 1], dx)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from solset.changes import Move
 from solset.checks import checked
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
@@ -32,9 +33,8 @@ UNFITTED = 1e-2  # mean norm of the loss's gradient in the outputs up to which a
 @checked
 def follow_path(
     problem: Problem,
-    dx: Tensor,
+    change: Move,
     *,
-    points: Indices | None = None,
     optimality: Optimality = "auto",
     tol: float = 1e-3,
     rows: InformativeRows | None = None,
@@ -63,8 +63,7 @@ def follow_path(
 
     Args:
         problem: The trained point.
-        dx: ``Δx``, change of the moved points, ``(|K|, *input)``, in input units after preprocessing.
-        points: ``K``; all points by default.
+        change: Move ``Δx`` of some points, ``solset.Move(points, dx)``, with ``points=None`` for all.
         optimality: ``"auto"``, ``"interpolating"`` or ``"stationary"``, as for
             :meth:`Problem.graphical_derivative`.
         tol: Error of the end along the set, relative to the length of the path, that steps are chosen for; at
@@ -98,11 +97,11 @@ def follow_path(
         >>> model = nn.Linear(1, 1, bias=False)
         >>> _ = nn.init.constant_(model.weight, 2.0)
         >>> problem = Problem(model, nn.MSELoss(), torch.tensor([[1.0]]), torch.tensor([[2.0]]))
-        >>> course = follow_path(problem, torch.tensor([[1.0]]), progress=False)
+        >>> course = follow_path(problem, Move(None, torch.tensor([[1.0]])), progress=False)
         >>> round(float(course.weights), 3)  # w x = 2 at x = 2; the linear estimate is 0
         1.0
     """
-    chosen, flat = _checked(problem, dx, points, optimality, tol, most_gradients)
+    chosen, flat = _checked(problem, change, optimality, tol, most_gradients)
     risk = problem.risk()
     given = {"map": optimality, "tol": tol, "rows": None if rows is None else [rows.tol, rows.most]}
     marks = {} if checkpoint is None else course_settings(risk, flat, chosen, verb="path", **given)
@@ -127,7 +126,9 @@ def follow_path(
     )
     if not nearest:
         return course
-    return replace(course, nearest=_nearest(problem, course.end.place * dx, chosen, derivative.optimality))
+    return replace(
+        course, nearest=_nearest(problem, Move(chosen, course.end.place * flat), derivative.optimality)
+    )
 
 
 def check_path(
@@ -243,15 +244,13 @@ def _stepper(
 
 def _checked(
     problem: Problem,
-    dx: Tensor,
-    points: Indices | None,
+    change: Move,
     optimality: str,
     tol: float,
     most_gradients: int | float | None,
 ) -> tuple[list[int], Tensor]:
     """The points as a list and the perturbation flat."""
-    chosen = problem.check_points(points)
-    flat = problem.data_space(chosen).flatten(dx)
+    chosen, flat = change.chosen(problem.risk()), change.direction(problem.risk())
     if optimality == "gauss_newton":
         raise bad_value(
             "optimality",
@@ -266,7 +265,7 @@ def _checked(
     return chosen, flat
 
 
-def _nearest(problem: Problem, dx: Tensor, points: list[int], optimality: str) -> Retrained:
+def _nearest(problem: Problem, change: Move, optimality: str) -> Retrained:
     solver = Dual(memory_budget=problem.memory_budget, folder=problem.spill_folder)
     method = LevenbergMarquardt(solver=solver) if optimality == "interpolating" else Newton()
-    return retrain(problem, dx, points=points, method=method)
+    return retrain(problem, change, method=method)

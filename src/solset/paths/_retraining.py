@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from solset.changes import Change
 from solset.checks import checked
 from solset.errors import bad_type, bad_value
 from solset.operators._cost import FORWARD
@@ -18,7 +19,7 @@ from solset.paths._multistep import Slopes
 from solset.paths._segments import Segment
 from solset.paths._state import Ending, State
 from solset.problem import Problem
-from solset.risk import EmpiricalRisk, Indices, losses_at, slopes_at
+from solset.risk import EmpiricalRisk, losses_at, slopes_at
 from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow
 
@@ -26,9 +27,8 @@ from solset.solvers.filters import GradientFlow
 @checked
 def follow_retraining(
     problem: Problem,
-    dx: Tensor,
+    change: Change,
     *,
-    points: Indices | None = None,
     steps: int,
     learning_rate: float,
     record_at: Sequence[int] = (),
@@ -48,8 +48,7 @@ def follow_retraining(
 
     Args:
         problem: The trained point.
-        dx: ``Δx``, change of the moved points, ``(|K|, *input)``, in input units after preprocessing.
-        points: ``K``; all points by default.
+        change: Change of the training data, such as :class:`solset.Move`.
         steps: Of gradient descent.
         learning_rate: ``η``, for the loss as reduced.
         record_at: Steps, from 1 to ``steps``, at which the weights are wanted too; they cost no build.
@@ -74,20 +73,23 @@ def follow_retraining(
 
     Example:
         >>> from torch import nn
+        >>> from solset import Move
         >>> model = nn.Linear(1, 1, bias=False)
         >>> _ = nn.init.constant_(model.weight, 2.0)
         >>> problem = Problem(model, nn.MSELoss(), torch.tensor([[1.0]]), torch.tensor([[2.0]]))
-        >>> course = follow_retraining(problem, torch.tensor([[1.0]]), steps=1, learning_rate=0.1)
+        >>> course = follow_retraining(
+        ...     problem, Move(None, torch.tensor([[1.0]])), steps=1, learning_rate=0.1
+        ... )
         >>> round(float(course.weights), 3)  # 2 - 0.1 · 2 · (2·2 - 2) · 2
         1.2
     """
-    chosen = problem.check_points(points)
-    flat = problem.data_space(chosen).flatten(dx)
+    risk = problem.risk()
+    chosen, flat = change.chosen(risk), change.direction(risk)
     _check(steps, learning_rate, record_at, tol, builds)
-    moved = problem.risk().move(chosen, problem.data_space(chosen).unflatten(flat))
+    moved = change.applied_to(risk)
     given = {"steps": steps, "learning_rate": learning_rate, "record_at": sorted(record_at)}
     limits = {"tol": tol, "builds": builds}
-    marks = {} if checkpoint is None else course_settings(problem.risk(), flat, chosen, **given, **limits)
+    marks = {} if checkpoint is None else course_settings(risk, flat, chosen, **given, **limits)
     file = CourseFile(None if checkpoint is None else Path(checkpoint), marks)
     states, ending = file.read(moved.weights)
     if ending is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from solset.changes import Move
 from solset.goals import Goal
 from solset.poisoning._adjoint import AdjointGradient, Response
 from solset.poisoning._ascent import Ascent, Climb, Slope, climb
@@ -140,7 +141,7 @@ class Rounds:
         """Whether the interpolating map still applies; any other always does."""
         if self._map != "interpolating":
             return True
-        moved = self.problem.moved_to(base.dx, base.weights, points=self.points)
+        moved = self.problem.moved_to(Move(self.points, base.dx), base.weights)
         return moved.fit <= FIT_TOL
 
     @property
@@ -156,7 +157,7 @@ class Rounds:
             return self.trained
         if self._latest is None or self._latest[0] is not base:
             self._latest = None  # what it keeps is large: let go of it before the next is made
-            moved = self.problem.moved_to(base.dx, base.weights, points=self.points)
+            moved = self.problem.moved_to(Move(self.points, base.dx), base.weights)
             line = moved.graphical_derivative(
                 points=self.points, optimality=self._map, solver=self.solver
             ).linearisation

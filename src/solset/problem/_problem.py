@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from solset import comm
+from solset.changes import Change, Move, chosen_points, require_change
 from solset.checks import checked, require
 from solset.derivatives import Coderivative, GraphicalDerivative
 from solset.errors import SolsetWarning, bad_type, bad_value
@@ -25,7 +26,6 @@ from solset.risk import (
     Indices,
     Loss,
     as_points,
-    check_indices,
     choose_parameters,
     digest,
     fit_at,
@@ -250,9 +250,8 @@ class Problem:
 
     def estimate(
         self,
-        dx: Tensor,
+        change: Change,
         *,
-        points: Indices | None = None,
         optimality: Optimality = "auto",
         solver: Solver | None = None,
         rows: InformativeRows | None = None,
@@ -263,37 +262,37 @@ class Problem:
         is second order in ``‖Δx‖`` and the distance along the set together.
 
         Args:
-            dx: Change of the moved points, ``(|K|, *input)``, in input units after preprocessing.
-            points: ``K``, in the order of ``dx``; all points by default.
+            change: Change of the training data: ``solset.Move(points, dx)``, with ``points=None`` for all.
             optimality: As for :meth:`graphical_derivative`.
             solver: As for :meth:`graphical_derivative`.
             rows: As for :meth:`graphical_derivative`.
         """
-        self.data_space(points).flatten(dx)  # refused before anything is factorised
-        derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver, rows=rows)
-        return derivative(dx).translate(self.weights(), self._risk.layout.shapes)
+        require_change(change)
+        direction = change.direction(self._risk)  # refused before anything is factorised
+        derivative = self.graphical_derivative(
+            points=change.points, optimality=optimality, solver=solver, rows=rows
+        )
+        return derivative(direction).translate(self.weights(), self._risk.layout.shapes)
 
-    def moved_to(self, dx: Tensor, weights: Tensor, *, points: Indices | None = None) -> "Problem":
-        """The same problem at moved data and other weights: where to linearise again, ``(x̄ + Δx, w)``.
+    def moved_to(self, change: Change, weights: Tensor) -> "Problem":
+        """The same problem on changed data at other weights: where to linearise again, ``(x̄ + Δx, w)``.
 
         Nothing is checked anew and nothing warns: off the solution set, :meth:`gradient` and :attr:`fit`
         say how far.
 
         Args:
-            dx: Change of the moved points from this problem's data, ``(|K|, *input)``, in input units.
-            weights: ``w``, ``(p,)``, flat in ``named_parameters`` order.
-            points: ``K``, in the order of ``dx``; all points by default.
+            change: Change of this problem's data, such as ``solset.Move(points, dx)``.
+            weights: New weights ``w``, ``(p,)``, flat in ``named_parameters`` order.
 
         Raises:
             ValueError: If shapes do not fit.
 
         Cost: one gradient.
         """
-        chosen = self.check_points(points)
-        space = self.data_space(chosen)
-        own = self.weights()
-        flat = Space("weights", (len(own),), own.dtype, own.device).flatten(weights)
-        return self._of(self._risk.move(chosen, space.unflatten(space.flatten(dx))).at(flat))
+        require_change(change)
+        present = self.weights()
+        flat = Space("weights", (len(present),), present.dtype, present.device).flatten(weights)
+        return self._of(change.applied_to(self._risk).at(flat))
 
     def with_model(self, model: nn.Module) -> "Problem":
         """The same problem at what another training of the network reached: weights, constants and buffers.
@@ -333,14 +332,11 @@ class Problem:
             TypeError: If they are not integers.
             ValueError: If they are empty, repeated or out of range.
         """
-        if points is None:
-            return list(range(self.point_count))
-        return check_indices(points, self.point_count)
+        return chosen_points(points, self.point_count)
 
     def data_space(self, points: Indices | None) -> Space:
         """The shape of a perturbation of these points at the door."""
-        count = len(self.check_points(points))
-        return Space("dx", (count, *self.input_shape), self.weights().dtype, self.weights().device)
+        return Move.space(self._risk, self.check_points(points))
 
     @cached_property
     def linearisations(self) -> Linearisations:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from solset.changes import Move
 from solset.errors import bad_value
 from solset.paths import Course, check_path, follow_path
 from solset.problem import Optimality, Problem
@@ -107,8 +108,7 @@ def _along(
 ) -> dict[str, Any]:
     course = follow_path(
         problem,
-        dx,
-        points=points,
+        Move(points, dx),
         optimality=settings.optimality,
         tol=settings.tol,
         nearest=settings.nearest,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from solset._stability import Stability, training_stability
+from solset.changes import Move
 from solset.errors import bad_type, bad_value
 from solset.problem import Optimality, Problem
 from solset.reports._directions import (
@@ -226,8 +227,7 @@ def _at_size(
 ) -> dict[str, Any]:
     stability = training_stability(
         problem,
-        dx,
-        points=points,
+        Move(points, dx),
         samples=settings.samples,
         generator=torch.Generator().manual_seed(settings.seed + 1),
         optimality=settings.optimality,

@@ -1,6 +1,6 @@
 """Ground truth: real retraining on moved data, and the tangent of training itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -10,9 +10,10 @@ from scipy.optimize import minimize
 from torch import Tensor
 from tqdm import trange
 
+from solset.changes import Change
 from solset.checks import checked
 from solset.errors import Status, bad_value
-from solset.operators import Hessian, Jacobian, Mixed
+from solset.operators import Hessian, Jacobian
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers import MINRES, Dense, Dual, Solver
@@ -259,35 +260,29 @@ class Method(Protocol):
 @checked
 def retrain(
     problem: Problem,
-    dx: Tensor,
+    change: Change,
     *,
-    points: Sequence[int] | None = None,
     method: Method,
 ) -> Retrained:
     """Where training from ``w̄`` on the moved data really ends: the ground truth for every estimate.
 
     Args:
         problem: The trained point.
-        dx: Change of the moved points, ``(|K|, *input)``.
-        points: ``K``; all points by default.
+        change: Change of the training data, such as :class:`solset.Move`.
         method: :class:`GradientDescent` (a stated duration), :class:`LBFGS`, ``WithOptimizer`` (any optimiser
             of PyTorch), :class:`Newton` (an isolated solution) or :class:`LevenbergMarquardt` (the nearest
             solution of a fitted problem).
 
     Cost: real training; the result counts its gradients.
     """
-    chosen = problem.check_points(points)
-    space = problem.data_space(chosen)
-    moved = problem.risk().move(chosen, space.unflatten(space.flatten(dx)))
-    return method.run(moved, problem.risk().outputs())
+    return method.run(change.applied_to(problem.risk()), problem.risk().outputs())
 
 
 @checked
 def tangent_recursion(
     problem: Problem,
-    dx: Tensor,
+    change: Change,
     *,
-    points: Sequence[int] | None = None,
     steps: int,
     learning_rate: float,
     progress: bool = False,
@@ -299,8 +294,7 @@ def tangent_recursion(
 
     Args:
         problem: The trained point; it need not be stationary.
-        dx: Change of the moved points, ``(|K|, *input)``.
-        points: ``K``; all points by default.
+        change: Change of the training data, such as :class:`solset.Move`.
         steps: Gradient-descent steps.
         learning_rate: ``η``, for the loss as reduced.
         progress: Whether to show a progress bar.
@@ -311,15 +305,14 @@ def tangent_recursion(
     Cost: one gradient, one Hessian product and one product with ``B`` a step.
     """
     _require_steps(steps)
-    chosen = problem.check_points(points)
-    direction = problem.data_space(chosen).flatten(dx)
     risk = problem.risk()
-    change = torch.zeros_like(risk.weights)
+    points, direction = change.chosen(risk), change.direction(risk)
+    tangent = torch.zeros_like(risk.weights)
     for _ in trange(steps, desc="tangent", disable=not progress, leave=False):
-        force = Hessian(risk, memory_budget=0) @ change + Mixed(risk, chosen, memory_budget=0) @ direction
-        change = change - learning_rate * force
+        pull = change.of_gradient(risk, points, 0) @ direction
+        tangent = tangent - learning_rate * (Hessian(risk, memory_budget=0) @ tangent + pull)
         risk = risk.at(risk.weights - learning_rate * risk.gradient())
-    return change
+    return tangent
 
 
 def _require_steps(steps: int) -> None:

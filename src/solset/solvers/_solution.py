@@ -69,7 +69,7 @@ class Solution:
                 "solution",
                 expected="one vector of weights",
                 got="a change of weights or a block of several elements",
-                cure="Take it from `problem.estimate(dx)`, whose elements are weights.",
+                cure="Take it from `problem.estimate(change)`, whose elements are weights.",
             )
         sizes = [prod(shape) for shape in self.layout.values()]
         parts = torch.split(self.value, sizes)
