@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
 from solset import Move, Problem, retrain
-from solset.linalg import Counted
-from solset.linalg._scipy_bridge import as_scipy, from_numpy, to_numpy
+from solset.linalg import Counted, as_scipy, from_numpy, to_numpy
 from solset.operators import GaussNewtonInverse, Hessian, Mixed
 from solset.paper import IsolatedDigits, isolated_digits
 from solset.retraining import LBFGS

@@ -27,8 +27,7 @@ from solset.poisoning import (
 from solset.reports._directions import cross_entropy_directions
 from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, Method, Newton
 from solset.scores import Moved
-from solset.solvers import filters
-from solset.solvers._lissa import largest_eigenvalue
+from solset.solvers import filters, largest_eigenvalue
 from solset.zoo import DFCNN
 
 STEPS = 1000  # of the gradient descent that the poisoner counts on

@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
 from solset.linalg import LinearOperator
-from solset.solvers import Dual
+from solset.outofcore import DiskDual
 from solset.solvers.filters import GradientFlow
 
 SIZES, COLUMNS = (1_000, 2_000, 4_000), 100_000
@@ -52,7 +52,7 @@ def measure(count: int, place: str, file: Path) -> dict[str, float]:
     """Seconds to prepare, to solve and to train for 3000 steps, and the peak memory in megabytes."""
     rows, found = Drawn(count), {}
     with tempfile.TemporaryDirectory() as folder:
-        dual = Dual(memory_budget=BUDGETS[place], folder=Path(folder), is_equilibrated=True)
+        dual = DiskDual(memory_budget=BUDGETS[place], folder=Path(folder), is_equilibrated=True)
         plan, before = dual.plan(rows), peak()
         prepared = []
         found["prepare"] = seconds_of(lambda: prepared.append(dual.prepare(rows)))

@@ -12,8 +12,7 @@ from torch import Tensor
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, Product, Space
 from solset.sets import AffineSet, Training, affine_image
-from solset.solvers import Prepared, Solver
-from solset.solvers._base import Deferred
+from solset.solvers import Deferred, Prepared, Solver
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from solset.errors import Status
 from solset.linalg import BlockDiagonal, DenseOperator, LinearOperator, NormalOperator, Product
+from solset.outofcore import DiskDual, gram_solver
 from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow, MinimumNorm, RankCut, Tikhonov
 from support.systems import ROWS, WIDE, WIDE_SINGULAR, consistent_rhs, orthogonal, rng
@@ -216,11 +217,8 @@ def budget(m: int, p: int) -> int:
 
 def dual_for(place: str, matrix: Tensor, folder: Path, **options: bool) -> Dual:
     need = budget(matrix.shape[0], matrix.shape[1])
-    return Dual(
-        memory_budget=need if place == "memory" else need - 1,
-        folder=folder if place == "disk" else None,
-        **options,
-    )
+    limit = need if place == "memory" else need - 1
+    return gram_solver(limit, folder if place == "disk" else None, **options)
 
 
 @pytest.mark.parametrize("is_equilibrated", [False, True])
@@ -268,7 +266,7 @@ def test_no_old_row_is_computed_again_where_rows_are_kept(tmp_path, place, is_eq
 def test_rows_that_were_kept_in_memory_do_not_break_a_budget_that_only_the_disk_keeps(tmp_path):
     """Growing must not hold more than the budget: what no longer fits has to move."""
     matrix = torch.randn(12, 8000, generator=rng(11), dtype=torch.float64)
-    dual = Dual(memory_budget=budget(9, 8000), folder=tmp_path)
+    dual = DiskDual(memory_budget=budget(9, 8000), folder=tmp_path)
     first = dual.prepare(Watched(matrix[:9]))
     assert dual.plan(Watched(matrix[:9])).place == "memory"
     grown = dual.extend(first, Watched(matrix))

@@ -5,8 +5,7 @@ import torch
 
 from solset.errors import Status
 from solset.linalg import BlockDiagonal, DenseOperator
-from solset.solvers import LSMR, Dense, Dual, FirstToConverge
-from solset.solvers._base import Deferred
+from solset.solvers import LSMR, Deferred, Dense, Dual, FirstToConverge
 from solset.solvers.filters import Tikhonov
 from support.systems import NORMAL, POSITIVE, ROWS, SIGNED, TIGHT, WIDE, NormalFree, consistent_rhs, rng
 

@@ -15,9 +15,11 @@ from solset.linalg import (
     NormalOperator,
     Product,
     Sum,
+    as_scipy,
+    from_numpy,
     shifted,
+    to_numpy,
 )
-from solset.linalg._scipy_bridge import as_scipy, from_numpy, to_numpy
 
 CPU = torch.device("cpu")
 

@@ -4,8 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from solset.linalg import DenseOperator, LeftSide, default_tolerance, equilibrated, largest_ratio, spectrum
-from solset.linalg._largest import largest_eigenpair
+from solset.linalg import (
+    DenseOperator,
+    LeftSide,
+    default_tolerance,
+    equilibrated,
+    largest_eigenpair,
+    largest_ratio,
+    spectrum,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -12,8 +12,7 @@ from solset.paper import digits
 from solset.paper._training import fit_exactly
 from solset.reports._directions import step_of
 from solset.retraining import GradientDescent, LevenbergMarquardt
-from solset.solvers import filters
-from solset.solvers._lissa import largest_eigenvalue
+from solset.solvers import filters, largest_eigenvalue
 from solset.zoo import DFCNN
 
 pytestmark = pytest.mark.slow

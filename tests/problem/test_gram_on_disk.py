@@ -9,10 +9,10 @@ from torch import Tensor
 from solset import Move, Problem, follow_path, lipschitz_modulus, plan
 from solset.derivatives import GraphicalDerivative
 from solset.operators import InformativeRows
+from solset.outofcore import TiledPrepared
+from solset.outofcore._factors import Factors
 from solset.solvers import Dual
 from solset.solvers import _row_plan as row_plan
-from solset.solvers._tiled import TiledPrepared
-from solset.solvers._tiled_factors import Factors
 from solset.solvers.filters import GradientFlow, Tikhonov
 from support.fitted import MOVED, net
 from support.interpolators import fitted

@@ -9,6 +9,7 @@ from torch import nn
 
 from solset import Problem, SolsetWarning
 from solset.operators import InformativeRows
+from solset.outofcore import DiskDual
 from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow, Tikhonov
 from support.fitted import (
@@ -202,7 +203,7 @@ class TestRows:
         v = kept(fit.dx).min_norm().value
         m, p = kept.check.rows, len(v)
         counted.clear()
-        solver = Dual(memory_budget=24 * m * (m + p) - 1, folder=tmp_path, is_equilibrated=True)
+        solver = DiskDual(memory_budget=24 * m * (m + p) - 1, folder=tmp_path, is_equilibrated=True)
         D = fit.derivative(rows=settings, solver=solver)
         assert error(D(fit.dx).min_norm().value, v) <= 1e-10
         assert "on the disk" in D.plan

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from solset import Problem
 from solset.derivatives import GraphicalDerivative
-from solset.linalg import DenseOperator, StoredRows, Tiles
+from solset.linalg import DenseOperator
 from solset.operators import InformativeRows
+from solset.outofcore import DiskDual, StoredRows, Tiles
 from solset.problem._stored import _sealed
 from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow, Tikhonov
@@ -37,7 +38,7 @@ def solver(place: str, folder: Path) -> Dual:
     need = 24 * 9 * (9 + P)
     return {
         "memory": Dual(is_equilibrated=True),
-        "disk": Dual(memory_budget=need - 1, folder=folder, is_equilibrated=True),
+        "disk": DiskDual(memory_budget=need - 1, folder=folder, is_equilibrated=True),
         "recomputed": Dual(memory_budget=need - 1, is_equilibrated=True),
     }[place]
 

@@ -13,8 +13,7 @@ from solset.paper import digits
 from solset.paper._training import fit_exactly
 from solset.reports._directions import cross_entropy_directions, random_directions, step_of
 from solset.retraining import GradientDescent
-from solset.solvers import filters
-from solset.solvers._lissa import largest_eigenvalue
+from solset.solvers import filters, largest_eigenvalue
 from solset.zoo import DFCNN
 from support.dense_path import Layers, dense_path
 

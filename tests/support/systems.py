@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from solset.linalg import DenseOperator, LinearOperator, NormalOperator
+from solset.outofcore import DiskDual, gram_solver
 from solset.solvers import CG, LSMR, MINRES, Dense, Dual, FirstToConverge, LiSSA, RowPlan, Solver
 
 TIGHT = 1e-12
@@ -100,15 +101,31 @@ _SPILL = tempfile.TemporaryDirectory(prefix="solset-tests-")
 
 
 @dataclass(frozen=True)
-class Tiled(Dual):
-    """``Dual`` with its Gram matrix on the disk, in tiles so small that there are several of any matrix."""
+class Tiled(DiskDual):
+    """``DiskDual`` with its Gram matrix on the disk, in tiles so small that any matrix has several."""
 
-    folder: Path | None = Path(_SPILL.name)
+    folder: Path = Path(_SPILL.name)
     side: int = 3
 
     def plan(self, operator: LinearOperator) -> RowPlan:
         m, p = operator.shape
-        return RowPlan(m, p, "disk", 0, 0, 1.0, "asked for", side=self.side)
+        return RowPlan(rows=m, columns=p, place="disk", sweeps=1.0, note="asked for", side=self.side)
+
+
+class Sized(LinearOperator):
+    """Rows known by their sizes only."""
+
+    def _apply(self, block: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    _apply_transposed = _apply
+
+
+def plan_rows(
+    shape: tuple[int, int], dtype: torch.dtype, *, memory_budget: int, folder: Path | None = None
+) -> RowPlan:
+    """The plan for rows of these sizes, with a folder on the disk or without one."""
+    return gram_solver(memory_budget, folder).plan(Sized(shape, dtype, torch.device("cpu")))
 
 
 SOLVERS: dict[str, tuple[Solver, list[Case]]] = {

@@ -10,9 +10,11 @@ from solset.linalg._algebra import (
     Sum,
     shifted,
 )
+from solset.linalg._largest import LargestEigenvalue, largest_eigenpair
 from solset.linalg._operator import LinearOperator
-from solset.linalg._panels import KeptRows, Stacked, StoredRows, free_bytes
+from solset.linalg._panels import WIDTH, KeptRows, Stacked
 from solset.linalg._ratio import ROUNDING, LargestRatio, LeftSide, equilibrated, largest_ratio
+from solset.linalg._scipy_bridge import as_scipy, from_numpy, to_numpy
 from solset.linalg._space import Space
 from solset.linalg._spectrum import (
     Spectrum,
@@ -24,8 +26,6 @@ from solset.linalg._spectrum import (
     spectrum,
 )
 from solset.linalg._spread import SpreadRows, in_parts, most_columns, own_columns, own_part, spread, stacked
-from solset.linalg._tiled_cholesky import TiledCholesky
-from solset.linalg._tiles import TiledSymmetric, Tiles, tile_places, tiled_gram
 
 __all__ = [
     "BlockDiagonal",
@@ -33,6 +33,7 @@ __all__ = [
     "DenseOperator",
     "Identity",
     "KeptRows",
+    "LargestEigenvalue",
     "LargestRatio",
     "LeftSide",
     "LinearOperator",
@@ -43,19 +44,18 @@ __all__ = [
     "Spectrum",
     "SpreadRows",
     "Stacked",
-    "StoredRows",
     "Sum",
-    "TiledCholesky",
-    "TiledSymmetric",
-    "Tiles",
+    "WIDTH",
+    "as_scipy",
     "cross_gram",
     "default_tolerance",
     "equilibrated",
-    "free_bytes",
+    "from_numpy",
     "gram",
     "gram_block",
     "gram_by_parts",
     "in_parts",
+    "largest_eigenpair",
     "largest_ratio",
     "most_columns",
     "own_columns",
@@ -64,6 +64,5 @@ __all__ = [
     "spectrum",
     "spread",
     "stacked",
-    "tile_places",
-    "tiled_gram",
+    "to_numpy",
 ]

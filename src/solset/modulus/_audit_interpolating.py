@@ -13,8 +13,7 @@ from solset.modulus._blocks import PointBlocks, isolated_blocks
 from solset.operators import InputJacobian, OwnSquares, PerSampleGradients
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
-from solset.solvers._base import unwrapped
-from solset.solvers._decomposed import DualPrepared
+from solset.solvers import DualPrepared, unwrapped
 
 SHARE = 0.25  # of the memory budget that a batch of points may take
 

@@ -11,8 +11,7 @@ from solset.modulus._rank_probe import rank_is_constant
 from solset.modulus._result import Carrier, Certainty, Certificate
 from solset.modulus._routes import Found
 from solset.problem import Problem
-from solset.solvers._base import unwrapped
-from solset.solvers._decomposed import DualPrepared
+from solset.solvers import DualPrepared, unwrapped
 
 SHARE = 0.01  # of the squared length of the combinations, above which an output is named
 STILL = 1e-3  # Newton step to the nearest stationary point, relative to the weights, that is not looked at

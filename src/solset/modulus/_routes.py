@@ -7,13 +7,17 @@ from torch import Tensor
 
 from solset.derivatives import Linearisation
 from solset.errors import Status
-from solset.linalg import LargestRatio, LeftSide, LinearOperator, NormalOperator, Product, largest_ratio
-from solset.linalg._largest import largest_eigenpair
+from solset.linalg import (
+    LargestRatio,
+    LeftSide,
+    LinearOperator,
+    NormalOperator,
+    Product,
+    largest_eigenpair,
+    largest_ratio,
+)
 from solset.operators import InputJacobian
-from solset.solvers import Prepared, Solver
-from solset.solvers._base import unwrapped
-from solset.solvers._decomposed import DualPrepared
-from solset.solvers._direct import SymmetricPrepared
+from solset.solvers import DualPrepared, Prepared, Solver, SymmetricPrepared, unwrapped
 
 
 @dataclass(frozen=True)

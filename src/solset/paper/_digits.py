@@ -27,7 +27,7 @@ from solset.reports._run_folder import RunFolder
 from solset.reports._stages import stage, tensor_stage
 from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, Retrained, retrain
 from solset.risk import EmpiricalRisk
-from solset.solvers._lissa import largest_eigenvalue
+from solset.solvers import largest_eigenvalue
 from solset.solvers.filters import GradientFlow
 from solset.zoo import DFCNN
 

@@ -23,12 +23,11 @@ from solset.operators import (
 )
 from solset.operators._cost import FORWARD, INPUT_JACOBIAN, ROW
 from solset.operators._informative import Combinations
+from solset.outofcore import gram_solver
 from solset.paths._cost import Meter
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
-from solset.solvers import Dual
-from solset.solvers._base import Deferred
-from solset.solvers._gram_side import GramPrepared
+from solset.solvers import Deferred, GramPrepared
 
 
 @dataclass(frozen=True)
@@ -221,7 +220,7 @@ class KeptOutputs:
             operator = OutputRows(risk, directions, memory_budget=budget)
             picked = Combinations(directions, directions.points, len(risk.points))
         self.meter.add_points(ROW, operator.shape[0])
-        solver = Dual(memory_budget=budget, folder=folder, is_equilibrated=picked is not None)
+        solver = gram_solver(budget, folder, is_equilibrated=picked is not None)
         prepared = solver.prepare_rows(operator)
         own = answer if picked is None else picked @ answer
         return Factor(prepared, picked, -prepared.solve(own).value, own)

@@ -13,6 +13,7 @@ from solset.checks import checked
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.operators import InformativeRows
+from solset.outofcore import gram_solver
 from solset.paths._checkpoint import CourseFile, course_settings
 from solset.paths._cost import Meter
 from solset.paths._course import Course, StopReason
@@ -23,7 +24,6 @@ from solset.paths._state import Ending, Refusal, State, Stepper
 from solset.problem import Optimality, Problem
 from solset.retraining import LevenbergMarquardt, Newton, Retrained, retrain
 from solset.risk import Indices
-from solset.solvers import Dual
 
 SMALLEST_STEP = 1e-4  # Δτ below which a path is given up that could start with the step it wanted to
 NO_STEP = 1e-8  # Δτ below which there is no first step
@@ -266,6 +266,6 @@ def _checked(
 
 
 def _nearest(problem: Problem, change: Move, optimality: str) -> Retrained:
-    solver = Dual(memory_budget=problem.memory_budget, folder=problem.spill_folder)
+    solver = gram_solver(problem.memory_budget, problem.spill_folder)
     method = LevenbergMarquardt(solver=solver) if optimality == "interpolating" else Newton()
     return retrain(problem, change, method=method)

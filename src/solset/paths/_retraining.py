@@ -12,6 +12,7 @@ from solset.changes import Change
 from solset.checks import checked
 from solset.errors import bad_type, bad_value
 from solset.operators._cost import FORWARD
+from solset.outofcore import gram_solver
 from solset.paths._checkpoint import CourseFile, course_settings
 from solset.paths._cost import Meter
 from solset.paths._course import Course, Station, StopReason
@@ -94,7 +95,7 @@ def follow_retraining(
     states, ending = file.read(moved.weights)
     if ending is None:
         meter = Meter(problem.point_count)
-        solver = Dual(memory_budget=problem.memory_budget, folder=problem.spill_folder)
+        solver = gram_solver(problem.memory_budget, problem.spill_folder)
         run = _Retraining(
             moved, chosen, solver, meter, GradientFlow(steps, learning_rate), record_at, tol, builds
         )

@@ -10,8 +10,7 @@ from solset.operators import Jacobian, loss_curvature
 from solset.operators._cost import FORWARD, JACOBIAN_PRODUCT, ROW
 from solset.paths._cost import Meter
 from solset.risk import EmpiricalRisk, slopes_at
-from solset.solvers import Dual, Prepared
-from solset.solvers._gram_side import GramPrepared
+from solset.solvers import Dual, GramPrepared, Prepared
 from solset.solvers.filters import GradientFlow
 
 FLAT = 1e-12  # of the largest curvature of the loss, below which a slope counts as one without curvature

@@ -9,7 +9,6 @@ from solset.planning._rows import single_rows, whole_point_rows
 from solset.problem._defaults import MOST_ROWS, Defaults
 from solset.problem._informative import InformativeSelection
 from solset.solvers import LSMR, RowPlan
-from solset.solvers._row_plan import smallest_budget
 
 LSMR_VECTORS = (6, 3)  # of weights and of rows, in float64, as SciPy has them, with those that go to and fro
 
@@ -37,13 +36,12 @@ class InterpolatingRoutes:
     def dual(self) -> Route:
         """The Gram matrix of all rows."""
         known = self.defaults
-        shape, dtype = (known.rows, known.weights), known.risk.weights.dtype
         route = Route(
             name="interpolating on all rows by Dual",
             optimality="interpolating",
             solver="Dual",
             rows=known.rows,
-            smallest_budget=smallest_budget(shape, dtype, folder=known.spill_folder),
+            smallest_budget=known.dual.smallest_budget(self.products.jacobian),
         )
         if known.rows <= MOST_ROWS:  # below that, a call for Dual works on chosen rows
             route = replace(route, smallest_budget=max(route.smallest_budget, known.gram_bytes))
@@ -74,7 +72,7 @@ class InterpolatingRoutes:
             return route if known.curvature_fits else refused(route, known.memory_budget)
         operator = self.selection.linearisation.constraint.operator
         n, dtype = len(known.risk.points), operator.dtype
-        least = smallest_budget(operator.shape, dtype, folder=self.selection.solver.folder)
+        least = self.selection.solver.smallest_budget(operator)
         route = replace(route, rows=operator.shape[0], smallest_budget=max(needed, least))
         try:
             plan = self.selection.solver.plan(operator)

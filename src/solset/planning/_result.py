@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from solset.solvers._row_plan import size_text
+from solset.solvers import size_text
 
 Place = Literal["memory", "disk", "recomputed"]
 

@@ -12,7 +12,6 @@ from solset.planning._result import Cost, Memory, Route, refused, too_small
 from solset.planning._rows import points_per_block, whole_point_rows
 from solset.problem._defaults import Defaults
 from solset.solvers import CG, MINRES, RowPlan
-from solset.solvers._row_plan import smallest_budget
 
 CHUNK = 64  # columns of a matrix that are written out together
 VECTORS = {"MINRES": 9, "CG": 7}  # in float64, as SciPy has them, and two that go to and fro
@@ -77,12 +76,11 @@ class SymmetricRoutes:
     def gauss_newton_dual(self) -> Route:
         """The Gram side of the Gauss–Newton matrix."""
         known, both = self.defaults, self.products.both
-        shape = (known.rows, known.weights)
         route = Route(
             name="gauss_newton by Dual",
             optimality="gauss_newton",
             solver="Dual",
-            smallest_budget=smallest_budget(shape, self._dtype, folder=known.spill_folder),
+            smallest_budget=known.dual.smallest_budget(self.products.jacobian),
             rows=known.rows,
         )
         try:
@@ -195,9 +193,9 @@ class SymmetricRoutes:
     def _factor_rows(self, block: int, *, is_tall: bool) -> Cost:
         """All rows and their part of the square: once on the tall side, else as a Gram matrix takes."""
         known = self.defaults
-        n, shape = len(known.risk.points), (known.rows, known.weights)
+        n = len(known.risk.points)
         if is_tall:
             read = float(points_per_block(known.rows, known.outputs, block).sum())
             return Cost(read / n, FACTOR_ROW * known.outputs * read / n)
-        plan = RowPlan(*shape, "recomputed", 0, 0, 0.0, "", block)
+        plan = RowPlan(rows=known.rows, columns=known.weights, place="recomputed", at_once=block)
         return whole_point_rows(plan, known.outputs, n, row=FACTOR_ROW)

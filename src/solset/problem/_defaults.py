@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from solset.operators import GaussNewtonInverse, InformativeRows
+from solset.outofcore import gram_solver
 from solset.risk import EmpiricalRisk
 from solset.solvers import CG, LSMR, MINRES, Dense, Dual, FirstToConverge, Solver
 
@@ -89,12 +90,12 @@ class Defaults:
     @property
     def dual(self) -> Dual:
         """For all rows of J."""
-        return Dual(memory_budget=self.memory_budget, folder=self.spill_folder)
+        return gram_solver(self.memory_budget, self.spill_folder)
 
     @property
     def selecting(self) -> Dual:
         """For some rows of J, among which short ones count as the long ones do."""
-        return Dual(memory_budget=self.memory_budget, folder=self.spill_folder, is_equilibrated=True)
+        return gram_solver(self.memory_budget, self.spill_folder, is_equilibrated=True)
 
     @property
     def dense(self) -> Dense:

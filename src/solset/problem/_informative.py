@@ -26,9 +26,7 @@ from solset.operators import (
 from solset.operators._informative import Combinations
 from solset.problem._stored import Stored, store
 from solset.risk import EmpiricalRisk
-from solset.solvers import LSMR, Dual, Prepared
-from solset.solvers._base import Deferred
-from solset.solvers._gram_side import GramPrepared
+from solset.solvers import LSMR, Deferred, Dual, GramPrepared, Prepared
 
 Frame = Callable[[Constraint, LinearOperator, str], Linearisation]
 

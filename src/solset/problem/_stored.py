@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -12,22 +12,11 @@ from torch import Tensor
 
 from solset import comm
 from solset.errors import bad_value
-from solset.linalg import (
-    DenseOperator,
-    KeptRows,
-    StoredRows,
-    TiledSymmetric,
-    Tiles,
-    cross_gram,
-    own_columns,
-    spread,
-    tile_places,
-)
+from solset.linalg import DenseOperator, KeptRows, cross_gram, own_columns, spread
 from solset.operators import InformativeRows, OutputCurvature, OutputDirections, RowChoice
+from solset.outofcore import LEAST_SIDE, StoredRows, TiledSymmetric, Tiles, prepare_stored, tile_places
 from solset.risk import EmpiricalRisk, digest, fingerprint
-from solset.solvers import Dual
-from solset.solvers._gram_side import GramPrepared
-from solset.solvers._row_plan import AT_ONCE, LEAST_SIDE
+from solset.solvers import AT_ONCE, Dual, GramPrepared
 from solset.storage._files import (
     has_entry,
     hash_bytes,
@@ -248,7 +237,7 @@ def identity(risk: EmpiricalRisk) -> dict[str, Any]:
 
 def _store_rows(prepared: GramPrepared, folder: Path) -> Tensor | TiledSymmetric:
     """Writes the rows; the Gram matrix is theirs, formed anew if they had to be computed again."""
-    rows, gram = prepared.operator, prepared.matrix
+    rows, gram = prepared.operator, cast("Tensor | TiledSymmetric", prepared.matrix)
     partial, stored = partial_path(folder / ROWS), None
     try:
         if comm.is_first():
@@ -294,15 +283,7 @@ def _prepare(folder: Path, rows: KeptRows, side: int, solver: Dual) -> GramPrepa
         tiles = Tiles(folder / GRAM, rows.shape[0], side, rows.device, has_all=True)
     except (OSError, ValueError) as error:
         raise _damaged(GRAM) from error
-    if solver.plan(rows).side:
-        is_usable = solver.has_room_for_tiles(rows, side)
-        return solver.from_gram(rows, TiledSymmetric(tiles)) if is_usable else solver.prepare_rows(rows)
-    matrix = torch.empty(tiles.size, tiles.size, dtype=torch.float64, device=rows.device)
-    for i, j in tile_places(tiles.size, side):
-        tile = tiles.read(i, j)
-        matrix[tiles.span(i), tiles.span(j)] = tile
-        matrix[tiles.span(j), tiles.span(i)] = tile.T
-    return solver.from_gram(rows, matrix)
+    return prepare_stored(solver, rows, tiles)
 
 
 def _open_rows(folder: Path, choice: RowChoice, risk: EmpiricalRisk, solver: Dual) -> KeptRows:

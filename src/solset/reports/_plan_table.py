@@ -6,7 +6,7 @@ from textwrap import wrap
 
 from solset.planning import Cost, Plan, Route, plan
 from solset.reports._users import load_problem
-from solset.solvers._row_plan import size_text
+from solset.solvers import size_text
 from solset.storage._files import replace_file
 
 WIDTH = 100

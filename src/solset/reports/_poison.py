@@ -24,7 +24,7 @@ from solset.reports._run_folder import RunFolder
 from solset.reports._stages import stage, tensor_stage
 from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, Method, Newton
 from solset.scores import Moved
-from solset.solvers._lissa import largest_eigenvalue
+from solset.solvers import largest_eigenvalue
 from solset.solvers.filters import Filter, GradientFlow
 
 CHECKPOINT = "ascent.safetensors"

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from solset.errors import SolsetWarning, Status, bad_value
-from solset.solvers import Prepared, Solution
-from solset.solvers._base import attainable
+from solset.solvers import Prepared, Solution, attainable
 from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, RankCut
 
 

@@ -1,26 +1,42 @@
 """Solvers as values: each turns a linear operator and a right-hand side into a :class:`Solution`."""
 
 from solset.solvers import filters
-from solset.solvers._base import Prepared, Solver
-from solset.solvers._direct import Dense
+from solset.solvers._base import Deferred, Prepared, Solver, attainable, judge, unwrapped
+from solset.solvers._decomposed import DualPrepared
+from solset.solvers._direct import Dense, SymmetricPrepared
 from solset.solvers._dual import Dual
+from solset.solvers._gram_side import GramPrepared
 from solset.solvers._krylov import CG, LSMR, MINRES, FirstToConverge
-from solset.solvers._lissa import LiSSA
-from solset.solvers._row_plan import RowPlan
+from solset.solvers._lissa import LiSSA, largest_eigenvalue
+from solset.solvers._needs import Needs
+from solset.solvers._row_plan import AT_ONCE, RowPlan, RowSizes, computed_rows, size_text
 from solset.solvers._solution import Solution, SolverError
 
 __all__ = [
+    "AT_ONCE",
     "CG",
+    "Deferred",
     "Dense",
     "Dual",
+    "DualPrepared",
     "FirstToConverge",
+    "GramPrepared",
     "LSMR",
     "LiSSA",
     "MINRES",
+    "Needs",
     "Prepared",
     "RowPlan",
+    "RowSizes",
     "Solution",
     "Solver",
     "SolverError",
+    "SymmetricPrepared",
+    "attainable",
+    "computed_rows",
     "filters",
+    "judge",
+    "largest_eigenvalue",
+    "size_text",
+    "unwrapped",
 ]

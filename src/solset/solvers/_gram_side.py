@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from solset.linalg import LinearOperator, TiledSymmetric
+from solset.linalg import LinearOperator
 from solset.solvers._base import Prepared
 
 
@@ -22,7 +22,7 @@ class GramPrepared(Prepared):
 
     @property
     @abstractmethod
-    def matrix(self) -> Tensor | TiledSymmetric:
+    def matrix(self) -> Tensor | LinearOperator:
         """``AAᵀ`` in float64, in memory or on the disk."""
 
     @property

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from solset.errors import Status, bad_value
-from solset.linalg import BlockDiagonal, LinearOperator, NormalOperator, Product, TiledSymmetric
-from solset.linalg._tiled_cholesky import Lower
-from solset.solvers._base import Prepared, attainable, judge
-from solset.solvers._gram_side import GramPrepared
-from solset.solvers._solution import Solution
-from solset.solvers._tiled_factors import Factors, RangeInverse
+from solset.linalg import BlockDiagonal, LinearOperator, NormalOperator, Product
+from solset.outofcore._factors import Factors, RangeInverse
+from solset.outofcore._tiled_cholesky import Lower
+from solset.outofcore._tiles import TiledSymmetric
+from solset.solvers import GramPrepared, Prepared, Solution, attainable, judge
 from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, RankCut, Tikhonov
 
 CORRECTIONS = 8  # where the factor is of a shifted matrix

@@ -4,20 +4,14 @@ Tiles stand row by row, ``(0, 0), (1, 0), (1, 1), (2, 0), …``, so that more ro
 Of several processes each keeps a file of some columns of tiles.
 """
 
-import os
-import tempfile
-import weakref
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from solset import comm
-from solset.linalg._array_file import ArrayFile
-from solset.linalg._operator import LinearOperator
-from solset.linalg._panels import KeptRows
-from solset.linalg._spectrum import cross_gram
-from solset.storage._files import PARTIAL
+from solset.linalg import KeptRows, LinearOperator, cross_gram
+from solset.outofcore._array_file import ArrayFile, vanishing_file
 
 DTYPE = torch.float64
 
@@ -92,25 +86,13 @@ class Tiles:
         """
         made, error = None, None
         try:
-            made = cls._temporary(folder, size, side, device)
+            made = vanishing_file(folder, "tiles", lambda path: cls.create(path, size, side, device))
         except OSError as failed:
             error = failed
         failures = torch.tensor([float(error is not None)], device=device)
         has_failed = bool(comm.total(failures) > 0)  # all of them stop, and none waits for the others
         if has_failed or made is None:
             raise error or OSError(f"another process had no room for its tiles in its '{folder}'")
-        return made
-
-    @classmethod
-    def _temporary(cls, folder: Path, size: int, side: int, device: torch.device) -> "Tiles":
-        handle, name = tempfile.mkstemp(prefix=f"{PARTIAL}tiles-", suffix=".npy", dir=folder)
-        os.close(handle)
-        try:
-            made = cls.create(Path(name), size, side, device)
-            weakref.finalize(made, Path(name).unlink, missing_ok=True)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
         return made
 
     def span(self, index: int) -> slice:
@@ -158,6 +140,15 @@ class Tiles:
         else:
             tile = torch.zeros(self._length(row), self._length(column), dtype=DTYPE, device=self.device)
         return tile if self._has_all else comm.total(tile)
+
+    def to_dense(self) -> Tensor:
+        """The whole matrix in memory, ``(m, m)``, of a file that holds all tiles."""
+        matrix = torch.empty(self.size, self.size, dtype=DTYPE, device=self.device)
+        for i, j in tile_places(self.size, self.side):
+            tile = self.read(i, j)
+            matrix[self.span(i), self.span(j)] = tile
+            matrix[self.span(j), self.span(i)] = tile.T
+        return matrix
 
     @property
     def _has_all(self) -> bool:

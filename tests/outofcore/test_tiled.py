@@ -3,6 +3,7 @@
 import gc
 import shutil
 import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,14 +12,13 @@ from torch import Tensor
 
 from solset import SolsetWarning, comm
 from solset.errors import Status
-from solset.linalg import BlockDiagonal, DenseOperator, NormalOperator, StoredRows, Tiles, free_bytes
-from solset.solvers import Dual
-from solset.solvers import _row_plan as row_plan
-from solset.solvers._decomposed import DualPrepared
-from solset.solvers._row_plan import FILES, least_side, plan_rows, smallest_budget, tile_bytes
-from solset.solvers._tiled import TiledPrepared
+from solset.linalg import BlockDiagonal, DenseOperator, NormalOperator
+from solset.outofcore import DiskDual, StoredRows, TiledPrepared, Tiles, free_bytes
+from solset.outofcore import _plan as disk_plan
+from solset.outofcore._plan import FILES, DiskSizes
+from solset.solvers import Dual, DualPrepared, RowSizes
 from solset.solvers.filters import GradientFlow, MinimumNorm, RankCut, Tikhonov
-from support.systems import NormalFree, Tiled, rectangular
+from support.systems import NormalFree, Tiled, plan_rows, rectangular
 
 M, P = 200, 600
 WHOLE = 24 * M * M + 24 * M * P  # what it takes in memory
@@ -39,17 +39,21 @@ def error(found: Tensor, exact: Tensor) -> float:
     return float((found - exact).norm() / exact.norm())
 
 
+def sizes(rows: int) -> DiskSizes:
+    return DiskSizes(RowSizes(rows, P, torch.float64), Path())
+
+
 @pytest.fixture
-def dual(tmp_path) -> Dual:
-    return Dual(memory_budget=BUDGET, folder=tmp_path)
+def dual(tmp_path) -> DiskDual:
+    return DiskDual(memory_budget=BUDGET, folder=tmp_path)
 
 
 class TestThePlan:
     def test_puts_both_on_the_disk_and_says_so(self, dual):
         plan = dual.plan(NormalFree(graded(10)))
         assert (plan.place, plan.sweeps) == ("disk", 1.0)
-        assert plan.side >= least_side(M)
-        assert plan.memory == tile_bytes(plan.side, P, torch.float64) <= BUDGET
+        assert plan.side >= sizes(M).least_side
+        assert plan.memory == sizes(M).tile_memory(plan.side) <= BUDGET
         rows = StoredRows.bytes_for((M, P), torch.float64)
         assert plan.disk == rows + FILES * Tiles.bytes_for(M, plan.side)
         assert f"the Gram matrix too, in tiles of {plan.side}" in str(plan)
@@ -57,11 +61,11 @@ class TestThePlan:
     def test_takes_the_largest_tiles_that_fit(self, dual):
         side = dual.plan(NormalFree(graded(10))).side
         count = -(-M // side)
-        assert tile_bytes(-(-M // (count - 1)), P, torch.float64) > BUDGET
+        assert sizes(M).tile_memory(-(-M // (count - 1))) > BUDGET
         assert side == -(-M // count)  # and no room beyond the matrix is wasted
 
     def test_works_from_the_smallest_budget_named(self, tmp_path):
-        least = smallest_budget((M, P), torch.float64, folder=tmp_path)
+        least = DiskDual(folder=tmp_path).smallest_budget(NormalFree(graded(10)))
         assert least < WHOLE / 4
         assert plan_rows((M, P), torch.float64, memory_budget=least, folder=tmp_path).side
         with pytest.raises(ValueError, match=f"at least {least} bytes"):
@@ -73,7 +77,7 @@ class TestThePlan:
 
     def test_tiles_are_never_so_small_that_there_are_too_many(self, tmp_path):
         for rows in (10, 5_000, 100_000):
-            assert rows / least_side(rows) <= 64
+            assert rows / sizes(rows).least_side <= 64
 
 
 class TestRowsReadInParts:
@@ -83,11 +87,11 @@ class TestRowsReadInParts:
 
     def test_is_planned(self, tmp_path):
         plan = plan_rows((M, P), torch.float64, memory_budget=self.BUDGET, folder=tmp_path)
-        assert (plan.place, plan.step, plan.side, plan.memory) == ("disk", 50, 0, self.BUDGET)
+        assert (plan.place, plan.rows_per_part, plan.side, plan.memory) == ("disk", 50, 0, self.BUDGET)
 
     def test_is_the_decomposition_of_the_same_matrix(self, tmp_path):
         matrix, b = graded(1e3), draw(M, seed=2)
-        found = Dual(memory_budget=self.BUDGET, folder=tmp_path).prepare(NormalFree(matrix))
+        found = DiskDual(memory_budget=self.BUDGET, folder=tmp_path).prepare(NormalFree(matrix))
         exact = Dual().prepare(DenseOperator(matrix))
         torch.testing.assert_close(found.gram, exact.gram, rtol=1e-13, atol=1e-15)
         assert found.rank == M
@@ -96,7 +100,7 @@ class TestRowsReadInParts:
 
     def test_is_extended(self, tmp_path):
         matrix, b = graded(10), draw(M, seed=2)
-        dual = Dual(memory_budget=self.BUDGET, folder=tmp_path)
+        dual = DiskDual(memory_budget=self.BUDGET, folder=tmp_path)
         grown = dual.extend(dual.prepare(NormalFree(matrix[:150])), NormalFree(matrix))
         assert error(grown.solve(b).value, torch.linalg.pinv(matrix) @ b) <= 1e-10
 
@@ -105,7 +109,7 @@ class TestRowsReadInParts:
 def test_all_processes_come_to_the_same_plan(tmp_path, monkeypatch, processes):
     """Of 1001 columns some keep one more than others, and some more tiles."""
     monkeypatch.setattr(comm, "size", lambda: processes)
-    monkeypatch.setattr(row_plan, "free_bytes", lambda _: 3_000_000)
+    monkeypatch.setattr(disk_plan, "free_bytes", lambda _: 3_000_000)
     for budget in range(150_000, 3_000_000, 9_973):
         plans = set()
         for rank in range(processes):
@@ -135,7 +139,7 @@ class TestWhatIsTaken:
     def test_memory_stays_inside_the_budget(self, tmp_path):
         """Of tensors and arrays, as the allocator of NumPy counts what is read from the disk."""
         rows = NormalFree(graded(10))
-        dual = Dual(memory_budget=BUDGET, folder=tmp_path)
+        dual = DiskDual(memory_budget=BUDGET, folder=tmp_path)
         tracemalloc.start()
         prepared = dual.prepare(rows)
         prepared.solve(draw(M, seed=2))
@@ -323,7 +327,7 @@ class TestTheSpectrumThatIsNotSeen:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_more_rows_are_as_if_they_had_been_there_from_the_start(tmp_path, is_equilibrated, dtype):
     matrix = (torch.logspace(-2, 0, M).double().unsqueeze(1) * graded(10)).to(dtype)
-    dual = Dual(memory_budget=BUDGET, folder=tmp_path, is_equilibrated=is_equilibrated)
+    dual = DiskDual(memory_budget=BUDGET, folder=tmp_path, is_equilibrated=is_equilibrated)
     grown = dual.prepare(DenseOperator(matrix[:40]))
     for count in (90, 150, M):
         grown = dual.extend(grown, DenseOperator(matrix[:count]))
@@ -359,15 +363,15 @@ def test_a_right_hand_side_that_is_not_finite_is_said_to_be_so(choice):
 
 
 def test_a_disk_with_room_for_smaller_tiles_only_gets_these(tmp_path, monkeypatch):
-    shape, budget = (2000, P), tile_bytes(400, P, torch.float64)
-    least = least_side(shape[0])
+    shape, budget = (2000, P), sizes(2000).tile_memory(400)
+    least = sizes(shape[0]).least_side
     needs = [
         StoredRows.bytes_for(shape, torch.float64) + FILES * Tiles.bytes_for(shape[0], side)
         for side in (least, 400)
     ]
     assert needs[0] < needs[1]
     for free, side in ((needs[1], 400), (needs[1] - 1, least)):
-        monkeypatch.setattr(row_plan, "free_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(disk_plan, "free_bytes", lambda _, free=free: free)
         plan = plan_rows(shape, torch.float64, memory_budget=budget, folder=tmp_path)
         assert (plan.side, plan.disk <= free) == (side, True)
 

@@ -8,17 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from solset.linalg import (
-    DenseOperator,
-    StoredRows,
-    TiledCholesky,
-    TiledSymmetric,
-    Tiles,
-    cross_gram,
-    tile_places,
-    tiled_gram,
-)
-from solset.linalg._tiled_cholesky import Lower
+from solset.linalg import DenseOperator, cross_gram
+from solset.outofcore import StoredRows, TiledCholesky, TiledSymmetric, Tiles, tile_places, tiled_gram
+from solset.outofcore._tiled_cholesky import Lower
 from solset.testing import adjoint_gap
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from solset import comm
-from solset.linalg._operator import LinearOperator
-from solset.linalg._tiles import DTYPE, TiledSymmetric, Tiles
+from solset.linalg import LinearOperator
+from solset.outofcore._tiles import DTYPE, TiledSymmetric, Tiles
 
 
 class TiledCholesky(LinearOperator):

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from solset.linalg import DenseOperator, LinearOperator, StoredRows
-from solset.linalg._panels import WIDTH
+from solset.linalg import WIDTH, DenseOperator, LinearOperator
+from solset.outofcore import DiskDual, StoredRows, keep_on_disk
 from solset.solvers import Dual, RowPlan
-from solset.solvers._row_plan import keep_rows, plan_rows
+from solset.solvers._row_plan import keep_in_memory
 from solset.solvers.filters import Tikhonov
+from support.systems import plan_rows
 
 SHAPE = (7, WIDTH + 5)
 ITEM = {torch.float32: 4, torch.float64: 8}
@@ -87,7 +88,7 @@ class TestThePlace:
         budget = whole(*SHAPE, ITEM[dtype]) - 1
         plan = plan_rows(SHAPE, dtype, memory_budget=budget, folder=tmp_path)
         assert plan.place == "recomputed"
-        assert str(tmp_path) in plan.reason
+        assert str(tmp_path) in plan.note
         free += 1
         assert plan_rows(SHAPE, dtype, memory_budget=budget, folder=tmp_path).place == "disk"
 
@@ -150,7 +151,7 @@ def test_the_memory_taken_is_that_of_the_plan():
     m, p = 40, 3 * WIDTH
     matrix = draw(m, p)
     plan = Dual().plan(Watched(matrix))
-    kept = keep_rows(Watched(matrix), plan, None)
+    kept = keep_in_memory(Watched(matrix))
     held = kept.matrix.untyped_storage().nbytes()
     assert plan.place == "memory"
     assert held == m * p * 8
@@ -159,10 +160,10 @@ def test_the_memory_taken_is_that_of_the_plan():
 
 def test_a_file_read_panel_by_panel_takes_no_more_memory_than_planned(tmp_path):
     m, p = 20, 20 * WIDTH
-    dual = Dual(memory_budget=whole(m, p, 4) - 1, folder=tmp_path)
+    dual = DiskDual(memory_budget=whole(m, p, 4) - 1, folder=tmp_path)
     rows = Watched(draw(m, p, torch.float32))
     plan = dual.plan(rows)
-    kept = keep_rows(rows, plan, tmp_path)
+    kept = keep_on_disk(rows, tmp_path)
     tracemalloc.start()  # sees the buffers NumPy reads the file into
     kept @ torch.ones(p)
     _, peak = tracemalloc.get_traced_memory()
@@ -183,7 +184,7 @@ class TestTheSentence:
         assert "each row computed 7.82 times for the Gram matrix and once more a product" in again
 
     def test_of_few_bytes(self):
-        assert "24 bytes" in str(RowPlan(1, 1, "memory", 24, 0, 1.0, ""))
+        assert "24 bytes" in str(RowPlan(rows=1, columns=1, place="memory", memory=24))
 
 
 @pytest.mark.parametrize("dtype", ITEM)
@@ -195,7 +196,7 @@ def test_results_are_the_same_wherever_the_rows_are(tmp_path, dtype):
     need = whole(*SHAPE, ITEM[dtype])
     places = {
         "memory": Dual(memory_budget=need),
-        "disk": Dual(memory_budget=need - 1, folder=tmp_path),
+        "disk": DiskDual(memory_budget=need - 1, folder=tmp_path),
         "recomputed": Dual(memory_budget=need - 1),
     }
     found = {}
@@ -214,24 +215,22 @@ def test_results_are_the_same_wherever_the_rows_are(tmp_path, dtype):
 
 
 class TestTheFileOfRows:
-    PLAN = RowPlan(200, 5, "disk", 0, 0, 1.0, "")
-
     def test_holds_all_rows_from_the_one_asked_for(self, tmp_path):
         matrix = draw(200, 5)
-        kept = keep_rows(Watched(matrix), self.PLAN, tmp_path, start=3)
+        kept = keep_on_disk(Watched(matrix), tmp_path, start=3)
         assert isinstance(kept, StoredRows)
         assert torch.equal(kept.to_dense(), matrix[3:])
         assert len(list(tmp_path.iterdir())) == 1
 
     def test_vanishes_with_the_operator(self, tmp_path):
-        kept = keep_rows(Watched(draw(200, 5)), self.PLAN, tmp_path)
+        kept = keep_on_disk(Watched(draw(200, 5)), tmp_path)
         assert kept.path.exists()
         del kept
         gc.collect()
         assert list(tmp_path.iterdir()) == []
 
     def test_vanishes_with_what_a_solver_prepared(self, tmp_path):
-        prepared = Dual(memory_budget=whole(7, 9, 8) - 1, folder=tmp_path).prepare(Watched(draw(7, 9)))
+        prepared = DiskDual(memory_budget=whole(7, 9, 8) - 1, folder=tmp_path).prepare(Watched(draw(7, 9)))
         assert len(list(tmp_path.iterdir())) == 1
         del prepared
         gc.collect()
@@ -241,7 +240,7 @@ class TestTheFileOfRows:
     def test_is_not_left_by_an_interrupt(self, tmp_path, fails_at):
         rows = Watched(draw(200, 5), fails_at=fails_at)
         with pytest.raises(KeyboardInterrupt):
-            keep_rows(rows, self.PLAN, tmp_path)
+            keep_on_disk(rows, tmp_path)
         assert len(rows.asked) == fails_at // 64 * 64
         assert list(tmp_path.iterdir()) == []
 
@@ -251,12 +250,12 @@ class TestTheFileOfRows:
 
         monkeypatch.setattr(StoredRows, "write", full)
         with pytest.raises(OSError, match="no room"):
-            keep_rows(Watched(draw(200, 5)), self.PLAN, tmp_path)
+            keep_on_disk(Watched(draw(200, 5)), tmp_path)
         assert list(tmp_path.iterdir()) == []
 
     def test_two_at_once_do_not_meet(self, tmp_path):
-        one = keep_rows(Watched(draw(200, 5)), self.PLAN, tmp_path)
-        two = keep_rows(Watched(-draw(200, 5)), self.PLAN, tmp_path)
+        one = keep_on_disk(Watched(draw(200, 5)), tmp_path)
+        two = keep_on_disk(Watched(-draw(200, 5)), tmp_path)
         assert torch.equal(one.to_dense(), -two.to_dense())
 
 
@@ -267,7 +266,7 @@ def test_kept_rows_are_not_computed_again():
 
 def test_numpy_agrees_on_the_free_disk(tmp_path):
     """A file reserved in full is no larger than what the plan foretold, but for its head."""
-    dual = Dual(memory_budget=whole(7, 9, 8) - 1, folder=tmp_path)
+    dual = DiskDual(memory_budget=whole(7, 9, 8) - 1, folder=tmp_path)
     plan = dual.plan(Watched(draw(7, 9)))
     prepared = dual.prepare(Watched(draw(7, 9)))
     (file,) = tmp_path.iterdir()

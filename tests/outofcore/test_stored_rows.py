@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from solset.linalg import DenseOperator, KeptRows, Stacked, StoredRows, cross_gram, gram
-from solset.linalg._panels import WIDTH
+from solset.linalg import WIDTH, DenseOperator, KeptRows, Stacked, cross_gram, gram
+from solset.outofcore import StoredRows
 
 CPU = torch.device("cpu")
 SIZES = [(3, 7), (4, WIDTH), (2, WIDTH + 5), (3, 2 * WIDTH), (1, 1), (70, 2 * WIDTH + 1)]

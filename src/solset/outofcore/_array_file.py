@@ -2,14 +2,20 @@
 
 import errno
 import os
+import tempfile
+import weakref
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from solset.errors import bad_value
+from solset.storage._files import PARTIAL
+
+Owner = TypeVar("Owner")
 
 
 class ArrayFile:
@@ -91,6 +97,20 @@ class ArrayFile:
                 file.write(entries.detach().to("cpu", self.dtype).contiguous().numpy().data)
         except OSError as error:
             raise _without_room(error, self.path, entries.numel() * self.dtype.itemsize) from error
+
+
+def vanishing_file(folder: Path, name: str, make: Callable[[Path], Owner]) -> Owner:
+    """What ``make`` returns for a new file in the folder, which vanishes with it, or with its failure."""
+    handle, text = tempfile.mkstemp(prefix=f"{PARTIAL}{name}-", suffix=".npy", dir=folder)
+    os.close(handle)
+    path = Path(text)
+    try:
+        owner = make(path)
+        weakref.finalize(owner, path.unlink, missing_ok=True)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return owner
 
 
 def _kind(dtype: torch.dtype) -> np.dtype[Any]:

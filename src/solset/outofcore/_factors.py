@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from solset.errors import bad_value
-from solset.linalg import BlockDiagonal, Product, TiledCholesky, TiledSymmetric, shifted
-from solset.linalg._largest import LargestEigenvalue, largest_eigenpair
-from solset.solvers._flow import by_descent, by_inverse, is_descended
+from solset.linalg import BlockDiagonal, LargestEigenvalue, Product, largest_eigenpair, shifted
+from solset.outofcore._flow import by_descent, by_inverse, is_descended
+from solset.outofcore._tiled_cholesky import TiledCholesky
+from solset.outofcore._tiles import TiledSymmetric
 from solset.solvers.filters import Filter, GradientFlow
 
 PROBES = 12  # Lanczos steps for either end of the spectrum

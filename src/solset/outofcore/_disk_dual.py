@@ -1,0 +1,184 @@
+"""The solver :class:`solset.solvers.Dual` for rows and Gram matrices that do not fit the memory."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from solset.checks import checked
+from solset.linalg import (
+    DenseOperator,
+    KeptRows,
+    LinearOperator,
+    Stacked,
+    gram_by_parts,
+    in_parts,
+    own_columns,
+    own_part,
+    spread,
+    stacked,
+)
+from solset.outofcore._array_file import vanishing_file
+from solset.outofcore._factors import Factors
+from solset.outofcore._plan import DiskSizes
+from solset.outofcore._stored_rows import StoredRows
+from solset.outofcore._tiled_dual import TiledPrepared
+from solset.outofcore._tiles import TiledSymmetric, Tiles, tiled_gram
+from solset.solvers import (
+    AT_ONCE,
+    Dual,
+    DualPrepared,
+    GramPrepared,
+    Prepared,
+    RowPlan,
+    RowSizes,
+    computed_rows,
+)
+
+
+@checked
+@dataclass(frozen=True)
+class DiskDual(Dual):
+    """The minimum-norm solution through the Gram matrix, with rows on the disk where the memory is short.
+
+    Rows and Gram matrix are in memory if both fit ``memory_budget``; else the rows are on the disk; else the
+    Gram matrix too, in tiles, with a Cholesky factor in place of the eigen-decomposition: the same
+    solutions, but no rank below the full one and no cut of the spectrum; ``rank_tolerance`` then decides
+    whether the rank is the full one. Rows are computed again at every use only if the disk has no room.
+
+    Attributes:
+        folder: Existing folder on the disk; files vanish with what :meth:`prepare` returns.
+
+    Cost: as :class:`~solset.solvers.Dual`; with the Gram matrix on the disk a further direction reads the
+    factor four times, and more often where rows depend on each other.
+    """
+
+    folder: Path = field(kw_only=True)
+
+    def extend(self, prepared: Prepared, operator: LinearOperator) -> Prepared:
+        """The same with more rows: no row that is kept is computed again.
+
+        Args:
+            prepared: Result of :meth:`prepare` or of this method for the first rows of ``operator``.
+            operator: All rows, the new ones last.
+
+        Raises:
+            OSError: If the disk has no room for rows, Gram matrix or factor.
+
+        Cost: the new rows, and their inner products with all; all inner products where rows that were in
+        memory move to the disk.
+        """
+        plan, old = self.plan(operator), prepared.operator
+        if plan.place != "disk" or not isinstance(old, KeptRows):
+            return super().extend(prepared, operator)
+        if _is_in_memory(old):  # both together do not fit: what is there moves to the disk as well
+            return self._of_kept(keep_on_disk(operator, self.folder, first=old), plan)
+        rows = stacked([old, keep_on_disk(operator, self.folder, start=old.shape[0])])
+        if isinstance(prepared, DualPrepared) and not (plan.side or plan.rows_per_part):
+            return self._bordered(prepared, rows)
+        return self._of_kept(rows, plan, prepared if isinstance(prepared, TiledPrepared) else None)
+
+    def _plan_beyond_memory(self, sizes: RowSizes, note: str) -> RowPlan:
+        plan, note = DiskSizes(sizes, self.folder).plan(self.memory_budget, note)
+        return plan or super()._plan_beyond_memory(sizes, note)
+
+    def _smallest_budget(self, sizes: RowSizes) -> int:
+        return min([super()._smallest_budget(sizes), *DiskSizes(sizes, self.folder).smallest_budgets()])
+
+    def _keep(self, rows: LinearOperator, plan: RowPlan) -> KeptRows:
+        return keep_on_disk(rows, self.folder) if plan.place == "disk" else super()._keep(rows, plan)
+
+    def _of_kept(self, rows: KeptRows, plan: RowPlan, first: TiledPrepared | None = None) -> GramPrepared:
+        """The decomposition or factor for rows that are at hand; ``first`` is that of the first rows."""
+        if plan.side:
+            tiles = None if first is None else first.matrix.tiles
+            is_usable = tiles is not None and self._has_room_for_tiles(rows, tiles.side)
+            side = tiles.side if tiles is not None and is_usable else plan.side
+            room = Tiles.temporary(self.folder, rows.shape[0], side, rows.device)
+            return self._of_tiles(rows, tiled_gram(rows, room, tiles), first)
+        if plan.rows_per_part:
+            narrow = in_parts(rows, plan.rows_per_part)
+            return self.from_gram(narrow, gram_by_parts(narrow, plan.rows_per_part))
+        return super()._of_kept(rows, plan)
+
+    def _of_tiles(
+        self, rows: KeptRows, matrix: TiledSymmetric, first: TiledPrepared | None = None
+    ) -> GramPrepared:
+        factor = None if first is None else first.factors.exact_so_far
+        return TiledPrepared(
+            in_parts(rows, matrix.tiles.side),  # so that panels are no larger than tiles
+            Factors(matrix, self.folder, factor),
+            self._tolerance(rows),
+            self.tol,
+            is_equilibrated=self.is_equilibrated,
+        )
+
+    def _of_stored_tiles(self, rows: KeptRows, tiles: Tiles) -> GramPrepared:
+        if not self._has_room_for_tiles(rows, tiles.side):
+            return self.prepare_rows(rows)
+        return self._of_tiles(rows, TiledSymmetric(tiles))
+
+    def _has_room_for_tiles(self, rows: LinearOperator, side: int) -> bool:
+        return DiskSizes(RowSizes.of(rows), self.folder).tile_memory(side) <= self.memory_budget
+
+
+def gram_solver(memory_budget: int, folder: Path | None, *, is_equilibrated: bool = False) -> Dual:
+    """The solver through a Gram matrix, with a folder for what does not fit the memory or without one.
+
+    Args:
+        memory_budget: Bytes of memory for rows, Gram matrix and its decomposition.
+        folder: Existing folder on the disk; ``None`` to compute rows again instead.
+        is_equilibrated: Whether every row is scaled to length one before the rank is cut.
+    """
+    if folder is None:
+        return Dual(memory_budget=memory_budget, is_equilibrated=is_equilibrated)
+    return DiskDual(memory_budget=memory_budget, folder=folder, is_equilibrated=is_equilibrated)
+
+
+def prepare_stored(solver: Dual, rows: KeptRows, tiles: Tiles) -> GramPrepared:
+    """The decomposition or factor of a Gram matrix that is on the disk already.
+
+    Args:
+        solver: Solver whose settings and memory budget are used.
+        rows: The matrix ``A``, ``(m, p)``.
+        tiles: The Gram matrix ``AAᵀ``, all its tiles; computed again if its tiles do not fit the memory.
+    """
+    if not isinstance(solver, DiskDual) or not solver.plan(rows).side:
+        return solver.from_gram(rows, tiles.to_dense())
+    return solver._of_stored_tiles(rows, tiles)
+
+
+def keep_on_disk(
+    operator: LinearOperator, folder: Path, *, start: int = 0, first: KeptRows | None = None
+) -> KeptRows:
+    """The operator's rows from ``start`` on, computed once and kept in a file that lives as long as they.
+
+    Args:
+        operator: The matrix whose rows are wanted.
+        folder: Existing folder on the disk.
+        start: Index of the first row.
+        first: The first of those rows, which are then not computed but copied.
+
+    Raises:
+        OSError: If the disk has no room; no file is left.
+    """
+    count, columns = operator.shape[0] - start, operator.shape[1]
+    first = None if first is None else own_part(first)
+    done = 0 if first is None else first.shape[0]
+
+    def write(path: Path) -> StoredRows:
+        shape = (count, len(own_columns(columns)))
+        stored = StoredRows.create(path, shape, operator.dtype, operator.device)
+        if first is not None:
+            for i in range(0, done, AT_ONCE):
+                stored.write(i, first.rows(i, min(i + AT_ONCE, done)))
+        for i, rows in computed_rows(operator, start, done):
+            stored.write(i, rows)
+        return stored
+
+    return spread(vanishing_file(folder, "rows", write), columns)
+
+
+def _is_in_memory(rows: KeptRows) -> bool:
+    part = own_part(rows)
+    if isinstance(part, Stacked):
+        return any(_is_in_memory(inner) for inner in part.parts)
+    return isinstance(part, DenseOperator)
