@@ -5,7 +5,9 @@ Bad arguments raise :class:`ValueError` or :class:`TypeError` built by :func:`ba
 Numerical outcomes are a :class:`Status`; mathematics that disappoints is a :class:`SolsetWarning`.
 """
 
+import importlib
 from enum import StrEnum
+from types import ModuleType
 
 
 class Status(StrEnum):
@@ -51,3 +53,25 @@ def bad_value(argument: str, *, expected: str, got: object, cure: str) -> ValueE
 def bad_type(argument: str, *, expected: str, got: object, cure: str) -> TypeError:
     """The error for an argument of the wrong type; arguments as in :func:`bad_value`."""
     return TypeError(_message(argument, expected, got, cure))
+
+
+def needed(module: str, *, by: str, extra: str) -> ModuleType:
+    """An optional module, or the error that names the extra which installs it.
+
+    Args:
+        module: Name of the module to import, such as ``"matplotlib"``.
+        by: Part of solset that cannot work without the module, as the subject of a sentence.
+        extra: Name of the extra of solset that brings the module.
+
+    Raises:
+        ImportError: If the module is not installed; says how to install it.
+
+    Example:
+        >>> needed("no_such_module", by="a figure", extra="report")
+        Traceback (most recent call last):
+        ImportError: a figure needs no_such_module: pip install 'solset[report]'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{by} needs {module}: pip install 'solset[{extra}]'", name=module) from error

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from solset.errors import Status, bad_value
+from solset.errors import Status, bad_value, needed
 
 
 class _Computed:
@@ -172,10 +172,7 @@ class TableResult(Result):
         Raises:
             ImportError: If pandas is missing; says how to install it.
         """
-        try:
-            pandas = importlib.import_module("pandas")
-        except ImportError as error:
-            raise ImportError("to_dataframe needs pandas: pip install 'solset[report]'") from error
+        pandas = needed("pandas", by="to_dataframe", extra="report")
         return pandas.DataFrame(self.rows())
 
 

@@ -10,7 +10,7 @@ from matplotlib import image as image_file
 from matplotlib.text import Text
 
 from solset.landscapes import Landscape, Mark, Plane
-from solset.plotting import figure_bytes, landscape_contour, landscape_line, landscape_surface
+from solset.plotting import figure_bytes, landscape_contour, landscape_line, landscape_surface, plot
 
 PLANE = [landscape_contour, landscape_surface]
 
@@ -165,3 +165,16 @@ def test_figures_of_the_other_dimension_and_unknown_subsets_are_refused():
             maker(made(), subset="other")
     with pytest.raises(ValueError, match="`landscape` must be over a line"):
         landscape_line(made())
+
+
+@pytest.mark.parametrize(
+    ("axes", "options", "same"),
+    [
+        (2, {}, landscape_contour),
+        (2, {"kind": "surface"}, landscape_surface),
+        (1, {}, lambda landscape: landscape_line(landscape, subsets=("all",))),
+    ],
+)
+def test_the_figure_of_a_landscape_is_chosen_by_its_axes(axes, options, same):
+    landscape = made(axes)
+    assert figure_bytes(plot(landscape, **options), "png") == figure_bytes(same(landscape), "png")

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
-from solset.errors import bad_value
+from solset.errors import bad_value, needed
 from solset.paper._places import NOT_AN_NPZ, shared_folder
 
 
@@ -43,7 +42,8 @@ def digits(dtype: torch.dtype = torch.float64) -> Digits:
         >>> digits().inputs.shape
         torch.Size([1797, 64])
     """
-    images, labels = load_digits(return_X_y=True)
+    datasets = needed("sklearn.datasets", by="the digits data", extra="demo")
+    images, labels = datasets.load_digits(return_X_y=True)
     return Digits(torch.as_tensor(images / 16.0).to(dtype), torch.as_tensor(labels).to(torch.int64))
 
 

@@ -5,12 +5,18 @@ arguments give the same bytes. Colours keep their meaning from figure to figure 
 and no two lines differ by colour alone. A value that an axis cannot show is named below the axis.
 """
 
+from solset.errors import needed
+
+needed("matplotlib", by="a figure", extra="report")
+
+# ruff: noqa: E402 - the check above must come before anything that imports Matplotlib
 from solset.plotting._audit import ranking_bars, sensitivity_maps, sorted_values
 from solset.plotting._comparisons import bars_before_after, scatter_agreement
 from solset.plotting._course import course_losses
 from solset.plotting._images import image_grid
 from solset.plotting._landscape import landscape_contour, landscape_line, landscape_surface
 from solset.plotting._lines import error_against_cost, error_against_step
+from solset.plotting._plot import plot
 from solset.plotting._style import ROLE_COLOURS, Figure, figure_bytes, number_text
 
 __all__ = [
@@ -26,6 +32,7 @@ __all__ = [
     "landscape_line",
     "landscape_surface",
     "number_text",
+    "plot",
     "ranking_bars",
     "scatter_agreement",
     "sensitivity_maps",

@@ -8,10 +8,9 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from torch import Tensor
 
-from solset.errors import bad_value
+from solset.errors import bad_value, needed
 from solset.plotting import number_text
 from solset.reports._records import plain
 from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
@@ -20,6 +19,7 @@ from solset.reports._run_folder import RunFolder
 __all__ = ["Column", "Finding", "Picture", "Report", "Section", "Table", "write_report"]
 
 PAGE = "report.html"
+jinja2 = needed("jinja2", by="a report page", extra="report")
 _CSS_PIXELS_PER_DOT = 96 / 150  # figures are written at 150 dots per inch
 
 
@@ -33,9 +33,9 @@ def write_report(folder: RunFolder, report: Report) -> Path:
     Raises:
         ValueError: If a figure is not in the folder, a row lacks a column, or a format does not fit.
     """
-    environment = Environment(
+    environment = jinja2.Environment(
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

@@ -1,0 +1,71 @@
+"""The figure of a result, chosen by the kind of the result."""
+
+from functools import singledispatch
+from typing import Any, Literal
+
+from solset.errors import bad_type
+from solset.landscapes import Landscape
+from solset.modulus import Audit
+from solset.paths import Course
+from solset.plotting._audit import ranking_bars
+from solset.plotting._course import course_losses
+from solset.plotting._landscape import landscape_contour, landscape_line, landscape_surface
+from solset.plotting._style import Figure
+
+MODULUS = "Lipschitz modulus, weight units per input unit"
+
+
+@singledispatch
+def plot(result: object, **options: Any) -> Figure:  # noqa: ARG001 - the registered functions take them
+    """A Matplotlib figure of a result; ``result.plot(**options)`` calls this function.
+
+    A new kind of result gets its figure by ``@plot.register`` on a function of that kind.
+
+    Args:
+        result: Result of an analysis: an audit, a course or a landscape.
+        options: Keyword arguments of the figure: ``top`` for an audit (number of points, 10 by default),
+            ``title`` for a course, ``kind`` (``"contour"`` or ``"surface"``), ``subset`` and ``title`` for a
+            landscape.
+
+    Raises:
+        TypeError: If no figure is defined for this kind of result; take ``to_dict()`` and draw it yourself.
+    """
+    raise bad_type(
+        "result",
+        expected="a result that has a figure: an audit, a course or a landscape",
+        got=type(result).__name__,
+        cure="Take its numbers from `to_dict()` and draw them yourself.",
+    )
+
+
+@plot.register
+def _(result: Audit, *, top: int = 10) -> Figure:
+    first = result.order[:top]
+    columns = {"joint": result.modulus, "isolated": result.isolated_modulus}
+    bars = {name: values[first].tolist() for name, values in columns.items() if values is not None}
+    return ranking_bars([f"point {result.points[place]}" for place in first], bars, xlabel=MODULUS)
+
+
+@plot.register
+def _(result: Course, *, title: str = "") -> Figure:
+    places = [station.place for station in result.stations]
+    curves = {
+        "moved points": (places, [station.moved_loss for station in result.stations]),
+        "all points": (places, [station.all_loss for station in result.stations]),
+        "distance travelled": (places, [station.length for station in result.stations]),
+    }
+    return course_losses(curves, stop=None if result.is_complete else result.end.place, title=title)
+
+
+@plot.register
+def _(
+    result: Landscape,
+    *,
+    kind: Literal["contour", "surface"] = "contour",
+    subset: str = "all",
+    title: str = "",
+) -> Figure:
+    if len(result.coordinates) == 1:
+        return landscape_line(result, subsets=(subset,), title=title)
+    draw = landscape_surface if kind == "surface" else landscape_contour
+    return draw(result, subset=subset, title=title)

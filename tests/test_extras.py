@@ -1,0 +1,48 @@
+"""The core works without the extras; what needs one says which."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXTRAS = ("matplotlib", "jinja2", "typer", "sklearn", "pandas", "jaxtyping")
+BLOCK = f"""
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRAS}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python in which no extra is installed."""
+    command = [sys.executable, "-c", BLOCK + code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_the_ten_lines_of_the_readme_run_without_the_extras():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code, printed = readme.split("```python\n")[1].split("```\n\n```text\n")
+    ended = run("import solset\n" + code)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == printed.split("```")[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import solset.plotting", "a figure needs matplotlib: pip install 'solset[report]'"),
+        ("import solset.reports._report", "needs matplotlib: pip install 'solset[report]'"),
+        ("from solset.paper import digits; digits()", "needs sklearn.datasets: pip install 'solset[demo]'"),
+    ],
+)
+def test_what_needs_an_extra_names_it(code, message):
+    ended = run(code)
+    assert ended.returncode == 1
+    assert message in ended.stderr.splitlines()[-1]
