@@ -10,9 +10,9 @@ from solset import Move, Problem, follow_path, lipschitz_modulus, plan
 from solset.derivatives import GraphicalDerivative
 from solset.operators import InformativeRows
 from solset.outofcore import TiledPrepared
+from solset.outofcore import _plan as disk_plan
 from solset.outofcore._factors import Factors
 from solset.solvers import Dual
-from solset.solvers import _row_plan as row_plan
 from solset.solvers.filters import GradientFlow, Tikhonov
 from support.fitted import MOVED, net
 from support.interpolators import fitted
@@ -27,7 +27,7 @@ def direction(size: float = 0.01, seed: int = 0) -> Tensor:
 
 @pytest.fixture
 def small(tmp_path, monkeypatch) -> Problem:
-    monkeypatch.setattr(row_plan, "MOST_TILES", 12)  # tiles are for larger problems, but a test is not
+    monkeypatch.setattr(disk_plan, "MOST_TILES", 12)  # tiles are for larger problems, but a test is not
     (tmp_path / "spill").mkdir()
     return net("connected").problem(memory_budget=BUDGET, spill_folder=tmp_path / "spill")
 

@@ -13,6 +13,7 @@ from solset.planning._symmetric import SymmetricRoutes
 from solset.problem import Problem
 from solset.problem._informative import InformativeSelection
 from solset.risk import Indices
+from solset.solvers import Dual, Solver
 
 
 def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRows | None = None) -> Plan:
@@ -88,11 +89,11 @@ def _selection(
 def _defaults(problem: Problem, chosen: Sequence[int], rows: InformativeRows | None) -> dict[str, str]:
     """The name of the route that each map takes unasked."""
     known = problem.linearisations.defaults
-    names = {name: type(known.solver(name)).__name__ for name in ("gauss_newton", "stationary")}
+    names = {name: _name(known.solver(name)) for name in ("gauss_newton", "stationary")}
     stationary = {"FirstToConverge": "preconditioned CG"}.get(names["stationary"], names["stationary"])
     by_name = {"gauss_newton": names["gauss_newton"], "stationary": stationary}
     found = {name: f"{name} by {solver}" for name, solver in by_name.items()}
-    solver = type(known.solver("interpolating")).__name__
+    solver = _name(known.solver("interpolating"))
     found["interpolating"] = f"interpolating on all rows by {solver}"
     if not known.obstacle:
         try:
@@ -103,6 +104,10 @@ def _defaults(problem: Problem, chosen: Sequence[int], rows: InformativeRows | N
             rows_by = {"chosen": "informative rows by Dual", "weighted": "all rows by LSMR"}[use]
             found["interpolating"] = f"interpolating on {rows_by}"
     return found
+
+
+def _name(solver: Solver) -> str:
+    return "Dual" if isinstance(solver, Dual) else type(solver).__name__  # with a folder or without
 
 
 def _marked(routes: Sequence[Route], defaults: dict[str, str], automatic: str) -> tuple[Route, ...]:
