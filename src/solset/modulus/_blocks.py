@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from solset.linalg import equilibrated
+from solset.modulus._ratio import equilibrated
 
 
 @dataclass(frozen=True)
