@@ -11,7 +11,7 @@ from torch import Tensor
 
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, Product, Space
-from solset.sets import AffineSet, Training, affine_image
+from solset.sets import AffineSet, TrainingFlow, affine_image
 from solset.solvers import Deferred, Prepared, Solver
 
 
@@ -224,7 +224,9 @@ class GraphicalDerivative:
             self._check = self._source.verify(flat)
         line = self.linearisation
         rhs = -(line.data @ flat)
-        training = Training(lambda: line.constraint.flow, lambda: line.constraint.weigh(rhs), line.gradient)
+        training = TrainingFlow(
+            lambda: line.constraint.flow, lambda: line.constraint.weigh(rhs), line.gradient
+        )
         return AffineSet(line.system, rhs, torch.zeros_like(line.gradient), training=training)
 
     def verify(self, dx: Tensor) -> RowCheck:

@@ -62,22 +62,22 @@ def test_definition_2_outer_and_inner_limits():
         (-1.0, True, False),
         (0.5, False, False),
     ):
-        assert in_outer_limit(vector(value), alternating, tail=10, tol=1e-9) is outer
-        assert in_inner_limit(vector(value), alternating, tail=10, tol=1e-9) is inner
+        assert in_outer_limit(vector(value), alternating, tail=10, distance_tol=1e-9) is outer
+        assert in_inner_limit(vector(value), alternating, tail=10, distance_tol=1e-9) is inner
 
     # Shrinking balls converge to their centre: both limits are {0}, approached at the speed 1/k.
     shrinking = [Ball(vector(0, 0), 1.0 / k) for k in range(1, 501)]
-    assert in_inner_limit(vector(0, 0), shrinking, tail=100, tol=0.0)
-    assert in_inner_limit(vector(0.0025, 0), shrinking, tail=100, tol=5e-4)
-    assert not in_outer_limit(vector(0.01, 0), shrinking, tail=100, tol=1e-3)
+    assert in_inner_limit(vector(0, 0), shrinking, tail=100, distance_tol=0.0)
+    assert in_inner_limit(vector(0.0025, 0), shrinking, tail=100, distance_tol=5e-4)
+    assert not in_outer_limit(vector(0.01, 0), shrinking, tail=100, distance_tol=1e-3)
 
     # Turning halfspaces ⟨(cos k, sin k), x⟩ ≤ 0: every point is met again and again, only 0 is kept.
     turning = [Halfspace(vector(cos(k), sin(k)), 0.0) for k in range(200)]
-    assert in_outer_limit(vector(3, -2), turning, tail=50, tol=0.0)
-    assert not in_inner_limit(vector(3, -2), turning, tail=50, tol=0.1)
-    assert in_inner_limit(vector(0, 0), turning, tail=50, tol=0.0)
+    assert in_outer_limit(vector(3, -2), turning, tail=50, distance_tol=0.0)
+    assert not in_inner_limit(vector(3, -2), turning, tail=50, distance_tol=0.1)
+    assert in_inner_limit(vector(0, 0), turning, tail=50, distance_tol=0.0)
 
     # Lines that lie down on the axis: C_k → C although h(C_k, C) = ∞ without truncation.
     falling = [line(1.0 / k) for k in range(1, 1001)]
-    assert in_inner_limit(vector(5, 0), falling, tail=100, tol=0.01)
-    assert not in_outer_limit(vector(0, 1), falling, tail=100, tol=0.01)
+    assert in_inner_limit(vector(5, 0), falling, tail=100, distance_tol=0.01)
+    assert not in_outer_limit(vector(0, 1), falling, tail=100, distance_tol=0.01)

@@ -11,8 +11,8 @@ from torch import Tensor
 from solset import AffineSet, SolsetWarning
 from solset.errors import Status
 from solset.linalg import DenseOperator, NormalOperator
-from solset.sets import Training, affine_image
-from solset.solvers import LSMR, Dense, Dual
+from solset.sets import TrainingFlow, affine_image
+from solset.solvers import LSMR, Dense, Dual, Prepared
 from solset.solvers.filters import GradientFlow, MinimumNorm, RankCut, Tikhonov
 
 SOLVERS = [LSMR(tol=1e-12), Dense(), Dual()]
@@ -200,7 +200,7 @@ class TestElement:
     def trained(self, gradient: Tensor) -> AffineSet:
         weights = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
         system = Dense().prepare(DenseOperator(weights @ MATRIX))
-        training = Training(lambda: system, lambda: weights @ RHS, gradient)
+        training = TrainingFlow(lambda: system, lambda: weights @ RHS, gradient)
         return AffineSet(Dense().prepare(DenseOperator(MATRIX)), RHS, REFERENCE, training=training)
 
     def test_filters_act_on_the_flow_of_training_where_there_is_one(self):
@@ -294,3 +294,27 @@ def test_closed_form_of_a_line():
     assert float(line.project(torch.tensor([3.0, 4.0])).value.norm()) == pytest.approx(1.0, rel=1e-5)
     along = line.directions(torch.tensor([[4.0], [-3.0]])).squeeze(1)
     assert float(along.norm()) == pytest.approx(sqrt(25.0), rel=1e-5)
+
+
+def test_printing_a_set_solves_nothing():
+    class Unsolved(Prepared):
+        def solve(self, rhs):
+            raise AssertionError
+
+        filtered = curvature = solve
+
+    system = Unsolved()
+    assert (
+        repr(AffineSet(system, torch.ones(2), torch.zeros(7))) == "AffineSet(in R^7, dimension not computed)"
+    )
+
+
+def test_a_solved_set_prints_its_dimension():
+    line = AffineSet(
+        Dense().prepare(DenseOperator(torch.tensor([[3.0, 4.0]]))), torch.ones(1), torch.zeros(2)
+    )
+    line.min_norm()
+    assert repr(line) == "AffineSet(in R^2, dimension 1)"
+    matrix_free = AffineSet(LSMR().prepare(DenseOperator(torch.eye(2))), torch.ones(2), torch.zeros(2))
+    matrix_free.min_norm()
+    assert repr(matrix_free) == "AffineSet(in R^2, dimension not known to the solver)"

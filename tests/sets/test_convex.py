@@ -53,7 +53,7 @@ examples = settings(max_examples=70, deadline=None)
 def test_a_projection_lies_in_the_set_and_projecting_again_changes_nothing(key, seed, scale):
     closed = make(*key)
     once = closed.project(scale * normal(closed.size, seed=seed))
-    assert closed.contains(once, tol=1e-10)
+    assert closed.contains(once, distance_tol=1e-10)
     assert float((closed.project(once) - once).norm()) <= 1e-10 * max(1.0, scale)
 
 
@@ -105,7 +105,7 @@ def test_float32_points_stay_float32(kind):
             object.__setattr__(closed, name, getattr(closed, name).to(torch.float32))
     nearest = closed.project(torch.tensor([3.0, -4.0, 0.5]))
     assert nearest.dtype is torch.float32
-    assert closed.contains(nearest, tol=1e-6)
+    assert closed.contains(nearest, distance_tol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -225,3 +225,18 @@ class TestPointCloud:
         assert not empty.contains(ZERO)
         with pytest.raises(ValueError, match="at least one"):
             empty.nearest(ZERO)
+
+
+def test_a_set_prints_its_kind_and_space_on_one_line():
+    shown = [
+        Ball(torch.zeros(500), 1.0),
+        Simplex(3),
+        PointCloud(torch.zeros(1, 2)),
+        PointCloud(torch.zeros(0, 4)),
+    ]
+    assert list(map(repr, shown)) == [
+        "Ball(in R^500)",
+        "Simplex(in R^3)",
+        "PointCloud(1 point in R^2)",
+        "PointCloud(0 points in R^4)",
+    ]

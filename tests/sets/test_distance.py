@@ -281,9 +281,14 @@ def test_a_set_it_cannot_search_is_refused():
         def distance(self, point: Tensor) -> float:
             return float(point.norm())
 
-        def contains(self, point: Tensor, *, tol: float = 1e-8) -> bool:
-            return self.distance(point) <= tol
+        def contains(self, point: Tensor, *, distance_tol: float = 1e-8) -> bool:
+            return self.distance(point) <= distance_tol
 
-    with pytest.raises(ValueError, match="PointCloud of its points"):
+    with pytest.raises(ValueError, match="PointCloud of points of the set"):
         excess(Odd(), Ball(torch.zeros(2), 1.0))
     assert excess(PointCloud(torch.ones(1, 4)), Odd()).value == pytest.approx(2.0)
+
+
+def test_a_distance_says_whether_it_is_exact():
+    assert repr(SetDistance(2.0, is_exact=True)) == "SetDistance(2, exact)"
+    assert repr(SetDistance(1 / 3, is_exact=False)) == "SetDistance(0.333333, a lower bound)"

@@ -148,7 +148,7 @@ class FeasibleSet:
         """
         tol = 1e-8 if dx.dtype == torch.float64 else 1e-5
         blocks = zip(self._sets, self._split(dx), self._split(direction), strict=True)
-        cones = [tangent_cone(part, here, tol=tol).project(along) for part, here, along in blocks]
+        cones = [tangent_cone(part, here, distance_tol=tol).project(along) for part, here, along in blocks]
         return torch.stack(cones).reshape(dx.shape)
 
     def steepest(self, gradient: Tensor) -> Tensor:

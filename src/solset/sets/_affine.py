@@ -9,19 +9,21 @@ from math import inf
 import torch
 from torch import Tensor
 
+from solset.checks import positive, shaped, within
 from solset.errors import SolsetWarning, Status, bad_value
+from solset.sets._convex import slack_at
 from solset.solvers import Prepared, Solution, attainable
 from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, RankCut
 
 
-@dataclass(frozen=True)
-class Training:
-    """The flow that training follows where it differs from the constraint, and what it left undone.
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainingFlow:
+    """The gradient flow of training, for maps whose constraint is another linear system.
 
     Attributes:
-        system: Gives the flow's own system (weighted rows, or the Hessian); called at first use.
-        rhs: The right-hand side in that system.
-        gradient: The gradient left at the trained point, ``(p,)``.
+        system: Function that returns the flow's own system: weighted rows, or the Hessian.
+        rhs: Function that returns the right-hand side in that system.
+        gradient: Gradient left at the trained point, ``(p,)``.
     """
 
     system: Callable[[], Prepared]
@@ -29,10 +31,10 @@ class Training:
     gradient: Tensor
 
     def element(self, choice: Filter) -> Solution:
-        """The filtered change of weights; warns when the leftover gradient moves them comparably.
+        """The filtered change of weights; warns if the leftover gradient moves them by a tenth of it or more.
 
         Args:
-            choice: The filter.
+            choice: Spectral filter that stands for the duration of training.
         """
         system = self.system()
         solution = system.filtered(choice, self.rhs())
@@ -50,22 +52,21 @@ class Training:
         return solution
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AffineSet:
     """The set ``{reference + v : A v = b}``, solved only when asked.
 
-    Its direction space is ``ker A``; it is empty exactly when ``b`` lies outside ``range A``. An empty set
-    is never hidden: its elements are the least-squares ones, they carry the relative residual, and
-    :meth:`is_empty` says so.
+    The direction space is ``ker A``; the set is empty exactly when ``b`` lies outside ``range A``. An empty
+    set is never hidden: its elements are least-squares solutions with their relative residual, and
+    :meth:`is_empty` is true.
 
     Attributes:
-        system: ``A``, prepared by a solver.
-        rhs: ``b``, ``(m,)``.
-        reference: The point from which changes are measured, ``(p,)``: 0 for a derivative, ``w̄`` for an
-            estimate.
+        system: Matrix ``A``, prepared by a solver.
+        rhs: Right-hand side ``b``, ``(m,)``.
+        reference: Point from which changes are measured, ``(p,)``: 0 for a derivative, ``w̄`` for an estimate.
         layout: Names and shapes of the parameters if elements are weights, else ``None``.
-        defect: A relative residual inherited from the set this one is an image of.
-        training: The system that gradient flow and Tikhonov act on; ``None`` for ``(A, b)``.
+        defect: Relative residual inherited from the set of which this one is an image.
+        training: System that gradient flow and Tikhonov act on; ``None`` for ``(A, b)``.
 
     Example:
         >>> from solset.linalg import DenseOperator
@@ -74,8 +75,10 @@ class AffineSet:
         >>> line = AffineSet(A, torch.tensor([5.0]), torch.zeros(2))
         >>> line.min_norm().value
         tensor([0.6000, 0.8000])
-        >>> line.dimension, line.is_empty()
-        (1, False)
+        >>> line.is_empty()
+        False
+        >>> line
+        AffineSet(in R^2, dimension 1)
     """
 
     system: Prepared
@@ -83,13 +86,13 @@ class AffineSet:
     reference: Tensor
     layout: Mapping[str, torch.Size] | None = None
     defect: float = 0.0
-    training: Training | None = None
+    training: TrainingFlow | None = None
 
     def min_norm(self) -> Solution:
         """The element nearest to the reference point: ``reference + A⁺ b``.
 
         Returns:
-            The solution, whose residual certifies how far the set is from being non-empty.
+            The solution; a residual above the solver's tolerance says that the set is empty.
         """
         return self._translated(self._smallest)
 
@@ -97,7 +100,7 @@ class AffineSet:
         """The element nearest to ``point``: ``v - A⁺(A v - b)``.
 
         Args:
-            point: ``(p,)``.
+            point: Vector that is projected, ``(p,)``.
 
         Cost: one solve and one product.
         """
@@ -109,14 +112,14 @@ class AffineSet:
         """The element that a spectral filter picks; by default the one of minimum norm.
 
         A filter between 0 and the pseudo-inverse stops short of the set on purpose, as training of finite
-        duration does; its residual says how far short.
+        duration does; the residual says how far.
 
         Args:
-            choice: One of :mod:`solset.solvers.filters`.
+            choice: Spectral filter from :mod:`solset.solvers.filters`; minimum norm by default.
         """
         if choice is None or isinstance(choice, MinimumNorm):
             return self.min_norm()
-        # A cut in the weighted spectrum would drop confident points, the moved ones among them.
+        # A rank cut of the weighted spectrum would drop confident points, and moved points may be among them.
         if self.training is not None and not isinstance(choice, RankCut):
             return self._translated(self.training.element(choice))
         return self._translated(self.system.filtered(choice, self.rhs))
@@ -125,19 +128,17 @@ class AffineSet:
         """Projections onto the set of ``k`` points drawn uniformly from a ball around the reference.
 
         Args:
-            k: How many.
-            radius: Of the ball, in weight units.
-            generator: The only source of randomness.
+            k: Number of points, 1 or more.
+            radius: Radius of the ball, in weight units; positive.
+            generator: Source of all randomness in the draw.
 
         Raises:
             ValueError: If ``k`` or the radius is not positive.
 
         Cost: one product and one solve with ``k`` right-hand sides.
         """
-        if k < 1:
-            raise bad_value("k", expected="at least 1", got=k, cure="Ask for one sample or more.")
-        if not radius > 0:
-            raise bad_value("radius", expected="positive", got=radius, cure="Use the scale of ‖Δw‖.")
+        within("k", k, 1, cure="Ask for one sample or more.")
+        positive("radius", radius, cure="Use the scale of ‖Δw‖.")
         size = len(self.reference)
         block = torch.randn(size, k, generator=generator, dtype=torch.float64)
         lengths = torch.rand(k, generator=generator, dtype=torch.float64) ** (1.0 / size)
@@ -151,15 +152,15 @@ class AffineSet:
         """The parts of ``(p, k)`` columns that lie in the direction space ``ker A``."""
         return block - self.system.solve(self.system.operator @ block).value
 
-    def contains(self, point: Tensor, *, tol: float = 1e-8) -> bool:
-        """Whether ``d(point, V) ≤ tol · max(1, ‖point - reference‖)``.
+    def contains(self, point: Tensor, *, distance_tol: float = 1e-8) -> bool:
+        """Whether ``d(point, V) ≤ distance_tol · max(1, ‖point - reference‖)``.
 
         Args:
-            point: ``(p,)``.
-            tol: Relative tolerance.
+            point: Vector that is tested, ``(p,)``.
+            distance_tol: Relative distance that counts as zero; at least what the dtype can resolve.
         """
-        size = float(torch.linalg.vector_norm(point - self.reference))
-        return self.distance(point) <= attainable(tol, self.system.operator) * max(1.0, size)
+        smallest = attainable(distance_tol, self.system.operator)
+        return self.distance(point) <= slack_at(point - self.reference, smallest)
 
     def distance(self, point: Tensor) -> float:
         """``d(point, V)``, infinite if the set is empty."""
@@ -167,18 +168,18 @@ class AffineSet:
             return inf
         return float(torch.linalg.vector_norm(point - self.project(point).value))
 
-    @property
+    @cached_property
     def dimension(self) -> int:
         """Dimension of the direction space, ``p`` minus the numerical rank.
 
         Raises:
-            ValueError: If the solver never sees the spectrum.
+            ValueError: If the solver never computes the spectrum.
         """
         rank = self.system.rank
         if rank is None:
             raise bad_value(
                 "solver",
-                expected="one that knows the numerical rank",
+                expected="a solver that knows the numerical rank",
                 got="one that is matrix-free, or has its Gram matrix on the disk and dependent rows",
                 cure="Use Dense or Dual to ask for the dimension, or raise the memory budget.",
             )
@@ -187,20 +188,20 @@ class AffineSet:
     def is_empty(self, tol: float = 1e-6) -> bool:
         """Whether the least-squares element misses ``b`` by more than ``tol`` relative to ``‖b‖``.
 
-        Only a least-squares element proves it: a solve that stopped short of one leaves the question open,
-        answers no and warns. A system that the solver's own tolerance calls consistent is not empty, and a
-        ``tol`` below what the dtype can tell from rounding (1.2e-5 in float32) counts as that.
+        Only a least-squares element proves that the set is empty: if the solve stopped before one, the answer
+        is no, with a warning. A system that the solver's own tolerance calls consistent is not empty. A
+        ``tol`` below the rounding of the dtype (1.2e-5 in float32) is raised to it.
 
         Args:
-            tol: Relative residual.
+            tol: Relative residual above which a least-squares element is not in the set.
         """
-        found = self._smallest
-        if found.residual <= attainable(tol, self.system.operator) or found.status is Status.CONVERGED:
+        solution = self._smallest
+        if solution.residual <= attainable(tol, self.system.operator) or solution.status is Status.CONVERGED:
             return False
-        if found.status is Status.INCONSISTENT:
+        if solution.status is Status.INCONSISTENT:
             return True
         warnings.warn(
-            f"the solve ended with status '{found.status}' at relative residual {found.residual:.3g}: "
+            f"the solve ended with status '{solution.status}' at relative residual {solution.residual:.3g}: "
             f"whether the set is empty is not known, and its elements are not on it",
             SolsetWarning,
             stacklevel=2,
@@ -211,10 +212,17 @@ class AffineSet:
         """The set moved by ``point``, with changes measured from the moved reference.
 
         Args:
-            point: ``(p,)``.
-            layout: Names and shapes, if elements of the result are weights.
+            point: Vector that is added to the reference, ``(p,)``.
+            layout: Names and shapes of the parameters, if elements of the result are weights.
         """
         return replace(self, reference=self.reference + point, layout=layout)
+
+    def __repr__(self) -> str:
+        size, text = len(self.reference), "dimension not computed"
+        if "_smallest" in self.__dict__ or "dimension" in self.__dict__:  # solved: the rank costs nothing
+            rank = self.system.rank
+            text = "dimension not known to the solver" if rank is None else f"dimension {size - rank}"
+        return f"AffineSet(in R^{size}, {text})"
 
     @cached_property
     def _smallest(self) -> Solution:
@@ -224,13 +232,7 @@ class AffineSet:
         return solution
 
     def _change(self, point: Tensor) -> Tensor:
-        if point.shape != self.reference.shape:
-            raise bad_value(
-                "point",
-                expected=f"of shape {tuple(self.reference.shape)}",
-                got=f"shape {tuple(point.shape)}",
-                cure="Pass a flat vector of the set's own space.",
-            )
+        shaped("point", point, self.reference.shape, cure="Pass a flat vector of the set's own space.")
         return point - self.reference
 
     def _certified(self, solution: Solution) -> Solution:

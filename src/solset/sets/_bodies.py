@@ -6,17 +6,18 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from solset.checks import positive, within
 from solset.errors import bad_value
 from solset.sets._convex import ConvexSet, finite
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ball(ConvexSet):
     """The closed Euclidean ball ``{x : ‖x - center‖ ≤ radius}``.
 
     Attributes:
-        center: ``(p,)``.
-        radius: Zero or more; zero is the single point.
+        center: Middle of the ball, ``(p,)``.
+        radius: Largest distance from the center, 0 or more; 0 is the single point.
 
     Example:
         >>> Ball(torch.zeros(2), 1.0).project(torch.tensor([3.0, 4.0]))
@@ -28,10 +29,7 @@ class Ball(ConvexSet):
 
     def __post_init__(self) -> None:
         finite("center", self.center, (self.center.numel(),))
-        if self.radius < 0 or not isfinite(self.radius):
-            raise bad_value(
-                "radius", expected="finite and not negative", got=self.radius, cure="Use 0 for one point."
-            )
+        within("radius", self.radius, 0, cure="Use 0 for one point.")
 
     @property
     def size(self) -> int:
@@ -44,13 +42,13 @@ class Ball(ConvexSet):
         return point.clone() if length <= self.radius else self.center + (self.radius / length) * offset
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Box(ConvexSet):
     """The box ``{x : lower ≤ x ≤ upper}``, entry by entry; a bound may be infinite.
 
     Attributes:
-        lower: ``(p,)``.
-        upper: ``(p,)``.
+        lower: Smallest value of each coordinate, ``(p,)``.
+        upper: Largest value of each coordinate, ``(p,)``.
 
     Example:
         >>> pixels = Box(torch.zeros(3), torch.ones(3))
@@ -88,13 +86,13 @@ class Box(ConvexSet):
         return torch.minimum(torch.maximum(point, self.lower), self.upper)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Halfspace(ConvexSet):
     """The halfspace ``{x : ⟨normal, x⟩ ≤ offset}``.
 
     Attributes:
-        normal: ``(p,)``, not zero, of any length.
-        offset: In the units of the inner product.
+        normal: Vector that points out of the set, ``(p,)``, not zero, of any length.
+        offset: Bound of the inner product, in its units.
 
     Example:
         >>> Halfspace(torch.tensor([0.0, 2.0]), 2.0).project(torch.tensor([5.0, 3.0]))
@@ -123,13 +121,13 @@ class Halfspace(ConvexSet):
         return point - excess * unit
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Simplex(ConvexSet):
     """The simplex ``{x ≥ 0 : Σ x = total}``; probabilities for a total of 1.
 
     Attributes:
-        coordinates: ``p``.
-        total: Positive.
+        coordinates: Number of coordinates ``p``, 1 or more.
+        total: Sum of the coordinates, positive; 1 by default.
 
     Example:
         >>> Simplex(3).project(torch.tensor([0.5, 0.5, -3.0]))
@@ -140,12 +138,8 @@ class Simplex(ConvexSet):
     total: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.coordinates < 1:
-            raise bad_value(
-                "coordinates", expected="at least 1", got=self.coordinates, cure="Count them from 1."
-            )
-        if not self.total > 0 or not isfinite(self.total):
-            raise bad_value("total", expected="positive", got=self.total, cure="Use 1 for probabilities.")
+        within("coordinates", self.coordinates, 1, cure="Count them from 1.")
+        positive("total", self.total, cure="Use 1 for probabilities.")
 
     @property
     def size(self) -> int:
@@ -157,22 +151,17 @@ class Simplex(ConvexSet):
 
 
 def drained(point: Tensor, signed: Tensor, total: float) -> Tensor:
-    """The nearest vector of a given sum whose ``signed`` entries are not negative.
+    """The nearest vector of sum ``total`` whose ``signed`` entries (a mask) are not negative.
 
-    It is ``point - μ`` with the signed entries cut at zero; ``μ`` is found by sorting them (Held, Wolfe &
-    Crowder 1974).
-
-    Args:
-        point: ``(p,)``.
-        signed: Which entries must not be negative, ``(p,)`` boolean.
-        total: The sum; positive if every entry is signed.
+    It is ``point - μ`` with the signed entries cut at zero; ``μ`` comes from sorting them (Held, Wolfe &
+    Crowder 1974). The total must be positive if every entry is signed.
     """
     descending = torch.sort(point[signed], descending=True).values
     others = point[~signed]
     sums = torch.cat([descending.new_zeros(1), descending.cumsum(0)]) + others.sum() - total
     counts = torch.arange(len(descending) + 1, device=point.device) + len(others)
     levels = sums / counts.clamp(min=1)
-    # The j largest signed entries stay positive, for the largest j whose smallest one is above its level.
+    # The largest j entries stay positive, for the largest j such that entry j is above level j.
     stays = int((descending > levels[1:]).sum())
     moved = point - levels[stays]
     return torch.where(signed, moved.clamp(min=0.0), moved)

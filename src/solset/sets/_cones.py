@@ -8,54 +8,54 @@ from torch import Tensor
 from solset.errors import bad_type, bad_value
 from solset.sets._affine import AffineSet
 from solset.sets._bodies import Ball, Box, Halfspace, Simplex, drained
-from solset.sets._convex import ConvexSet
+from solset.sets._convex import ConvexSet, slack_at
 from solset.sets._intersections import BoxedBall, BoxedCone
 from solset.sets._polyhedron import Polyhedron
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Polar(ConvexSet):
     """The polar ``K* = {v : ⟨v, u⟩ ≤ 0 for all u ∈ K}`` of a closed convex cone.
 
     Its projection is Moreau's: ``v`` minus the projection on ``K``.
 
     Attributes:
-        cone: ``K``.
+        cone: Closed convex cone ``K``.
     """
 
     cone: ConvexSet
 
     @property
     def size(self) -> int:
-        """Length of its vectors."""
+        """Length of the vectors."""
         return self.cone.size
 
     def _nearest(self, point: Tensor) -> Tensor:
         return point - self.cone.project(point)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Subspace(ConvexSet):
     """The direction space ``ker A`` of an affine set.
 
     Attributes:
-        affine: The set.
+        affine: Affine set with that direction space.
     """
 
     affine: AffineSet
 
     @property
     def size(self) -> int:
-        """Length of its vectors."""
+        """Length of the vectors."""
         return len(self.affine.reference)
 
     def _nearest(self, point: Tensor) -> Tensor:
         return self.affine.directions(point.unsqueeze(1)).squeeze(1)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class _SimplexTangent(ConvexSet):
-    """``{v : Σ v = 0, v ≥ 0 where signed}``."""
+    """The cone ``{v : Σ v = 0, v ≥ 0 where signed}``."""
 
     signed: Tensor
 
@@ -67,14 +67,14 @@ class _SimplexTangent(ConvexSet):
         return drained(point, self.signed, 0.0)
 
 
-def tangent_cone(closed: ConvexSet | AffineSet, point: Tensor, *, tol: float = 1e-8) -> ConvexSet:
+def tangent_cone(closed: ConvexSet | AffineSet, point: Tensor, *, distance_tol: float = 1e-8) -> ConvexSet:
     """The tangent cone ``T_C(x)``: the directions that stay in ``C`` to first order.
 
     Args:
-        closed: ``C``: a ball, box, boxed ball, halfspace, simplex, polyhedron or affine set.
-        point: ``x``, a point of ``C``, ``(p,)``.
-        tol: A constraint within ``tol · max(1, ‖x‖)`` of its bound counts as active, and a point as far
-            outside still as a point of ``C``.
+        closed: Set ``C``: a ball, box, boxed ball, halfspace, simplex, polyhedron or affine set.
+        point: Point ``x`` of ``C``, ``(p,)``.
+        distance_tol: Relative distance that counts as zero: a constraint within
+            ``distance_tol · max(1, ‖x‖)`` of its bound is active, and a point that far outside is in ``C``.
 
     Returns:
         A closed convex cone; ``project`` gives the feasible part of a direction.
@@ -88,14 +88,14 @@ def tangent_cone(closed: ConvexSet | AffineSet, point: Tensor, *, tol: float = 1
         >>> tangent_cone(pixels, torch.tensor([0.0, 0.5])).project(torch.tensor([-1.0, -1.0]))
         tensor([ 0., -1.])
     """
-    if not closed.contains(point, tol=tol):
+    if not closed.contains(point, distance_tol=distance_tol):
         raise bad_value(
             "point",
             expected="a point of the set",
             got=f"one at distance {closed.distance(point):.3g}",
             cure="Project it on the set first.",
         )
-    near = tol * max(1.0, float(torch.linalg.vector_norm(point)))
+    near = slack_at(point, distance_tol)
     match closed:
         case Box(lower=lower, upper=upper):
             return Box(_unless(point - lower > near, -torch.inf), _unless(upper - point > near, torch.inf))
@@ -106,7 +106,7 @@ def tangent_cone(closed: ConvexSet | AffineSet, point: Tensor, *, tol: float = 1
             is_inside = float(torch.linalg.vector_norm(outward)) < radius - near
             return _everything(point) if is_inside else Halfspace(outward, 0.0)
         case BoxedBall(box=box, ball=ball):
-            return _both(tangent_cone(box, point, tol=tol), tangent_cone(ball, point, tol=tol))
+            return _both(*(tangent_cone(part, point, distance_tol=distance_tol) for part in (box, ball)))
         case Halfspace(normal=normal, offset=offset):
             slack = (offset - float(normal @ point)) / float(torch.linalg.vector_norm(normal))
             return _everything(point) if slack > near else Halfspace(normal, 0.0)
@@ -125,13 +125,13 @@ def tangent_cone(closed: ConvexSet | AffineSet, point: Tensor, *, tol: float = 1
     )
 
 
-def normal_cone(closed: ConvexSet | AffineSet, point: Tensor, *, tol: float = 1e-8) -> ConvexSet:
+def normal_cone(closed: ConvexSet | AffineSet, point: Tensor, *, distance_tol: float = 1e-8) -> ConvexSet:
     """The normal cone ``N_C(x) = {v : ⟨v, u - x⟩ ≤ 0 for all u ∈ C}``, the polar of the tangent cone.
 
     Args:
-        closed: ``C``, as for :func:`tangent_cone`.
-        point: ``x``, a point of ``C``, ``(p,)``.
-        tol: As for :func:`tangent_cone`.
+        closed: Set ``C``, of a kind that :func:`tangent_cone` takes.
+        point: Point ``x`` of ``C``, ``(p,)``.
+        distance_tol: As for :func:`tangent_cone`.
 
     Raises:
         ValueError: If ``x`` is not in ``C``.
@@ -142,7 +142,7 @@ def normal_cone(closed: ConvexSet | AffineSet, point: Tensor, *, tol: float = 1e
         >>> normal_cone(ball, torch.tensor([1.0, 0.0])).project(torch.tensor([2.0, 3.0]))
         tensor([2., 0.])
     """
-    return Polar(tangent_cone(closed, point, tol=tol))
+    return Polar(tangent_cone(closed, point, distance_tol=distance_tol))
 
 
 def _both(sides: ConvexSet, cap: ConvexSet) -> ConvexSet:
@@ -156,7 +156,7 @@ def _both(sides: ConvexSet, cap: ConvexSet) -> ConvexSet:
 
 
 def _unless(is_free: Tensor, bound: float) -> Tensor:
-    """Zero, or the bound where the coordinate is free."""
+    """Zero; the bound at each free coordinate."""
     return torch.where(is_free, bound, 0.0)
 
 

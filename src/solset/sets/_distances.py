@@ -1,12 +1,15 @@
-"""Distance, excess and Pompeiu–Hausdorff distance of sets (Definition 1)."""
+"""Distance, excess and Pompeiu–Hausdorff distance of sets (Definition 1), and their limits (Definition 2)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
 import torch
 from torch import Tensor
 
+from solset.checks import within
 from solset.errors import bad_value
+from solset.results import Result
 from solset.sets._affine import AffineSet
 from solset.sets._bodies import Ball, Box, Halfspace, Simplex
 from solset.sets._cloud import PointCloud
@@ -17,25 +20,30 @@ _DENSE_SIZE = 512
 _STARTS = 16
 
 
-@dataclass(frozen=True)
-class SetDistance:
-    """A supremum of distances, and whether it was attained or only approached.
+@dataclass(frozen=True, repr=False)
+class SetDistance(Result):
+    """A supremum of distances, and whether the number is exact or a lower bound.
 
     Attributes:
-        value: The number; a lower bound where ``is_exact`` is false.
+        value: Supremum of the distances; a lower bound if ``is_exact`` is false.
         is_exact: Whether ``value`` is the supremum up to rounding.
     """
 
     value: float
     is_exact: bool
 
+    @property
+    def headline(self) -> str:
+        """The number, and whether it is exact."""
+        return f"{self.value:.6g}, {'exact' if self.is_exact else 'a lower bound'}"
+
 
 def distance(point: Tensor, closed: ClosedSet) -> float:
     """``d(w, C)``, the distance of a point to a set; infinite if the set is empty.
 
     Args:
-        point: ``w``, ``(p,)``.
-        closed: ``C``.
+        point: Point ``w`` whose distance is measured, ``(p,)``.
+        closed: Closed set ``C``, convex or not.
 
     Example:
         >>> distance(torch.tensor([3.0, 4.0]), Ball(torch.zeros(2), 1.0))
@@ -53,31 +61,31 @@ def excess(
 ) -> SetDistance:
     """The excess ``e(C, D) = sup {d(w, D) : w ∈ C}``, with ``e(∅, ·) = 0`` and ``e(·, ∅) = ∞``.
 
-    Definition 1; Rockafellar & Wets, section 4.C. An unbounded ``C`` is taken as ``C ∩ ρ𝔹``, with ``D`` not
-    truncated. The ball is centred at the set's own ``reference`` for an :class:`AffineSet`, and at the point
-    of ``C`` nearest to 0 for any other.
+    Definition 1; Rockafellar & Wets, section 4.C. An unbounded ``C`` is replaced by ``C ∩ ρ𝔹``; ``D`` is not
+    truncated. The center of the ball is the ``reference`` of an :class:`AffineSet`, and the point of ``C``
+    nearest to 0 for any other set.
 
     Args:
-        source: ``C``.
-        target: ``D``.
-        radius: ``ρ``, required for an unbounded ``C``; a bounded ``C`` ignores it.
-        generator: Where the search for a lower bound starts; needed only where no exact rule applies.
+        source: Closed set ``C`` from which distances are measured.
+        target: Closed set ``D`` to which distances are measured.
+        radius: Radius ``ρ`` of the ball, required for an unbounded ``C``; a bounded ``C`` ignores it.
+        generator: Source of the starting points of a search; needed only if no exact rule applies.
 
     Returns:
-        Exact for a point cloud or a simplex ``C``, for two balls, two boxes, a ball and a halfspace, and for
-        two affine sets of at most 512 coordinates (an eigen-decomposition); a lower bound found by ascent or
-        sampling for anything else.
+        An exact number if ``C`` is a point cloud or a simplex, for two balls, two boxes, a ball and a
+        halfspace, and for two affine sets of at most 512 coordinates (by an eigen-decomposition); else a
+        lower bound from a search by ascent or sampling.
 
     Raises:
-        ValueError: If ``ρ`` or the generator is missing where it is needed.
+        ValueError: If ``ρ`` or the generator is needed and missing.
 
-    Cost: for two affine sets two solves with ``p`` right-hand sides and ``O(p³)``; otherwise one projection
-    for each point tried.
+    Cost: two solves with ``p`` right-hand sides and ``O(p³)`` for two affine sets; else one projection for
+    each point of the search.
 
     Example:
         >>> small, large = Ball(torch.zeros(2), 1.0), Ball(torch.zeros(2), 3.0)
         >>> excess(small, large), excess(large, small)
-        (SetDistance(value=0.0, is_exact=True), SetDistance(value=2.0, is_exact=True))
+        (SetDistance(0, exact), SetDistance(2, exact))
     """
     if _is_empty(source):
         return SetDistance(0.0, is_exact=True)
@@ -93,9 +101,9 @@ def excess(
             "source",
             expected="an AffineSet, a ConvexSet or a PointCloud",
             got=type(source).__name__,
-            cure="Take a PointCloud of its points.",
+            cure="Use a PointCloud of points of the set.",
         )
-    return _sampled(source, target, radius, _given(generator))
+    return _sampled(source, target, radius, _present(generator))
 
 
 def pompeiu_hausdorff(
@@ -107,17 +115,17 @@ def pompeiu_hausdorff(
 ) -> SetDistance:
     """The Pompeiu–Hausdorff distance ``h(C, D) = max(e(C, D), e(D, C))``.
 
-    Definition 1. Unbounded sets are truncated as in :func:`excess`, each in turn, so that the number bounds
-    only what happens within ``ρ``; two empty sets are at distance 0.
+    Definition 1. An unbounded set is truncated where it is the source of the excess, as in :func:`excess`, so
+    that the number compares the sets within ``ρ`` only. Two empty sets are at distance 0.
 
     Args:
-        first: ``C``.
-        second: ``D``.
-        radius: ``ρ``, required if a set is unbounded.
+        first: Closed set ``C`` of the two.
+        second: Closed set ``D`` of the two.
+        radius: Radius ``ρ`` of the ball, required if a set is unbounded.
         generator: As for :func:`excess`.
 
     Raises:
-        ValueError: As :func:`excess`.
+        ValueError: If ``ρ`` or the generator is needed and missing.
 
     Example:
         >>> first = PointCloud(torch.tensor([[0.0], [1.0]]))
@@ -125,10 +133,61 @@ def pompeiu_hausdorff(
         >>> pompeiu_hausdorff(first, second).value
         3.0
     """
-    there = excess(first, second, radius=radius, generator=generator)
+    forth = excess(first, second, radius=radius, generator=generator)
     back = excess(second, first, radius=radius, generator=generator)
-    value = max(there.value, back.value)
-    return SetDistance(value, is_exact=value == inf or (there.is_exact and back.is_exact))
+    value = max(forth.value, back.value)
+    return SetDistance(value, is_exact=value == inf or (forth.is_exact and back.is_exact))
+
+
+def in_outer_limit(point: Tensor, sets: Sequence[ClosedSet], *, tail: int, distance_tol: float) -> bool:
+    """Whether ``w`` seems to be in the outer limit ``{w : liminf_k d(w, C_k) = 0}`` (Painlevé–Kuratowski).
+
+    Definition 2; Rockafellar & Wets, section 4.A. The test is ``min d(w, C_k) ≤ distance_tol`` over
+    the last ``tail`` sets.
+
+    Args:
+        point: Point ``w`` that is tested, ``(p,)``.
+        sets: Sets ``C_1, C_2, …``, in order.
+        tail: Number of sets at the end that stand for "infinitely many k".
+        distance_tol: Absolute distance that counts as zero.
+
+    Raises:
+        ValueError: If the tail is empty or longer than the sequence, or the tolerance is negative.
+
+    Notes:
+        No finite sequence proves a limit: the answer is about these sets, this tail and this tolerance.
+
+    Example:
+        >>> jumping = [PointCloud(torch.tensor([[float((-1) ** k)]])) for k in range(10)]
+        >>> tests = (in_outer_limit, in_inner_limit)
+        >>> [test(torch.ones(1), jumping, tail=4, distance_tol=1e-9) for test in tests]
+        [True, False]
+    """
+    return min(_tail_distances(point, sets, tail, distance_tol)) <= distance_tol
+
+
+def in_inner_limit(point: Tensor, sets: Sequence[ClosedSet], *, tail: int, distance_tol: float) -> bool:
+    """Whether ``w`` seems to be in the inner limit ``{w : limsup_k d(w, C_k) = 0}``.
+
+    The test is ``max d(w, C_k) ≤ distance_tol`` over the last ``tail`` sets; every point of the inner
+    limit is in the outer one (:func:`in_outer_limit`).
+
+    Args:
+        point: Point ``w`` that is tested, ``(p,)``.
+        sets: Sets ``C_1, C_2, …``, in order.
+        tail: Number of sets at the end that stand for "all k large enough".
+        distance_tol: Absolute distance that counts as zero.
+
+    Raises:
+        ValueError: If the tail is empty or longer than the sequence, or the tolerance is negative.
+    """
+    return max(_tail_distances(point, sets, tail, distance_tol)) <= distance_tol
+
+
+def _tail_distances(point: Tensor, sets: Sequence[ClosedSet], tail: int, tolerance: float) -> list[float]:
+    within("tail", tail, 1, len(sets), cure="Count the sets that stand for the limit.")
+    within("distance_tol", tolerance, 0, cure="Use the distance that counts as zero.")
+    return [closed.distance(point) for closed in sets[-tail:]]
 
 
 def _is_empty(closed: ClosedSet) -> bool:
@@ -148,11 +207,11 @@ def _required(radius: float | None) -> float:
     return radius
 
 
-def _given(generator: torch.Generator | None) -> torch.Generator:
+def _present(generator: torch.Generator | None) -> torch.Generator:
     if generator is None:
         raise bad_value(
             "generator",
-            expected="a torch.Generator where the excess is searched for",
+            expected="a torch.Generator, because no exact rule applies to these sets",
             got=None,
             cure="Pass torch.Generator().manual_seed(0).",
         )
@@ -172,7 +231,7 @@ def _exact(source: ClosedSet, target: ClosedSet) -> float | None:
             height = (float(target.normal @ source.center) - target.offset) / length
             return max(0.0, height + source.radius)
         case Box(), Box() if _is_bounded(source):
-            # Coordinates do not interact, so each reaches its own worst end.
+            # Each coordinate is at its worst end independently of the others.
             over = torch.maximum(target.lower - source.lower, source.upper - target.upper)
             return float(torch.linalg.vector_norm(over.clamp(min=0.0)))
         case Simplex(coordinates=size, total=total), ConvexSet() | AffineSet():
@@ -194,25 +253,25 @@ def _affine_excess(
     reach = (radius**2 - offset**2) ** 0.5
     if isinstance(target, AffineSet) and len(center) <= _DENSE_SIZE:
         return SetDistance(farthest_affine(source, target, center, reach), is_exact=True)
-    starts = torch.randn(_STARTS, len(center), generator=_given(generator), dtype=torch.float64)
+    starts = torch.randn(_STARTS, len(center), generator=_present(generator), dtype=torch.float64)
 
     def directions(vector: Tensor) -> Tensor:
         return source.directions(vector.unsqueeze(1)).squeeze(1)
 
-    found = (ascend(center, reach, directions, target, start.to(center)) for start in starts)
-    return SetDistance(max(found), is_exact=False)
+    bounds = (ascend(center, reach, directions, target, start.to(center)) for start in starts)
+    return SetDistance(max(bounds), is_exact=False)
 
 
 def _sampled(
     source: ConvexSet, target: ClosedSet, radius: float | None, generator: torch.Generator
 ) -> SetDistance:
-    """The largest distance over points of ``C``: by ascent in a ball, by projected samples elsewhere."""
+    """The largest distance over points of ``C``: by ascent in a ball, else by projected samples."""
     like = _sample_dtype(source, target)
     starts = torch.randn(_STARTS, source.size, generator=generator, dtype=torch.float64).to(like)
     if isinstance(source, Ball):
         center = source.center.to(like)
-        found = (ascend(center, source.radius, lambda v: v, target, start) for start in starts)
-        return SetDistance(max(found), is_exact=False)
+        bounds = (ascend(center, source.radius, lambda v: v, target, start) for start in starts)
+        return SetDistance(max(bounds), is_exact=False)
     center = source.project(torch.zeros(source.size, dtype=like))
     if isinstance(source, Box) and _is_bounded(source):
         reach = float(torch.linalg.vector_norm(source.upper - source.lower))
@@ -220,10 +279,10 @@ def _sampled(
         reach = 2 * source.total
     else:
         reach = _required(radius)
-    # Projection does not expand and keeps the centre, so projected points stay within the ball.
+    # A projection is nonexpansive and keeps the center, so projected points stay within the ball.
     outward = (center + reach * start / torch.linalg.vector_norm(start) for start in starts)
-    found = (target.distance(source.project(point)) for point in outward)
-    return SetDistance(max(target.distance(center), *found), is_exact=False)
+    distances = (target.distance(source.project(point)) for point in outward)
+    return SetDistance(max(target.distance(center), *distances), is_exact=False)
 
 
 def _is_bounded(box: Box) -> bool:

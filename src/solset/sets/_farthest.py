@@ -1,4 +1,4 @@
-"""The farthest point of a flat disc from a set: what the excess of an affine set comes down to."""
+"""The farthest point of a flat disc from a set, from which the excess of an affine set follows."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,6 @@ def farthest_affine(source: AffineSet, target: AffineSet, center: Tensor, reach:
 
     ``d`` is ``‖g + N t‖`` with ``N`` the part of ``Z`` off the target's directions: a convex quadratic over a
     ball, solved exactly as a trust-region problem (Moré & Sorensen 1983).
-
-    Args:
-        source: Gives the directions.
-        target: The set one moves away from.
-        center: ``(p,)``.
-        reach: Radius of the disc.
 
     Cost: two solves with ``p`` right-hand sides, then ``O(p³)``.
     """
@@ -53,7 +47,7 @@ def _largest_norm(gap: Tensor, matrix: Tensor, reach: float) -> float:
     low = top * (1 + 1e-15) + 1e-300
     is_hard = scale == 0.0 or float(torch.linalg.vector_norm(step(low))) <= reach
     if is_hard:
-        # The slope has nothing along the leading direction: fill up with it, either way.
+        # The slope has no part along the leading direction: add that direction, with either sign.
         free = square < top * (1 - 1e-12)
         inner = torch.where(free, slope / torch.where(free, top - square, 1.0), 0.0)
         rest = max(0.0, reach**2 - float(inner @ inner)) ** 0.5
@@ -78,23 +72,15 @@ def ascend(
     target: ClosedSet,
     start: Tensor,
     *,
-    steps: int = 100,
+    max_steps: int = 100,
 ) -> float:
     """A lower bound of ``max d(center + z, target)`` over a disc, by ascent along its rim.
 
-    Each step goes to the rim point farthest along the gradient ``x - P(x)`` of ``½d²``, where ``d`` cannot
-    fall if the target is convex.
-
-    Args:
-        center: ``(p,)``.
-        reach: Radius of the disc.
-        directions: Projects on its span.
-        target: The set one moves away from.
-        start: First direction, ``(p,)``.
-        steps: At most as many projections.
+    Each step goes to the rim point farthest along the gradient ``x - P(x)`` of ``½d²``; for a convex target
+    ``d`` cannot fall. The function ``directions`` projects on the span of the disc.
     """
     best, direction = target.distance(center), directions(start)
-    for _ in range(steps):
+    for _ in range(max_steps):
         length = torch.linalg.vector_norm(direction)
         if float(length) == 0.0:
             break
@@ -107,12 +93,7 @@ def ascend(
 
 
 def nearest(closed: ClosedSet, point: Tensor) -> Tensor:
-    """A nearest point of any set of this package.
-
-    Args:
-        closed: The set.
-        point: ``(p,)``.
-    """
+    """A nearest point of any set in this room."""
     if isinstance(closed, AffineSet):
         return closed.project(point).value
     return closed.project(point) if hasattr(closed, "project") else closed.nearest(point)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The linear image ``{x₀ + M z}`` of a subspace, written as an affine set so that one class serves both."""
+"""The image ``{x₀ + M z}`` of a linear map, written as an :class:`AffineSet`."""
 
 import torch
 from torch import Tensor
@@ -52,9 +52,9 @@ def affine_image(point: Tensor, generators: LinearOperator | None, *, defect: fl
     """The set ``{point + M z : z}`` as an :class:`AffineSet`.
 
     Args:
-        point: ``x₀``, ``(q,)``.
-        generators: ``M``, ``(q, r)``; ``None`` for the single point.
-        defect: Relative residual with which ``x₀`` itself was found; above tolerance the set is empty.
+        point: Point ``x₀`` of the set, ``(q,)``.
+        generators: Matrix ``M``, ``(q, r)``; ``None`` for the single point.
+        defect: Relative residual of the system that gave ``x₀``; above the tolerance the set is empty.
     """
     if generators is None:
         system: Prepared = _Projector(Identity(len(point), point.dtype, point.device), len(point))

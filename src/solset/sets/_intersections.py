@@ -1,4 +1,4 @@
-"""A box cut by a ball or by a halfspace: projections that hang on one monotone number."""
+"""A box cut by a ball or by a halfspace: each projection is a search for one number."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from solset.sets._bodies import Ball, Box, Halfspace
 from solset.sets._convex import ConvexSet, finite
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BoxedBall(ConvexSet):
     """The points of a ball that also lie in a box: a norm budget within valid features.
 
     The projection of ``z`` is ``clamp(c + t(z - c))`` for the largest ``t`` in ``[0, 1]`` that stays in the
-    ball (the Lagrangian of the ball's constraint separates over the coordinates), found by bisection from
-    the inside: the norm of the result never exceeds the radius.
+    ball (the Lagrangian of the ball's constraint separates over the coordinates). A bisection from the inside
+    finds it, so that the norm of the result never exceeds the radius.
 
     Attributes:
-        box: ``lower ≤ x ≤ upper``.
-        ball: ``‖x - c‖ ≤ r``.
+        box: Bounds of each coordinate, ``lower ≤ x ≤ upper``.
+        ball: Bound of the distance from a center, ``‖x - c‖ ≤ r``.
 
     Raises:
         ValueError: If the sizes differ, or no point of the box is in the ball.
@@ -38,12 +38,8 @@ class BoxedBall(ConvexSet):
 
     def __post_init__(self) -> None:
         if self.box.size != self.ball.size:
-            raise bad_value(
-                "ball",
-                expected=f"of size {self.box.size}, like the box",
-                got=self.ball.size,
-                cure="Give one center entry per coordinate.",
-            )
+            expected, cure = f"of size {self.box.size}, like the box", "Give one center entry per coordinate."
+            raise bad_value("ball", expected=expected, got=self.ball.size, cure=cure)
         closest = self.box.distance(self.ball.center)
         if closest > self.ball.radius:
             raise bad_value(
@@ -55,14 +51,14 @@ class BoxedBall(ConvexSet):
 
     @property
     def size(self) -> int:
-        """Length of its vectors."""
+        """Length of the vectors."""
         return self.box.size
 
     def farthest(self, direction: Tensor) -> Tensor:
         """A point of the set that is farthest along a direction, ``argmax ⟨d, x⟩``.
 
         Args:
-            direction: ``d``, ``(p,)``; where it is zero the point stays nearest to the center.
+            direction: Vector ``d``, ``(p,)``; a coordinate with entry 0 stays nearest to the center.
         """
         finite("direction", direction, (self.size,))
         closest = self.box.project(self.ball.center)
@@ -93,16 +89,16 @@ class BoxedBall(ConvexSet):
         return float(torch.linalg.vector_norm(point - self.ball.center)) <= self.ball.radius
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BoxedCone(ConvexSet):
-    """The directions of a box's tangent cone that a halfspace through 0 also holds.
+    """The intersection of a box's tangent cone with a halfspace through 0.
 
-    The tangent cone of a :class:`BoxedBall` where both bounds are active: that of an intersection is the
-    intersection of the cones if the set has an interior (Rockafellar & Wets, theorem 6.42).
+    It is the tangent cone of a :class:`BoxedBall` where both bounds are active: the cone of an intersection
+    is the intersection of the cones if the set has an interior (Rockafellar & Wets, theorem 6.42).
 
     Attributes:
-        box: Bounds 0 or infinite.
-        halfspace: ``⟨n, v⟩ ≤ 0``.
+        box: Tangent cone of the box, with bounds 0 or infinite.
+        halfspace: Tangent cone of the ball, ``⟨n, v⟩ ≤ 0``.
     """
 
     box: Box
@@ -110,7 +106,7 @@ class BoxedCone(ConvexSet):
 
     @property
     def size(self) -> int:
-        """Length of its vectors."""
+        """Length of the vectors."""
         return self.box.size
 
     def _nearest(self, point: Tensor) -> Tensor:
@@ -131,13 +127,7 @@ class BoxedCone(ConvexSet):
 
 
 def _last_inside(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """The largest number, up to rounding, at which a condition still holds.
-
-    Args:
-        holds: True at ``low``, false at ``high``, and changing once.
-        low: Zero or more.
-        high: Above it.
-    """
+    """The largest number at which ``holds`` is true, up to rounding; true at ``low``, false at ``high``."""
     for _ in range(400):
         middle = sqrt(low * high) if low > 0.0 else (low + high) / 2
         if not low < middle < high:

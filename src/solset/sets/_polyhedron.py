@@ -11,7 +11,7 @@ from solset.errors import bad_value
 from solset.sets._convex import ConvexSet, finite
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Polyhedron(ConvexSet):
     """The polyhedron ``{x : A x ≤ b}``.
 
@@ -20,8 +20,8 @@ class Polyhedron(ConvexSet):
     rows. It is computed in float64.
 
     Attributes:
-        matrix: ``A``, ``(m, p)``.
-        bounds: ``b``, ``(m,)``; an entry may be ``+∞``.
+        matrix: Coefficients ``A`` of the inequalities, ``(m, p)``.
+        bounds: Right-hand sides ``b``, ``(m,)``; an entry may be ``+∞``.
 
     Raises:
         ValueError: If the polyhedron is empty or an entry is not a number.
@@ -52,33 +52,33 @@ class Polyhedron(ConvexSet):
         if bool((bounds == -torch.inf).any()) or _within_rounding(rows, bounds, 0.0) is None:
             raise bad_value(
                 "bounds",
-                expected="those of a non-empty polyhedron",
+                expected="bounds of a non-empty polyhedron",
                 got="inequalities that contradict each other",
                 cure="Loosen a bound.",
             )
 
     @property
     def size(self) -> int:
-        """Columns of the matrix."""
+        """Number of columns of the matrix."""
         return self.matrix.shape[1]
 
     def slack(self, point: Tensor) -> Tensor:
         """``b - A x`` with rows of unit length: the distance to each hyperplane, ``(m,)``.
 
         Args:
-            point: ``(p,)``.
+            point: Vector ``x`` whose slack is measured, ``(p,)``.
         """
         lengths = torch.linalg.vector_norm(self.matrix, dim=1)
         return (self.bounds - self.matrix @ point) / torch.where(lengths > 0, lengths, 1.0)
 
     def _unit_rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """The inequalities that say something, with rows of unit length."""
+        """The inequalities that some point violates, scaled to rows of unit length."""
         matrix = self.matrix.detach().to("cpu", torch.float64)
         bounds = self.bounds.detach().to("cpu", torch.float64)
         lengths = torch.linalg.vector_norm(matrix, dim=1)
-        says = (bounds < torch.inf) & ((lengths > 0) | (bounds < 0))
+        is_active = (bounds < torch.inf) & ((lengths > 0) | (bounds < 0))
         scale = torch.where(lengths > 0, lengths, 1.0)
-        return (matrix / scale[:, None])[says].numpy(), (bounds / scale)[says].numpy()
+        return (matrix / scale[:, None])[is_active].numpy(), (bounds / scale)[is_active].numpy()
 
     def _nearest(self, point: Tensor) -> Tensor:
         rows, bounds = self._unit_rows()
@@ -95,7 +95,7 @@ class Polyhedron(ConvexSet):
 
 
 def _within_rounding(rows: np.ndarray, bounds: np.ndarray, size: float) -> np.ndarray | None:
-    """As :func:`_least_distance`, but a set without an interior is not lost to the rounding of its bounds."""
+    """The least-distance solution; bounds that contradict each other by rounding only are loosened."""
     exact = _least_distance(rows, bounds)
     if exact is not None:
         return exact
@@ -108,8 +108,8 @@ def _least_distance(rows: np.ndarray, bounds: np.ndarray) -> np.ndarray | None:
     scale = float(max(-bounds, default=0.0))
     if scale <= 0.0:
         return shortest
-    # The residual of the least squares is 1 / √(1 + ‖z‖²/scale²): a second pass at the right scale is exact
-    # where the first one, scaled by the largest violation, was far too small.
+    # The residual of the least squares is 1 / √(1 + ‖z‖²/scale²). The first pass is scaled by the largest
+    # violation, which may be far too small; the second pass at the length of its result is exact.
     goal = np.append(np.zeros(rows.shape[1]), 1.0)
     multipliers = np.zeros(len(rows))
     for _ in range(2):
