@@ -33,7 +33,7 @@ def followed(data: IsolatedDigits, size: float, truth: Tensor) -> list[dict[str,
         problem = problem_of(data)
         gradient = median(seconds_of(problem.risk().gradient) for _ in range(10))
         start = perf_counter()
-        course = follow_path(problem, Move(data.points, data.dx(size)), tol=tol, progress=False)
+        course = follow_path(problem, Move(data.points, data.dx(size)), max_error=tol, progress=False)
         elapsed = perf_counter() - start
         rows.append(
             {

@@ -23,7 +23,7 @@ def compare(activation: str, size: float, steps: int) -> tuple[float, float]:
     """How far the outputs are off at the end, and how far it is from the end of a dense integration."""
     net = fitted(activation)
     dx = net.dx("random", size)
-    course = follow_path(net.problem, Move(net.moved, dx), tol=1e-3)
+    course = follow_path(net.problem, Move(net.moved, dx), max_error=1e-3)
     assert course.reason is StopReason.END
     kept = net.problem.risk().outputs()
     reached = net.problem.risk().move(net.moved, dx).at(course.weights).outputs()

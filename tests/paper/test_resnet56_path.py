@@ -46,7 +46,7 @@ def whole_step(problem: Problem, moved: list[int]) -> Tensor:
     "size", [pytest.param(0.02, marks=pytest.mark.long), pytest.param(0.05, marks=pytest.mark.long), 0.1]
 )
 def test_moved_points_and_all_others_stay_fitted(problem, moved, whole_step, size: float) -> None:
-    course = follow_path(problem, Move(moved, size * whole_step), tol=TOL, progress=False)
+    course = follow_path(problem, Move(moved, size * whole_step), max_error=TOL, progress=False)
     clean, end = course.stations[0].all_loss, course.end
     losses = problem.risk().move(moved, size * whole_step).at(course.weights).losses()
     print(

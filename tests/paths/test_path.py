@@ -76,7 +76,7 @@ def scalar(model: nn.Module) -> Problem:
 
 @pytest.fixture(scope="module")
 def course(fitted):
-    return follow_path(fitted.problem(), Move(MOVED, direction()), tol=1e-4)
+    return follow_path(fitted.problem(), Move(MOVED, direction()), max_error=1e-4)
 
 
 class TestKeptOutputs:
@@ -94,7 +94,9 @@ class TestKeptOutputs:
 
     def test_its_error_falls_with_the_tolerance(self, fitted, course):
         truth, tols = dense(fitted.problem(), direction(), 400), (1e-2, 1e-3, 1e-4)
-        ends = [follow_path(fitted.problem(), Move(MOVED, direction()), tol=tol).weights for tol in tols[:2]]
+        ends = [
+            follow_path(fitted.problem(), Move(MOVED, direction()), max_error=tol).weights for tol in tols[:2]
+        ]
         errors = [
             float((w - truth).norm() / (truth - course.trail[0]).norm()) for w in [*ends, course.weights]
         ]
@@ -132,7 +134,7 @@ class TestKeptOutputs:
         problem, errors, sizes = fitted.problem(), [], (0.04, 0.02, 0.01)
         slope = problem.graphical_derivative(points=MOVED)(direction()).min_norm().value
         for size in sizes:
-            found = follow_path(problem, Move(MOVED, size * direction()), tol=1e-4)
+            found = follow_path(problem, Move(MOVED, size * direction()), max_error=1e-4)
             errors.append(float((found.change - size * slope).norm()))
         assert log_slope(sizes, errors) == pytest.approx(2.0, abs=0.1)
 
@@ -165,7 +167,7 @@ class TestKeptOutputs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             problem = fitted.to(torch.float32).problem()
-        found = follow_path(problem, Move(MOVED, direction().float()), tol=1e-3)
+        found = follow_path(problem, Move(MOVED, direction().float()), max_error=1e-3)
         assert found.is_complete
         assert found.end.residual <= 1e-3
 
@@ -174,7 +176,7 @@ class TestIsolatedSolutions:
     def test_ends_where_newtons_method_does(self, isolated_net):
         case, weight_decay = isolated_net
         problem, dx = case.problem(weight_decay=weight_decay), direction(size=0.03)
-        found = follow_path(problem, Move(MOVED, dx), tol=1e-6)
+        found = follow_path(problem, Move(MOVED, dx), max_error=1e-6)
         assert found.is_complete
         assert found.optimality == "stationary"
         truth = retrain(problem, Move(MOVED, dx), method=Newton(tol=1e-13))
@@ -184,7 +186,7 @@ class TestIsolatedSolutions:
     def test_the_eigenvalue_is_an_upper_bound_that_holds(self, isolated_net):
         case, weight_decay = isolated_net
         problem = case.problem(weight_decay=weight_decay)
-        found = follow_path(problem, Move(MOVED, direction(size=0.03)), tol=1e-8)
+        found = follow_path(problem, Move(MOVED, direction(size=0.03)), max_error=1e-8)
         risk = problem.risk().move(MOVED, direction(size=0.03)).at(found.weights)
         inputs, targets = risk.points[range(problem.point_count)]
 
@@ -203,7 +205,7 @@ class TestIsolatedSolutions:
     def test_nearest_is_the_solution_itself(self, isolated_net):
         case, weight_decay = isolated_net
         problem = case.problem(weight_decay=weight_decay)
-        found = follow_path(problem, Move(MOVED, direction(size=0.03)), tol=1e-6, nearest=True)
+        found = follow_path(problem, Move(MOVED, direction(size=0.03)), max_error=1e-6, nearest=True)
         assert found.nearest is not None
         assert float((found.nearest.change - found.change).norm()) <= 1e-6 * float(found.change.norm())
 
@@ -269,7 +271,7 @@ class TestStopping:
 
     def test_after_the_gradients_that_were_granted_and_goes_on_when_given_more(self, fitted, tmp_path):
         given = {"checkpoint": tmp_path / "course.safetensors"}
-        short = follow_path(fitted.problem(), Move(MOVED, direction()), most_gradients=20, **given)
+        short = follow_path(fitted.problem(), Move(MOVED, direction()), max_gradients=20, **given)
         assert short.reason is StopReason.BUDGET
         assert 0 < short.end.place < 1
         whole = follow_path(fitted.problem(), Move(MOVED, direction()), **given)
@@ -326,7 +328,7 @@ class TestTakingUpAgain:
 
     @pytest.mark.parametrize(
         ("options", "says"),
-        [({"dx": 1}, "differs in dx"), ({"tol": 1e-2}, "tol"), ({"points": [1, 4]}, "points")],
+        [({"dx": 1}, "differs in dx"), ({"max_error": 1e-2}, "max_error"), ({"points": [1, 4]}, "points")],
     )
     def test_refuses_another_path(self, fitted, tmp_path, options, says):
         file = tmp_path / "course.safetensors"
@@ -370,9 +372,9 @@ class TestBadCalls:
     @pytest.mark.parametrize(
         ("options", "says"),
         [
-            ({"tol": 0.0}, "tol"),
-            ({"tol": 1.0}, "tol"),
-            ({"most_gradients": 0.0}, "most_gradients"),
+            ({"max_error": 0.0}, "max_error"),
+            ({"max_error": 1.0}, "max_error"),
+            ({"max_gradients": 0.0}, "max_gradients"),
             ({"optimality": "gauss_newton"}, "optimality"),
             ({"points": [4, 4]}, "distinct"),
             ({"nearest": True, "rows": InformativeRows(tol=0.4)}, "nearest"),

@@ -40,7 +40,9 @@ class TestBranches:
 
     @pytest.mark.parametrize("size", [0.1, 0.25, 0.27])
     def test_a_path_that_does_not_fold_reaches_its_end(self, size):
-        found = follow_path(folding(), Move(None, torch.full((1, 1), size, dtype=torch.float64)), tol=1e-6)
+        found = follow_path(
+            folding(), Move(None, torch.full((1, 1), size, dtype=torch.float64)), max_error=1e-6
+        )
         assert found.reason is StopReason.END
         w = float(found.weights)
         assert 2 * w * (w**2 - 1) + w + size + 1e-3 * w == pytest.approx(0.0, abs=1e-6)

@@ -35,7 +35,7 @@ def moved(model: nn.Module, distance: float, tol: float = 1e-3):
     with torch.no_grad():
         problem = Problem(model.eval(), nn.MSELoss(), zero, model(zero))
     return follow_path(
-        problem, Move(None, torch.full((1, 1), distance, dtype=torch.float64)), tol=tol, progress=False
+        problem, Move(None, torch.full((1, 1), distance, dtype=torch.float64)), max_error=tol, progress=False
     )
 
 

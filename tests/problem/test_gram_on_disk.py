@@ -100,7 +100,7 @@ def test_the_plan(small):
 
 def test_a_path(small):
     large, dx, rows = net("connected").problem(), direction(0.002), InformativeRows(tol=1e-2)
-    ends = [follow_path(p, Move(MOVED, dx), rows=rows, tol=1e-2) for p in (small, large)]
+    ends = [follow_path(p, Move(MOVED, dx), rows=rows, max_error=1e-2) for p in (small, large)]
     assert ends[0].reason is ends[1].reason
     assert error(ends[0].change, ends[1].change) <= 1e-6
 

@@ -129,8 +129,8 @@ def calls() -> dict[str, Call]:
             solset.follow_path,
             {
                 **moved,
-                **{"optimality": "auto", "tol": 1e-2, "rows": None, "nearest": False},
-                **{"most_gradients": 1e3, "checkpoint": None, "progress": False},
+                **{"optimality": "auto", "max_error": 1e-2, "rows": None, "nearest": False},
+                **{"max_gradients": 1e3, "checkpoint": None, "progress": False},
             },
         ),
         "follow_retraining": (

@@ -1,34 +1,24 @@
-"""Adds up cost by count: see :mod:`solset.operators._cost`."""
+"""Adds up the cost of a computation, counted in gradients of the whole training set."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Meter:
-    """Adds up what was computed.
+    """Adds up the cost of what was computed; the units are those of :mod:`solset.operators`.
 
     Attributes:
-        points: ``n``.
-        gradients: Counted so far.
+        points: Number ``n`` of training points.
+        gradients: Cost so far, in gradients of all points.
     """
 
     points: int
     gradients: float = 0.0
 
     def add(self, cost: int | float, *, times: int | float = 1.0) -> None:
-        """Counts a sweep over all points.
-
-        Args:
-            cost: Of one, in gradients.
-            times: How many.
-        """
+        """Adds a number of sweeps over all points, each of a cost in gradients."""
         self.gradients += cost * times
 
     def add_points(self, cost: int | float, count: int) -> None:
-        """Counts work on single points.
-
-        Args:
-            cost: Per point, in gradients of that point.
-            count: How many points or rows.
-        """
+        """Adds work on single points or rows, each of a cost in gradients of its point."""
         self.gradients += cost * count / self.points

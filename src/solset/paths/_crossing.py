@@ -1,25 +1,17 @@
-"""A step of the path from kink to kink: between them its slope is smooth, and across them it jumps.
+"""A step of the path from kink to kink: the slope is smooth between kinks and jumps across them.
 
 Where the slopes on both sides push towards a kink, the path goes along it: the shortest change that keeps the
-outputs is then one that keeps the activation at its kink too.
+outputs then also keeps the activation at its kink.
 """
 
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from solset.paths._fitted import KeptOutputs
 from solset.paths._nearby import Nearby, Place
+from solset.paths._switches import ActivationSwitches
 
-LEAD = 0.9  # of the way to the next kink, where the slope before it is taken
-AFTER = 1.1  # of that way, up to where the kink is looked for
-SHARE = 0.1  # of the difference of Heun's and Euler's formula that is taken for the error of Heun's
-SHORTEST = 1e-3  # of the step: a smooth piece is not divided further
-LONGER = 3.0  # times the piece before
-LOOSE = 0.05  # of the push to a kink: as much to the other side is as good as none
-LOCATING = 30  # forward passes at most to find a kink
-MOST_PIECES = 3000
-PATIENCE = 6  # pieces in a row that are shorter than is worth following
+_AFTER = 1.1  # share of a piece's span up to which its kink is looked for: the curve may meet it late
 
 
 @dataclass(frozen=True)
@@ -27,9 +19,9 @@ class Crossed:
     """The end of a step across kinks.
 
     Attributes:
-        place: With its slope, and the activations held at their kinks.
-        error: Estimated, in weight units.
-        steps: Of conjugate gradients for a slope, the most.
+        place: Point reached, with its slope and the activations held at their kinks.
+        error: Estimated error along the set, in weight units.
+        steps: Largest number of iterations that a slope took.
     """
 
     place: Place
@@ -39,15 +31,15 @@ class Crossed:
 
 @dataclass(frozen=True)
 class _Piece:
-    """``w(t) = w + t s + t² b`` from one kink to the next, or to where the step ends.
+    """``w(t) = w + t s + t² b`` from one kink to the next, or to the end of the step.
 
     Attributes:
-        start: Where it begins.
-        values: How far each activation is from its kink there.
-        ahead: The slope near its end.
-        bend: ``b``, ``(p,)``.
-        error: Estimated, in weight units for a unit of ``τ``.
-        span: ``Δτ`` up to where it should end.
+        start: Place where the piece begins.
+        values: Distance of each activation from its kink there.
+        ahead: Place near the end of the piece, with its slope.
+        bend: Coefficient ``b``, ``(p,)``.
+        error: Estimated error, in weight units for a unit of ``τ``.
+        span: Length ``Δτ`` after which the piece should end.
     """
 
     start: Place
@@ -66,130 +58,132 @@ class Crossing:
     """Steps from kink to kink by Heun's method.
 
     Args:
-        kept: The constraint.
-        nearby: Slopes.
+        switches: Activations with kinks.
+        nearby: Source of the slopes.
         rate: Error in weight units that a unit of ``τ`` may make.
-        smallest: ``Δτ`` between kinks that is worth following, where many are closer.
-        beyond: ``Δτ`` by which a kink is passed, so that rounding does not blur the side.
+        smallest: Distance ``Δτ`` between kinks below which a crowd of them is passed at once.
+        beyond: Distance ``Δτ`` by which a kink is passed, so that rounding does not blur the side.
+        max_growth: Largest factor between a piece and the one before it.
     """
 
     def __init__(
-        self, kept: KeptOutputs, nearby: Nearby, *, rate: float, smallest: float, beyond: float
+        self,
+        switches: ActivationSwitches,
+        nearby: Nearby,
+        *,
+        rate: float,
+        smallest: float,
+        beyond: float,
+        max_growth: float,
     ) -> None:
-        self._kept, self._nearby = kept, nearby
+        self._switches, self._nearby = switches, nearby
         self._rate, self._smallest, self._beyond = rate, smallest, beyond
+        self._max_growth = max_growth
         self._bend: Tensor | None = None
 
     def cross(self, start: Place, step: float) -> Crossed | None:
-        """The end of a step, or nothing where a slope or a kink is not found.
-
-        Args:
-            start: Where it starts.
-            step: ``Δτ``.
+        """The end of a step of length ``Δτ``, or ``None`` where a slope or a kink is not found.
 
         Cost: two slopes and some forward passes for every kink.
         """
         here, end = self._nearby.slope(start.tau, start.weights, start, start.held), start.tau + step
-        self._reach, self._shortest = step, max(SHORTEST * step, self._beyond)
+        # A smooth piece is not divided below a thousandth of the step.
+        self._reach, self._shortest = step, max(1e-3 * step, self._beyond)
         error, most, crowded = 0.0, 0, 0
-        for _ in range(MOST_PIECES):
+        for _ in range(3000):  # pieces; a step that needs more is better taken shorter
             if here is None:
                 return None
             most, rest = max(most, here.steps), end - here.tau
             if rest <= self._beyond:
                 return Crossed(here, error, most)
-            if crowded >= PATIENCE:
-                here, wrong, span = self._blind(here, min(self._smallest, rest))
+            if crowded >= 6:  # six short pieces in a row are a crowd
+                here, wrong, span = self._through_crowd(here, min(self._smallest, rest))
             else:
                 here, wrong, span = self._next(here, rest)
             error, crowded = error + wrong, crowded + 1 if span < self._smallest else 0
         return None
 
-    def _blind(self, here: Place, span: float) -> tuple[Place | None, float, float]:
-        """As :meth:`_next` through a crowd of kinks, whose places matter less than the tolerance."""
+    def _through_crowd(self, here: Place, span: float) -> tuple[Place | None, float, float]:
+        """As :meth:`_next`, without a look for each of the kinks, whose places matter too little."""
         weights = here.weights + span * here.slope
         there = self._nearby.slope(here.tau + span, weights, here, here.held)
         return there, 0.0 if there is None else span * float((there.slope - here.slope).norm()), span
 
     def _next(self, here: Place, rest: float) -> tuple[Place | None, float, float]:
-        """Just beyond the next kink or at the end of a smooth piece, its error and length."""
-        values = self._kept.switches(here.tau, here.weights)
-        found = self._freed(here, values)
-        piece = None if found is None else self._piece(found, values, rest)
+        """The place just beyond the next kink or at the end of a smooth piece, its error and its length."""
+        values = self._switches.values(here.tau, here.weights)
+        free = self._released(here, values)
+        piece = None if free is None else self._piece(free, values, rest)
         if piece is None:
             return None, 0.0, 0.0
         span, changed = self._end_of(piece, rest)
         there = replace(piece.ahead, tau=here.tau + span, weights=piece.at(span))
         return self._entered(there, changed) if changed else there, span * piece.error, span
 
-    def _freed(self, here: Place, values: Tensor) -> Place | None:
-        """The same with the slope that leaves a kink, if that of one of its sides does so now."""
+    def _released(self, here: Place, values: Tensor) -> Place | None:
+        """The same place without the held activations that one of their sides now pulls off their kinks."""
         grips = self._nearby.grips(here, values)
         if not grips or min(grips) > 0:
             return here
         loose = here.held[grips.index(min(grips))]
         rest = tuple(switch for switch in here.held if switch != loose)
-        found = self._nearby.slope(here.tau, here.weights, here, rest)
-        return None if found is None else self._freed(found, values)
+        free = self._nearby.slope(here.tau, here.weights, here, rest)
+        return None if free is None else self._released(free, values)
 
-    def _let_go(self, here: Place, values: Tensor, ahead: Place) -> float | None:
+    def _share_until_loose(self, here: Place, values: Tensor, ahead: Place) -> float | None:
         """The share of the way at which the first held activation is no longer pushed to its kink."""
         if not here.held:
             return None
-        there = self._kept.switches(ahead.tau, ahead.weights)
+        there = self._switches.values(ahead.tau, ahead.weights)
         both = zip(self._nearby.grips(here, values), self._nearby.grips(ahead, there), strict=True)
-        return min((now / (now - then) for now, then in both if then < -LOOSE * now), default=None)
+        # A pull away of less than a twentieth of the push before is within the error of the slopes.
+        return min((now / (now - then) for now, then in both if then < -0.05 * now), default=None)
 
     def _entered(self, there: Place, changed: tuple[int, ...]) -> Place | None:
-        """The slope beyond a kink; along it, if that slope pushes back."""
+        """The slope beyond a kink, or the slope along the kink if the slope beyond pushes back."""
         here = self._nearby.slope(there.tau, there.weights, there, there.held)
         if here is None:
             return None
-        risk = self._kept.risk(here.tau, here.weights)
-        rows, rates = self._kept.switch_rows(risk, changed)
-        values = self._kept.switches(here.tau, here.weights)[list(changed)]
-        back = (rows @ here.slope + rates) * values < 0
+        rates = self._nearby.switch_rates(here, changed)
+        back = rates * self._switches.values(here.tau, here.weights)[list(changed)] < 0
         stuck = tuple(switch for switch, turns in zip(changed, back.tolist(), strict=True) if turns)
-        if not stuck:
-            return here
-        return self._nearby.slope(here.tau, here.weights, here, here.held + stuck)
+        return self._nearby.slope(here.tau, here.weights, here, here.held + stuck) if stuck else here
 
     def _piece(self, here: Place, values: Tensor, rest: float) -> _Piece | None:
-        """As long a piece as has no kink on its way, and whose two slopes differ by no more than they may."""
+        """The longest piece without a kink whose two slopes differ by no more than the error allows."""
         span = min(self._reach, rest)
-        straight = self._kept.switches(here.tau + span, here.weights + span * here.slope)
+        straight = self._switches.values(here.tau + span, here.weights + span * here.slope)
         first = _first_change(values, straight, here.held)
-        lead, is_kinked = (span, False) if first is None else (max(LEAD * first * span, self._beyond), True)
+        # The slope before a kink is taken at nine tenths of the way, safely on this side of it.
+        lead, is_kinked = (span, False) if first is None else (max(0.9 * first * span, self._beyond), True)
         while True:
             ahead = self._nearby.slope(here.tau + lead, here.weights + lead * here.slope, here, here.held)
             if ahead is None:
                 return None
-            freed = self._let_go(here, values, ahead) if lead > self._shortest else None
-            if freed is not None:
-                lead, is_kinked = max(freed * lead, 0.9 * self._shortest), False
+            share = self._share_until_loose(here, values, ahead) if lead > self._shortest else None
+            if share is not None:
+                lead, is_kinked = max(share * lead, 0.9 * self._shortest), False
                 continue
             bend = (ahead.slope - here.slope) / (2 * lead)
-            error = SHARE * lead * self._doubt(bend)
-            longer = 0.9 * (self._rate / error) ** 0.5 if error > 0 else LONGER
+            # A tenth of the difference of Heun's and Euler's formula stands for the error of Heun's.
+            error = 0.1 * lead * self._change_of(bend)
+            longer = 0.9 * (self._rate / error) ** 0.5 if error > 0 else self._max_growth
             if error <= self._rate or lead <= self._shortest:
                 self._bend = bend if lead > self._shortest else self._bend
-                self._reach = self._reach if is_kinked else lead * min(max(longer, 1.0), LONGER)
-                return _Piece(here, values, ahead, bend, error, lead / LEAD if is_kinked else lead / AFTER)
+                self._reach = self._reach if is_kinked else lead * min(max(longer, 1.0), self._max_growth)
+                return _Piece(here, values, ahead, bend, error, lead / 0.9 if is_kinked else lead / _AFTER)
             lead, is_kinked = max(min(max(longer, 0.1), 0.7) * lead, 0.9 * self._shortest), False
 
-    def _doubt(self, bend: Tensor) -> float:
-        """How far the bend is from that of the piece before, or from none where that is nearer."""
+    def _change_of(self, bend: Tensor) -> float:
+        """The distance of a bend from that of the piece before, or from zero where that is smaller."""
         size = float(bend.norm())
         return size if self._bend is None else min(size, float((bend - self._bend).norm()))
 
     def _end_of(self, piece: _Piece, rest: float) -> tuple[float, tuple[int, ...]]:
-        """``Δτ`` to just beyond the first kink on the curve of a piece, and what switches there.
-
-        To the end of the piece, if nothing does.
-        """
-        held, low, high = piece.start.held, 0.0, min(AFTER * piece.span, rest)
+        """``Δτ`` to just beyond the first kink on a piece, and what switches there; else to its end."""
+        held, low, high = piece.start.held, 0.0, min(_AFTER * piece.span, rest)
         before, after = piece.values, self._along(piece, high)
-        for _ in range(LOCATING):
+        for _ in range(30):  # forward passes; bisection alone would find a kink to 1e-9 of the piece
             first = _first_change(before, after, held)
             if first is None:
                 return high, ()
@@ -205,11 +199,11 @@ class Crossing:
         return high, tuple(switch for switch in changed if switch not in held)
 
     def _along(self, piece: _Piece, t: float) -> Tensor:
-        return self._kept.switches(piece.start.tau + t, piece.at(t))
+        return self._switches.values(piece.start.tau + t, piece.at(t))
 
 
 def _first_change(before: Tensor, after: Tensor, held: tuple[int, ...]) -> float | None:
-    """The share of the way at which the first entry changes its sign, as of a straight line; or nothing."""
+    """The share of the way at which the first entry changes its sign, if all are linear; ``None`` if none."""
     changed = (before > 0) != (after > 0)
     changed[list(held)] = False
     if not bool(changed.any()):

@@ -1,15 +1,14 @@
 """Large perturbations: the path of the solution set from the trained point to the moved data."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from solset.changes import Move
-from solset.checks import checked
+from solset.checks import checked, positive
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.operators import InformativeRows
@@ -20,14 +19,12 @@ from solset.paths._course import Course, StopReason
 from solset.paths._fitted import KeptOutputs
 from solset.paths._fitted_steps import FittedSteps
 from solset.paths._isolated_steps import IsolatedSteps
+from solset.paths._kinks import kinks_of
+from solset.paths._options import PathOptions
 from solset.paths._state import Ending, Refusal, State, Stepper
 from solset.problem import Optimality, Problem
 from solset.retraining import LevenbergMarquardt, Newton, Retrained, retrain
 from solset.risk import Indices
-
-SMALLEST_STEP = 1e-4  # Δτ below which a path is given up that could start with the step it wanted to
-NO_STEP = 1e-8  # Δτ below which there is no first step
-UNFITTED = 1e-2  # mean norm of the loss's gradient in the outputs up to which a training set counts as fitted
 
 
 @checked
@@ -36,10 +33,11 @@ def follow_path(
     change: Move,
     *,
     optimality: Optimality = "auto",
-    tol: float = 1e-3,
+    max_error: float = 1e-3,
     rows: InformativeRows | None = None,
     nearest: bool = False,
-    most_gradients: int | float | None = None,
+    max_gradients: int | float | None = None,
+    options: PathOptions = PathOptions(),  # noqa: B008 - frozen
     checkpoint: str | Path | None = None,
     progress: bool | None = None,
 ) -> Course:
@@ -47,50 +45,50 @@ def follow_path(
 
     - ``interpolating``: ``w' = -J⁺ J_x Δx`` on the set ``f(x(τ), w) = f̄`` of kept outputs. Each step
       predicts by the graphical derivative (Adams–Bashforth), factorises once at the predicted point,
-      corrects along the set by the slope there (Adams–Moulton), and onto the set by
-      ``w ← w - J⁺ (f(x(τ), w) - f̄)`` with the same factorisation for as long as that contracts. Steps are as
-      long as the difference of the two formulas and the contraction allow: the residual alone cannot see an
-      error along the set. Where piecewise linear activations switch, the slope jumps: such a step goes from
-      kink to kink, with slopes by conjugate gradients, and along a kink that both sides push to (a network
-      under a ReLU does so for much of its way). Pooling and other kinks that are not activations are not
-      seen, and those of more than 10⁷ values (points times units) not looked at: there the difference of the
-      formulas alone chooses the steps, and takes a step to cross one kink.
+      corrects along the set by the slope there (Adams–Moulton), and then onto the set by
+      ``w ← w - J⁺ (f(x(τ), w) - f̄)``, with the same factorisation while that contracts. The difference of
+      the two formulas and the contraction decide how long steps are; the residual cannot, because it does
+      not show an error along the set. Where piecewise linear activations switch, the slope jumps. Such a
+      step goes from kink to kink, with slopes by conjugate gradients, and follows a kink that both of its
+      sides push to (a network with ReLUs does so for much of its way). Kinks of pooling and of anything else
+      that is no activation are not seen, nor those of more than ``options.max_activations`` activations:
+      there the difference of the formulas alone decides, and one step crosses one kink.
     - ``stationary``, at an isolated solution: Newton's method on ``R(x(τ), w) = 0`` with exact products of
-      the Hessian, by CG preconditioned with the Gauss–Newton matrix of the trained point, factorised once.
+      the Hessian, by conjugate gradients with the Gauss–Newton matrix of the trained point, factorised once.
 
-    The end is *a* point of the set and depends on the path; ``nearest`` gives the nearest one too. It is
-    also not what a training of finite length reaches: see :func:`follow_retraining`.
+    The end is *a* point of the set and depends on the path; ``nearest`` adds the nearest point. It is not
+    what a training of finite length reaches: see :func:`solset.retraining.follow_retraining`.
 
     Args:
-        problem: The trained point.
+        problem: The trained point, with its data.
         change: Move ``Δx`` of some points, ``solset.Move(points, dx)``, with ``points=None`` for all.
-        optimality: ``"auto"``, ``"interpolating"`` or ``"stationary"``, as for
-            :meth:`Problem.graphical_derivative`.
-        tol: Error of the end along the set, relative to the length of the path, that steps are chosen for; at
-            an isolated solution the error of the end relative to the change of the weights. An estimate, not
-            a bound: kinks that are not seen make it rough.
-        rows: As for :meth:`Problem.graphical_derivative`; chosen again at every step.
+        optimality: Map whose solutions are followed: ``"auto"``, ``"interpolating"`` or ``"stationary"``, as
+            for :meth:`Problem.graphical_derivative`.
+        max_error: Error of the end along the set relative to the length of the path; at an isolated
+            solution, relative to the change of the weights. An estimate that the steps are chosen by, not a
+            bound: kinks that are not seen make it rough.
+        rows: Choice of rows of ``J``, as for :meth:`Problem.graphical_derivative`, made again at every step.
         nearest: Whether to look for the solution nearest to ``w̄`` too, for the data that the path reached.
-            It keeps all outputs, and is refused where rows are chosen. The cost is not counted in the course.
-        most_gradients: Cost by count after which to stop.
-        checkpoint: A file (safetensors with JSON in its header) that holds the course so far. If it exists,
-            the course is taken up where it was left, with the same numbers.
+            It keeps all outputs, and is refused where rows are chosen. The course does not count its cost.
+        max_gradients: Cost after which to stop, in gradients of all points; no limit by default.
+        options: Lengths of steps, limits and accuracies of the inner iterations.
+        checkpoint: File (safetensors with JSON in its header) that holds the course so far. If it exists,
+            the course continues where it was left, with the same numbers.
         progress: Whether to show a progress bar; by default only on a terminal.
 
     Returns:
         The course with the reason why it ended: a fold (the smallest eigenvalue of ``H`` or singular value of
         ``J`` goes to zero), rows of ``J`` that lose their rank, a loss that pulls at the outputs again, an
-        activation kink that no step gets across, or one of the limits. Then it is what was reached until
-        there.
+        activation kink that no step gets across, or one of the limits. A course that ended early is what
+        was reached until there.
 
     Raises:
         ValueError: If the arguments do not fit, the map has no path, the problem has neither kept outputs
             nor an isolated solution, or the checkpoint is of another path; says what differs.
 
-    Cost: a Gram matrix of the rows in use a step, and for each kink two to four slopes, each about as many
-    gradients as iterations, three to twenty; at an isolated solution one Gauss–Newton factorisation and
-    some tens of Hessian products. The course states it in gradients by count, and keeps ``p`` numbers a
-    station.
+    Cost: a Gram matrix of the rows in use for each step, and for each kink two to four slopes, each about as
+    many gradients as iterations, three to twenty; at an isolated solution one Gauss–Newton factorisation and
+    some tens of Hessian products. The course counts it in gradients and keeps ``p`` numbers a station.
 
     Example:
         >>> from torch import nn
@@ -101,21 +99,36 @@ def follow_path(
         >>> round(float(course.weights), 3)  # w x = 2 at x = 2; the linear estimate is 0
         1.0
     """
-    chosen, flat = _checked(problem, change, optimality, tol, most_gradients)
+    _check(optimality, max_error, max_gradients)
     risk = problem.risk()
-    given = {"map": optimality, "tol": tol, "rows": None if rows is None else [rows.tol, rows.most]}
-    marks = {} if checkpoint is None else course_settings(risk, flat, chosen, verb="path", **given)
+    points, flat = change.chosen(risk), change.direction(risk)
+    dx = problem.data_space(points).unflatten(flat)
+    asked = {
+        "map": optimality,
+        "max_error": max_error,
+        "rows": None if rows is None else [rows.tol, rows.most],
+        "options": asdict(options),
+    }
+    marks = {} if checkpoint is None else course_settings(risk, flat, points, verb="path", **asked)
     file = CourseFile(None if checkpoint is None else Path(checkpoint), marks)
     states, ending = file.read(risk.weights)
-    derivative = check_path(problem, points=chosen, optimality=optimality, rows=rows, nearest=nearest)
+    derivative = check_path(problem, points=points, optimality=optimality, rows=rows, nearest=nearest)
     if ending is None:
         meter = Meter(problem.point_count)
-        moved = problem.data_space(chosen).unflatten(flat)
-        stepper = _stepper(problem, chosen, moved, derivative, rows, tol, meter)
+        if derivative.optimality == "stationary":
+            stepper: Stepper = IsolatedSteps(
+                problem, points, dx, max_error=max_error, meter=meter, options=options
+            )
+        else:
+            has_choice = derivative.linearisation.left_out > 0 or rows is not None
+            choice = (rows or InformativeRows()) if has_choice else None
+            kept = KeptOutputs(problem, points, dx, rows=choice, meter=meter)
+            stepper = _fitted_steps(problem, kept, derivative, max_error, options)
         states = states or [stepper.start()]
         meter.gradients = states[-1].station.gradients
         hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
-        ending = _follow(stepper, states, file, meter, most_gradients or math.inf, hidden)
+        follower = _Follower(stepper, file, meter, max_gradients or math.inf, options.min_step)
+        ending = follower.run(states, hidden)
     course = Course(
         stations=tuple(state.station for state in states),
         trail=torch.stack([state.weights for state in states]),
@@ -126,9 +139,8 @@ def follow_path(
     )
     if not nearest:
         return course
-    return replace(
-        course, nearest=_nearest(problem, Move(chosen, course.end.place * flat), derivative.optimality)
-    )
+    reached = Move(points, course.end.place * dx)
+    return replace(course, nearest=_nearest(problem, reached, derivative.optimality))
 
 
 def check_path(
@@ -139,20 +151,20 @@ def check_path(
     rows: InformativeRows | None = None,
     nearest: bool = False,
 ) -> GraphicalDerivative:
-    """The graphical derivative that a path starts along, once it is known that there is a path.
+    """The graphical derivative that a path starts along, after a check that there is a path.
 
     Args:
-        problem: The trained point.
-        points: As for :func:`follow_path`, like the others.
-        optimality: The map.
-        rows: Which rows of ``J``.
-        nearest: Whether the nearest solution is asked for.
+        problem: The trained point, with its data.
+        points: Indices ``K`` of the points that move; all points by default.
+        optimality: Map whose solutions are to be followed.
+        rows: Choice of rows of ``J``; none by default.
+        nearest: Whether the nearest solution is asked for too.
 
     Raises:
         ValueError: If solutions are neither kept outputs nor isolated, or rows are chosen and the nearest
             solution is asked for.
 
-    Cost: that of :meth:`Problem.graphical_derivative`, which serves the path too.
+    Cost: that of :meth:`Problem.graphical_derivative`, which the path needs anyway.
     """
     derivative = problem.graphical_derivative(points=points, optimality=optimality, rows=rows)
     if derivative.optimality == "stationary":
@@ -161,96 +173,103 @@ def check_path(
                 "problem",
                 expected="a fitted one whose rows of J are independent, or one with weight decay",
                 got=derivative.reason,
-                cure="Without either its solutions are not isolated, and no path among them is singled out.",
+                cure="Add weight decay: without it solutions are not isolated, and many paths start here.",
             )
     elif nearest and (rows is not None or derivative.linearisation.left_out > 0):
         raise bad_value(
             "nearest",
             expected="left out where rows of J are chosen",
             got=nearest,
-            cure="Give no rows and the problem a larger memory_budget: it keeps the outputs of all points.",
+            cure="Leave rows out and give the problem a larger memory_budget: it keeps all outputs.",
         )
     return derivative
 
 
-def _follow(
-    stepper: Stepper,
-    states: list[State],
-    file: CourseFile,
-    meter: Meter,
-    most: int | float,
-    hidden: bool | None,
-) -> Ending:
-    """Appends states until the end or a reason to stop."""
-    with tqdm(
-        total=1.0, desc="path", disable=hidden, leave=False, bar_format="{l_bar}{bar}|{postfix}"
-    ) as bar:
-        state = states[-1]
-        bar.update(state.station.place)
-        while (left := 1.0 - state.station.place) > 0:
-            if meter.gradients >= most:
-                file.write(states)
-                return _ending(StopReason.BUDGET, state, f"{meter.gradients:.3g} gradients are spent")
-            step = left if state.step > 0.999 * left else state.step
-            found = stepper.attempt(state, step)
-            if isinstance(found, Refusal):
-                state = replace(state, step=found.scale * step)
-                if found.is_final or state.step < _smallest_step(stepper, states):
-                    ending = _ending(found.reason, state, found.detail)
-                    file.write(states, ending)
-                    return ending
-                continue
-            bar.update(found.station.place - state.station.place)
-            bar.set_postfix_str(f"loss {found.station.all_loss:.2g}, {meter.gradients:.0f} gradients")
-            state = found
-            states.append(state)
-            file.write(states)
-    ending = _ending(StopReason.END, state, f"{meter.gradients:.3g} gradients")
-    file.write(states, ending)
-    return ending
+@dataclass(frozen=True)
+class _Follower:
+    """Takes one step after the other, and writes the checkpoint after each.
 
+    Attributes:
+        stepper: Source of the steps.
+        file: Checkpoint of the course.
+        meter: Meter that adds up the cost.
+        max_gradients: Cost after which to stop.
+        min_step: Shortest step before the path is given up, as a share of the path.
+    """
 
-def _smallest_step(stepper: Stepper, states: list[State]) -> float:
-    """``Δτ`` below which the path is given up: how far it goes is no matter of how long ``Δx`` is."""
-    if len(states) == 1:
-        return NO_STEP
-    return SMALLEST_STEP * min(1.0, states[1].station.place / stepper.first_step)
+    stepper: Stepper
+    file: CourseFile
+    meter: Meter
+    max_gradients: int | float
+    min_step: float
+
+    def run(self, states: list[State], hidden: bool | None) -> Ending:
+        """Appends states until the end or a reason to stop."""
+        style = "{l_bar}{bar}|{postfix}"
+        with tqdm(total=1.0, desc="path", disable=hidden, leave=False, bar_format=style) as bar:
+            state = states[-1]
+            bar.update(state.station.place)
+            while (left := 1.0 - state.station.place) > 0:
+                if self.meter.gradients >= self.max_gradients:
+                    self.file.write(states)
+                    detail = f"{self.meter.gradients:.3g} gradients are spent"
+                    return _ending(StopReason.BUDGET, state, detail)
+                step = left if state.step > 0.999 * left else state.step
+                attempt = self.stepper.attempt(state, step)
+                if isinstance(attempt, Refusal):
+                    state = replace(state, step=attempt.scale * step)
+                    if attempt.is_final or state.step < self._shortest(states):
+                        return self._ended(states, _ending(attempt.reason, state, attempt.detail))
+                    continue
+                bar.update(attempt.station.place - state.station.place)
+                bar.set_postfix_str(
+                    f"loss {attempt.station.all_loss:.2g}, {self.meter.gradients:.0f} gradients"
+                )
+                state = attempt
+                states.append(state)
+                self.file.write(states)
+        detail = f"{self.meter.gradients:.3g} gradients"
+        return self._ended(states, _ending(StopReason.END, state, detail))
+
+    def _ended(self, states: list[State], ending: Ending) -> Ending:
+        self.file.write(states, ending)
+        return ending
+
+    def _shortest(self, states: list[State]) -> float:
+        """Length ``Δτ`` below which the path is given up, relative to the first step that succeeded.
+
+        Until one did, the limit is rounding: how long ``Δx`` is says nothing about how far the path goes.
+        """
+        if len(states) == 1:
+            return 1e-8
+        return self.min_step * min(1.0, states[1].station.place / self.stepper.first_step)
 
 
 def _ending(reason: StopReason, state: State, detail: str) -> Ending:
     return Ending(reason, f"{reason} at τ = {state.station.place:.6g}: {detail}")
 
 
-def _stepper(
+def _fitted_steps(
     problem: Problem,
-    points: list[int],
-    dx: Tensor,
+    kept: KeptOutputs,
     derivative: GraphicalDerivative,
-    rows: InformativeRows | None,
-    tol: float,
-    meter: Meter,
-) -> Stepper:
-    if derivative.optimality == "stationary":
-        return IsolatedSteps(problem, points, dx, tol=tol, meter=meter)
-    is_chosen = derivative.linearisation.left_out > 0 or rows is not None
-    kept = KeptOutputs(
-        problem, points, dx, rows=(rows or InformativeRows()) if is_chosen else None, meter=meter
-    )
+    max_error: float,
+    options: PathOptions,
+) -> FittedSteps:
     largest = max(1.0, float(kept.target.abs().max()))
-    output_tol = max(1e-10, 1000 * torch.finfo(dx.dtype).eps) * largest
-    fit_limit = max(UNFITTED, 3 * problem.fit)
-    return FittedSteps(kept, derivative, tol=tol, output_tol=output_tol, fit_limit=fit_limit)
+    output_tol = max(1e-10, 1000 * torch.finfo(kept.target.dtype).eps) * largest
+    return FittedSteps(
+        kept,
+        derivative,
+        kinks_of(kept, max_error=max_error, output_tol=output_tol, options=options),
+        max_error=max_error,
+        output_tol=output_tol,
+        max_fit=max(options.max_fit, 3 * problem.fit),  # what training left must not end the path
+        options=options,
+    )
 
 
-def _checked(
-    problem: Problem,
-    change: Move,
-    optimality: str,
-    tol: float,
-    most_gradients: int | float | None,
-) -> tuple[list[int], Tensor]:
-    """The points as a list and the perturbation flat."""
-    chosen, flat = change.chosen(problem.risk()), change.direction(problem.risk())
+def _check(optimality: str, max_error: float, max_gradients: int | float | None) -> None:
     if optimality == "gauss_newton":
         raise bad_value(
             "optimality",
@@ -258,11 +277,10 @@ def _checked(
             got=repr(optimality),
             cure="Its solutions are those of the stationary map: follow that.",
         )
-    if not 0 < tol < 1:
-        raise bad_value("tol", expected="between 0 and 1", got=tol, cure="Use 1e-3.")
-    if most_gradients is not None and not most_gradients > 0:
-        raise bad_value("most_gradients", expected="positive", got=most_gradients, cure="Leave it out.")
-    return chosen, flat
+    if not 0 < max_error < 1:
+        raise bad_value("max_error", expected="between 0 and 1", got=max_error, cure="Use 1e-3.")
+    if max_gradients is not None:
+        positive("max_gradients", max_gradients, cure="Leave it out.")
 
 
 def _nearest(problem: Problem, change: Move, optimality: str) -> Retrained:

@@ -1,4 +1,4 @@
-"""Steps along an isolated solution: inexact Newton's method on the gradient of the moved risk."""
+"""Steps along an isolated solution, by inexact Newton's method on the gradient of the moved risk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,33 +13,25 @@ from solset.operators._cost import FACTOR_ROW, FORWARD, HESSIAN_PRODUCT, INPUT_J
 from solset.paths._cost import Meter
 from solset.paths._course import Station, StopReason
 from solset.paths._multistep import Slopes
+from solset.paths._options import PathOptions
 from solset.paths._recycling import Recycled, Watched, pairs_of, smallest_eigenvalue
 from solset.paths._state import Refusal, State
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers import CG
 
-FORCING = 0.1  # relative residual of each Newton system
-LOOSE = 0.01  # length of the last correction relative to the step, where the path only passes through
-SHARE = 0.5  # of the last correction's length that is taken for the error it leaves
-FARTHEST = 5.0  # times the predicted change: beyond it Newton's method has gone to another branch
-SLOWER, FASTER = 0.5, 5.0  # times the chord of a step, between which the slope at its end is long
-ALIGNED = 0.5  # smallest cosine between the two
-FINE = 0.02  # relative residual of the slopes that the next step is predicted by
-EXPECTED, UNEXPECTED = 0.1, 0.5  # relative error of a prediction: that steps aim at, that refuses one
-NEWTON_STEPS, MOST_PRODUCTS = 12, 300
-FLAT = 0.2  # of the first Hessian's smallest eigenvalue, below which a path that stops has met a fold
+SHARE = 0.5  # of the length of the last correction, taken for the error that it leaves
 
 
 @dataclass(frozen=True)
 class _Solved:
-    """An answer to a Newton system, with what its products showed.
+    """The answer to a Newton system, with what its products showed.
 
     Attributes:
-        value: ``(p,)``.
-        status: How CG ended.
-        smallest: Eigenvalue of the Hessian on the directions searched.
-        pairs: Earlier ones and those of this solve, ``(2, p, k)``.
+        value: Solution of the system, ``(p,)``.
+        status: Status that conjugate gradients ended with.
+        smallest: Smallest eigenvalue of the Hessian on the directions searched.
+        pairs: Earlier pairs and those of this solve, ``(2, p, k)``.
     """
 
     value: Tensor
@@ -53,11 +45,11 @@ class _Converged:
     """Where Newton's method ended.
 
     Attributes:
-        risk: At the solution.
-        pairs: As above.
-        smallest: Eigenvalue seen on the way.
-        length: Of the last correction.
-        count: Newton steps.
+        risk: Risk at the solution.
+        pairs: Pairs of vectors and Hessian products so far, ``(2, p, k)``.
+        smallest: Smallest eigenvalue seen on the way.
+        length: Length of the last correction, in weight units.
+        count: Number of Newton steps.
     """
 
     risk: EmpiricalRisk
@@ -70,15 +62,16 @@ class _Converged:
 class IsolatedSteps:
     """Predicts along the path and corrects by Newton's method, at as long steps as that converges for.
 
-    Hessian systems are solved by CG with exact products, preconditioned by the Gauss–Newton matrix of the
-    trained point and by every product paid for so far.
+    Hessian systems are solved by conjugate gradients with exact products, preconditioned by the Gauss–Newton
+    matrix of the trained point and by every product computed so far.
 
     Args:
         problem: The trained point, with weight decay.
-        points: ``K``.
-        dx: ``Δx``, ``(|K|, *input)``.
-        tol: Error of the end relative to the change of the weights.
-        meter: Counts what is computed.
+        points: Indices ``K`` of the points that move.
+        dx: Change ``Δx`` of these points, ``(|K|, *input)``.
+        max_error: Error of the end relative to the change of the weights.
+        meter: Meter that adds up the cost.
+        options: Lengths of steps, limits and accuracies.
     """
 
     def __init__(
@@ -87,17 +80,19 @@ class IsolatedSteps:
         points: Sequence[int],
         dx: Tensor,
         *,
-        tol: float,
+        max_error: float,
         meter: Meter,
+        options: PathOptions,
     ) -> None:
-        self._risk, self._points, self._dx, self._tol = problem.risk(), list(points), dx, tol
+        self._risk, self._points, self._dx = problem.risk(), list(points), dx
+        self._max_error, self._options = max_error, options
         self._meter, self._budget, self._outputs = meter, problem.memory_budget, problem.output_count
         self._inverse = self._preconditioner()
         self._floor = float(self._risk.gradient().norm())
         self._meter.add(1.0)
 
     def _preconditioner(self) -> LinearOperator:
-        """The Gauss–Newton inverse on its smaller side: that of the informative rows, if they are few."""
+        """The Gauss–Newton inverse, on the informative rows alone if they are few."""
         chosen = InformativeInverse(self._risk, self._points, memory_budget=self._budget)
         self._meter.add(FORWARD)
         size, total = self._risk.layout.size, len(self._risk.points) * self._outputs
@@ -109,7 +104,7 @@ class IsolatedSteps:
 
     @property
     def first_step(self) -> float:
-        """All of the perturbation."""
+        """The whole perturbation."""
         return 1.0
 
     def start(self) -> State:
@@ -118,7 +113,7 @@ class IsolatedSteps:
         Raises:
             ValueError: If the Hessian there has a negative eigenvalue.
         """
-        solved = self._slope(self._risk, FORCING)
+        solved = self._slope(self._risk, self._options.newton_residual)
         if solved.status is Status.INDEFINITE:
             raise bad_value(
                 "problem",
@@ -133,39 +128,43 @@ class IsolatedSteps:
         )
 
     def attempt(self, state: State, step: float) -> State | Refusal:
-        """One step, if its end lies on the branch that it set out on.
+        """One step of length ``Δτ``, if its end lies on the branch that it started on.
 
-        Where a path folds, Newton's method may well converge, to a solution far away. There the slope of the
-        solution is not that of the chord which led to it.
-
-        Args:
-            state: Where the path stands.
-            step: ``Δτ``.
+        Where a path folds, Newton's method may still converge, to a solution far away. Then the slope of the
+        solution there differs from the chord that led to it.
 
         Cost: some Newton steps, each a gradient and about ten Hessian products; a few more products for the
         slope at the end.
         """
-        found = self._newton(state, step)
-        if isinstance(found, Refusal):
-            return found
-        change = found.risk.weights - state.weights
-        # The last slope only has to tell branches apart; the others are what the next step is predicted by.
-        tol = FORCING if state.station.place + step >= 1.0 else FINE
-        ahead = self._slope(found.risk, tol, found.pairs, change / step)
-        smallest = _lower(found.smallest, ahead.smallest)
+        end = self._newton(state, step)
+        if isinstance(end, Refusal):
+            return end
+        change = end.risk.weights - state.weights
+        # The last slope only has to tell branches apart; earlier ones predict the next step, to two digits.
+        tol = self._options.newton_residual if state.station.place + step >= 1.0 else 0.02
+        ahead = self._slope(end.risk, tol, end.pairs, change / step)
+        smallest = _lower(end.smallest, ahead.smallest)
         if ahead.status is Status.INDEFINITE:
             return _saddle(smallest)
         surprise = _difference(change, state.slopes.predict(step))
-        if not self._is_negligible(found.risk.weights, step * ahead.value - change):
-            if not _agree(change, step * ahead.value):
+        if not self._is_negligible(end.risk.weights, step * ahead.value - change):
+            if not self._agree(change, step * ahead.value):
                 return self._refusal(state, smallest, "the slope at the end is not that of the step")
-            if state.station.place > 0.0 and not surprise <= UNEXPECTED:
+            if state.station.place > 0.0 and not surprise <= 0.5:  # more than half of the step is unexpected
                 return self._refusal(state, smallest, "the end of the step is not where it was predicted")
-        return self._accepted(state, step, replace(found, smallest=smallest), ahead, surprise)
+        return self._accepted(state, step, replace(end, smallest=smallest), ahead, surprise)
+
+    def _agree(self, change: Tensor, ahead: Tensor) -> bool:
+        """Whether a step may have followed one smooth branch to where the slope would change this much."""
+        length, other = float(change.norm()), float(ahead.norm())
+        # A slope may shrink to a half along a smooth branch, grow near a fold, and turn by 60 degrees.
+        if not 0.5 * length <= other <= self._options.branch_factor * length:
+            return False
+        return float(change @ ahead) >= 0.5 * length * other
 
     def _is_negligible(self, weights: Tensor, difference: Tensor) -> bool:
         """Whether a difference is within the error that is allowed."""
-        return float(difference.norm()) <= self._tol * float((weights - self._risk.weights).norm())
+        return float(difference.norm()) <= self._max_error * float((weights - self._risk.weights).norm())
 
     def _newton(self, state: State, step: float) -> _Converged | Refusal:
         """Newton's method from the predicted point."""
@@ -174,7 +173,7 @@ class IsolatedSteps:
         predicted = float(guess.norm())
         risk = self._at(place).at(state.weights + guess)
         pairs, smallest, before, length = state.pairs, float("nan"), float("inf"), 0.0
-        for count in range(NEWTON_STEPS):
+        for count in range(self._options.max_newton_steps):
             gradient = risk.gradient()
             self._meter.add(1.0)
             size = float(gradient.norm())
@@ -185,31 +184,25 @@ class IsolatedSteps:
             if not size < before:
                 detail = f"Newton's method does not lower the gradient norm {size:.3g}"
                 return self._refusal(state, smallest, detail)
-            solved = self._solve(risk, -gradient, FORCING, pairs)
+            solved = self._solve(risk, -gradient, self._options.newton_residual, pairs)
             pairs, smallest, before = solved.pairs, _lower(smallest, solved.smallest), size
             if solved.status is Status.INDEFINITE:
                 return _saddle(smallest)
             risk = risk.at(risk.weights + solved.value)
             change, length = risk.weights - state.weights, float(solved.value.norm())
             # What the last station left to correct is part of this step too.
-            farthest = FARTHEST * (predicted + 2 * state.station.error)
+            farthest = self._options.branch_factor * (predicted + 2 * state.station.error)
             if predicted > 0.0 and not float(change.norm()) <= farthest:
                 return self._refusal(state, smallest, "Newton's method leaves the branch")
             if self._is_near(place, risk.weights, change, length):
                 return _Converged(risk, pairs, smallest, length, count + 1)
-        return self._refusal(state, smallest, f"{NEWTON_STEPS} Newton steps are not enough")
+        detail = f"{self._options.max_newton_steps} Newton steps are not enough"
+        return self._refusal(state, smallest, detail)
 
     def _slope(
         self, risk: EmpiricalRisk, tol: float, pairs: Tensor | None = None, near: Tensor | None = None
     ) -> _Solved:
-        """``-H⁻¹BΔx`` at the weights of a risk.
-
-        Args:
-            risk: On the data there.
-            tol: Relative residual.
-            pairs: Known products.
-            near: Where to start, ``(p,)``.
-        """
+        """``-H⁻¹BΔx`` at the weights of a risk, to a relative residual ``tol``, starting from ``near``."""
         self._meter.add_points(INPUT_JACOBIAN, len(self._points))
         rhs = -(Mixed(risk, self._points, memory_budget=self._budget) @ self._dx.flatten())
         return self._solve(risk, rhs, tol, pairs, near)
@@ -217,8 +210,8 @@ class IsolatedSteps:
     def _is_near(self, place: float, weights: Tensor, change: Tensor, length: float) -> bool:
         """Whether a correction of this length was short enough to be the last."""
         if place < 1.0:
-            return length <= LOOSE * float(change.norm())
-        return SHARE * length <= self._tol * float((weights - self._risk.weights).norm())
+            return length <= 0.01 * float(change.norm())  # the path only passes through
+        return SHARE * length <= self._max_error * float((weights - self._risk.weights).norm())
 
     def _at(self, place: float) -> EmpiricalRisk:
         return self._risk.move(self._points, place * self._dx)
@@ -231,7 +224,7 @@ class IsolatedSteps:
         pairs: Tensor | None,
         near: Tensor | None = None,
     ) -> _Solved:
-        """``H⁻¹`` times a vector, to a residual relative to the larger of it and of what ``near`` leaves."""
+        """``H⁻¹`` times a vector; ``tol`` is relative to the larger of it and of what ``near`` leaves."""
         hessian = Watched(Hessian(risk, memory_budget=self._budget))
         inverse = self._inverse if pairs is None else Recycled(self._inverse, pairs)
         value, status = torch.zeros_like(rhs), Status.CONVERGED
@@ -240,33 +233,33 @@ class IsolatedSteps:
             left = float(rhs.norm())
             tol = tol * max(1.0, size / left) if left > 0 else 1.0
         if tol < 1.0:
-            found = CG(tol=tol, max_steps=MOST_PRODUCTS, preconditioner=inverse).solve(hessian, rhs)
-            value, status = value + found.value, found.status
+            solver = CG(tol=tol, max_steps=self._options.max_iterations, preconditioner=inverse)
+            solution = solver.solve(hessian, rhs)
+            value, status = value + solution.value, solution.status
         self._meter.add(HESSIAN_PRODUCT, times=hessian.count)
-        known = pairs_of(hessian, pairs, self._budget)
-        return _Solved(value, status, smallest_eigenvalue(hessian), known)
+        all_pairs = pairs_of(hessian, pairs, self._options.max_pairs, self._budget)
+        return _Solved(value, status, smallest_eigenvalue(hessian), all_pairs)
 
     def _refusal(self, state: State, smallest: float, detail: str) -> Refusal:
         lowest = _lower(smallest, state.station.smallest)
-        is_flat = lowest < FLAT * state.reference[0]
+        is_flat = lowest < state.reference[0] / self._options.fold_factor
         return Refusal(StopReason.FOLD if is_flat else StopReason.SMALL_STEP, 0.5, detail)
 
-    def _accepted(
-        self, state: State, step: float, found: _Converged, ahead: _Solved, surprise: float
-    ) -> State:
-        place, change = min(state.station.place + step, 1.0), found.risk.weights - state.weights
-        gradient = float(found.risk.gradient().norm())
+    def _accepted(self, state: State, step: float, end: _Converged, ahead: _Solved, surprise: float) -> State:
+        place, change = min(state.station.place + step, 1.0), end.risk.weights - state.weights
+        gradient = float(end.risk.gradient().norm())
         self._meter.add(1.0)
-        travelled, left = state.station.length + float(change.norm()), SHARE * found.length
-        station = self._station(place, found.risk, gradient, travelled, found.smallest, left)
-        longer = step * (2.0 if found.count <= 5 else 1.0)
+        travelled, left = state.station.length + float(change.norm()), SHARE * end.length
+        station = self._station(place, end.risk, gradient, travelled, end.smallest, left)
+        longer = step * (2.0 if end.count <= 5 else 1.0)
         if surprise > 0.0:
-            longer = min(longer, step * max((EXPECTED / surprise) ** 0.5, 0.5))
-        # Newton's steps search further than the first slope did: theirs is the eigenvalue to compare with.
-        lowest = found.smallest if state.station.place == 0.0 else state.reference[0]
+            # The next prediction should be wrong by a tenth; its error grows with the square of the step.
+            longer = min(longer, step * max((0.1 / surprise) ** 0.5, 0.5))
+        # Newton's steps search more directions than the first slope did: compare with their eigenvalue.
+        lowest = end.smallest if state.station.place == 0.0 else state.reference[0]
         reference = (lowest, state.reference[1])
         slopes = state.slopes.advance(step, ahead.value)
-        return State(found.risk.weights, station, longer, slopes, reference, ahead.pairs)
+        return State(end.risk.weights, station, longer, slopes, reference, ahead.pairs)
 
     def _station(
         self, place: float, risk: EmpiricalRisk, gradient: float, length: float, smallest: float, error: float
@@ -286,16 +279,8 @@ class IsolatedSteps:
         )
 
 
-def _agree(change: Tensor, ahead: Tensor) -> bool:
-    """Whether a step may have followed one smooth branch to where the slope would change as much as this."""
-    length, other = float(change.norm()), float(ahead.norm())
-    if not SLOWER * length <= other <= FASTER * length:
-        return False
-    return float(change @ ahead) >= ALIGNED * length * other
-
-
 def _difference(one: Tensor, other: Tensor) -> float:
-    """Between two changes, relative to the longer one."""
+    """The distance between two changes, relative to the longer one."""
     longest = max(float(one.norm()), float(other.norm()))
     return float((one - other).norm()) / longest if longest > 0 else 0.0
 
@@ -305,5 +290,5 @@ def _saddle(smallest: float) -> Refusal:
 
 
 def _lower(one: float, other: float) -> float:
-    """The smaller of two eigenvalues, where ``nan`` is none."""
+    """The smaller of two eigenvalues; ``nan`` stands for none."""
     return other if other < one or one != one else one

@@ -1,8 +1,8 @@
 """Adams formulas on unequal steps: a predictor, a corrector of one order more, and their difference.
 
-A factorisation is computed once a step, at the predicted point. The slope that it gives serves the corrector
-of this step and the predictor of the next, and the difference of the two measures what no residual can see:
-the error along the set.
+Each step computes one factorisation, at the predicted point. The slope that it gives serves the corrector of
+this step and the predictor of the next. The difference between corrector and predictor measures the error
+along the set, which no residual shows.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Correction:
     """The change of the weights over a step.
 
     Attributes:
-        change: ``(p,)``.
-        difference: Between corrector and predictor, in weight units.
-        order: ``k`` such that it shrinks as ``Δτᵏ``.
+        change: Change of the weights, ``(p,)``.
+        difference: Distance between corrector and predictor, in weight units.
+        order: Exponent ``k`` such that the difference shrinks as ``Δτᵏ``.
     """
 
     change: Tensor
@@ -30,9 +30,9 @@ class Slopes:
     """Slopes ``dw/dτ`` at the present station and at the one before.
 
     Attributes:
-        now: ``(p,)``.
-        before: ``(p,)``; ``None`` at the first step.
-        gap: ``Δτ`` between the two.
+        now: Slope at the present station, ``(p,)``.
+        before: Slope at the station before, ``(p,)``; ``None`` at the first step.
+        gap: Distance ``Δτ`` between the two stations.
     """
 
     now: Tensor
@@ -40,26 +40,18 @@ class Slopes:
     gap: float = 0.0
 
     def predict(self, step: float) -> Tensor:
-        """The change over a step by the two-step Adams–Bashforth formula, Euler's at the first step.
-
-        Args:
-            step: ``Δτ``.
-        """
+        """The change over a step by the two-step Adams–Bashforth formula, or Euler's at the first step."""
         if self.before is None:
             return step * self.now
         ratio = 0.5 * step / self.gap
         return step * ((1 + ratio) * self.now - ratio * self.before)
 
-    def correct(self, step: float, ahead: Tensor) -> "Correction":
-        """The change over a step, and how far to trust it.
+    def correct(self, step: float, ahead: Tensor) -> Correction:
+        """The change over a step, and how far to trust it, given the slope ``ahead`` at the predicted point.
 
-        The two-step Adams–Moulton formula, judged by the predictor; or the trapezoidal rule, judged by
-        Euler's, at the first step and wherever that difference is the smaller one: behind a kink the slope
-        before it tells nothing.
-
-        Args:
-            step: ``Δτ``.
-            ahead: The slope at the predicted point, ``(p,)``.
+        The result is that of the two-step Adams–Moulton formula, judged by the predictor; or that of the
+        trapezoidal rule, judged by Euler's formula, at the first step and wherever that difference is
+        smaller: after a kink the slope before it says nothing.
         """
         trapezoid = 0.5 * step * (self.now + ahead)
         low = float((trapezoid - step * self.now).norm())
@@ -72,10 +64,5 @@ class Slopes:
         return Correction(parabola, high, 3) if high < low else Correction(trapezoid, low, 2)
 
     def advance(self, step: float, ahead: Tensor) -> "Slopes":
-        """The slopes after a step.
-
-        Args:
-            step: ``Δτ`` taken.
-            ahead: The slope at its end.
-        """
+        """The slopes after a step of length ``step`` that ends at the slope ``ahead``."""
         return Slopes(ahead, self.now, step)

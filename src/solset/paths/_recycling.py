@@ -1,23 +1,15 @@
-"""What products with a Hessian were paid for once serves the systems that follow: they differ by little."""
+"""Reuses products with one Hessian to precondition systems with the next, which differs from it by little."""
 
 import torch
 from torch import Tensor
 
 from solset.linalg import LinearOperator
 
-MOST_PAIRS = 400
+DEPENDENT = 1e-8  # relative size below which a combination of vectors is mostly rounding
 
 
 class Watched(LinearOperator):
-    """A symmetric operator that keeps each vector it was multiplied with, and the product.
-
-    Args:
-        inner: The operator.
-
-    Attributes:
-        vectors: ``d``, ``(p,)`` each.
-        products: ``H d``.
-    """
+    """A symmetric operator that keeps every vector ``d`` it was multiplied with, and the product ``H d``."""
 
     is_symmetric = True
 
@@ -28,22 +20,22 @@ class Watched(LinearOperator):
         self.products: list[Tensor] = []
 
     def _apply(self, block: Tensor) -> Tensor:
-        found = self._inner @ block
+        product = self._inner @ block
         self.vectors += block.clone().unbind(1)
-        self.products += found.unbind(1)
-        return found
+        self.products += product.unbind(1)
+        return product
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._apply(block)
 
     @property
     def count(self) -> int:
-        """Products so far."""
+        """Number of products so far."""
         return len(self.vectors)
 
     @property
     def pairs(self) -> Tensor:
-        """Those that are finite and not zero, as unit vectors with their products, ``(2, p, k)``."""
+        """Unit vectors with their products, ``(2, p, k)``, without those that are zero or not finite."""
         if not self.vectors:
             return torch.empty(2, self.shape[0], 0, dtype=self.dtype, device=self.device)
         both = torch.stack([torch.stack(self.vectors, dim=1), torch.stack(self.products, dim=1)])
@@ -52,33 +44,26 @@ class Watched(LinearOperator):
         return both[:, :, usable] / lengths[usable]
 
 
-def pairs_of(watched: Watched, earlier: Tensor | None, memory_budget: int) -> Tensor:
-    """Unit vectors and their products, ``(2, p, k)``: the earlier ones, then those just seen.
-
-    Args:
-        watched: What was multiplied.
-        earlier: ``(2, p, j)``.
-        memory_budget: Bytes; the latest that fit are kept.
-    """
+def pairs_of(watched: Watched, earlier: Tensor | None, max_pairs: int, memory_budget: int) -> Tensor:
+    """Earlier pairs, then those of ``watched``, ``(2, p, k)``: the latest ones that fit limit and budget."""
     seen = watched.pairs
     joined = seen if earlier is None else torch.cat([earlier, seen], dim=2)
-    most = max(1, min(MOST_PAIRS, memory_budget // (4 * joined.shape[1] * joined.dtype.itemsize)))
-    return joined[:, :, -most:]
+    fitting = memory_budget // (4 * joined.shape[1] * joined.dtype.itemsize)
+    return joined[:, :, -max(1, min(max_pairs, fitting)) :]
 
 
 def smallest_eigenvalue(watched: Watched) -> float:
-    """The smallest Rayleigh quotient in the span of the vectors: an upper bound of the smallest eigenvalue.
+    """The smallest Rayleigh quotient in the span of the watched vectors; ``nan`` if there are none.
 
-    Args:
-        watched: What was multiplied; ``nan`` if nothing was.
+    It is an upper bound of the smallest eigenvalue.
     """
     vectors, products = watched.pairs
     if vectors.shape[1] == 0:
         return float("nan")
     basis, values, right = torch.linalg.svd(vectors, full_matrices=False)
-    kept = values > 1e-8 * values[0]  # below it a combination of vectors is mostly rounding
-    image = products @ (right[kept].T / values[kept])
-    matrix = basis[:, kept].T @ image
+    independent = values > DEPENDENT * values[0]
+    image = products @ (right[independent].T / values[independent])
+    matrix = basis[:, independent].T @ image
     return float(torch.linalg.eigvalsh((matrix + matrix.T) / 2)[0])
 
 
@@ -86,10 +71,10 @@ class Recycled(LinearOperator):
     """An approximate inverse that is exact on the span of vectors whose products are known.
 
     ``(I - Z Zᵀ H) M (I - H Z Zᵀ) + Z Zᵀ`` with ``Zᵀ H Z = I``: the update of a quasi-Newton method by all
-    pairs at once (Morales & Nocedal 2000). Positive definite if ``M`` is.
+    pairs at once (Morales & Nocedal 2000). It is positive definite if ``M`` is.
 
     Args:
-        inverse: ``M``.
+        inverse: Approximate inverse ``M`` to improve.
         pairs: Unit vectors and their products, ``(2, p, k)``.
     """
 
@@ -101,8 +86,8 @@ class Recycled(LinearOperator):
         vectors, products = pairs
         square = vectors.T @ products  # symmetric up to what the Hessian changed between the products
         values, turn = torch.linalg.eigh((square + square.T) / 2)
-        kept = values > 1e-8 * values[-1:]  # none of none
-        turn = turn[:, kept] / values[kept].sqrt()
+        independent = values > DEPENDENT * values[-1:]  # the slice serves an empty span too
+        turn = turn[:, independent] / values[independent].sqrt()
         self._vectors, self._products = vectors @ turn, products @ turn
 
     def _apply(self, block: Tensor) -> Tensor:

@@ -11,16 +11,16 @@ from solset.paths._multistep import Slopes
 
 @dataclass(frozen=True)
 class State:
-    """All that the next step depends on.
+    """Everything that the next step of a path depends on.
 
     Attributes:
-        weights: ``(p,)``.
-        station: What was found there.
-        step: ``Δτ`` to try next.
-        slopes: ``dw/dτ`` here and before.
-        reference: Of the first point: its smallest singular value or eigenvalue, and the length of its slope.
-        pairs: Vectors and their products with the Hessian, ``(2, p, k)``, where there is one.
-        held: Activations that the path keeps at their kinks.
+        weights: Weights at the present station, ``(p,)``.
+        station: Numbers at the present station.
+        step: Length ``Δτ`` of the step to try next.
+        slopes: Slopes ``dw/dτ`` at this station and at the one before.
+        reference: Smallest singular value or eigenvalue at the first station, and length of the slope there.
+        pairs: Unit vectors and their products with the Hessian, ``(2, p, k)``; ``None`` without a Hessian.
+        held: Indices of the activations that the path holds at their kinks.
     """
 
     weights: Tensor
@@ -37,9 +37,9 @@ class Refusal:
     """Why a step was not taken.
 
     Attributes:
-        reason: What the path ends with, if no shorter step does better.
-        scale: By which the step is shortened.
-        detail: In a few words.
+        reason: Reason that the path ends with if no shorter step succeeds.
+        scale: Factor by which the step is shortened.
+        detail: Explanation in a few words.
         is_final: Whether shorter steps are of no use.
     """
 
@@ -51,24 +51,19 @@ class Refusal:
 
 @runtime_checkable
 class Stepper(Protocol):
-    """Goes from one point of a path to the next."""
+    """Goes from one station of a path to the next."""
 
     @property
     def first_step(self) -> float:
-        """``Δτ`` that it tries first."""
+        """Length ``Δτ`` of the step to try first."""
         ...
 
     def start(self) -> State:
-        """The trained point."""
+        """The state at the trained point."""
         ...
 
     def attempt(self, state: State, step: float) -> State | Refusal:
-        """The point a step further, or why there is none.
-
-        Args:
-            state: Where the path stands.
-            step: ``Δτ``.
-        """
+        """The state after a step of length ``Δτ``, or why there is none."""
         ...
 
 
@@ -77,8 +72,8 @@ class Ending:
     """Why a path ended.
 
     Attributes:
-        reason: Of which kind.
-        message: In a sentence, with the place.
+        reason: Kind of the end.
+        message: Sentence that says the same with the place.
     """
 
     reason: StopReason

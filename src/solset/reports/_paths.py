@@ -110,7 +110,7 @@ def _along(
         problem,
         Move(points, dx),
         optimality=settings.optimality,
-        tol=settings.tol,
+        max_error=settings.tol,
         nearest=settings.nearest,
         checkpoint=folder.reserve(f"course_{size:g}.safetensors"),
     )
