@@ -40,8 +40,8 @@ def networks() -> dict[str, tuple[nn.Module, Tensor, Tensor]]:
     generator = seeded()
     labels = torch.randint(0, 3, (7,), generator=generator)
     flat, images = draw(7, 6, generator=generator), draw(7, 2, 5, 5, generator=generator)
-    found = {"MLP": (mlp, flat), "conv + BatchNorm": (conv, images), "GELU": (gelu, flat)}
-    return {name: (model.double().eval(), inputs, labels) for name, (model, inputs) in found.items()}
+    networks = {"MLP": (mlp, flat), "conv + BatchNorm": (conv, images), "GELU": (gelu, flat)}
+    return {name: (model.double().eval(), inputs, labels) for name, (model, inputs) in networks.items()}
 
 
 def dense_derivatives(risk: EmpiricalRisk, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -67,14 +67,14 @@ def dense_derivatives(risk: EmpiricalRisk, inputs: Tensor, labels: Tensor) -> di
     return {"H": H, "B": B, "J": J, "Gauss-Newton": J.T @ torch.block_diag(*blocks) @ J}
 
 
-def relative(found: Tensor, truth: Tensor) -> float:
+def relative(value: Tensor, truth: Tensor) -> float:
     """Relative error in the Frobenius norm."""
-    return float((found - truth).norm() / truth.norm())
+    return float((value - truth).norm() / truth.norm())
 
 
 def operator_errors() -> list[dict[str, object]]:
     """Relative errors of the operators against dense autograd, of H against curvlinops, and adjoint gaps."""
-    rows: list[dict[str, object]] = []
+    results: list[dict[str, object]] = []
     for name, (model, inputs, labels) in networks().items():
         loss = nn.CrossEntropyLoss()
         risk = Problem(model, loss, inputs, labels, batch_size=3, gradient_tol=float("inf")).risk()
@@ -98,8 +98,8 @@ def operator_errors() -> list[dict[str, object]]:
             operators["H"].to_dense(), peer @ torch.eye(len(risk.weights)).double()
         )
         row["adjoint gap"] = max(adjoint_gap(o, generator=seeded()) for o in operators.values())
-        rows.append(row)
-    return rows
+        results.append(row)
+    return results
 
 
 def solver_errors() -> list[dict[str, object]]:
@@ -112,10 +112,10 @@ def solver_errors() -> list[dict[str, object]]:
     outside = inside + torch.linalg.svd(rows.matrix).Vh[-1] * inside.norm()
     expected = float((square.to_dense() @ (inverse @ outside) - outside).norm() / outside.norm())
     solvers = (Dense(), Dual(), LSMR(), MINRES(), CG(tol=1e-11), LiSSA(tol=1e-11, max_steps=20_000))
-    found: list[dict[str, object]] = []
+    results: list[dict[str, object]] = []
     for solver in solvers:
         good, bad = solver.solve(square, inside), solver.solve(square, outside)
-        found.append(
+        results.append(
             {
                 "solver": type(solver).__name__,
                 "error": relative(good.value, inverse @ inside),
@@ -125,7 +125,7 @@ def solver_errors() -> list[dict[str, object]]:
                 "true residual": expected,
             }
         )
-    return found
+    return results
 
 
 def logistic() -> tuple[Problem, Tensor]:

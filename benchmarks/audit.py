@@ -47,7 +47,7 @@ def run(*, large: bool) -> list[dict[str, Any]]:
     """Prints the table and returns its rows.
 
     Args:
-        large: ResNet56 too.
+        large: Whether ResNet56 is measured too.
     """
     small = fitted_digits()
     rows = [

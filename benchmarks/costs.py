@@ -32,15 +32,15 @@ class Workload:
 
 def workloads(*, large: bool) -> list[Workload]:
     """The digits networks in float64 and ResNet20 in float32; ResNet56 too if asked."""
-    found = [
+    cases = [
         Workload("digits, 64-128-64-10 ReLU, 100 points", lambda: connected(100), 40),
         Workload("digits, 64-128-64-10 ReLU, 1000 points", lambda: connected(1000), 20),
         Workload("digits, 64-32-10 tanh with biases, 1000 points", lambda: isolated(1000), 20),
         Workload("CIFAR ResNet20, 64 points of noise", lambda: residual(resnet20, 64), 5),
     ]
     if large:
-        found.append(Workload("CIFAR ResNet56, 64 points of noise", lambda: residual(resnet56, 64), 3))
-    return found
+        cases.append(Workload("CIFAR ResNet56, 64 points of noise", lambda: residual(resnet56, 64), 3))
+    return cases
 
 
 def connected(count: int) -> EmpiricalRisk:
@@ -108,21 +108,21 @@ def measure(workload: Workload) -> dict[str, Any]:
     jacobian = Jacobian(risk, memory_budget=0)
     n, c, p = len(risk.points), jacobian.outputs, risk.layout.size
     row_points = max(1, min(n, ROW_BYTES // (c * p * risk.weights.dtype.itemsize)))
-    kept, rebuilt = products(risk, KEEP), products(risk, 0)
+    stored, rebuilt = products(risk, KEEP), products(risk, 0)
     jobs: dict[str, Callable[[], object]] = {"gradient": risk.gradient}
-    jobs |= {f"kept {name}": job for name, job in kept.items()}
+    jobs |= {f"kept {name}": job for name, job in stored.items()}
     jobs |= {f"rebuilt {name}": job for name, job in rebuilt.items()}
     jobs["rows"] = lambda: jacobian.rows(0, row_points * c)
-    found = medians(jobs, rounds=workload.rounds)
-    gradient = found["gradient"]
+    seconds = medians(jobs, rounds=workload.rounds)
+    gradient = seconds["gradient"]
     return {
         "name": workload.name,
         "weights": p,
         "dtype": str(risk.weights.dtype).removeprefix("torch."),
         "gradient_seconds": gradient,
-        "kept": {name: found[f"kept {name}"] / gradient for name in kept},
-        "rebuilt": {name: found[f"rebuilt {name}"] / gradient for name in rebuilt},
-        "row_share": found["rows"] / (row_points * c) / (gradient / n),
+        "kept": {name: seconds[f"kept {name}"] / gradient for name in stored},
+        "rebuilt": {name: seconds[f"rebuilt {name}"] / gradient for name in rebuilt},
+        "row_share": seconds["rows"] / (row_points * c) / (gradient / n),
         "row_points": row_points,
     }
 

@@ -50,8 +50,8 @@ def solved_by(solver: CG | LSMR | MINRES | LiSSA | FirstToConverge) -> Solve:
     """A solver of the library, asked for the value and the status."""
 
     def solve(operator: Counted, rhs: Tensor) -> tuple[Tensor, str]:
-        found = solver.solve(operator, rhs)
-        return found.value, str(found.status.value)
+        solution = solver.solve(operator, rhs)
+        return solution.value, str(solution.status.value)
 
     return solve
 
@@ -66,10 +66,10 @@ def scipy_lsmr(steps: int) -> Solve:
     """SciPy's LSMR for so many steps."""
 
     def solve(operator: Counted, rhs: Tensor) -> tuple[Tensor, str]:
-        found = scipy.sparse.linalg.lsmr(
+        answer = scipy.sparse.linalg.lsmr(
             as_scipy(operator), to_numpy(rhs), atol=0.0, btol=0.0, conlim=0.0, maxiter=steps
         )
-        return from_numpy(found[0], operator), "max_steps"
+        return from_numpy(answer[0], operator), "max_steps"
 
     return solve
 
@@ -126,13 +126,13 @@ def warm(problem: Problem, data: IsolatedDigits) -> dict[str, Any]:
         gradients = [seconds_of(risk.gradient) for _ in range(10)]
         method = LBFGS(tol=0.0, max_gradients=4 * RETRAINING_STEPS)
         start = perf_counter()
-        found = retrain(problem, Move(data.points, data.dx(step)), method=method)
+        retrained = retrain(problem, Move(data.points, data.dx(step)), method=method)
         elapsed = perf_counter() - start
         gradients += [seconds_of(risk.gradient) for _ in range(10)]
-        count = sorted(found.course)[:RETRAINING_STEPS][-1]
-        errors.append(error(found.course[count] - problem.weights(), truth))
+        count = sorted(retrained.course)[:RETRAINING_STEPS][-1]
+        errors.append(error(retrained.course[count] - problem.weights(), truth))
         counts.append(count)
-        ratios.append(elapsed * count / found.gradients / median(gradients))
+        ratios.append(elapsed * count / retrained.gradients / median(gradients))
     return {
         "name": f"warm retraining, {RETRAINING_STEPS} steps of L-BFGS",
         "status": "",
@@ -153,14 +153,14 @@ def show(results: list[dict[str, Any]], data: IsolatedDigits) -> str:
     heads = ["method", *(f"{100 * step:g} %" for step in data.steps)]
     rows = [
         [
-            found["name"],
-            *(number(value, 3) for value in found["errors"]),
-            str(found["products"]),
-            number(found["time_in_gradients"], 0),
-            "-" if found["residual"] is None else f"{found['residual']:.0e}",
-            found["status"],
+            result["name"],
+            *(number(value, 3) for value in result["errors"]),
+            str(result["products"]),
+            number(result["time_in_gradients"], 0),
+            "-" if result["residual"] is None else f"{result['residual']:.0e}",
+            result["status"],
         ]
-        for found in results
+        for result in results
     ]
     return table([*heads, "products", "time/gradient", "residual", "status"], rows)
 

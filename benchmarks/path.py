@@ -52,11 +52,11 @@ def retrained(data: IsolatedDigits, size: float, truth: Tensor) -> list[dict[str
     gradient = median(seconds_of(problem.risk().gradient) for _ in range(10))
     method = LBFGS(tol=0.0, max_gradients=MOST_GRADIENTS)
     start = perf_counter()
-    found = retrain(problem, Move(data.points, data.dx(size)), method=method)
-    each = (perf_counter() - start) / found.gradients / gradient
+    retrained = retrain(problem, Move(data.points, data.dx(size)), method=method)
+    each = (perf_counter() - start) / retrained.gradients / gradient
     return [
         {"gradients": count, "time": count * each, "error": error(weights - problem.weights(), truth)}
-        for count, weights in found.course.items()
+        for count, weights in retrained.course.items()
     ]
 
 
@@ -74,14 +74,14 @@ def show(results: list[dict[str, Any]]) -> str:
     """Costs at each goal, by count and by time."""
     heads = ["step, error", *(f"{n}, {u}" for u in ("by count", "by time") for n in ("path", "L-BFGS"))]
     lines = []
-    for found in results:
+    for result in results:
         for goal in GOALS:
             costs = [
-                cost_of(found[name], goal, unit)
+                cost_of(result[name], goal, unit)
                 for unit in ("gradients", "time")
                 for name in ("path", "warm retraining")
             ]
-            lines.append([f"{100 * found['size']:g} %, {goal:g}", *(number(cost, 0) for cost in costs)])
+            lines.append([f"{100 * result['size']:g} %, {goal:g}", *(number(cost, 0) for cost in costs)])
     return table(heads, lines)
 
 
@@ -89,7 +89,7 @@ def run(figure: Path | None = None) -> list[dict[str, Any]]:
     """Both methods at every size, printed; nothing without the reference file.
 
     Args:
-        figure: Where a picture of the curves goes, a PNG.
+        figure: PNG file for a picture of the curves.
     """
     try:
         data = isolated_digits()
@@ -111,11 +111,11 @@ def run(figure: Path | None = None) -> list[dict[str, Any]]:
     print("\ncost to get to an error of the weight change and stay below it, in gradients\n" + show(results))
     if figure is not None:
         curves = {
-            f"{label} {100 * found['size']:g} %": (
-                [row["gradients"] for row in found[name]],
-                [row["error"] for row in found[name]],
+            f"{label} {100 * result['size']:g} %": (
+                [row["gradients"] for row in result[name]],
+                [row["error"] for row in result[name]],
             )
-            for found in results
+            for result in results
             for label, name in (("path", "path"), ("L-BFGS", "warm retraining"))
         }
         figure.write_bytes(figure_bytes(error_against_cost(curves), "png"))

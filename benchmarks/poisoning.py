@@ -53,7 +53,7 @@ class Digit:
     """One seed: ten of 100 fitted digits may move by a tenth of the mean norm, within valid pixels.
 
     Attributes:
-        seed: Of initial weights and of the choice of points.
+        seed: Seed of the initial weights and of the choice of points.
         share: Radius over the mean norm of the points that move.
     """
 
@@ -104,7 +104,7 @@ class Digit:
         element = filters.GradientFlow(STEPS, self.rate)
         return design_poisoning(self.problem, goal, self.budget, element=element)
 
-    def judge(self, change: Poisoning | Moved, known: Judgement | None = None) -> Judgement:
+    def judge(self, change: Poisoning | Moved, earlier: Judgement | None = None) -> Judgement:
         """Retrained from the trained weights and from scratch."""
         return judge_poisoning(
             self.problem,
@@ -113,7 +113,7 @@ class Digit:
             methods=self.methods,
             train=fitted,
             seeds=FROM_SCRATCH,
-            clean=known.clean if known else None,
+            clean=earlier.clean if earlier else None,
         )
 
     def random(self, number: int) -> Moved:
@@ -187,8 +187,8 @@ class Logistic:
         """Random initial weights, then L-BFGS to the end."""
         generator = torch.Generator().manual_seed(seed)
         begin = 0.1 * torch.randn(650, generator=generator, dtype=torch.float64)
-        own, _ = problem.risk().points[range(len(inputs))]
-        risk = problem.risk().move(range(len(inputs)), inputs - own).at(begin)
+        inputs_before, _ = problem.risk().points[range(len(inputs))]
+        risk = problem.risk().move(range(len(inputs)), inputs - inputs_before).at(begin)
         return LBFGS(tol=1e-9, max_gradients=2000).run(risk, problem.risk().outputs()).weights
 
     def row(self, seed: int) -> dict[str, object]:
@@ -268,17 +268,17 @@ def targets(seed: int) -> list[dict[str, object]]:
 def differences(problem: Problem, goal: HeldOutLoss, method: Method, element: filters.Filter | None) -> float:
     """Relative error of the adjoint gradient against central differences of real re-solving."""
     points, size = [4, 1], 1e-4
-    found = adjoint_gradient(problem, goal, points=points, element=element).gradient
+    adjoint = adjoint_gradient(problem, goal, points=points, element=element).gradient
 
     def solved(dx: Tensor) -> float:
         return goal.value(problem, retrain(problem, Move(points, dx), method=method).weights)
 
-    truth = torch.zeros_like(found)
+    truth = torch.zeros_like(adjoint)
     for place in range(truth.numel()):
         dx = torch.zeros_like(truth)
         dx.view(-1)[place] = size
         truth.view(-1)[place] = (solved(dx) - solved(-dx)) / (2 * size)
-    return float((found - truth).norm() / truth.norm())
+    return float((adjoint - truth).norm() / truth.norm())
 
 
 def adjoints() -> list[dict[str, object]]:
@@ -309,16 +309,17 @@ def adjoints() -> list[dict[str, object]]:
 
 def cosines() -> list[dict[str, object]]:
     """How alike the adjoint gradients of one goal are at networks with other initial weights."""
-    run, found = Digit(0), []
+    run, gradients = Digit(0), []
     for seed in (0, 11, 12, 13):
         problem = Digit(seed).problem
         rate = 1.0 / largest_eigenvalue(GaussNewton(problem.risk()))
         element = filters.GradientFlow(STEPS, rate)
-        found.append(adjoint_gradient(problem, run.goal, points=run.budget.points, element=element).gradient)
-    first = found[0]
+        adjoint = adjoint_gradient(problem, run.goal, points=run.budget.points, element=element)
+        gradients.append(adjoint.gradient)
+    first = gradients[0]
     return [
         {"seed": seed, "cosine with seed 0": float((first * other).sum() / (first.norm() * other.norm()))}
-        for seed, other in zip((11, 12, 13), found[1:], strict=True)
+        for seed, other in zip((11, 12, 13), gradients[1:], strict=True)
     ]
 
 
@@ -331,17 +332,17 @@ def margins(logistic: Logistic, count: int = 5) -> list[dict[str, object]]:
     first, second = outputs.topk(2).values.unbind(1)
     rows = []
     for digit in (first - second).argsort()[5 : 5 * (count + 1) : 5].tolist():
-        found = stability_margin(problem, unseen.inputs[digit], budget, ascent=Ascent(rounds=2))
+        margin = stability_margin(problem, unseen.inputs[digit], budget, ascent=Ascent(rounds=2))
         rows.append(
             {
                 "digit": 1000 + digit,
-                "label": found.label,
-                "rival": found.rival,
+                "label": margin.label,
+                "rival": margin.rival,
                 "gap": float(first[digit] - second[digit]),
-                "linear": found.linear,
-                "verified": found.verified,
-                "unflipped": found.unflipped,
-                "re-solvings": len(found.trials),
+                "linear": margin.linear,
+                "verified": margin.verified,
+                "unflipped": margin.unflipped,
+                "re-solvings": len(margin.trials),
             }
         )
     return rows

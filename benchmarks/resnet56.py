@@ -61,20 +61,21 @@ class Bench:
     def losses(self, weights: Tensor) -> dict[str, float]:
         """Mean loss on the moved points and on all, and how far the outputs went."""
         outputs = self.risk.at(weights).outputs()
-        found = nn.functional.cross_entropy(outputs, self.data.labels, reduction="none")
+        losses = nn.functional.cross_entropy(outputs, self.data.labels, reduction="none")
         return {
-            "moved": float(found[self.moved].mean()),
-            "all": float(found.mean()),
+            "moved": float(losses[self.moved].mean()),
+            "all": float(losses.mean()),
             "output_change": float((outputs - self.outputs).norm()),
         }
 
     def row(self, name: str, seconds: float, gradient: float, weights: Tensor) -> dict[str, Any]:
         """A line of the table."""
-        found = {"method": name, "gradients": seconds / gradient, **self.losses(weights)}
+        result = {"method": name, "gradients": seconds / gradient, **self.losses(weights)}
         self.log(
-            f"{name}: {found['gradients']:.2f} gradients, moved {found['moved']:.2g}, all {found['all']:.2g}"
+            f"{name}: {result['gradients']:.2f} gradients, "
+            f"moved {result['moved']:.2g}, all {result['all']:.2g}"
         )
-        return found
+        return result
 
 
 def scaled(directions: Tensor, inputs: Tensor) -> Tensor:
@@ -127,11 +128,11 @@ def warm(bench: Bench) -> list[dict[str, Any]]:
     for name, method in methods.items():
         gradient = bench.gradient_seconds()
         start = time.perf_counter()
-        found = retrain(bench.problem, Move(bench.moved, bench.dx), method=method)
+        retrained = retrain(bench.problem, Move(bench.moved, bench.dx), method=method)
         seconds = time.perf_counter() - start
-        each = seconds / found.gradients
-        shown = [n for n in found.course if n <= 3 or n % 4 == 0 or n == max(found.course)]
-        rows += [bench.row(name, n * each, gradient, found.course[n]) for n in shown]
+        each = seconds / retrained.gradients
+        shown = [n for n in retrained.course if n <= 3 or n % 4 == 0 or n == max(retrained.course)]
+        rows += [bench.row(name, n * each, gradient, retrained.course[n]) for n in shown]
     return rows
 
 

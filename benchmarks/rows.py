@@ -29,15 +29,15 @@ class Workload:
 
 def workloads(*, large: bool) -> list[Workload]:
     """One random row per point; all ten for the digits network too."""
-    found = [
+    cases = [
         Workload("digits, 64-128-64-10 ReLU, 1000 points", lambda: connected(1000), 9),
         Workload("the same, all 10 rows of 100 points", lambda: connected(100), 9, is_whole=True),
         Workload("small vision transformer, 64 points of noise", lambda: transformer(64), 9),
         Workload("CIFAR ResNet20, 64 points of noise", lambda: residual(resnet20, 64), 7),
     ]
     if large:
-        found.append(Workload("CIFAR ResNet56, 64 points of noise", lambda: residual(resnet56, 64), 3))
-    return found
+        cases.append(Workload("CIFAR ResNet56, 64 points of noise", lambda: residual(resnet56, 64), 3))
+    return cases
 
 
 class Block(nn.Module):
@@ -100,14 +100,14 @@ def measure(workload: Workload) -> dict[str, Any]:
         "ours": lambda: gradients.rows(inputs, cotangents),
         "torch.func": lambda: rows_by_vmap(risk, inputs, cotangents),
     }
-    found = medians(jobs, rounds=workload.rounds)
-    share = found["gradient"] * cotangents.shape[1]
+    seconds = medians(jobs, rounds=workload.rounds)
+    share = seconds["gradient"] * cotangents.shape[1]
     return {
         "name": workload.name,
         "method": method,
-        "gradient_seconds": found["gradient"],
-        "row_share": found["ours"] / share,
-        "row_share_torch_func": found["torch.func"] / share,
+        "gradient_seconds": seconds["gradient"],
+        "row_share": seconds["ours"] / share,
+        "row_share_torch_func": seconds["torch.func"] / share,
     }
 
 

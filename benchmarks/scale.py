@@ -72,8 +72,8 @@ def measure(count: int) -> dict[str, float]:
         "transposed B v, ten points": lambda: Mixed(risk, MOVED, **options).T @ v,
         "derivative, three steps of MINRES": lambda: derivative(dx).min_norm(),
     }
-    found = {name: min(seconds_of(job) for _ in range(3)) for name, job in jobs.items()}
-    return {**found, "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}
+    seconds = {name: min(seconds_of(job) for _ in range(3)) for name, job in jobs.items()}
+    return {**seconds, "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}
 
 
 def slope(sizes: list[int], seconds: list[float]) -> float:
@@ -84,20 +84,20 @@ def slope(sizes: list[int], seconds: list[float]) -> float:
 
 def run() -> dict[str, object]:
     """Prints the table and returns its numbers."""
-    found = {}
+    results = {}
     for count in SIZES:
         command = [sys.executable, "-m", "benchmarks.scale", str(count), str(torch.get_num_threads())]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[count] = json.loads(done.stdout.splitlines()[-1])
-        print(f"{count} points: peak {found[count]['peak MB']:.0f} MB")
+        results[count] = json.loads(done.stdout.splitlines()[-1])
+        print(f"{count} points: peak {results[count]['peak MB']:.0f} MB")
     lines = []
-    for name in found[SIZES[0]]:
-        values = [found[count][name] for count in SIZES]
+    for name in results[SIZES[0]]:
+        values = [results[count][name] for count in SIZES]
         growth = max(values) / min(values) if name == "peak MB" else slope(list(SIZES), values)
         lines.append([name, *[number(value, 4) for value in values], f"{growth:.3f}"])
     heads = ["seconds at so many points", *[f"{count:,}" for count in SIZES], "log-log slope; MB: max/min"]
     print("\n" + table(heads, lines) + "\n")
-    return {"sizes": list(SIZES), "found": found, "lines": lines}
+    return {"sizes": list(SIZES), "results": results, "lines": lines}
 
 
 if __name__ == "__main__":

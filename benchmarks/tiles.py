@@ -50,19 +50,19 @@ class Drawn(LinearOperator):
 
 def measure(count: int, place: str, file: Path) -> dict[str, float]:
     """Seconds to prepare, to solve and to train for 3000 steps, and the peak memory in megabytes."""
-    rows, found = Drawn(count), {}
+    rows, seconds = Drawn(count), {}
     with tempfile.TemporaryDirectory() as folder:
         dual = DiskDual(memory_budget=BUDGETS[place], folder=Path(folder), is_equilibrated=True)
         plan, before = dual.plan(rows), peak()
         prepared = []
-        found["prepare"] = seconds_of(lambda: prepared.append(dual.prepare(rows)))
-        found["rank"] = seconds_of(lambda: prepared[0].rank)
+        seconds["prepare"] = seconds_of(lambda: prepared.append(dual.prepare(rows)))
+        seconds["rank"] = seconds_of(lambda: prepared[0].rank)
         rhs, solved = torch.randn(count, generator=torch.Generator().manual_seed(count)), []
-        found["solve"] = seconds_of(lambda: solved.append(prepared[0].solve(rhs)))
+        seconds["solve"] = seconds_of(lambda: solved.append(prepared[0].solve(rhs)))
         flow = GradientFlow(steps=3000, learning_rate=1 / (4 * COLUMNS))
-        found["trained"] = seconds_of(lambda: solved.append(prepared[0].filtered(flow, rhs)))
+        seconds["trained"] = seconds_of(lambda: solved.append(prepared[0].filtered(flow, rhs)))
     torch.save([solution.value for solution in solved], file)
-    return {**found, "before": before, "peak": peak(), "planned": plan.memory / 1e6, "side": plan.side}
+    return {**seconds, "before": before, "peak": peak(), "planned": plan.memory / 1e6, "side": plan.side}
 
 
 def peak() -> float:
@@ -81,10 +81,10 @@ def run() -> dict[str, object]:
                 command = [sys.executable, "-m", "benchmarks.tiles", str(count), place, str(file)]
                 command.append(str(torch.get_num_threads()))
                 done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
-                found = json.loads(done.stdout.splitlines()[-1])
-                results[f"{count} {place}"] = found
+                result = json.loads(done.stdout.splitlines()[-1])
+                results[f"{count} {place}"] = result
                 answers[place] = torch.load(file, weights_only=True)
-                lines.append([f"{count:,} rows, {place}", *[number(value, 3) for value in found.values()]])
+                lines.append([f"{count:,} rows, {place}", *[number(value, 3) for value in result.values()]])
             pairs = zip(answers["disk"], answers["memory"], strict=True)
             apart = [float((one - two).norm() / two.norm()) for one, two in pairs]
             print(

@@ -19,12 +19,12 @@ def medians(jobs: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[st
     an untimed one: without it a job pays for the memory that the one before it gave back.
 
     Args:
-        jobs: What to time.
-        rounds: Timed calls of each.
+        jobs: Functions to time, by their names.
+        rounds: Number of timed calls of each job.
     """
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
             job()
             times[name].append(seconds_of(job))
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(seconds) for name, seconds in times.items()}

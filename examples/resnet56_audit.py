@@ -3,8 +3,8 @@ r"""The public ResNet56 on the first 1000 images of CIFAR-10: which of them move
     solset audit examples/resnet56_audit.py:problem --joint no --no-influence --out runs/resnet56_audit
 
 Open ``runs/resnet56_audit/report.html``. Weights and images are found or downloaded as ``solset resnet56``
-does. The rows of all 10,000 outputs do not fit a Gram matrix, so every image is judged by itself: its own ten
-outputs are kept, those of the others are not constraints.
+does. The rows of all 10,000 outputs do not fit a Gram matrix. So every image is judged by itself, and only
+its own ten outputs are kept.
 """
 
 from torch import nn

@@ -36,7 +36,7 @@ class Violation(NamedTuple):
 
     Attributes:
         line: Line of the file, counted from 1.
-        text: What is wrong and the words themselves, in one line.
+        text: Objection and the words themselves, in one line.
     """
 
     line: int
