@@ -13,6 +13,7 @@ from solset.linalg._algebra import (
 from solset.linalg._largest import LargestEigenvalue, largest_eigenpair
 from solset.linalg._operator import LinearOperator
 from solset.linalg._panels import WIDTH, KeptRows, Stacked
+from solset.linalg._ratio import ROUNDING, LargestRatio, LeftSide, equilibrated, largest_ratio
 from solset.linalg._scipy_bridge import as_scipy, from_numpy, to_numpy
 from solset.linalg._space import Space
 from solset.linalg._spectrum import (
@@ -33,9 +34,12 @@ __all__ = [
     "Identity",
     "KeptRows",
     "LargestEigenvalue",
+    "LargestRatio",
+    "LeftSide",
     "LinearOperator",
     "NormalOperator",
     "Product",
+    "ROUNDING",
     "Space",
     "Spectrum",
     "SpreadRows",
@@ -45,12 +49,14 @@ __all__ = [
     "as_scipy",
     "cross_gram",
     "default_tolerance",
+    "equilibrated",
     "from_numpy",
     "gram",
     "gram_block",
     "gram_by_parts",
     "in_parts",
     "largest_eigenpair",
+    "largest_ratio",
     "most_columns",
     "own_columns",
     "own_part",

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from solset.errors import bad_type, bad_value
-from solset.linalg import LinearOperator, default_tolerance
+from solset.linalg import LeftSide, LinearOperator, default_tolerance
 from solset.modulus._blocks import PointBlocks, isolated_blocks
-from solset.modulus._ratio import LeftSide
 from solset.operators import InputJacobian, OwnSquares, PerSampleGradients
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk

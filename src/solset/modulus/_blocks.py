@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from solset.modulus._ratio import equilibrated
+from solset.linalg import equilibrated
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from solset.derivatives import Linearisation
+from solset.linalg import ROUNDING
 from solset.modulus._rank_probe import rank_is_constant
-from solset.modulus._ratio import ROUNDING
 from solset.modulus._result import Carrier, Certainty, Certificate
 from solset.modulus._routes import Found
 from solset.problem import Problem

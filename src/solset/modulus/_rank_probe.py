@@ -8,8 +8,7 @@ from torch import Tensor
 
 from solset.derivatives import Linearisation
 from solset.errors import Status
-from solset.linalg import LinearOperator
-from solset.modulus._ratio import LeftSide
+from solset.linalg import LeftSide, LinearOperator
 from solset.operators import Hessian, InputJacobian, Jacobian, Mixed
 from solset.problem import Problem
 from solset.retraining import Newton

@@ -7,8 +7,15 @@ from torch import Tensor
 
 from solset.derivatives import Linearisation
 from solset.errors import Status
-from solset.linalg import LinearOperator, NormalOperator, Product, largest_eigenpair
-from solset.modulus._ratio import LargestRatio, LeftSide, largest_ratio
+from solset.linalg import (
+    LargestRatio,
+    LeftSide,
+    LinearOperator,
+    NormalOperator,
+    Product,
+    largest_eigenpair,
+    largest_ratio,
+)
 from solset.operators import InputJacobian
 from solset.solvers import DualPrepared, Prepared, Solver, SymmetricPrepared, unwrapped
 

@@ -4,8 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from solset.linalg import DenseOperator, default_tolerance, spectrum
-from solset.modulus._ratio import LeftSide, equilibrated, largest_ratio
+from solset.linalg import (
+    DenseOperator,
+    LeftSide,
+    default_tolerance,
+    equilibrated,
+    largest_eigenpair,
+    largest_ratio,
+    spectrum,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -83,3 +90,19 @@ def test_equilibrated_rows_have_length_one_in_any_batch() -> None:
     scale, scaled = equilibrated(A @ A.mT)
     assert torch.allclose(scaled.diagonal(dim1=1, dim2=2), torch.ones(3, 4, dtype=torch.float64))
     assert torch.allclose(scale, 1 / A.norm(dim=2))
+
+
+@pytest.mark.parametrize("size", [5, 60])
+def test_the_largest_eigenvalue_lies_between_its_bounds(size: int) -> None:
+    A = draw(size, size)
+    found = largest_eigenpair(DenseOperator(A @ A.T), steps=30)
+    true = float(torch.linalg.matrix_norm(A, 2)) ** 2
+    assert found.has_converged
+    assert found.value == pytest.approx(true, rel=1e-8)
+    assert true <= found.upper * (1 + 1e-12)
+    assert found.upper <= 1.1 * true
+
+
+def test_fewer_than_two_steps_are_refused() -> None:
+    with pytest.raises(ValueError, match="steps"):
+        largest_eigenpair(DenseOperator(torch.eye(3)), steps=1)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from solset.linalg import LinearOperator, Spectrum, spectrum
+from solset.linalg._operator import LinearOperator
+from solset.linalg._spectrum import Spectrum, spectrum
 
 ROUNDING = 20  # units of rounding, relative to rows of length one, that a product Aᵀu may be off
 
