@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from solset.checks import points_of
 from solset.errors import bad_type
 from solset.linalg import LinearOperator, Space
 from solset.operators import InputJacobian, Mixed
-from solset.risk import EmpiricalRisk, Indices, check_indices
+from solset.risk import EmpiricalRisk, Indices
 
 
 class Change(ABC):
@@ -93,7 +94,7 @@ class Change(ABC):
             TypeError: If the points are not integers.
             ValueError: If they are none, repeated or out of range.
         """
-        return chosen_points(self.points, len(risk.points))
+        return points_of(self.points, len(risk.points))
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,17 +166,3 @@ def require_change(change: object, kind: type[Change] = Change) -> None:
             got=type(change).__name__,
             cure="Use solset.Move(points, dx), with points=None for all points.",
         )
-
-
-def chosen_points(points: Indices | None, count: int) -> list[int]:
-    """The indices as a checked list, all of them for ``None``.
-
-    Args:
-        points: Distinct indices of points, or ``None``.
-        count: Number of training points.
-
-    Raises:
-        TypeError: If they are not integers.
-        ValueError: If they are none, repeated or out of range.
-    """
-    return list(range(count)) if points is None else check_indices(points, count)

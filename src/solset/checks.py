@@ -1,5 +1,6 @@
-"""The door for types: an argument that is not of the type in the signature is refused by its name."""
+"""One-line checks of arguments: types, numbers, choices, shapes and indices of points."""
 
+import collections
 import collections.abc
 import inspect
 import math
@@ -15,7 +16,7 @@ from torch import Tensor
 from solset.errors import bad_type, bad_value
 
 Public = TypeVar("Public", bound=Callable[..., Any])
-_CHECKED_ELSEWHERE = {"self", "points", "return"}  # indices come as sequences, ranges, arrays and tensors
+_CHECKED_ELSEWHERE = {"self", "points", "return"}  # see points_of
 _LARGEST = 2**63 - 1
 _NAMES = {int: "an integer", float: "a number", bool: "True or False", str: "a text", Tensor: "a tensor"}
 
@@ -23,10 +24,10 @@ _NAMES = {int: "an integer", float: "a number", bool: "True or False", str: "a t
 def checked(public: Public) -> Public:
     """A function or class that refuses arguments of other types than its signature says.
 
-    What the signature leaves open (``Any``, elements of a sequence, shapes) is left to what is called.
+    Shapes, and arguments of type ``Any``, are not checked.
 
     Args:
-        public: A function, or a class, whose ``__init__`` it is then.
+        public: Function to check, or a class, whose ``__init__`` is checked.
 
     Example:
         >>> @checked
@@ -58,17 +59,17 @@ def _checked_call(function: Callable[..., Any], name: str) -> Callable[..., Any]
 
 @cache
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    found = typing.get_type_hints(function)
-    return {name: hint for name, hint in found.items() if name not in _CHECKED_ELSEWHERE}
+    hints = typing.get_type_hints(function)
+    return {name: hint for name, hint in hints.items() if name not in _CHECKED_ELSEWHERE}
 
 
 def require(argument: str, value: Any, hint: Any, *, cure: str) -> None:
-    """Refuses a value that is not of a type; for numbers also what is not a number, or beyond 64 bits.
+    """Refuses a value of another type, the number NaN, and an integer of more than 64 bits.
 
     Args:
-        argument: Its name.
-        value: What came.
-        hint: A type as in a signature.
+        argument: Name of the argument as the caller wrote it.
+        value: The value that came.
+        hint: Type that is accepted, as in a signature.
         cure: One sentence that says what to do.
     """
     if not _is_of(value, hint):
@@ -86,7 +87,7 @@ def _is_of(value: Any, hint: Any) -> bool:
     if origin in {typing.Union, types.UnionType}:
         return any(_is_of(value, part) for part in typing.get_args(hint))
     if origin is Literal:
-        return isinstance(value, str)  # which of the texts it may be, what is called says better
+        return isinstance(value, str)  # the function itself says better which texts it takes
     if hint is float:
         return isinstance(value, numbers.Real) and not isinstance(value, bool)
     if hint is int:
@@ -197,6 +198,48 @@ def one_of(argument: str, value: object, choices: collections.abc.Iterable[objec
     if value not in accepted:
         expected = f"one of {', '.join(map(repr, accepted))}"
         raise bad_value(argument, expected=expected, got=repr(value), cure="Choose one of them.")
+
+
+def points_of(
+    points: collections.abc.Iterable[Any] | Tensor | None, count: int, *, argument: str = "points"
+) -> list[int]:
+    """The indices of points as a list, refused unless they are distinct and in range.
+
+    Args:
+        points: Distinct indices as a sequence, array or tensor; ``None`` stands for all points.
+        count: Number of points there are.
+        argument: Name of the argument as the caller wrote it.
+
+    Raises:
+        TypeError: If the indices are not integers.
+        ValueError: If there are none, or one is repeated or out of range.
+
+    Example:
+        >>> import torch
+        >>> points_of(torch.tensor([2, 0]), 3)
+        [2, 0]
+        >>> points_of([3], 3)
+        Traceback (most recent call last):
+        ValueError: `points` must be in 0..2; got [3]. Count points from 0.
+    """
+    if points is None:
+        return list(range(count))
+    values = points.tolist() if isinstance(points, Tensor) else points
+    if isinstance(values, str | int) or not isinstance(values, collections.abc.Iterable):
+        raise bad_type(argument, expected="a sequence of indices", got=repr(values), cure="Write [3].")
+    values = list(values)
+    if any(isinstance(i, bool) or not hasattr(i, "__index__") for i in values):
+        raise bad_type(argument, expected="integers", got=values[:5], cure="Name points by index.")
+    indices = [int(i) for i in values]
+    if not indices:
+        raise bad_value(argument, expected="at least one index", got="none", cure="Leave it out for all.")
+    if len(set(indices)) < len(indices):
+        twice = [i for i, times in collections.Counter(indices).items() if times > 1]
+        raise bad_value(argument, expected="distinct", got=f"{twice[:5]} repeated", cure="Name each once.")
+    outside = [i for i in indices if not 0 <= i < count]
+    if outside:
+        raise bad_value(argument, expected=f"in 0..{count - 1}", got=outside[:5], cure="Count points from 0.")
+    return indices
 
 
 def shaped(

@@ -22,15 +22,15 @@ class Status(StrEnum):
 
 
 class SolsetWarning(UserWarning):
-    """The answer is defined, but one of its premises does not hold."""
+    """A result is defined, but an assumption behind it does not hold."""
 
 
 class ProcessError(RuntimeError):
-    """Another process of the group ended, raised or stalled, so this one cannot go on; says which and why."""
+    """Another process of the group ended, raised or stalled, so this one cannot go on; names it and why."""
 
 
 def _message(argument: str, expected: str, got: object, cure: str) -> str:
-    one_line = " ".join(f"{got}".split("\n"))  # what came may bring a message of several
+    one_line = " ".join(f"{got}".split("\n"))  # the value may have a text of several lines
     return f"`{argument}` must be {expected}; got {one_line}. {cure}"
 
 
@@ -39,8 +39,8 @@ def bad_value(argument: str, *, expected: str, got: object, cure: str) -> ValueE
 
     Args:
         argument: Name of the argument as the caller wrote it.
-        expected: What would have been accepted.
-        got: What came.
+        expected: Description of the values that are accepted.
+        got: The value that came, or a description of it.
         cure: One sentence that says what to do.
 
     Example:

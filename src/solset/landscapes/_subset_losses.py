@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from solset.checks import points_of
 from solset.errors import bad_value
-from solset.risk import EmpiricalRisk, Indices, check_indices
+from solset.risk import EmpiricalRisk, Indices
 
 ALL = "all"
 
@@ -25,14 +26,10 @@ def checked_subsets(subsets: Mapping[str, Indices], risk: EmpiricalRisk) -> dict
         raise bad_value(
             "subsets", expected='names other than "all"', got=list(subsets), cure="It is there by itself."
         )
-    found = {}
-    for name, members in subsets.items():
-        try:
-            chosen = check_indices(members, len(risk.points))
-        except (TypeError, ValueError) as error:  # which speak of `points`
-            raise type(error)(str(error).replace("`points`", f"`subsets[{name!r}]`", 1)) from None
-        found[name] = torch.tensor(sorted(chosen))
-    return found
+    return {
+        name: torch.tensor(sorted(points_of(members, len(risk.points), argument=f"subsets[{name!r}]")))
+        for name, members in subsets.items()
+    }
 
 
 def subset_losses(risk: EmpiricalRisk, subsets: Mapping[str, Tensor]) -> dict[str, float]:

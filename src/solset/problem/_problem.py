@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from solset import comm
-from solset.changes import Change, Move, chosen_points, require_change
-from solset.checks import checked, require
+from solset.changes import Change, Move, require_change
+from solset.checks import checked, points_of, require
 from solset.derivatives import Coderivative, GraphicalDerivative
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
@@ -332,7 +332,7 @@ class Problem:
             TypeError: If they are not integers.
             ValueError: If they are empty, repeated or out of range.
         """
-        return chosen_points(points, self.point_count)
+        return points_of(points, self.point_count)
 
     def data_space(self, points: Indices | None) -> Space:
         """The shape of a perturbation of these points at the door."""

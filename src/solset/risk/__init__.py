@@ -5,7 +5,7 @@ from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep
 from solset.risk._fingerprint import digest, fingerprint, without_addresses
 from solset.risk._heads import fit_at, losses_at, output_shape, slopes_at, through_loss
 from solset.risk._layout import Layout, choose_parameters
-from solset.risk._points import Indices, Points, as_points, check_indices
+from solset.risk._points import Indices, Points, as_points
 from solset.risk._probe import probe_indices, probe_model, reduction_of, refuse_training_mode
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "Room",
     "Sweep",
     "as_points",
-    "check_indices",
     "choose_parameters",
     "digest",
     "fingerprint",

@@ -1,7 +1,6 @@
 """Training points: tensors, map-style datasets and non-shuffling loaders behind one small interface."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from solset.checks import points_of
 from solset.errors import bad_type, bad_value
 
 Batch = tuple[Tensor, Tensor]
@@ -56,7 +56,7 @@ class Points:
         Raises:
             ValueError: If indices or shape do not fit.
         """
-        chosen = check_indices(points, self.count)
+        chosen = points_of(points, self.count)
         inputs, _ = self[chosen]
         if dx.shape != inputs.shape:
             raise bad_value(
@@ -70,37 +70,8 @@ class Points:
 
     def select(self, indices: Indices) -> "Points":
         """Only these points, renumbered from 0."""
-        chosen = check_indices(indices, self.count)
+        chosen = points_of(indices, self.count)
         return Points(len(chosen), lambda positions: self[[chosen[j] for j in positions]])
-
-
-def check_indices(points: Any, count: int) -> list[int]:
-    """The indices as a list.
-
-    Args:
-        points: Distinct indices of points.
-        count: How many points there are.
-
-    Raises:
-        TypeError: If they are not integers.
-        ValueError: If they are empty, repeated or out of range.
-    """
-    chosen = points.tolist() if isinstance(points, Tensor) else points
-    if isinstance(chosen, str | int) or not isinstance(chosen, Iterable):
-        raise bad_type("points", expected="a sequence of indices", got=repr(chosen), cure="Write [3].")
-    chosen = list(chosen)
-    if any(isinstance(i, bool) or not hasattr(i, "__index__") for i in chosen):
-        raise bad_type("points", expected="integers", got=chosen[:5], cure="Name points by index.")
-    chosen = [int(i) for i in chosen]
-    if not chosen:
-        raise bad_value("points", expected="at least one index", got="none", cure="Leave it out for all.")
-    if len(set(chosen)) < len(chosen):
-        twice = [i for i, times in Counter(chosen).items() if times > 1]
-        raise bad_value("points", expected="distinct", got=f"{twice[:5]} repeated", cure="Name each once.")
-    outside = [i for i in chosen if not 0 <= i < count]
-    if outside:
-        raise bad_value("points", expected=f"in 0..{count - 1}", got=outside[:5], cure="Count points from 0.")
-    return chosen
 
 
 def as_points(inputs: Any, targets: Tensor | None, device: torch.device) -> Points:
