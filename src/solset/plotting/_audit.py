@@ -33,10 +33,10 @@ def ranking_bars(
     """One row of bars for each point, from the top down, on a logarithmic axis.
 
     Args:
-        labels: One for each point, most sensitive first.
-        columns: One value for each point by name.
-        xlabel: With its unit.
-        title: Above the axes.
+        labels: One name for each point, most sensitive first.
+        columns: Columns by name, with one value for each point.
+        xlabel: Name of the horizontal axis, with its unit.
+        title: Text above the axes; none by default.
     """
     figure, axes = new_figure(7.2, 0.9 + 0.32 * max(3, len(labels)))
     place = np.arange(len(labels), dtype=float)
@@ -48,11 +48,11 @@ def ranking_bars(
         return empty_axes(figure, axes)
     floor, ceiling = 0.6 * drawn.min(), 1.9 * drawn.max()
     colours, height = colours_of(list(columns)), 0.8 / max(1, len(columns))
-    for order, (name, found) in enumerate(lengths.items()):
+    for order, (name, widths) in enumerate(lengths.items()):
         here = place + (order - (len(lengths) - 1) / 2) * height
-        ends = np.where(np.isfinite(found) & (found > 0), found, np.where(found > 0, ceiling, floor))
+        ends = np.where(np.isfinite(widths) & (widths > 0), widths, np.where(widths > 0, ceiling, floor))
         axes.barh(here, ends - floor, 0.9 * height, left=floor, color=colours[name], label=name)
-        for y, end, value in zip(here, ends, found, strict=True):
+        for y, end, value in zip(here, ends, widths, strict=True):
             text = number_text(float(value), ".3g")
             axes.annotate(text, (end, y), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
     axes.set(xscale="log", xlim=(floor, ceiling * 1.5), xlabel=xlabel, yticks=place)
@@ -69,24 +69,24 @@ def sorted_values(columns: Mapping[str, Values], *, xlabel: str, ylabel: str, ti
     """Every column from its largest value to its smallest: how unequal the points are.
 
     Args:
-        columns: Values by name.
-        xlabel: What is counted.
-        ylabel: With its unit.
-        title: Above the axes.
+        columns: Values by the name of their column.
+        xlabel: Name of what is counted.
+        ylabel: Name of the vertical axis, with its unit.
+        title: Text above the axes; none by default.
     """
     figure, axes = new_figure(7.2, 3.8)
     colours, left_out = colours_of(list(columns)), {}
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log")
     is_empty = True
     for order, (name, values) in enumerate(columns.items()):
-        found = np.sort(np.asarray(values, float))[::-1]
-        shown = np.isfinite(found) & (found > 0)
-        left_out[name] = (found, shown)
+        ordered = np.sort(np.asarray(values, float))[::-1]
+        shown = np.isfinite(ordered) & (ordered > 0)
+        left_out[name] = (ordered, shown)
         is_empty = is_empty and not shown.any()
-        rank = np.arange(1, len(found) + 1)
-        marker = MARKERS[order % len(MARKERS)] if len(found) <= 60 else None
+        rank = np.arange(1, len(ordered) + 1)
+        marker = MARKERS[order % len(MARKERS)] if len(ordered) <= 60 else None
         style = {"linestyle": DASHES[order % len(DASHES)], "marker": marker, "markersize": 3}
-        axes.plot(rank[shown], found[shown], color=colours[name], label=name, **style)
+        axes.plot(rank[shown], ordered[shown], color=colours[name], label=name, **style)
     note(figure, unshown(left_out))
     if is_empty:
         axes.set_yscale("linear")
@@ -103,10 +103,10 @@ def sensitivity_maps(
     """Images above the maps of their pixels: how far the weights go per unit change of each pixel.
 
     Args:
-        images: ``(k, height, width)`` in grey, or ``(k, height, width, 3)``; any range.
-        maps: ``(k, height, width)``, none negative; each drawn on a scale of its own, from 0.
-        captions: One per image.
-        title: Above the images.
+        images: Images ``(k, height, width)`` in grey, or ``(k, height, width, 3)``, of any range.
+        maps: Maps ``(k, height, width)`` without negative entries; each is drawn on its own scale, from 0.
+        captions: One text per image, in order.
+        title: Text above the images; none by default.
 
     Raises:
         ValueError: If shapes or the number of captions differ, or there is no image.
@@ -128,10 +128,10 @@ def sensitivity_maps(
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10.5, x=0.01, ha="left")
     grid = figure.subplots(2, count, squeeze=False)
-    for column, (image, found, caption) in enumerate(zip(images, maps, captions, strict=True)):
+    for column, (image, pixels, caption) in enumerate(zip(images, maps, captions, strict=True)):
         low, high = float(image.min()), float(image.max())
         scaled = (image - low) / ((high - low) or 1.0)
-        shown = np.where(np.isfinite(found), found, np.nan)
+        shown = np.where(np.isfinite(pixels), pixels, np.nan)
         top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
         grid[0][column].imshow(scaled, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
         grid[1][column].imshow(shown, cmap="magma", vmin=0.0, vmax=top or 1.0, interpolation="nearest")
@@ -147,11 +147,7 @@ def sensitivity_maps(
 
 
 def _tick_by_numbers(axis: Axis) -> None:
-    """Ticks of a logarithmic axis at 1, 2 and 5 where powers of ten would be few, written out.
-
-    Args:
-        axis: With the limits that it will have.
-    """
+    """Writes out the ticks of a logarithmic axis, at 1, 2 and 5 where powers of ten would be few."""
     low, high = sorted(axis.get_view_interval())
     subs = (1.0, 2.0, 5.0) if math.log10(high / low) < 2.5 else (1.0,)
     axis.set_major_locator(LogLocator(subs=subs))

@@ -34,10 +34,10 @@ def bars_before_after(
     """Losses side by side on a logarithmic axis, each with its number.
 
     Args:
-        labels: One per cluster of bars, such as ``("moved points", "all points")``.
-        groups: One value per label by name, such as ``"clean"`` and ``"estimate"``.
-        ylabel: With its unit.
-        title: Above the axes.
+        labels: One name per cluster of bars, such as ``("moved points", "all points")``.
+        groups: Groups by name, with one value per label, such as ``"clean"`` and ``"estimate"``.
+        ylabel: Name of the vertical axis, with its unit.
+        title: Text above the axes; none by default.
     """
     figure, axes = new_figure(7.2, 4.0)
     place = np.arange(len(labels))
@@ -83,12 +83,12 @@ def scatter_agreement(
     """Predictions against what happened, with the line on which they agree.
 
     Args:
-        predicted: ``(k,)``.
-        actual: ``(k,)``, in the same unit.
-        correlation: Written into the figure with the number of points, if given.
-        xlabel: With its unit.
-        ylabel: With its unit.
-        title: Above the axes.
+        predicted: Values that were predicted, ``(k,)``.
+        actual: Values that came about, ``(k,)``, in the same unit.
+        correlation: Correlation to write into the figure, with the number of points; none by default.
+        xlabel: Name of the horizontal axis, with its unit.
+        ylabel: Name of the vertical axis, with its unit.
+        title: Text above the axes; none by default.
     """
     figure, axes = new_figure(5.6, 5.0)
     points = np.stack(same_length("actual", predicted, actual))

@@ -32,11 +32,11 @@ def course_losses(
     """Quantities along a path, on a logarithmic axis.
 
     Args:
-        curves: Points ``(place, value)`` by name.
-        stop: Where the path ended, if that is not its end.
-        xlabel: With its unit.
-        ylabel: With its unit.
-        title: Above the axes.
+        curves: Curves by name, as points ``(place, value)``.
+        stop: Place where the path stopped early; ``None`` if it reached its end.
+        xlabel: Name of the horizontal axis, with its unit.
+        ylabel: Name of the vertical axis, with its unit.
+        title: Text above the axes; none by default.
     """
     figure, axes = new_figure(7.2, 4.2)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)

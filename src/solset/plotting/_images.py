@@ -22,10 +22,10 @@ def image_grid(
     """Images, the same images moved, and the difference on a scale of its own, one column per image.
 
     Args:
-        original: ``(k, height, width)`` in grey, or ``(k, height, width, 3)``.
-        moved: In the same shape and unit.
-        captions: One per image.
-        title: Above the images.
+        original: Images ``(k, height, width)`` in grey, or ``(k, height, width, 3)``.
+        moved: Moved images, in the same shape and unit.
+        captions: One text per image, in order.
+        title: Text above the images; none by default.
 
     Raises:
         ValueError: If shapes or the number of captions differ, or there is no image.

@@ -12,11 +12,11 @@ _NEAR = 60.0  # points; ends this close across share one stack of names
 
 @dataclass(frozen=True)
 class LabelPlace:
-    """Where a name stands.
+    """The place of a name beside its line.
 
     Attributes:
-        offset: From the line's last point, in points.
-        alignment: Which side of the text the offset leads to.
+        offset: Distance from the line's last point, in points, to the right and up.
+        alignment: Side of the text that the offset leads to, as in Matplotlib.
     """
 
     offset: tuple[float, float]

@@ -36,10 +36,10 @@ def landscape_contour(
     """The loss over the plane as filled contours, seen from above, with the marks at their projections.
 
     Args:
-        landscape: Over a plane.
-        marks: By default the landscape's own; ``()`` for none.
-        subset: Whose loss.
-        title: Above the axes; by default what is shown.
+        landscape: Loss over a plane of weights.
+        marks: Marks to draw; the landscape's own by default, ``()`` for none.
+        subset: Name of the points whose loss is drawn.
+        title: Text above the axes; by default the name of what is shown.
 
     Raises:
         ValueError: If the landscape is over a line, or has no such subset.
@@ -87,10 +87,11 @@ def landscape_surface(
     hidden. A mark off the plane need not touch the surface: its loss is that of the weights themselves.
 
     Args:
-        landscape: Over a plane.
-        marks: By default the landscape's own; ``()`` for none.
-        subset: Whose loss; on a logarithmic axis, which says so, if it spans two decades.
-        title: Above the axes; by default what is shown.
+        landscape: Loss over a plane of weights.
+        marks: Marks to draw; the landscape's own by default, ``()`` for none.
+        subset: Name of the points whose loss is drawn. The axis is logarithmic, and says so, if the loss
+            spans two decades.
+        title: Text above the axes; by default the name of what is shown.
         view: Elevation and azimuth of the eye, in degrees.
 
     Raises:
@@ -129,10 +130,10 @@ def landscape_line(
     """The loss along one direction, a line for each subset, with the marks on the first of them.
 
     Args:
-        landscape: Over a line.
-        marks: By default the landscape's own; ``()`` for none.
-        subsets: Whose losses; all by default.
-        title: Above the axes; by default what is shown.
+        landscape: Loss over a line of weights.
+        marks: Marks to draw; the landscape's own by default, ``()`` for none.
+        subsets: Names of the points whose losses are drawn; all by default.
+        title: Text above the axes; by default the name of what is shown.
 
     Raises:
         ValueError: If the landscape is over a plane, or has no such subset.

@@ -34,9 +34,9 @@ class Scale:
     """The axis of the loss.
 
     Attributes:
-        low: The smallest value that is told apart.
-        high: The largest.
-        is_log: Whether it is logarithmic.
+        low: Smallest loss that the axis shows.
+        high: Largest loss that the axis shows.
+        is_log: Whether the axis is logarithmic.
         is_cut: Whether some values are below ``low``.
     """
 
@@ -71,13 +71,13 @@ class Scale:
     def ticks(self) -> Float[np.ndarray, " t"]:
         """Losses to name along the axis: a few round ones, powers of ten if it is logarithmic."""
         if not self.is_log:
-            found = np.asarray(MaxNLocator(6).tick_values(self.low, self.high))
+            ticks = np.asarray(MaxNLocator(6).tick_values(self.low, self.high))
         else:
             first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             parts = (1, 3) if last - first < 4 else (1,)
-            found = np.array([part * 10.0**power for power in range(first, last + 1) for part in parts])
+            ticks = np.array([part * 10.0**power for power in range(first, last + 1) for part in parts])
         slack = 1e-9 * (self.high - self.low)
-        return found[(found >= self.low - slack) & (found <= self.high + slack)]
+        return ticks[(ticks >= self.low - slack) & (ticks <= self.high + slack)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +85,11 @@ class ShownMark:
     """A mark as it is drawn.
 
     Attributes:
-        label: For the legend, with how far it is off the plane.
-        places: Inside the picture, ``(k, axes)``.
-        heights: Loss at the weights themselves, ``(k,)``.
-        style: Colour, marker and size.
-        outside: How many are outside of the picture.
+        label: Name in the legend, with the distance from the plane.
+        places: Coordinates of the weights inside the picture, ``(k, axes)``.
+        heights: Losses at the weights themselves, ``(k,)``.
+        style: Colour, marker and size of the mark.
+        outside: Number of weights outside of the picture.
     """
 
     label: str
@@ -122,13 +122,13 @@ def shown_marks(landscape: Landscape, marks: Sequence[Mark] | None, subset: str)
     """The marks that lie in the picture, each with a style of its own.
 
     Args:
-        landscape: The picture.
-        marks: ``None`` for the landscape's own.
-        subset: Whose loss they stand at.
+        landscape: Landscape that is drawn.
+        marks: Marks to draw; ``None`` for the landscape's own.
+        subset: Name of the points whose loss gives the heights.
     """
     chosen = list(landscape.marks if marks is None else marks)
     others = [mark.name for mark in chosen if mark.name not in _MARKS]
-    found = []
+    inside_marks = []
     for mark in chosen:
         places, heights = mark.coordinates.numpy(), mark.values[subset].numpy()
         inside = np.isfinite(heights)
@@ -142,8 +142,8 @@ def shown_marks(landscape: Landscape, marks: Sequence[Mark] | None, subset: str)
             colour, marker, size = _OTHER_MARKS[others.index(mark.name) % len(_OTHER_MARKS)]
         style = {"color": colour, "marker": marker, "s": size, "edgecolors": "white"}
         label = _mark_label(mark)
-        found.append(ShownMark(label, places[inside], heights[inside], style, int((~inside).sum())))
-    return found
+        inside_marks.append(ShownMark(label, places[inside], heights[inside], style, int((~inside).sum())))
+    return inside_marks
 
 
 def grid_values(landscape: Landscape, subset: str, *, axes: int) -> Float[np.ndarray, "*shape"]:
@@ -169,10 +169,10 @@ def name_axes(axes: Axes, landscape: Landscape, subset: str, title: str) -> None
     """Names the axes by the directions, and the figure by what it shows if the user does not.
 
     Args:
-        axes: To be named.
-        landscape: What is drawn in them.
-        subset: Whose loss.
-        title: The user's.
+        axes: Axes that get names.
+        landscape: Landscape that is drawn in the axes.
+        subset: Name of the points whose loss is drawn.
+        title: Title that the user chose; empty for the default.
     """
     names, unit = list(landscape.plane.axes), _UNITS[landscape.plane.normalise]
     axes.set_xlabel(f"{names[0]} ({unit})")

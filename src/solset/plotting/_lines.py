@@ -36,14 +36,14 @@ def error_against_step(
     """Errors against the size of the perturbation, on logarithmic axes, every line named at its end.
 
     Args:
-        series: Points ``(x, y)`` by name; the names in ``ROLE_COLOURS`` have their colours.
-        xlabel: With its unit.
-        ylabel: With its unit.
-        title: Above the axes.
+        series: Lines by name, as points ``(x, y)``; the names in ``ROLE_COLOURS`` have their colours.
+        xlabel: Name of the horizontal axis, with its unit.
+        ylabel: Name of the vertical axis, with its unit.
+        title: Text above the axes; none by default.
     """
-    figure, kept = _log_lines(series, xlabel, ylabel, title)
-    if kept:
-        _tick_at(figure.axes[0], np.unique(np.concatenate([points[0] for points in kept.values()])))
+    figure, drawn = _log_lines(series, xlabel, ylabel, title)
+    if drawn:
+        _tick_at(figure.axes[0], np.unique(np.concatenate([points[0] for points in drawn.values()])))
     return figure
 
 
@@ -58,10 +58,10 @@ def error_against_cost(
     """What accuracy costs, on logarithmic axes; a method that has one cost is one point.
 
     Args:
-        curves: Points ``(cost, error)`` by name.
-        xlabel: With its unit.
-        ylabel: With its unit.
-        title: Above the axes.
+        curves: Curves by name, as points ``(cost, error)``.
+        xlabel: Name of the horizontal axis, with its unit.
+        ylabel: Name of the vertical axis, with its unit.
+        title: Text above the axes; none by default.
     """
     return _log_lines(curves, xlabel, ylabel, title)[0]
 
@@ -77,25 +77,25 @@ def _log_lines(
         label: np.asarray((np.isfinite(both) & (both > 0)).all(axis=0)) for label, both in points.items()
     }
     note(figure, unshown({label: (both, shown[label]) for label, both in points.items()}))
-    kept = {label: both[:, shown[label]] for label, both in points.items() if shown[label].any()}
-    if not kept:
-        return empty_axes(figure, axes), kept
+    drawn = {label: both[:, shown[label]] for label, both in points.items() if shown[label].any()}
+    if not drawn:
+        return empty_axes(figure, axes), drawn
     axes.set(xscale="log", yscale="log")
     colour = colours_of(list(series))
     for order, label in enumerate(series):
-        if label in kept:
+        if label in drawn:
             axes.plot(
-                *kept[label],
+                *drawn[label],
                 color=colour[label],
                 linestyle=DASHES[order % len(DASHES)],
                 marker=MARKERS[order % len(MARKERS)],
-                markersize=5 if kept[label].shape[1] > 1 else 8,
+                markersize=5 if drawn[label].shape[1] > 1 else 8,
                 markeredgecolor="white",
                 markeredgewidth=0.7,
             )
     _read_narrow_axis(axes)
-    _name_lines(figure, axes, kept, colour)
-    return figure, kept
+    _name_lines(figure, axes, drawn, colour)
+    return figure, drawn
 
 
 def _name_lines(

@@ -60,8 +60,8 @@ def figure_bytes(figure: Figure, file_format: Literal["png", "svg"]) -> bytes:
     """The figure as a file, without date, program version or random identifiers: same figure, same bytes.
 
     Args:
-        figure: From a function of this module.
-        file_format: ``"png"`` at 150 dots per inch, or ``"svg"``.
+        figure: Figure from a function of this room.
+        file_format: Format of the file: ``"png"`` at 150 dots per inch, or ``"svg"``.
     """
     # The layout engine starts from where the last drawing left it: settle once, then keep the places.
     figure.draw_without_rendering()
@@ -131,7 +131,7 @@ def unshown(values: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
     """The sentence that says which values are missing from the figure and why; empty if none is.
 
     Args:
-        values: By name the values ``(k,)``, or points ``(2, k)``, and which of them are shown, ``(k,)``.
+        values: Values ``(k,)`` or points ``(2, k)`` by name, each with a mask ``(k,)`` of what is shown.
     """
     parts = []
     for label, (points, shown) in values.items():
