@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from solset import Problem, audit, follow_path
+from solset import Move, Problem, audit, follow_path
 from solset.plotting import figure_bytes, plot
 from support.commands import SOURCE
 
@@ -27,7 +27,7 @@ def test_an_audit_is_drawn_as_bars(problem):
 
 
 def test_a_course_is_drawn_against_the_share_of_the_perturbation(problem):
-    course = follow_path(problem, torch.full((1, 2), 0.01, dtype=torch.float64), points=[0])
+    course = follow_path(problem, Move([0], torch.full((1, 2), 0.01, dtype=torch.float64)))
     figure = plot(course, title="Course")
     assert drawn(figure)
     assert figure.axes[0].get_title(loc="left") == "Course"
