@@ -12,13 +12,13 @@ from torch.func import functional_call
 
 from solset.linalg import LinearOperator
 from solset.operators import (
+    CurvatureRoot,
     GaussNewton,
     GaussNewtonInverse,
     Hessian,
     InputJacobian,
     Jacobian,
     Mixed,
-    RowWeights,
     loss_curvature,
 )
 from solset.risk import EmpiricalRisk
@@ -178,7 +178,7 @@ def test_jacobian_of_some_points_has_their_rows(case):
 def test_row_weights_square_to_the_curvature_of_the_loss(case):
     risk = risk_of(case)
     blocks = torch.block_diag(*loss_curvature(risk))
-    root = RowWeights(risk).to_dense()
+    root = CurvatureRoot(risk).to_dense()
     assert error(blocks, truth_of(case).curvature) <= EXACT
     assert error(root @ root, blocks) <= EXACT
 

@@ -6,18 +6,18 @@ from torch import Tensor, nn
 
 from solset import Problem
 from solset.operators import (
+    CurvatureRoot,
+    DirectionalJacobian,
+    DirectionSelector,
     InformativeRows,
     Jacobian,
     OutputCurvature,
     OutputDirections,
-    OutputRows,
-    RowWeights,
-    choose_rows,
+    choose_directions,
+    directions_to_add,
     loss_curvature,
-    rows_to_add,
     weighted_squares,
 )
-from solset.operators._informative import Combinations
 from solset.risk import EmpiricalRisk
 
 N, C = 7, 4
@@ -65,7 +65,7 @@ class TestTheCurvature:
 @pytest.mark.parametrize("moved", [[0], [5, 2], [6, 0, 3], list(range(N))])
 class TestTheChoice:
     def test_has_all_rows_of_every_moved_point_first_and_in_their_order(self, moved, discard):
-        choice = choose_rows(random_curvature(), moved, discard, torch.float64)
+        choice = choose_directions(random_curvature(), moved, discard, torch.float64)
         own = choice.directions.points[: choice.moved]
         assert choice.moved == len(moved) * C
         assert own.tolist() == [i for i in moved for _ in range(C)]
@@ -73,12 +73,12 @@ class TestTheChoice:
         assert bool(choice.taken[moved].all())
 
     def test_has_no_row_twice(self, moved, discard):
-        choice = choose_rows(random_curvature(), moved, discard, torch.float64)
+        choice = choose_directions(random_curvature(), moved, discard, torch.float64)
         assert int(choice.taken.sum()) == len(choice.directions)
 
     def test_leaves_out_no_more_of_the_trace_than_allowed(self, moved, discard):
         curvature = random_curvature()
-        choice = choose_rows(curvature, moved, discard, torch.float64)
+        choice = choose_directions(curvature, moved, discard, torch.float64)
         left_out = sum(
             float(curvature.values[i, j]) for i in range(N) for j in range(C) if not choice.taken[i, j]
         )
@@ -87,7 +87,7 @@ class TestTheChoice:
 
     def test_could_not_do_with_fewer_rows(self, moved, discard):
         curvature = random_curvature()
-        choice = choose_rows(curvature, moved, discard, torch.float64)
+        choice = choose_directions(curvature, moved, discard, torch.float64)
         others = choice.directions.points[choice.moved :], choice.directions.columns[choice.moved :]
         values = curvature.values[others]
         assert torch.equal(values, values.sort(descending=True).values)
@@ -97,7 +97,7 @@ class TestTheChoice:
 
     def test_its_vectors_are_unit_eigenvectors(self, moved, discard):
         curvature = random_curvature()
-        choice = choose_rows(curvature, moved, discard, torch.float64)
+        choice = choose_directions(curvature, moved, discard, torch.float64)
         blocks = (curvature.vectors * curvature.values.unsqueeze(1)) @ curvature.vectors.mT
         u = choice.directions.vectors
         torch.testing.assert_close(u.norm(dim=1), torch.ones(len(u)).double())
@@ -107,7 +107,7 @@ class TestTheChoice:
 
     def test_moved_points_have_importance_one(self, moved, discard):
         curvature = random_curvature()
-        choice = choose_rows(curvature, moved, discard, torch.float64)
+        choice = choose_directions(curvature, moved, discard, torch.float64)
         rest = [i for i in range(N) if i not in moved]
         assert bool((choice.importance[moved] == 1.0).all())
         assert torch.equal(choice.importance[rest], curvature.importance[rest])
@@ -115,7 +115,7 @@ class TestTheChoice:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_directions_and_weights_have_the_dtype_asked_for(dtype):
-    choice = choose_rows(random_curvature(), [1], 1e-3, dtype)
+    choice = choose_directions(random_curvature(), [1], 1e-3, dtype)
     grown = choice.with_more(torch.tensor([0]))
     assert {part.directions.vectors.dtype for part in (choice, grown)} == {dtype}
     assert choice.weights.dtype is dtype
@@ -124,13 +124,13 @@ def test_directions_and_weights_have_the_dtype_asked_for(dtype):
 
 @pytest.mark.parametrize("discard", [1e-9, 1.0 / (N * C) - 1e-9])
 def test_a_constant_curvature_needs_every_row(discard):
-    choice = choose_rows(constant_curvature(), [3], discard, torch.float64)
+    choice = choose_directions(constant_curvature(), [3], discard, torch.float64)
     assert bool(choice.taken.all())
     assert choice.discarded == 0.0
 
 
 def test_squared_loss_has_a_constant_curvature(fitted):
-    choice = choose_rows(OutputCurvature.of(fitted.risk()), [2], 0.05, torch.float64)
+    choice = choose_directions(OutputCurvature.of(fitted.risk()), [2], 0.05, torch.float64)
     assert len(choice.directions) == 12
 
 
@@ -142,14 +142,14 @@ def test_a_loss_without_curvature_takes_the_moved_points_alone(loss):
     risk = Problem(model, loss, inputs, targets, gradient_tol=float("inf")).risk()
     curvature = OutputCurvature.of(risk)
     assert not curvature.values.any()
-    choice = choose_rows(curvature, [4], 1e-3, torch.float64)
+    choice = choose_directions(curvature, [4], 1e-3, torch.float64)
     assert (choice.directions.points.tolist(), choice.discarded) == ([4, 4], 0.0)
     assert not choice.weights.any()
     assert torch.equal(choice.importance, torch.ones(5, 2).double())
 
 
 class TestMoreRows:
-    CHOICE = choose_rows(random_curvature(), [1], 0.3, torch.float64)
+    CHOICE = choose_directions(random_curvature(), [1], 0.3, torch.float64)
 
     def error(self) -> Tensor:
         return torch.randn(N, C, generator=rng(4), dtype=torch.float64)
@@ -174,7 +174,7 @@ class TestMoreRows:
     def test_are_the_fewest_that_leave_the_error_allowed(self, share):
         left = torch.where(self.CHOICE.taken, 0.0, self.squares(self.error())).flatten()
         allowed = share * float(left.sum())
-        extra = rows_to_add(self.CHOICE, self.error(), allowed)
+        extra = directions_to_add(self.CHOICE, self.error(), allowed)
         rest = left.clone()
         rest[extra] = 0.0
         assert float(rest.sum()) <= allowed
@@ -185,7 +185,7 @@ class TestMoreRows:
         assert (len(extra) == 0) == (share > 1)
 
     def test_come_behind_the_present_ones(self):
-        extra = rows_to_add(self.CHOICE, self.error(), 0.0)
+        extra = directions_to_add(self.CHOICE, self.error(), 0.0)
         grown, count = self.CHOICE.with_more(extra), len(self.CHOICE.directions)
         for name in ("points", "columns", "vectors"):
             whole = getattr(grown.directions, name)
@@ -221,11 +221,14 @@ def dense_rows(risk: EmpiricalRisk, directions: OutputDirections) -> Tensor:
     return torch.einsum("sc,scp->sp", directions.vectors, J[directions.points])
 
 
-class TestOutputRows:
+class TestDirectionalJacobian:
     def test_are_their_output_directions_times_the_jacobian(self, case):
         risk = case.risk()
         directions = directions_of(risk)
-        rows, exact = OutputRows(risk, directions, memory_budget=GRAPHS), dense_rows(risk, directions)
+        rows, exact = (
+            DirectionalJacobian(risk, directions, memory_budget=GRAPHS),
+            dense_rows(risk, directions),
+        )
         s, p = exact.shape
         assert rows.shape == (s, p)
         torch.testing.assert_close(rows.rows(0, s), exact, rtol=0, atol=1e-12)
@@ -244,7 +247,7 @@ class TestOutputRows:
         )
         directions = directions_of(whole)
         exact = dense_rows(whole, directions)
-        rows = OutputRows(batched, directions, memory_budget=0)
+        rows = DirectionalJacobian(batched, directions, memory_budget=0)
         v = torch.randn(exact.shape[1], generator=rng(6), dtype=torch.float64)
         torch.testing.assert_close(rows @ v, exact @ v, rtol=0, atol=1e-11)
         torch.testing.assert_close(rows.rows(0, len(exact)), exact, rtol=0, atol=1e-12)
@@ -252,7 +255,10 @@ class TestOutputRows:
     def test_in_float32(self, build_case):
         risk = build_case("tanh-ce-mean").to(torch.float32).risk()
         directions = directions_of(risk)
-        rows, exact = OutputRows(risk, directions, memory_budget=GRAPHS), dense_rows(risk, directions)
+        rows, exact = (
+            DirectionalJacobian(risk, directions, memory_budget=GRAPHS),
+            dense_rows(risk, directions),
+        )
         assert rows.dtype is torch.float32
         torch.testing.assert_close(rows.rows(0, len(exact)), exact)
         torch.testing.assert_close(rows @ exact[0], exact @ exact[0])
@@ -261,12 +267,12 @@ class TestOutputRows:
         """Unit eigenvectors of each block only turn the rows of each point."""
         risk = case.risk()
         curvature, J = OutputCurvature.of(risk), Jacobian(risk).to_dense()
-        choice = choose_rows(curvature, range(len(risk.points)), 0.0, torch.float64)
-        rows = OutputRows(risk, choice.directions, memory_budget=GRAPHS)
+        choice = choose_directions(curvature, range(len(risk.points)), 0.0, torch.float64)
+        rows = DirectionalJacobian(risk, choice.directions, memory_budget=GRAPHS)
         dense = rows.rows(0, rows.shape[0])
         torch.testing.assert_close(dense.T @ dense, J.T @ J, rtol=0, atol=1e-11)
         weighted = choice.weights.unsqueeze(1) * dense
-        A = RowWeights(risk).to_dense() @ J
+        A = CurvatureRoot(risk).to_dense() @ J
         torch.testing.assert_close(weighted.T @ weighted, A.T @ A, rtol=0, atol=1e-11)
 
 
@@ -277,7 +283,7 @@ def test_combinations_are_the_matrix_of_their_directions():
     exact = torch.zeros(3, 3 * C, dtype=torch.float64)
     for s, i in enumerate(directions.points.tolist()):
         exact[s, i * C : (i + 1) * C] = directions.vectors[s]
-    operator = Combinations(directions, directions.points, 3)
+    operator = DirectionSelector(directions, directions.points, 3)
     torch.testing.assert_close(operator @ torch.eye(3 * C).double(), exact)
     torch.testing.assert_close(operator.T @ torch.eye(3).double(), exact.T)
 
@@ -289,7 +295,7 @@ def test_combinations_are_the_matrix_of_their_directions():
         ({"tol": 1.0}, "tol"),
         ({"tol": -1e-3}, "tol"),
         ({"tol": float("nan")}, "tol"),
-        ({"most": 0}, "most"),
+        ({"max_rows": 0}, "max_rows"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(options, words):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from solset import Problem, audit, plan
-from solset.operators import Hessian, InformativeRows, OutputRows
+from solset.operators import DirectionalJacobian, Hessian, InformativeRows
 from solset.planning import Cost, Plan, Route
 from solset.solvers import CG, LSMR, MINRES, Dense, Dual, Solver
 from support.fitted import MOVED, NETS, net
@@ -135,14 +135,14 @@ class TestNothingIsDone:
         fit = net("connected").problem()
         for kind in (Dual, Dense, LSMR, MINRES, CG):
             monkeypatch.setattr(kind, "prepare", refuse)
-        monkeypatch.setattr(OutputRows, "rows", refuse)
+        monkeypatch.setattr(DirectionalJacobian, "rows", refuse)
         assert plan(fit, points=MOVED).automatic.rows == 400
 
     def test_rows_that_were_chosen_before_are_still_kept(self, monkeypatch):
         problem, rows = net("connected").problem(), InformativeRows(tol=1e-2)
         problem.graphical_derivative(points=MOVED, rows=rows)
         plan(problem, points=[0])
-        monkeypatch.setattr(OutputRows, "rows", None)
+        monkeypatch.setattr(DirectionalJacobian, "rows", None)
         problem.graphical_derivative(points=MOVED, rows=rows)
 
 
@@ -258,7 +258,7 @@ class TestInformativeRows:
         assert whole.smallest_budget == budget + 1
 
     def test_too_many_go_to_lsmr_by_name_and_not_by_auto(self, kind):
-        problem, rows = net(kind).problem(), InformativeRows(tol=1e-2, most=25)
+        problem, rows = net(kind).problem(), InformativeRows(tol=1e-2, max_rows=25)
         found = plan(problem, points=MOVED, rows=rows)
         route = named(found, "interpolating on informative rows by Dual")
         assert "more than the 25 allowed" in route.obstacle

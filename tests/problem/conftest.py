@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from solset import AffineSet, Move, Problem
 from solset.derivatives import GraphicalDerivative
-from solset.operators import OutputRows
+from solset.operators import DirectionalJacobian
 
 N, D, C = 12, 3, 2
 SAME = object()
@@ -101,11 +101,11 @@ def assert_refused(door: Door):
 @pytest.fixture
 def counted(monkeypatch) -> list[int]:
     """How many rows each call computed."""
-    counts, compute = [], OutputRows.rows
+    counts, compute = [], DirectionalJacobian.rows
 
-    def rows(self: OutputRows, start: int, stop: int) -> Tensor:
+    def rows(self: DirectionalJacobian, start: int, stop: int) -> Tensor:
         counts.append(stop - start)
         return compute(self, start, stop)
 
-    monkeypatch.setattr(OutputRows, "rows", rows)
+    monkeypatch.setattr(DirectionalJacobian, "rows", rows)
     return counts

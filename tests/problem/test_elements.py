@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from solset import Move, Problem
-from solset.operators import Jacobian, Mixed, RowWeights
+from solset.operators import CurvatureRoot, Jacobian, Mixed
 from solset.solvers.filters import GradientFlow, RankCut, Tikhonov
 
 DX = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -56,7 +56,7 @@ def system(fitted) -> tuple[Problem, Tensor, Tensor]:
     """A fitted problem, its weighted rows ``A`` and the right-hand side ``-W J_x Δx``, written out."""
     problem = fitted.problem()
     risk = problem.risk()
-    A = RowWeights(risk).to_dense() @ Jacobian(risk).to_dense()
+    A = CurvatureRoot(risk).to_dense() @ Jacobian(risk).to_dense()
     rhs = -(torch.linalg.pinv(A.T) @ (Mixed(risk, MOVED) @ DX.reshape(-1)))
     return problem, A, rhs
 

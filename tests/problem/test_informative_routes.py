@@ -25,7 +25,7 @@ class TestAMostThatIsTooSmall:
 
     def test_stops_the_growth_with_a_warning_that_names_the_residual(self, fitted_net):
         most = self.started(fitted_net, 1e-6) + 3
-        D = fitted_net.derivative(rows=InformativeRows(tol=1e-6, most=most))
+        D = fitted_net.derivative(rows=InformativeRows(tol=1e-6, max_rows=most))
         with pytest.warns(SolsetWarning, match=f"with {most} rows .* all 400 is ") as caught:
             v = D(fitted_net.dx).min_norm().value
         exact = brute_force(fitted_net, v)["residual"]
@@ -33,11 +33,11 @@ class TestAMostThatIsTooSmall:
         assert D.check.rows == most
         assert D.check.residual == pytest.approx(exact, rel=1e-4)
         assert f" is {D.check.residual:.3g}, not 1e-06" in str(caught[0].message)
-        assert f"InformativeRows.most is {most}" in str(caught[0].message)
+        assert f"InformativeRows.max_rows is {most}" in str(caught[0].message)
 
     def test_for_the_first_rows_is_refused_by_auto(self):
         fit = net("connected")
-        D = fit.derivative(optimality="auto", rows=InformativeRows(tol=1e-2, most=25))
+        D = fit.derivative(optimality="auto", rows=InformativeRows(tol=1e-2, max_rows=25))
         assert D.optimality == "stationary"
         assert "more than the 25 allowed" in D.reason
 
@@ -46,7 +46,7 @@ class TestMatrixFree:
     """More rows than allowed, asked for by name: LSMR on all rows, weighted as the check weighs them."""
 
     def derivative(self, fit: Net, tol: float = 0.05):
-        return fit.derivative(rows=InformativeRows(tol=tol, most=25))
+        return fit.derivative(rows=InformativeRows(tol=tol, max_rows=25))
 
     def weighted(self, fit: Net) -> tuple[Tensor, Tensor]:
         """``W J`` and ``W J_x Δx``, written out."""

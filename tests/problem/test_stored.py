@@ -20,7 +20,7 @@ from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow, Tikhonov
 
 MOVED, P = [4, 1], 74
-ROWS = InformativeRows(tol=0.4, most=500)
+ROWS = InformativeRows(tol=0.4, max_rows=500)
 ARRAYS = ["rows.npy", "gram.npy"]
 FILES = {"derivative.json", "derivative.safetensors", "rows.npy", "gram.npy"}
 

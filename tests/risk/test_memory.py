@@ -99,7 +99,7 @@ def test_kept_graphs_make_room_before_the_batch_shrinks() -> None:
     assert graphs.are_kept
     assert [float(part) for part in graphs.each(product)] == [0.0, 16.0]
     assert not graphs.are_kept
-    assert one.risk().room.most is None
+    assert one.risk().room.max_points is None
     torch.testing.assert_close(hessian @ v, expected)
 
 

@@ -174,7 +174,7 @@ def calls() -> dict[str, Call]:
                 **{"lower": -1.0, "upper": 1.0},
             },
         ),
-        "InformativeRows": (solset.operators.InformativeRows, {"tol": 0.1, "most": 10}),
+        "InformativeRows": (solset.operators.InformativeRows, {"tol": 0.1, "max_rows": 10}),
         "GradientFlow": (filters.GradientFlow, {"steps": 3, "learning_rate": 0.1}),
         "Tikhonov": (filters.Tikhonov, {"damping": 0.1}),
         "RankCut": (filters.RankCut, {"tolerance": 0.1}),

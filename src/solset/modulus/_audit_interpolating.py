@@ -10,7 +10,7 @@ from torch import Tensor
 from solset.errors import bad_type, bad_value
 from solset.linalg import LeftSide, LinearOperator, default_tolerance
 from solset.modulus._blocks import PointBlocks, isolated_blocks
-from solset.operators import InputJacobian, OwnSquares, PerSampleGradients
+from solset.operators import InputJacobian, PerSampleGradients, PointGrams
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers import DualPrepared, unwrapped
@@ -116,7 +116,7 @@ class IsolatedRows:
         fitting = self._rows.batch_for(int(SHARE * self.memory_budget), cotangents=self.outputs)
         return max(1, min(self.risk.batch_size // self.outputs, fitting))
 
-    def squares(self, chosen: Sequence[int], vector: Tensor | None) -> OwnSquares:
+    def squares(self, chosen: Sequence[int], vector: Tensor | None) -> PointGrams:
         """``J_k J_kᵀ``, ``J_k g`` and ``J_{x,k}`` from the same passes.
 
         Args:

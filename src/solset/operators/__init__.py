@@ -1,26 +1,33 @@
 """Derivatives of the risk and of the outputs as linear operators."""
 
-from solset.operators._curvature import GaussNewton, RowWeights, loss_curvature
+from solset.operators._curvature import CurvatureRoot, GaussNewton, loss_curvature
 from solset.operators._first import InputJacobian, Jacobian
-from solset.operators._informative import (
+from solset.operators._graphs import Graphs
+from solset.operators._inverses import GaussNewtonInverse, InformativeInverse, rows_at_once
+from solset.operators._output_directions import (
+    DirectionalJacobian,
+    DirectionChoice,
+    DirectionSelector,
     InformativeRows,
     OutputCurvature,
     OutputDirections,
-    OutputRows,
-    RowChoice,
-    choose_rows,
-    rows_to_add,
+    choose_directions,
+    directions_to_add,
     weighted_squares,
 )
 from solset.operators._per_sample import PerSampleGradients
-from solset.operators._per_sample_squares import OwnSquares
-from solset.operators._preconditioner import GaussNewtonInverse, InformativeInverse
+from solset.operators._point_grams import PointGrams
 from solset.operators._second import Hessian, Mixed
 from solset.operators._switches import Switches, switch_gradients, switch_values
 
 __all__ = [
+    "CurvatureRoot",
+    "DirectionChoice",
+    "DirectionSelector",
+    "DirectionalJacobian",
     "GaussNewton",
     "GaussNewtonInverse",
+    "Graphs",
     "Hessian",
     "InformativeInverse",
     "InformativeRows",
@@ -29,15 +36,13 @@ __all__ = [
     "Mixed",
     "OutputCurvature",
     "OutputDirections",
-    "OutputRows",
-    "OwnSquares",
     "PerSampleGradients",
-    "RowChoice",
-    "RowWeights",
+    "PointGrams",
     "Switches",
-    "choose_rows",
+    "choose_directions",
+    "directions_to_add",
     "loss_curvature",
-    "rows_to_add",
+    "rows_at_once",
     "switch_gradients",
     "switch_values",
     "weighted_squares",

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from solset.linalg import BlockDiagonal, LinearOperator, NormalOperator, Product
 from solset.operators._first import Jacobian, OutputGraph
-from solset.operators._forward import push_forward
-from solset.operators._graphs import GRAPH_BUDGET
+from solset.operators._graphs import GRAPH_BUDGET, push_forward
 from solset.risk import EmpiricalRisk, output_shape, through_loss
 
 
@@ -80,7 +79,7 @@ def _root(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
     return ((vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.mT).to(risk.weights.dtype)
 
 
-class RowWeights(BlockDiagonal):
+class CurvatureRoot(BlockDiagonal):
     """``√α Λ^{1/2}``, the weights with which training sees the rows of ``J``, ``(m, m)``.
 
     Negative eigenvalues of a loss that is not convex in the outputs are cut at zero.
@@ -122,7 +121,7 @@ class GaussNewton(NormalOperator):
 
     def __init__(self, risk: EmpiricalRisk, *, memory_budget: int = GRAPH_BUDGET) -> None:
         self._jacobian = Jacobian(risk, memory_budget=memory_budget)
-        self._risk, self._weights = risk, RowWeights(risk)
+        self._risk, self._weights = risk, CurvatureRoot(risk)
         needed = self._weights.shape[0] * self._jacobian.outputs * risk.weights.element_size()
         self.keeps_weights = needed <= memory_budget
         super().__init__(Product(self._weights, self._jacobian), risk.weight_decay)

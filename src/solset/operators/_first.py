@@ -9,8 +9,14 @@ import torch
 from torch import Tensor
 
 from solset.linalg import LinearOperator
-from solset.operators._forward import has_convolution, has_forward_mode, push_forward
-from solset.operators._graphs import GRAPH_BUDGET, Graphs, pull_back
+from solset.operators._graphs import (
+    GRAPH_BUDGET,
+    Graphs,
+    has_convolution,
+    has_forward_mode,
+    pull_back,
+    push_forward,
+)
 from solset.operators._per_sample import PerSampleGradients
 from solset.risk import EmpiricalRisk
 

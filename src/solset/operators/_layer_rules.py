@@ -9,14 +9,14 @@ gradient at the output, ``(b, ...)``, and the function's arguments by name (what
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import getattr_static
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from solset.operators._convolution_rule import Arguments, convolution_weight, window_bytes
-
+Arguments = Mapping[str, Any]
 GradientRule = Callable[[Tensor, Arguments], Tensor]
 
 
@@ -94,6 +94,45 @@ def _factor_of_matrix_product(gradient: Tensor, arguments: Arguments) -> Tensor:
     if arguments.get("is_transposed", False):
         return _linear_weight(gradient, arguments)
     return _rows_of(arguments["inputs"]).mT @ _rows_of(gradient)
+
+
+def convolution_weight(gradient: Tensor, arguments: Arguments) -> Tensor:
+    """Products of the gradient with the windows that the kernel saw."""
+    kernel, places = arguments["weight"].shape[2:], gradient.shape[2:]
+    groups = arguments.get("groups", 1)
+    stride = _each(arguments.get("stride", 1), len(kernel))
+    dilation = _each(arguments.get("dilation", 1), len(kernel))
+    padded = functional.pad(arguments["inputs"], _padding(arguments.get("padding", 0), kernel, dilation))
+    b, channels = padded.shape[:2]
+    own, across, *along = padded.stride()
+    steps = [step * d for step, d in zip(along, dilation, strict=True)]
+    jumps = [step * s for step, s in zip(along, stride, strict=True)]
+    windows = padded.as_strided((b, channels, *kernel, *places), (own, across, *steps, *jumps))
+    slopes = gradient.reshape(b, groups, gradient.shape[1] // groups, -1)
+    return slopes @ windows.reshape(b, groups, channels // groups * prod(kernel), -1).mT
+
+
+def window_bytes(gradient: Tensor, arguments: Arguments) -> int:
+    """Bytes of one sample's windows, written out."""
+    kernel, channels = arguments["weight"].shape[2:], arguments["inputs"].shape[1]
+    return channels * prod(kernel) * prod(gradient.shape[2:]) * gradient.element_size()
+
+
+def _each(value: int | tuple[int, ...] | list[int], count: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * count if len(values) == 1 else values
+
+
+def _padding(padding: Any, kernel: torch.Size, dilation: tuple[int, ...]) -> list[int]:
+    """As ``pad`` takes it: both sides of every dimension, the last one first."""
+    if padding == "valid":
+        padding = 0
+    if padding == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        sides = [(total // 2, total - total // 2) for total in totals]
+    else:
+        sides = [(side, side) for side in _each(padding, len(kernel))]
+    return [side for pair in reversed(sides) for side in pair]
 
 
 def _channels(tensor: Tensor) -> Tensor:

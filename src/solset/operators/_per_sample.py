@@ -12,7 +12,7 @@ from solset import comm
 from solset.errors import bad_value
 from solset.operators._graphs import pull_back, saved_bytes
 from solset.operators._per_sample_routes import ROUTES, NotCoveredError, pull_one
-from solset.operators._per_sample_squares import OwnSquares, squares_by_rules
+from solset.operators._point_grams import PointGrams, squares_by_rules
 from solset.risk import EmpiricalRisk, Room, in_batches
 
 Found = TypeVar("Found")
@@ -87,7 +87,7 @@ class PerSampleGradients:
             self._refused["layer rules"] = str(error)
             return ROUTES[self.method](self._risk, inputs, blocks)
 
-    def squares(self, inputs: Tensor, cotangents: Tensor, vector: Tensor | None = None) -> OwnSquares:
+    def squares(self, inputs: Tensor, cotangents: Tensor, vector: Tensor | None = None) -> PointGrams:
         """Inner products of each point's own rows, their products with a vector, and its rows of ``J_x``.
 
         Args:
@@ -110,7 +110,7 @@ class PerSampleGradients:
         pushed = torch.zeros(rows.shape[:2], dtype=torch.float64, device=rows.device)
         if vector is not None:
             pushed = rows @ vector.to(torch.float64)
-        return OwnSquares(rows @ rows.mT, pushed, self._by_inputs(inputs, cotangents))
+        return PointGrams(rows @ rows.mT, pushed, self._by_inputs(inputs, cotangents))
 
     def rows_of(self, points: Sequence[int], cotangents: Tensor, *, at_once: int | None = None) -> Tensor:
         """The rows of points of the risk by their indices, shared among processes; else as :meth:`rows`.
@@ -124,7 +124,7 @@ class PerSampleGradients:
         joined = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else None
         return comm.join(joined, device=self._risk.weights.device)
 
-    def squares_of(self, points: Sequence[int], cotangents: Tensor, vector: Tensor | None) -> OwnSquares:
+    def squares_of(self, points: Sequence[int], cotangents: Tensor, vector: Tensor | None) -> PointGrams:
         """The inner products of points of the risk by their indices, shared among processes.
 
         Args:
@@ -138,7 +138,7 @@ class PerSampleGradients:
             own = [getattr(part, name) for part in parts]
             return comm.join(torch.cat(own) if own else None, device=self._risk.weights.device)
 
-        return OwnSquares(joined("gram"), joined("pushed"), joined("by_inputs"))
+        return PointGrams(joined("gram"), joined("pushed"), joined("by_inputs"))
 
     def _shared(
         self, points: Sequence[int], at_once: int | None, work: Callable[[range, Tensor], Found]

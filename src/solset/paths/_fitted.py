@@ -8,17 +8,17 @@ from torch import Tensor
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.operators import (
+    DirectionalJacobian,
+    DirectionSelector,
     InformativeRows,
     InputJacobian,
     Jacobian,
     OutputCurvature,
     OutputDirections,
-    OutputRows,
-    choose_rows,
-    rows_to_add,
+    choose_directions,
+    directions_to_add,
 )
 from solset.operators._cost import FORWARD, INPUT_JACOBIAN, ROW
-from solset.operators._informative import Combinations
 from solset.outofcore import gram_solver
 from solset.paths._cost import Meter
 from solset.problem import Problem
@@ -38,7 +38,7 @@ class Factor:
     """
 
     prepared: GramPrepared
-    picked: Combinations | None
+    picked: DirectionSelector | None
     slope: Tensor
     answer: Tensor
 
@@ -145,11 +145,11 @@ class KeptOutputs:
         answer = self.answer(risk)
         folder, picked = self._problem.spill_folder, None
         if self._rows is None:
-            operator: Jacobian | OutputRows = Jacobian(risk, memory_budget=0)
+            operator: Jacobian | DirectionalJacobian = Jacobian(risk, memory_budget=0)
         else:
             directions = self._chosen(risk, self._rows, answer)
-            operator = OutputRows(risk, directions, memory_budget=budget)
-            picked = Combinations(directions, directions.points, len(risk.points))
+            operator = DirectionalJacobian(risk, directions, memory_budget=budget)
+            picked = DirectionSelector(directions, directions.points, len(risk.points))
         self.meter.add_points(ROW, operator.shape[0])
         solver = gram_solver(budget, folder, is_equilibrated=picked is not None)
         prepared = solver.prepare_rows(operator)
@@ -158,9 +158,9 @@ class KeptOutputs:
 
     def _chosen(self, risk: EmpiricalRisk, rows: InformativeRows, answer: Tensor) -> OutputDirections:
         outputs = self.outputs(risk)
-        choice = choose_rows(
+        choice = choose_directions(
             OutputCurvature.of(risk, outputs), self.points, 0.75 * rows.tol, risk.weights.dtype
         )
         allowed = (0.5 * rows.tol * float(answer.norm())) ** 2
-        room = max(rows.most - len(choice.directions), 0)
-        return choice.with_more(rows_to_add(choice, outputs - self.target, allowed)[:room]).directions
+        room = max(rows.max_rows - len(choice.directions), 0)
+        return choice.with_more(directions_to_add(choice, outputs - self.target, allowed)[:room]).directions

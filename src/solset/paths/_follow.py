@@ -106,7 +106,7 @@ def follow_path(
     asked = {
         "map": optimality,
         "max_error": max_error,
-        "rows": None if rows is None else [rows.tol, rows.most],
+        "rows": None if rows is None else [rows.tol, rows.max_rows],
         "options": asdict(options),
     }
     marks = {} if checkpoint is None else course_settings(risk, flat, points, verb="path", **asked)

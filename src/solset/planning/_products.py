@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from solset.operators import GaussNewton, Hessian, InputJacobian, Jacobian, Mixed
+from solset.operators import GaussNewton, Graphs, Hessian, InputJacobian, Jacobian, Mixed
 from solset.operators._cost import (
     FORWARD,
     GAUSS_NEWTON_PRODUCT,
@@ -17,7 +17,6 @@ from solset.operators._cost import (
     JACOBIAN_SWEEP,
     MIXED_PRODUCT,
 )
-from solset.operators._graphs import Graphs
 from solset.planning._result import Cost, Kept
 from solset.problem import Problem
 

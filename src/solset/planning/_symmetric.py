@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from solset.linalg import gram_block
+from solset.operators import rows_at_once
 from solset.operators._cost import FACTOR_ROW
-from solset.operators._preconditioner import rows_at_once
 from solset.planning._products import NOTHING, Product, Products
 from solset.planning._result import Cost, Memory, Route, refused, too_small
 from solset.planning._rows import points_per_block, whole_point_rows

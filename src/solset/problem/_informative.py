@@ -13,17 +13,17 @@ from solset.derivatives import Constraint, Linearisation, RowCheck, Selection
 from solset.errors import SolsetWarning, bad_type
 from solset.linalg import BlockDiagonal, LinearOperator, Product
 from solset.operators import (
+    DirectionalJacobian,
+    DirectionChoice,
+    DirectionSelector,
     InformativeRows,
     InputJacobian,
     Jacobian,
     OutputCurvature,
-    OutputRows,
-    RowChoice,
-    choose_rows,
-    rows_to_add,
+    choose_directions,
+    directions_to_add,
     weighted_squares,
 )
-from solset.operators._informative import Combinations
 from solset.problem._stored import Stored, store
 from solset.risk import EmpiricalRisk
 from solset.solvers import LSMR, Deferred, Dual, GramPrepared, Prepared
@@ -65,9 +65,9 @@ class InformativeSelection(Selection):
             return
         # Most of the tolerance as a share of the trace: the first check then holds as a rule.
         discard, dtype = 0.75 * self.settings.tol, self.risk.weights.dtype
-        self.use(choose_rows(self.curvature, self.moved, discard, dtype))
+        self.use(choose_directions(self.curvature, self.moved, discard, dtype))
 
-    def use(self, choice: RowChoice, prepared: Prepared | None = None) -> None:
+    def use(self, choice: DirectionChoice, prepared: Prepared | None = None) -> None:
         """Linearises on these rows.
 
         Args:
@@ -75,9 +75,9 @@ class InformativeSelection(Selection):
             prepared: What the solver keeps about them, where it is known.
         """
         self.choice = choice
-        rows = OutputRows(self.risk, choice.directions, memory_budget=self.memory_budget)
+        rows = DirectionalJacobian(self.risk, choice.directions, memory_budget=self.memory_budget)
         weights = BlockDiagonal(choice.weights.reshape(-1, 1, 1))
-        self._picked = Combinations(choice.directions, choice.directions.points, len(self.risk.points))
+        self._picked = DirectionSelector(choice.directions, choice.directions.points, len(self.risk.points))
         self.linearisation = self.frame(
             Constraint(rows, self.solver, lambda: weights, prepared),
             Product(self._picked, self._data),
@@ -87,7 +87,7 @@ class InformativeSelection(Selection):
     def _add(self, extra: Tensor) -> None:
         """Takes more rows in; what is kept of the present ones is kept."""
         choice = self.choice.with_more(extra)
-        rows = OutputRows(self.risk, choice.directions, memory_budget=self.memory_budget)
+        rows = DirectionalJacobian(self.risk, choice.directions, memory_budget=self.memory_budget)
         self.use(choice, self.solver.extend(self.prepared, rows))
 
     @property
@@ -137,8 +137,8 @@ class InformativeSelection(Selection):
             ValueError: If no plan fits the memory budget; names the smallest that works.
         """
         count = len(self.choice.directions)
-        if count > self.settings.most:
-            return f"{count} rows of J, more than the {self.settings.most} allowed"
+        if count > self.settings.max_rows:
+            return f"{count} rows of J, more than the {self.settings.max_rows} allowed"
         gradients = (
             self.solver.plan(self.linearisation.constraint.operator).sweeps * count / len(self.risk.points)
         )
@@ -176,8 +176,8 @@ class InformativeSelection(Selection):
             check = self._judge(error, size)
             if check.is_accurate:
                 return check
-            room = max(self.settings.most - len(self.choice.directions), 0)
-            extra = rows_to_add(self.choice, error, (0.5 * self.settings.tol * size) ** 2)[:room]
+            room = max(self.settings.max_rows - len(self.choice.directions), 0)
+            extra = directions_to_add(self.choice, error, (0.5 * self.settings.tol * size) ** 2)[:room]
             if len(extra) == 0:
                 self._warn(check)
                 return check
@@ -206,13 +206,15 @@ class InformativeSelection(Selection):
         """Why so many more rows cannot be taken in, or nothing."""
         choice = self.choice.with_more(extra)
         try:
-            self.solver.plan(OutputRows(self.risk, choice.directions, memory_budget=self.memory_budget))
+            self.solver.plan(
+                DirectionalJacobian(self.risk, choice.directions, memory_budget=self.memory_budget)
+            )
         except ValueError as error:
             return str(error)
         return ""
 
     def _warn(self, check: RowCheck, refused: str = "") -> None:
-        cure = refused or f"allow more rows (InformativeRows.most is {self.settings.most})"
+        cure = refused or f"allow more rows (InformativeRows.max_rows is {self.settings.max_rows})"
         if not math.isfinite(check.residual):
             cure = "the solution is not finite"
         elif check.rows == check.all_rows or check.moved_residual > self.settings.tol:

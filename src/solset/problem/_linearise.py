@@ -10,6 +10,7 @@ from solset.derivatives import Constraint, Linearisation, Selection
 from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space
 from solset.operators import (
+    CurvatureRoot,
     GaussNewton,
     Hessian,
     InformativeRows,
@@ -17,7 +18,6 @@ from solset.operators import (
     Jacobian,
     Mixed,
     OutputCurvature,
-    RowWeights,
 )
 from solset.problem._defaults import Defaults, Optimality
 from solset.problem._informative import InformativeSelection
@@ -306,7 +306,7 @@ class Linearisations:
     def _interpolating(self, solver: Solver | None) -> Constraint:
         rows = Jacobian(self._risk, memory_budget=self._budget)
         default = self.defaults.solver("interpolating")
-        return Constraint(rows, solver or default, lambda: RowWeights(self._risk))
+        return Constraint(rows, solver or default, lambda: CurvatureRoot(self._risk))
 
     def _gauss_newton(self, solver: Solver | None) -> Constraint:
         operator = GaussNewton(self._risk, memory_budget=self._budget)

@@ -13,7 +13,7 @@ from torch import Tensor
 from solset import comm
 from solset.errors import bad_value
 from solset.linalg import DenseOperator, KeptRows, cross_gram, own_columns, spread
-from solset.operators import InformativeRows, OutputCurvature, OutputDirections, RowChoice
+from solset.operators import DirectionChoice, InformativeRows, OutputCurvature, OutputDirections
 from solset.outofcore import LEAST_SIDE, StoredRows, TiledSymmetric, Tiles, prepare_stored, tile_places
 from solset.risk import EmpiricalRisk, digest, fingerprint
 from solset.solvers import AT_ONCE, Dual, GramPrepared
@@ -45,7 +45,7 @@ class Stored:
     """
 
     moved: list[int]
-    choice: RowChoice
+    choice: DirectionChoice
     prepared: GramPrepared
     settings: InformativeRows
 
@@ -95,7 +95,7 @@ def store(folder: Path, risk: EmpiricalRisk, kept: Stored) -> None:
         "moved_rows": choice.moved,
         "discarded": choice.discarded,
         "tol": kept.settings.tol,
-        "most": kept.settings.most,
+        "most": kept.settings.max_rows,
     }
     replace_file(folder / MANIFEST, _sealed(manifest))
 
@@ -121,7 +121,7 @@ def restore(folder: Path, risk: EmpiricalRisk, solver: Dual) -> Stored:
     tensors = {name: part.to(risk.weights.device) for name, part in read_tensors(folder, manifest).items()}
     if not torch.allclose(tensors["losses"], risk.losses(), rtol=1e-3, atol=1e-9):
         raise _of_another(["the loss at the points"])
-    choice = RowChoice(
+    choice = DirectionChoice(
         OutputDirections(tensors["points"], tensors["columns"], tensors["vectors"]),
         manifest["moved_rows"],
         manifest["discarded"],
@@ -286,7 +286,7 @@ def _prepare(folder: Path, rows: KeptRows, side: int, solver: Dual) -> GramPrepa
     return prepare_stored(solver, rows, tiles)
 
 
-def _open_rows(folder: Path, choice: RowChoice, risk: EmpiricalRisk, solver: Dual) -> KeptRows:
+def _open_rows(folder: Path, choice: DirectionChoice, risk: EmpiricalRisk, solver: Dual) -> KeptRows:
     shape = (len(choice.directions), risk.layout.size)
     try:
         stored = StoredRows(folder / ROWS, shape, risk.weights.dtype, risk.weights.device)

@@ -20,10 +20,10 @@ class Room:
     """How many points go at once since memory ran out; one for all copies of a risk.
 
     Attributes:
-        most: ``None`` while nothing has happened.
+        max_points: ``None`` while nothing has happened.
     """
 
-    most: int | None = None
+    max_points: int | None = None
 
     def shrink(self, count: int, error: BaseException) -> None:
         """Halves the batch that did not fit, and says so.
@@ -40,9 +40,9 @@ class Room:
                 f"one point alone does not fit the memory ({error}): use a smaller model or dtype, a smaller "
                 f"memory_budget for what is kept, or a device with more memory"
             ) from error
-        self.most = count // 2
+        self.max_points = count // 2
         warnings.warn(
-            f"out of memory with {count} points at once: going on with {self.most}",
+            f"out of memory with {count} points at once: going on with {self.max_points}",
             SolsetWarning,
             stacklevel=2,
         )
@@ -73,7 +73,7 @@ def in_batches(points: range, at_once: int, room: Room, work: Callable[[range], 
     """
     start = points.start
     while start < points.stop:
-        count = min(at_once, room.most or at_once, points.stop - start)
+        count = min(at_once, room.max_points or at_once, points.stop - start)
         try:
             with comm.reporting():
                 found = work(range(start, start + count))

@@ -10,7 +10,7 @@ from solset import comm
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, gram
 from solset.operators._curvature import GaussNewton
-from solset.operators._informative import OutputCurvature, OutputRows, choose_rows
+from solset.operators._output_directions import DirectionalJacobian, OutputCurvature, choose_directions
 from solset.risk import EmpiricalRisk
 
 
@@ -109,9 +109,9 @@ class InformativeInverse(LinearOperator):
         p = risk.layout.size
         super().__init__((p, p), risk.weights.dtype, risk.weights.device)
         self._damping = _damping_of(risk)
-        choice = choose_rows(OutputCurvature.of(risk), moved, discard, risk.weights.dtype)
+        choice = choose_directions(OutputCurvature.of(risk), moved, discard, risk.weights.dtype)
         self._choice_weights = choice.weights
-        self._source = OutputRows(risk, choice.directions, memory_budget=memory_budget)
+        self._source = DirectionalJacobian(risk, choice.directions, memory_budget=memory_budget)
 
     @property
     def count(self) -> int:

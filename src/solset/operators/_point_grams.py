@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from solset.operators._capture import Capture, Use
-from solset.operators._convolution_rule import convolution_weight
+from solset.operators._layer_rules import convolution_weight
 from solset.operators._per_sample_routes import CHUNK_BYTES, NotCoveredError
 from solset.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
-class OwnSquares:
+class PointGrams:
     """Of a batch of points with ``k`` output combinations each.
 
     Attributes:
@@ -29,7 +29,7 @@ class OwnSquares:
 
 def squares_by_rules(
     risk: EmpiricalRisk, inputs: Tensor, cotangents: Tensor, vector: Tensor | None
-) -> OwnSquares:
+) -> PointGrams:
     """The inner products of each point's rows from the input of every layer and the gradient at its output.
 
     All ``k`` combinations go backwards at once, as copies of the batch, so that a layer's rows of one point
@@ -64,7 +64,7 @@ def squares_by_rules(
     finally:
         for handle in handles:
             handle.remove()
-    return OwnSquares(sums.gram, sums.pushed, by_inputs.reshape(b, k, -1))
+    return PointGrams(sums.gram, sums.pushed, by_inputs.reshape(b, k, -1))
 
 
 class _Sums:

@@ -36,13 +36,13 @@ class InformativeRows:
     """
 
     tol: float = 3e-3
-    most: int = 6000
+    max_rows: int = 6000
 
     def __post_init__(self) -> None:
         if not 0 < self.tol < 1:
             raise bad_value("tol", expected="between 0 and 1", got=self.tol, cure="Use 3e-3.")
-        if self.most < 1:
-            raise bad_value("most", expected="one row or more", got=self.most, cure="Leave it out.")
+        if self.max_rows < 1:
+            raise bad_value("max_rows", expected="one row or more", got=self.max_rows, cure="Leave it out.")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class OutputDirections:
 
 
 @dataclass(frozen=True)
-class RowChoice:
+class DirectionChoice:
     """The rows in use.
 
     Attributes:
@@ -142,7 +142,7 @@ class RowChoice:
         chosen = self.curvature.values[self.directions.points, self.directions.columns]
         return chosen.sqrt().to(self.directions.vectors.dtype)
 
-    def with_more(self, extra: Tensor) -> "RowChoice":
+    def with_more(self, extra: Tensor) -> "DirectionChoice":
         """With the directions of the flat indices ``extra`` into ``(n, c)`` behind the present ones."""
         c = self.importance.shape[1]
         here = self.directions
@@ -156,9 +156,9 @@ class RowChoice:
         return replace(grown, discarded=_discarded(self.curvature, grown.taken))
 
 
-def choose_rows(
+def choose_directions(
     curvature: OutputCurvature, moved: Sequence[int], discard: float, dtype: torch.dtype
-) -> RowChoice:
+) -> DirectionChoice:
     """All rows of the moved points, and those of others that carry all but a share of the curvature's trace.
 
     Args:
@@ -180,11 +180,11 @@ def choose_rows(
     keep = order[(left_out > tail) & (falling > 0)]
     own = (chosen.unsqueeze(1) * c + torch.arange(c, device=chosen.device)).flatten()
     first = OutputDirections.eigenvectors(curvature, own // c, own % c, dtype)
-    start = RowChoice(first, len(own), 0.0, importance, curvature)
+    start = DirectionChoice(first, len(own), 0.0, importance, curvature)
     return start.with_more(keep)
 
 
-def rows_to_add(choice: RowChoice, error: Tensor, allowed: float) -> Tensor:
+def directions_to_add(choice: DirectionChoice, error: Tensor, allowed: float) -> Tensor:
     """Flat indices of the fewest directions that leave at most ``allowed`` of the weighted squared error.
 
     Args:
@@ -198,13 +198,13 @@ def rows_to_add(choice: RowChoice, error: Tensor, allowed: float) -> Tensor:
     return order[left_out > allowed]
 
 
-def weighted_squares(choice: RowChoice, error: Tensor) -> Tensor:
+def weighted_squares(choice: DirectionChoice, error: Tensor) -> Tensor:
     """``importance · (Uᵀ e)²`` of every output direction, ``(n, c)``."""
     along = torch.einsum("nij,ni->nj", choice.curvature.vectors, error.to(torch.float64))
     return choice.importance * along**2
 
 
-class Combinations(LinearOperator):
+class DirectionSelector(LinearOperator):
     """``P``: from the outputs of points to the chosen directions, ``(s, n·c)``.
 
     Args:
@@ -228,7 +228,7 @@ class Combinations(LinearOperator):
         return total.index_add_(0, self._positions, shares).reshape(self.shape[1], -1)
 
 
-class OutputRows(Product):
+class DirectionalJacobian(Product):
     """The rows ``uᵀ J_i`` of chosen output directions, ``(s, p)``.
 
     Args:
@@ -242,7 +242,7 @@ class OutputRows(Product):
     def __init__(self, risk: EmpiricalRisk, directions: OutputDirections, *, memory_budget: int) -> None:
         unique, positions = torch.unique(directions.points, return_inverse=True)
         jacobian = Jacobian(risk, points=unique.tolist(), memory_budget=memory_budget)
-        super().__init__(Combinations(directions, positions, len(unique)), jacobian)
+        super().__init__(DirectionSelector(directions, positions, len(unique)), jacobian)
         self._risk, self.directions = risk, directions
         self._per_sample, self._budget = PerSampleGradients(risk), memory_budget
 
