@@ -108,7 +108,7 @@ def ours(bench: Bench) -> tuple[list[dict[str, Any]], dict[str, float]]:
         "further": further / gradient,
         "sample": sample / gradient,
         "verify": check / gradient,
-        "rows": derivative.linearisation.constraint.operator.shape[0],
+        "rows": derivative.rows,
         "peak_gigabytes": peak_gigabytes(),
     }
     if derivative.check is None:

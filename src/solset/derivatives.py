@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, Product, Space
 from solset.sets import AffineSet, TrainingFlow, affine_image
-from solset.solvers import Deferred, Prepared, Solver
+from solset.solvers import Prepared, Solution, Solver
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,44 @@ class Qualification:
     reason: str
 
 
-@dataclass(frozen=True)
-class Constraint:
-    """``A`` and what is kept about it: it does not depend on which points move, so one serves them all.
+class OptimalityMap(ABC):
+    """An optimality map, whose zeros count as solutions, as far as sets and certificates ask about it.
 
     Attributes:
-        operator: ``A``: the Hessian ``H``, its Gauss–Newton form, or the Jacobian ``J``.
-        solver: What solves with ``A``.
-        row_weights: Gives ``W`` with ``(WA)ᵀ(WA)`` the curvature that training follows, where ``A`` are
-            rows; called when a filter first needs it.
-        prepared: What the solver keeps, where it is known already.
+        name: Name of the map, as it is passed for ``optimality`` and stored with results.
+        keeps_outputs: Whether solutions are the weights that keep all training outputs, so that ``A`` are
+            rows of ``J``; otherwise ``A`` is a symmetric ``(p, p)`` matrix.
+        is_exact: Whether ``A`` is the derivative of the map, and not an approximation of it.
+    """
+
+    name: ClassVar[str]
+    keeps_outputs: ClassVar[bool] = False
+    is_exact: ClassVar[bool] = True
+
+    def qualification(self, rank: int, rows: int, left_out: int) -> Qualification:  # noqa: ARG002 - of a selection
+        """Whether Theorem 1 holds with equality, by the numerical rank of ``A``.
+
+        Args:
+            rank: Numerical rank of ``A``.
+            rows: Number of rows of ``A``.
+            left_out: Number of rows of the whole constraint that are not in use.
+        """
+        if rank == rows:
+            return Qualification(True, f"the constraint has full row rank {rows}")
+        need = "equality needs a solution set of locally constant rank"
+        return Qualification(None, f"the Hessian has rank {rank} of {rows}; {need}")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """The matrix ``A`` and what a solver keeps about it; points that move share it.
+
+    Attributes:
+        operator: Matrix ``A``: the Hessian ``H``, its Gauss–Newton form, or the Jacobian ``J``.
+        solver: Solver of systems with ``A``.
+        row_weights: Function that gives ``W``, with ``(WA)ᵀ(WA)`` the curvature that training follows, where
+            ``A`` are rows; called when a filter first needs it.
+        prepared: Preparation of the solver, where it is there already; ``None`` makes it at first use.
     """
 
     operator: LinearOperator
@@ -47,8 +76,8 @@ class Constraint:
 
     @cached_property
     def system(self) -> Prepared:
-        """``A`` with whatever the solver keeps; prepared at the first solve."""
-        return Deferred(self.operator, self.solver) if self.prepared is None else self.prepared
+        """The matrix ``A`` with whatever the solver keeps, prepared at first use."""
+        return self.solver.prepare(self.operator) if self.prepared is None else self.prepared
 
     @cached_property
     def weights(self) -> LinearOperator | None:
@@ -80,9 +109,9 @@ class Linearisation:
         data_space: Shape of a data direction at the door.
         weight_space: Shape of a weight direction at the door.
         gradient: The risk's gradient at the trained point, ``(p,)``.
-        optimality: Which optimality map it linearises.
-        reason: Why this map was taken.
-        left_out: How many rows of the constraint are not in use.
+        map: Optimality map that is linearised.
+        reason: Sentence that says why this map was taken.
+        left_out: Number of rows of the whole constraint that are not in use.
     """
 
     constraint: Constraint
@@ -90,7 +119,7 @@ class Linearisation:
     data_space: Space
     weight_space: Space
     gradient: Tensor
-    optimality: str
+    map: OptimalityMap
     reason: str
     left_out: int = 0
 
@@ -99,26 +128,54 @@ class Linearisation:
         """The prepared ``A``."""
         return self.constraint.system
 
+    @property
+    def optimality(self) -> str:
+        """The name of the optimality map."""
+        return self.map.name
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of ``A`` that are in use."""
+        return self.constraint.operator.shape[0]
+
+    @property
+    def rank(self) -> int | None:
+        """The numerical rank of ``A``; ``None`` where the solver does not see the spectrum."""
+        return self.system.rank
+
+    def solve(self, rhs: Tensor) -> Solution:
+        """The minimum-norm solution of ``A v = b``.
+
+        Args:
+            rhs: Right-hand side ``b``, ``(m,)`` or a block ``(m, k)``.
+        """
+        return self.system.solve(rhs)
+
+    def push(self, dx: Tensor) -> Tensor:
+        """The product ``C Δx``, ``(m,)``.
+
+        Args:
+            dx: Data direction, flat or in its own shape.
+        """
+        return self.data @ self.data_space.flatten(dx)
+
+    def pull(self, y: Tensor) -> Tensor:
+        """The product ``Cᵀ y``: a flat data direction, or a block of them.
+
+        Args:
+            y: Vector in the space of the constraint, ``(m,)`` or a block ``(m, k)``.
+        """
+        return self.data.T @ y
+
     @cached_property
     def qualification(self) -> Qualification:
         """Whether Theorem 1 holds with equality here, as far as it was verified.
 
         Cost: one decomposition, if the solver sees the spectrum.
         """
-        rank, (m, p) = self.system.rank, self.constraint.operator.shape
-        if rank is None:
+        if self.rank is None:
             return Qualification(None, "the solver does not see the spectrum, so no rank was verified")
-        if self.optimality == "gauss_newton":
-            return Qualification(None, "exact only at zero residual or for outputs linear in the weights")
-        if self.left_out and rank == m:
-            text = f"the {m} rows in use are independent; of the {self.left_out} left out it is not known"
-            return Qualification(None, text)
-        if rank == m:
-            return Qualification(True, f"the constraint has full row rank {m}")
-        if self.optimality == "interpolating":
-            return Qualification(False, f"the rows have rank {rank} of {m}")
-        text = f"the Hessian has rank {rank} of {p}; equality needs a solution set of locally constant rank"
-        return Qualification(None, text)
+        return self.map.qualification(self.rank, self.rows, self.left_out)
 
 
 @dataclass(frozen=True)
@@ -223,11 +280,11 @@ class GraphicalDerivative:
         if isinstance(self._source, Selection) and self._check is None and bool(flat.any()):
             self._check = self._source.verify(flat)
         line = self.linearisation
-        rhs = -(line.data @ flat)
+        rhs = -line.push(flat)
         training = TrainingFlow(
             lambda: line.constraint.flow, lambda: line.constraint.weigh(rhs), line.gradient
         )
-        return AffineSet(line.system, rhs, torch.zeros_like(line.gradient), training=training)
+        return AffineSet(lambda: line.system, rhs, torch.zeros_like(line.gradient), training=training)
 
     def verify(self, dx: Tensor) -> RowCheck:
         """Checks the rows in use against all rows for this data direction; adds rows until it holds.
@@ -285,8 +342,28 @@ class GraphicalDerivative:
 
     @property
     def optimality(self) -> str:
-        """The optimality map that was linearised."""
-        return self.linearisation.optimality
+        """The name of the optimality map that was linearised."""
+        return self.linearisation.map.name
+
+    @property
+    def keeps_outputs(self) -> bool:
+        """Whether solutions are the weights that keep all training outputs."""
+        return self.linearisation.map.keeps_outputs
+
+    @property
+    def solver(self) -> Solver:
+        """The solver of the systems with ``A``."""
+        return self.linearisation.constraint.solver
+
+    @property
+    def rank(self) -> int | None:
+        """The numerical rank of ``A``; ``None`` where the solver does not see the spectrum."""
+        return self.linearisation.rank
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of ``A`` that are in use."""
+        return self.linearisation.rows
 
     @property
     def reason(self) -> str:
@@ -321,9 +398,8 @@ class Coderivative:
         points needs an inner solve a step.
         """
         line = self.linearisation
-        found = line.system.solve_transposed(-line.weight_space.flatten(q))
-        point = line.data.T @ found.value
-        return affine_image(point, _spread(line), defect=found.residual)
+        solution = line.system.solve_transposed(-line.weight_space.flatten(q))
+        return affine_image(line.pull(solution.value), _spread(line), defect=solution.residual)
 
 
 def _spread(line: Linearisation) -> "_KernelImage | None":
@@ -331,7 +407,7 @@ def _spread(line: Linearisation) -> "_KernelImage | None":
 
     Probed on three random vectors from a fixed start, relative to ``Cᵀ`` itself.
     """
-    if line.system.rank == line.constraint.operator.shape[0]:
+    if line.rank == line.rows:
         return None
     image = _KernelImage(line)
     generator = torch.Generator().manual_seed(0)

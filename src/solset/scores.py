@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from solset.checks import checked
+from solset.derivatives import Linearisation
 from solset.errors import SolsetWarning, Status, bad_value
 from solset.linalg import Space
 from solset.operators import Jacobian
-from solset.problem import Problem
+from solset.problem import Problem, Stationary
 from solset.risk import slopes_at
-from solset.solvers import Prepared, Solution, Solver
+from solset.solvers import Solution, Solver
 
 
 @checked
@@ -84,13 +85,13 @@ def influence(problem: Problem, change: Moved | Reweighted, *, solver: Solver | 
         tensor([1.2500])
     """
     points = problem.check_points(change.points)
-    derivative = problem.graphical_derivative(points=points, optimality="stationary", solver=solver)
-    system, layout = derivative.linearisation.system, problem.risk().layout.shapes
+    derivative = problem.graphical_derivative(points=points, optimality=Stationary(), solver=solver)
+    line, layout = derivative.linearisation, problem.risk().layout.shapes
     if isinstance(change, Moved):
         solution = derivative(change.dx).min_norm()
     else:
-        solution = system.solve(-change.factor * problem.risk().select(points).gradient())
-    return _checked(solution.with_value(problem.weights() + solution.value, layout), system)
+        solution = line.solve(-change.factor * problem.risk().select(points).gradient())
+    return _checked(solution.with_value(problem.weights() + solution.value, layout), line)
 
 
 @checked
@@ -135,8 +136,9 @@ def feature_scores(
     Cost: one solve and one product with ``Bᵀ`` per test point; ``tests·n·d`` numbers.
     """
     adjoints = _adjoints(problem, inputs, targets, solver)
-    data = problem.graphical_derivative(optimality="stationary", solver=solver).linearisation.data
-    return -(data.T @ adjoints).T.reshape(len(inputs), problem.point_count, *problem.input_shape)
+    derivative = problem.graphical_derivative(optimality=Stationary(), solver=solver)
+    pulled = derivative.linearisation.pull(adjoints)
+    return -pulled.T.reshape(len(inputs), problem.point_count, *problem.input_shape)
 
 
 def _adjoints(problem: Problem, inputs: Tensor, targets: Tensor, solver: Solver | None) -> Tensor:
@@ -158,14 +160,14 @@ def _adjoints(problem: Problem, inputs: Tensor, targets: Tensor, solver: Solver 
             value = risk.loss(risk.forward(leaves, inputs[i : i + 1]), targets[i : i + 1])
             found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
         gradients.append(risk.layout.join(found))
-    derivative = problem.graphical_derivative(points=[0], optimality="stationary", solver=solver)
-    system = derivative.linearisation.system
-    return _checked(system.solve(torch.stack(gradients, dim=1)), system).value
+    derivative = problem.graphical_derivative(points=[0], optimality=Stationary(), solver=solver)
+    line = derivative.linearisation
+    return _checked(line.solve(torch.stack(gradients, dim=1)), line).value
 
 
-def _checked(solution: Solution, system: Prepared) -> Solution:
+def _checked(solution: Solution, line: Linearisation) -> Solution:
     """The solution, with a warning if it was not found or is one of many."""
-    rank, size = system.rank, system.operator.shape[0]
+    rank, size = line.rank, line.rows
     singular = "" if rank is None or rank == size else f" and rank {rank} of {size}"
     if solution.status is not Status.CONVERGED or singular:
         warnings.warn(

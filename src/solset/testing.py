@@ -11,7 +11,7 @@ from tqdm import trange
 from solset.errors import Status, bad_value
 from solset.linalg import LinearOperator
 from solset.modulus import LipschitzModulus
-from solset.problem import Problem
+from solset.problem import Problem, keeps_outputs
 from solset.retraining import LevenbergMarquardt, Method, Newton
 
 
@@ -143,7 +143,7 @@ def verify_lipschitz_like(
     points = points if modulus.is_joint else list(range(len(points)))
     risk, target = part.risk(), part.risk().outputs()
     method: Method = Newton(tol=1e-13)
-    if modulus.optimality == "interpolating":
+    if keeps_outputs(modulus.optimality):
         method = LevenbergMarquardt(tol=1e-6 * radius, step_tol=1e-6)
     shape = part.data_space(points).shape
 

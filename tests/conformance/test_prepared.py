@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from solset.derivatives import Constraint
 from solset.errors import Status
 from solset.linalg import BlockDiagonal, DenseOperator
-from solset.solvers import LSMR, Deferred, Dense, Dual, FirstToConverge
+from solset.sets import AffineSet
+from solset.solvers import LSMR, Dense, Dual, FirstToConverge
 from solset.solvers.filters import Tikhonov
 from support.systems import NORMAL, POSITIVE, ROWS, SIGNED, TIGHT, WIDE, NormalFree, consistent_rhs, rng
 
@@ -70,7 +72,7 @@ def test_row_weights_reuse_the_gram_matrix():
     assert Dense().prepare(DenseOperator(WIDE)).weighted(weights) is None
 
 
-def test_a_deferred_preparation_is_made_once_and_only_when_needed():
+def test_a_constraint_is_prepared_once_and_only_when_needed():
     made = []
 
     class Watched(Dense):
@@ -78,11 +80,12 @@ def test_a_deferred_preparation_is_made_once_and_only_when_needed():
             made.append(operator)
             return super().prepare(operator)
 
-    deferred = Deferred(DenseOperator(WIDE), Watched())
-    assert deferred.operator.shape == (4, 9)
-    assert not made
+    constraint = Constraint(DenseOperator(WIDE), Watched())
     b = consistent_rhs(WIDE)
-    torch.testing.assert_close(deferred.solve(b).value, torch.linalg.pinv(WIDE) @ b, rtol=0, atol=1e-10)
-    assert deferred.rank == 4
-    deferred.filtered(Tikhonov(1.0), b)
+    answer = AffineSet(lambda: constraint.system, b, torch.zeros(9, dtype=torch.float64))
+    assert constraint.operator.shape == (4, 9)
+    assert not made
+    torch.testing.assert_close(answer.min_norm().value, torch.linalg.pinv(WIDE) @ b, rtol=0, atol=1e-10)
+    assert constraint.system.rank == 4
+    constraint.system.filtered(Tikhonov(1.0), b)
     assert len(made) == 1

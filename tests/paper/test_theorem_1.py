@@ -6,6 +6,7 @@ from torch import Tensor
 
 from solset.derivatives import Coderivative, Constraint, GraphicalDerivative, Linearisation
 from solset.linalg import DenseOperator, Space
+from solset.problem import MAPS
 from solset.solvers import LSMR, Dense, Dual, Solver
 
 CPU = torch.device("cpu")
@@ -23,7 +24,7 @@ def linearisation(A: Tensor, C: Tensor, solver: Solver, optimality: str = "stati
         data_space=Space("dx", (1, d), torch.float64, CPU),
         weight_space=Space("q", (p,), torch.float64, CPU),
         gradient=torch.zeros(p, dtype=torch.float64),
-        optimality=optimality,
+        map=MAPS[optimality],
         reason="given",
     )
 

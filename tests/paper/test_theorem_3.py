@@ -7,7 +7,7 @@ from torch import nn
 from solset import Problem, lipschitz_modulus
 from solset.modulus import Certainty, modulus_chain
 from solset.paper._toy import toy_problem
-from solset.problem import _defaults as defaults
+from solset.problem import _point as defaults
 from solset.solvers import CG
 from solset.testing import verify_lipschitz_like
 from support.fitted import MOVED, net

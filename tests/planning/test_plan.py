@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from solset import Problem, audit, plan
 from solset.operators import DirectionalJacobian, Hessian, InformativeRows
 from solset.planning import Cost, Plan, Route
+from solset.problem._stationary import preconditioned
 from solset.solvers import CG, LSMR, MINRES, Dense, Dual, Solver
 from support.fitted import MOVED, NETS, net
 from support.sharded import Counted, draw
@@ -175,7 +177,9 @@ def reads_of(way: Way, kind: str, **options) -> None:
     """Asserts that points are read as often as planned, for the first direction and for a further one."""
     problem, data = problem_of(kind, weight_decay=way.decay, **options)
     route = named(plan(problem, points=K), way.name)
-    solver = ITERATIVE.get(way.solver) or (getattr(problem.linearisations.defaults, way.solver or "dual"))
+    point = problem.point
+    made = {"dense": point.dense_solver, "preconditioned": partial(preconditioned, point)}
+    solver = ITERATIVE.get(way.solver) or made.get(way.solver, point.gram_solver)()
     solver = solver if way.rows is None else None
     data.reads = 0
     derivative = problem.graphical_derivative(
@@ -212,7 +216,7 @@ def test_rows_of_all_points_are_where_the_plan_says(tmp_path, budget, place):
     folder = tmp_path if place == "disk" else None
     problem, data = problem_of("wide", memory_budget=budget, spill_folder=folder)
     route = named(plan(problem, points=K), "gauss_newton by Dual")
-    solver = problem.linearisations.defaults.dual
+    solver = problem.point.gram_solver()
     derivative = problem.graphical_derivative(points=K, optimality="gauss_newton", solver=solver)
     derivative(direction(problem, 1)).min_norm()
     kept = solver.plan(derivative.linearisation.constraint.operator.factor)

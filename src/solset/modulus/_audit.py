@@ -22,7 +22,7 @@ from solset.modulus._audit_batches import (
 from solset.modulus._audit_result import Audit
 from solset.modulus._audit_store import Batches
 from solset.modulus._peers import feature_influence, memory_perturbation, point_slopes
-from solset.problem import Optimality, Problem
+from solset.problem import Interpolating, Optimality, Problem, Stationary, as_map
 from solset.risk import as_points, digest, fingerprint
 
 
@@ -122,15 +122,16 @@ def _route(
     joint: bool | None,
     optimality: Optimality,
 ) -> tuple[AuditRoute, str, str]:
-    if optimality in {"auto", "interpolating"} and (part.is_fitted or optimality == "interpolating"):
+    asked = as_map(optimality)
+    if part.is_fitted if asked is None else asked.keeps_outputs:
         if not part.is_fitted:
-            part.graphical_derivative(points=chosen, optimality="interpolating")  # refuses, and says why
+            part.graphical_derivative(points=chosen, optimality=optimality)  # refuses, and says why
         is_joint = part.gram_fits if joint is None else joint
         kind = JointAudit if is_joint else IsolatedAudit
         text = "the training set is fitted" + (
             "" if is_joint else "; each point by itself, without the others' constraints"
         )
-        return kind(part, gradient, slopes), "interpolating", text
+        return kind(part, gradient, slopes), Interpolating.name, text
     if joint is not None:
         raise bad_value(
             "joint",
@@ -138,10 +139,9 @@ def _route(
             got=joint,
             cure="A point by itself is an idea of the interpolating map.",
         )
-    name: Optimality = "stationary" if optimality == "auto" else optimality
-    derivative = part.graphical_derivative(points=chosen[:1], optimality=name)
+    derivative = part.graphical_derivative(points=chosen[:1], optimality=asked or Stationary())
     route = StationaryAudit(part, gradient, slopes, derivative.linearisation)
-    text = "the training set is not fitted" if optimality == "auto" else "as asked for"
+    text = "the training set is not fitted" if asked is None else "as asked for"
     return route, derivative.optimality, text
 
 

@@ -11,9 +11,8 @@ from solset.errors import bad_type, bad_value
 from solset.linalg import LeftSide, LinearOperator, default_tolerance
 from solset.modulus._blocks import PointBlocks, isolated_blocks
 from solset.operators import InputJacobian, PerSampleGradients, PointGrams
-from solset.problem import Problem
+from solset.problem import Interpolating, Problem
 from solset.risk import EmpiricalRisk
-from solset.solvers import DualPrepared, unwrapped
 
 SHARE = 0.25  # of the memory budget that a batch of points may take
 
@@ -52,10 +51,10 @@ class Constraints:
                 got=True,
                 cure="Leave it out, or raise memory_budget.",
             )
-        kept = unwrapped(problem.graphical_derivative(optimality="interpolating").linearisation.system)
-        if not isinstance(kept, DualPrepared):
-            raise bad_type("solver", expected="Dual", got=type(kept).__name__, cure="Leave it out.")
-        return cls(kept.operator, kept.gram, kept.tolerance, problem.output_count)
+        system = problem.graphical_derivative(optimality=Interpolating()).linearisation.system.gram_side()
+        if system is None or system.gram is None:
+            raise bad_type("solver", expected="Dual", got="none with a Gram matrix", cure="Leave it out.")
+        return cls(system.operator, system.gram, system.tolerance, problem.output_count)
 
     @cached_property
     def side(self) -> LeftSide:

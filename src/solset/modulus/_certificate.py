@@ -11,7 +11,6 @@ from solset.modulus._rank_probe import rank_is_constant
 from solset.modulus._result import Carrier, Certainty, Certificate
 from solset.modulus._routes import Found
 from solset.problem import Problem
-from solset.solvers import DualPrepared, unwrapped
 
 SHARE = 0.01  # of the squared length of the combinations, above which an output is named
 STILL = 1e-3  # Newton step to the nearest stationary point, relative to the weights, that is not looked at
@@ -42,7 +41,7 @@ def certify(part: Problem, moved: list[int], line: Linearisation, found: Found, 
     )
     if ratio is None:
         return _of_products(bare, line, found)
-    if line.optimality == "gauss_newton":
+    if not line.map.is_exact:
         text = "the Gauss–Newton matrix stands for the Hessian: exact only at zero residual"
         return replace(bare, reason=text)
     if ratio.rank == 0 and ratio.value == 0.0:
@@ -94,10 +93,10 @@ def _finite(
     """Exact at full row rank, or where the rank does not change nearby."""
     if line.left_out:
         return replace(bare, reason=f"a lower bound: {line.left_out} of the constraint's rows are not in use")
-    full = bare.rank if line.optimality == "interpolating" else bare.joint_rank
+    full = bare.rank if line.map.keeps_outputs else bare.joint_rank
     if full == bare.rows:
         text = f"{_name(line)} has full row rank {bare.rows}"
-        if line.optimality != "interpolating":
+        if not line.map.keeps_outputs:
             text = f"[H, B] has full row rank {bare.rows} and the criterion holds"
         return replace(bare, certainty=Certainty.EXACT, reason=text, upper=found.upper)
     verdict = rank_is_constant(part, moved, line, expected=bare.joint_rank or 0, probes=probes)
@@ -119,8 +118,8 @@ def _infinite(bare: Certificate, part: Problem, line: Linearisation, found: Foun
             f"features move it {bare.lower:.3g} times as far"
         )
         return replace(bare, reason=text)
-    kernel = "Jᵀu = 0 and J_xᵀu ≠ 0" if line.optimality == "interpolating" else "Hu = 0 and Bᵀu ≠ 0"
-    has_rows = line.optimality == "interpolating" and not line.left_out
+    kernel = "Jᵀu = 0 and J_xᵀu ≠ 0" if line.map.keeps_outputs else "Hu = 0 and Bᵀu ≠ 0"
+    has_rows = line.map.keeps_outputs and not line.left_out
     c = part.output_count if has_rows else 1
     return replace(
         bare,
@@ -135,9 +134,9 @@ def _infinite(bare: Certificate, part: Problem, line: Linearisation, found: Foun
 
 def _size(line: Linearisation, u: Tensor) -> float:
     """What ``Aᵀu`` is a small number against: the lengths of the rows that ``u`` combines."""
-    kept = unwrapped(line.system)
-    if isinstance(kept, DualPrepared):
-        return float((u.to(torch.float64).square() @ kept.gram.diagonal()).sqrt())
+    gram = line.system.gram
+    if gram is not None:
+        return float((u.to(torch.float64).square() @ gram.diagonal()).sqrt())
     return float(torch.linalg.matrix_norm(line.constraint.operator.to_dense(), 2))
 
 
@@ -153,11 +152,11 @@ def _carriers(participation: Tensor, outputs: int) -> tuple[Carrier, ...]:
 
 def _newton_step(part: Problem, line: Linearisation) -> float:
     """``‖H⁺∇E‖ / ‖w̄‖`` for the stationary map; 0 for the other, whose constraint holds at any weights."""
-    if line.optimality == "interpolating":
+    if line.map.keeps_outputs:
         return 0.0
     step = line.system.solve(part.gradient()).value.norm()
     return float(step / part.weights().norm().clamp_min(torch.finfo(step.dtype).tiny))
 
 
 def _name(line: Linearisation) -> str:
-    return "J" if line.optimality == "interpolating" else "H"
+    return "J" if line.map.keeps_outputs else "H"

@@ -13,7 +13,7 @@ from solset.modulus._kinks import activation_margin
 from solset.modulus._noise import resolution
 from solset.modulus._result import Carrier, Certainty, Certificate, LipschitzModulus
 from solset.modulus._routes import Found, by_decomposition, by_products
-from solset.problem import MOST_DENSE, Optimality, Problem
+from solset.problem import AUTO, MOST_DENSE, Interpolating, Optimality, Problem, as_map
 from solset.solvers import CG, LSMR, MINRES, Dense, Dual, Solver
 
 
@@ -87,7 +87,7 @@ def lipschitz_modulus(
     is_free = isinstance(solver, CG | MINRES)
     is_part = layer is not None or not joint or is_free
     line = _linearise(part, moved, optimality, solver, is_part=is_part)
-    if not joint and line.optimality != "interpolating":
+    if not joint and not line.map.keeps_outputs:
         raise bad_value(
             "joint",
             expected="True where the training set is not fitted",
@@ -134,16 +134,19 @@ def _linearise(
     part: Problem, moved: list[int], optimality: Optimality, solver: Solver | None, *, is_part: bool
 ) -> Linearisation:
     """The pair of the map asked for; a small Hessian is written out, with a cut above its own noise."""
-    if optimality == "auto" and is_part and part.is_fitted:
-        optimality = "interpolating"
-    if optimality == "interpolating" and not isinstance(solver, Dual | CG | MINRES | None):
+    asked = as_map(optimality)
+    if asked is None and is_part and part.is_fitted:
+        asked = Interpolating()
+    has_rows = asked is not None and asked.keeps_outputs
+    if has_rows and not isinstance(solver, Dual | CG | MINRES | None):
         raise bad_type(
             "solver", expected="Dual, CG or MINRES for rows of J", got=solver, cure="Leave it out."
         )
     is_free = isinstance(solver, CG | MINRES)
-    own = LSMR() if is_free and optimality == "interpolating" else solver  # which keeps nothing of the rows
-    found = part.graphical_derivative(points=moved, optimality=optimality, solver=own).linearisation
-    if found.optimality != "stationary" or solver is not None or len(part.weights()) > MOST_DENSE:
+    own = LSMR() if is_free and has_rows else solver  # which keeps nothing of the rows
+    found = part.graphical_derivative(points=moved, optimality=asked or AUTO, solver=own).linearisation
+    is_hessian = found.map.is_exact and not found.map.keeps_outputs
+    if not is_hessian or solver is not None or len(part.weights()) > MOST_DENSE:
         return found
     dense = Dense(rank_tolerance=resolution(part))
     written = part.graphical_derivative(points=moved, optimality="stationary", solver=dense).linearisation

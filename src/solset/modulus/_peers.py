@@ -43,7 +43,7 @@ def feature_influence(problem: Problem, gradient: Tensor, points: list[int]) -> 
         adjoint = line.constraint.flow.curvature().solve(gradient)
     else:
         line = problem.graphical_derivative(points=points, optimality="stationary").linearisation
-        adjoint = line.system.solve(gradient)
+        adjoint = line.solve(gradient)
     found = Mixed(problem.risk(), points, memory_budget=0).T @ adjoint.value
     return found.reshape(len(points), -1).norm(dim=1).to(torch.float64), adjoint.status
 

@@ -55,7 +55,7 @@ def rank_is_constant(
     if probes < 1 or risk.weights.dtype != torch.float64 or m * (risk.layout.size + q) > ENTRIES:
         return Verdict(False, "whether the rank is constant nearby was not probed")
     generator = torch.Generator().manual_seed(0)
-    probe = _rows_probe if line.optimality == "interpolating" else _solution_probe
+    probe = _rows_probe if line.map.keeps_outputs else _solution_probe
     for number in range(probes):
         found = probe(part, line, moved, generator)
         if isinstance(found, str):

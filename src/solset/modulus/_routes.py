@@ -9,7 +9,6 @@ from solset.derivatives import Linearisation
 from solset.errors import Status
 from solset.linalg import (
     LargestRatio,
-    LeftSide,
     LinearOperator,
     NormalOperator,
     Product,
@@ -17,7 +16,7 @@ from solset.linalg import (
     largest_ratio,
 )
 from solset.operators import InputJacobian
-from solset.solvers import DualPrepared, Prepared, Solver, SymmetricPrepared, unwrapped
+from solset.solvers import Prepared, Solver
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,14 @@ def by_decomposition(line: Linearisation) -> Found | None:
     Args:
         line: The pair ``(A, C)``.
     """
-    kept = unwrapped(line.system)
-    if isinstance(kept, DualPrepared):
-        side = LeftSide.of_gram(kept.gram, kept.tolerance).refined(kept.operator)
-        root, rows = row_root(line.data, len(kept.gram))
-    elif isinstance(kept, SymmetricPrepared):
-        side = LeftSide.of_symmetric(kept.spectrum)
+    side = line.system.left_side()
+    if side is None:
+        return None
+    if line.constraint.operator.is_symmetric:
         root = column_root(line.data)
         rows = torch.arange(root.shape[0], device=root.device)
     else:
-        return None
+        root, rows = row_root(line.data, line.rows)
     ratio = largest_ratio(side, root, rows)
     u = ratio.attained_at.to(line.data.dtype)
     direction = line.data.T @ u

@@ -227,7 +227,7 @@ class DigitsRun:
         return {"size": size, "steps": last, "message": course.message, "rows": rows}
 
     def _setup(self) -> dict[str, Any]:
-        problem, line = self.problem, self.derivative.linearisation
+        problem, derivative = self.problem, self.derivative
         return {
             "points": problem.point_count,
             "weights": len(problem.weights()),
@@ -238,9 +238,9 @@ class DigitsRun:
             "optimality": self.derivative.optimality,
             "reason": self.derivative.reason,
             "qualification": self.derivative.qualification.reason,
-            "rank": line.system.rank,
-            "rows": line.constraint.operator.shape[0],
-            "dimension": None if line.system.rank is None else len(problem.weights()) - line.system.rank,
+            "rank": derivative.rank,
+            "rows": derivative.rows,
+            "dimension": None if derivative.rank is None else len(problem.weights()) - derivative.rank,
             "learning_rate": self.learning_rate,
             "test_accuracy": self._accuracy(),
         }

@@ -101,8 +101,8 @@ class LandscapeFigure:
         random = filter_normalised(run.problem, torch.randn(change.shape, generator=generator))
         kernel = answer.directions(random.unsqueeze(1))[:, 0]
         kernel = kernel * (KERNEL_LENGTH * change.norm() / kernel.norm())
-        check, system = derivative.check, derivative.linearisation.system
-        if check is None or system.rank is None:
+        check, rank = derivative.check, derivative.rank
+        if check is None or rank is None:
             raise bad_value("figure", expected="images that move", got="none", cure="Give a step.")
-        facts = torch.tensor([check.rows, system.rank, check.residual], dtype=torch.float64)
+        facts = torch.tensor([check.rows, rank, check.residual], dtype=torch.float64)
         return {"change": change, "kernel": kernel, "facts": facts}

@@ -72,8 +72,7 @@ class MovedPoints:
         if check is None:
             raise bad_value("moved", expected="images that move", got="none", cure="Give a step.")
         facts = [check.residual, check.moved_residual, check.unit_residual, check.risk_rise, check.discarded]
-        system = derivative.linearisation.system
-        rank = system.rank if system.rank is not None else -1
+        rank = derivative.rank if derivative.rank is not None else -1
         return {
             "change": smallest.value,
             "samples": torch.stack([s.value for s in drawn]),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from solset.errors import Status
+from solset.problem import keeps_outputs
 from solset.retraining import Retrained
 from solset.risk import Layout
 from solset.solvers import Solution
@@ -106,7 +107,7 @@ class Course:
         On a set of kept outputs that of all steps, as if they pointed the same way, along the set. At an
         isolated solution that of the last one: steps before it leave no trace.
         """
-        if self.optimality == "interpolating":
+        if keeps_outputs(self.optimality):
             return sum(station.error for station in self.stations)
         return self.end.error
 

@@ -23,7 +23,7 @@ from solset.outofcore import gram_solver
 from solset.paths._cost import Meter
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
-from solset.solvers import Deferred, GramPrepared
+from solset.solvers import GramPrepared
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class KeptOutputs:
             ValueError: If the derivative works without a Gram matrix, because it may not keep all rows.
         """
         line = derivative.linearisation
-        system = line.system.inner if isinstance(line.system, Deferred) else line.system
-        if not isinstance(system, GramPrepared):
+        system = line.system.gram_side()
+        if system is None:
             raise bad_value(
                 "rows",
                 expected="few enough for their Gram matrix",
@@ -129,7 +129,7 @@ class KeptOutputs:
         self.meter.add_points(INPUT_JACOBIAN, len(self.points))
         if line.left_out:
             self.meter.add(FORWARD)  # the loss's curvature, by which the rows were chosen
-        answer = line.data @ self.dx.flatten()
+        answer = line.push(self.dx)
         return Factor(system, None, -system.solve(answer).value, answer)
 
     def factor(self, tau: float, weights: Tensor) -> Factor:

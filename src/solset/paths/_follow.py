@@ -22,7 +22,7 @@ from solset.paths._isolated_steps import IsolatedSteps
 from solset.paths._kinks import kinks_of
 from solset.paths._options import PathOptions
 from solset.paths._state import Ending, Refusal, State, Stepper
-from solset.problem import Optimality, Problem
+from solset.problem import AUTO, Optimality, Problem, as_map, keeps_outputs
 from solset.retraining import LevenbergMarquardt, Newton, Retrained, retrain
 from solset.risk import Indices
 
@@ -103,8 +103,9 @@ def follow_path(
     risk = problem.risk()
     points, flat = change.chosen(risk), change.direction(risk)
     dx = problem.data_space(points).unflatten(flat)
+    map_asked = as_map(optimality)
     asked = {
-        "map": optimality,
+        "map": AUTO if map_asked is None else map_asked.name,
         "max_error": max_error,
         "rows": None if rows is None else [rows.tol, rows.max_rows],
         "options": asdict(options),
@@ -115,7 +116,7 @@ def follow_path(
     derivative = check_path(problem, points=points, optimality=optimality, rows=rows, nearest=nearest)
     if ending is None:
         meter = Meter(problem.point_count)
-        if derivative.optimality == "stationary":
+        if not derivative.keeps_outputs:
             stepper: Stepper = IsolatedSteps(
                 problem, points, dx, max_error=max_error, meter=meter, options=options
             )
@@ -167,7 +168,7 @@ def check_path(
     Cost: that of :meth:`Problem.graphical_derivative`, which the path needs anyway.
     """
     derivative = problem.graphical_derivative(points=points, optimality=optimality, rows=rows)
-    if derivative.optimality == "stationary":
+    if not derivative.keeps_outputs:
         if not problem.risk().weight_decay > 0:
             raise bad_value(
                 "problem",
@@ -269,8 +270,9 @@ def _fitted_steps(
     )
 
 
-def _check(optimality: str, max_error: float, max_gradients: int | float | None) -> None:
-    if optimality == "gauss_newton":
+def _check(optimality: Optimality, max_error: float, max_gradients: int | float | None) -> None:
+    asked = as_map(optimality)
+    if asked is not None and not asked.is_exact:
         raise bad_value(
             "optimality",
             expected='"auto", "interpolating" or "stationary"',
@@ -285,5 +287,5 @@ def _check(optimality: str, max_error: float, max_gradients: int | float | None)
 
 def _nearest(problem: Problem, change: Move, optimality: str) -> Retrained:
     solver = gram_solver(problem.memory_budget, problem.spill_folder)
-    method = LevenbergMarquardt(solver=solver) if optimality == "interpolating" else Newton()
+    method = LevenbergMarquardt(solver=solver) if keeps_outputs(optimality) else Newton()
     return retrain(problem, change, method=method)

@@ -6,8 +6,9 @@ from math import prod
 from solset.planning._products import Products
 from solset.planning._result import Cost, Memory, Route, refused, too_small
 from solset.planning._rows import single_rows, whole_point_rows
-from solset.problem._defaults import MOST_ROWS, Defaults
+from solset.problem import Interpolating, TrainedPoint
 from solset.problem._informative import InformativeSelection
+from solset.problem._point import MOST_ROWS
 from solset.solvers import LSMR, RowPlan
 
 LSMR_VECTORS = (6, 3)  # of weights and of rows, in float64, as SciPy has them, with those that go to and fro
@@ -23,14 +24,14 @@ class InterpolatingRoutes:
         selection: The rows that carry the constraint; ``None`` where they cannot be chosen.
     """
 
-    defaults: Defaults
+    defaults: TrainedPoint
     products: Products
     selection: InformativeSelection | None
 
     def all(self) -> tuple[Route, ...]:
         """Each with the obstacle of the map, if it has one."""
         routes = (self.dual(), self.chosen(), self.lsmr())
-        obstacle = self.defaults.obstacle
+        obstacle = Interpolating().refusal(self.defaults)
         return tuple(replace(route, obstacle=obstacle or route.obstacle) for route in routes)
 
     def dual(self) -> Route:
@@ -41,17 +42,17 @@ class InterpolatingRoutes:
             optimality="interpolating",
             solver="Dual",
             rows=known.rows,
-            smallest_budget=known.dual.smallest_budget(self.products.jacobian),
+            smallest_budget=known.gram_solver().smallest_budget(self.products.jacobian),
         )
         if known.rows <= MOST_ROWS:  # below that, a call for Dual works on chosen rows
             route = replace(route, smallest_budget=max(route.smallest_budget, known.gram_bytes))
         try:
-            plan = known.dual.plan(self.products.jacobian)
+            plan = known.gram_solver().plan(self.products.jacobian)
         except ValueError:
             return refused(route, known.memory_budget)
         rows = whole_point_rows(plan, known.outputs, len(known.risk.points))
         found = self._by_gram(route, plan, rows, share=1.0)
-        if not known.selects(known.dual, None):
+        if not Interpolating().chooses_rows(known):
             return found
         short = f"{known.rows} rows are more than the {MOST_ROWS} that a Gram matrix is built of unasked"
         if known.rows <= MOST_ROWS:

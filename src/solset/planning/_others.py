@@ -7,7 +7,8 @@ from solset.operators._cost import FACTOR_ROW, FORWARD, INPUT_ROW, ROW
 from solset.planning._products import Products
 from solset.planning._result import Cost, Memory, Route, refused
 from solset.planning._rows import whole_point_rows
-from solset.problem import Problem
+from solset.problem import Interpolating, Problem, keeps_outputs
+from solset.problem._stationary import smaller_side
 
 NEWTON_PRODUCTS = 10  # of the Hessian in a Newton step along a path: what CG takes for one digit
 CORRECTIONS = 2  # of a step along kept outputs
@@ -42,19 +43,19 @@ class OtherRoutes:
 
     def joint_audit(self) -> Route:
         """All constraints hold: one Gram matrix, then ``c`` backward passes for each point."""
-        known, n = self.problem.linearisations.defaults, self.problem.point_count
+        known, n = self.problem.point, self.problem.point_count
         short = "" if known.gram_fits else "the Gram matrix of all rows does not fit the memory budget"
         route = Route(
             name="audit, joint",
             optimality="interpolating",
             solver="Dual",
-            obstacle=known.obstacle or short,
+            obstacle=Interpolating().refusal(known) or short,
             smallest_budget=known.gram_bytes,
-            is_default=known.gram_fits and not known.obstacle,
+            is_default=known.gram_fits and not Interpolating().refusal(known),
             rows=known.rows,
         )
         try:
-            plan = known.dual.plan(self.products.jacobian)
+            plan = known.gram_solver().plan(self.products.jacobian)
         except ValueError:
             return refused(route, known.memory_budget)
         square = plan.gram_memory
@@ -69,13 +70,13 @@ class OtherRoutes:
 
     def isolated_audit(self) -> Route:
         """Every point by its own rows: no Gram matrix."""
-        known = self.problem.linearisations.defaults
+        known = self.problem.point
         return Route(
             name="audit, isolated",
             optimality="interpolating",
             solver="none",
-            obstacle=known.obstacle,
-            is_default=not known.gram_fits and not known.obstacle,
+            obstacle=Interpolating().refusal(known),
+            is_default=not known.gram_fits and not Interpolating().refusal(known),
             rows=len(self.chosen) * known.outputs,
             memory=Memory(vectors=4 * 8 * known.weights),
             prepare=SLOPES,
@@ -85,8 +86,8 @@ class OtherRoutes:
 
     def path(self) -> Route:
         """Large perturbations along the map that ``"auto"`` takes."""
-        known, taken = self.problem.linearisations.defaults, self.taken
-        if taken.optimality == "interpolating":
+        known, taken = self.problem.point, self.taken
+        if keeps_outputs(taken.optimality):
             return self._kept_outputs()
         n, hessian = self.problem.point_count, self.products.hessian
         products = NEWTON_PRODUCTS * hessian.each + hessian.once
@@ -95,7 +96,9 @@ class OtherRoutes:
             optimality="stationary",
             solver="CG",
             obstacle="" if known.risk.weight_decay > 0 else "no weight decay: no isolated solution",
-            memory=replace(taken.memory, rows=8 * known.side * known.weights, gram=24 * known.side**2),
+            memory=replace(
+                taken.memory, rows=8 * smaller_side(known) * known.weights, gram=24 * smaller_side(known) ** 2
+            ),
             prepare=2 * Cost(1.0, FORWARD) + known.rows / n * Cost(1.0, FACTOR_ROW),
             direction=self.products.mixed.each + products,
             step=Cost(1.0, 1.0) + products,

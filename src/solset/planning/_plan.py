@@ -4,16 +4,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from solset import comm
+from solset.changes import Move
 from solset.operators import InformativeRows
 from solset.planning._interpolating import InterpolatingRoutes
 from solset.planning._others import OtherRoutes
 from solset.planning._products import Products
 from solset.planning._result import Plan, Route
 from solset.planning._symmetric import SymmetricRoutes
-from solset.problem import Problem
+from solset.problem import MAPS, Interpolating, Problem, Stationary
 from solset.problem._informative import InformativeSelection
 from solset.risk import Indices
 from solset.solvers import Dual, Solver
+
+SHOWN = {"FirstToConverge": "preconditioned CG"}
 
 
 def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRows | None = None) -> Plan:
@@ -53,11 +56,11 @@ def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRo
         products have to be repeated (an inconsistent system, a restart), there are more of them.
     """
     chosen = problem.check_points(points)
-    known, products = problem.linearisations.defaults, Products(problem, chosen)
+    known, products = problem.point, Products(problem, chosen)
     interpolating = InterpolatingRoutes(known, products, _selection(problem, chosen, rows))
     found = (*interpolating.all(), *SymmetricRoutes(known, products).all())
-    refusal = problem.linearisations.refusal(chosen, None, rows)
-    routes = _marked(found, _defaults(problem, chosen, rows), "stationary" if refusal else "interpolating")
+    refusal = Interpolating(rows).doubt(known, Move, chosen)
+    routes = _marked(found, _defaults(problem, chosen, rows), (Stationary if refusal else Interpolating).name)
     taken = next(route for route in routes if route.is_automatic)
     return Plan(
         points=problem.point_count,
@@ -79,31 +82,31 @@ def _selection(
     problem: Problem, chosen: Sequence[int], rows: InformativeRows | None
 ) -> InformativeSelection | None:
     """The rows that carry the constraint, as a call would choose them, where they can be chosen."""
-    known = problem.linearisations.defaults
-    if known.obstacle or not known.curvature_fits:
+    known, asked = problem.point, Interpolating(rows)
+    if asked.refusal(known) or not known.curvature_fits:
         return None
-    given = rows if known.selects(None, rows) else InformativeRows()
-    return problem.linearisations.selection(chosen, None, given)
+    if not asked.chooses_rows(known):
+        asked = Interpolating(InformativeRows())
+    return asked.selection(known, Move, chosen)
 
 
 def _defaults(problem: Problem, chosen: Sequence[int], rows: InformativeRows | None) -> dict[str, str]:
     """The name of the route that each map takes unasked."""
-    known = problem.linearisations.defaults
-    names = {name: _name(known.solver(name)) for name in ("gauss_newton", "stationary")}
-    stationary = {"FirstToConverge": "preconditioned CG"}.get(names["stationary"], names["stationary"])
-    by_name = {"gauss_newton": names["gauss_newton"], "stationary": stationary}
-    found = {name: f"{name} by {solver}" for name, solver in by_name.items()}
-    solver = _name(known.solver("interpolating"))
-    found["interpolating"] = f"interpolating on all rows by {solver}"
-    if not known.obstacle:
+    point, asked = problem.point, Interpolating(rows)
+    names = {}
+    for name, each in MAPS.items():
+        solver = _name(each.default_solver(point))
+        rows_by = "on all rows by " if each.keeps_outputs else "by "
+        names[name] = f"{name} {rows_by}{SHOWN.get(solver, solver)}"
+    if not asked.refusal(point):
         try:
-            use = problem.linearisations.in_use(chosen, None, rows)
+            use = asked.in_use(point, Move, chosen)
         except ValueError:  # no plan fits: these rows are asked for, and refused
             use = "chosen"
         if use != "all":
             rows_by = {"chosen": "informative rows by Dual", "weighted": "all rows by LSMR"}[use]
-            found["interpolating"] = f"interpolating on {rows_by}"
-    return found
+            names[asked.name] = f"{asked.name} on {rows_by}"
+    return names
 
 
 def _name(solver: Solver) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from solset.problem import Stationary, keeps_outputs
 from solset.solvers import size_text
 
 Place = Literal["memory", "disk", "recomputed"]
@@ -186,7 +187,7 @@ class Plan:
     @property
     def otherwise(self) -> Route | None:
         """What ``"auto"`` takes if the rows of ``J`` prove dependent; ``None`` where nothing is open."""
-        return None if self.automatic.optimality == "stationary" else self.default("stationary")
+        return self.default(Stationary.name) if keeps_outputs(self.automatic.optimality) else None
 
     def default(self, optimality: str) -> Route:
         """What a map takes unasked.

@@ -10,7 +10,8 @@ from solset.operators._cost import FACTOR_ROW
 from solset.planning._products import NOTHING, Product, Products
 from solset.planning._result import Cost, Memory, Route, refused, too_small
 from solset.planning._rows import points_per_block, whole_point_rows
-from solset.problem._defaults import Defaults
+from solset.problem import TrainedPoint
+from solset.problem._stationary import smaller_side
 from solset.solvers import CG, MINRES, RowPlan
 
 CHUNK = 64  # columns of a matrix that are written out together
@@ -26,7 +27,7 @@ class SymmetricRoutes:
         products: What one product costs.
     """
 
-    defaults: Defaults
+    defaults: TrainedPoint
     products: Products
 
     @property
@@ -80,11 +81,11 @@ class SymmetricRoutes:
             name="gauss_newton by Dual",
             optimality="gauss_newton",
             solver="Dual",
-            smallest_budget=known.dual.smallest_budget(self.products.jacobian),
+            smallest_budget=known.gram_solver().smallest_budget(self.products.jacobian),
             rows=known.rows,
         )
         try:
-            plan = known.dual.plan(self.products.jacobian)
+            plan = known.gram_solver().plan(self.products.jacobian)
         except ValueError:
             return refused(route, known.memory_budget)
         is_kept = plan.place != "recomputed"
@@ -155,7 +156,7 @@ class SymmetricRoutes:
         known, hessian = self.defaults, self.products.hessian
         is_tall = known.rows >= known.weights
         block = rows_at_once(known.weights, known.memory_budget)
-        need = 16 * known.side**2
+        need = 16 * smaller_side(known) ** 2
         if not is_tall:
             need = max(need, 8 * known.rows**2 + 2 * known.weights * (8 + self._item))
         inner = NOTHING if is_tall else self.products.both
@@ -182,7 +183,7 @@ class SymmetricRoutes:
             route,
             memory=Memory(
                 held if is_tall else 2 * held,
-                24 * known.side**2,
+                24 * smaller_side(known) ** 2,
                 hessian.graphs + inner.graphs,
                 weights.graphs + VECTORS["CG"] * 8 * known.weights,
             ),

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from solset.problem import Problem
+from solset.problem import Problem, keeps_outputs
 from solset.retraining import GradientDescent, LevenbergMarquardt, Method, Newton
 from solset.solvers.filters import Filter, GradientFlow
 
@@ -132,7 +132,7 @@ def default_follower(optimality: str, element: Filter | None) -> Follower:
     """
     if isinstance(element, GradientFlow):
         return FromTrained(GradientDescent(element.steps, element.learning_rate))
-    if optimality == "interpolating":
+    if keeps_outputs(optimality):
         return Nearest()
     return Corrected(Newton())
 

@@ -23,7 +23,7 @@ from solset.poisoning._prediction_attack import (
     outputs_at,
     resolved,
 )
-from solset.problem import Optimality, Problem
+from solset.problem import Optimality, Problem, keeps_outputs
 from solset.retraining import GradientDescent, LevenbergMarquardt, Method, Newton
 from solset.solvers import Solver
 from solset.solvers.filters import Filter, GradientFlow
@@ -186,7 +186,7 @@ def _classes(problem: Problem, inputs: Tensor) -> tuple[int, list[int]]:
 def _method_of(optimality: str, element: Filter | None) -> Method:
     if isinstance(element, GradientFlow):
         return GradientDescent(element.steps, element.learning_rate)
-    return LevenbergMarquardt(tol=1e-8) if optimality == "interpolating" else Newton()
+    return LevenbergMarquardt(tol=1e-8) if keeps_outputs(optimality) else Newton()
 
 
 def _linear_radius(problem: Problem, budget: Budget, adjoint: AdjointGradient, gap: float) -> float:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from math import isfinite
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from solset.poisoning._ascent import Ascent, Climb, Slope, climb
 from solset.poisoning._budget import FeasibleSet
 from solset.poisoning._followers import BasePoint, Follower, is_finite
 from solset.poisoning._poisoning_file import Progress, Reason, Round
-from solset.problem import FIT_TOL, Optimality, Problem
+from solset.problem import FIT_TOL, MAPS, GaussNewton, LinearisedMap, Problem
 from solset.solvers import Solver
 
 SHORTEST = 1e-4  # share of the radius below which rounds are given up
@@ -139,17 +138,17 @@ class Rounds:
 
     def _is_fitted(self, base: BasePoint) -> bool:
         """Whether the interpolating map still applies; any other always does."""
-        if self._map != "interpolating":
+        if not self._map.keeps_outputs:
             return True
         moved = self.problem.moved_to(Move(self.points, base.dx), base.weights)
         return moved.fit <= FIT_TOL
 
     @property
-    def _map(self) -> Optimality:
+    def _map(self) -> LinearisedMap:
         """The map at moved data: training of a finite duration leaves a residual, which only ``B`` sees."""
-        own = self.trained.linearisation.optimality
-        follows_training = self.trained.follows_training and own == "interpolating"
-        return "gauss_newton" if follows_training else cast("Optimality", own)
+        trained = self.trained.linearisation.map
+        follows_training = self.trained.follows_training and trained.keeps_outputs
+        return GaussNewton() if follows_training else MAPS[trained.name]
 
     def _response(self, base: BasePoint) -> Response:
         """The linear response there; the latest is kept, for a round that is taken back."""

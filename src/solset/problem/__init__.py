@@ -1,6 +1,24 @@
-"""The trained point and its linearisation: the only door between the two wings."""
+"""The trained point and its optimality maps: where the two wings meet."""
 
-from solset.problem._defaults import FIT_TOL, MOST_DENSE, Optimality
+from solset.problem._gauss_newton import GaussNewton
+from solset.problem._interpolating import Interpolating
+from solset.problem._maps import AUTO, MAPS, Optimality, as_map, keeps_outputs
+from solset.problem._point import FIT_TOL, MOST_DENSE, LinearisedMap, TrainedPoint
 from solset.problem._problem import Problem
+from solset.problem._stationary import Stationary
 
-__all__ = ["FIT_TOL", "MOST_DENSE", "Optimality", "Problem"]
+__all__ = [
+    "AUTO",
+    "FIT_TOL",
+    "MAPS",
+    "MOST_DENSE",
+    "GaussNewton",
+    "Interpolating",
+    "LinearisedMap",
+    "Optimality",
+    "Problem",
+    "Stationary",
+    "TrainedPoint",
+    "as_map",
+    "keeps_outputs",
+]

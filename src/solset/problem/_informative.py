@@ -2,13 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from solset.changes import Change
 from solset.derivatives import Constraint, Linearisation, RowCheck, Selection
 from solset.errors import SolsetWarning, bad_type
 from solset.linalg import BlockDiagonal, LinearOperator, Product
@@ -17,18 +18,14 @@ from solset.operators import (
     DirectionChoice,
     DirectionSelector,
     InformativeRows,
-    InputJacobian,
     Jacobian,
-    OutputCurvature,
     choose_directions,
     directions_to_add,
     weighted_squares,
 )
+from solset.problem._point import LinearisedMap, TrainedPoint
 from solset.problem._stored import Stored, store
-from solset.risk import EmpiricalRisk
-from solset.solvers import LSMR, Deferred, Dual, GramPrepared, Prepared
-
-Frame = Callable[[Constraint, LinearOperator, str], Linearisation]
+from solset.solvers import LSMR, Dual, GramPrepared, Prepared
 
 MOST_GRADIENTS = 200  # what LSMR takes for a hundred steps
 
@@ -38,31 +35,32 @@ class InformativeSelection(Selection):
     """The Gram route on chosen rows of ``J``.
 
     Attributes:
-        risk: At the trained point.
-        moved: ``K``.
-        settings: Accuracy and number of rows.
-        solver: Keeps the rows and their Gram matrix.
-        curvature: The loss's, at all points.
-        frame: Makes a linearisation of a constraint, a data operator and a reason.
-        memory_budget: Bytes for graphs.
-        kept: What an earlier run stored, to go on from.
+        map: Interpolating map that is linearised.
+        point: Trained point.
+        kind: Class of the changes that are answered.
+        moved: Indices of the points that change.
+        settings: Accuracy to which rows may be left out, and how many are allowed.
+        solver: Solver that keeps the rows and their Gram matrix.
+        stored: Rows and Gram matrix of an earlier run, to go on from; ``None`` chooses rows anew.
     """
 
-    risk: EmpiricalRisk
+    map: LinearisedMap
+    point: TrainedPoint
+    kind: type[Change]
     moved: Sequence[int]
     settings: InformativeRows
     solver: Dual
-    curvature: OutputCurvature
-    frame: Frame
-    memory_budget: int
-    kept: Stored | None = None
+    stored: Stored | None = None
 
     def __post_init__(self) -> None:
-        self._jacobian = Jacobian(self.risk, memory_budget=self.memory_budget)
-        self._data = InputJacobian(self.risk, self.moved, memory_budget=self.memory_budget)
-        if self.kept is not None:
-            self.use(self.kept.choice, self.kept.prepared)
+        self.risk, budget = self.point.risk, self.point.memory_budget
+        self._jacobian = Jacobian(self.risk, memory_budget=budget)
+        self._data = self.map.data(self.kind, self.risk, self.moved, budget)
+        if self.stored is not None:
+            self.curvature = self.stored.choice.curvature
+            self.use(self.stored.choice, self.stored.prepared)
             return
+        self.curvature = self.point.curvature
         # Most of the tolerance as a share of the trace: the first check then holds as a rule.
         discard, dtype = 0.75 * self.settings.tol, self.risk.weights.dtype
         self.use(choose_directions(self.curvature, self.moved, discard, dtype))
@@ -75,29 +73,33 @@ class InformativeSelection(Selection):
             prepared: What the solver keeps about them, where it is known.
         """
         self.choice = choice
-        rows = DirectionalJacobian(self.risk, choice.directions, memory_budget=self.memory_budget)
+        rows = self._rows(choice)
         weights = BlockDiagonal(choice.weights.reshape(-1, 1, 1))
         self._picked = DirectionSelector(choice.directions, choice.directions.points, len(self.risk.points))
-        self.linearisation = self.frame(
-            Constraint(rows, self.solver, lambda: weights, prepared),
-            Product(self._picked, self._data),
-            f"interpolating {self.reason}",
+        self.linearisation = self._linearised(
+            Constraint(rows, self.solver, lambda: weights, prepared), self._picked, self.reason
         )
+
+    def _rows(self, choice: DirectionChoice) -> DirectionalJacobian:
+        return DirectionalJacobian(self.risk, choice.directions, memory_budget=self.point.memory_budget)
+
+    def _linearised(self, constraint: Constraint, combine: LinearOperator, reason: str) -> Linearisation:
+        """The pair of some rows, which are combinations of those of all training outputs."""
+        data, reason = Product(combine, self._data), f"{self.map.name} {reason}"
+        return self.point.linearise(self.map, self.kind, self.moved, reason, constraint=constraint, data=data)
 
     def _add(self, extra: Tensor) -> None:
         """Takes more rows in; what is kept of the present ones is kept."""
         choice = self.choice.with_more(extra)
-        rows = DirectionalJacobian(self.risk, choice.directions, memory_budget=self.memory_budget)
-        self.use(choice, self.solver.extend(self.prepared, rows))
+        self.use(choice, self.solver.extend(self.prepared, self._rows(choice)))
 
     @property
     def prepared(self) -> GramPrepared:
         """What is kept of the rows in use, computed now if it was not yet."""
-        system = self.linearisation.system
-        kept = system.inner if isinstance(system, Deferred) else system
-        if not isinstance(kept, GramPrepared):
-            raise bad_type("solver", expected="Dual", got=kept, cure="Leave it out.")
-        return kept
+        rows = self.linearisation.system.gram_side()
+        if rows is None:
+            raise bad_type("solver", expected="Dual", got=self.solver, cure="Leave it out.")
+        return rows
 
     def save(self, folder: Path) -> None:
         """Writes rows, Gram matrix and what they belong to.
@@ -157,10 +159,8 @@ class InformativeSelection(Selection):
         flow[list(self.moved)] = self.curvature.values[list(self.moved)].sqrt()
         training = BlockDiagonal(((vectors * flow.unsqueeze(1)) @ vectors.mT).to(dtype))
         constraint = Constraint(Product(weigh, self._jacobian), LSMR(tol=self.settings.tol), lambda: training)
-        reason = (
-            f"interpolating by LSMR on all rows, weighted by the loss's curvature, because of {self.too_many}"
-        )
-        return self.frame(constraint, Product(weigh, self._data), reason)
+        reason = f"by LSMR on all rows, weighted by the loss's curvature, because of {self.too_many}"
+        return self._linearised(constraint, weigh, reason)
 
     def verify(self, dx: Tensor) -> RowCheck:
         """Solves, checks all rows and adds those with the largest errors until the residual is small enough.
@@ -171,7 +171,7 @@ class InformativeSelection(Selection):
         answer = self._data @ dx
         size = float(torch.linalg.vector_norm(answer))
         while True:
-            change = self.linearisation.system.solve(-(self._picked @ answer)).value
+            change = self.linearisation.solve(-(self._picked @ answer)).value
             error = (self._jacobian @ change + answer).reshape(self.choice.importance.shape)
             check = self._judge(error, size)
             if check.is_accurate:
@@ -206,9 +206,7 @@ class InformativeSelection(Selection):
         """Why so many more rows cannot be taken in, or nothing."""
         choice = self.choice.with_more(extra)
         try:
-            self.solver.plan(
-                DirectionalJacobian(self.risk, choice.directions, memory_budget=self.memory_budget)
-            )
+            self.solver.plan(self._rows(choice))
         except ValueError as error:
             return str(error)
         return ""

@@ -19,8 +19,9 @@ from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
 from solset.operators import InformativeRows
 from solset.problem._checks import check_folder, check_inputs
-from solset.problem._defaults import Optimality
-from solset.problem._linearise import Linearisations
+from solset.problem._interpolating import Interpolating, restored
+from solset.problem._maps import AUTO, Optimality, linearise
+from solset.problem._point import TrainedPoint
 from solset.risk import (
     EmpiricalRisk,
     Indices,
@@ -182,17 +183,18 @@ class Problem:
     def _of(self, risk: EmpiricalRisk) -> "Problem":
         """The same problem for another risk, with nothing computed but one gradient."""
         other = copy.copy(self)
-        for cached in ("fit", "linearisations"):
+        for cached in ("fit", "point"):
             other.__dict__.pop(cached, None)
         other._risk = risk
         other._found = risk.sweep()
         return other
 
+    @checked
     def graphical_derivative(
         self,
         *,
         points: Indices | None = None,
-        optimality: Optimality = "auto",
+        optimality: Optimality = AUTO,
         solver: Solver | None = None,
         rows: InformativeRows | None = None,
     ) -> GraphicalDerivative:
@@ -214,8 +216,18 @@ class Problem:
         Cost: nothing is solved; ``"auto"`` builds the Gram matrix of a fitted problem to verify its rank.
         What the solver keeps is made once per problem, map and solver, and serves every later call.
         """
+        return self._derivative(Move, points, optimality, solver, rows)
+
+    def _derivative(
+        self,
+        kind: type[Change],
+        points: Indices | None,
+        optimality: Optimality,
+        solver: Solver | None,
+        rows: InformativeRows | None,
+    ) -> GraphicalDerivative:
         chosen = self.check_points(points)
-        return GraphicalDerivative(self.linearisations.choose(chosen, optimality, solver, rows))
+        return GraphicalDerivative(linearise(self.point, kind, chosen, optimality, solver, rows))
 
     @checked
     def load_derivative(self, folder: Path | str) -> GraphicalDerivative:
@@ -230,13 +242,13 @@ class Problem:
 
         Cost: one read of the data and of the files.
         """
-        return GraphicalDerivative(self.linearisations.restore(Path(folder)))
+        return GraphicalDerivative(restored(self.point, Path(folder)))
 
     def coderivative(
         self,
         *,
         points: Indices | None = None,
-        optimality: Optimality = "auto",
+        optimality: Optimality = AUTO,
         solver: Solver | None = None,
         rows: InformativeRows | None = None,
     ) -> Coderivative:
@@ -248,11 +260,12 @@ class Problem:
         derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver, rows=rows)
         return Coderivative(derivative.linearisation)
 
+    @checked
     def estimate(
         self,
         change: Change,
         *,
-        optimality: Optimality = "auto",
+        optimality: Optimality = AUTO,
         solver: Solver | None = None,
         rows: InformativeRows | None = None,
     ) -> AffineSet:
@@ -267,11 +280,8 @@ class Problem:
             solver: As for :meth:`graphical_derivative`.
             rows: As for :meth:`graphical_derivative`.
         """
-        require_change(change)
         direction = change.direction(self._risk)  # refused before anything is factorised
-        derivative = self.graphical_derivative(
-            points=change.points, optimality=optimality, solver=solver, rows=rows
-        )
+        derivative = self._derivative(type(change), change.points, optimality, solver, rows)
         return derivative(direction).translate(self.weights(), self._risk.layout.shapes)
 
     def moved_to(self, change: Change, weights: Tensor) -> "Problem":
@@ -339,11 +349,11 @@ class Problem:
         return Move.space(self._risk, self.check_points(points))
 
     @cached_property
-    def linearisations(self) -> Linearisations:
-        """Which operators and solvers calls take, and by which rules."""
-        return Linearisations(
+    def point(self) -> TrainedPoint:
+        """The trained point as optimality maps see it, with what was prepared there."""
+        return TrainedPoint(
             self._risk,
-            found=self._found,
+            sweep=self._found,
             fit=self.fit,
             memory_budget=self.memory_budget,
             spill_folder=self.spill_folder,
@@ -360,12 +370,12 @@ class Problem:
     @property
     def gram_fits(self) -> bool:
         """Whether all rows of ``J`` and their Gram matrix fit the memory budget, without being asked for."""
-        return self.linearisations.defaults.gram_fits
+        return self.point.gram_fits
 
     @property
     def is_fitted(self) -> bool:
         """Whether the interpolating map applies: outputs fitted (see :attr:`fit`), and no weight decay."""
-        return not self.linearisations.defaults.obstacle
+        return not Interpolating().refusal(self.point)
 
     def _check_stationary(self, tol: float) -> None:
         self._found = self._risk.sweep()

@@ -8,7 +8,7 @@ import torch
 from solset.changes import Move
 from solset.errors import bad_value
 from solset.paths import Course, check_path, follow_path
-from solset.problem import Optimality, Problem
+from solset.problem import Optimality, Problem, as_map, keeps_outputs
 from solset.reports._directions import check_sizes, step_of
 from solset.reports._options import check_seed
 from solset.reports._run_folder import RunFolder
@@ -45,7 +45,8 @@ class PathSettings:
         check_sizes(self.sizes)
         if not 0 < self.tol < 1:
             raise bad_value("tol", expected="between 0 and 1", got=self.tol, cure="Use 1e-3.")
-        if self.optimality == "gauss_newton":
+        asked = as_map(self.optimality)
+        if asked is not None and not asked.is_exact:
             raise bad_value(
                 "optimality",
                 expected="auto, interpolating or stationary",
@@ -135,7 +136,7 @@ def _nearest(problem: Problem, points: list[int], dx: torch.Tensor, course: Cour
     if found is None:
         return {"nearest_distance": None, "nearest_status": None, "nearest_residual": None}
     residual = found.gradient_norm
-    if course.optimality == "interpolating":
+    if keeps_outputs(course.optimality):
         start = problem.risk()
         off = start.move(points, dx).at(found.weights).outputs() - start.outputs()
         residual = float(off.abs().max())

@@ -181,7 +181,7 @@ def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder
             "problem": repr(problem),
             "optimality": derivative.optimality,
             "reason": derivative.reason,
-            "solver": type(derivative.linearisation.constraint.solver).__name__,
+            "solver": type(derivative.solver).__name__,
             "gradient_norm": float(problem.gradient().norm()),
             "fit": problem.fit,
             "risk": problem.risk().value(),

@@ -61,7 +61,7 @@ class AffineSet:
     :meth:`is_empty` is true.
 
     Attributes:
-        system: Matrix ``A``, prepared by a solver.
+        constraint: Matrix ``A`` prepared by a solver, or a function that has it prepared at first use.
         rhs: Right-hand side ``b``, ``(m,)``.
         reference: Point from which changes are measured, ``(p,)``: 0 for a derivative, ``w̄`` for an estimate.
         layout: Names and shapes of the parameters if elements are weights, else ``None``.
@@ -81,12 +81,17 @@ class AffineSet:
         AffineSet(in R^2, dimension 1)
     """
 
-    system: Prepared
+    constraint: Prepared | Callable[[], Prepared]
     rhs: Tensor
     reference: Tensor
     layout: Mapping[str, torch.Size] | None = None
     defect: float = 0.0
     training: TrainingFlow | None = None
+
+    @cached_property
+    def system(self) -> Prepared:
+        """The matrix ``A`` with whatever its solver keeps, prepared at first use."""
+        return self.constraint if isinstance(self.constraint, Prepared) else self.constraint()
 
     def min_norm(self) -> Solution:
         """The element nearest to the reference point: ``reference + A⁺ b``.

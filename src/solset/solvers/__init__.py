@@ -1,7 +1,7 @@
 """Solvers as values: each turns a linear operator and a right-hand side into a :class:`Solution`."""
 
 from solset.solvers import filters
-from solset.solvers._base import Deferred, Prepared, Solver, attainable, judge, unwrapped
+from solset.solvers._base import Prepared, Solver, attainable, judge
 from solset.solvers._decomposed import DualPrepared
 from solset.solvers._direct import Dense, SymmetricPrepared
 from solset.solvers._dual import Dual
@@ -15,7 +15,6 @@ from solset.solvers._solution import Solution, SolverError
 __all__ = [
     "AT_ONCE",
     "CG",
-    "Deferred",
     "Dense",
     "Dual",
     "DualPrepared",
@@ -38,5 +37,4 @@ __all__ = [
     "judge",
     "largest_eigenvalue",
     "size_text",
-    "unwrapped",
 ]

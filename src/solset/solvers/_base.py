@@ -2,15 +2,18 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from solset.errors import Status, bad_type
-from solset.linalg import LinearOperator
+from solset.linalg import LeftSide, LinearOperator
 from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, MinimumNorm
+
+if TYPE_CHECKING:
+    from solset.solvers._gram_side import GramPrepared
 
 
 class Prepared(ABC):
@@ -68,6 +71,19 @@ class Prepared(ABC):
         """The numerical rank, or ``None`` where the solver never sees the spectrum."""
         return None
 
+    @property
+    def gram(self) -> Tensor | None:
+        """The Gram matrix ``AAᵀ`` in float64, ``(m, m)``; ``None`` where the solver keeps none in memory."""
+        return None
+
+    def left_side(self) -> LeftSide | None:
+        """A decomposition of ``A`` for ratios ``‖Cᵀu‖ / ‖Aᵀu‖``; ``None`` where the solver keeps none."""
+        return None
+
+    def gram_side(self) -> "GramPrepared | None":
+        """This object, where the solver keeps a Gram matrix of rows, in memory or on the disk."""
+        return None
+
     def weighted(self, weights: LinearOperator) -> "Prepared | None":  # noqa: ARG002 - part of the interface
         """The prepared operator ``W A``, if it costs no new rows of ``A``; else ``None``."""
         return None
@@ -97,62 +113,6 @@ class Solver(ABC):
             rhs: ``b``, ``(m,)`` or a block ``(m, k)``.
         """
         return self.prepare(operator).solve(rhs)
-
-
-class Deferred(Prepared):
-    """A prepared operator whose preparation waits for the first solve, and then is shared.
-
-    Args:
-        operator: The matrix ``A``.
-        solver: What will prepare it.
-    """
-
-    def __init__(self, operator: LinearOperator, solver: Solver) -> None:
-        self._bare, self.solver = operator, solver
-
-    @cached_property
-    def inner(self) -> Prepared:
-        """The preparation, made on first use."""
-        return self.solver.prepare(self._bare)
-
-    @property
-    def operator(self) -> LinearOperator:  # type: ignore[override]
-        """The operator, as the preparation keeps it once it is made."""
-        return self.inner.operator if "inner" in self.__dict__ else self._bare
-
-    def solve(self, rhs: Tensor) -> Solution:
-        """As the solver prepared does."""
-        return self.inner.solve(rhs)
-
-    def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
-        """As the solver prepared does."""
-        return self.inner.filtered(choice, rhs)
-
-    def solve_transposed(self, rhs: Tensor) -> Solution:
-        """As the solver prepared does."""
-        return self.inner.solve_transposed(rhs)
-
-    def curvature(self) -> Prepared:
-        """As the solver prepared does."""
-        return self.inner.curvature()
-
-    def weighted(self, weights: LinearOperator) -> Prepared | None:
-        """As the solver prepared does."""
-        return self.inner.weighted(weights)
-
-    @property
-    def rank(self) -> int | None:
-        """As the solver prepared finds it."""
-        return self.inner.rank
-
-
-def unwrapped(system: Prepared) -> Prepared:
-    """What the solver keeps, made now if it was not yet.
-
-    Args:
-        system: Perhaps a deferred one.
-    """
-    return system.inner if isinstance(system, Deferred) else system
 
 
 def relative_residual(operator: LinearOperator, value: Tensor, rhs: Tensor) -> tuple[Tensor, float]:

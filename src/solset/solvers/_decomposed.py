@@ -7,6 +7,7 @@ from torch import Tensor
 
 from solset.linalg import (
     DenseOperator,
+    LeftSide,
     LinearOperator,
     NormalOperator,
     Product,
@@ -41,7 +42,7 @@ class DualPrepared(GramPrepared):
         is_equilibrated: bool = False,
     ) -> None:
         self.operator = rows
-        self.gram, self.tolerance, self.tol = matrix, tolerance, tol
+        self._gram, self.tolerance, self.tol = matrix, tolerance, tol
         lengths = matrix.diagonal().sqrt()
         one = torch.ones_like(lengths)
         is_scaled = is_equilibrated & (lengths > 0)
@@ -100,11 +101,20 @@ class DualPrepared(GramPrepared):
         """Eigenvalues above the tolerance."""
         return self.spectrum.rank
 
+    def left_side(self) -> LeftSide:
+        """The decomposition of the rows by their Gram matrix, refined by the rows themselves."""
+        return LeftSide.of_gram(self.gram, self.tolerance).refined(self.operator)
+
     @property
     def conditioning(self) -> float:
         """The smallest eigenvalue relative to the largest."""
         values = self.spectrum.values
         return float(values[0] / values[-1]) if bool(values[-1] > 0) else 0.0
+
+    @property
+    def gram(self) -> Tensor:
+        """The Gram matrix in memory."""
+        return self._gram
 
     @property
     def matrix(self) -> Tensor:

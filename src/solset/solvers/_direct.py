@@ -7,7 +7,7 @@ from torch import Tensor
 
 from solset.checks import checked
 from solset.errors import bad_value
-from solset.linalg import LinearOperator, NormalOperator, Spectrum, default_tolerance, spectrum
+from solset.linalg import LeftSide, LinearOperator, NormalOperator, Spectrum, default_tolerance, spectrum
 from solset.solvers._base import Prepared, Solver, judge
 from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, MinimumNorm
@@ -91,6 +91,10 @@ class SymmetricPrepared(Prepared):
     def rank(self) -> int:
         """Eigenvalues above the tolerance."""
         return self.spectrum.rank
+
+    def left_side(self) -> LeftSide:
+        """The decomposition of a symmetric matrix by its spectrum."""
+        return LeftSide.of_symmetric(self.spectrum)
 
 
 class _SingularPrepared(Prepared):

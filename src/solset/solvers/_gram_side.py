@@ -35,6 +35,10 @@ class GramPrepared(Prepared):
     def is_finite(self) -> bool:
         """Whether every inner product is."""
 
+    def gram_side(self) -> "GramPrepared":
+        """This object."""
+        return self
+
     @abstractmethod
     def curvature(self, damping: float = 0.0) -> Prepared:
         """``AᵀA + λI`` through the same Gram matrix.

@@ -1,0 +1,37 @@
+"""The stationary map with the Gauss–Newton matrix in place of the Hessian."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from solset import operators
+from solset.derivatives import Qualification
+from solset.linalg import LinearOperator
+from solset.problem._point import MOST_DENSE, LinearisedMap, TrainedPoint
+from solset.solvers import CG, Solver
+
+
+@dataclass(frozen=True)
+class GaussNewton(LinearisedMap):
+    """The stationary map, linearised by ``JᵀΛJ + λI`` and ``B``: exact at zero residual.
+
+    It applies at every trained point; it is the Hessian without the curvature of the network, which training
+    near a fit does not feel.
+    """
+
+    name: ClassVar[str] = "gauss_newton"
+    is_exact: ClassVar[bool] = False
+    solvers: ClassVar[str] = "Dual, Dense, MINRES or CG"
+
+    def operator(self, point: TrainedPoint) -> LinearOperator:
+        """The Gauss–Newton matrix; argument as for every map."""
+        return operators.GaussNewton(point.risk, memory_budget=point.memory_budget)
+
+    def default_solver(self, point: TrainedPoint) -> Solver:
+        """``Dual`` where all rows fit, ``Dense`` for few weights, else ``CG``; argument as for every map."""
+        if point.gram_fits:
+            return point.gram_solver()
+        return point.dense_solver() if point.weights <= MOST_DENSE else CG()
+
+    def qualification(self, rank: int, rows: int, left_out: int) -> Qualification:  # noqa: ARG002 - never exact
+        """Never verified: the matrix stands for the Hessian; arguments as for every map."""
+        return Qualification(None, "exact only at zero residual or for outputs linear in the weights")

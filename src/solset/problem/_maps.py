@@ -1,0 +1,87 @@
+"""The optimality maps by name, and the one place where a map is chosen."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from solset.changes import Change
+from solset.derivatives import Linearisation, Selection
+from solset.errors import bad_value
+from solset.operators import InformativeRows
+from solset.problem._gauss_newton import GaussNewton
+from solset.problem._interpolating import Interpolating
+from solset.problem._point import LinearisedMap, TrainedPoint
+from solset.problem._stationary import Stationary
+from solset.solvers import Solver
+
+Optimality = LinearisedMap | Literal["auto", "interpolating", "gauss_newton", "stationary"]
+
+AUTO = "auto"
+MAPS: dict[str, LinearisedMap] = {each.name: each for each in (Interpolating(), GaussNewton(), Stationary())}
+
+
+def as_map(optimality: Optimality | str) -> LinearisedMap | None:
+    """The optimality map that a value or a name stands for; ``None`` for ``"auto"``.
+
+    Args:
+        optimality: Optimality map, its name, or ``"auto"``.
+
+    Raises:
+        ValueError: If there is no map of that name.
+
+    Example:
+        >>> as_map("stationary"), as_map("auto")
+        (Stationary(), None)
+    """
+    if isinstance(optimality, LinearisedMap):
+        return optimality
+    if optimality not in {AUTO, *MAPS}:
+        raise bad_value(
+            "optimality",
+            expected=f"one of {(AUTO, *MAPS)}",
+            got=repr(optimality),
+            cure='Leave it out for "auto".',
+        )
+    return MAPS.get(optimality)
+
+
+def keeps_outputs(optimality: str) -> bool:
+    """Whether solutions of the map of this name are the weights that keep all training outputs.
+
+    Args:
+        optimality: Name that a result carries; ``False`` for one that is no map's.
+
+    Example:
+        >>> keeps_outputs("interpolating"), keeps_outputs("stationary")
+        (True, False)
+    """
+    return optimality in MAPS and MAPS[optimality].keeps_outputs
+
+
+def linearise(
+    point: TrainedPoint,
+    kind: type[Change],
+    points: Sequence[int],
+    optimality: Optimality,
+    solver: Solver | None,
+    rows: InformativeRows | None,
+) -> Linearisation | Selection:
+    """The pair ``(A, C)`` of the map asked for, or of the one that ``"auto"`` takes, which gives its reason.
+
+    ``"auto"`` takes the interpolating map where the training set is fitted and the rows in use are verified
+    to be independent, else the stationary one.
+
+    Args:
+        point: Trained point.
+        kind: Class of the changes that are answered.
+        points: Indices of the points that change, checked.
+        optimality: Optimality map, its name, or ``"auto"``.
+        solver: Solver of the map's systems; ``None`` takes the map's default.
+        rows: Accuracy to which rows of ``J`` may be left out; ``None`` for the map's own.
+    """
+    asked = as_map(optimality)
+    if asked is not None:
+        return (asked if rows is None else asked.with_rows(rows)).linearise(point, kind, points, solver)
+    first = Interpolating(rows).linearise_verified(point, kind, points, solver)
+    if not isinstance(first, str):
+        return first
+    return point.linearise(Stationary(), kind, points, f"stationary because {first}", solver=solver)

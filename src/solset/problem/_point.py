@@ -1,0 +1,239 @@
+"""The trained point as optimality maps see it: sizes, budgets, and what is computed once and shared."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from solset.changes import Change
+from solset.derivatives import Constraint, Linearisation, OptimalityMap, Selection
+from solset.errors import bad_type, bad_value
+from solset.linalg import LinearOperator, Space
+from solset.operators import InformativeRows, OutputCurvature
+from solset.outofcore import gram_solver
+from solset.risk import EmpiricalRisk, Sweep
+from solset.solvers import Dense, Dual, Solver
+
+FIT_TOL = 1e-2  # mean norm of the loss gradient in the outputs up to which a training set counts as fitted
+MOST_ROWS = 6000  # rows of J up to which a Gram matrix is built without being asked for
+MOST_DENSE = 1000  # weights up to which a Hessian is written out without being asked for
+
+
+class TrainedPoint:
+    """A trained point with its sizes and budgets, and the constraints that were prepared there.
+
+    What a solver keeps about ``H`` or ``J`` does not depend on which points move. It is made once for each
+    map and solver, and serves every later call.
+
+    Args:
+        risk: Empirical risk at the trained point.
+        sweep: Outputs, targets and gradient from one pass over all points.
+        fit: Mean norm of the loss gradient in the outputs.
+        memory_budget: Bytes for graphs, and again for rows and Gram matrix.
+        spill_folder: Folder for rows that do not fit the budget; ``None`` computes them anew.
+    """
+
+    def __init__(
+        self,
+        risk: EmpiricalRisk,
+        *,
+        sweep: Sweep,
+        fit: float,
+        memory_budget: int,
+        spill_folder: Path | None = None,
+    ) -> None:
+        self.risk, self.sweep, self.fit = risk, sweep, fit
+        self.memory_budget, self.spill_folder = memory_budget, spill_folder
+        self.outputs = sweep.outputs[0].numel()
+        self.latest: tuple[Hashable, Selection] | None = None
+        self._constraints: dict[tuple[str, Solver | None], Constraint] = {}
+
+    @property
+    def rows(self) -> int:
+        """The number of all rows of ``J``: points times outputs."""
+        return len(self.risk.points) * self.outputs
+
+    @property
+    def weights(self) -> int:
+        """The number of weights that may move."""
+        return self.risk.layout.size
+
+    @property
+    def gram_bytes(self) -> int:
+        """Bytes of all rows of ``J`` and their Gram matrix, each with a copy in float64."""
+        return 8 * self.rows * (2 * self.rows + 2 * self.weights)
+
+    @property
+    def gram_fits(self) -> bool:
+        """Whether all rows of ``J`` and their Gram matrix fit, without being asked for."""
+        return self.rows <= MOST_ROWS and self.gram_bytes <= self.memory_budget
+
+    @property
+    def curvature_bytes(self) -> int:
+        """Bytes of the loss's curvature at every point, with its eigenvectors."""
+        return 3 * 8 * self.rows * self.outputs
+
+    @property
+    def curvature_fits(self) -> bool:
+        """Whether the loss's curvature at every point fits the memory budget."""
+        return self.curvature_bytes <= self.memory_budget
+
+    @cached_property
+    def curvature(self) -> OutputCurvature:
+        """The loss's curvature in the outputs of every point, with its eigenvectors."""
+        return OutputCurvature.of(self.risk, self.sweep.outputs, self.sweep.targets)
+
+    def gram_solver(self, *, is_equilibrated: bool = False) -> Dual:
+        """The solver by a Gram matrix within the budget.
+
+        Args:
+            is_equilibrated: Whether rows are scaled to length one, so that short ones count as long ones do.
+        """
+        return gram_solver(self.memory_budget, self.spill_folder, is_equilibrated=is_equilibrated)
+
+    def dense_solver(self) -> Dense:
+        """The solver that writes the matrix out, within the budget."""
+        return Dense(memory_budget=self.memory_budget)
+
+    def constraint(self, optimality: "LinearisedMap", solver: Solver | None) -> Constraint:
+        """The whole constraint of a map, made once for each solver.
+
+        Args:
+            optimality: Optimality map.
+            solver: Solver of its systems; ``None`` takes the map's default.
+
+        Raises:
+            TypeError: If the solver is not one for the map's operator.
+        """
+        key = (optimality.name, solver)
+        if key not in self._constraints:
+            operator, used = optimality.operator(self), solver or optimality.default_solver(self)
+            if not used.takes(operator):
+                raise bad_type(
+                    "solver",
+                    expected=f'one for the {type(operator).__name__} of the "{optimality.name}" map',
+                    got=used,
+                    cure=f"Leave it out; this map takes {optimality.solvers}.",
+                )
+            self._constraints[key] = Constraint(operator, used, optimality.row_weights(self))
+        return self._constraints[key]
+
+    def linearise(
+        self,
+        optimality: "LinearisedMap",
+        kind: type[Change],
+        points: Sequence[int],
+        reason: str,
+        *,
+        solver: Solver | None = None,
+        constraint: Constraint | None = None,
+        data: LinearOperator | None = None,
+    ) -> Linearisation:
+        """The pair ``(A, C)`` of a map, on its whole constraint unless another is given.
+
+        Args:
+            optimality: Optimality map.
+            kind: Class of the changes that are answered.
+            points: Indices of the points that change, checked.
+            reason: Sentence that says why this map was taken.
+            solver: Solver of its systems; ``None`` takes the map's default.
+            constraint: Matrix ``A`` on some of the rows; the whole one by default.
+            data: Matrix ``C`` for those rows; the map's own by default.
+        """
+        constraint = constraint or self.constraint(optimality, solver)
+        operator = constraint.operator
+        return Linearisation(
+            constraint=constraint,
+            data=data or optimality.data(kind, self.risk, points, self.memory_budget),
+            data_space=kind.space(self.risk, points),
+            weight_space=Space("q", (self.weights,), operator.dtype, operator.device),
+            gradient=self.sweep.gradient,
+            map=optimality,
+            reason=reason,
+            left_out=self.rows - operator.shape[0] if optimality.keeps_outputs else 0,
+        )
+
+
+class LinearisedMap(OptimalityMap, ABC):
+    """An optimality map with its operators: what one file says of a map, and nobody else.
+
+    Attributes:
+        solvers: Solvers that the map's operator takes, in words.
+    """
+
+    solvers: ClassVar[str] = "Dense, MINRES, CG or FirstToConverge"
+
+    @abstractmethod
+    def operator(self, point: TrainedPoint) -> LinearOperator:
+        """The matrix ``A``, the derivative of the map in the weights.
+
+        Args:
+            point: Trained point.
+        """
+
+    @abstractmethod
+    def default_solver(self, point: TrainedPoint) -> Solver:
+        """The solver that the sizes call for.
+
+        Args:
+            point: Trained point.
+        """
+
+    def data(
+        self, kind: type[Change], risk: EmpiricalRisk, points: Sequence[int], memory_budget: int
+    ) -> LinearOperator:
+        """The matrix ``C``, the derivative of the map in the coordinates of a change.
+
+        Args:
+            kind: Class of the changes.
+            risk: Empirical risk at the trained point.
+            points: Indices of the points that change, checked.
+            memory_budget: Bytes that graphs kept between products may take.
+        """
+        return kind.of_gradient(risk, points, memory_budget)
+
+    def row_weights(self, point: TrainedPoint) -> Callable[[], LinearOperator] | None:  # noqa: ARG002 - for rows
+        """A function that gives the weights of rows that training follows; ``None`` for a symmetric ``A``.
+
+        Args:
+            point: Trained point.
+        """
+        return None
+
+    def refusal(self, point: TrainedPoint) -> str:  # noqa: ARG002 - most maps always apply
+        """The reason why the map does not apply at a trained point; empty where it does.
+
+        Args:
+            point: Trained point.
+        """
+        return ""
+
+    def with_rows(self, rows: InformativeRows) -> "LinearisedMap":
+        """The same map on some rows of its constraint.
+
+        Args:
+            rows: Accuracy to which rows may be left out.
+
+        Raises:
+            ValueError: If the map has no rows that could be left out.
+        """
+        raise bad_value(
+            "rows",
+            expected='left out for this map: only "interpolating" has rows of J',
+            got=f'{rows} with "{self.name}"',
+            cure='Leave it out, or take "interpolating".',
+        )
+
+    def linearise(
+        self, point: TrainedPoint, kind: type[Change], points: Sequence[int], solver: Solver | None
+    ) -> Linearisation | Selection:
+        """The pair ``(A, C)``, of a map that was asked for.
+
+        Args:
+            point: Trained point.
+            kind: Class of the changes that are answered.
+            points: Indices of the points that change, checked.
+            solver: Solver of its systems; ``None`` takes the map's default.
+        """
+        return point.linearise(self, kind, points, f"{self.name}, as asked for", solver=solver)

@@ -1,0 +1,59 @@
+"""The stationary map: solutions are the weights at which the gradient of the risk is zero."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from solset.linalg import LinearOperator
+from solset.operators import GaussNewtonInverse, Hessian
+from solset.problem._point import MOST_DENSE, MOST_ROWS, LinearisedMap, TrainedPoint
+from solset.solvers import CG, MINRES, FirstToConverge, Solver
+
+
+@dataclass(frozen=True)
+class Stationary(LinearisedMap):
+    """The map ``R(x, w) = ∇_w E``, linearised by the Hessian ``H`` and the mixed derivative ``B``.
+
+    It applies at every trained point. A Hessian of few weights is written out; a large one with weight decay
+    is solved by CG preconditioned with the inverse of the Gauss–Newton matrix, any other by MINRES.
+    """
+
+    name: ClassVar[str] = "stationary"
+
+    def operator(self, point: TrainedPoint) -> LinearOperator:
+        """The Hessian ``H``; argument as for every map."""
+        return Hessian(point.risk, memory_budget=point.memory_budget)
+
+    def default_solver(self, point: TrainedPoint) -> Solver:
+        """``Dense``, preconditioned ``CG``, or ``MINRES``; argument as for every map."""
+        if point.weights <= MOST_DENSE:
+            return point.dense_solver()
+        return preconditioned(point) if preconditioner_fits(point) else MINRES()
+
+
+def smaller_side(point: TrainedPoint) -> int:
+    """The smaller side of the factor of the Gauss–Newton matrix.
+
+    Args:
+        point: Trained point.
+    """
+    return min(point.weights, point.rows)
+
+
+def preconditioner_fits(point: TrainedPoint) -> bool:
+    """Whether the Gauss–Newton matrix has an inverse, and it fits without being asked for.
+
+    Args:
+        point: Trained point.
+    """
+    side = smaller_side(point)
+    return point.risk.weight_decay > 0 and side <= MOST_ROWS and 16 * side * side <= point.memory_budget
+
+
+def preconditioned(point: TrainedPoint) -> FirstToConverge:
+    """The solvers for a Hessian with weight decay: CG, then MINRES for one that proves indefinite.
+
+    Args:
+        point: Trained point.
+    """
+    inverse = GaussNewtonInverse(point.risk, memory_budget=point.memory_budget)
+    return FirstToConverge((CG(preconditioner=inverse), MINRES()))
