@@ -11,6 +11,8 @@ from solset.linalg import (
     equilibrated,
     largest_eigenpair,
     largest_ratio,
+    largest_ratios,
+    largest_singular,
     spectrum,
 )
 
@@ -90,6 +92,53 @@ def test_equilibrated_rows_have_length_one_in_any_batch() -> None:
     scale, scaled = equilibrated(A @ A.mT)
     assert torch.allclose(scaled.diagonal(dim1=1, dim2=2), torch.ones(3, 4, dtype=torch.float64))
     assert torch.allclose(scale, 1 / A.norm(dim=2))
+
+
+def test_a_batch_of_any_ranks_gives_the_ratios_of_its_members() -> None:
+    A, C = draw(5, 3, 6), draw(5, 3, 4, seed=1)
+    A[1, 2] = A[1, 0]  # rank 2, and C leaks
+    A[2, 2], C[2, 2] = 2 * A[2, 0], 2 * C[2, 0]  # rank 2, and C moves as A does
+    A[3], C[3] = 0.0, 0.0  # 0/0
+    C[4] = 0.0
+    grams = A @ A.mT
+    side = LeftSide.of_gram(grams, 1e-14)
+    ratios = largest_ratios(side, C)
+    members = [largest_ratio(LeftSide.of_gram(g, 1e-14), c) for g, c in zip(grams, C, strict=True)]
+    assert ratios.value.tolist() == pytest.approx([one.value for one in members], rel=1e-10)
+    assert ratios.value.isinf().tolist() == [False, True, False, False, False]
+    assert ratios.value[3:].tolist() == [0.0, 0.0]
+    u = ratios.attained_at(side)
+    pushed, moved = torch.einsum("bcp,bc->bp", A, u).norm(dim=1), torch.einsum("bcd,bc->bd", C, u).norm(dim=1)
+    assert pushed[[0, 2]].tolist() == pytest.approx([1.0, 1.0])
+    assert moved[[0, 2]].tolist() == pytest.approx(ratios.value[[0, 2]].tolist())
+    assert float(pushed[1]) <= 1e-7 * float(moved[1])
+    assert torch.allclose(
+        side.solve(draw(5, 3, seed=2))[0], torch.linalg.solve(grams[0], draw(5, 3, seed=2)[0])
+    )
+
+
+def test_rows_of_one_matrix_are_a_batch() -> None:
+    A, C = draw(6, 9), draw(6, 4, seed=1)
+    side, rows = side_of(A), torch.tensor([[0, 1, 2], [3, 4, 5]])
+    values = largest_ratios(side.at(rows), C[rows]).value
+    expected = [largest_ratio(side, C[one], one).value for one in rows]
+    assert values.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_dense_rows_are_resolved_down_to_rounding() -> None:
+    A = torch.tensor([[1.0, 0.0], [1.0, 1e-12], [0.0, 0.0]], dtype=torch.float64)
+    assert LeftSide.of_rows(A).rank == 2
+    exact = largest_ratio(LeftSide.of_rows(draw(4, 9)), draw(4, 3, seed=1)).value
+    assert exact == pytest.approx(ratio_of(draw(4, 9), draw(4, 3, seed=1)).value, rel=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (2, 3, 5), (0, 3), (3, 0)])
+def test_the_largest_singular_value_is_that_of_a_decomposition(shape: tuple[int, ...]) -> None:
+    matrix = draw(*shape)
+    value, left = largest_singular(matrix)
+    expected = torch.linalg.svdvals(matrix)[..., :1].sum(dim=-1)
+    assert torch.allclose(value, expected)
+    assert torch.allclose((left.unsqueeze(-2) @ matrix).squeeze(-2).norm(dim=-1), expected)
 
 
 @pytest.mark.parametrize("size", [5, 60])

@@ -13,7 +13,15 @@ from solset.linalg._algebra import (
 from solset.linalg._largest import LargestEigenvalue, largest_eigenpair
 from solset.linalg._operator import LinearOperator
 from solset.linalg._panels import WIDTH, KeptRows, Stacked
-from solset.linalg._ratio import ROUNDING, LargestRatio, LeftSide, equilibrated, largest_ratio
+from solset.linalg._ratio import (
+    ROUNDING,
+    LargestRatio,
+    LeftSide,
+    equilibrated,
+    largest_ratio,
+    largest_ratios,
+    largest_singular,
+)
 from solset.linalg._scipy_bridge import as_scipy, from_numpy, to_numpy
 from solset.linalg._space import Space
 from solset.linalg._spectrum import (
@@ -57,6 +65,8 @@ __all__ = [
     "in_parts",
     "largest_eigenpair",
     "largest_ratio",
+    "largest_ratios",
+    "largest_singular",
     "most_columns",
     "own_columns",
     "own_part",

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from solset.derivatives import Linearisation
+from solset.errors import Status
 from solset.modulus._audit_interpolating import Constraints, IsolatedRows, data_blocks
-from solset.modulus._audit_stationary import stationary_sensitivity
-from solset.modulus._blocks import Sensitivity, isolated_blocks
 from solset.modulus._peers import gradient_norms
-from solset.operators import Jacobian
+from solset.modulus._sensitivity import Sensitivity, sensitivity, sensitivity_of_answers
+from solset.operators import Jacobian, Mixed
 from solset.problem import Problem
 
 Batch = dict[str, Tensor]
@@ -21,12 +21,12 @@ STATIONARY_BATCH = 16
 
 @dataclass(frozen=True)
 class JointAudit:
-    """All constraints hold: every batch reads its blocks from one decomposition.
+    """The audit where all constraints hold: every batch reads one decomposition.
 
     Attributes:
-        problem: The trained point.
-        gradient: Of the validation loss, if there is one, ``(p,)``.
-        slopes: ``∇_f L`` of every point, ``(n, c)``.
+        problem: Problem whose training set is fitted.
+        gradient: Gradient of the validation loss, if there is one, ``(p,)``.
+        slopes: Loss gradient ``∇_f L`` in the outputs of every point, ``(n, c)``.
     """
 
     problem: Problem
@@ -48,27 +48,22 @@ class JointAudit:
         """``(JJᵀ)⁺ J ∇ℓ``, ``(n, c)``."""
         if self.gradient is None:
             return None
-        return self.constraints.solve((Jacobian(self.problem.risk()) @ self.gradient).to(torch.float64))
+        pushed = (Jacobian(self.problem.risk()) @ self.gradient).to(torch.float64)
+        return self.constraints.side.solve(pushed.reshape(-1)).reshape_as(self.slopes)
 
-    def batch(self, chosen: Sequence[int]) -> Batch:
-        """The numbers of some points.
-
-        Args:
-            chosen: Which.
-        """
+    def batch(self, points: Sequence[int]) -> Batch:
+        """The numbers of some points."""
         parts = []
-        for own, data in data_blocks(self.problem.risk(), chosen):
-            found = self.constraints.joint(own, data).sensitivity()
-            alone = self.constraints.isolated(own, data).sensitivity()
-            pulled = None if self._pulled is None else self._pulled[own]
-            n, c = len(self.slopes), self.problem.output_count
-            squares = self.constraints.gram.reshape(n, c, n, c)[own, :, own]
+        for batch, data in data_blocks(self.problem.risk(), points):
+            joint = sensitivity(self.constraints.joint(batch), data)
+            isolated = sensitivity(self.constraints.isolated(batch), data)
+            pulled = None if self._pulled is None else self._pulled[batch]
             parts.append(
                 {
-                    **_numbers(found, data, pulled),
-                    "modulus": found.modulus,
-                    "isolated_modulus": alone.modulus,
-                    "gradient_norm": gradient_norms(self.slopes[own], squares),
+                    **_numbers(joint, data, pulled),
+                    "modulus": joint.modulus,
+                    "isolated_modulus": isolated.modulus,
+                    "gradient_norm": gradient_norms(self.slopes[batch], self.constraints.squares(batch)),
                 }
             )
         return _joined(parts)
@@ -76,7 +71,7 @@ class JointAudit:
 
 @dataclass(frozen=True)
 class IsolatedAudit:
-    """Each point's own constraint alone; attributes as those of :class:`JointAudit`."""
+    """The audit of each point's own constraint alone; attributes as those of :class:`JointAudit`."""
 
     problem: Problem
     gradient: Tensor | None
@@ -91,27 +86,24 @@ class IsolatedAudit:
         """Points of a batch."""
         return self._rows.at_once
 
-    def batch(self, chosen: Sequence[int]) -> Batch:
-        """The numbers of some points.
-
-        Args:
-            chosen: Which.
-        """
-        own = self._rows.squares(chosen, self.gradient)
-        data = own.by_inputs.to(torch.float64)
-        blocks = isolated_blocks(own.gram, data, self._rows.tolerance)
-        found = blocks.sensitivity()
-        pulled = None if self.gradient is None else torch.einsum("bij,bj->bi", blocks.inverse, own.pushed)
+    def batch(self, points: Sequence[int]) -> Batch:
+        """The numbers of some points."""
+        squares = self._rows.squares(points, self.gradient)
+        side, data = self._rows.side(squares.gram), squares.by_inputs.to(torch.float64)
+        isolated = sensitivity(side, data)
         return {
-            **_numbers(found, data, pulled),
-            "isolated_modulus": found.modulus,
-            "gradient_norm": gradient_norms(self.slopes[list(chosen)], own.gram),
+            **_numbers(isolated, data, None if self.gradient is None else side.solve(squares.pushed)),
+            "isolated_modulus": isolated.modulus,
+            "gradient_norm": gradient_norms(self.slopes[list(points)], squares.gram),
         }
 
 
 @dataclass(frozen=True)
 class StationaryAudit:
-    """The Hessian or its Gauss–Newton form answers; attributes as before, and the linearisation."""
+    """The audit by the Hessian or its Gauss–Newton form, where the loss is not fitted.
+
+    Attributes as those of :class:`JointAudit`, and the linearisation whose constraint is solved.
+    """
 
     problem: Problem
     gradient: Tensor | None
@@ -119,67 +111,74 @@ class StationaryAudit:
     line: Linearisation
     at_once: int = STATIONARY_BATCH
 
-    def batch(self, chosen: Sequence[int]) -> Batch:
+    def batch(self, points: Sequence[int]) -> Batch:
         """The numbers of some points.
 
-        Args:
-            chosen: Which.
+        Cost: ``d`` (or ``p``, if fewer) second-order sweeps over each point and as many solves.
         """
-        risk, parts = self.problem.risk(), []
+        return _joined([self._of_point(point) for point in points])
+
+    def _of_point(self, point: int) -> Batch:
+        risk = self.problem.risk()
+        solution = self.line.system.solve(Mixed(risk, [point], memory_budget=0).to_dense())
+        answers, is_solved = -solution.value.to(torch.float64), solution.status is Status.CONVERGED
+        point_sensitivity = sensitivity_of_answers(answers)
         scale = risk.total if risk.reduction == "mean" else 1.0
-        for point in chosen:
-            answered, own = stationary_sensitivity(risk, self.line, point), risk.select([point])
-            found = answered.sensitivity
-            part = {
-                "modulus": found.modulus,
-                "direction": found.direction,
-                "map": found.maps,
-                "gradient_norm": scale * own.gradient().norm().reshape(1).to(torch.float64),
-                "is_solved": torch.tensor([answered.is_solved]),
-            }
-            if self.gradient is not None:
-                effect = answered.change @ self.gradient.to(torch.float64)
-                sign = torch.where(effect < 0, -1.0, 1.0)
-                shown = effect.abs() if answered.is_solved else torch.full_like(effect, float("nan"))
-                part |= {"direction": sign * found.direction, "validation_change": shown.reshape(1)}
-            parts.append(part)
-        return _joined(parts)
+        norm = scale * risk.select([point]).gradient().norm()
+        part = {
+            "modulus": point_sensitivity.modulus,
+            "direction": point_sensitivity.direction,
+            "map": point_sensitivity.maps,
+            "gradient_norm": norm.reshape(1).to(torch.float64),
+            "is_solved": torch.tensor([is_solved]),
+        }
+        if not is_solved:
+            is_empty = solution.status is Status.INCONSISTENT
+            part["modulus"] = torch.full_like(part["modulus"], float("inf") if is_empty else float("nan"))
+        if self.gradient is not None:
+            effect = answers @ part["direction"][0] @ self.gradient.to(torch.float64)
+            shown = effect.abs() if is_solved else torch.full_like(effect, float("nan"))
+            part |= {"direction": _sign(effect) * part["direction"], "validation_change": shown.reshape(1)}
+        return part
 
 
 AuditRoute = JointAudit | IsolatedAudit | StationaryAudit
 
 
 def each_batch(
-    route: AuditRoute, chosen: Sequence[int], keep: Callable[[int, int, Callable[[], Batch]], Batch]
+    route: AuditRoute, points: Sequence[int], keep: Callable[[int, int, Callable[[], Batch]], Batch]
 ) -> Iterator[tuple[int, Batch]]:
-    """Batch after batch: how many points it has, and its numbers.
+    """Batch after batch: the number of its points, and its numbers.
 
     Args:
-        route: Computes them.
-        chosen: ``K``.
-        keep: From a number, the count of points and what computes that batch, to the batch, perhaps from
-            an earlier run.
+        route: Kind of the audit, which computes a batch.
+        points: Indices of the points to audit.
+        keep: Function from a batch's number, the count of its points and the function that computes it to
+            the batch, perhaps one of an earlier run.
     """
-    for number, start in enumerate(range(0, len(chosen), route.at_once)):
-        part = list(chosen[start : start + route.at_once])
+    for number, start in enumerate(range(0, len(points), route.at_once)):
+        part = list(points[start : start + route.at_once])
         yield len(part), keep(number, len(part), lambda part=part: route.batch(part))
 
 
-def _numbers(found: Sensitivity, data: Tensor, pulled: Tensor | None) -> Batch:
+def _numbers(points: Sensitivity, data: Tensor, pulled: Tensor | None) -> Batch:
     """Direction and map; with a validation loss its slope, and the direction along which it rises."""
     if pulled is None:
-        return {"direction": found.direction, "map": found.maps}
+        return {"direction": points.direction, "map": points.maps}
     slope = -torch.einsum("bcd,bc->bd", data, pulled)  # of the validation loss in the features
-    effect = (slope * found.direction).sum(dim=1)
-    sign = torch.where(effect < 0, -torch.ones_like(effect), torch.ones_like(effect))
+    effect = (slope * points.direction).sum(dim=1)
     unknown = torch.full_like(effect, float("nan"))
-    answered = torch.isfinite(found.modulus)  # no change of the weights answers a direction otherwise
+    answered = torch.isfinite(points.modulus)  # no change of the weights answers a direction otherwise
     return {
-        "direction": sign.unsqueeze(1) * found.direction,
-        "map": found.maps,
+        "direction": _sign(effect).unsqueeze(1) * points.direction,
+        "map": points.maps,
         "validation_change": torch.where(answered, effect.abs(), unknown),
         "validation_slope": torch.where(answered, slope.norm(dim=1), unknown),
     }
+
+
+def _sign(effect: Tensor) -> Tensor:
+    return torch.where(effect < 0, -torch.ones_like(effect), torch.ones_like(effect))
 
 
 def _joined(parts: list[Batch]) -> Batch:

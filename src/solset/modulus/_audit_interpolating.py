@@ -1,4 +1,4 @@
-"""The blocks of every point for the interpolating map, joint through one Gram matrix or isolated."""
+"""The left sides of every point for the interpolating map, joint through one Gram matrix or isolated."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,23 +9,22 @@ from torch import Tensor
 
 from solset.errors import bad_type, bad_value
 from solset.linalg import LeftSide, LinearOperator, default_tolerance
-from solset.modulus._blocks import PointBlocks, isolated_blocks
 from solset.operators import InputJacobian, PerSampleGradients, PointGrams
 from solset.problem import Interpolating, Problem
 from solset.risk import EmpiricalRisk
 
-SHARE = 0.25  # of the memory budget that a batch of points may take
+SHARE = 0.25  # share of the memory budget that a batch of points may take
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """The Gram matrix of all rows, and what every point's block of its inverse says.
+    """The Gram matrix of all rows, and its decomposition as each point sees it.
 
     Attributes:
-        rows: ``J``, as the problem keeps it.
-        gram: ``JJᵀ`` in float64, ``(m, m)``.
-        tolerance: Relative size below which an eigenvalue counts as zero.
-        outputs: ``c``.
+        rows: Jacobian ``J``, as the problem keeps it.
+        gram: Gram matrix ``JJᵀ`` in float64, ``(m, m)``.
+        tolerance: Relative size up to which an eigenvalue counts as zero.
+        outputs: Number of outputs of each point, ``c``.
     """
 
     rows: LinearOperator
@@ -38,7 +37,7 @@ class Constraints:
         """From the Gram matrix that the problem keeps, made now if there is none.
 
         Args:
-            problem: The trained point.
+            problem: Problem whose training set is fitted.
 
         Raises:
             ValueError: If all rows of ``J`` do not fit the memory budget.
@@ -58,47 +57,32 @@ class Constraints:
 
     @cached_property
     def side(self) -> LeftSide:
-        """Its decomposition."""
+        """The decomposition of all rows."""
         return LeftSide.of_gram(self.gram, self.tolerance).refined(self.rows)
 
-    def solve(self, rhs: Tensor) -> Tensor:
-        """``(JJᵀ)⁺ b`` of one right-hand side, ``(n, c)``."""
-        half = self.side.half
-        return (half.T @ (half @ rhs.reshape(-1))).reshape(-1, self.outputs)
+    def joint(self, points: Sequence[int]) -> LeftSide:
+        """All constraints, as seen at the rows of each of some points."""
+        rows = torch.arange(len(self.gram), device=self.gram.device).reshape(-1, self.outputs)
+        return self.side.at(rows[list(points)])
 
-    def joint(self, chosen: Sequence[int], data: Tensor) -> PointBlocks:
-        """The blocks of some points where all constraints hold.
+    def isolated(self, points: Sequence[int]) -> LeftSide:
+        """The constraint of each of some points by itself."""
+        return LeftSide.of_gram(self.squares(points), self.tolerance)
 
-        Args:
-            chosen: Which points.
-            data: Their ``J_x``, ``(b, c, d)``.
-        """
-        m, c, rank = len(self.gram), self.outputs, self.side.rank
-        half = self.side.half.reshape(rank, m // c, c)[:, chosen]
-        kernel = self.side.kernel.reshape(m // c, c, m - rank)
-        return PointBlocks(
-            inverse=torch.einsum("rbi,rbj->bij", half, half),
-            kernel=kernel[chosen],
-            data=data,
-            scale=self.side.scale.reshape(m // c, c)[chosen],
-            resolution=self.side.resolution,
-        )
-
-    def isolated(self, chosen: Sequence[int], data: Tensor) -> PointBlocks:
-        """The blocks of some points by themselves."""
+    def squares(self, points: Sequence[int]) -> Tensor:
+        """``J_k J_kᵀ`` of some points, ``(b, c, c)``."""
         n, c = len(self.gram) // self.outputs, self.outputs
-        squares = self.gram.reshape(n, c, n, c)[chosen, :, chosen]
-        return isolated_blocks(squares, data, self.tolerance)
+        return self.gram.reshape(n, c, n, c)[points, :, points]
 
 
 @dataclass(frozen=True)
 class IsolatedRows:
     """Points by themselves, from their own rows: no Gram matrix of all.
 
-    Args:
-        risk: At the trained point.
-        outputs: ``c``.
-        memory_budget: Bytes for rows.
+    Attributes:
+        risk: Empirical risk at the trained point.
+        outputs: Number of outputs of each point, ``c``.
+        memory_budget: Number of bytes for rows.
     """
 
     risk: EmpiricalRisk
@@ -115,59 +99,21 @@ class IsolatedRows:
         fitting = self._rows.batch_for(int(SHARE * self.memory_budget), cotangents=self.outputs)
         return max(1, min(self.risk.batch_size // self.outputs, fitting))
 
-    def squares(self, chosen: Sequence[int], vector: Tensor | None) -> PointGrams:
-        """``J_k J_kᵀ``, ``J_k g`` and ``J_{x,k}`` from the same passes.
-
-        Args:
-            chosen: Which points.
-            vector: ``g``, ``(p,)``, if wanted.
-        """
+    def squares(self, points: Sequence[int], vector: Tensor | None) -> PointGrams:
+        """``J_k J_kᵀ``, ``J_k v`` and ``J_{x,k}`` of some points from the same passes."""
         c, weights = self.outputs, self.risk.weights
-        unit = torch.eye(c, dtype=weights.dtype, device=weights.device).expand(len(chosen), c, c)
-        return self._rows.squares_of(chosen, unit, vector)
+        unit = torch.eye(c, dtype=weights.dtype, device=weights.device).expand(len(points), c, c)
+        return self._rows.squares_of(points, unit, vector)
 
-    @property
-    def tolerance(self) -> float:
-        """Relative size of an eigenvalue of ``J_k J_kᵀ`` that counts as zero."""
+    def side(self, gram: Tensor) -> LeftSide:
+        """The left sides of points from their ``J_k J_kᵀ``, ``(b, c, c)``."""
         noise = torch.finfo(self.risk.weights.dtype).eps ** 1.5
-        return max(noise, default_tolerance((self.outputs, self.outputs), torch.float64))
+        tolerance = max(noise, default_tolerance((self.outputs, self.outputs), torch.float64))
+        return LeftSide.of_gram(gram, tolerance)
 
 
-def data_blocks(risk: EmpiricalRisk, chosen: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
-    """Batches of points and their ``J_x`` in float64, ``(b, c, d)``.
-
-    Args:
-        risk: At the trained point.
-        chosen: ``K``.
-    """
-    for start in range(0, len(chosen), risk.batch_size):
-        own = list(chosen[start : start + risk.batch_size])
-        yield own, InputJacobian(risk, own, memory_budget=0).blocks().to(torch.float64)
-
-
-def joint_moduli(problem: Problem, points: Sequence[int]) -> Tensor:
-    """The modulus of each point where the constraints of all hold, ``(|K|,)``.
-
-    Args:
-        problem: The trained point.
-        points: ``K``.
-    """
-    constraints = Constraints.of(problem)
-    parts = [constraints.joint(k, x).sensitivity().modulus for k, x in data_blocks(problem.risk(), points)]
-    return torch.cat(parts)
-
-
-def isolated_moduli(problem: Problem, points: Sequence[int]) -> Tensor:
-    """The modulus of each point with its own constraint alone, ``(|K|,)``.
-
-    Args:
-        problem: The trained point.
-        points: ``K``.
-    """
-    rows = IsolatedRows(problem.risk(), problem.output_count, problem.memory_budget)
-    found = []
-    for start in range(0, len(points), rows.at_once):
-        own = rows.squares(points[start : start + rows.at_once], None)
-        blocks = isolated_blocks(own.gram, own.by_inputs.to(torch.float64), rows.tolerance)
-        found.append(blocks.sensitivity().modulus)
-    return torch.cat(found)
+def data_blocks(risk: EmpiricalRisk, points: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
+    """Batches of points and their ``J_x`` in float64, ``(b, c, d)``."""
+    for start in range(0, len(points), risk.batch_size):
+        batch = list(points[start : start + risk.batch_size])
+        yield batch, InputJacobian(risk, batch, memory_budget=0).blocks().to(torch.float64)

@@ -7,19 +7,21 @@ import torch
 from torch import Tensor
 
 from solset.checks import checked
-from solset.modulus._audit_interpolating import isolated_moduli, joint_moduli
+from solset.modulus._audit_interpolating import Constraints, IsolatedRows, data_blocks
 from solset.modulus._lipschitz import lipschitz_modulus
+from solset.modulus._sensitivity import sensitivity
 from solset.problem import Problem
+from solset.results import Result
 
 
-@dataclass(frozen=True)
-class ModulusChain:
+@dataclass(frozen=True, eq=False, repr=False)
+class ModulusChain(Result):
     """``max isolated ≤ max joint ≤ exact ≤ (Σ joint²)^{1/2} ≤ √n max joint``.
 
     Attributes:
         isolated: Modulus of each point with its own constraint alone, ``(|K|,)``.
         joint: Modulus of each point where the others' constraints hold too, ``(|K|,)``.
-        exact: Of all points of ``K`` moving together.
+        exact: Modulus of all points of ``K`` moving together.
     """
 
     isolated: Tensor
@@ -32,6 +34,12 @@ class ModulusChain:
         most, total = float(self.joint.max()), float(self.joint.square().sum()) ** 0.5
         return float(self.isolated.max()), most, self.exact, total, len(self.joint) ** 0.5 * most
 
+    @property
+    def headline(self) -> str:
+        """The exact modulus between its bounds, such as ``"1 ≤ 1.2 ≤ exact 1.5 ≤ 1.7 ≤ 2.4, 4 points"``."""
+        isolated, joint, exact, total, bound = (f"{number:.4g}" for number in self.bounds)
+        return f"{isolated} ≤ {joint} ≤ exact {exact} ≤ {total} ≤ {bound}, {len(self.joint)} points"
+
 
 @checked
 def modulus_chain(
@@ -40,12 +48,12 @@ def modulus_chain(
     """The exact modulus of a data set beside the chaining bounds of Theorem 3 (interpolating map).
 
     Departs from the paper: it chains isolated moduli into an upper bound; those bound only from below, and
-    what bounds from above are the joint ones.
+    the moduli that bound from above are the joint ones.
 
     Args:
-        problem: The trained point, fitted.
-        points: ``K``; all by default.
-        layer: Weights that may move; all by default.
+        problem: Problem whose training set is fitted.
+        points: Indices ``K`` of the points that move; all by default.
+        layer: Name or name patterns of the weights that may move; all by default.
 
     Raises:
         ValueError: If the problem is not fitted, or its Gram matrix does not fit the memory budget.
@@ -58,5 +66,21 @@ def modulus_chain(
     exact = lipschitz_modulus(
         part, points=chosen, optimality="interpolating", probes=0, margin_candidates=0
     ).value
-    isolated, joint = isolated_moduli(part, chosen), joint_moduli(part, chosen)
-    return ModulusChain(isolated.to(torch.float64), joint.to(torch.float64), exact)
+    return ModulusChain(_isolated(part, chosen), _joint(part, chosen), exact)
+
+
+def _joint(problem: Problem, points: Sequence[int]) -> Tensor:
+    constraints = Constraints.of(problem)
+    parts = [
+        sensitivity(constraints.joint(batch), data) for batch, data in data_blocks(problem.risk(), points)
+    ]
+    return torch.cat([part.modulus for part in parts])
+
+
+def _isolated(problem: Problem, points: Sequence[int]) -> Tensor:
+    rows = IsolatedRows(problem.risk(), problem.output_count, problem.memory_budget)
+    parts = []
+    for start in range(0, len(points), rows.at_once):
+        squares = rows.squares(points[start : start + rows.at_once], None)
+        parts.append(sensitivity(rows.side(squares.gram), squares.by_inputs.to(torch.float64)))
+    return torch.cat([part.modulus for part in parts])
