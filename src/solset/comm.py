@@ -1,9 +1,8 @@
 """Several processes at work on one problem: the only user of ``torch.distributed``.
 
 Every process holds the same model, weights and data, and makes the same calls in the same order, as
-``torchrun`` starts them. What is a sum or a list over training points is computed share by share and put
-together here, so that every process has every result; whoever asks for it need not know that there is
-a second process.
+``torchrun`` starts them. Sums and lists over training points are computed share by share and put together
+here, so that every process has every result. The caller need not know that there is a second process.
 """
 
 import atexit
@@ -46,19 +45,19 @@ _KINDS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": Typ
 
 
 def size() -> int:
-    """How many processes share the work; 1 unless a process group was set up, or inside :func:`alone`."""
+    """The number of processes that share the work; 1 without a process group, and inside :func:`alone`."""
     if _alone.get() or not dist.is_available() or not dist.is_initialized():
         return 1
     return dist.get_world_size()
 
 
 def neighbours() -> int:
-    """How many of them, this one among them, are on this machine; all of them, where nobody says."""
+    """The number of processes on this machine, this one included; all processes where it is not stated."""
     return max(1, min(size(), int(os.environ.get("LOCAL_WORLD_SIZE", size()))))
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """The number of this process, counted from 0."""
     return 0 if size() == 1 else dist.get_rank()
 
 
@@ -69,7 +68,7 @@ def is_first() -> bool:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process works by itself, whatever the others do: for a call that not all of them make."""
+    """Lets this process work by itself inside the block, for a call that not all processes make."""
     token = _alone.set(True)
     try:
         yield
@@ -78,10 +77,10 @@ def alone() -> Iterator[None]:
 
 
 def share(count: int) -> range:
-    """The part of ``count`` things in a row that is this process's; the parts follow in the order of ranks.
+    """The range of ``count`` items that belongs to this process; the ranges follow in the order of ranks.
 
     Args:
-        count: How many there are; parts differ by one at most.
+        count: Number of all items; the parts differ by at most one item.
     """
     here, all_of_them = rank(), size()
     return range(here * count // all_of_them, (here + 1) * count // all_of_them)
@@ -91,29 +90,29 @@ def total(part: Tensor) -> Tensor:
     """The sum of the parts of all processes, bit for bit the same in each.
 
     Args:
-        part: Of the same shape everywhere.
+        part: Tensor to add up, of the same shape in every process.
 
     Raises:
         ProcessError: If another process ended, raised or stalled; names it.
     """
     if size() == 1:
         return part
-    found = _on_wire(part.detach()).clone().contiguous()
+    summed = _on_wire(part.detach()).clone().contiguous()
     with _collective("a sum over the training points"):
-        dist.all_reduce(found)
-    return found.to(part.device)
+        dist.all_reduce(summed)
+    return summed.to(part.device)
 
 
 def join(part: Tensor | None, *, device: torch.device | str = "cpu") -> Tensor:
     """The parts of all processes one after another along the first dimension.
 
     Args:
-        part: ``(k, ...)``, alike but for ``k``; ``None`` from a process that has nothing.
-        device: Of the result.
+        part: Tensor ``(k, ...)`` of this process, where only ``k`` may differ; ``None`` for no rows at all.
+        device: Device of the joined tensor; the CPU by default.
 
     Raises:
         ProcessError: If another process ended, raised or stalled; names it.
-        ValueError: If no process has anything.
+        ValueError: If no process has any rows.
     """
     if size() == 1 and part is not None:
         return part
@@ -123,20 +122,20 @@ def join(part: Tensor | None, *, device: torch.device | str = "cpu") -> Tensor:
         raise bad_value("part", expected="something to join", got="nothing", cure="Ask for some points.")
     dtype, shape = _DTYPES[filled[0][0]], filled[0][3 : 2 + filled[0][1]]
     row = dtype.itemsize * prod(shape)
-    own = torch.zeros(max(head[2] for head in filled) * row, dtype=torch.uint8)
+    padded = torch.zeros(max(head[2] for head in filled) * row, dtype=torch.uint8)
     if part is not None:
         flat = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        own[: len(flat)] = flat
-    own = _on_wire(own)
-    parts = [torch.empty_like(own) for _ in heads]
+        padded[: len(flat)] = flat
+    padded = _on_wire(padded)
+    parts = [torch.empty_like(padded) for _ in heads]
     with _collective("results of the training points"):
-        dist.all_gather(parts, own)
-    cut = [found[: max(head[2], 0) * row].cpu() for found, head in zip(parts, heads, strict=True)]
+        dist.all_gather(parts, padded)
+    cut = [received[: max(head[2], 0) * row].cpu() for received, head in zip(parts, heads, strict=True)]
     return torch.cat(cut).view(dtype).reshape(-1, *shape).to(device)
 
 
 def _heads(part: Tensor | None) -> list[list[int]]:
-    """Of every process: dtype, dimensions and shape of its part; -1 where it has none."""
+    """The dtype, dimensions and shape of every process's part; -1 where a process has no part."""
     head = torch.full((_DIMENSIONS + 2,), -1, dtype=torch.int64)
     if part is not None:
         about = [_DTYPES.index(part.dtype), part.ndim, *part.shape]
@@ -145,14 +144,14 @@ def _heads(part: Tensor | None) -> list[list[int]]:
     heads = [torch.empty_like(head) for _ in range(size())]
     with _collective("sizes of results"):
         dist.all_gather(heads, head)
-    return [found.tolist() for found in heads]
+    return [each.tolist() for each in heads]
 
 
 def from_first(read: Callable[[], bytes | None]) -> bytes | None:
-    """What the first process reads, in every process; what it raises is raised in all.
+    """The bytes that the first process reads, in every process; an error there is raised in all.
 
     Args:
-        read: Called in the first process only.
+        read: Function that reads; it is called in the first process only.
     """
     if size() == 1:
         return read()
@@ -161,8 +160,8 @@ def from_first(read: Callable[[], bytes | None]) -> bytes | None:
     if is_first():
         try:
             with alone():
-                found = read()
-            message = b"0" if found is None else b"1" + found
+                content = read()
+            message = b"0" if content is None else b"1" + content
         except (ValueError, TypeError, OSError) as error:
             failure = error
             message = b"2" + json.dumps([type(error).__name__, str(error)]).encode()
@@ -179,24 +178,24 @@ def _broadcast(message: bytes) -> bytes:
     length = _on_wire(torch.tensor([len(message)]))
     with _collective("what the first process has read"):
         dist.broadcast(length, 0)
-    found = torch.zeros(int(length), dtype=torch.uint8)
+    content = torch.zeros(int(length), dtype=torch.uint8)
     if is_first():
-        found = torch.frombuffer(bytearray(message), dtype=torch.uint8)
-    found = _on_wire(found)
+        content = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+    content = _on_wire(content)
     with _collective("what the first process has read"):
-        dist.broadcast(found, 0)
-    return found.cpu().numpy().tobytes()
+        dist.broadcast(content, 0)
+    return content.cpu().numpy().tobytes()
 
 
 def require_same(name: str, text: str) -> None:
     """Refuses to start where processes hold different things.
 
     Args:
-        name: Of the argument.
-        text: Says all that must be the same.
+        name: Name of the argument, for the message.
+        text: Description of everything that must be the same.
 
     Raises:
-        ValueError: If it differs from the first process's; names the ranks.
+        ValueError: If the text differs from that of the first process; names the ranks.
     """
     if size() == 1:
         return
@@ -226,11 +225,11 @@ def launch(*, timeout: float = 1800.0) -> None:
 def finish(status: int) -> NoReturn:
     """Ends this process, after the others where it is one of several and all went well.
 
-    An interpreter that winds down in the ordinary way may be aborted by the threads of gloo that outlive it,
-    and the finished job would count as failed: so what is registered for the end is run, and that is all.
+    Threads of gloo may abort an interpreter that ends in the ordinary way, and the finished job would count
+    as failed. So the functions registered with ``atexit`` run, and then the process ends at once.
 
     Args:
-        status: Of the process; 0 where all went well.
+        status: Exit status of the process; 0 where all went well.
     """
     if size() == 1:
         sys.exit(status)
@@ -258,7 +257,7 @@ def reporting() -> Iterator[None]:
 
 @dataclass
 class _Exchanges:
-    """How many exchanges this process has begun."""
+    """The number of exchanges that this process has begun."""
 
     begun: int = 0
 
@@ -285,11 +284,11 @@ def _collective(what: str) -> Iterator[None]:
 
 
 def _store() -> "Store | None":
-    return dist.distributed_c10d._get_default_store()  # there is no public door
+    return dist.distributed_c10d._get_default_store()  # PyTorch has no public function for it
 
 
 def _missing(store: "Store | None", fate: str) -> str:
-    """Which process the others wait for, and what it said or what became of it."""
+    """A sentence that names the process the others wait for, and says what became of it."""
     others = [other for other in range(size()) if other != rank()]
     try:
         for other in others:
@@ -307,5 +306,5 @@ def _begun_by(store: "Store | None", other: int) -> int:
 
 
 def _on_wire(tensor: Tensor) -> Tensor:
-    """Where the backend can send it from."""
+    """The tensor on a device that the backend can send from."""
     return tensor.cuda() if dist.get_backend() == "nccl" else tensor

@@ -32,8 +32,8 @@ class Goal(ABC):
         """``φ(w)``, a scalar that autograd can differentiate.
 
         Args:
-            problem: Gives the network and the names of its weights.
-            weights: ``w``, ``(p,)``.
+            problem: Trained point with the network and the names of its weights.
+            weights: Weights ``w``, flat ``(p,)``.
         """
 
     @abstractmethod
@@ -41,7 +41,7 @@ class Goal(ABC):
         """Refuses a goal whose shapes do not fit the problem.
 
         Args:
-            problem: The trained point.
+            problem: Trained point whose shapes count.
         """
 
     @abstractmethod
@@ -57,8 +57,8 @@ class Goal(ABC):
         """``φ(w)`` and ``∇φ(w)``, ``(p,)``, by autograd.
 
         Args:
-            problem: Gives the network and the names of its weights.
-            weights: ``w``, ``(p,)``.
+            problem: Trained point with the network and the names of its weights.
+            weights: Weights ``w``, flat ``(p,)``.
 
         Raises:
             TypeError: If the goal returns anything but a tensor.
@@ -68,12 +68,12 @@ class Goal(ABC):
         """
         leaf = weights.detach().clone().requires_grad_()
         with torch.enable_grad():
-            found = self.quantity(problem, leaf)
-        if not isinstance(found, Tensor):
-            raise bad_type("goal", expected="a tensor as its value", got=type(found).__name__, cure=_CURE)
-        if found.numel() != 1:
-            raise bad_value("goal", expected="one number", got=f"shape {tuple(found.shape)}", cure=_CURE)
-        return float(found.detach()), _differentiated(found.reshape(()), leaf)
+            value = self.quantity(problem, leaf)
+        if not isinstance(value, Tensor):
+            raise bad_type("goal", expected="a tensor as its value", got=type(value).__name__, cure=_CURE)
+        if value.numel() != 1:
+            raise bad_value("goal", expected="one number", got=f"shape {tuple(value.shape)}", cure=_CURE)
+        return float(value.detach()), _differentiated(value.reshape(()), leaf)
 
 
 _CURE = "Return a scalar tensor computed from the weights with torch operations."
@@ -125,7 +125,7 @@ class TargetWeights(Goal):
         return {"kind": "TargetWeights", "weights": digest(parts)}
 
     def _flat(self, problem: Problem) -> Tensor:
-        layout, own = problem.risk().layout, problem.weights()
+        layout, trained = problem.risk().layout, problem.weights()
         target = self.weights
         if isinstance(target, Mapping):
             shapes = {name: tuple(value.shape) for name, value in target.items()}
@@ -135,7 +135,7 @@ class TargetWeights(Goal):
                     "weights", expected=f"{wanted}", got=shapes, cure="Name every weight that may move."
                 )
             target = layout.join([target[name].detach() for name in layout.shapes])
-        return Space("weights", (len(own),), own.dtype, own.device).flatten(target)
+        return Space("weights", (len(trained),), trained.dtype, trained.device).flatten(target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,10 +146,10 @@ class HeldOutLoss(Goal):
     label, lowered on chosen test points it is targeted (Koh & Liang 2017, section 5.2).
 
     Attributes:
-        inputs: ``(k, *input)``.
-        targets: ``(k, ...)``, as the loss takes them.
+        inputs: Inputs of the held-out points, ``(k, *input)``.
+        targets: Targets of these points, ``(k, ...)``, as the loss takes them.
         is_raised: Whether the loss is to grow.
-        loss: ``(outputs, targets) -> scalar``, a mean over points; ``None`` takes the problem's own.
+        loss: Function ``(outputs, targets) -> scalar``, a mean over points; the problem's by default.
     """
 
     inputs: Tensor
@@ -227,11 +227,11 @@ class WeightFunction(Goal):
     """Any smooth function of the weights.
 
     Attributes:
-        function: From the weights to a scalar tensor, differentiated by autograd.
-        takes: ``"flat"`` weights ``(p,)`` in ``named_parameters`` order, or a mapping of ``"named"`` ones,
-            each in its own shape.
+        function: Function from the weights to a scalar tensor, which autograd differentiates.
+        takes: Form of the weights: ``"flat"`` for ``(p,)`` in ``named_parameters`` order, ``"named"`` for a
+            mapping of names to tensors.
         is_raised: Whether the value is to grow.
-        name: What it is, for reports.
+        name: Name of the function in reports and messages.
 
     Example:
         >>> WeightFunction(lambda w: w.square().sum(), name="squared length of the weights").sign
@@ -286,8 +286,8 @@ def check_inputs(problem: Problem, inputs: Tensor) -> None:
     """Refuses inputs that the problem's network would not take.
 
     Args:
-        problem: The trained point.
-        inputs: ``(k, *input)`` with one point or more.
+        problem: Trained point whose shapes count.
+        inputs: Inputs ``(k, *input)`` of one point or more.
 
     Raises:
         TypeError: If they are not a tensor.
