@@ -121,7 +121,7 @@ class TestPoison:
         Path("attack.py").write_text(ATTACK.replace("weights.square().sum()", "2.0 * weights.square().sum()"))
         ended = solset(*arguments, "--resume")
         assert ended.code == 2
-        assert "'goal at the trained weights' is" in ended.error
+        assert "goal at the trained weights (now" in ended.error
 
     @pytest.mark.parametrize(
         ("arguments", "says"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from solset.storage import FORMAT
 from support.commands import contents
 from support.disks import files_up_to, small_disk
 
@@ -29,7 +30,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(solset, limit):
     kept = contents("full")
     assert not [name for name in kept if name.startswith(".")]
     if kept:
-        assert json.loads(kept["run.json"])["format"] == "solset run 2"
+        assert json.loads(kept["run.json"])["format"] == FORMAT
     assert solset(*RUN, "--out", "full", "--resume").code == 0
     assert contents("full") == contents("whole")
 

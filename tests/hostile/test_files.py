@@ -121,8 +121,8 @@ READERS = {
     "path": Reader("course", _path),
     "poisoning": Reader("ascent", _poisoning),
     "audit": Reader("audit_00000.safetensors", _audit),
-    "derivative": Reader("derivative.json", _derivative),
-    "derivative, tensors": Reader("derivative.safetensors", _derivative),
+    "derivative": Reader("derivative.safetensors", _derivative),
+    "derivative, Gram matrix": Reader("gram.npy", _derivative),
     "derivative, rows": Reader("rows.npy", _derivative),
     "run": Reader("run.json", _run),
     "stage": Reader("first.json", _run),
@@ -153,7 +153,7 @@ def write_valid(kind: str, folder: Path) -> None:
                     archive.add(folder / "data_batch_1", f"cifar-10-batches-py/data_batch_{number}")
         case "directions":
             save_file({"directions": torch.ones(1, 2, dtype=torch.float64)}, folder / "way.safetensors")
-        case "derivative" | "derivative, tensors" | "derivative, rows":
+        case "derivative" | "derivative, Gram matrix" | "derivative, rows":
             rows = InformativeRows(tol=0.4, max_rows=500)
             problem().graphical_derivative(points=[0], optimality="interpolating", rows=rows).save(folder)
     READERS[kind].read(folder)
@@ -239,7 +239,10 @@ def test_a_damaged_file_is_noticed_and_named(tmp_path, valid, kind, number):
 
 
 def test_a_checkpoint_of_another_kind_in_its_place_is_refused(tmp_path, valid):
-    sealed = {kind: valid(kind) / READERS[kind].name for kind in ("landscape", "path", "poisoning", "audit")}
+    sealed = {
+        kind: valid(kind) / READERS[kind].name
+        for kind in ("landscape", "path", "poisoning", "audit", "derivative")
+    }
     for kind in sealed:
         for other, path in sealed.items():
             if other != kind:

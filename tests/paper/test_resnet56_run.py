@@ -19,7 +19,7 @@ from solset.plotting import number_text
 from solset.reports import _marker as marker
 from solset.reports import _run_folder as run_folder
 from solset.reports._run_folder import RunFolder
-from solset.storage import _sealed as sealed
+from solset.storage import _checkpoint as checkpoint
 from support.resnet56_runs import DRAWN, SMALL, STAGES, TABLES, Start, real, small
 
 
@@ -189,7 +189,7 @@ class TestRun:
                 written.add((target.name, data))
                 raise KeyboardInterrupt
 
-        for module in (run_folder, marker, sealed):
+        for module in (run_folder, marker, checkpoint):
             monkeypatch.setattr(module, "replace_file", once)
         stops = 0
         while "report.html" not in (contents(tmp_path / "run") if stops else {}):

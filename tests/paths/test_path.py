@@ -365,7 +365,7 @@ class TestTakingUpAgain:
         with safe_open(file, framework="pt") as stored:
             content = json.loads(stored.metadata()["solset"])
             assert torch.equal(stored.get_tensor("trail"), course.trail)
-        assert len(content["numbers"]["stations"]) == len(course.stations)
+        assert len(content["stations"]) == len(course.stations)
 
 
 class TestBadCalls:

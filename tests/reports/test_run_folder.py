@@ -13,9 +13,9 @@ import torch
 
 from solset import SolsetWarning
 from solset.plotting import scatter_agreement
-from solset.reports import _marker as marker
 from solset.reports._records import csv_bytes, json_bytes
 from solset.reports._run_folder import RunFolder
+from solset.storage import _identity
 
 SETTINGS = {"seed": 0, "steps": (0.1, 0.5), "tol": 1e-8}
 
@@ -139,7 +139,9 @@ def test_resume_keeps_results_and_refuses_other_settings(tmp_path):
     resumed = open_run(tmp_path, "resume")
     assert resumed.has("losses.json")
     assert resumed.read_json("losses.json") == [1]
-    with pytest.raises(ValueError, match=r"'extra' is true and was absent; 'seed' is 1 and was 0\.") as error:
+    with pytest.raises(
+        ValueError, match=r"in extra \(now true, was absent\), seed \(now 1, was 0\)\."
+    ) as error:
         open_run(tmp_path, "resume", seed=1, extra=True)
     assert "tol" not in str(error.value)
     assert resumed.read_json("losses.json") == [1]
@@ -151,8 +153,8 @@ def test_resume_of_nothing_starts_a_run(tmp_path):
 
 def test_resume_under_other_versions_warns(tmp_path, monkeypatch):
     first = open_run(tmp_path)
-    monkeypatch.setattr(marker, "package_versions", lambda: dict(first.versions) | {"torch": "9.9"})
-    with pytest.warns(SolsetWarning, match="'torch' is \"9.9\" and was"):
+    monkeypatch.setattr(_identity, "package_versions", lambda: dict(first.versions) | {"torch": "9.9"})
+    with pytest.warns(SolsetWarning, match=r'torch \(now "9.9", was'):
         resumed = open_run(tmp_path, "resume")
     assert resumed.versions == first.versions
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -194,7 +195,9 @@ def test_a_run_of_an_earlier_format_says_so(tmp_path):
     content = {"files": [], "format": "solset run 1", "settings": SETTINGS, "versions": {}}
     (run.path / "run.json").write_text(json.dumps(content, indent=2))
     for choice in ("refuse", "resume", "overwrite"):
-        with pytest.raises(ValueError, match="of format 'solset run 1'"):
+        with pytest.raises(
+            ValueError, match=r"whose run\.json is of format 'solset run 1', not 'solset file"
+        ):
             open_run(tmp_path, choice)
 
 
@@ -269,8 +272,8 @@ def sealed(run: RunFolder, **changes: object) -> None:
 
     marker = Marker.read(run.path)
     assert marker is not None
-    content = {"settings": marker.settings, "versions": marker.versions, "files": {}, "replaced": {}}
-    (run.path / "run.json").write_bytes(Marker(**content | changes)._sealed())
+    content = replace(marker, **{"files": {}, "replaced": {}} | changes)
+    (run.path / "run.json").write_bytes(content.to_bytes())
 
 
 @pytest.mark.parametrize("choice", ["refuse", "resume", "overwrite"])

@@ -13,10 +13,11 @@ from solset.checks import checked
 from solset.errors import bad_value
 from solset.landscapes._filter_norms import check_rows, check_vector
 from solset.landscapes._plane import Normalise, Plane, Ranges, slice_grid, slice_plane
+from solset.landscapes._row_file import Row, RowFile
 from solset.landscapes._subset_losses import checked_subsets, quantities, subset_losses
 from solset.problem import Problem
-from solset.risk import EmpiricalRisk, Indices, digest, fingerprint
-from solset.storage._row_file import Row, RowFile
+from solset.risk import EmpiricalRisk, Indices, identity
+from solset.storage import Checkpoint, Probe
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,20 +162,20 @@ def landscape(
         name: check_rows(f"marks[{name!r}]", rows, start.weights) for name, rows in (marks or {}).items()
     }
     grid = slice_grid(plane, shown, ranges, resolution)
+    at_centre = subset_losses(start, chosen)
+    names = sorted(at_centre)
     settings = {
-        "directions": {name: digest([axis]) for name, axis in plane.axes.items()},
+        "directions": plane.axes,
+        "centre": start.weights,
         "normalise": [normalise, has_biases],
-        "centre": digest([start.weights]),
         "ranges": [[float(axis[0]), float(axis[-1])] for axis in grid],
         "resolution": resolution,
         "subsets": {name: members.tolist() for name, members in chosen.items()},
     }
-    at_centre = subset_losses(start, chosen)
-    shape = (resolution, len(grid[1]) if len(grid) == 2 else 1)
-    if checkpoint is None:
-        file = RowFile(None, settings, at_centre, shape)
-    else:
-        file = RowFile(Path(checkpoint), settings | fingerprint(start), at_centre, shape)
+    losses = torch.tensor([at_centre[name] for name in names], dtype=torch.float64)
+    probe = Probe("the loss at the centre", losses, rtol=1e-3)
+    store = Checkpoint.at(checkpoint, "landscape", lambda: identity(start, settings), probe)
+    file = RowFile(store, names, (resolution, len(grid[1]) if len(grid) == 2 else 1))
     rows = file.read()
     found = tuple(_mark(name, weights, plane, start, chosen) for name, weights in shown.items())
     hidden = None if progress is None else not progress  # None: tqdm looks for a terminal

@@ -13,7 +13,6 @@ from solset.checks import checked
 from solset.errors import Status, bad_type, bad_value
 from solset.modulus._audit_batches import (
     AuditRoute,
-    Batch,
     IsolatedAudit,
     JointAudit,
     StationaryAudit,
@@ -23,7 +22,8 @@ from solset.modulus._audit_result import Audit
 from solset.modulus._audit_store import Batches
 from solset.modulus._peers import feature_influence, memory_perturbation, point_slopes
 from solset.problem import Interpolating, Optimality, Problem, Stationary, as_map
-from solset.risk import as_points, digest, fingerprint
+from solset.risk import as_points, identity
+from solset.storage import Identity
 
 
 @checked
@@ -86,11 +86,10 @@ def audit(
     gradient = None if validation is None else _validation_gradient(part, *validation)
     slopes = point_slopes(part.risk())
     route, optimality_used, reason = _route(part, chosen, gradient, slopes, joint, optimality)
-    store = Batches(_place(checkpoint), _identity(part, chosen, gradient, route, optimality_used))
-    store.check()
+    store = Batches.at(checkpoint, lambda: _identity(part, chosen, gradient, route, optimality_used))
     parts = []
     with tqdm(total=len(chosen), desc="audit", unit="point", disable=not progress) as bar:
-        for count, batch in each_batch(route, chosen, _kept(store)):
+        for count, batch in each_batch(route, chosen, store.batch):
             parts.append(batch)
             bar.update(count)
     columns = {name: torch.cat([one[name] for one in parts]) for name in parts[0]}
@@ -161,35 +160,15 @@ def _validation_gradient(part: Problem, inputs: Tensor, targets: Tensor) -> Tens
 
 def _identity(
     part: Problem, chosen: list[int], gradient: Tensor | None, route: AuditRoute, optimality: str
-) -> dict[str, object]:
-    risk = part.risk()
-    return {
-        **fingerprint(risk),
-        "weights": digest([risk.weights]),
-        "points": [len(chosen), digest([torch.tensor(chosen)])],
-        "validation": None if gradient is None else digest([gradient]),
+) -> Identity:
+    settings = {
+        "points": [len(chosen), torch.tensor(chosen)],
+        "validation": gradient,
         "optimality map": optimality,
         "kind": type(route).__name__,
         "points of a batch": route.at_once,
     }
-
-
-def _place(checkpoint: Path | str | Callable[[str], Path] | None) -> Callable[[str], Path] | None:
-    if checkpoint is None or callable(checkpoint):
-        return checkpoint
-    folder = Path(checkpoint)
-    return lambda name: folder / name
-
-
-def _kept(store: Batches) -> Callable[[int, int, Callable[[], Batch]], Batch]:
-    def keep(number: int, count: int, compute: Callable[[], Batch]) -> Batch:
-        found = store.read(number, count)
-        if found is None:
-            found = compute()
-            store.write(number, found)
-        return found
-
-    return keep
+    return identity(part.risk(), settings)
 
 
 def _check(validation: Any, prior_precision: float | None) -> None:

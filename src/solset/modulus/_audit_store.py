@@ -1,71 +1,75 @@
 """Finished batches of an audit in a folder, for going on after an interrupt."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from solset.storage._sealed import SealedFile, check_place
-
-_KIND = "solset audit 2"
+from solset.modulus._audit_batches import Batch
+from solset.storage import Checkpoint, Identity, check_place
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The folder of finished batches, or none.
+    """The checkpoints of an audit's batches.
 
     Attributes:
-        place: From a file's name to its path; ``None`` keeps nothing.
-        identity: Everything that a batch depends on, in the types of JSON.
+        place: Function from a file's name to its path; ``None`` stores nothing.
+        identity: Everything that a batch depends on.
     """
 
     place: Callable[[str], Path] | None
-    identity: Mapping[str, Any]
+    identity: Identity
 
-    def check(self) -> None:
-        """Refuses a folder that is not there, before anything is computed.
+    @classmethod
+    def at(
+        cls, checkpoint: Path | str | Callable[[str], Path] | None, identify: Callable[[], Identity]
+    ) -> "Batches":
+        """The batches in a folder that a user gave.
+
+        Args:
+            checkpoint: The folder, or a function from a file's name to its path; ``None`` stores nothing.
+            identify: Function that returns the identity of the audit.
 
         Raises:
             ValueError: If the folder does not exist.
         """
-        if self.place is not None:
-            check_place(self.place(_name(0)))
+        if checkpoint is None:
+            return cls(None, Identity({}))
+        place = checkpoint if callable(checkpoint) else lambda name: Path(checkpoint) / name
+        check_place(place(_name(0)))
+        return cls(place, identify())
 
-    def read(self, number: int, count: int) -> dict[str, Tensor] | None:
-        """A finished batch; ``None`` if it is not there or is damaged, so that it is computed again.
+    def batch(self, number: int, count: int, compute: Callable[[], Batch]) -> Batch:
+        """A batch as an earlier audit stored it, or as it is computed now and stored.
 
         Args:
-            number: Of the batch.
-            count: Of its points.
+            number: Number of the batch, from 0.
+            count: Number of points in the batch.
+            compute: Function that computes the batch.
 
         Raises:
-            ValueError: If it is of another audit, and what differs.
+            ValueError: If the stored batch is of another audit; says what differs.
         """
 
-        def restored(numbers: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            if numbers["batch"] != number:
-                raise ValueError(f"batch {numbers['batch']} under the name of batch {number}")
-            lengths = {len(tensors["direction"]), *map(len, tensors.values())}
+        def restored(records: Any, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
+            if records["batch"] != number:
+                raise ValueError(f"batch {records['batch']} under the name of batch {number}")
+            lengths = {len(arrays["direction"]), *map(len, arrays.values())}
             if lengths != {count}:
                 raise ValueError(f"{sorted(lengths)} points instead of {count}")
-            return tensors
+            return arrays
 
-        return self._sealed(number).read(restored)
-
-    def write(self, number: int, tensors: dict[str, Tensor]) -> None:
-        """Keeps a batch.
-
-        Args:
-            number: Of the batch.
-            tensors: By name.
-        """
-        self._sealed(number).write({"batch": number}, tensors)
-
-    def _sealed(self, number: int) -> SealedFile:
         path = None if self.place is None else self.place(_name(number))
-        return SealedFile(path, _KIND, self.identity)
+        checkpoint = Checkpoint(path, "audit", self.identity)
+        stored = checkpoint.resume(restored)
+        if stored is not None:
+            return stored
+        batch = compute()
+        checkpoint.write({"batch": number}, batch)
+        return batch
 
 
 def _name(number: int) -> str:

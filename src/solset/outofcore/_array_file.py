@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from solset.errors import bad_value
-from solset.storage._files import PARTIAL
+from solset.storage import PARTIAL
 
 Owner = TypeVar("Owner")
 

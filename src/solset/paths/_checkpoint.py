@@ -1,8 +1,7 @@
-"""A course so far in one file that is whole or not there."""
+"""A course so far in one checkpoint."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,50 +10,41 @@ from torch import Tensor
 from solset.paths._course import Station, StopReason
 from solset.paths._multistep import Slopes
 from solset.paths._state import Ending, State
-from solset.risk import EmpiricalRisk, digest, fingerprint
-from solset.storage._sealed import SealedFile
-
-_KIND = "solset course 3"
+from solset.storage import Checkpoint
 
 
 @dataclass(frozen=True)
 class CourseFile:
-    """The file of a course, or none.
+    """The checkpoint of a course.
 
     Attributes:
-        path: A safetensors file; ``None`` keeps nothing.
-        settings: Everything that the course depends on, in the types of JSON.
+        checkpoint: The file, or none.
     """
 
-    path: Path | None
-    settings: Mapping[str, Any]
+    checkpoint: Checkpoint
 
     def read(self, like: Tensor) -> tuple[list[State], Ending | None]:
         """The states that an earlier run reached, and how it ended if it did; empty if there is no file.
 
         Args:
-            like: The weights, for size, dtype and device.
-
-        Raises:
-            ValueError: If the folder does not exist, or the file is of another kind, problem or settings;
-                says what differs.
+            like: The trained weights, for size, dtype and device.
         """
-        found = self._sealed().read(lambda numbers, tensors: _states(numbers, tensors, like))
-        return ([], None) if found is None else found
+        stored = self.checkpoint.resume(lambda records, arrays: _states(records, arrays, like))
+        return ([], None) if stored is None else stored
 
     def write(self, states: Sequence[State], ending: Ending | None = None) -> None:
-        """Writes the course; a reader sees the earlier file or the new one.
+        """Stores the course; a reader sees the earlier file or the new one.
 
         Args:
-            states: All so far. Numbers are kept to the last bit, also those that are not finite.
-            ending: How it ended, if that is final.
+            states: All states so far.
+            ending: How the course ended, if that is final.
 
         Cost: the weights at every station are written again.
         """
-        if self.path is None:
+        if self.checkpoint.path is None:
             return
         last = states[-1]
-        numbers = {
+        records = {
             "stations": [asdict(state.station) for state in states],
             "step": last.step,
             "gap": last.slopes.gap,
@@ -62,52 +52,32 @@ class CourseFile:
             "held": list(last.held),
             "ending": None if ending is None else [ending.reason.value, ending.message],
         }
-        tensors = {"trail": torch.stack([state.weights for state in states]), "slope": last.slopes.now}
+        arrays = {"trail": torch.stack([state.weights for state in states]), "slope": last.slopes.now}
         if last.slopes.before is not None:
-            tensors["slope_before"] = last.slopes.before
+            arrays["slope_before"] = last.slopes.before
         if last.pairs is not None:
-            tensors["pairs"] = last.pairs
-        self._sealed().write(numbers, tensors)
-
-    def _sealed(self) -> SealedFile:
-        return SealedFile(self.path, _KIND, self.settings)
+            arrays["pairs"] = last.pairs
+        self.checkpoint.write(records, arrays)
 
 
-def course_settings(
-    start: EmpiricalRisk, dx: Tensor, points: Sequence[int], **others: object
-) -> dict[str, Any]:
-    """What a course depends on.
-
-    Args:
-        start: The risk at the trained point.
-        dx: The perturbation.
-        points: ``K``.
-        **others: Settings by name, in the types of JSON.
-
-    Cost: one read of the data.
-    """
-    here = {"weights": digest([start.weights]), "dx": digest([dx]), "points": list(points)}
-    return {**fingerprint(start), **here, **others}
-
-
-def _states(numbers: Any, tensors: dict[str, Tensor], like: Tensor) -> tuple[list[State], Ending | None]:
+def _states(records: Any, arrays: dict[str, Tensor], like: Tensor) -> tuple[list[State], Ending | None]:
     size = like.numel()
-    stations = [Station(**row) for row in numbers["stations"]]
-    trail = _like(tensors["trail"], like, (len(stations), size))
+    stations = [Station(**row) for row in records["stations"]]
+    trail = _like(arrays["trail"], like, (len(stations), size))
     if not stations:
         raise ValueError("a course without a station")
-    before, pairs = tensors.get("slope_before"), tensors.get("pairs")
+    before, pairs = arrays.get("slope_before"), arrays.get("pairs")
     slopes = Slopes(
-        _like(tensors["slope"], like, (size,)),
+        _like(arrays["slope"], like, (size,)),
         None if before is None else _like(before, like, (size,)),
-        float(numbers["gap"]),
+        float(records["gap"]),
     )
     if pairs is not None:
         pairs = _like(pairs, like, (2, size, pairs.shape[-1]))
-    # Only the last one is gone on from; of the others nothing but the station and the weights is read.
-    reference = (float(numbers["reference"][0]), float(numbers["reference"][1]))
-    step, ending = float(numbers["step"]), numbers["ending"]
-    held = tuple(int(switch) for switch in numbers["held"])
+    # Only the last state is continued; of the others only the station and the weights are read.
+    reference = (float(records["reference"][0]), float(records["reference"][1]))
+    step, ending = float(records["step"]), records["ending"]
+    held = tuple(int(switch) for switch in records["held"])
     states = [
         State(weights, station, step, slopes, reference, pairs, held)
         for weights, station in zip(trail, stations, strict=True)
@@ -115,8 +85,8 @@ def _states(numbers: Any, tensors: dict[str, Tensor], like: Tensor) -> tuple[lis
     return states, None if ending is None else Ending(StopReason(ending[0]), str(ending[1]))
 
 
-def _like(found: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """On the device, once shape and dtype are what they must be."""
-    if tuple(found.shape) != shape or found.dtype != like.dtype:
-        raise ValueError(f"{found.dtype} of shape {tuple(found.shape)} for {like.dtype} of {shape}")
-    return found.to(like.device)
+def _like(stored: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The stored tensor on the device of another, refused unless it has this shape and the same dtype."""
+    if tuple(stored.shape) != shape or stored.dtype != like.dtype:
+        raise ValueError(f"{stored.dtype} of shape {tuple(stored.shape)} for {like.dtype} of {shape}")
+    return stored.to(like.device)

@@ -1,7 +1,7 @@
 """Large perturbations: the path of the solution set from the trained point to the moved data."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.operators import InformativeRows
 from solset.outofcore import gram_solver
-from solset.paths._checkpoint import CourseFile, course_settings
+from solset.paths._checkpoint import CourseFile
 from solset.paths._cost import Meter
 from solset.paths._course import Course, StopReason
 from solset.paths._fitted import KeptOutputs
@@ -24,7 +24,8 @@ from solset.paths._options import PathOptions
 from solset.paths._state import Ending, Refusal, State, Stepper
 from solset.problem import AUTO, Optimality, Problem, as_map, keeps_outputs
 from solset.retraining import LevenbergMarquardt, Newton, Retrained, retrain
-from solset.risk import Indices
+from solset.risk import Indices, identity
+from solset.storage import Checkpoint
 
 
 @checked
@@ -104,14 +105,16 @@ def follow_path(
     points, flat = change.chosen(risk), change.direction(risk)
     dx = problem.data_space(points).unflatten(flat)
     map_asked = as_map(optimality)
-    asked = {
-        "map": AUTO if map_asked is None else map_asked.name,
+    settings = {
+        "verb": "path",
+        "dx": flat,
+        "points": points,
+        "map": AUTO if map_asked is None else map_asked,
         "max_error": max_error,
-        "rows": None if rows is None else [rows.tol, rows.max_rows],
-        "options": asdict(options),
+        "rows": rows,
+        "options": options,
     }
-    marks = {} if checkpoint is None else course_settings(risk, flat, points, verb="path", **asked)
-    file = CourseFile(None if checkpoint is None else Path(checkpoint), marks)
+    file = CourseFile(Checkpoint.at(checkpoint, "course", lambda: identity(risk, settings)))
     states, ending = file.read(risk.weights)
     derivative = check_path(problem, points=points, optimality=optimality, rows=rows, nearest=nearest)
     if ending is None:

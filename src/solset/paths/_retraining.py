@@ -13,16 +13,17 @@ from solset.checks import checked
 from solset.errors import bad_type, bad_value
 from solset.operators._cost import FORWARD
 from solset.outofcore import gram_solver
-from solset.paths._checkpoint import CourseFile, course_settings
+from solset.paths._checkpoint import CourseFile
 from solset.paths._cost import Meter
 from solset.paths._course import Course, Station, StopReason
 from solset.paths._multistep import Slopes
 from solset.paths._segments import Segment
 from solset.paths._state import Ending, State
 from solset.problem import Problem
-from solset.risk import EmpiricalRisk, losses_at, slopes_at
+from solset.risk import EmpiricalRisk, identity, losses_at, slopes_at
 from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow
+from solset.storage import Checkpoint
 
 
 @checked
@@ -88,10 +89,16 @@ def follow_retraining(
     chosen, flat = change.chosen(risk), change.direction(risk)
     _check(steps, learning_rate, record_at, tol, builds)
     moved = change.applied_to(risk)
-    given = {"steps": steps, "learning_rate": learning_rate, "record_at": sorted(record_at)}
-    limits = {"tol": tol, "builds": builds}
-    marks = {} if checkpoint is None else course_settings(risk, flat, chosen, **given, **limits)
-    file = CourseFile(None if checkpoint is None else Path(checkpoint), marks)
+    settings = {
+        "dx": flat,
+        "points": chosen,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "record_at": sorted(record_at),
+        "tol": tol,
+        "builds": builds,
+    }
+    file = CourseFile(Checkpoint.at(checkpoint, "course", lambda: identity(risk, settings)))
     states, ending = file.read(moved.weights)
     if ending is None:
         meter = Meter(problem.point_count)

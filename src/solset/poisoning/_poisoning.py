@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from solset.checks import checked
@@ -17,8 +18,10 @@ from solset.poisoning._followers import Follower, default_follower
 from solset.poisoning._poisoning_file import PoisoningFile, Progress, Reason, Round
 from solset.poisoning._rounds import Rounds
 from solset.problem import Optimality, Problem
+from solset.risk import identity
 from solset.solvers import Solver
 from solset.solvers.filters import Filter
+from solset.storage import Checkpoint, Probe
 
 DRIFT = 0.1  # share of a perturbation's effect up to which what training does by itself is small
 
@@ -138,6 +141,7 @@ def design_poisoning(
     settings = ascent or Ascent()
     search = Rounds(problem, goal, feasible, points, follower, settings, solver, response)
     parts = {
+        "start": begin,
         "goal": goal.identity(),
         "budget": budget.identity(),
         "ascent": replace(settings, rounds=1),  # more rounds may be asked for later
@@ -146,10 +150,13 @@ def design_poisoning(
         "solver": solver,
         "map": derivative.optimality,
     }
-    kept = PoisoningFile.of(checkpoint, problem, parts, begin, adjoint.value)
-    state = kept.read() or search.first(begin)
+    value = torch.tensor(adjoint.value, dtype=torch.float64)
+    probe = Probe("the goal at the trained weights", value, rtol=1e-6)
+    store = Checkpoint.at(checkpoint, "poisoning", lambda: identity(problem.risk(), parts), probe)
+    file = PoisoningFile(store, {"dx": begin, "weights": problem.weights()})
+    state = file.read() or search.first(begin)
     for reached in search.run(state, adjoint, progress=progress):
-        kept.write(reached)
+        file.write(reached)
         state = reached
     found = _result(search, state, adjoint)
     if found.drift > DRIFT:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from solset.errors import bad_value
 from solset.problem import Problem
-from solset.storage._files import has_file, read_file
+from solset.storage import has_file, read_file
 
 
 def unit(directions: Tensor) -> Tensor:

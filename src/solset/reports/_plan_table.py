@@ -7,7 +7,7 @@ from textwrap import wrap
 from solset.planning import Cost, Plan, Route, plan
 from solset.reports._users import load_problem
 from solset.solvers import size_text
-from solset.storage._files import replace_file
+from solset.storage import replace_file
 
 WIDTH = 100
 NAME, COLUMNS = 22, (9, 14, 10, 12, 12, 10, 9)

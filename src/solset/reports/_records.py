@@ -1,4 +1,4 @@
-"""Results as bytes: JSON, CSV and safetensors that are the same for the same values, every time."""
+"""Results as bytes: JSON and CSV that are the same for the same values, every time."""
 
 import csv
 import io
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from solset.errors import bad_type, bad_value
@@ -136,9 +135,3 @@ def _cell(value: object) -> object:
     simple = plain(value)
     # A list in a cell stays readable by machine as JSON.
     return json.dumps(simple, ensure_ascii=False) if isinstance(simple, (list, dict)) else simple
-
-
-def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """The tensors in the safetensors format, as they are on the CPU; the tensors given are not touched."""
-    # Copies, because the format refuses views that share memory.
-    return save({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()})

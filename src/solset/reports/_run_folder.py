@@ -12,20 +12,13 @@ from safetensors.torch import load
 from torch import Tensor
 
 from solset import comm
+from solset.checks import one_of
 from solset.errors import bad_value
 from solset.plotting import Figure, figure_bytes
-from solset.reports._marker import (
-    MARKER,
-    Marker,
-    check_same,
-    clear,
-    clear_unfinished,
-    earlier_run,
-    package_versions,
-    warn_of_damage,
-)
-from solset.reports._records import csv_bytes, json_bytes, tensor_bytes
-from solset.storage._files import (
+from solset.reports._marker import MARKER, Marker, clear, clear_unfinished, earlier_run, warn_of_damage
+from solset.reports._records import csv_bytes, json_bytes
+from solset.storage import (
+    Identity,
     has_entry,
     hash_bytes,
     hash_file,
@@ -35,6 +28,7 @@ from solset.storage._files import (
     read_file,
     remove_file,
     replace_file,
+    tensor_bytes,
 )
 
 
@@ -43,19 +37,27 @@ class RunFolder:
     """The folder of one run. Every write is atomic: a reader sees the earlier file or the new one.
 
     ``run.json`` in it holds the settings, the versions and the names of all files of the run, each with its
-    SHA-256 sum. A file that is not on that list is never replaced or deleted; one that does not have its sum
-    is computed again. The sum is stated before the file is put in place, so that a process that is killed at
-    any moment leaves a folder to go on from. One process at a time.
+    SHA-256 sum. A file that is not on that list is never replaced or deleted; a file that does not have its
+    sum is computed again. The sum is stated before the file is put in place, so that a process that is
+    killed at any moment leaves a folder to go on from. Only one run at a time may use a folder.
 
     Attributes:
-        path: The folder.
-        settings: As given at opening, in the types of JSON.
-        versions: Of the packages that started the run.
+        path: Path of the folder.
+        identity: Settings as given at opening, in the types of JSON, and versions of the packages.
     """
 
     path: Path
-    settings: Mapping[str, object]
-    versions: Mapping[str, str]
+    identity: Identity
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """The settings as given at opening, in the types of JSON."""
+        return self.identity.settings
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The versions of the packages that started the run."""
+        return self.identity.versions
 
     @classmethod
     def open(
@@ -79,23 +81,15 @@ class RunFolder:
             ValueError: If the folder is not empty and refused, was not written by solset, holds other
                 settings than those to resume, has a damaged ``run.json``, or cannot be written to.
         """
-        if on_existing not in {"refuse", "resume", "overwrite"}:
-            raise bad_value(
-                "on_existing",
-                expected="'refuse', 'resume' or 'overwrite'",
-                got=repr(on_existing),
-                cure="Choose one of the three.",
-            )
-        folder = Path(path)
-        wanted = json.loads(json_bytes(settings))
+        one_of("on_existing", on_existing, ("refuse", "resume", "overwrite"))
+        folder, identity = Path(path), Identity(json.loads(json_bytes(settings)))
         try:
             make_folder(folder)
             earlier = earlier_run(folder, on_existing)
             if earlier is not None and on_existing == "resume":
-                return cls._resumed(folder, wanted, earlier)
+                return cls._resumed(folder, identity, earlier)
             clear(folder, earlier)
-            run = cls(folder, wanted, package_versions())
-            Marker(wanted, run.versions, {}, {}).write(folder)
+            Marker(identity).write(folder)
         except OSError as error:
             raise bad_value(
                 "path",
@@ -103,16 +97,16 @@ class RunFolder:
                 got=f"'{folder}' ({os.strerror(error.errno) if error.errno else error})",
                 cure="Choose another folder with --out, or change its permissions.",
             ) from error
-        return run
+        return cls(folder, identity)
 
     @classmethod
-    def _resumed(cls, folder: Path, settings: Mapping[str, object], earlier: Marker) -> "RunFolder":
-        check_same(earlier, settings)
+    def _resumed(cls, folder: Path, identity: Identity, earlier: Marker) -> "RunFolder":
+        earlier.check_same(identity)
         clear_unfinished(folder)
         now = earlier.settled(folder).without_damaged(folder)
         if now != earlier:
             now.write(folder)
-        return cls(folder, settings, earlier.versions)
+        return cls(folder, earlier.identity)
 
     def write_json(self, name: str, value: object) -> Path:
         """Writes valid JSON: keys sorted, full precision, ``"NaN"`` and ``"Infinity"`` as strings.

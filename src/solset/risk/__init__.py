@@ -2,8 +2,8 @@
 
 from solset.risk._batching import Room, in_batches, is_out_of_memory
 from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep
-from solset.risk._fingerprint import digest, fingerprint, without_addresses
 from solset.risk._heads import fit_at, losses_at, output_shape, slopes_at, through_loss
+from solset.risk._identity import digest, identity, settings_of, without_addresses
 from solset.risk._layout import Layout, choose_parameters
 from solset.risk._points import Indices, Points, as_points
 from solset.risk._probe import probe_indices, probe_model, reduction_of, refuse_training_mode
@@ -20,8 +20,8 @@ __all__ = [
     "as_points",
     "choose_parameters",
     "digest",
-    "fingerprint",
     "fit_at",
+    "identity",
     "in_batches",
     "is_out_of_memory",
     "losses_at",
@@ -30,6 +30,7 @@ __all__ = [
     "probe_model",
     "reduction_of",
     "refuse_training_mode",
+    "settings_of",
     "slopes_at",
     "through_loss",
     "without_addresses",

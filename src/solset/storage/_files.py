@@ -1,9 +1,8 @@
-"""The only reader and writer of run folders and checkpoints: files that are whole or not there.
+"""Files that are whole or not there, read and written by the first process alone.
 
-Everything that solset keeps of its own goes through here. Where several processes work on one problem, the
-first one reads and writes, and all of them learn what it found or what went wrong. Data sets, network
-weights and a user's code are read where they are needed, and the large files of rows are written by
-:mod:`solset.linalg`.
+Where several processes work on one problem, the first one reads and writes, and all of them learn what it
+read or what went wrong. Data sets, network weights and a user's code are read where they are needed, and
+the large files of rows are written by the room that computes them.
 """
 
 import errno
@@ -21,7 +20,7 @@ PARTIAL = ".solset-partial-"
 
 
 def plain_name(name: str, suffix: str) -> str:
-    """The name, if it stays inside the folder and says what the file is."""
+    """The name, refused unless it stays inside the folder and ends in the suffix."""
     unsafe = name.startswith(".") or any(character in name for character in "/\\\0")
     if unsafe or not name.endswith(suffix) or len(name) <= len(suffix):
         raise bad_value(
@@ -34,10 +33,10 @@ def plain_name(name: str, suffix: str) -> str:
 
 
 def read_file(path: Path) -> bytes | None:
-    """The whole content of a file; ``None`` if nothing of that name is there.
+    """The whole content of a file; ``None`` if there is none.
 
     Args:
-        path: The file.
+        path: The file to read.
 
     Raises:
         OSError: If it is there and cannot be read, as a folder or a pipe cannot.
@@ -55,24 +54,18 @@ def _read(path: Path) -> bytes | None:
 
 
 def hash_bytes(data: bytes) -> str:
-    """The SHA-256 sum of a file's content, in hexadecimal digits.
-
-    Args:
-        data: The content.
-    """
+    """The SHA-256 sum of bytes, in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def hash_file(path: Path) -> str | None:
-    """The SHA-256 sum of a file; ``None`` if there is no such file, or only a link to one.
+    """The SHA-256 sum of a file; ``None`` if there is no file, or only a link to one.
 
     Args:
-        path: The file.
-
-    Cost: one read of the file, a piece at a time.
+        path: The file to hash, which is read a piece at a time.
     """
-    found = comm.from_first(lambda: _hash(path))
-    return None if found is None else found.decode()
+    digits = comm.from_first(lambda: _hash(path))
+    return None if digits is None else digits.decode()
 
 
 def _hash(path: Path) -> bytes | None:
@@ -83,14 +76,14 @@ def _hash(path: Path) -> bytes | None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes the whole file beside its target, then puts it in place in one step.
+    """Writes a whole file beside its target, then puts it in place in one step.
 
     Args:
-        path: The target; a link of that name is replaced, never followed.
-        data: Its content.
+        path: The target. A link of that name is replaced, never followed.
+        data: The content to write.
 
     Raises:
-        OSError: If there is no room or no permission; the earlier file is as it was.
+        OSError: If there is no room or no permission; the earlier file stays as it was.
     """
     comm.from_first(lambda: _replace(path, data))
 
@@ -111,22 +104,18 @@ def _replace(path: Path, data: bytes) -> None:
 
 def _not_written(path: Path, error: OSError) -> OSError:
     """The error with the folder and the cure in one line."""
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    cure = "Free some space" if full else "Make the folder one that can be written to, or choose another"
-    found = OSError(
-        f"'{path.name}' could not be written to '{path.parent}' ({error.strerror or error}); what was there "
-        f"before is as it was. {cure}, then go on from there (--resume, or the same checkpoint)."
+    is_full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    cure = "Free some space" if is_full else "Make the folder writable, or choose another folder"
+    clear_error = OSError(
+        f"'{path.name}' could not be written to '{path.parent}' ({error.strerror or error}); the file that "
+        f"was there before is unchanged. {cure}, then continue (--resume, or the same checkpoint)."
     )
-    found.errno = error.errno
-    return found
+    clear_error.errno = error.errno
+    return clear_error
 
 
 def partial_path(path: Path) -> Path:
-    """Where the first process writes a file before it is put in place: nothing is there, not even a link.
-
-    Args:
-        path: The target.
-    """
+    """The place where the first process writes a file before it is put in place; cleared, even of a link."""
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     partial.unlink(missing_ok=True)
     return partial
@@ -136,8 +125,8 @@ def put_in_place(partial: Path, path: Path) -> None:
     """Renames a finished file to its target, once its content is on the disk.
 
     Args:
-        partial: Written and closed, in the folder of the target.
-        path: The target.
+        partial: The file as it was written and closed, in the folder of the target.
+        path: The target that it replaces.
     """
     with partial.open("rb+") as stream:
         os.fsync(stream.fileno())
@@ -160,68 +149,40 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Deletes a file, or the link of that name, if it is there.
-
-    Args:
-        path: The file.
-    """
+    """Deletes a file, or the link of that name, if there is one."""
     comm.from_first(lambda: path.unlink(missing_ok=True))
 
 
 def has_file(path: Path) -> bool:
-    """Whether there is a file of that name, or a link to one.
-
-    Args:
-        path: The file.
-    """
+    """Whether there is a file of that name, or a link to one."""
     return _agreed(path.is_file)
 
 
 def has_entry(path: Path) -> bool:
-    """Whether there is anything of that name: a file, a folder, a link that leads nowhere.
-
-    Args:
-        path: The name.
-    """
+    """Whether there is anything of that name: a file, a folder, a link that leads nowhere."""
     return _agreed(lambda: os.path.lexists(path))
 
 
 def is_link(path: Path) -> bool:
-    """Whether there is a symbolic link of that name, wherever it leads.
-
-    Args:
-        path: The name.
-    """
+    """Whether there is a symbolic link of that name, wherever it leads."""
     return _agreed(path.is_symlink)
 
 
 def has_folder(path: Path) -> bool:
-    """Whether there is a folder of that name.
-
-    Args:
-        path: The folder.
-    """
+    """Whether there is a folder of that name."""
     return _agreed(path.is_dir)
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it, as far as they are not there.
-
-    Args:
-        path: The folder.
-    """
+    """Makes a folder and the folders above it, where they are missing."""
     comm.from_first(lambda: path.mkdir(parents=True, exist_ok=True))
 
 
 def list_folder(path: Path) -> list[str]:
-    """The names in a folder, in order.
-
-    Args:
-        path: The folder.
-    """
+    """The names in a folder, in order."""
     return json.loads(comm.from_first(lambda: json.dumps(sorted(os.listdir(path))).encode()) or b"[]")
 
 
 def _agreed(question: Callable[[], bool]) -> bool:
-    """What the first process answers."""
+    """The first process's answer, in every process."""
     return comm.from_first(lambda: b"yes" if question() else None) is not None

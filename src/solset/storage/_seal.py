@@ -1,0 +1,158 @@
+"""Sealed bytes: named JSON records, and arrays where there are some, under one sum over every byte.
+
+Without arrays the bytes are JSON text that people can read, such as ``run.json``. With arrays they are a
+safetensors file, whose arrays any tool can read, and the same JSON text stands in its header. Both begin in
+a way that tells whose they are, and hold the format and a SHA-256 sum of all bytes but the sum itself. So
+three cases are told apart: bytes of another program, bytes of another version, and damaged bytes.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+FORMAT = "solset file 1"
+_ENTRY = "solset"
+_LENGTH = 8  # bytes at the start of a safetensors file that state the length of its header
+_TEXT = b'{\n  "format": "solset file '
+_ARRAYS = b'{"__metadata__":{"%s":"{' % _ENTRY.encode()
+_BLANK = "0" * 64
+_BEFORE_SEAL = re.compile(rb'"seal\\?": \\?"')
+# Errors of reading records that were sealed and still cannot be a state.
+UNREADABLE = (
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    SafetensorError,
+)
+
+
+class SealError(ValueError):
+    """Bytes that cannot be used.
+
+    Args:
+        why: The case: another program's bytes, another version's, or damaged bytes.
+        how: Half a sentence that says more, beginning with a verb.
+    """
+
+    def __init__(self, why: Literal["foreign", "version", "damaged"], how: str) -> None:
+        super().__init__(how)
+        self.why, self.how = why, how
+
+
+def seal(records: Mapping[str, Any], arrays: Mapping[str, Tensor] | None = None) -> bytes:
+    """The bytes of records and arrays, the same for the same values every time.
+
+    Args:
+        records: Values by name in the types of JSON, also numbers that are not finite.
+        arrays: Tensors by name, which are copied to the CPU; ``None`` makes plain JSON text.
+    """
+    content = {"format": FORMAT, "seal": _BLANK, **records}
+    if arrays is None:
+        text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+        data = bytearray(text.encode(errors="surrogatepass"))
+    else:
+        data = bytearray(tensor_bytes(arrays, {_ENTRY: json.dumps(content)}))
+    place = _seal_place(data)
+    data[place] = _sum(data, place)
+    return bytes(data)
+
+
+def unseal(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The records and arrays that were sealed.
+
+    Args:
+        data: The content of any file.
+
+    Raises:
+        SealError: If it is of another program or version, or is damaged.
+    """
+    if not is_sealed(data):
+        raise _foreign(data)
+    try:
+        place = _seal_place(data)
+        if data[place] != _sum(data, place):
+            raise SealError("damaged", "its content is not what was written")
+        is_text = data.startswith(_TEXT)
+        records = parsed_json(data if is_text else _header(data))
+        if records["format"] != FORMAT:
+            raise _other_version(records["format"])
+        del records["format"], records["seal"]
+        return records, {} if is_text else load(data)
+    except SealError:
+        raise
+    except UNREADABLE as error:
+        raise SealError("damaged", f"{type(error).__name__}: {error}") from error
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether these are sealed bytes of solset, whole or damaged; the first hundred bytes are enough."""
+    return data.startswith(_TEXT) or data[_LENGTH : _LENGTH + len(_ARRAYS)] == _ARRAYS
+
+
+def parsed_json(data: bytes | str) -> Any:
+    """The value of a JSON text from anywhere.
+
+    Args:
+        data: The text or its bytes.
+
+    Raises:
+        ValueError: If it is not JSON, or is nested deeper than any of ours.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """The tensors in the safetensors format, copied to the CPU, as it refuses views that share memory."""
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    return save(copies, metadata)
+
+
+def _foreign(data: bytes) -> SealError:
+    """The error for bytes that do not begin as ours do, which may still be an earlier version's."""
+    try:
+        content = parsed_json(data) if data[:99].lstrip().startswith(b"{") else None
+    except ValueError:
+        content = None
+    stated = content.get("format") if isinstance(content, dict) else None
+    if stated == FORMAT:
+        return SealError("damaged", "it was written by hand")
+    if isinstance(stated, str) and stated.startswith("solset "):
+        return _other_version(stated)
+    return SealError("foreign", "is not a checkpoint of solset")
+
+
+def _other_version(stated: object) -> SealError:
+    return SealError("version", f"is of format '{stated}', not '{FORMAT}'")
+
+
+def _header(data: bytes) -> str:
+    length = int.from_bytes(data[:_LENGTH], "little")
+    return json.loads(data[_LENGTH : _LENGTH + length])["__metadata__"][_ENTRY]
+
+
+def _seal_place(data: bytes | bytearray) -> slice:
+    """The place of the seal, behind the first text that announces one."""
+    before = _BEFORE_SEAL.search(data)
+    if before is None:
+        raise SealError("damaged", "it is cut off")
+    return slice(before.end(), before.end() + len(_BLANK))
+
+
+def _sum(data: bytes | bytearray, place: slice) -> bytes:
+    """The sum over all bytes but the seal itself."""
+    view, total = memoryview(data), hashlib.sha256()
+    total.update(view[: place.start])
+    total.update(view[place.stop :])
+    return total.hexdigest().encode()
