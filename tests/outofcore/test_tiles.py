@@ -104,7 +104,7 @@ class TestASymmetricMatrix:
         torch.testing.assert_close(grown, exact, rtol=1e-12, atol=1e-12)
         whole = tiled_gram(DenseOperator(rows), Tiles.temporary(tmp_path, m + 4, side, CPU))
         b = draw(m + 4, seed=7)
-        found = TiledCholesky.of(whole, tmp_path, known=factor) @ b
+        found = TiledCholesky.of(whole, tmp_path, first=factor) @ b
         torch.testing.assert_close(rows @ (rows.T @ found), b, rtol=1e-8, atol=1e-8)
 
 

@@ -1,12 +1,17 @@
-"""Numbers in one ``.npy`` file of known size, written and read in stretches: what does not fit the memory."""
+"""An array in one ``.npy`` file of known size, written and read in stretches.
+
+NumPy makes the file and checks its header; entries go through plain reads and writes. A memory map would
+be shorter, but ends the whole process (``SIGBUS``) where a file has become shorter or a disk is full.
+"""
 
 import errno
 import os
 import tempfile
 import weakref
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +27,9 @@ class ArrayFile:
     """An array on the disk that is never read whole; NumPy reads it too.
 
     Args:
-        path: The file, made by :meth:`create`.
-        shape: Of the array, row-major.
-        dtype: Of its entries.
+        path: File made by :meth:`create`.
+        shape: Shape of the array, row-major.
+        dtype: Floating-point type of the entries.
 
     Raises:
         ValueError: If the file is not of this shape and dtype, or not whole.
@@ -32,10 +37,15 @@ class ArrayFile:
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.path, self.dtype = path, dtype
-        self._kind = _kind(dtype)
-        with path.open("rb") as file:
-            self._start = _header_end(file, shape, self._kind)
-        if path.stat().st_size != self._start + int(np.prod(shape)) * dtype.itemsize:
+        self._numpy = torch.empty(0, dtype=dtype).numpy().dtype
+        try:
+            array = np.lib.format.open_memmap(path, mode="r")
+        except ValueError as error:
+            raise _not_this_array(path, "another kind of file, or a part of one") from error
+        if (array.shape, array.dtype, array.flags.c_contiguous) != (shape, self._numpy, True):
+            raise _not_this_array(path, f"an array {array.shape} of {array.dtype}")
+        self._start = array.offset
+        if path.stat().st_size != self._start + array.nbytes:
             raise _not_this_array(path, f"{path.stat().st_size} bytes")
 
     @classmethod
@@ -43,50 +53,44 @@ class ArrayFile:
         """A file of zeros with all its room reserved.
 
         Args:
-            path: Where; an earlier file there is replaced.
-            shape: Of the array.
-            dtype: Of its entries.
+            path: Place of the file; an earlier file there is replaced.
+            shape: Shape of the array, row-major.
+            dtype: Floating-point type of the entries.
 
         Raises:
             OSError: If the disk has no room for it; nothing is left behind.
         """
-        need = int(np.prod(shape)) * dtype.itemsize
-        layout = {
-            "descr": np.lib.format.dtype_to_descr(_kind(dtype)),
-            "fortran_order": False,
-            "shape": shape,
-        }
+        numpy_dtype = torch.empty(0, dtype=dtype).numpy().dtype
         try:
-            with path.open("wb") as file:
-                np.lib.format.write_array_header_2_0(file, layout)
-                _reserve(file.fileno(), file.tell(), need)
+            np.lib.format.open_memmap(path, mode="w+", dtype=numpy_dtype, shape=shape, version=(2, 0))
+            _reserve(path)
         except OSError as error:
             path.unlink(missing_ok=True)
-            raise _without_room(error, path, need) from error
+            raise _without_room(error, path, prod(shape) * dtype.itemsize) from error
         return cls(path, shape, dtype)
 
     def read(self, start: int, count: int) -> Tensor:
-        """Entries from place ``start`` on, flat, on the CPU.
+        """Consecutive entries in the order of the file, flat, on the CPU.
 
         Args:
-            start: Of the first, in the order of the file.
-            count: How many.
+            start: Index of the first entry.
+            count: Number of entries.
 
         Raises:
             ValueError: If the file has become shorter.
         """
         offset = self._start + start * self.dtype.itemsize
-        found = np.fromfile(self.path, dtype=self._kind, count=count, offset=offset)
-        if len(found) != count:
-            raise _not_this_array(self.path, f"an end after {start + len(found)} entries")
-        return torch.from_numpy(found)
+        entries = np.fromfile(self.path, dtype=self._numpy, count=count, offset=offset)
+        if len(entries) != count:
+            raise _not_this_array(self.path, f"an end after {start + len(entries)} entries")
+        return torch.from_numpy(entries)
 
     def write(self, start: int, entries: Tensor) -> None:
-        """Puts entries in place, in their own order.
+        """Puts consecutive entries in place.
 
         Args:
-            start: Where the first goes.
-            entries: Are stored in the array's dtype.
+            start: Index of the first entry.
+            entries: Tensor of any shape, stored in the dtype of the array.
 
         Raises:
             OSError: If the disk is full.
@@ -100,7 +104,7 @@ class ArrayFile:
 
 
 def vanishing_file(folder: Path, name: str, make: Callable[[Path], Owner]) -> Owner:
-    """What ``make`` returns for a new file in the folder, which vanishes with it, or with its failure."""
+    """The object that ``make`` returns for a new file in the folder; the file vanishes with the object."""
     handle, text = tempfile.mkstemp(prefix=f"{PARTIAL}{name}-", suffix=".npy", dir=folder)
     os.close(handle)
     path = Path(text)
@@ -113,40 +117,20 @@ def vanishing_file(folder: Path, name: str, make: Callable[[Path], Owner]) -> Ow
     return owner
 
 
-def _kind(dtype: torch.dtype) -> np.dtype[Any]:
-    return torch.empty(0, dtype=dtype).numpy().dtype
-
-
-def _header_end(file: BinaryIO, layout: tuple[int, ...], kind: np.dtype[Any]) -> int:
-    """Where the entries begin, if the file is of this layout and dtype."""
-    try:
-        np.lib.format.read_magic(file)
-        shape, is_fortran, found = np.lib.format.read_array_header_2_0(file)
-    except ValueError as error:
-        raise _not_this_array(Path(file.name), "another kind of file") from error
-    if (shape, is_fortran, found) != (layout, False, kind):
-        raise _not_this_array(Path(file.name), f"an array {shape} of {found}")
-    return file.tell()
-
-
 def _not_this_array(path: Path, got: str) -> ValueError:
-    return bad_value(
-        "path",
-        expected=f"the whole file '{path.name}', of this problem's sizes",
-        got=got,
-        cure="Compute it again.",
-    )
+    expected = f"the whole file '{path.name}', of this problem's sizes"
+    return bad_value("path", expected=expected, got=got, cure="Compute it again.")
 
 
-def _reserve(descriptor: int, start: int, size: int) -> None:
-    """Room in the file before it is needed: a full disk is found now and not after an hour."""
+def _reserve(path: Path) -> None:
+    """Room on the disk before it is needed: a full disk is found now and not after an hour."""
     try:
-        os.posix_fallocate(descriptor, start, size)
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except (AttributeError, OSError) as error:
         # Not every system has it, nor every file system.
         if isinstance(error, OSError) and error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
             raise
-        os.ftruncate(descriptor, start + size)
 
 
 def _without_room(error: OSError, path: Path, need: int) -> OSError:

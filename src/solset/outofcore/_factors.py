@@ -1,4 +1,4 @@
-"""A Gram matrix on the disk: both ends of its spectrum, its factors, its inverse on the range."""
+"""Factors of a Gram matrix on the disk, both ends of its spectrum, and its inverse on the range."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,57 +15,57 @@ from solset.outofcore._tiles import TiledSymmetric
 from solset.solvers.filters import Filter, GradientFlow
 
 PROBES = 12  # Lanczos steps for either end of the spectrum
-SHIFT = 1e-10  # of the largest eigenvalue, at least: rounding over it must be small
-PROJECTIONS = 3  # onto the range, each of which leaves rounding over that shift of what is off it
-BEYOND = 1.0001  # times the largest eigenvalue found, which is never too large
-FLOW_SHIFT = 20.0  # over the duration of training: of shifts from 1 to 20 the one with the fewest steps
+SHIFT = 1e-10  # smallest shift relative to the largest eigenvalue: rounding over it must be small
+PROJECTIONS = 3  # onto the range; each reduces what is off it to the ratio of rounding to shift
+BEYOND = 1.0001  # an estimate of the largest eigenvalue is never too large: this factor makes it a bound
+FLOW_SHIFT = 20.0  # shift times duration of training: of 1 to 20 it took the fewest steps
 
 
 class Factors:
     """Cholesky factors of ``G`` and of ``G + λI``, made when they are first needed and kept on the disk.
 
     Args:
-        gram: ``G``.
-        folder: Of the factors.
-        known: The factor of a Gram matrix whose rows are the first of these.
+        gram: The Gram matrix ``G`` in tiles on the disk.
+        folder: Existing folder for the files of the factors.
+        first: Factor of the leading block of ``G``, for the first rows; copied where it can be.
     """
 
-    def __init__(self, gram: TiledSymmetric, folder: Path, known: TiledCholesky | None = None) -> None:
-        self.gram, self.folder, self._known = gram, folder, known
+    def __init__(self, gram: TiledSymmetric, folder: Path, first: TiledCholesky | None = None) -> None:
+        self.gram, self.folder, self._first = gram, folder, first
         self._exact: TiledCholesky | None = None
         self._was_tried = False
         self._damped: tuple[float, TiledCholesky] | None = None
 
     @cached_property
     def diagonal(self) -> Tensor:
-        """Of ``G``, ``(m,)``."""
+        """The diagonal of ``G``, ``(m,)``."""
         return self.gram.diagonal()
 
     @property
     def is_finite(self) -> bool:
-        """Whether all rows are: one that is not shows on the diagonal."""
+        """Whether all rows are finite: one that is not shows on the diagonal."""
         return bool(torch.isfinite(self.diagonal).all())
 
     @property
     def exact(self) -> TiledCholesky | None:
         """The factor of ``G`` itself, or nothing where that is not positive definite."""
         if not self._was_tried:
-            self._exact = TiledCholesky.of(self.gram, self.folder, known=self._known)
-            self._known, self._was_tried = None, True  # the file of one that was copied goes now
+            self._exact = TiledCholesky.of(self.gram, self.folder, first=self._first)
+            self._first, self._was_tried = None, True  # the file of a factor that was copied goes now
         return self._exact
 
     @property
     def exact_so_far(self) -> TiledCholesky | None:
-        """The same, if it was made already."""
+        """The factor of ``G`` itself, if it was made already."""
         return self._exact
 
     def forget_exact(self) -> None:
-        """Gives its file back, where it is of no use."""
+        """Deletes the file of the factor of ``G``, where it is of no use."""
         self._exact = None
 
     @cached_property
     def bound(self) -> float:
-        """Not exceeded by the largest eigenvalue of ``G``, with probability 0.999 over a random start."""
+        """A bound of the largest eigenvalue of ``G``, with probability 0.999 over a random start."""
         return self._largest_of(self.gram, steps=PROBES, tol=1e-2).upper
 
     @cached_property
@@ -74,51 +74,42 @@ class Factors:
         return self._largest_of(self.gram, steps=4 * PROBES, tol=1e-6).value
 
     def damped(self, damping: float) -> TiledCholesky:
-        """The factor of ``G + λI``; the latest is kept.
-
-        Args:
-            damping: ``λ``, positive.
-        """
+        """The factor of ``G + λI`` for a positive ``λ``; the latest is kept."""
         if self._damped is None or self._damped[0] != damping:
             self._damped = None
             self._damped = (damping, self.with_added(torch.full_like(self.diagonal, damping)))
         return self._damped[1]
 
     def with_added(self, shift: Tensor) -> TiledCholesky:
-        """The factor with a positive diagonal added.
+        """The factor of ``G`` with a positive diagonal added.
 
         Args:
-            shift: ``(m,)``.
+            shift: Diagonal that is added, ``(m,)``.
 
         Raises:
-            ValueError: If rows are not finite, or the shift does not make their products definite.
+            ValueError: If rows are not finite, or the shifted matrix is not positive definite.
         """
-        found = TiledCholesky.of(self.gram, self.folder, shift=shift) if self.is_finite else None
-        if found is None:
+        factor = TiledCholesky.of(self.gram, self.folder, shift=shift) if self.is_finite else None
+        if factor is None:
             raise bad_value(
                 "rows",
                 expected="finite, with a Gram matrix that rounding leaves positive semi-definite",
                 got=f"one that is not positive definite with {float(shift.max()):.3g} on its diagonal",
                 cure="Look for values that are not finite, or take LSMR, which needs no Gram matrix.",
             )
-        return found
+        return factor
 
     def scaled_end(self, scale: Tensor) -> LargestEigenvalue:
-        """The largest eigenvalue of ``D G D``.
-
-        Args:
-            scale: ``D``, ``(m,)``.
-        """
+        """The largest eigenvalue of ``D G D``; ``scale`` is the diagonal of ``D``, ``(m,)``."""
         return self._largest_of(self.gram.scaled(scale), steps=PROBES, tol=1e-2)
 
     def conditioning(self, scale: Tensor) -> float:
-        """The smallest eigenvalue of ``D G D`` over the largest; not more than that with probability 0.998.
+        """A lower bound of the smallest eigenvalue of ``D G D`` over the largest, with probability 0.998.
+
+        It is 0 where ``G`` has no factor. The probability is over random starts.
 
         Args:
-            scale: ``D``, ``(m,)``.
-
-        Returns:
-            0 where there is no factor.
+            scale: Diagonal of ``D``, ``(m,)``.
         """
         largest = self.scaled_end(scale).upper
         if self.exact is None or not largest > 0:
@@ -128,24 +119,24 @@ class Factors:
         return 1 / (largest * largest_eigenpair(inverse, steps=PROBES, tol=1e-2).upper)
 
     def flow(self, training: GradientFlow, rhs: Tensor, damping: float = 0.0) -> tuple[Tensor, int, bool]:
-        """``φ(G + λI) b``, with the steps that it took and whether they were enough.
+        """``φ(G + λI) b``, the number of steps, and whether they were enough.
 
         Args:
-            training: ``φ``.
-            rhs: ``b``, ``(m,)`` or ``(m, k)``.
-            damping: ``λ``.
+            training: Filter ``φ`` with the duration and learning rate of the training.
+            rhs: Right-hand side ``b``, ``(m,)`` or ``(m, k)``.
+            damping: Multiple ``λ`` of the identity, at least 0.
         """
         given = rhs.to(torch.float64)
         if not (self.is_finite and bool(torch.isfinite(given).all())):
             return torch.full_like(rhs, float("nan")), 0, True
         largest = damping + self.bound
-        if training.learning_rate * largest > 1.0:  # it matters how much more
+        if training.learning_rate * largest > 1.0:  # then an exact value is needed
             largest = damping + BEYOND * self.largest
             top = torch.tensor([largest / BEYOND], dtype=torch.float64)
-            training(top, top > 0)  # which warns where descent diverges
+            training(top, top > 0)  # warns where descent diverges
         if is_descended(training, largest):
-            found, steps, is_done = by_descent(shifted(self.gram, damping), training, given)
-            return found.to(rhs.dtype), steps, is_done
+            value, steps, is_done = by_descent(shifted(self.gram, damping), training, given)
+            return value.to(rhs.dtype), steps, is_done
         shift = max(FLOW_SHIFT / (training.steps * training.learning_rate), SHIFT * largest)
         inverse, phi = self.damped(shift), Lifted(training, damping)
         columns = given.reshape(rhs.shape[0], -1).unbind(dim=1)
@@ -161,11 +152,11 @@ class Factors:
 
 @dataclass(frozen=True)
 class Lifted(Filter):
-    """``φ(s + λ)``.
+    """The filter ``φ(s + λ)``.
 
     Attributes:
-        inner: ``φ``.
-        damping: ``λ``.
+        inner: Filter ``φ`` before the shift.
+        damping: Shift ``λ`` of the eigenvalues, at least 0.
     """
 
     inner: Filter
@@ -177,15 +168,15 @@ class Lifted(Filter):
 
 
 class RangeInverse:
-    """``G⁺``: by the factor of ``G`` where its rank is proved full; else by a shifted one, on the range.
+    """The pseudo-inverse ``G⁺``: by the factor of ``G`` if its rank is proved full; else by a shifted factor.
 
-    With ``F = (G + δD⁻²)⁻¹`` that is ``F D⁻² F G D²``, the scaled form of ``F² G``: what of ``b`` is off the
-    range would come out of ``F`` so long that its rounding drowns the rest, so that ``G`` comes first. Then
-    ``u ← u - δ F D⁻² u`` takes out what rounding left off the range; written as ``F G u`` it would not.
+    With ``F = (G + δD⁻²)⁻¹`` the shifted form is ``F D⁻² F G D²``, the scaled form of ``F² G``. ``G`` comes
+    first, because ``F`` makes the part of ``b`` off the range so long that its rounding drowns the rest. Then
+    ``u ← u - δ F D⁻² u`` removes the part that rounding left off the range; ``F G u`` would not.
 
     Args:
-        factors: Of ``G``.
-        scale: ``D``, which brings rows to length one where they are equilibrated, ``(m,)``.
+        factors: The matrix ``G`` and its factors.
+        scale: Diagonal of ``D``, which brings rows to length one where they are equilibrated, ``(m,)``.
         tolerance: Relative size below which an eigenvalue of ``D G D`` counts as zero.
     """
 
@@ -194,7 +185,7 @@ class RangeInverse:
 
     @cached_property
     def conditioning(self) -> float:
-        """The smallest eigenvalue of ``D G D`` over the largest, from below; 0 where there is no factor."""
+        """A lower bound of the smallest eigenvalue of ``D G D`` over the largest; 0 without a factor."""
         return self._factors.conditioning(self._scale)
 
     @property
@@ -204,7 +195,7 @@ class RangeInverse:
 
     @cached_property
     def largest(self) -> float:
-        """The largest eigenvalue of ``D G D``, from below."""
+        """A lower bound of the largest eigenvalue of ``D G D``."""
         return self._factors.scaled_end(self._scale).value
 
     @cached_property
@@ -212,7 +203,7 @@ class RangeInverse:
         """The factor in use."""
         if self.is_full and self._factors.exact is not None:
             return self._factors.exact
-        self._factors.forget_exact()  # what it was made for, the end of the spectrum, is known
+        self._factors.forget_exact()  # it was needed for the smallest eigenvalue only
         return self._factors.with_added(self._shift)
 
     @cached_property
@@ -220,11 +211,7 @@ class RangeInverse:
         return max(self._tolerance, SHIFT) * self.largest / self._scale.square()
 
     def apply(self, rhs: Tensor) -> Tensor:
-        """``G⁺ b`` in the dtype of ``b``, up to the shift.
-
-        Args:
-            rhs: ``b``, ``(m,)`` or ``(m, k)``.
-        """
+        """``G⁺ b`` in the dtype of ``b``, up to the shift; ``b`` is ``(m,)`` or ``(m, k)``."""
         given, gram = rhs.to(torch.float64), self._factors.gram
         if self._factors.is_finite and not self.largest > 0:
             return torch.zeros_like(rhs)
@@ -233,7 +220,7 @@ class RangeInverse:
         square, shift = (
             part.reshape(-1, *[1] * (given.ndim - 1)) for part in (self._scale.square(), self._shift)
         )
-        found = self.factor @ ((self.factor @ (gram @ (square * given))) / square)
+        value = self.factor @ ((self.factor @ (gram @ (square * given))) / square)
         for _ in range(PROJECTIONS):
-            found = found - self.factor @ (shift * found)
-        return found.to(rhs.dtype)
+            value = value - self.factor @ (shift * value)
+        return value.to(rhs.dtype)

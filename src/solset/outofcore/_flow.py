@@ -7,23 +7,19 @@ from tqdm import trange
 from solset.linalg import LinearOperator
 from solset.solvers.filters import Filter, GradientFlow
 
-FEW = 30  # steps of descent that cost less than a factor
-MOST_PRODUCTS = 5000  # steps of descent, where nothing else is exact
-MOST_SOLVES = 120
-FORGOTTEN = 1e-13  # of the largest eigenvalue's part, left after training: Lanczos may then find it late
-AGREE = 1e-10  # relative change of the answer over the last steps at which it counts as found
+FEW = 30  # so many steps of descent cost less than a factor
+MOST_PRODUCTS = 5000  # largest number of steps of descent, where nothing else is exact
+MOST_SOLVES = 120  # largest number of steps of Lanczos
+FORGOTTEN = 1e-13  # share of the largest eigenvalue's part after training, below which it may be found late
+AGREE = 1e-10  # relative change of the answer over the last LAG steps at which the iteration stops
 LAG = 5
 
 
 def is_descended(training: GradientFlow, largest: float) -> bool:
-    """Whether the steps of descent are to be taken one by one.
+    """Whether the steps of descent are to be taken one by one, for a given largest eigenvalue of ``G``.
 
-    They are where they are few; and where the largest eigenvalue's part swings for all of the training, which
-    an inverse sees last.
-
-    Args:
-        training: Steps and learning rate.
-        largest: Eigenvalue of ``G``.
+    They are if they are few, or if the part of the largest eigenvalue swings for all of the training: an
+    inverse finds that part last.
     """
     if training.steps <= FEW or training.learning_rate * largest <= 1.0:
         return training.steps <= FEW
@@ -34,40 +30,35 @@ def is_descended(training: GradientFlow, largest: float) -> bool:
 def by_descent(matrix: LinearOperator, training: GradientFlow, rhs: Tensor) -> tuple[Tensor, int, bool]:
     """``φ(G) b`` by the linearised descent itself, ``u ← u - η(G u - b)``.
 
-    Args:
-        matrix: ``G``.
-        training: Steps and ``η``.
-        rhs: ``b``, ``(m,)`` or ``(m, k)``.
-
     Returns:
-        The answer, the steps taken, and whether these were enough: fewer are where they overflow.
+        The answer, the number of steps, and whether these were enough; descent that overflows stops early.
 
-    Cost: a product a step.
+    Cost: one product a step.
     """
-    found, most = torch.zeros_like(rhs), min(training.steps, MOST_PRODUCTS)
+    value, most = torch.zeros_like(rhs), min(training.steps, MOST_PRODUCTS)
     for step in trange(most, desc="descent", leave=False, disable=None):
-        found = found - training.learning_rate * (matrix @ found - rhs)
-        if not bool(torch.isfinite(found).all()):
-            return found, step + 1, True
-    return found, most, most == training.steps
+        value = value - training.learning_rate * (matrix @ value - rhs)
+        if not bool(torch.isfinite(value).all()):
+            return value, step + 1, True
+    return value, most, most == training.steps
 
 
 def by_inverse(inverse: LinearOperator, shift: float, phi: Filter, rhs: Tensor) -> tuple[Tensor, int, bool]:
     """``φ(G) b`` by shift-and-invert Lanczos (van den Eshof & Hochbruck 2006).
 
-    It finds small eigenvalues first, which are what long training is slow in: for a ``φ`` that decays like
-    ``1 / (s + shift)`` the steps do not grow with the condition of ``G``.
+    It finds small eigenvalues first, in which long training is slow: for a ``φ`` that decays like
+    ``1 / (s + shift)`` the number of steps does not grow with the condition of ``G``.
 
     Args:
-        inverse: ``(G + shift·I)⁻¹``, float64, ``(m, m)``.
-        shift: Positive.
-        phi: Of the eigenvalues of ``G``.
-        rhs: ``b``, ``(m,)``, float64.
+        inverse: The operator ``(G + shift·I)⁻¹``, float64, ``(m, m)``.
+        shift: Positive shift of ``G``.
+        phi: Filter of the eigenvalues of ``G``.
+        rhs: Right-hand side ``b``, ``(m,)``, float64.
 
     Returns:
-        The answer, the steps taken, and whether it came to rest.
+        The answer, the number of steps, and whether the iteration came to rest.
 
-    Cost: a solve a step, and as many vectors of length ``m``.
+    Cost: one solve a step, and as many vectors of length ``m``.
     """
     size = torch.linalg.vector_norm(rhs)
     if bool(size == 0):
@@ -77,24 +68,24 @@ def by_inverse(inverse: LinearOperator, shift: float, phi: Filter, rhs: Tensor) 
     vector, answers = rhs / size, []
     for k in range(most):
         basis[:, k] = vector
-        known = basis[:, : k + 1]
+        spanned = basis[:, : k + 1]
         image = inverse @ vector
-        along = known.T @ image
+        along = spanned.T @ image
         projected[: k + 1, k] = along
         projected[k, : k + 1] = along
-        for _ in range(2):  # once leaves them orthogonal to half of the digits only
-            image = image - known @ (known.T @ image)
+        for _ in range(2):  # one pass leaves them orthogonal to half of the digits only
+            image = image - spanned @ (spanned.T @ image)
         answers.append(size * _of_projected(projected[: k + 1, : k + 1], shift, phi))
         rest = torch.linalg.vector_norm(image)
         is_all = not bool(rest > torch.finfo(rhs.dtype).eps * torch.linalg.vector_norm(along))
         if is_all or (k >= LAG and _agree(answers[-1 - LAG], answers[-1])):
-            return known @ answers[-1], k + 1, True
+            return spanned @ answers[-1], k + 1, True
         vector = image / rest
     return basis @ answers[-1], most, most == len(rhs)
 
 
 def _of_projected(projected: Tensor, shift: float, phi: Filter) -> Tensor:
-    """``φ`` of the projected ``G``, its first column."""
+    """The first column of ``φ`` of the projected ``G``."""
     values, vectors = torch.linalg.eigh(projected)
     eigenvalues = (1 / values.clamp(min=torch.finfo(values.dtype).tiny) - shift).clamp(min=0)
     return vectors @ (phi(eigenvalues, eigenvalues > 0) * vectors[0])

@@ -15,13 +15,13 @@ from solset.outofcore._array_file import ArrayFile
 class StoredRows(KeptRows):
     """Rows in one ``.npy`` file, panel after panel; NumPy reads it as an array ``(panels, m, width)``.
 
-    The width of a panel is :data:`WIDTH`, or all columns where they are fewer.
+    The width of a panel is :data:`~solset.linalg.WIDTH`, or all columns where they are fewer.
 
     Args:
-        path: The file, made by :meth:`create`.
-        shape: ``(m, p)``.
-        dtype: Of the entries.
-        device: Where products are computed.
+        path: File made by :meth:`create`.
+        shape: Numbers ``(m, p)`` of rows and columns.
+        dtype: Floating-point type of the entries.
+        device: Device on which products are computed.
 
     Raises:
         ValueError: If the file is not of this shape and dtype, or not whole.
@@ -51,10 +51,10 @@ class StoredRows(KeptRows):
         """A file of zeros with all its room reserved, to be filled by :meth:`write`.
 
         Args:
-            path: Where; an earlier file there is replaced.
-            shape: ``(m, p)``.
-            dtype: Of the entries.
-            device: Where products will be computed.
+            path: Place of the file; an earlier file there is replaced.
+            shape: Numbers ``(m, p)`` of rows and columns.
+            dtype: Floating-point type of the entries.
+            device: Device on which products will be computed.
 
         Raises:
             OSError: If the disk has no room for it; nothing is left behind.
@@ -63,11 +63,11 @@ class StoredRows(KeptRows):
         return cls(path, shape, dtype, device)
 
     def write(self, start: int, rows: Tensor) -> None:
-        """Puts rows ``(k, p)`` in place from row ``start`` on.
+        """Puts consecutive rows in place.
 
         Args:
-            start: Index of the first.
-            rows: In the operator's dtype.
+            start: Index of the first row.
+            rows: Rows ``(k, p)`` in the dtype of the matrix.
 
         Raises:
             OSError: If the disk is full.
@@ -78,28 +78,22 @@ class StoredRows(KeptRows):
             self._file.write((index * self.shape[0] + start) * self._width, padded)
 
     def panel(self, start: int, stop: int) -> Tensor:
-        """As read from the file."""
+        """Columns ``start`` to ``stop`` of all rows, read from the file."""
         return self.read(start, stop, range(self.shape[0]))
 
     def read(self, start: int, stop: int, rows: range) -> Tensor:
-        """The columns of :meth:`panel` in some rows that follow one another.
-
-        Args:
-            start: First column.
-            stop: End of the columns.
-            rows: Which.
-        """
+        """Columns ``start`` to ``stop`` of some consecutive rows, ``(len(rows), stop - start)``."""
         place = (start // WIDTH * self.shape[0] + rows.start) * self._width
         entries = self._file.read(place, len(rows) * self._width)
         return entries.reshape(-1, self._width)[:, : stop - start].to(self.device)
 
     def part(self, start: int, stop: int) -> KeptRows:
-        """Rows of the file, read by themselves."""
+        """Consecutive rows of the file, which are read without the others."""
         return _PartOfFile(self, range(start, stop))
 
 
 class _PartOfFile(KeptRows):
-    """Rows of a file that follow one another; the file is there for as long as they are."""
+    """Consecutive rows of a file, which stays for as long as they do."""
 
     def __init__(self, whole: StoredRows, rows: range) -> None:
         super().__init__((len(rows), whole.shape[1]), whole.dtype, whole.device)
@@ -113,12 +107,10 @@ class _PartOfFile(KeptRows):
 
 
 def free_bytes(folder: Path) -> int:
-    """Room on the disk of a folder for each process of the first one's machine, as that sees it.
-
-    All must come to the same plan.
+    """Bytes on the disk for each process of the machine, the same in all: they must come to one plan.
 
     Args:
-        folder: An existing one.
+        folder: Existing folder on the disk.
     """
-    found = comm.from_first(lambda: str(shutil.disk_usage(folder).free).encode())
-    return int(found or 0) // comm.neighbours()
+    answer = comm.from_first(lambda: str(shutil.disk_usage(folder).free).encode())
+    return int(answer or 0) // comm.neighbours()

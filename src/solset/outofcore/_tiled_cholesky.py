@@ -14,11 +14,11 @@ from solset.outofcore._tiles import DTYPE, TiledSymmetric, Tiles
 class TiledCholesky(LinearOperator):
     """``(M + diag(s))⁻¹`` through ``LLᵀ = M + diag(s)``, ``(m, m)``; made by :meth:`of`.
 
-    Each process keeps the columns of tiles that it keeps of ``M``, and subtracts their products from later
-    ones; sums of these are all that is exchanged.
+    Each process keeps the same columns of tiles as of ``M``. The processes exchange nothing but the sums that
+    are subtracted from later columns.
 
     Args:
-        factor: ``L``.
+        factor: Tiles of the triangular ``L``.
 
     Cost: a solve reads the file twice, for all right-hand sides of a block together.
     """
@@ -36,16 +36,16 @@ class TiledCholesky(LinearOperator):
         folder: Path,
         *,
         shift: Tensor | None = None,
-        known: "TiledCholesky | None" = None,
+        first: "TiledCholesky | None" = None,
     ) -> "TiledCholesky | None":
-        """The factor, in a file that lives as long as it; nothing where it is not positive definite.
+        """The factor, in a file that vanishes with it; ``None`` if ``M + diag(s)`` is not positive definite.
 
         Args:
-            matrix: ``M``.
-            folder: Of the file.
-            shift: ``s``, ``(m,)``; zero by default.
-            known: Of the first rows of this very matrix, with the same shift; its full rows of tiles are
-                copied.
+            matrix: Symmetric matrix ``M`` on the disk.
+            folder: Existing folder for the file.
+            shift: Diagonal ``s`` that is added, ``(m,)``; zero by default.
+            first: Factor of the leading block of this very matrix, with the same shift; its full rows of
+                tiles are copied.
 
         Raises:
             OSError: If the disk has no room for it.
@@ -55,14 +55,15 @@ class TiledCholesky(LinearOperator):
         """
         tiles = matrix.tiles
         factor = Tiles.temporary(folder, tiles.size, tiles.side, tiles.device)
-        ready = 0 if known is None or known.factor.side != tiles.side else known.shape[0] // tiles.side
+        ready = 0 if first is None or first.factor.side != tiles.side else first.shape[0] // tiles.side
         count = tiles.count
         bar = tqdm(total=count * (count + 1) // 2, desc="factor", unit="tile", leave=False, disable=None)
         with bar:
             for j in range(count):
                 for i in range(j, count):
-                    if known is not None and i < ready:
-                        _copy(known.factor, factor, i, j)
+                    if first is not None and i < ready:
+                        if factor.is_own(j):
+                            factor.write(i, j, first.factor.read(i, j))
                     elif i == j:
                         if not _factorise(matrix, factor, j, shift):
                             return None
@@ -78,48 +79,43 @@ class TiledCholesky(LinearOperator):
         return self._apply(block)
 
     def forward(self, block: Tensor) -> Tensor:
-        """``L⁻¹ b``, of which each process has the rows of the columns of tiles that it keeps; else zero.
+        """``L⁻¹ b``: in each process the rows that belong to its columns of tiles, and zeros.
 
         Args:
-            block: ``b``, ``(m, k)``, whole in every process.
+            block: Right-hand sides ``b``, ``(m, k)``, whole in every process.
         """
-        tiles, found, behind = self.factor, torch.zeros_like(block), torch.zeros_like(block)
+        tiles, solution, behind = self.factor, torch.zeros_like(block), torch.zeros_like(block)
         for j in range(tiles.count):
             here = tiles.span(j)
             rest = block[here] - comm.total(behind[here])
             if not tiles.is_own(j):
                 continue
-            found[here] = torch.linalg.solve_triangular(tiles.read(j, j), rest, upper=False)
+            solution[here] = torch.linalg.solve_triangular(tiles.read(j, j), rest, upper=False)
             for i in range(j + 1, tiles.count):
-                behind[tiles.span(i)] += tiles.read(i, j) @ found[here]
-        return found
+                behind[tiles.span(i)] += tiles.read(i, j) @ solution[here]
+        return solution
 
     def backward(self, block: Tensor) -> Tensor:
         """``L⁻ᵀ y``, whole in every process.
 
         Args:
-            block: ``y``, ``(m, k)``; of each process the rows of its own columns of tiles count.
+            block: Right-hand sides ``y``, ``(m, k)``, as :meth:`forward` returns them.
         """
-        tiles, found = self.factor, torch.zeros_like(block)
+        tiles, solution = self.factor, torch.zeros_like(block)
         for j in reversed(range(tiles.count)):
             here = tiles.span(j)
             rest = torch.zeros_like(block[here])
             if tiles.is_own(j):
                 rest = block[here]
                 for i in range(j + 1, tiles.count):
-                    rest = rest - tiles.read(i, j).T @ found[tiles.span(i)]
+                    rest = rest - tiles.read(i, j).T @ solution[tiles.span(i)]
                 rest = torch.linalg.solve_triangular(tiles.read(j, j).T, rest, upper=True)
-            found[here] = comm.total(rest)
-        return found
+            solution[here] = comm.total(rest)
+        return solution
 
 
 class Lower(LinearOperator):
-    """``L⁻¹`` of a factor, ``(m, m)``.
-
-    Args:
-        cholesky: The factor.
-        dtype: Of what it multiplies.
-    """
+    """The inverse ``L⁻¹`` of a triangular factor, ``(m, m)``, for vectors of the given dtype."""
 
     def __init__(self, cholesky: TiledCholesky, dtype: torch.dtype) -> None:
         super().__init__(cholesky.shape, dtype, cholesky.device)
@@ -132,13 +128,8 @@ class Lower(LinearOperator):
         return self._cholesky.backward(block.to(DTYPE)).to(self.dtype)
 
 
-def _copy(known: Tiles, factor: Tiles, i: int, j: int) -> None:
-    if factor.is_own(j):
-        factor.write(i, j, known.read(i, j))
-
-
 def _factorise(matrix: TiledSymmetric, factor: Tiles, j: int, shift: Tensor | None) -> bool:
-    """Writes ``L_jj``; false, in every process, where it is not positive definite."""
+    """Writes ``L_jj``; returns false in every process where the matrix is not positive definite."""
     rest, failures = _rest(matrix, factor, j, j), torch.zeros(1, dtype=DTYPE, device=factor.device)
     if rest is not None:
         if shift is not None:
@@ -150,14 +141,14 @@ def _factorise(matrix: TiledSymmetric, factor: Tiles, j: int, shift: Tensor | No
 
 
 def _eliminate(matrix: TiledSymmetric, factor: Tiles, i: int, j: int) -> None:
-    """Writes ``L_ij``, whose transpose is ``L_jj⁻¹`` times that of what is left of ``M_ij``."""
+    """Writes ``L_ij = R_ij L_jj⁻ᵀ`` for the rest ``R_ij`` of ``M_ij``."""
     rest = _rest(matrix, factor, i, j)
     if rest is not None:
         factor.write(i, j, torch.linalg.solve_triangular(factor.read(j, j), rest.T, upper=False).T)
 
 
 def _rest(matrix: TiledSymmetric, factor: Tiles, i: int, j: int) -> Tensor | None:
-    """``M_ij - Σ_k L_ik L_jkᵀ`` over ``k < j``, in the process that keeps column ``j``."""
+    """``M_ij - Σ_{k<j} L_ik L_jkᵀ``, in the process that keeps column ``j``; ``None`` in the others."""
     tall, wide = (factor.span(index).stop - factor.span(index).start for index in (i, j))
     taken = torch.zeros(tall, wide, dtype=DTYPE, device=factor.device)
     for k in factor.own(j):

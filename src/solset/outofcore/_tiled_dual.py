@@ -1,4 +1,4 @@
-"""The Gram side for matrices larger than memory: a Cholesky factor on the disk, and no decomposition."""
+"""A Gram matrix larger than memory, with a Cholesky factor on the disk and no decomposition."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +15,8 @@ from solset.outofcore._tiles import TiledSymmetric
 from solset.solvers import GramPrepared, Prepared, Solution, attainable, judge
 from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, RankCut, Tikhonov
 
-CORRECTIONS = 8  # where the factor is of a shifted matrix
-SLOWER = 0.5  # a correction that leaves more of the one before is rounding
+CORRECTIONS = 8  # largest number of corrections with the factor of a shifted matrix
+SLOWER = 0.5  # a correction longer than this share of the one before is rounding
 
 Step = Callable[[Tensor], Tensor]
 
@@ -24,16 +24,16 @@ Step = Callable[[Tensor], Tensor]
 class TiledPrepared(GramPrepared):
     """Rows ``A`` and their Gram matrix ``G`` on the disk, with a Cholesky factor of ``G`` there too.
 
-    Where ``G`` is not positive definite to the tolerance, the factor is of ``G + δI`` with a ``δ`` of 1e-10
-    of the largest eigenvalue, and corrections take it out again. How many eigenvalues there are below it a
-    factor does not tell, so that the rank is then not known.
+    Where ``G`` is not positive definite to the tolerance, the factor is that of ``G + δI`` with a ``δ`` of
+    1e-10 of the largest eigenvalue, and corrections take ``δ`` out again. A factor does not tell how many
+    eigenvalues are below ``δ``, so the rank is then not known.
 
     Args:
-        rows: ``A``.
-        factors: Of ``G``.
+        rows: The matrix ``A``, ``(m, p)``.
+        factors: The Gram matrix ``G`` and its factors.
         tolerance: Relative size below which an eigenvalue counts as zero.
         tol: Relative residual up to which a system counts as consistent.
-        is_equilibrated: Whether the tolerance is for rows of length one.
+        is_equilibrated: Whether the tolerance is for rows scaled to length one.
     """
 
     def __init__(
@@ -45,25 +45,22 @@ class TiledPrepared(GramPrepared):
         *,
         is_equilibrated: bool = False,
     ) -> None:
-        self.operator, self.factors = rows, factors
-        self.tolerance, self.tol, self.is_equilibrated = tolerance, tol, is_equilibrated
+        super().__init__(rows, tolerance, tol, is_equilibrated=is_equilibrated)
+        self.factors = factors
 
     @property
     def matrix(self) -> TiledSymmetric:
-        """On the disk."""
+        """The Gram matrix on the disk."""
         return self.factors.gram
 
-    @cached_property
-    def scale(self) -> Tensor:
-        """What brings the rows to length one where they are equilibrated; else ones, ``(m,)``."""
-        lengths = self.factors.diagonal.sqrt()
-        one = torch.ones_like(lengths)
-        is_scaled = self.is_equilibrated & (lengths > 0)
-        return torch.where(is_scaled, 1 / torch.where(is_scaled, lengths, one), one)
+    @property
+    def diagonal(self) -> Tensor:
+        """The squared lengths of the rows, ``(m,)``."""
+        return self.factors.diagonal
 
     @cached_property
     def inverse(self) -> RangeInverse:
-        """``G⁺``."""
+        """The pseudo-inverse ``G⁺``."""
         return RangeInverse(self.factors, self.scale, self.tolerance)
 
     @cached_property
@@ -75,21 +72,16 @@ class TiledPrepared(GramPrepared):
 
     @property
     def smallest(self) -> float:
-        """As bounded from below; 0 where ``G`` has no factor."""
+        """A lower bound of the smallest eigenvalue; 0 where ``G`` has no factor."""
         return self.inverse.conditioning * self.inverse.largest
 
-    @property
-    def is_finite(self) -> bool:
-        """As the diagonal shows."""
-        return self.factors.is_finite
-
     def whitening(self) -> LinearOperator:
-        """``L⁻¹`` of the factor in use."""
+        """The inverse ``L⁻¹`` of the factor in use."""
         return Lower(self.inverse.factor, self.operator.dtype)
 
     @property
     def rank(self) -> int | None:
-        """``m`` where that is proved (with probability 0.998 over random starts), else not known."""
+        """The rank ``m`` where it is proved (with probability 0.998 over random starts); else ``None``."""
         return self.matrix.shape[0] if self.inverse.is_full else None
 
     def solve(self, rhs: Tensor) -> Solution:
@@ -115,10 +107,10 @@ class TiledPrepared(GramPrepared):
         """``Aᵀ φ(AAᵀ) b`` for filters that need no spectrum.
 
         Raises:
-            ValueError: For a rank cut above the smallest eigenvalue.
+            ValueError: If the filter is a rank cut above the smallest eigenvalue.
 
-        Cost: of a :class:`GradientFlow` one more factor and some thirty solves for each column; a product a
-        step of the training where that is short, or close to where descent diverges.
+        Cost: a :class:`GradientFlow` takes one more factor and some thirty solves for each column; where the
+        training is short, or close to divergence, a product for each of its steps.
         """
         steps, is_done = 0, True
         match choice:
@@ -150,16 +142,16 @@ class TiledPrepared(GramPrepared):
     def corrected(
         self, operator: LinearOperator, step: Step, rhs: Tensor, scale: Tensor | None = None
     ) -> Solution:
-        """A solve by steps, each of the residual before: one for rounding, more to take a shift out.
+        """A solution by repeated corrections: one against rounding, more to take a shift out.
 
         Where the rank is not known, a residual proves that there is no solution only if eigenvalues that
         count as zero carry it, and the last correction was too small to matter.
 
         Args:
-            operator: ``A`` of ``A v = b``.
-            step: An approximate inverse.
-            rhs: ``b``.
-            scale: By which its rows count; all alike by default.
+            operator: The matrix ``A`` of ``A v = b``.
+            step: An approximate inverse of ``A``, applied to each residual.
+            rhs: Right-hand side ``b``, ``(m,)`` or ``(m, k)``.
+            scale: Weights of the rows in the verdict, ``(m,)``; ones by default.
         """
         value = step(rhs)
         if self.rank is not None:
@@ -171,16 +163,16 @@ class TiledPrepared(GramPrepared):
             if not bool(torch.linalg.vector_norm(change) < SLOWER * torch.linalg.vector_norm(before)):
                 break
             value = value + change
-        found = replace(judge(operator, value, rhs, self.tol, 0, chosen=MinimumNorm()), steps=steps)
-        if found.status is not Status.INCONSISTENT:
-            return found
+        solution = replace(judge(operator, value, rhs, self.tol, 0, chosen=MinimumNorm()), steps=steps)
+        if solution.status is not Status.INCONSISTENT:
+            return solution
         moved, given = torch.linalg.vector_norm(operator @ change), torch.linalg.vector_norm(rhs)
         is_settled = bool(moved <= attainable(self.tol, operator) * given)
         is_proved = is_settled and self._is_off_range(operator, rhs - operator @ value, scale)
-        return found if is_proved else replace(found, status=Status.MAX_STEPS)
+        return solution if is_proved else replace(solution, status=Status.MAX_STEPS)
 
     def _is_off_range(self, operator: LinearOperator, rest: Tensor, scale: Tensor | None) -> bool:
-        """Whether eigenvalues below the tolerance carry a residual, in the mean."""
+        """Whether the mean eigenvalue that carries the residual is below the tolerance."""
         by = torch.ones(()) if scale is None else scale.reshape(-1, *[1] * (rest.ndim - 1))
         weighed = by.to(rest) * rest
         pulled = torch.linalg.vector_norm(operator.T @ (by.to(rest) * weighed), dtype=torch.float64)
@@ -194,7 +186,7 @@ class NormalTiled(Prepared):
 
     Args:
         operator: ``AᵀA + λI`` of the very rows that are prepared.
-        rows: ``A``, prepared.
+        rows: The rows ``A``, prepared.
     """
 
     def __init__(self, operator: NormalOperator, rows: TiledPrepared) -> None:
@@ -202,7 +194,7 @@ class NormalTiled(Prepared):
 
     @property
     def rank(self) -> int | None:
-        """``p`` with damping; else that of the rows."""
+        """The rank ``p`` with damping; else that of the rows."""
         return self.operator.shape[0] if self.damping > 0 else self.rows.rank
 
     def solve(self, rhs: Tensor) -> Solution:
@@ -217,7 +209,7 @@ class NormalTiled(Prepared):
         """``φ(AᵀA + λI) b`` for filters that need no spectrum.
 
         Raises:
-            ValueError: For a rank cut.
+            ValueError: If the filter is a rank cut.
         """
         steps, is_done = 0, True
         match choice:
@@ -228,9 +220,9 @@ class NormalTiled(Prepared):
             case GradientFlow():
                 split = self.rows.solve_transposed(rhs)
                 along, across = split.value, rhs - self.rows.operator.T @ split.value
-                found, steps, is_done = self.rows.factors.flow(choice, along, self.damping)
+                inner, steps, is_done = self.rows.factors.flow(choice, along, self.damping)
                 level = torch.tensor([self.damping], dtype=torch.float64)
-                value = float(choice(level, level > 0)) * across + self.rows.operator.T @ found
+                value = float(choice(level, level > 0)) * across + self.rows.operator.T @ inner
                 is_done = is_done and split.status in {Status.CONVERGED, Status.INCONSISTENT}
             case _:
                 raise needs_spectrum(choice)
@@ -238,7 +230,7 @@ class NormalTiled(Prepared):
         return element if is_done else replace(element, status=Status.MAX_STEPS)
 
     def curvature(self) -> Prepared:
-        """Itself."""
+        """The system itself, which is symmetric."""
         return self
 
     def _pseudo_inverse(self, rhs: Tensor) -> Tensor:
@@ -253,11 +245,7 @@ class NormalTiled(Prepared):
 
 
 def needs_spectrum(choice: Filter) -> ValueError:
-    """The refusal of a filter.
-
-    Args:
-        choice: Which.
-    """
+    """The error for a filter that needs the spectrum."""
     return bad_value(
         "filter",
         expected="MinimumNorm, GradientFlow or Tikhonov where the Gram matrix is on the disk",

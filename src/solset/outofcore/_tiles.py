@@ -1,7 +1,7 @@
 """Symmetric and triangular matrices larger than memory: square tiles of their lower half, in one file.
 
 Tiles stand row by row, ``(0, 0), (1, 0), (1, 1), (2, 0), …``, so that more rows only make the file longer.
-Of several processes each keeps a file of some columns of tiles.
+Each of several processes keeps a file with some columns of tiles.
 """
 
 from pathlib import Path
@@ -20,11 +20,11 @@ class Tiles:
     """The lower half of a matrix ``(m, m)`` in float64, in tiles ``(side, side)`` on the disk.
 
     Args:
-        path: The file, made by :meth:`create`.
-        size: ``m``.
-        side: Rows and columns of a tile; those of the last ones beyond ``m`` are zero.
-        device: Where tiles are worked on.
-        has_all: Whether the file holds all tiles; else it holds this process's columns of them.
+        path: File made by :meth:`create`.
+        size: Number ``m`` of rows.
+        side: Number of rows and columns of a tile; entries beyond ``m`` are zero.
+        device: Device on which tiles are worked on.
+        has_all: Whether the file holds all tiles; else it holds this process's columns of tiles.
 
     Raises:
         ValueError: If the file is not of this size, or not whole.
@@ -39,17 +39,12 @@ class Tiles:
 
     @property
     def count(self) -> int:
-        """Tiles in a row of them."""
+        """The number of tiles in the last row of tiles."""
         return -(-self.size // self.side)
 
     @staticmethod
     def bytes_for(size: int, side: int) -> int:
-        """Bytes of the entries in a file, of the process that keeps most: the first.
-
-        Args:
-            size: ``m``.
-            side: Of a tile.
-        """
+        """Bytes of the entries in a file, in the process that keeps most tiles: the first."""
         return len(tile_places(size, side, step=comm.size())) * side * side * DTYPE.itemsize
 
     @classmethod
@@ -59,10 +54,10 @@ class Tiles:
         """A file of zeros with all its room reserved.
 
         Args:
-            path: Where; an earlier file there is replaced.
-            size: ``m``.
-            side: Of a tile.
-            device: Where tiles will be worked on.
+            path: Place of the file; an earlier file there is replaced.
+            size: Number ``m`` of rows.
+            side: Number of rows and columns of a tile.
+            device: Device on which tiles will be worked on.
             has_all: Whether to make room for all tiles.
 
         Raises:
@@ -73,13 +68,13 @@ class Tiles:
 
     @classmethod
     def temporary(cls, folder: Path, size: int, side: int, device: torch.device) -> "Tiles":
-        """The same in a file that lives as long as what is returned.
+        """The same in a file that vanishes with the object.
 
         Args:
-            folder: Where.
-            size: ``m``.
-            side: Of a tile.
-            device: Where tiles will be worked on.
+            folder: Existing folder for the file.
+            size: Number ``m`` of rows.
+            side: Number of rows and columns of a tile.
+            device: Device on which tiles will be worked on.
 
         Raises:
             OSError: If the disk has no room for it; nothing is left behind.
@@ -90,29 +85,29 @@ class Tiles:
         except OSError as failed:
             error = failed
         failures = torch.tensor([float(error is not None)], device=device)
-        has_failed = bool(comm.total(failures) > 0)  # all of them stop, and none waits for the others
+        has_failed = bool(comm.total(failures) > 0)  # all processes stop, and none waits for the others
         if has_failed or made is None:
             raise error or OSError(f"another process had no room for its tiles in its '{folder}'")
         return made
 
     def span(self, index: int) -> slice:
-        """The rows of a row of tiles, or the columns of a column."""
+        """The rows of the matrix in a row of tiles, or its columns in a column of tiles."""
         return slice(index * self.side, min((index + 1) * self.side, self.size))
 
     def is_own(self, column: int) -> bool:
-        """Whether this process keeps, and works on, that column of tiles."""
+        """Whether this process keeps, and works on, a column of tiles."""
         return column % comm.size() == comm.rank()
 
     def own(self, stop: int) -> range:
-        """Columns of tiles before ``stop`` that this process keeps."""
+        """The columns of tiles before ``stop`` that this process keeps."""
         return range(comm.rank(), stop, comm.size())
 
     def read(self, row: int, column: int) -> Tensor:
-        """One tile, without what lies beyond ``m``.
+        """One tile, without the entries beyond ``m``.
 
         Args:
-            row: At least ``column``.
-            column: One that this file holds.
+            row: Index of the row of tiles, at least ``column``.
+            column: Index of a column of tiles that this file holds.
         """
         area = self.side * self.side
         entries = self._file.read(self._places[row, column] * area, area).reshape(self.side, self.side)
@@ -122,9 +117,9 @@ class Tiles:
         """Puts one tile in place.
 
         Args:
-            row: At least ``column``.
-            column: One that this file holds.
-            tile: As :meth:`read` will return it.
+            row: Index of the row of tiles, at least ``column``.
+            column: Index of a column of tiles that this file holds.
+            tile: Entries as :meth:`read` returns them.
 
         Raises:
             OSError: If the disk is full.
@@ -134,7 +129,7 @@ class Tiles:
         self._file.write(self._places[row, column] * area, torch.nn.functional.pad(tile, beyond))
 
     def shared(self, row: int, column: int) -> Tensor:
-        """One tile in every process, whichever keeps it; all must ask for it."""
+        """One tile in every process; all processes must ask for it."""
         if (row, column) in self._places:
             tile = self.read(row, column)
         else:
@@ -163,10 +158,10 @@ class TiledSymmetric(LinearOperator):
     """``D M D`` for a symmetric ``M`` whose lower half is on the disk, and a diagonal ``D``.
 
     Args:
-        tiles: Of ``M``.
-        scale: The diagonal, ``(m,)``; ones by default.
+        tiles: Tiles of ``M``.
+        scale: Diagonal of ``D``, ``(m,)``; ones by default.
 
-    Cost: a product reads the file once, each process its own part.
+    Cost: a product reads the file once; each process reads its part.
     """
 
     is_symmetric = True
@@ -177,56 +172,52 @@ class TiledSymmetric(LinearOperator):
         self.scale = torch.ones(tiles.size, dtype=DTYPE, device=tiles.device) if scale is None else scale
 
     def scaled(self, by: Tensor) -> "TiledSymmetric":
-        """With one more diagonal on both sides. Cost: nothing.
-
-        Args:
-            by: ``(m,)``.
-        """
+        """The same with one more diagonal ``by``, ``(m,)``, on both sides. Cost: nothing."""
         return TiledSymmetric(self.tiles, self.scale * by)
 
     def tile(self, row: int, column: int) -> Tensor:
-        """One tile of this process's columns."""
+        """One tile of the columns that this process keeps."""
         rows, columns = self.tiles.span(row), self.tiles.span(column)
         return self.scale[rows].unsqueeze(1) * self.tiles.read(row, column) * self.scale[columns]
 
     def diagonal(self) -> Tensor:
         """The entries on the diagonal, ``(m,)``. Cost: the tiles there are read."""
-        found = torch.zeros(self.shape[0], dtype=DTYPE, device=self.device)
+        entries = torch.zeros(self.shape[0], dtype=DTYPE, device=self.device)
         for j in self.tiles.own(self.tiles.count):
-            found[self.tiles.span(j)] = self.tile(j, j).diagonal()
-        return comm.total(found)
+            entries[self.tiles.span(j)] = self.tile(j, j).diagonal()
+        return comm.total(entries)
 
     def _apply(self, block: Tensor) -> Tensor:
-        found = torch.zeros_like(block)
+        product = torch.zeros_like(block)
         for j in self.tiles.own(self.tiles.count):
             columns = self.tiles.span(j)
             for i in range(j, self.tiles.count):
                 rows, tile = self.tiles.span(i), self.tile(i, j)
-                found[rows] += tile @ block[columns]
+                product[rows] += tile @ block[columns]
                 if i > j:
-                    found[columns] += tile.T @ block[rows]
-        return comm.total(found)
+                    product[columns] += tile.T @ block[rows]
+        return comm.total(product)
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._apply(block)
 
 
-def tiled_gram(rows: KeptRows, tiles: Tiles, known: Tiles | None = None) -> TiledSymmetric:
+def tiled_gram(rows: KeptRows, tiles: Tiles, first: Tiles | None = None) -> TiledSymmetric:
     """The Gram matrix ``AAᵀ`` of kept rows, put on the disk tile by tile.
 
     Args:
-        rows: ``A``, ``(m, p)``.
-        tiles: Where it goes.
-        known: That of the first rows; its full rows of tiles are copied.
+        rows: The matrix ``A``, ``(m, p)``.
+        tiles: Room for the Gram matrix on the disk.
+        first: Gram matrix of the first rows, whose full rows of tiles are copied.
 
-    Cost: every tile reads its two parts of the rows; at most eight tiles and two panels of these in memory.
+    Cost: every tile reads its two parts of the rows; at most eight tiles and two panels in memory.
     """
-    ready = 0 if known is None or known.side != tiles.side else known.size // known.side
+    ready = 0 if first is None or first.side != tiles.side else first.size // first.side
     parts = [rows.part(span.start, span.stop) for span in map(tiles.span, range(tiles.count))]
     for i in range(tiles.count):
         for j in range(i + 1):
-            if known is not None and i < ready:
-                tile = known.read(i, j) if tiles.is_own(j) else None
+            if first is not None and i < ready:
+                tile = first.read(i, j) if tiles.is_own(j) else None
             else:
                 tile = cross_gram(parts[i], parts[j])
             if tile is not None and tiles.is_own(j):
@@ -235,20 +226,19 @@ def tiled_gram(rows: KeptRows, tiles: Tiles, known: Tiles | None = None) -> Tile
 
 
 def tile_places(size: int, side: int, *, first: int = 0, step: int = 1) -> list[tuple[int, int]]:
-    """The tiles of the lower half, row by row, in every ``step``-th column of them.
+    """The places of the tiles of the lower half, row by row.
 
     Args:
-        size: ``m``.
-        side: Of a tile.
-        first: Column to begin with.
-        step: From one column to the next.
+        size: Number ``m`` of rows of the matrix.
+        side: Number of rows and columns of a tile.
+        first: First column of tiles.
+        step: Distance from one column of tiles to the next.
     """
     count = -(-size // side)
     return [(i, j) for i in range(count) for j in range(first, i + 1, step)]
 
 
 def _places(size: int, side: int, *, has_all: bool) -> dict[tuple[int, int], int]:
-    """Where each tile of a file stands among the others."""
+    """The index of each tile of a file."""
     first, step = (0, 1) if has_all else (comm.rank(), comm.size())
-    held = tile_places(size, side, first=first, step=step)
-    return {tile: place for place, tile in enumerate(held)}
+    return {tile: index for index, tile in enumerate(tile_places(size, side, first=first, step=step))}

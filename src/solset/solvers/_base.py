@@ -1,4 +1,4 @@
-"""What every solver is: a frozen value that prepares an operator, once, for many right-hand sides."""
+"""The base of all solvers: a frozen value that prepares an operator, once, for many right-hand sides."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from solset.errors import Status, bad_type
 from solset.linalg import LeftSide, LinearOperator
+from solset.solvers._needs import Needs
 from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, MinimumNorm
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Prepared(ABC):
-    """An operator with whatever a solver keeps about it.
+    """An operator with everything that a solver keeps about it.
 
     Attributes:
         operator: The matrix ``A`` of the system ``A v = b``.
@@ -30,7 +31,7 @@ class Prepared(ABC):
         """The least-squares solution of ``A v = b`` of minimum norm, ``A⁺ b``.
 
         Args:
-            rhs: ``(m,)`` or a block ``(m, k)``.
+            rhs: Right-hand side ``b``, ``(m,)`` or a block ``(m, k)``.
         """
 
     @abstractmethod
@@ -40,15 +41,15 @@ class Prepared(ABC):
         ``φ(A) b`` for a symmetric operator, ``Aᵀ φ(AAᵀ) b`` for any other.
 
         Args:
-            choice: The filter ``φ``.
-            rhs: ``(m,)`` or a block ``(m, k)``.
+            choice: Filter ``φ``, a function of the eigenvalues.
+            rhs: Right-hand side ``b``, ``(m,)`` or a block ``(m, k)``.
         """
 
     def solve_transposed(self, rhs: Tensor) -> Solution:
         """The minimum-norm least-squares solution of ``Aᵀ y = c``.
 
         Args:
-            rhs: ``c``, ``(p,)``.
+            rhs: Right-hand side ``c``, ``(p,)``.
 
         Raises:
             TypeError: If the solver keeps nothing that serves the transposed system.
@@ -94,23 +95,31 @@ class Solver(ABC):
     """A method with its settings; hashable, comparable, printable."""
 
     def takes(self, operator: LinearOperator) -> bool:  # noqa: ARG002 - part of the interface
-        """Whether this solver is one for the operator: some need symmetric ones, some rows."""
+        """Whether the solver can work on the operator: some need symmetric ones, some rows."""
         return True
 
     @abstractmethod
     def prepare(self, operator: LinearOperator) -> Prepared:
-        """Whatever can be computed before a right-hand side is known.
+        """Everything that can be computed before a right-hand side is known.
 
         Args:
-            operator: The matrix ``A``.
+            operator: The matrix ``A``, ``(m, p)``.
         """
+
+    def plan(self, operator: LinearOperator) -> Needs:  # noqa: ARG002 - part of the interface
+        """The memory, disk and products that the solver will need; computes nothing.
+
+        Args:
+            operator: The matrix ``A``, ``(m, p)``.
+        """
+        return Needs(note=f"{type(self).__name__} does not state its needs")
 
     def solve(self, operator: LinearOperator, rhs: Tensor) -> Solution:
         """The minimum-norm least-squares solution of ``A v = b``.
 
         Args:
             operator: The matrix ``A``, ``(m, p)``.
-            rhs: ``b``, ``(m,)`` or a block ``(m, k)``.
+            rhs: Right-hand side ``b``, ``(m,)`` or a block ``(m, k)``.
         """
         return self.prepare(operator).solve(rhs)
 

@@ -1,4 +1,4 @@
-"""What the matrix-free solvers share: one column after the other, and the filters that need no spectrum."""
+"""The common part of matrix-free solvers: columns one by one, and the filters that need no spectrum."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,10 +17,10 @@ class ColumnwisePrepared(Prepared):
     """Solves one column after the other.
 
     Args:
-        operator: The matrix ``A``.
-        column: From a flat right-hand side to its solution.
-        damped: From a damping to the prepared system with that damping, for Tikhonov elements.
-        solver: What solves the systems with ``Aᵀ`` and ``AᵀA``, if ``A`` is not symmetric.
+        operator: The matrix ``A``, ``(m, p)``.
+        column: Function from a flat right-hand side to its solution.
+        damped: Function from a damping to the prepared system with that damping, for Tikhonov elements.
+        solver: Solver of the systems with ``Aᵀ`` and ``AᵀA``, if ``A`` is not symmetric.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class ColumnwisePrepared(Prepared):
         self._column, self._damped, self._solver = column, damped, solver
 
     def solve(self, rhs: Tensor) -> Solution:
-        """Each column's solution; status and residual of the worst."""
+        """The solution of each column; status and residual are those of the worst column."""
         return _by_column(self._guarded, rhs)
 
     def _guarded(self, rhs: Tensor) -> Solution:
-        """The column's solution, or zero where nothing of ``b`` lies in the range of ``A``.
+        """The solution of a column, or zero where ``b`` is orthogonal to the range of ``A``.
 
-        There a Krylov method only amplifies rounding; no iterate can have a residual below 1, so the test is
-        paid for by failures alone.
+        There a Krylov method only amplifies rounding. No iterate can then have a residual below 1, so only
+        failures pay for the test.
         """
         solution = self._column(rhs)
         if solution.residual < 1.0 - 1e-8 or not is_off_range(self.operator, rhs):
@@ -65,7 +65,7 @@ class ColumnwisePrepared(Prepared):
         """The filtered element, for filters that need no spectrum.
 
         Raises:
-            ValueError: For a filter that does.
+            ValueError: If the filter needs the spectrum.
         """
         match choice:
             case MinimumNorm():
@@ -94,15 +94,10 @@ def _by_column(column: Callable[[Tensor], Solution], rhs: Tensor) -> Solution:
 
 
 def descend(operator: LinearOperator, flow: GradientFlow, rhs: Tensor) -> Solution:
-    """The gradient-flow element by running the linearised descent itself.
+    """The gradient-flow element by the linearised descent itself: exact, one product a step.
 
-    ``v ← v - η(Hv - b)`` for a symmetric operator, ``v ← v - ηAᵀ(Av - b)`` for any other: exact, one
-    (two) products a step.
-
-    Args:
-        operator: ``H`` or ``A``.
-        flow: Steps and learning rate.
-        rhs: ``b``.
+    The step is ``v ← v - η(Hv - b)`` for a symmetric operator, and ``v ← v - ηAᵀ(Av - b)`` for any other,
+    with two products.
     """
     pull = (lambda r: r) if operator.is_symmetric else (lambda r: operator.T @ r)
     value = torch.zeros(operator.shape[1], *rhs.shape[1:], dtype=rhs.dtype, device=rhs.device)
@@ -117,11 +112,7 @@ def descend(operator: LinearOperator, flow: GradientFlow, rhs: Tensor) -> Soluti
 def is_off_range(operator: LinearOperator, rhs: Tensor) -> bool:
     """Whether ``Aᵀ b`` is nothing but rounding, so that the least-squares solution is zero.
 
-    Args:
-        operator: ``A``.
-        rhs: A non-zero ``b``, ``(m,)``.
-
-    Cost: one product with ``A``, for a lower estimate of its norm, and one with ``Aᵀ``.
+    One product with ``A`` gives a lower estimate of its norm; a second one is with ``Aᵀ``.
     """
     size = torch.linalg.vector_norm(rhs)
     generator = torch.Generator().manual_seed(0)
@@ -133,15 +124,7 @@ def is_off_range(operator: LinearOperator, rhs: Tensor) -> bool:
 
 
 def require_symmetric(operator: LinearOperator, name: str) -> None:
-    """Refuse an operator that is not declared symmetric.
-
-    Args:
-        operator: The operator.
-        name: The solver's name, for the message.
-
-    Raises:
-        TypeError: If it is not symmetric.
-    """
+    """Refuses an operator that is not declared symmetric; ``name`` is that of the solver."""
     if not operator.is_symmetric:
         raise bad_type(
             "operator",

@@ -1,4 +1,4 @@
-"""The Gram side by an eigen-decomposition in memory: any filter, any rank."""
+"""A Gram matrix with its eigen-decomposition in memory: any filter, any rank."""
 
 from functools import cached_property
 
@@ -25,8 +25,8 @@ class DualPrepared(GramPrepared):
     """Rows ``A``, their Gram matrix and the spectrum of ``D AAᵀ D``, where ``D`` is one or equilibrates.
 
     Args:
-        rows: ``A``.
-        matrix: ``AAᵀ`` in float64.
+        rows: The matrix ``A``, ``(m, p)``.
+        gram: The Gram matrix ``AAᵀ`` in float64, ``(m, m)``.
         tolerance: Relative size below which an eigenvalue counts as zero.
         tol: Relative residual up to which a system counts as consistent.
         is_equilibrated: Whether ``D`` scales the rows to length one.
@@ -35,44 +35,57 @@ class DualPrepared(GramPrepared):
     def __init__(
         self,
         rows: LinearOperator,
-        matrix: Tensor,
+        gram: Tensor,
         tolerance: float,
         tol: float,
         *,
         is_equilibrated: bool = False,
     ) -> None:
-        self.operator = rows
-        self._gram, self.tolerance, self.tol = matrix, tolerance, tol
-        lengths = matrix.diagonal().sqrt()
-        one = torch.ones_like(lengths)
-        is_scaled = is_equilibrated & (lengths > 0)
-        self.scale = torch.where(is_scaled, 1 / torch.where(is_scaled, lengths, one), one)
-        self.is_equilibrated = is_equilibrated
+        super().__init__(rows, tolerance, tol, is_equilibrated=is_equilibrated)
+        self._gram = gram
+
+    @property
+    def gram(self) -> Tensor:
+        """The Gram matrix in float64, in memory."""
+        return self._gram
+
+    @property
+    def matrix(self) -> Tensor:
+        """The same as :attr:`gram`."""
+        return self.gram
+
+    @property
+    def diagonal(self) -> Tensor:
+        """The squared lengths of the rows, ``(m,)``."""
+        return self.gram.diagonal()
 
     @cached_property
     def spectrum(self) -> Spectrum:
-        """Of the scaled Gram matrix."""
+        """The spectrum of the scaled Gram matrix."""
         return spectrum(self.scale.unsqueeze(1) * self.gram * self.scale, self.tolerance)
 
     @cached_property
     def plain(self) -> "DualPrepared":
         """The same rows without equilibration."""
-        return (
-            DualPrepared(self.operator, self.gram, self.tolerance, self.tol) if self.is_equilibrated else self
-        )
+        if not self.is_equilibrated:
+            return self
+        return DualPrepared(self.operator, self.gram, self.tolerance, self.tol)
 
     def function(self, phi: Tensor, rhs: Tensor) -> Tensor:
         """``D φ(D AAᵀ D) D b`` for eigenvalue factors ``phi``, in the dtype of ``b``."""
         vectors, scale = self.spectrum.vectors, self.scale.unsqueeze(1)
         block = scale * rhs.reshape(rhs.shape[0], -1).to(torch.float64)
-        found = scale * (vectors @ (phi.unsqueeze(1) * (vectors.T @ block)))
-        return found.to(rhs.dtype).reshape(rhs.shape)
+        image = scale * (vectors @ (phi.unsqueeze(1) * (vectors.T @ block)))
+        return image.to(rhs.dtype).reshape(rhs.shape)
+
+    def inverse(self, rhs: Tensor) -> Tensor:
+        """``(AAᵀ)⁺ b``, in the dtype of ``b``."""
+        return self.function(MinimumNorm()(self.spectrum.values, self.spectrum.kept), rhs)
 
     def solve(self, rhs: Tensor) -> Solution:
         """``Aᵀ (AAᵀ)⁺ b`` with one step of iterative refinement."""
-        phi = MinimumNorm()(self.spectrum.values, self.spectrum.kept)
-        value = self.operator.T @ self.function(phi, rhs)
-        value = value + self.operator.T @ self.function(phi, rhs - self.operator @ value)
+        value = self.operator.T @ self.inverse(rhs)
+        value = value + self.operator.T @ self.inverse(rhs - self.operator @ value)
         return judge(self.operator, value, rhs, self.tol, 0, chosen=MinimumNorm())
 
     def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
@@ -88,9 +101,7 @@ class DualPrepared(GramPrepared):
         if self.is_equilibrated and self.rank < len(self.gram):
             # Of dependent rows the shortest answer is not the scaled one.
             return self.plain.solve_transposed(rhs)
-        phi = MinimumNorm()(self.spectrum.values, self.spectrum.kept)
-        value = self.function(phi, self.operator @ rhs)
-        return judge(self.operator.T, value, rhs, self.tol, 0)
+        return judge(self.operator.T, self.inverse(self.operator @ rhs), rhs, self.tol, 0)
 
     def curvature(self, damping: float = 0.0) -> Prepared:
         """``AᵀA + λI`` through the same Gram matrix."""
@@ -98,7 +109,7 @@ class DualPrepared(GramPrepared):
 
     @property
     def rank(self) -> int:
-        """Eigenvalues above the tolerance."""
+        """The number of eigenvalues above the tolerance."""
         return self.spectrum.rank
 
     def left_side(self) -> LeftSide:
@@ -112,27 +123,12 @@ class DualPrepared(GramPrepared):
         return float(values[0] / values[-1]) if bool(values[-1] > 0) else 0.0
 
     @property
-    def gram(self) -> Tensor:
-        """The Gram matrix in memory."""
-        return self._gram
-
-    @property
-    def matrix(self) -> Tensor:
-        """In memory."""
-        return self.gram
-
-    @property
     def smallest(self) -> float:
-        """As of the spectrum; rounding may leave it below zero, which counts as zero."""
+        """The smallest eigenvalue; one that rounding leaves below zero counts as zero."""
         return max(float(self.spectrum.values[0]), 0.0)
 
-    @property
-    def is_finite(self) -> bool:
-        """Of the matrix in memory."""
-        return bool(torch.isfinite(self.gram).all())
-
     def whitening(self) -> LinearOperator:
-        """``Λ^{-1/2} Vᵀ D`` on the eigenvalues that count."""
+        """``Λ^{-1/2} Vᵀ D`` on the eigenvalues that count as non-zero."""
         kept, dtype = self.spectrum.kept, self.operator.dtype
         roots = self.spectrum.values[kept].rsqrt().unsqueeze(1)
         return DenseOperator((roots * self.spectrum.vectors[:, kept].T * self.scale).to(dtype))
@@ -151,7 +147,7 @@ class NormalPrepared(Prepared):
 
     Args:
         operator: ``AᵀA + λI`` of the very rows that are prepared.
-        dual: ``A``, prepared.
+        dual: The rows ``A``, prepared.
     """
 
     def __init__(self, operator: NormalOperator, dual: DualPrepared) -> None:
@@ -165,8 +161,7 @@ class NormalPrepared(Prepared):
 
     def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
         """``φ(AᵀA + λI) b``."""
-        value = self._function(choice, rhs)
-        return judge(self.operator, value, rhs, self.dual.tol, 0, chosen=choice)
+        return judge(self.operator, self._function(choice, rhs), rhs, self.dual.tol, 0, chosen=choice)
 
     def _function(self, choice: Filter, rhs: Tensor) -> Tensor:
         s = self.dual.spectrum
@@ -179,10 +174,10 @@ class NormalPrepared(Prepared):
         return float(phi_zero) * rhs + rows.T @ self.dual.function(psi, rows @ rhs)
 
     def curvature(self) -> Prepared:
-        """Itself."""
+        """The system itself, which is symmetric."""
         return self
 
     @property
     def rank(self) -> int:
-        """``p`` with damping; else that of the rows."""
+        """The rank ``p`` with damping; else that of the rows."""
         return self.operator.shape[0] if self.damping > 0 else self.dual.rank

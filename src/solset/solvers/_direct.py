@@ -9,6 +9,7 @@ from solset.checks import checked
 from solset.errors import bad_value
 from solset.linalg import LeftSide, LinearOperator, NormalOperator, Spectrum, default_tolerance, spectrum
 from solset.solvers._base import Prepared, Solver, judge
+from solset.solvers._needs import Needs
 from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, MinimumNorm
 
@@ -22,7 +23,7 @@ class Dense(Solver):
         rank_tolerance: Relative size below which an eigenvalue (singular value) counts as zero;
             ``None`` takes the larger side times the rounding unit.
         tol: Relative residual up to which the system counts as consistent.
-        memory_budget: Bytes the matrix and its decomposition may take.
+        memory_budget: Bytes that the matrix and its decomposition may take.
 
     Cost: ``min(m, p)`` products, then ``O(min(m, p)² max(m, p))`` operations and ``3·8·m·p`` bytes.
     """
@@ -31,21 +32,31 @@ class Dense(Solver):
     tol: float = 1e-8
     memory_budget: int = 4 * 2**30
 
+    def plan(self, operator: LinearOperator) -> Needs:
+        """The bytes of the matrix with its decomposition, and the products that write it out.
+
+        Args:
+            operator: The matrix ``A``, ``(m, p)``.
+        """
+        m, p = operator.shape
+        return Needs(
+            memory=3 * 8 * m * p, preparation=min(m, p), products=1, note=f"a dense {m} x {p} matrix"
+        )
+
     def prepare(self, operator: LinearOperator) -> Prepared:
         """The eigen-decomposition of a symmetric operator, or that of the smaller Gram side.
 
         Args:
-            operator: The matrix ``A``.
+            operator: The matrix ``A``, ``(m, p)``.
 
         Raises:
             ValueError: If the matrix does not fit the memory budget.
         """
-        m, p = operator.shape
-        need = 3 * 8 * m * p
-        if need > self.memory_budget:
+        need = self.plan(operator)
+        if need.memory > self.memory_budget:
             raise bad_value(
                 "memory_budget",
-                expected=f"at least {need} bytes for a dense {m} x {p} matrix",
+                expected=f"at least {need.memory} bytes for {need.note}",
                 got=self.memory_budget,
                 cure="Raise it, or take Dual, LSMR or MINRES.",
             )
@@ -62,8 +73,8 @@ class SymmetricPrepared(Prepared):
     """``A = U diag(s) Uᵀ`` of a symmetric operator.
 
     Args:
-        operator: ``A``.
-        decomposition: Its spectrum.
+        operator: The symmetric matrix ``A``.
+        decomposition: The spectrum of ``A``.
         tol: Relative residual up to which a system counts as consistent.
     """
 
@@ -84,12 +95,12 @@ class SymmetricPrepared(Prepared):
         return judge(self.operator, value, rhs, self.tol, 0, chosen=choice)
 
     def curvature(self) -> Prepared:
-        """Itself."""
+        """The system itself, which is symmetric."""
         return self
 
     @property
     def rank(self) -> int:
-        """Eigenvalues above the tolerance."""
+        """The number of eigenvalues above the tolerance."""
         return self.spectrum.rank
 
     def left_side(self) -> LeftSide:

@@ -1,4 +1,4 @@
-"""Matrix-free solvers; the iterations are SciPy's, the verdict is ours."""
+"""Matrix-free solvers: SciPy iterates, and the residual decides on the status."""
 
 from dataclasses import dataclass, replace
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from solset.checks import checked
 from solset.errors import Status, bad_value
-from solset.linalg import LinearOperator, NormalOperator, shifted
-from solset.linalg._scipy_bridge import as_scipy, from_numpy, to_numpy
+from solset.linalg import LinearOperator, NormalOperator, as_scipy, from_numpy, shifted, to_numpy
 from solset.solvers._base import Prepared, Solver, aim, attainable, judge, relative_residual
 from solset.solvers._columnwise import ColumnwisePrepared, require_symmetric
+from solset.solvers._needs import Needs
 from solset.solvers._solution import Solution
 
 
@@ -25,20 +25,29 @@ class LSMR(Solver):
 
     Attributes:
         tol: Relative residual at which to stop.
-        max_steps: Iterations, each one product with ``A`` and one with ``Aᵀ``.
-        damping: ``δ`` in ``min ‖Av - b‖² + δ²‖v‖²`` (0: none). The residual reported is that of the damped
-            normal equations.
+        max_steps: Largest number of iterations, each one product with ``A`` and one with ``Aᵀ``.
+        damping: Number ``δ`` in ``min ‖Av - b‖² + δ²‖v‖²`` (0: none). The residual reported is that of the
+            damped normal equations.
     """
 
     tol: float = 1e-8
     max_steps: int = 2000
     damping: float = 0.0
 
+    def plan(self, operator: LinearOperator) -> Needs:
+        """Six vectors of weights and three of rows, in float64; two products in each step.
+
+        Args:
+            operator: The matrix ``A``, ``(m, p)``.
+        """
+        m, p = operator.shape
+        return Needs(memory=8 * (6 * p + 3 * m), products=2, products_per_step=2, max_steps=self.max_steps)
+
     def prepare(self, operator: LinearOperator) -> Prepared:
         """The operator itself: nothing is computed in advance.
 
         Args:
-            operator: The matrix ``A``.
+            operator: The matrix ``A``, ``(m, p)``.
         """
 
         def column(rhs: Tensor) -> Solution:
@@ -87,7 +96,7 @@ class MINRES(Solver):
 
     Attributes:
         tol: Relative residual at which to stop.
-        max_steps: Products in total.
+        max_steps: Largest number of products in total.
     """
 
     tol: float = 1e-8
@@ -97,11 +106,21 @@ class MINRES(Solver):
         """Whether the operator is symmetric."""
         return operator.is_symmetric
 
-    def prepare(self, operator: LinearOperator) -> Prepared:
-        """The operator itself, once it is known to be symmetric.
+    def plan(self, operator: LinearOperator) -> Needs:
+        """Nine vectors in float64; one product in each step, two for the verdict.
 
         Args:
-            operator: A symmetric ``A``.
+            operator: A symmetric ``A``, ``(p, p)``.
+        """
+        return Needs(
+            memory=9 * 8 * operator.shape[1], products=2, products_per_step=1, max_steps=self.max_steps
+        )
+
+    def prepare(self, operator: LinearOperator) -> Prepared:
+        """The operator itself, checked to be symmetric.
+
+        Args:
+            operator: A symmetric ``A``, ``(p, p)``.
         """
         require_symmetric(operator, "MINRES")
 
@@ -123,8 +142,8 @@ class MINRES(Solver):
         ``A v = b`` itself lets the kernel part of ``v`` grow without bound.
 
         Args:
-            operator: A symmetric ``A``.
-            rhs: ``b``, ``(m,)``.
+            operator: A symmetric ``A``, ``(p, p)``.
+            rhs: Right-hand side ``b``, ``(p,)``.
         """
         return self._refine(operator, operator @ rhs)
 
@@ -199,9 +218,10 @@ class CG(Solver):
 
     Attributes:
         tol: Relative residual at which to stop.
-        max_steps: Products.
-        damping: Added to the diagonal (0: none). The residual reported is that of the damped system.
-        preconditioner: An approximation of the inverse, positive definite; ``None`` for none. With a
+        max_steps: Largest number of products, one a step.
+        damping: Number that is added to the diagonal (0: none). The residual reported is that of the damped
+            system.
+        preconditioner: Approximation of the inverse, positive definite; ``None`` for none. With a
             preconditioner the solution of a singular system is a solution, not the one of minimum norm.
     """
 
@@ -214,11 +234,21 @@ class CG(Solver):
         """Whether the operator is symmetric."""
         return operator.is_symmetric
 
-    def prepare(self, operator: LinearOperator) -> Prepared:
-        """The damped operator, once it is known to be symmetric.
+    def plan(self, operator: LinearOperator) -> Needs:
+        """Seven vectors in float64; one product in each step, one for the verdict.
 
         Args:
-            operator: A symmetric ``A``.
+            operator: A symmetric ``A``, ``(p, p)``.
+        """
+        return Needs(
+            memory=7 * 8 * operator.shape[1], products=1, products_per_step=1, max_steps=self.max_steps
+        )
+
+    def prepare(self, operator: LinearOperator) -> Prepared:
+        """The damped operator, checked to be symmetric.
+
+        Args:
+            operator: A symmetric ``A``, ``(p, p)``.
         """
         require_symmetric(operator, "CG")
         if self.damping == 0:
@@ -270,13 +300,14 @@ class CG(Solver):
 
 @dataclass(frozen=True)
 class FirstToConverge(Solver):
-    """Tries solvers in order and returns the first solution that is not a failure.
+    """The first solution that is not a failure, of several solvers tried in order.
 
     A failure is ``indefinite``, ``diverged``, ``nonfinite`` or ``max_steps``; an inconsistent system is an
     answer. Steps are summed over all that were tried.
 
     Attributes:
-        solvers: At least one; the last one's solution is returned if none succeeds.
+        solvers: Solvers in the order in which they are tried, at least one; if none succeeds, the solution
+            of the last one is returned.
     """
 
     solvers: tuple[Solver, ...]
@@ -286,14 +317,32 @@ class FirstToConverge(Solver):
             raise bad_value("solvers", expected="at least one", got="none", cure="Name a solver to try.")
 
     def takes(self, operator: LinearOperator) -> bool:
-        """Whether every solver does."""
+        """Whether every solver can work on the operator."""
         return all(solver.takes(operator) for solver in self.solvers)
 
-    def prepare(self, operator: LinearOperator) -> Prepared:
-        """Each solver's preparation, made when its turn comes.
+    def plan(self, operator: LinearOperator) -> Needs:
+        """The largest need of any solver, and the sum of their steps.
 
         Args:
-            operator: The matrix ``A``.
+            operator: The matrix ``A``, ``(m, p)``.
+        """
+        each = [solver.plan(operator) for solver in self.solvers]
+        return Needs(
+            memory=max(needs.memory for needs in each),
+            disk=max(needs.disk for needs in each),
+            preparation=sum(needs.preparation for needs in each),
+            sweeps=sum(needs.sweeps for needs in each),
+            products=sum(needs.products for needs in each),
+            products_per_step=max(needs.products_per_step for needs in each),
+            max_steps=sum(needs.max_steps for needs in each),
+            note="if every solver has to be tried",
+        )
+
+    def prepare(self, operator: LinearOperator) -> Prepared:
+        """The preparation of each solver, made when its turn comes.
+
+        Args:
+            operator: The matrix ``A``, ``(m, p)``.
         """
         *others, last = self.solvers
 

@@ -5,12 +5,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from solset.checks import checked
-from solset.errors import Status, bad_value
+from solset.checks import checked, positive
+from solset.errors import Status
 from solset.linalg import LinearOperator, shifted
 from solset.solvers._base import Prepared, Solver, attainable, judge, relative_residual
 from solset.solvers._columnwise import ColumnwisePrepared, require_symmetric
+from solset.solvers._needs import Needs
 from solset.solvers._solution import Solution
+
+POWER_STEPS = 30  # of the power iteration that finds the largest eigenvalue
 
 
 @checked
@@ -23,9 +26,11 @@ class LiSSA(Solver):
     solve stops with status ``diverged`` and the best iterate seen.
 
     Attributes:
-        scale: ``σ``; ``None`` takes 1.1 times the largest eigenvalue, found by power iteration.
-        damping: Added to the diagonal. The residual reported is that of the damped system.
-        max_steps: Terms of the series (the literature's depth), one product each.
+        scale: Divisor ``σ`` of each step; ``None`` takes 1.1 times the largest eigenvalue, from power
+            iteration.
+        damping: Number that is added to the diagonal (0: none). The residual reported is that of the damped
+            system.
+        max_steps: Largest number of terms of the series (its depth in the literature), one product each.
         tol: Relative residual at which to stop.
 
     Example:
@@ -43,18 +48,32 @@ class LiSSA(Solver):
     tol: float = 1e-8
 
     def __post_init__(self) -> None:
-        if self.scale is not None and not self.scale > 0:
-            raise bad_value("scale", expected="positive", got=self.scale, cure="Leave it out to estimate it.")
+        if self.scale is not None:
+            positive("scale", self.scale, cure="Leave it out to estimate it.")
 
     def takes(self, operator: LinearOperator) -> bool:
         """Whether the operator is symmetric."""
         return operator.is_symmetric
 
+    def plan(self, operator: LinearOperator) -> Needs:
+        """Five vectors in the dtype of the operator; one product in each step, one for the verdict.
+
+        Args:
+            operator: A symmetric ``A``, ``(p, p)``.
+        """
+        return Needs(
+            memory=5 * operator.dtype.itemsize * operator.shape[1],
+            preparation=POWER_STEPS if self.scale is None else 0,
+            products=1,
+            products_per_step=1,
+            max_steps=self.max_steps,
+        )
+
     def prepare(self, operator: LinearOperator) -> Prepared:
         """The damped operator and its scale.
 
         Args:
-            operator: A symmetric ``A``.
+            operator: A symmetric ``A``, ``(p, p)``.
         """
         require_symmetric(operator, "LiSSA")
         damped = shifted(operator, self.damping)
@@ -91,12 +110,12 @@ class LiSSA(Solver):
         return judge(operator, value, rhs, self.tol, self.max_steps)
 
 
-def largest_eigenvalue(operator: LinearOperator, steps: int = 30) -> float:
+def largest_eigenvalue(operator: LinearOperator, steps: int = POWER_STEPS) -> float:
     """A lower estimate of ``max|s|`` of a symmetric operator by power iteration from a fixed start.
 
     Args:
-        operator: Symmetric.
-        steps: Products.
+        operator: Symmetric operator, ``(p, p)``.
+        steps: Number of products, one each.
     """
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(operator.shape[0], generator=generator, dtype=torch.float64)

@@ -1,14 +1,13 @@
-"""What a solve returns."""
+"""The result of a solve."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from solset.errors import Status, bad_value
+from solset.errors import Status
+from solset.results import WeightsResult
 
 
 class SolverError(RuntimeError):
@@ -26,16 +25,21 @@ class SolverError(RuntimeError):
         self.solution = solution
 
 
-@dataclass(frozen=True)
-class Solution:
+@dataclass(frozen=True, eq=False, repr=False)
+class Solution(WeightsResult):
     """An element of a solution set, or the nearest thing to one, and how far to trust it.
 
     Attributes:
-        value: The flat vector ``(p,)``, or a block ``(p, k)`` of several elements.
-        status: How the solve ended.
-        residual: ``‖Av - b‖ / ‖b‖`` of the linear system, 0 where ``b = 0``; the largest over a block.
-        steps: Iterations taken; 0 for a direct solve.
+        value: Flat vector ``(p,)``, or a block ``(p, k)`` of several elements.
+        status: The way in which the solve ended.
+        residual: Relative residual ``‖Av - b‖ / ‖b‖`` of the linear system, 0 where ``b = 0``; the largest
+            over a block.
+        steps: Number of iterations; 0 for a direct solve.
         layout: Names and shapes of the parameters when ``value`` holds weights, else ``None``.
+
+    Example:
+        >>> Solution(torch.tensor([3.0, 4.0]), Status.CONVERGED, 1e-12, steps=7)
+        Solution(converged, residual 1e-12, 7 steps, |value| 5)
     """
 
     value: Tensor
@@ -44,58 +48,27 @@ class Solution:
     steps: int
     layout: Mapping[str, torch.Size] | None = None
 
+    @property
+    def headline(self) -> str:
+        """Status, residual, number of steps, and the length of the longest element."""
+        lengths = torch.linalg.vector_norm(self.value, dim=0)
+        length = float(lengths.max()) if lengths.numel() else 0.0
+        steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
+        return f"{self.status}, residual {self.residual:.3g}, {steps}, |value| {length:.3g}"
+
+    def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size] | None]:
+        return self.value, self.layout
+
     def with_value(self, value: Tensor, layout: Mapping[str, torch.Size] | None = None) -> "Solution":
-        """The same outcome for another value (a translate or an image of this one)."""
+        """The same outcome for another value, such as a translate or an image of this one."""
         return replace(self, value=value, layout=layout)
 
     def raise_if_failed(self) -> "Solution":
         """This solution, if it converged.
 
         Raises:
-            SolverError: If the status is anything but ``converged``; it carries this solution.
+            SolverError: If the status is anything but ``converged``; the error carries this solution.
         """
         if self.status is not Status.CONVERGED:
             raise SolverError(self)
         return self
-
-    def as_parameters(self) -> dict[str, Tensor]:
-        """The weights by name, each in its own shape.
-
-        Raises:
-            ValueError: If this is a change of weights and not weights: ask `problem.estimate`.
-        """
-        if self.layout is None or self.value.ndim != 1:
-            raise bad_value(
-                "solution",
-                expected="one vector of weights",
-                got="a change of weights or a block of several elements",
-                cure="Take it from `problem.estimate(change)`, whose elements are weights.",
-            )
-        sizes = [prod(shape) for shape in self.layout.values()]
-        parts = torch.split(self.value, sizes)
-        return {
-            name: part.reshape(shape) for (name, shape), part in zip(self.layout.items(), parts, strict=True)
-        }
-
-    def apply_to(self, model: nn.Module) -> nn.Module:
-        """A deep copy of ``model`` with these weights; the model itself is not touched.
-
-        Args:
-            model: The module whose parameter names the solution carries.
-
-        Raises:
-            ValueError: If a parameter is missing in the model or has another shape.
-        """
-        changed = copy.deepcopy(model)
-        own = dict(changed.named_parameters())
-        for name, value in self.as_parameters().items():
-            if name not in own or own[name].shape != value.shape:
-                raise bad_value(
-                    "model",
-                    expected=f"a module with parameter '{name}' of shape {tuple(value.shape)}",
-                    got=f"{tuple(own[name].shape)}" if name in own else "no such parameter",
-                    cure="Pass the module that the problem was built with.",
-                )
-            with torch.no_grad():
-                own[name].copy_(value)
-        return changed

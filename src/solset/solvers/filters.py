@@ -1,4 +1,4 @@
-"""Which element of an affine solution set: spectral filters ``φ`` between 0 and the pseudo-inverse."""
+"""Spectral filters ``φ`` between 0 and the pseudo-inverse: each picks an element of an affine set."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from solset.checks import checked
+from solset.checks import checked, positive, within
 from solset.errors import SolsetWarning, bad_value
 
 
@@ -20,8 +20,8 @@ class Filter(ABC):
         """``φ`` at each eigenvalue.
 
         Args:
-            eigenvalues: ``(m,)``.
-            kept: Which of them count as non-zero, ``(m,)`` boolean.
+            eigenvalues: Eigenvalues ``s`` of the matrix, ``(m,)``.
+            kept: Mask of the eigenvalues that count as non-zero, ``(m,)`` boolean.
         """
 
 
@@ -43,11 +43,11 @@ class MinimumNorm(Filter):
 @checked
 @dataclass(frozen=True)
 class GradientFlow(Filter):
-    """What gradient descent of a stated duration reaches: ``φ(s) = (1 - (1 - ηs)^k) / s``, ``φ(0) = ηk``.
+    """The element that training of a stated duration reaches: ``φ(s) = (1 - (1 - ηs)^k) / s``, ``φ(0) = ηk``.
 
     Attributes:
-        steps: ``k``, the number of gradient-descent steps.
-        learning_rate: ``η``, for the loss as reduced.
+        steps: Number ``k`` of gradient-descent steps.
+        learning_rate: Learning rate ``η``, for the loss as reduced.
 
     Notes:
         Meaningful only where ``|1 - ηs| ≤ 1`` for the largest eigenvalue; beyond it descent itself
@@ -63,12 +63,8 @@ class GradientFlow(Filter):
     learning_rate: float
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise bad_value("steps", expected="zero or more", got=self.steps, cure="Count the steps taken.")
-        if not self.learning_rate > 0:
-            raise bad_value(
-                "learning_rate", expected="positive", got=self.learning_rate, cure="Use the one of training."
-            )
+        within("steps", self.steps, 0, cure="Count the steps taken.")
+        positive("learning_rate", self.learning_rate, cure="Use the one of training.")
 
     def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:  # noqa: ARG002 - φ is smooth at 0
         """``(1 - (1 - ηs)^k) / s`` without cancellation at small ``s``."""
@@ -96,17 +92,14 @@ class Tikhonov(Filter):
     """``φ(s) = 1 / (s + damping)``.
 
     Attributes:
-        damping: Added to every eigenvalue, in units of the Hessian (of ``AAᵀ`` for a rectangular
-            system); it must be small against the eigenvalues that carry the answer.
+        damping: Number that is added to every eigenvalue, in units of the Hessian (of ``AAᵀ`` for a
+            rectangular system); it must be small against the eigenvalues that carry the answer.
     """
 
     damping: float
 
     def __post_init__(self) -> None:
-        if not self.damping > 0:
-            raise bad_value(
-                "damping", expected="positive", got=self.damping, cure="Use MinimumNorm() for none."
-            )
+        positive("damping", self.damping, cure="Use MinimumNorm() for none.")
 
     def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:  # noqa: ARG002 - every eigenvalue counts
         """``1 / (s + damping)``."""
@@ -119,7 +112,7 @@ class RankCut(Filter):
     """``φ(s) = 1/s`` for ``|s| > tolerance · max|s|`` and 0 below.
 
     Attributes:
-        tolerance: Relative to the largest eigenvalue.
+        tolerance: Size relative to the largest eigenvalue, in [0, 1), up to which eigenvalues count as zero.
     """
 
     tolerance: float
