@@ -83,7 +83,12 @@ def explosive(outputs: Tensor, targets: Tensor) -> Tensor:
 MODELS = (
     ("not a module", lambda m: m.problem(lambda x: x), TypeError, "model | function | Wrap"),
     ("loss is no callable", lambda m: m.problem(loss="mse"), TypeError, "loss | str | torch.nn"),
-    ("no parameters", lambda m: m.problem(nn.Flatten()), ValueError, "model | none | nothing to move"),
+    (
+        "no parameters",
+        lambda m: m.problem(nn.Flatten()),
+        ValueError,
+        "model | no parameters | requires_grad_",
+    ),
     (
         "dropout in training",
         lambda m: m.problem(m.network(nn.Dropout()).train()),
@@ -131,7 +136,7 @@ MODELS = (
     ),
     (
         "frozen parameter",
-        lambda m: m.problem(m.frozen(m.network(), "0.weight")),
+        lambda m: m.problem(m.frozen(m.network(), "0.weight"), parameters=["0.*"]),
         ValueError,
         "parameters | frozen 0.weight | Name the trained",
     ),
@@ -247,7 +252,7 @@ REFUSED = {
     "dropout always on": lambda m: m.network(Dropping()),
     "tuple": lambda m: m.network(Pair()),
     "NaN weight": lambda m: m.with_weight(NAN),
-    "frozen": lambda m: m.frozen(m.network(), "0.weight"),
+    "frozen": lambda m: m.network().requires_grad_(False),
     "idle": lambda _: Idle().double(),
 }
 

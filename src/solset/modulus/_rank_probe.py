@@ -12,6 +12,7 @@ from solset.linalg import LeftSide, LinearOperator
 from solset.operators import Hessian, InputJacobian, Jacobian, Mixed
 from solset.problem import Problem
 from solset.retraining import Newton
+from solset.risk import flat_rows
 from solset.solvers import Dense
 
 REACH = 1e-3  # how far probes are from the trained point, relative to inputs and weights
@@ -112,6 +113,6 @@ def _joint_rank(first: LinearOperator, second: LinearOperator) -> int:
 def _small(like: Tensor, generator: torch.Generator) -> Tensor:
     """A random step for each row, of a length relative to it."""
     draw = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
-    lengths = like.flatten(1).norm(dim=1) / draw.flatten(1).norm(dim=1)
+    lengths = flat_rows(like).norm(dim=1) / flat_rows(draw).norm(dim=1)
     typical = torch.where(lengths > 0, lengths, lengths.max().clamp_min(torch.finfo(like.dtype).tiny))
     return REACH * draw * typical.reshape(-1, *[1] * (like.ndim - 1))

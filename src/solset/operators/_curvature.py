@@ -10,7 +10,7 @@ from torch import Tensor
 from solset.linalg import BlockDiagonal, LinearOperator, NormalOperator, Product
 from solset.operators._first import Jacobian, OutputGraph
 from solset.operators._graphs import GRAPH_BUDGET, push_forward
-from solset.risk import EmpiricalRisk, output_shape, through_loss
+from solset.risk import EmpiricalRisk, flat_rows, output_shape, through_loss
 
 
 def loss_curvature(
@@ -59,7 +59,7 @@ def _doubled(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _batch_curvature(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
-    leaf = outputs.flatten(1).clone().requires_grad_()
+    leaf = flat_rows(outputs).clone().requires_grad_()
     with torch.enable_grad():
         value = risk.batch_scale(len(outputs)) * risk.loss(leaf.reshape(outputs.shape), targets)
         (slope,) = torch.autograd.grad(value, leaf, create_graph=True)
@@ -144,7 +144,7 @@ class GaussNewton(NormalOperator):
 
         def product(start: int, graph: OutputGraph) -> Tensor:
             weighed = self._weighed(start, graph.outputs, graph.targets, graph.push(directions))
-            return torch.cat([part.flatten(1) for part in graph.pull(weighed)], dim=1).T
+            return torch.cat([flat_rows(part) for part in graph.pull(weighed)], dim=1).T
 
         total = self._jacobian.graphs.summed(torch.zeros_like(block), product)
         return total + self.damping * block

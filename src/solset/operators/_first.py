@@ -18,7 +18,7 @@ from solset.operators._graphs import (
     push_forward,
 )
 from solset.operators._per_sample import PerSampleGradients
-from solset.risk import EmpiricalRisk
+from solset.risk import EmpiricalRisk, flat_rows
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def output_graph(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, *, by_inp
     source = [leaf] if by_inputs else risk.leaves()
     weights = risk.layout.split(risk.weights) if by_inputs else source
     with torch.enable_grad():
-        return OutputGraph(source, risk.forward(weights, leaf).flatten(1), targets)
+        return OutputGraph(source, flat_rows(risk.forward(weights, leaf)), targets)
 
 
 def output_graphs(risk: EmpiricalRisk, memory_budget: int, *, by_inputs: bool) -> Graphs[OutputGraph]:
@@ -139,7 +139,7 @@ class Jacobian(LinearOperator):
         def pulled(start: int, graph: OutputGraph) -> Tensor:
             b, c = graph.outputs.shape
             cotangents = block[start * c : (start + b) * c].T.reshape(-1, b, c)
-            return torch.cat([part.flatten(1) for part in graph.pull(cotangents)], dim=1).T
+            return torch.cat([flat_rows(part) for part in graph.pull(cotangents)], dim=1).T
 
         return self.graphs.summed(block.new_zeros(self.shape[1], block.shape[1]), pulled)
 
@@ -210,7 +210,7 @@ class InputJacobian(LinearOperator):
         b, c = graph.outputs.shape
         unit = torch.eye(c, dtype=self.dtype, device=self.device).unsqueeze(1).expand(c, b, c)
         # One output at a time: vectorised, a convolution's activations would be there c times.
-        columns = [graph.pull(unit[j : j + 1])[0][0].flatten(1) for j in range(c)]
+        columns = [flat_rows(graph.pull(unit[j : j + 1])[0][0]) for j in range(c)]
         return torch.stack(columns, dim=1)
 
     def _apply(self, block: Tensor) -> Tensor:

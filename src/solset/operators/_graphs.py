@@ -24,7 +24,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules.conv import _ConvNd
 
 from solset import comm
-from solset.risk import EmpiricalRisk, in_batches, is_out_of_memory
+from solset.risk import EmpiricalRisk, flat_rows, in_batches, is_out_of_memory
 
 Graph = TypeVar("Graph")
 Part = TypeVar("Part")
@@ -210,7 +210,7 @@ def push_forward(
     source = risk.leaves()
     with forward_ad.dual_level(), nullcontext() if with_graph else torch.no_grad():
         duals = [forward_ad.make_dual(leaf, part) for leaf, part in zip(source, direction, strict=True)]
-        outputs, tangent = forward_ad.unpack_dual(risk.forward(duals, inputs).flatten(1))
+        outputs, tangent = forward_ad.unpack_dual(flat_rows(risk.forward(duals, inputs)))
     return Pushed(source, outputs, torch.zeros_like(outputs) if tangent is None else tangent.detach())
 
 

@@ -13,7 +13,7 @@ from solset.errors import bad_value
 from solset.operators._graphs import pull_back, saved_bytes
 from solset.operators._per_sample_routes import ROUTES, NotCoveredError, pull_one
 from solset.operators._point_grams import PointGrams, squares_by_rules
-from solset.risk import EmpiricalRisk, Room, in_batches
+from solset.risk import EmpiricalRisk, Room, flat_rows, in_batches
 
 Found = TypeVar("Found")
 
@@ -156,10 +156,10 @@ class PerSampleGradients:
         """``u_iᵀ J_x`` by plain sweeps, ``(b, k, d)``."""
         risk, leaf = self._risk, inputs.detach().clone().requires_grad_()
         with torch.enable_grad():
-            outputs = risk.forward(risk.layout.split(risk.weights), leaf).flatten(1)
+            outputs = flat_rows(risk.forward(risk.layout.split(risk.weights), leaf))
         blocks = cotangents.movedim(1, 0).contiguous()
         found = [
-            pull_back([outputs], [leaf], [blocks[j : j + 1]])[0][0].flatten(1) for j in range(len(blocks))
+            flat_rows(pull_back([outputs], [leaf], [blocks[j : j + 1]])[0][0]) for j in range(len(blocks))
         ]
         return torch.stack(found, dim=1)
 
@@ -219,7 +219,7 @@ class PerSampleGradients:
         """
         risk, leaves = self._risk, self._risk.leaves()
         with torch.enable_grad(), torch.random.fork_rng():
-            outputs = risk.forward(leaves, self._probed_inputs.clone()).flatten(1)
+            outputs = flat_rows(risk.forward(leaves, self._probed_inputs.clone()))
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
         single = [pull_one(risk, outputs[i : i + 1], leaves, drawn[i : i + 1]) for i in range(len(drawn))]

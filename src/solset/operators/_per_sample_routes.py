@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from solset.operators._capture import Capture, Use
-from solset.risk import EmpiricalRisk
+from solset.risk import EmpiricalRisk, flat_rows
 
 Route = Callable[[EmpiricalRisk, Tensor, Tensor], Tensor]
 
@@ -42,7 +42,7 @@ def rows_by_rules(risk: EmpiricalRisk, inputs: Tensor, cotangents: Tensor) -> Te
         return repeated.reshape(b, k, -1)
     leaves = risk.leaves()
     with torch.enable_grad(), Capture(leaves, b) as capture:
-        outputs = risk.forward(leaves, inputs).flatten(1)
+        outputs = flat_rows(risk.forward(leaves, inputs))
     if capture.unruled:
         raise NotCoveredError(f"no rule for the weights' use in {', '.join(sorted(set(capture.unruled)))}")
     if not outputs.requires_grad:
@@ -125,7 +125,7 @@ def rows_by_vmap(risk: EmpiricalRisk, inputs: Tensor, cotangents: Tensor) -> Ten
         pull = vjp(outputs_of, parameters)[1]
         if len(block) == 1:
             return torch.cat([part.reshape(1, -1) for part in pull(block[0])[0]], dim=1)
-        return torch.cat([part.flatten(1) for part in vmap(pull)(block)[0]], dim=1)
+        return torch.cat([flat_rows(part) for part in vmap(pull)(block)[0]], dim=1)
 
     with warnings.catch_warnings():
         # Functions without a batching rule are looped over: slow, but as right as the others.
@@ -139,7 +139,7 @@ def rows_one_by_one(risk: EmpiricalRisk, inputs: Tensor, cotangents: Tensor) -> 
     for point, block in zip(inputs, cotangents, strict=True):
         leaves = risk.leaves()
         with torch.enable_grad():
-            outputs = risk.forward(leaves, point.unsqueeze(0)).flatten(1)
+            outputs = flat_rows(risk.forward(leaves, point.unsqueeze(0)))
         rows.append(torch.stack([pull_one(risk, outputs, leaves, u.unsqueeze(0)) for u in block]))
     return torch.stack(rows)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from solset.operators._capture import Capture, Use
 from solset.operators._layer_rules import convolution_weight
 from solset.operators._per_sample_routes import CHUNK_BYTES, NotCoveredError
-from solset.risk import EmpiricalRisk
+from solset.risk import EmpiricalRisk, flat_rows
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def squares_by_rules(
     leaves = risk.leaves()
     copies = inputs.detach().repeat_interleave(k, 0).requires_grad_()
     with torch.enable_grad(), Capture(leaves, b * k) as capture:
-        outputs = risk.forward(leaves, copies).flatten(1)
+        outputs = flat_rows(risk.forward(leaves, copies))
     used = [index for use in capture.uses for index in use.parameters.values()]
     if capture.unruled or len(set(used)) < len(used):
         raise NotCoveredError(

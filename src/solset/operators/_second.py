@@ -9,7 +9,7 @@ from torch import Tensor
 
 from solset.linalg import LinearOperator
 from solset.operators._graphs import GRAPH_BUDGET, Graphs, pull_back
-from solset.risk import EmpiricalRisk
+from solset.risk import EmpiricalRisk, flat_rows
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Hessian(LinearOperator):
 
         def product(_: int, graph: _GradientGraph) -> Tensor:
             parts = pull_back(graph.by_weights, graph.weights, directions)
-            return torch.cat([part.flatten(1) for part in parts], dim=1).T
+            return torch.cat([flat_rows(part) for part in parts], dim=1).T
 
         return self.graphs.summed(torch.zeros_like(block), product) + self._risk.weight_decay * block
 
@@ -98,7 +98,7 @@ class Mixed(LinearOperator):
         def product(start: int, graph: _GradientGraph) -> Tensor:
             direction = self._slice(block, start, graph.inputs)
             parts = pull_back([graph.by_inputs], graph.weights, [direction])
-            return torch.cat([part.flatten(1) for part in parts], dim=1).T
+            return torch.cat([flat_rows(part) for part in parts], dim=1).T
 
         return self.graphs.summed(block.new_zeros(self.shape[0], block.shape[1]), product)
 

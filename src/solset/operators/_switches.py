@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from solset.errors import bad_value
 from solset.operators._graphs import pull_back
-from solset.risk import EmpiricalRisk
+from solset.risk import EmpiricalRisk, flat_rows
 
 AT_ZERO = frozenset(
     {
@@ -147,7 +147,7 @@ def switch_gradients(
         chosen = values[torch.arange(len(points)), torch.as_tensor(units)]
     *own, last = pull_back([chosen], [*leaves, leaf], [torch.eye(len(points)).to(chosen)])
     each = torch.arange(len(points))
-    return torch.cat([part.flatten(1) for part in own], dim=1), last[each, each]
+    return torch.cat([flat_rows(part) for part in own], dim=1), last[each, each]
 
 
 def _values(risk: EmpiricalRisk, parameters: Sequence[Tensor], inputs: Tensor) -> Tensor | None:

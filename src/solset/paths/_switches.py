@@ -9,7 +9,7 @@ from torch import Tensor
 from solset.operators import switch_gradients, switch_values
 from solset.operators._cost import FORWARD, ROW
 from solset.paths._fitted import KeptOutputs
-from solset.risk import EmpiricalRisk
+from solset.risk import EmpiricalRisk, flat_rows
 
 
 class ActivationSwitches:
@@ -54,7 +54,7 @@ class ActivationSwitches:
         for k, owner in enumerate(owners):
             if owner in self._kept.points:
                 change[k] = self._kept.dx[self._kept.points.index(owner)]
-        return rows, (by_inputs * change).flatten(1).sum(dim=1)
+        return rows, flat_rows(by_inputs * change).sum(dim=1)
 
     def bend(self, tau: float, three: Sequence[Tensor], switch: int, cotangent: Tensor) -> float:
         """The second difference of ``uᵀf`` over three weight vectors on a line, for the point of a switch.

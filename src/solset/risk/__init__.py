@@ -4,7 +4,7 @@ from solset.risk._batching import Room, in_batches, is_out_of_memory
 from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep
 from solset.risk._heads import fit_at, losses_at, output_shape, slopes_at, through_loss
 from solset.risk._identity import digest, identity, settings_of, without_addresses
-from solset.risk._layout import Layout, choose_parameters
+from solset.risk._layout import Layout, choose_parameters, flat_rows
 from solset.risk._points import Indices, Points, as_points
 from solset.risk._probe import probe_indices, probe_model, reduction_of, refuse_training_mode
 
@@ -21,6 +21,7 @@ __all__ = [
     "choose_parameters",
     "digest",
     "fit_at",
+    "flat_rows",
     "identity",
     "in_batches",
     "is_out_of_memory",

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from solset import comm
 from solset.errors import bad_type
 from solset.risk._batching import Room, in_batches
-from solset.risk._layout import Layout, matching
+from solset.risk._layout import Layout, flat_rows, matching
 from solset.risk._points import Indices, Points
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -229,7 +229,7 @@ class EmpiricalRisk:
         """Network outputs flattened per point, ``(n, c)``. Cost: one forward pass."""
         parameters = self.layout.split(self.weights)
         with torch.no_grad():
-            return self.joined(lambda _, inputs, __: self.forward(parameters, inputs).flatten(1))
+            return self.joined(lambda _, inputs, __: flat_rows(self.forward(parameters, inputs)))
 
     def losses(self) -> Tensor:
         """Loss of each point by itself, ``(n,)``, without weight decay. Cost: one forward pass."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from solset import comm
 from solset.risk._batching import in_batches
 from solset.risk._empirical import EmpiricalRisk
+from solset.risk._layout import flat_rows
 
 
 def output_shape(risk: EmpiricalRisk) -> tuple[int, ...]:
@@ -75,7 +76,7 @@ def slopes_at(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None = Non
         leaf = own.detach().requires_grad_()
         with torch.enable_grad():
             value = risk.batch_scale(len(leaf)) * risk.loss(leaf, targets)
-        return torch.autograd.grad(value, leaf)[0].flatten(1)
+        return flat_rows(torch.autograd.grad(value, leaf)[0])
 
     return through_loss(risk, outputs, work, targets=targets)
 

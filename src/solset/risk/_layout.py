@@ -43,8 +43,17 @@ class Layout:
         return torch.cat([part.reshape(-1) for part in parts])
 
 
+def flat_rows(block: Tensor) -> Tensor:
+    """The entries of a block ``(k, *shape)`` as ``(k, size)``; ``shape`` may be empty, as that of a scalar.
+
+    Args:
+        block: Tensor with at least one axis; the first one counts points or columns.
+    """
+    return block.reshape(block.shape[0], prod(block.shape[1:]))
+
+
 def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layout:
-    """The layout of the parameters whose names match, all of them by default.
+    """The layout of the parameters whose names match; by default of those that require grad.
 
     Args:
         model: The network.
@@ -56,10 +65,14 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
             of one dtype on one device, or that device has no float64.
     """
     named = dict(model.named_parameters())
-    chosen = named if patterns is None else {name: named[name] for name in matching(named, patterns)}
+    trained = {name: value for name, value in named.items() if value.requires_grad}
+    chosen = trained if patterns is None else {name: named[name] for name in matching(named, patterns)}
     if not chosen:
         raise bad_value(
-            "model", expected="a module with parameters", got="none", cure="There is nothing to move."
+            "model",
+            expected="a module with parameters that require grad",
+            got=f"{len(named)} frozen ones" if named else "no parameters",
+            cure="Call requires_grad_() on the ones that were trained: only those move.",
         )
     frozen = [name for name, value in chosen.items() if not value.requires_grad]
     if frozen:
