@@ -10,6 +10,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
+    "CONTRIBUTING.md",
     "docs/quickstart.md",
     "docs/choosing.md",
     "docs/own_model.md",

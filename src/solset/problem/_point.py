@@ -47,7 +47,7 @@ class TrainedPoint:
         self.memory_budget, self.spill_folder = memory_budget, spill_folder
         self.outputs = sweep.outputs[0].numel()
         self.latest: tuple[Hashable, Selection] | None = None
-        self._constraints: dict[tuple[str, Solver | None], Constraint] = {}
+        self._constraints: dict[tuple[LinearisedMap, Solver | None], Constraint] = {}
 
     @property
     def rows(self) -> int:
@@ -106,7 +106,7 @@ class TrainedPoint:
         Raises:
             TypeError: If the solver is not one for the map's operator.
         """
-        key = (optimality.name, solver)
+        key = (optimality, solver)
         if key not in self._constraints:
             operator, used = optimality.operator(self), solver or optimality.default_solver(self)
             if not used.takes(operator):
