@@ -138,7 +138,7 @@ def logistic() -> tuple[Problem, Tensor]:
         model = nn.Linear(5, 2).double().eval()
     options = {"weight_decay": 1e-2, "gradient_tol": float("inf")}
     problem = Problem(model, nn.CrossEntropyLoss(), inputs, labels, **options)
-    end = retrain(problem, Move(None, torch.zeros_like(inputs)), method=Newton(tol=1e-13))
+    end = retrain(problem, Move(None, torch.zeros_like(inputs)), method=Newton(gradient_tol=1e-13))
     nn.utils.vector_to_parameters(end.weights, model.parameters())
     settled = Problem(model, nn.CrossEntropyLoss(), inputs, labels, weight_decay=1e-2)
     return settled, draw(3, 5, generator=generator)
@@ -155,7 +155,7 @@ def first_order() -> list[dict[str, object]]:
     errors = optimality_errors(problem, dx, change, points=points, scales=scales)
     truth = []
     for t in scales:
-        end = retrain(problem, Move(points, t * dx), method=Newton(tol=1e-10))
+        end = retrain(problem, Move(points, t * dx), method=Newton(gradient_tol=1e-10))
         truth.append(float((t * change - end.change).norm() / end.change.norm()))
     return [
         {"figure": "gradient norm at the minimum", "value": float(problem.gradient().norm())},

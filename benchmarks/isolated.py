@@ -124,7 +124,7 @@ def warm(problem: Problem, data: IsolatedDigits) -> dict[str, Any]:
     risk, errors, counts, ratios = problem.risk(), [], [], []
     for step, truth in zip(data.steps, data.retrained_change, strict=True):
         gradients = [seconds_of(risk.gradient) for _ in range(10)]
-        method = LBFGS(tol=0.0, max_gradients=4 * RETRAINING_STEPS)
+        method = LBFGS(gradient_tol=0.0, max_gradients=4 * RETRAINING_STEPS)
         start = perf_counter()
         retrained = retrain(problem, Move(data.points, data.dx(step)), method=method)
         elapsed = perf_counter() - start

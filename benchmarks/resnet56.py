@@ -121,7 +121,7 @@ def warm(bench: Bench) -> list[dict[str, Any]]:
     """Warm retraining, epoch by epoch."""
     rows = []
     methods = {
-        "L-BFGS": LBFGS(tol=0.0, max_gradients=WARM_GRADIENTS),
+        "L-BFGS": LBFGS(gradient_tol=0.0, max_gradients=WARM_GRADIENTS),
         "Adam 1e-4": WithOptimizer(lambda ws: torch.optim.Adam(ws, lr=1e-4), WARM_GRADIENTS),
         "SGD 0.01": WithOptimizer(lambda ws: torch.optim.SGD(ws, lr=0.01, momentum=0.9), WARM_GRADIENTS),
     }

@@ -142,9 +142,9 @@ def verify_lipschitz_like(
     part = problem.restrict(points=None if modulus.is_joint else points, parameters=modulus.layer)
     points = points if modulus.is_joint else list(range(len(points)))
     risk, target = part.risk(), part.risk().outputs()
-    method: Method = Newton(tol=1e-13)
+    method: Method = Newton(gradient_tol=1e-13)
     if keeps_outputs(modulus.optimality):
-        method = LevenbergMarquardt(tol=1e-6 * radius, step_tol=1e-6)
+        method = LevenbergMarquardt(output_tol=1e-6 * radius, step_tol=1e-6)
     shape = part.data_space(points).shape
 
     def nearest(weights: Tensor, dx: Tensor) -> Tensor | None:

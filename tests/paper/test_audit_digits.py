@@ -46,7 +46,7 @@ def same_length(problem: Problem) -> float:
 def shortest_changes(problem: Problem, found: Audit, points: range) -> tuple[torch.Tensor, int]:
     """After each digit alone has moved along its direction: the distance to the nearest true solution."""
     length, distances, unsettled = same_length(problem), [], 0
-    method = LevenbergMarquardt(tol=1e-8, step_tol=1e-4, max_steps=8)
+    method = LevenbergMarquardt(output_tol=1e-8, step_tol=1e-4, max_steps=8)
     for k in points:
         nearest = retrain(problem, Move([k], length * found.directions[k : k + 1]), method=method)
         unsettled += nearest.status is not Status.CONVERGED

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from solset import Move, Problem, follow_path
 from solset.operators import Hessian
 from solset.paper import IsolatedDigits, digits, isolated_digits
-from solset.paths import StopReason, follow_retraining
+from solset.paths import StopReason
 from solset.reports._directions import loss_directions, step_of
+from solset.retraining import follow_retraining
 from support.fitted_digits import STEPS, fitted, followed_densely
 
 pytestmark = pytest.mark.slow
@@ -82,8 +83,8 @@ def test_retraining_is_predicted_at_twenty_percent(
         steps=max(STEPS),
         learning_rate=net.learning_rate,
         record_at=STEPS,
-        tol=tol,
-        builds=builds,
+        max_defect=tol,
+        max_builds=builds,
     )
     found = dict(zip((s.place for s in course.stations), course.trail, strict=True))
     actual, start = really_retrained(activation, kind), net.problem.weights()

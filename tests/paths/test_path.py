@@ -145,7 +145,7 @@ class TestKeptOutputs:
 
     def test_its_end_can_be_applied_to_a_copy_of_the_model(self, fitted, course):
         before = copy.deepcopy(fitted.model.state_dict())
-        changed = course.solution.apply_to(fitted.model)
+        changed = course.apply_to(fitted.model)
         joined = torch.cat([value.detach().flatten() for value in changed.parameters()])
         assert torch.equal(joined, course.weights)
         assert all(torch.equal(before[name], value) for name, value in fitted.model.state_dict().items())
@@ -179,7 +179,7 @@ class TestIsolatedSolutions:
         found = follow_path(problem, Move(MOVED, dx), max_error=1e-6)
         assert found.is_complete
         assert found.optimality == "stationary"
-        truth = retrain(problem, Move(MOVED, dx), method=Newton(tol=1e-13))
+        truth = retrain(problem, Move(MOVED, dx), method=Newton(gradient_tol=1e-13))
         assert float((found.change - truth.change).norm() / truth.change.norm()) <= 1e-6
         assert found.end.residual <= 1e-7
 
@@ -291,7 +291,7 @@ class TestTakingUpAgain:
         whole = follow_path(case.problem(**options), Move(MOVED, dx))
         file = tmp_path / "course.safetensors"
         calls = []
-        from solset.paths import _checkpoint as checkpoint
+        from solset.courses import _checkpoint as checkpoint
 
         write = checkpoint.CourseFile.write
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from solset.courses import Slopes
 from solset.linalg import DenseOperator
-from solset.paths._multistep import Slopes
 from solset.paths._recycling import Recycled, Watched, smallest_eigenvalue
 
 MOVED = [4, 1]

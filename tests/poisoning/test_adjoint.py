@@ -47,7 +47,7 @@ class TestAgainstReSolving:
         assert found.value == goal.value(problem, problem.weights())
 
     def test_nearest_solution(self, fitted):
-        self.check(fitted.problem(), held_out(2), LevenbergMarquardt(tol=1e-11, max_steps=40))
+        self.check(fitted.problem(), held_out(2), LevenbergMarquardt(output_tol=1e-11, max_steps=40))
 
     @pytest.mark.parametrize("name", ["fitted", "fitted_sum"])
     def test_training_of_a_stated_duration(self, request, name):
@@ -58,12 +58,12 @@ class TestAgainstReSolving:
 
     def test_isolated_solution(self, isolated_net):
         case, weight_decay = isolated_net
-        self.check(case.problem(weight_decay=weight_decay), held_out(1), Newton(tol=1e-13))
+        self.check(case.problem(weight_decay=weight_decay), held_out(1), Newton(gradient_tol=1e-13))
 
     def test_logistic_regression(self, logistic):
         case, weight_decay = logistic
         goal = HeldOutLoss(draw(5, 3, seed=1), torch.tensor([0, 1, 1, 0, 1]))
-        self.check(case.problem(weight_decay=weight_decay), goal, Newton(tol=1e-13))
+        self.check(case.problem(weight_decay=weight_decay), goal, Newton(gradient_tol=1e-13))
 
 
 ELEMENTS = [None, filters.MinimumNorm(), filters.GradientFlow(30, 0.05), filters.Tikhonov(0.1)]

@@ -92,7 +92,7 @@ class TestEffect:
     def test_raises_the_goal_at_the_nearest_solution_far_more_than_chance(self, fitted, goal):
         problem, budget = fitted.problem(), Budget(POINTS, 0.05, scope="total")
         found = design_poisoning(problem, goal, budget)
-        methods = {"nearest": LevenbergMarquardt(tol=1e-10, max_steps=100)}
+        methods = {"nearest": LevenbergMarquardt(output_tol=1e-10, max_steps=100)}
         (own,) = judge_poisoning(problem, goal, found, methods=methods).verdicts
         feasible, others = budget.at(problem), []
         for seed in range(8):

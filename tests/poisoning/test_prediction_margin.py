@@ -30,7 +30,7 @@ def ridge() -> Problem:
 
 
 def outputs(problem: Problem, margin: PredictionMargin, x: Tensor) -> Tensor:
-    method = LevenbergMarquardt(tol=1e-10, max_steps=60)
+    method = LevenbergMarquardt(output_tol=1e-10, max_steps=60)
     weights = retrain(problem, Move(margin.points, margin.dx), method=method).weights
     return x @ weights.reshape(2, 2).T
 
@@ -144,7 +144,7 @@ class Broken:
     """Re-solving that works up to a size of the move only."""
 
     def __init__(self, limit: float, end: Status) -> None:
-        self.limit, self.end, self.inner = limit, end, LevenbergMarquardt(tol=1e-10, max_steps=60)
+        self.limit, self.end, self.inner = limit, end, LevenbergMarquardt(output_tol=1e-10, max_steps=60)
         self.start: Tensor | None = None
 
     def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:
@@ -192,7 +192,9 @@ def test_the_end_of_a_solver_that_missed_the_set_is_no_solution(method):
 
 def test_on_the_set_but_not_settled_at_its_nearest_point_is_a_solution():
     problem, x = ridge(), torch.tensor([1.0, 0.8], dtype=torch.float64)
-    method = LevenbergMarquardt(tol=1e-30, max_steps=0)  # a tolerance that rounding does not let it reach
+    method = LevenbergMarquardt(
+        output_tol=1e-30, max_steps=0
+    )  # a tolerance that rounding does not let it reach
     margin = stability_margin(problem, x, Budget([0, 1], 0.9), ascent=None, method=method)
     assert margin.reason is MarginReason.BRACKETED
     assert all(trial.is_solved for trial in margin.trials)

@@ -84,7 +84,7 @@ class TestGradientDescent:
         assert torch.equal(found.change, torch.zeros_like(found.change))
 
     def test_refuses_steps_that_it_does_not_take(self):
-        with pytest.raises(ValueError, match="`steps` must be zero or more; got -1"):
+        with pytest.raises(ValueError, match="`steps` must be at least 0; got -1"):
             GradientDescent(-1, 0.1)
         with pytest.raises(ValueError, match=r"`record_at` must be in 1\.\.5; got \(3, 6\)"):
             GradientDescent(5, 0.1, record_at=(3, 6))
@@ -94,7 +94,7 @@ class TestLBFGS:
     def test_reaches_its_tolerance(self, isolated_net):
         case, weight_decay = isolated_net
         problem, dx = case.problem(weight_decay=weight_decay), 0.03 * draw(2, 3)
-        found = retrain(problem, Move(POINTS, dx), method=LBFGS(tol=1e-7, max_gradients=500))
+        found = retrain(problem, Move(POINTS, dx), method=LBFGS(gradient_tol=1e-7, max_gradients=500))
         end = problem.risk().move(POINTS, dx).at(found.weights)
         assert float(end.gradient().abs().max()) <= 1e-7
         assert found.status == "converged"
@@ -111,7 +111,7 @@ class TestLBFGS:
         # evaluations, is finished first.
         case, weight_decay = isolated_net
         problem = case.problem(weight_decay=weight_decay)
-        method = LBFGS(tol=1e-14, max_gradients=budget)
+        method = LBFGS(gradient_tol=1e-14, max_gradients=budget)
         found = retrain(problem, Move(POINTS, draw(2, 3)), method=method)
         assert budget <= found.gradients <= budget + 20
         assert found.status == "max_steps"
@@ -132,7 +132,7 @@ class TestNewton:
     def test_reaches_a_gradient_of_rounding(self, request, minimise, name):
         case, weight_decay = request.getfixturevalue(name)
         problem, dx = case.problem(weight_decay=weight_decay), 0.03 * draw(2, 3)
-        found = retrain(problem, Move(POINTS, dx), method=Newton(tol=1e-10))
+        found = retrain(problem, Move(POINTS, dx), method=Newton(gradient_tol=1e-10))
         assert found.status == "converged"
         assert found.gradient_norm <= 1e-10
         truth = minimise(problem.risk().move(POINTS, dx)).weights
@@ -277,7 +277,7 @@ class TestTangentRecursion:
         assert torch.equal(found, torch.zeros(74, dtype=torch.float64))
 
     def test_refuses_negative_steps(self, fitted):
-        with pytest.raises(ValueError, match="`steps` must be zero or more; got -2"):
+        with pytest.raises(ValueError, match="`steps` must be at least 0; got -2"):
             tangent_recursion(fitted.problem(), Move(None, draw(6, 3)), steps=-2, learning_rate=0.1)
 
 

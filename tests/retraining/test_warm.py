@@ -143,9 +143,9 @@ def test_a_run_that_runs_away_says_so(fitted_sum):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"epochs": 0}, "`epochs` must be one or more; got 0"),
-        ({"epochs": -1}, "`epochs` must be one or more; got -1"),
-        ({"batch_size": 0}, "`batch_size` must be one or more; got 0"),
+        ({"epochs": 0}, "`epochs` must be at least 1; got 0"),
+        ({"epochs": -1}, "`epochs` must be at least 1; got -1"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1; got 0"),
     ],
 )
 def test_bad_arguments_are_refused(change, says):

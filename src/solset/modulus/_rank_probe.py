@@ -91,7 +91,7 @@ def _solution_probe(
     gaps, end = [], risk
     for t in (1.0, 0.5):
         start = risk.move(moved, t * dx).at(risk.weights + t * (answer + along))
-        found = Newton(tol=1e-13, max_steps=50, solver=Dense()).run(start, risk.weights)
+        found = Newton(gradient_tol=1e-13, max_steps=50, solver=Dense()).run(start, risk.weights)
         if found.status is not Status.CONVERGED and found.gradient_norm > 1e-11:
             return "no solution was found for moved data"
         gaps.append(float(found.change.norm()))

@@ -17,7 +17,6 @@ from solset.modulus import Audit, audit, lipschitz_modulus
 from solset.operators import GaussNewton
 from solset.paper._handwritten import Digits, digits
 from solset.paper._training import fit_exactly
-from solset.paths import follow_retraining
 from solset.problem import Problem
 from solset.reports._directions import cross_entropy_directions, random_directions, step_of
 from solset.reports._options import check_seed
@@ -25,7 +24,14 @@ from solset.reports._poison import PoisonRun
 from solset.reports._poison_task import PoisonSettings, PoisonTask
 from solset.reports._run_folder import RunFolder
 from solset.reports._stages import stage, tensor_stage
-from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, Retrained, retrain
+from solset.retraining import (
+    LBFGS,
+    GradientDescent,
+    LevenbergMarquardt,
+    Retrained,
+    follow_retraining,
+    retrain,
+)
 from solset.risk import EmpiricalRisk
 from solset.solvers import largest_eigenvalue
 from solset.solvers.filters import GradientFlow
@@ -213,7 +219,12 @@ class DigitsRun:
         moved, start = self.problem.risk().move(self.moved, dx), self.problem.weights()
         truth = retrain(self.problem, Move(self.moved, dx), method=GradientDescent(last, rate))
         course = follow_retraining(
-            self.problem, Move(self.moved, dx), steps=last, learning_rate=rate, builds=BUILDS, progress=False
+            self.problem,
+            Move(self.moved, dx),
+            steps=last,
+            learning_rate=rate,
+            max_builds=BUILDS,
+            progress=False,
         )
         once = self.derivative(dx).element(GradientFlow(last, rate)).value
         found = {"one linearisation": once, "followed": course.change, "retraining": truth.change}
@@ -366,7 +377,7 @@ class DigitsRun:
         estimate = self.problem.weights() + self.derivative(dx).min_norm().value
         found = {"trained": self._losses(moved), "estimate": self._losses(moved.at(estimate))}
         for name, budget in budgets.items():
-            method = LBFGS(tol=1e-14, max_gradients=budget)
+            method = LBFGS(gradient_tol=1e-14, max_gradients=budget)
             warm = retrain(self.problem, Move(self.moved, dx), method=method)
             found[f"warm, {name}"] = {**self._losses(moved.at(warm.weights)), "gradients": warm.gradients}
         return found

@@ -153,7 +153,7 @@ class MovedPoints:
         size = float(weights.norm())
         budget = settings.retraining_gradients
         methods = {
-            "L-BFGS": LBFGS(tol=0.0, max_gradients=budget),
+            "L-BFGS": LBFGS(gradient_tol=0.0, max_gradients=budget),
             "Adam, 1e-4": WithOptimizer(
                 lambda leaves: torch.optim.Adam(leaves, lr=1e-4), budget, progress=run.progress
             ),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from solset.courses import Meter
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.operators import (
@@ -20,7 +21,6 @@ from solset.operators import (
 )
 from solset.operators._cost import FORWARD, INPUT_JACOBIAN, ROW
 from solset.outofcore import gram_solver
-from solset.paths._cost import Meter
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers import GramPrepared

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from solset.courses import Correction, Slopes, State, Station, StopReason
 from solset.derivatives import GraphicalDerivative
-from solset.paths._course import Station, StopReason
 from solset.paths._fitted import Factor, KeptOutputs
 from solset.paths._kinks import Kinks
-from solset.paths._multistep import Correction, Slopes
 from solset.paths._nearby import Place
 from solset.paths._options import PathOptions
-from solset.paths._state import Refusal, State
+from solset.paths._stepper import Refusal
 from solset.risk import fit_at, losses_at
 
 

@@ -9,21 +9,28 @@ from tqdm import tqdm
 
 from solset.changes import Move
 from solset.checks import checked, positive
+from solset.courses import (
+    Course,
+    CourseFile,
+    Ending,
+    Meter,
+    Retrained,
+    State,
+    StopReason,
+    course_of,
+)
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.operators import InformativeRows
 from solset.outofcore import gram_solver
-from solset.paths._checkpoint import CourseFile
-from solset.paths._cost import Meter
-from solset.paths._course import Course, StopReason
 from solset.paths._fitted import KeptOutputs
 from solset.paths._fitted_steps import FittedSteps
 from solset.paths._isolated_steps import IsolatedSteps
 from solset.paths._kinks import kinks_of
 from solset.paths._options import PathOptions
-from solset.paths._state import Ending, Refusal, State, Stepper
+from solset.paths._stepper import Refusal, Stepper
 from solset.problem import AUTO, Optimality, Problem, as_map, keeps_outputs
-from solset.retraining import LevenbergMarquardt, Newton, Retrained, retrain
+from solset.retraining import LevenbergMarquardt, Newton, retrain
 from solset.risk import Indices, identity
 from solset.storage import Checkpoint
 
@@ -133,14 +140,7 @@ def follow_path(
         hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
         follower = _Follower(stepper, file, meter, max_gradients or math.inf, options.min_step)
         ending = follower.run(states, hidden)
-    course = Course(
-        stations=tuple(state.station for state in states),
-        trail=torch.stack([state.weights for state in states]),
-        reason=ending.reason,
-        message=ending.message,
-        optimality=derivative.optimality,
-        layout=risk.layout,
-    )
+    course = course_of(states, ending, derivative.optimality, risk.layout)
     if not nearest:
         return course
     reached = Move(points, course.end.place * dx)

@@ -6,16 +6,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from solset.courses import Meter, Slopes, State, Station, StopReason
 from solset.errors import Status, bad_value
 from solset.linalg import LinearOperator
 from solset.operators import GaussNewtonInverse, Hessian, InformativeInverse, Mixed
 from solset.operators._cost import FACTOR_ROW, FORWARD, HESSIAN_PRODUCT, INPUT_JACOBIAN
-from solset.paths._cost import Meter
-from solset.paths._course import Station, StopReason
-from solset.paths._multistep import Slopes
 from solset.paths._options import PathOptions
 from solset.paths._recycling import Recycled, Watched, pairs_of, smallest_eigenvalue
-from solset.paths._state import Refusal, State
+from solset.paths._stepper import Refusal
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers import CG

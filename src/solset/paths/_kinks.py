@@ -5,11 +5,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from solset.courses import State
 from solset.paths._crossing import Crossed, Crossing
 from solset.paths._fitted import Factor, KeptOutputs
 from solset.paths._nearby import Nearby
 from solset.paths._options import PathOptions
-from solset.paths._state import State
 from solset.paths._switches import ActivationSwitches
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from solset.courses import Meter
 from solset.errors import Status
 from solset.linalg import Counted, LinearOperator, NormalOperator, Product
 from solset.operators._cost import FORWARD, JACOBIAN_PRODUCT
-from solset.paths._cost import Meter
 from solset.paths._fitted import Factor, KeptOutputs
 from solset.paths._restricted import Images, Restricted
 from solset.paths._switches import ActivationSwitches

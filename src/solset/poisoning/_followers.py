@@ -80,7 +80,7 @@ class Nearest:
         method: Its steps; few are enough from a good prediction, and those that end on the set follow.
     """
 
-    method: LevenbergMarquardt = LevenbergMarquardt(tol=1e-8, max_steps=3)
+    method: LevenbergMarquardt = LevenbergMarquardt(output_tol=1e-8, max_steps=3)
 
     def follow(
         self,

@@ -167,10 +167,10 @@ def _is_solution(method: Method, moved: EmpiricalRisk, solved: Retrained, target
     rounding = torch.finfo(target.dtype).eps ** 0.5
     if isinstance(method, LevenbergMarquardt):
         error = float((moved.at(solved.weights).outputs() - target).abs().max())
-        return error <= max(method.tol, rounding * float(target.abs().max()))
+        return error <= max(method.output_tol, rounding * float(target.abs().max()))
     if isinstance(method, Newton):
         begun = float(torch.linalg.vector_norm(moved.gradient()))
-        return solved.gradient_norm <= max(method.tol, rounding * begun)
+        return solved.gradient_norm <= max(method.gradient_tol, rounding * begun)
     return True  # a training that ends where its steps end
 
 

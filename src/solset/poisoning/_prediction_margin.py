@@ -186,7 +186,7 @@ def _classes(problem: Problem, inputs: Tensor) -> tuple[int, list[int]]:
 def _method_of(optimality: str, element: Filter | None) -> Method:
     if isinstance(element, GradientFlow):
         return GradientDescent(element.steps, element.learning_rate)
-    return LevenbergMarquardt(tol=1e-8) if keeps_outputs(optimality) else Newton()
+    return LevenbergMarquardt(output_tol=1e-8) if keeps_outputs(optimality) else Newton()
 
 
 def _linear_radius(problem: Problem, budget: Budget, adjoint: AdjointGradient, gap: float) -> float:

@@ -66,7 +66,7 @@ class PoisonRun:
             counted: Method = GradientDescent(steps, self.rate)
             first = {f"{steps} steps of gradient descent": counted}
         elif self.task.problem.graphical_derivative(points=[0]).keeps_outputs:
-            first = {"nearest solution": LevenbergMarquardt(tol=1e-8)}
+            first = {"nearest solution": LevenbergMarquardt(output_tol=1e-8)}
         else:
             first = {"Newton's method": Newton()}
         return {**first, "L-BFGS, 300 gradients": LBFGS(max_gradients=300)}

@@ -1,25 +1,24 @@
-"""Real retraining: the truth that every estimate is judged by."""
+"""Real retraining, the truth that every estimate is judged by, and a fast estimate of where it would end."""
 
-from solset.retraining._retrain import (
-    LBFGS,
-    GradientDescent,
-    LevenbergMarquardt,
-    Method,
-    Newton,
-    Retrained,
-    retrain,
-    tangent_recursion,
-)
+from solset.courses import Course, Retrained, Station, StopReason
+from solset.retraining._follow_retraining import follow_retraining
+from solset.retraining._methods import LBFGS, GradientDescent, Newton
+from solset.retraining._nearest import LevenbergMarquardt
+from solset.retraining._retrain import Method, retrain, tangent_recursion
 from solset.retraining._warm import WithOptimizer
 
 __all__ = [
+    "Course",
     "GradientDescent",
     "LBFGS",
     "LevenbergMarquardt",
     "Method",
     "Newton",
     "Retrained",
+    "Station",
+    "StopReason",
     "WithOptimizer",
+    "follow_retraining",
     "retrain",
     "tangent_recursion",
 ]

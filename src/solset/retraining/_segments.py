@@ -5,16 +5,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from solset.courses import Meter
 from solset.linalg import BlockDiagonal, Product
 from solset.operators import Jacobian, loss_curvature
 from solset.operators._cost import FORWARD, JACOBIAN_PRODUCT, ROW
-from solset.paths._cost import Meter
 from solset.risk import EmpiricalRisk, slopes_at
 from solset.solvers import Dual, GramPrepared, Prepared
 from solset.solvers.filters import GradientFlow
 
-FLAT = 1e-12  # of the largest curvature of the loss, below which a slope counts as one without curvature
-NEGLIGIBLE = 1e-10  # of the slopes of the loss
+FLAT = 1e-12  # share of the loss's largest curvature below which a direction counts as one without curvature
+NEGLIGIBLE = 1e-10  # share of the loss's slopes below which the rest is rounding
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class Segment:
     """The risk linearised at ``w_k``: ``A = √α Λ^{1/2} J`` there, with the spectrum of ``AAᵀ``.
 
     Attributes:
-        rows: ``A`` and ``AAᵀ``.
-        roots: ``√α Λ^{1/2}``.
-        slopes: ``α ∇_f L`` at ``w_k``, ``(n, c)``.
-        force: ``r``, with ``Aᵀr`` the part of the gradient that the loss's curvature answers, ``(m,)``.
-        gradient: Of the risk, ``(p,)``.
-        drift: What else is in it: weight decay, slopes of the loss without curvature; ``None`` if nothing.
-        damped: ``AᵀA + λI``, where there is a drift.
+        rows: Rows ``A`` with their Gram matrix ``AAᵀ``.
+        roots: Roots ``√α Λ^{1/2}`` of the loss's curvature, a block for each point.
+        slopes: Slopes ``α ∇_f L`` of the loss at ``w_k``, ``(n, c)``.
+        force: Residual ``r``, with ``Aᵀr`` the part of the gradient along the loss's curvature, ``(m,)``.
+        gradient: Gradient of the risk, ``(p,)``.
+        drift: Rest of the gradient, from weight decay and slopes without curvature; ``None`` if it is zero.
+        damped: Operator ``AᵀA + λI`` if there is a drift.
     """
 
     rows: GramPrepared
@@ -41,12 +41,7 @@ class Segment:
 
     @classmethod
     def at(cls, risk: EmpiricalRisk, solver: Dual, meter: Meter) -> "Segment | None":
-        """Linearises at the weights of a risk; ``None`` where outputs or inner products overflow.
-
-        Args:
-            risk: On the moved data.
-            solver: Keeps rows and Gram matrix.
-            meter: Counts.
+        """The linearisation at the weights of a risk; ``None`` where outputs or inner products overflow.
 
         Cost: all rows of ``J`` and a forward pass; a product with ``Jᵀ`` where slopes have no curvature.
         """
@@ -80,26 +75,17 @@ class Segment:
         return cls(prepared, roots, slopes, force, total, drift if has_drift else None, damped)
 
     def change(self, steps: int, learning_rate: float) -> Tensor:
-        """``w - w_k`` after so many steps: ``-Aᵀ φ(AAᵀ) r``, with a drift ``-φ(AᵀA + λI) ∇E``.
-
-        Args:
-            steps: Of gradient descent.
-            learning_rate: Of each.
-        """
+        """``w - w_k`` after some steps: ``-Aᵀ φ(AAᵀ) r``, or ``-φ(AᵀA + λI) ∇E`` if there is a drift."""
         flow = GradientFlow(steps, learning_rate)
         if self.damped is None:
             return -self.rows.filtered(flow, self.force).value
         return -self.damped.filtered(flow, self.gradient).value
 
     def defect(self, change: Tensor, slopes: Tensor) -> float:
-        """How far the slopes of the loss are from what the linearisation says, relative to them at ``w_k``.
+        """The distance of the loss's slopes from their linearisation, relative to the slopes at ``w_k``.
 
-        Says it of the network and of the loss at once: ``Λ`` is frozen like ``J``, and only squared loss
-        keeps its own.
-
-        Args:
-            change: Of the weights.
-            slopes: ``α ∇_f L`` at the changed weights, ``(n, c)``.
+        ``slopes`` are ``α ∇_f L`` at the changed weights, ``(n, c)``. The distance covers network and loss
+        at once: ``Λ`` is frozen like ``J``, and only squared loss has a constant one.
         """
         answer = self.roots @ (self.rows.operator @ change)
         size = float(self.slopes.norm())

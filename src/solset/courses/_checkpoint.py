@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solset.paths._course import Station, StopReason
-from solset.paths._multistep import Slopes
-from solset.paths._state import Ending, State
+from solset.courses._course import Station, StopReason
+from solset.courses._multistep import Slopes
+from solset.courses._state import Ending, State
 from solset.storage import Checkpoint
 
 

@@ -1,7 +1,8 @@
-"""Where retraining of a stated length would end at large perturbations: exponential Euler in time."""
+"""Where a retraining of a stated length would end, for large changes: exponential Euler in time."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,17 +10,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from solset.changes import Change
-from solset.checks import checked
-from solset.errors import bad_type, bad_value
+from solset.checks import checked, positive, within
+from solset.courses import (
+    Course,
+    CourseFile,
+    Ending,
+    Meter,
+    Slopes,
+    State,
+    Station,
+    StopReason,
+    course_of,
+)
 from solset.operators._cost import FORWARD
 from solset.outofcore import gram_solver
-from solset.paths._checkpoint import CourseFile
-from solset.paths._cost import Meter
-from solset.paths._course import Course, Station, StopReason
-from solset.paths._multistep import Slopes
-from solset.paths._segments import Segment
-from solset.paths._state import Ending, State
 from solset.problem import Problem
+from solset.retraining._methods import check_recorded
+from solset.retraining._segments import Segment
 from solset.risk import EmpiricalRisk, identity, losses_at, slopes_at
 from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow
@@ -34,31 +41,31 @@ def follow_retraining(
     steps: int,
     learning_rate: float,
     record_at: Sequence[int] = (),
-    tol: float = 0.05,
-    builds: int = 12,
+    max_defect: float = 0.05,
+    max_builds: int = 12,
     checkpoint: str | Path | None = None,
     progress: bool | None = None,
 ) -> Course:
-    """Where gradient descent from ``w̄`` on the moved data would be after a stated number of steps.
+    """Where gradient descent from ``w̄`` on the changed data would be after a stated number of steps.
 
-    Retraining is a flow in time on fixed, moved data. It is followed by exponential Euler: over a segment of
+    Retraining is a flow in time on fixed, changed data, followed by exponential Euler: over a segment of
     ``k`` steps ``w ← w - Aᵀ φ_k(AAᵀ) r`` with ``A = √α Λ^{1/2} J`` and the weighted residual ``r`` at the
     present weights on ``x̄ + Δx``, where ``φ_k(s) = (1 - (1 - ηs)^k)/s`` (:class:`filters.GradientFlow`).
-    Under squared loss a network linear in its weights needs one segment; other losses change their curvature
-    ``Λ`` on the way. Each is as long as the slopes of the loss obey its linearisation, which a forward pass
-    tells; with few builds left they are evenly spaced in the logarithm of time.
+    Under squared loss a network that is linear in its weights needs one segment; other losses change their
+    curvature ``Λ`` on the way. A segment is as long as the slopes of the loss obey its linearisation, which a
+    forward pass tells. Where few builds are left, segments are evenly spaced in the logarithm of time.
 
     Args:
-        problem: The trained point.
+        problem: The trained point, with its data.
         change: Change of the training data, such as :class:`solset.Move`.
-        steps: Of gradient descent.
-        learning_rate: ``η``, for the loss as reduced.
+        steps: Number of gradient-descent steps.
+        learning_rate: Learning rate ``η`` for the loss as reduced.
         record_at: Steps, from 1 to ``steps``, at which the weights are wanted too; they cost no build.
-        tol: How far ``∇_f L``, the slopes of the loss in the outputs, may be from the linearisation at the
-            end of a segment, relative to their norm at its start. Not an error of the weights: the message
-            states the largest seen.
-        builds: Most Gram matrices. With few of them segments are longer than ``tol`` allows.
-        checkpoint: As for :func:`follow_path`.
+        max_defect: Largest distance of the slopes ``∇_f L`` of the loss in the outputs from the linearisation
+            at the end of a segment, relative to their norm at its start. It is not an error of the weights;
+            the message states the largest one seen.
+        max_builds: Limit of Gram matrices. Where it is small, segments are longer than ``max_defect`` allows.
+        checkpoint: File that holds the course so far, as for :func:`solset.follow_path`.
         progress: Whether to show a progress bar; by default only on a terminal.
 
     Returns:
@@ -68,10 +75,10 @@ def follow_retraining(
         ValueError: If the arguments do not fit, the rows of ``J`` do not fit the memory budget, or the
             checkpoint is of another course; says what differs.
 
-    Cost: all rows of ``J`` a build, and some forward passes.
+    Cost: all rows of ``J`` for each build, and some forward passes.
 
     Notes:
-        Meaningful while gradient descent itself is stable, ``ηs < 2``; beyond it the filter warns.
+        Meaningful while gradient descent itself is stable, ``ηs < 2``; beyond that the filter warns.
 
     Example:
         >>> from torch import nn
@@ -87,7 +94,7 @@ def follow_retraining(
     """
     risk = problem.risk()
     chosen, flat = change.chosen(risk), change.direction(risk)
-    _check(steps, learning_rate, record_at, tol, builds)
+    _check(steps, learning_rate, record_at, max_defect, max_builds)
     moved = change.applied_to(risk)
     settings = {
         "dx": flat,
@@ -95,35 +102,44 @@ def follow_retraining(
         "steps": steps,
         "learning_rate": learning_rate,
         "record_at": sorted(record_at),
-        "tol": tol,
-        "builds": builds,
+        "max_defect": max_defect,
+        "max_builds": max_builds,
     }
     file = CourseFile(Checkpoint.at(checkpoint, "course", lambda: identity(risk, settings)))
     states, ending = file.read(moved.weights)
     if ending is None:
         meter = Meter(problem.point_count)
         solver = gram_solver(problem.memory_budget, problem.spill_folder)
-        run = _Retraining(
-            moved, chosen, solver, meter, GradientFlow(steps, learning_rate), record_at, tol, builds
-        )
+        flow = GradientFlow(steps, learning_rate)
+        run = _Retraining(moved, chosen, solver, meter, flow, record_at, max_defect, max_builds)
         states = states or [run.start()]
         hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
         ending = run.follow(states, file, hidden)
-    return Course(
-        stations=tuple(state.station for state in states),
-        trail=torch.stack([state.weights for state in states]),
-        reason=ending.reason,
-        message=ending.message,
-        optimality="retraining",
-        layout=moved.layout,
-    )
+    return course_of(states, ending, "retraining", moved.layout)
+
+
+@dataclass(frozen=True)
+class _End:
+    """A place in a segment.
+
+    Attributes:
+        length: Number of steps from the start of the segment.
+        change: Change of the weights in these steps, ``(p,)``.
+        outputs: Outputs there, ``(n, c)``.
+        defect: Defect of the segment that ends there.
+    """
+
+    length: int
+    change: Tensor
+    outputs: Tensor
+    defect: float
 
 
 class _Retraining:
-    """Segment after segment.
+    """Follows a retraining, one segment after the other.
 
-    A state's ``reference`` holds the builds so far and the largest defect, its ``step`` the length of the
-    segment before.
+    A state's ``reference`` holds the number of builds so far and the largest defect, its ``step`` the length
+    of the last segment.
     """
 
     def __init__(
@@ -134,14 +150,15 @@ class _Retraining:
         meter: Meter,
         flow: GradientFlow,
         record_at: Sequence[int],
-        tol: float,
-        builds: int,
+        max_defect: float,
+        max_builds: int,
     ) -> None:
         self._risk, self._points, self._solver, self._meter = risk, points, solver, meter
-        self._flow, self._record_at, self._tol, self._builds = flow, sorted(set(record_at)), tol, builds
+        self._flow, self._record_at = flow, sorted(set(record_at))
+        self._max_defect, self._max_builds = max_defect, max_builds
 
     def start(self) -> State:
-        """The trained weights on the moved data."""
+        """The trained weights on the changed data."""
         weights = self._risk.weights
         self._meter.add(FORWARD)
         station = self._station(0, weights, self._risk.outputs(), None, 0.0, 0.0)
@@ -173,48 +190,48 @@ class _Retraining:
         segment = Segment.at(self._risk.at(state.weights), self._solver, self._meter)
         if segment is None:
             return []
-        length, change, outputs, defect = self._longest(segment, state, place)
-        used, worst = state.reference[0] + 1, max(state.reference[1], defect)
-        found = []
-        for record in self._record_at:
-            if place < record < place + length:
-                early = segment.change(record - place, self._flow.learning_rate)
-                there = self._outputs(state.weights + early)
-                found.append((record, early, there))
-        found.append((place + length, change, outputs))
+        end = self._longest(segment, state, place)
+        reference = (state.reference[0] + 1, max(state.reference[1], end.defect))
+        records = [record - place for record in self._record_at if place < record < place + end.length]
+        ends = [*(self._record(segment, state, length, end.defect) for length in records), end]
         new = []
-        for at, moved, there in found:
-            weights, travelled = state.weights + moved, state.station.length + float(moved.norm())
-            station = self._station(at, weights, there, segment, travelled, defect)
-            sizes = (travelled, station.all_loss, station.residual, defect, float(there.abs().max()))
+        for one in ends:
+            weights, travelled = state.weights + one.change, state.station.length + float(one.change.norm())
+            station = self._station(place + one.length, weights, one.outputs, segment, travelled, end.defect)
+            largest = float(one.outputs.abs().max())
+            sizes = (travelled, station.all_loss, station.residual, end.defect, largest)
             if not all(math.isfinite(size) for size in sizes):
                 return []
-            new.append(State(weights, station, float(length), Slopes(moved), (used, worst)))
+            new.append(State(weights, station, float(end.length), Slopes(one.change), reference))
         return new
 
-    def _longest(self, segment: Segment, state: State, place: int) -> tuple[int, Tensor, Tensor, float]:
+    def _record(self, segment: Segment, state: State, length: int, defect: float) -> "_End":
+        """The place after a number of steps of a segment."""
+        change = segment.change(length, self._flow.learning_rate)
+        return _End(length, change, self._outputs(state.weights + change), defect)
+
+    def _longest(self, segment: Segment, state: State, place: int) -> "_End":
         """The longest segment whose end obeys the linearisation, but no shorter than builds allow."""
         left = self._flow.steps - place
-        spare = max(self._builds - int(state.reference[0]), 1)
+        spare = max(self._max_builds - int(state.reference[0]), 1)
         # Evenly spaced in log(1 + steps) to the end.
         even = (place + 1) * ((self._flow.steps + 1) / (place + 1)) ** (1 / spare) - 1 - place
         shortest = left if spare == 1 else min(max(math.ceil(even), 1), left)
         length = min(max(2 * int(state.step), shortest), left)
-        found = self._tried(segment, state, length)
-        while not found[3] <= self._tol and length > shortest:
+        end = self._tried(segment, state, length)
+        while not end.defect <= self._max_defect and length > shortest:
             length = max(length // 2, shortest)
-            found = self._tried(segment, state, length)
-        while found[3] <= self._tol and length < left:
+            end = self._tried(segment, state, length)
+        while end.defect <= self._max_defect and length < left:
             longer = self._tried(segment, state, min(2 * length, left))
-            if not longer[3] <= self._tol:
+            if not longer.defect <= self._max_defect:
                 break
-            length, found = longer[0], longer
-        return found
+            length, end = longer.length, longer
+        return end
 
-    def _tried(self, segment: Segment, state: State, length: int) -> tuple[int, Tensor, Tensor, float]:
-        change = segment.change(length, self._flow.learning_rate)
-        outputs = self._outputs(state.weights + change)
-        return length, change, outputs, segment.defect(change, slopes_at(self._risk, outputs))
+    def _tried(self, segment: Segment, state: State, length: int) -> "_End":
+        end = self._record(segment, state, length, math.nan)
+        return replace(end, defect=segment.defect(end.change, slopes_at(self._risk, end.outputs)))
 
     def _outputs(self, weights: Tensor) -> Tensor:
         self._meter.add(FORWARD)
@@ -244,13 +261,10 @@ class _Retraining:
         )
 
 
-def _check(steps: int, learning_rate: float, record_at: Sequence[int], tol: float, builds: int) -> None:
+def _check(
+    steps: int, learning_rate: float, record_at: Sequence[int], max_defect: float, max_builds: int
+) -> None:
     GradientFlow(steps, learning_rate)  # refuses negative steps and rates that are not positive
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise bad_type("steps", expected="an integer", got=steps, cure="Count the steps of gradient descent.")
-    if not all(1 <= step <= steps for step in record_at):
-        raise bad_value("record_at", expected=f"in 1..{steps}", got=tuple(record_at), cure="Take more steps.")
-    if not 0 < tol < math.inf:
-        raise bad_value("tol", expected="positive", got=tol, cure="Use 0.05.")
-    if builds < 1:
-        raise bad_value("builds", expected="one or more", got=builds, cure="Use 12.")
+    check_recorded(record_at, steps)
+    positive("max_defect", max_defect, cure="Use 0.05.")
+    within("max_builds", max_builds, 1, cure="Use 12.")

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from solset import Move, Problem, SolsetWarning, retrain
-from solset.paths import Course, StopReason, follow_retraining
-from solset.retraining import GradientDescent
+from solset.courses import Course, StopReason
+from solset.retraining import GradientDescent, follow_retraining
 from solset.solvers import filters
 
 MOVED, RATE = [4, 1], 0.02
@@ -69,7 +69,7 @@ def test_a_loss_that_changes_its_curvature_takes_more_segments_than_one(softmax,
     real = retrain(problem, Move([0, 1, 2], dx), method=GradientDescent(steps, 0.5))
     errors, defects = [], []
     for builds, tol in ((1, 0.05), (12, 0.05), (31, 0.01)):
-        found = follow_retraining(problem, Move([0, 1, 2], dx), builds=builds, tol=tol, **options)
+        found = follow_retraining(problem, Move([0, 1, 2], dx), max_builds=builds, max_defect=tol, **options)
         errors.append(float((found.change - real.change).norm() / real.change.norm()))
         defects.append(max(station.error for station in found.stations))
     assert errors[0] > 0.05
@@ -105,13 +105,15 @@ def test_it_is_nearer_to_real_training_than_the_linear_element(fitted):
 def test_more_builds_are_nearer(fitted):
     problem, steps = fitted.problem(), 400
     real = truth(problem, steps)[steps]
-    errors = [error(followed(problem, steps=steps, tol=1e-9, builds=n), steps, real) for n in (2, 6, 20)]
+    errors = [
+        error(followed(problem, steps=steps, max_defect=1e-9, max_builds=n), steps, real) for n in (2, 6, 20)
+    ]
     assert errors[0] > errors[1] > errors[2]
 
 
 @pytest.mark.parametrize("builds", [1, 2, 5])
 def test_never_takes_more_builds_than_granted(fitted, builds):
-    found = followed(fitted.problem(), steps=100, tol=1e-9, builds=builds)
+    found = followed(fitted.problem(), steps=100, max_defect=1e-9, max_builds=builds)
     assert found.end.place == 100
     assert f"{builds} builds" in found.message
 
@@ -119,7 +121,9 @@ def test_never_takes_more_builds_than_granted(fitted, builds):
 def test_classification_with_a_leftover_gradient(build_case):
     problem = build_case("tanh-ce-mean").problem()
     real = truth(problem, 60)[60]
-    errors = [error(followed(problem, steps=60, tol=1e-9, builds=n), 60, real) for n in (6, 20, 60)]
+    errors = [
+        error(followed(problem, steps=60, max_defect=1e-9, max_builds=n), 60, real) for n in (6, 20, 60)
+    ]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] <= 1e-10  # a build a step is gradient descent itself
 
@@ -140,9 +144,9 @@ def test_records_places_losses_and_cost(fitted):
 
 
 def test_an_interrupted_run_has_the_same_numbers(fitted, tmp_path, monkeypatch):
-    from solset.paths import _checkpoint as checkpoint
+    from solset.courses import _checkpoint as checkpoint
 
-    options = {"steps": 60, "record_at": (5,), "tol": 0.01}
+    options = {"steps": 60, "record_at": (5,), "max_defect": 0.01}
     whole, write = followed(fitted.problem(), **options), checkpoint.CourseFile.write
     file = tmp_path / "course.safetensors"
 
@@ -164,7 +168,7 @@ def test_an_interrupted_run_has_the_same_numbers(fitted, tmp_path, monkeypatch):
 
 def test_says_that_descent_itself_would_diverge(fitted):
     with pytest.warns(SolsetWarning, match="diverges"):
-        followed(fitted.problem(), steps=3, learning_rate=10.0, builds=1)
+        followed(fitted.problem(), steps=3, learning_rate=10.0, max_builds=1)
 
 
 def diverging() -> tuple[Problem, Tensor]:
@@ -182,7 +186,7 @@ def diverging() -> tuple[Problem, Tensor]:
 @pytest.mark.parametrize(("steps", "rate", "builds"), [(400, 1e3, 12), (100, 1e4, 1), (60, 1e4, 3)])
 def test_a_retraining_that_overflows_ends_so(tmp_path, steps, rate, builds):
     problem, dx = diverging()
-    given = {"steps": steps, "learning_rate": rate, "builds": builds}
+    given = {"steps": steps, "learning_rate": rate, "max_builds": builds}
     for _ in range(2):  # the second reads what the first wrote
         found = follow_retraining(problem, Move([0], dx), checkpoint=tmp_path / "course.safetensors", **given)
         assert found.reason is StopReason.NONFINITE
@@ -205,8 +209,8 @@ def test_data_beyond_all_numbers_end_it_at_once():
         ({"steps": -1}, "steps"),
         ({"steps": 5, "learning_rate": 0.0}, "learning_rate"),
         ({"steps": 5, "record_at": (6,)}, "record_at"),
-        ({"steps": 5, "tol": 0.0}, "tol"),
-        ({"steps": 5, "builds": 0}, "builds"),
+        ({"steps": 5, "max_defect": 0.0}, "max_defect"),
+        ({"steps": 5, "max_builds": 0}, "max_builds"),
     ],
 )
 def test_bad_calls_are_refused(fitted, options, says):

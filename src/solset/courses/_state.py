@@ -1,12 +1,14 @@
-"""Where a path stands, and what an attempt to go on returns."""
+"""Where a course stands while it is followed, and why it ended."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from solset.paths._course import Station, StopReason
-from solset.paths._multistep import Slopes
+from solset.courses._course import Course, Station, StopReason
+from solset.courses._multistep import Slopes
+from solset.risk import Layout
 
 
 @dataclass(frozen=True)
@@ -33,41 +35,6 @@ class State:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why a step was not taken.
-
-    Attributes:
-        reason: Reason that the path ends with if no shorter step succeeds.
-        scale: Factor by which the step is shortened.
-        detail: Explanation in a few words.
-        is_final: Whether shorter steps are of no use.
-    """
-
-    reason: StopReason
-    scale: float
-    detail: str
-    is_final: bool = False
-
-
-@runtime_checkable
-class Stepper(Protocol):
-    """Goes from one station of a path to the next."""
-
-    @property
-    def first_step(self) -> float:
-        """Length ``Δτ`` of the step to try first."""
-        ...
-
-    def start(self) -> State:
-        """The state at the trained point."""
-        ...
-
-    def attempt(self, state: State, step: float) -> State | Refusal:
-        """The state after a step of length ``Δτ``, or why there is none."""
-        ...
-
-
-@dataclass(frozen=True)
 class Ending:
     """Why a path ended.
 
@@ -78,3 +45,22 @@ class Ending:
 
     reason: StopReason
     message: str
+
+
+def course_of(states: Sequence[State], ending: Ending, optimality: str, layout: Layout) -> Course:
+    """The result of a course that ended.
+
+    Args:
+        states: States at all stations, in order.
+        ending: Reason and message of the end.
+        optimality: Map whose set was followed, or ``"retraining"``.
+        layout: Names and shapes of the weights.
+    """
+    return Course(
+        stations=tuple(state.station for state in states),
+        trail=torch.stack([state.weights for state in states]),
+        reason=ending.reason,
+        message=ending.message,
+        optimality=optimality,
+        layout=layout,
+    )

@@ -1,0 +1,49 @@
+"""Where a real training ended."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from solset.errors import Status
+from solset.results import WeightsResult
+from solset.risk import Layout
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Retrained(WeightsResult):
+    """Where real training on the changed data ended.
+
+    Attributes:
+        weights: Weights at the end, ``(p,)``.
+        change: Difference to the trained weights, ``weights - w̄``, ``(p,)``.
+        gradient_norm: Norm of the gradient of the changed risk at the end.
+        risk: Changed risk at the end.
+        gradients: Number of full-batch gradients taken, or their equivalent in passes over the data.
+        status: Outcome: ``converged`` if the method's own target was met, else ``max_steps`` or
+            ``nonfinite``. A training of a stated duration meets its target by taking all its steps.
+        layout: Names and shapes of the weights.
+        course: Weights at the recorded steps of gradient descent, or after each iteration of L-BFGS by its
+            number of gradients.
+    """
+
+    weights: Tensor
+    change: Tensor
+    gradient_norm: float
+    risk: float
+    gradients: int
+    status: Status
+    layout: Layout = field(repr=False)
+    course: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> str:
+        """Outcome, cost, distance from the trained weights, and what is left of the gradient."""
+        return (
+            f"{self.status} after {self.gradients} gradients, ‖w - w̄‖ = {float(self.change.norm()):.4g}, "
+            f"gradient norm {self.gradient_norm:.3g}"
+        )
+
+    def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size]]:
+        return self.weights, self.layout.shapes
