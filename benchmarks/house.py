@@ -35,8 +35,13 @@ UNSEEN = re.compile(r"<(module|listcomp|dictcomp|setcomp|genexpr|lambda)>")
 def run() -> dict[str, object]:
     """Prints every measure and returns the numbers."""
     entered = {name: _entered(*parts) for name, parts in calls().items()}
-    rows = [[name, str(files), str(functions)] for name, (files, functions) in entered.items()]
+    counts = {name: (len({file for file, _, _ in seen}), len(seen)) for name, seen in entered.items()}
+    rows = [[name, str(files), str(functions)] for name, (files, functions) in counts.items()]
     print(table(["call", "files", "functions"], rows), end="\n\n")
+    first = next(iter(entered))
+    by_file = Counter(str(Path(file).relative_to(SRC)) for file, _, _ in entered[first])
+    rows = [[file, str(functions)] for file, functions in by_file.most_common()]
+    print(table([first, "functions"], rows), end="\n\n")
     places = {
         "places that compare a map's name": list(_name_comparisons()),
         "private solver state opened from outside": list(_opened()),
@@ -50,7 +55,7 @@ def run() -> dict[str, object]:
     words = _words()
     print(table(["plain English", "number"], [[name, f"{value:g}"] for name, value in words.items()]))
     return {
-        "entered": entered,
+        "entered": counts,
         **{title: len(lines) for title, lines in places.items()},
         "lines": dict(rooms),
         "plain English": words,
@@ -96,8 +101,8 @@ def _second_answer(derivative: GraphicalDerivative, dx: Tensor) -> AffineSet:
     return derivative(dx)
 
 
-def _entered(prepare: Callable[[], object], call: Callable[[object], object]) -> tuple[int, int]:
-    """Files and functions of solset that a call enters; everything is imported before."""
+def _entered(prepare: Callable[[], object], call: Callable[[object], object]) -> set[tuple[str, str, int]]:
+    """File, name and line of the functions of solset that a call enters; everything is imported before."""
     _import_all()
     entered: set[tuple[str, str, int]] = set()
 
@@ -114,7 +119,7 @@ def _entered(prepare: Callable[[], object], call: Callable[[object], object]) ->
             call(ready)
         finally:
             sys.setprofile(None)
-    return len({file for file, _, _ in entered}), len(entered)
+    return entered
 
 
 def _import_all() -> None:
@@ -159,23 +164,23 @@ def _leaves(part: ast.expr) -> list[ast.expr]:
 def _opened() -> Iterator[str]:
     """Lines outside the solvers and the derivatives that open what a solver keeps for itself."""
     trees = dict(_trees())
-    kinds = {"Prepared"}
+    kinds, rooms = {"Prepared"}, {"Prepared": "solvers"}
     for _ in range(4):  # kinds of kinds
-        for tree in trees.values():
-            kinds |= {
-                node.name
-                for node in ast.walk(tree)
-                if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & kinds
-            }
+        for name, tree in trees.items():
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & kinds:
+                    kinds.add(node.name)
+                    rooms[node.name] = name.split("/")[0]
     for name, tree in trees.items():
         if name.startswith(("solvers", "derivatives")):
             continue
+        foreign = {kind for kind in kinds - {"Prepared"} if rooms[kind] != name.split("/")[0]}
         asked = {
             node.lineno
             for node in ast.walk(tree)
             if isinstance(node, ast.Call)
             and ast.unparse(node.func) == "isinstance"
-            and kinds & set(re.findall(r"\w+", ast.unparse(node.args[1])))
+            and foreign & set(re.findall(r"\w+", ast.unparse(node.args[1])))
         }
         for number, line in enumerate((SRC / name).read_text(encoding="utf-8").splitlines(), 1):
             is_import = line.startswith(("from ", "import "))
