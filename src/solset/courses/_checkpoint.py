@@ -10,7 +10,7 @@ from torch import Tensor
 from solset.courses._course import Station, StopReason
 from solset.courses._multistep import Slopes
 from solset.courses._state import Ending, State
-from solset.storage import Checkpoint
+from solset.storage import Checkpoint, matched
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,17 @@ class CourseFile:
 def _states(records: Any, arrays: dict[str, Tensor], like: Tensor) -> tuple[list[State], Ending | None]:
     size = like.numel()
     stations = [Station(**row) for row in records["stations"]]
-    trail = _like(arrays["trail"], like, (len(stations), size))
+    trail = matched(arrays["trail"], like, (len(stations), size))
     if not stations:
         raise ValueError("a course without a station")
     before, pairs = arrays.get("slope_before"), arrays.get("pairs")
     slopes = Slopes(
-        _like(arrays["slope"], like, (size,)),
-        None if before is None else _like(before, like, (size,)),
+        matched(arrays["slope"], like, (size,)),
+        None if before is None else matched(before, like, (size,)),
         float(records["gap"]),
     )
     if pairs is not None:
-        pairs = _like(pairs, like, (2, size, pairs.shape[-1]))
+        pairs = matched(pairs, like, (2, size, pairs.shape[-1]))
     # Only the last state is continued; of the others only the station and the weights are read.
     reference = (float(records["reference"][0]), float(records["reference"][1]))
     step, ending = float(records["step"]), records["ending"]
@@ -83,10 +83,3 @@ def _states(records: Any, arrays: dict[str, Tensor], like: Tensor) -> tuple[list
         for weights, station in zip(trail, stations, strict=True)
     ]
     return states, None if ending is None else Ending(StopReason(ending[0]), str(ending[1]))
-
-
-def _like(stored: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The stored tensor on the device of another, refused unless it has this shape and the same dtype."""
-    if tuple(stored.shape) != shape or stored.dtype != like.dtype:
-        raise ValueError(f"{stored.dtype} of shape {tuple(stored.shape)} for {like.dtype} of {shape}")
-    return stored.to(like.device)

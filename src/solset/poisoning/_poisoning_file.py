@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from solset.poisoning._followers import BasePoint
-from solset.storage import Checkpoint
+from solset.storage import Checkpoint, matched
 
 
 class Reason(StrEnum):
@@ -88,16 +88,9 @@ class PoisoningFile:
         self.checkpoint.write(records, {"dx": state.base.dx, "weights": state.base.weights})
 
     def _restored(self, records: Any, arrays: dict[str, Tensor]) -> Progress:
-        base = BasePoint(*(_like(arrays[name], self.like[name]) for name in ("dx", "weights")))
+        base = BasePoint(*(matched(arrays[name], self.like[name]) for name in ("dx", "weights")))
         course = tuple(Round(**one) for one in records["course"])
         reason = str(records["reason"])
         if reason and reason not in Reason.__members__:
             raise ValueError(f"no reason '{reason}'")
         return Progress(base, float(records["stride"]), course, reason)
-
-
-def _like(stored: Tensor, like: Tensor) -> Tensor:
-    """The stored tensor on the device of another, refused unless shape and dtype are the same."""
-    if stored.shape != like.shape or stored.dtype != like.dtype:
-        raise ValueError(f"{stored.dtype} of shape {tuple(stored.shape)} for that of {tuple(like.shape)}")
-    return stored.to(like.device)

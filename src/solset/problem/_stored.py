@@ -22,8 +22,7 @@ from solset.storage import (
     has_entry,
     hash_file,
     make_folder,
-    partial_path,
-    put_in_place,
+    replacing,
 )
 
 CHECKPOINT, ROWS, GRAM = "derivative.safetensors", "rows.npy", "gram.npy"
@@ -153,40 +152,30 @@ def _restored(
 def _store_rows(prepared: GramPrepared, folder: Path) -> Tensor | TiledSymmetric:
     """Writes the rows and returns their Gram matrix, formed again if the rows were computed again."""
     rows, gram = prepared.operator, cast("Tensor | TiledSymmetric", prepared.matrix)
-    partial, stored = partial_path(folder / ROWS), None
-    try:
+    stored = None
+    with replacing(folder / ROWS) as partial:
         if comm.is_first():
             stored = StoredRows.create(partial, rows.shape, rows.dtype, rows.device)
         for start in range(0, rows.shape[0], AT_ONCE):  # each process has a part of every row
             chunk = rows.rows(start, min(start + AT_ONCE, rows.shape[0]))
             if stored is not None:
                 stored.write(start, chunk)
-        if stored is not None:
-            if not isinstance(rows, KeptRows):
-                gram = cross_gram(stored, stored)  # rounding depends on how rows are batched
-            put_in_place(partial, folder / ROWS)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        if stored is not None and not isinstance(rows, KeptRows):
+            gram = cross_gram(stored, stored)  # rounding depends on how rows are batched
     return gram
 
 
 def _store_gram(gram: Tensor | TiledSymmetric, folder: Path) -> int:
     """Writes the Gram matrix in tiles (a single tile, if it is in memory) and returns their side."""
-    size, partial, whole = gram.shape[0], partial_path(folder / GRAM), None
+    size, tiles = gram.shape[0], None
     side = size if isinstance(gram, Tensor) else gram.tiles.side
-    try:
+    with replacing(folder / GRAM) as partial:
         if comm.is_first():
-            whole = Tiles.create(partial, size, side, gram.device, has_all=True)
+            tiles = Tiles.create(partial, size, side, gram.device, has_all=True)
         for i, j in tile_places(size, side):
             tile = gram if isinstance(gram, Tensor) else gram.tiles.shared(i, j)
-            if whole is not None:
-                whole.write(i, j, tile)
-        if whole is not None:
-            put_in_place(partial, folder / GRAM)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+            if tiles is not None:
+                tiles.write(i, j, tile)
     return side
 
 
@@ -207,11 +196,11 @@ def _open_rows(folder: Path, choice: DirectionChoice, risk: EmpiricalRisk, solve
         raise damaged("folder", str(folder / ROWS), str(error)) from error
     if solver.plan(stored).place != "memory":
         return stored
-    own = own_columns(shape[1])
-    matrix = torch.empty(shape[0], len(own), dtype=stored.dtype, device=stored.device)
+    columns_here = own_columns(shape[1])
+    matrix = torch.empty(shape[0], len(columns_here), dtype=stored.dtype, device=stored.device)
     for columns, entries in stored.panels():
-        first, last = max(columns.start, own.start), min(columns.stop, own.stop)
+        first, last = max(columns.start, columns_here.start), min(columns.stop, columns_here.stop)
         if first < last:
             inside = entries[:, first - columns.start : last - columns.start]
-            matrix[:, first - own.start : last - own.start] = inside
+            matrix[:, first - columns_here.start : last - columns_here.start] = inside
     return spread(DenseOperator(matrix), shape[1])

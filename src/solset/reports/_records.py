@@ -34,7 +34,9 @@ def plain(value: object) -> object:
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else nonfinite_name(value)
+        if math.isfinite(value):
+            return float(value)
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, (str, Path, torch.dtype, torch.device)):
         return str(value)
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
@@ -66,10 +68,10 @@ def _plain_container(value: object) -> object:
 
 
 def restored(value: Any) -> Any:
-    """What :func:`plain` made of numbers that JSON lacks, as numbers again; all else as it is.
+    """The value with the words for numbers that JSON lacks as numbers again; the rest as it is.
 
     Args:
-        value: In the types of JSON.
+        value: A value in the types of JSON, as :func:`plain` made it.
 
     Example:
         >>> restored({"change": "-Infinity", "name": "L-BFGS", "steps": [1, "NaN"]})
@@ -82,18 +84,6 @@ def restored(value: Any) -> Any:
     return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
-def nonfinite_name(value: float) -> str:
-    """How a number that is not finite is written in every file: a word that ``float`` reads back.
-
-    Example:
-        >>> nonfinite_name(float("-inf"))
-        '-Infinity'
-    """
-    if math.isnan(value):
-        return "NaN"
-    return "Infinity" if value > 0 else "-Infinity"
-
-
 def json_bytes(value: object) -> bytes:
     """The value as valid JSON: keys sorted, floats at full precision, numbers JSON lacks as words."""
     text = json.dumps(plain(value), allow_nan=False, ensure_ascii=False, indent=2, sort_keys=True)
@@ -104,7 +94,7 @@ def csv_bytes(rows: Sequence[Mapping[str, object]]) -> bytes:
     r"""The rows as CSV under one header line; floats at full precision, ``None`` as an empty cell.
 
     Args:
-        rows: At least one; all with the keys of the first, which are the columns in their order.
+        rows: Rows of the table, at least one; all have the keys of the first, which are the columns.
 
     Raises:
         ValueError: If there is no row, or a row has other keys than the first.

@@ -71,11 +71,10 @@ class RunFolder:
 
         Args:
             path: The folder; parents are made as needed.
-            settings: What the run was asked to do; anything :func:`~solset.reports._records.plain` takes.
-            on_existing: What to do with a folder that has files in it. ``"refuse"`` raises; ``"resume"``
-                keeps the results of a run with the same settings, but for damaged files, which it names in
-                a warning; ``"overwrite"`` deletes the files that an earlier run lists as its own, and no
-                others.
+            settings: Settings of the run; any value that :func:`~solset.reports._records.plain` takes.
+            on_existing: Treatment of a folder that has files in it. ``"refuse"`` raises; ``"resume"`` keeps
+                the results of a run with the same settings, except damaged files, which a warning names;
+                ``"overwrite"`` deletes the files that an earlier run lists as its own, and no others.
 
         Raises:
             ValueError: If the folder is not empty and refused, was not written by solset, holds other
@@ -109,16 +108,11 @@ class RunFolder:
         return cls(folder, earlier.identity)
 
     def write_json(self, name: str, value: object) -> Path:
-        """Writes valid JSON: keys sorted, full precision, ``"NaN"`` and ``"Infinity"`` as strings.
-
-        Args:
-            name: A file name ending in ``.json``.
-            value: What :func:`~solset.reports._records.plain` takes.
-        """
+        """Writes a value that :func:`~solset.reports._records.plain` takes; ``name`` ends in ``.json``."""
         return self._write(name, json_bytes(value), ".json")
 
     def read_json(self, name: str) -> object:
-        """What :meth:`write_json` wrote, in the types of JSON."""
+        """The value that :meth:`write_json` wrote, in the types of JSON."""
         return json.loads(self.read(plain_name(name, ".json")))
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, object]]) -> Path:
@@ -130,7 +124,7 @@ class RunFolder:
         return self._write(name, tensor_bytes(tensors), ".safetensors")
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
-        """What :meth:`write_tensors` wrote, on the CPU."""
+        """The tensors that :meth:`write_tensors` wrote, on the CPU."""
         return load(self.read(plain_name(name, ".safetensors")))
 
     def write_figure(self, name: str, figure: Figure) -> Path:
@@ -159,10 +153,10 @@ class RunFolder:
         return self._write(name, text.encode(), Path(name).suffix)
 
     def reserve(self, name: str) -> Path:
-        """The path of a file that the run will write by itself, listed as its own.
+        """The path of a file that the run lists as its own and that checks itself, such as a checkpoint.
 
         Args:
-            name: A plain file name with its suffix. What writes it must notice by itself that it is damaged.
+            name: A plain file name with its suffix.
 
         Raises:
             ValueError: If a file of that name is there and not the run's.
@@ -185,22 +179,22 @@ class RunFolder:
         stated = marker.files.get(name)
         if stated is None:
             return False
-        found = hash_file(self.path / name)
-        if found not in {None, stated, marker.replaced.get(name)}:
+        found_sum = hash_file(self.path / name)
+        if found_sum not in {None, stated, marker.replaced.get(name)}:
             warn_of_damage(self.path, [name])
-        return found == stated
+        return found_sum == stated
 
     def _write(self, name: str, data_here: bytes, suffix: str) -> Path:
         target = self.path / plain_name(name, suffix)
         marker = self._claimed(name)
         data = comm.from_first(lambda: data_here) or b""  # a time that was taken differs between processes
-        stated, found = hash_bytes(data), hash_file(target)
+        stated, found_sum = hash_bytes(data), hash_file(target)
         if marker.files.get(name) != stated:
-            replaced = {} if found is None or found == stated else {name: found}
+            replaced = {} if found_sum in {None, stated} else {name: str(found_sum)}
             settled = marker.settled(self.path)
             marker = replace(settled, files={**settled.files, name: stated}, replaced=replaced)
             marker.write(self.path)
-        if found != stated:
+        if found_sum != stated:
             replace_file(target, data)
         if marker.replaced:
             marker.settled(self.path).write(self.path)

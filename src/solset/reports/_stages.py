@@ -12,13 +12,14 @@ def stage(folder: RunFolder, name: str, compute: Callable[[], Any], *, beside: S
     """The JSON result of a stage: read from the folder if this run has it, else computed and written.
 
     Args:
-        folder: Of the run.
-        name: Of the stage; its file is ``name.json``.
-        compute: What the stage does; returns numbers, text, lists and mappings.
-        beside: Other files that it writes, without which it is not finished.
+        folder: The folder of the run.
+        name: Name of the stage; its file is ``name.json``.
+        compute: Function that computes the result: numbers, text, lists and mappings.
+        beside: Names of other files that the stage writes, without which it is not finished.
     """
     file = f"{name}.json"
-    if not all([folder.has(one) for one in (file, *beside)]):
+    are_there = [folder.has(part) for part in (file, *beside)]  # asks for all: each names its damage
+    if not all(are_there):
         folder.write_json(file, compute())
     return folder.read_json(file)
 
@@ -27,9 +28,9 @@ def tensor_stage(folder: RunFolder, name: str, compute: Callable[[], dict[str, T
     """The tensors of a stage, as :func:`stage` does for numbers.
 
     Args:
-        folder: Of the run.
-        name: Of the stage; its file is ``name.safetensors``.
-        compute: What the stage does.
+        folder: The folder of the run.
+        name: Name of the stage; its file is ``name.safetensors``.
+        compute: Function that computes the tensors.
     """
     file = f"{name}.safetensors"
     if not folder.has(file):

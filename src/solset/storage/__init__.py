@@ -1,6 +1,14 @@
 """The shelf: one kind of checkpoint, one identity, one seal, and files that are whole or not there."""
 
-from solset.storage._checkpoint import Checkpoint, Probe, Sealed, check_place, damaged, warn_of_versions
+from solset.storage._checkpoint import (
+    Checkpoint,
+    Probe,
+    Sealed,
+    check_place,
+    damaged,
+    matched,
+    warn_of_versions,
+)
 from solset.storage._files import (
     PARTIAL,
     has_entry,
@@ -11,12 +19,11 @@ from solset.storage._files import (
     is_link,
     list_folder,
     make_folder,
-    partial_path,
     plain_name,
-    put_in_place,
     read_file,
     remove_file,
     replace_file,
+    replacing,
 )
 from solset.storage._identity import Identity, package_versions
 from solset.storage._seal import FORMAT, SealError, is_sealed, parsed_json, tensor_bytes
@@ -40,14 +47,14 @@ __all__ = [
     "is_sealed",
     "list_folder",
     "make_folder",
+    "matched",
     "package_versions",
     "parsed_json",
-    "partial_path",
     "plain_name",
-    "put_in_place",
     "read_file",
     "remove_file",
     "replace_file",
+    "replacing",
     "tensor_bytes",
     "warn_of_versions",
 ]

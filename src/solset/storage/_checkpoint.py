@@ -235,6 +235,23 @@ def check_place(path: Path, argument: str = "checkpoint") -> None:
         )
 
 
+def matched(stored: Tensor, like: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+    """A stored array on the device of another tensor, refused unless it has the same dtype and this shape.
+
+    Args:
+        stored: The array as it was read.
+        like: The tensor that it must resemble.
+        shape: The shape that it must have, by default that of ``like``.
+
+    Raises:
+        ValueError: If dtype or shape differ.
+    """
+    shape = tuple(like.shape) if shape is None else shape
+    if tuple(stored.shape) != shape or stored.dtype != like.dtype:
+        raise ValueError(f"{stored.dtype} of shape {tuple(stored.shape)} for {like.dtype} of {shape}")
+    return stored.to(like.device)
+
+
 def damaged(argument: str, path: str, how: str) -> ValueError:
     """The error for a file that is not what was written and cannot be computed again here."""
     return bad_value(

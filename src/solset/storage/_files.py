@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from solset import comm
@@ -90,14 +91,8 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     try:
-        partial = partial_path(path)
-        try:
-            with partial.open("xb") as stream:
-                stream.write(data)
-            put_in_place(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with replacing(path) as partial, partial.open("xb") as stream:
+            stream.write(data)
     except OSError as error:
         raise _not_written(path, error) from error
 
@@ -114,24 +109,25 @@ def _not_written(path: Path, error: OSError) -> OSError:
     return clear_error
 
 
-def partial_path(path: Path) -> Path:
-    """The place where the first process writes a file before it is put in place; cleared, even of a link."""
-    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
-    partial.unlink(missing_ok=True)
-    return partial
-
-
-def put_in_place(partial: Path, path: Path) -> None:
-    """Renames a finished file to its target, once its content is on the disk.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The place beside a target where the first process writes a file; on leaving it is put in place.
 
     Args:
-        partial: The file as it was written and closed, in the folder of the target.
-        path: The target that it replaces.
+        path: The target. After an error it stays as it was, and nothing is left beside it.
     """
-    with partial.open("rb+") as stream:
-        os.fsync(stream.fileno())
-    partial.replace(path)
-    _sync_folder(path.parent)
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    partial.unlink(missing_ok=True)  # it may be a link to elsewhere
+    try:
+        yield partial
+        if comm.is_first():
+            with partial.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            partial.replace(path)
+            _sync_folder(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _sync_folder(folder: Path) -> None:
