@@ -37,7 +37,7 @@ class CourseFile:
 
         Args:
             states: All states so far.
-            ending: How the course ended, if that is final.
+            ending: Reason why the course ended, if that is final.
 
         Cost: the weights at every station are written again.
         """

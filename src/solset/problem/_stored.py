@@ -34,7 +34,7 @@ class Stored:
 
     Attributes:
         moved: Indices ``K`` of the points that move.
-        choice: The chosen rows.
+        choice: Chosen rows of the Jacobian and their importance.
         prepared: Entries of the rows and their Gram matrix.
         settings: Accuracy and number of rows that were asked for.
     """
