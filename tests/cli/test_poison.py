@@ -83,16 +83,16 @@ class TestPoison:
         assert len(calls) == 4
         assert contents("stopped") == whole
         refused = solset(*arguments, "--radius", "0.2", "--out", "stopped", "--resume")
-        assert (refused.code, "'radius' is 0.2 and was 0.1" in refused.error) == (2, True)
+        assert (refused.code, "radius (now 0.2, was 0.1)" in refused.error) == (2, True)
 
     @pytest.mark.parametrize(
         ("old", "new", "says"),
         [
-            ("torch.ones(4, 1", "torch.zeros(4, 1", "'goal' is"),
-            ("HeldOutLoss(inputs, ", "HeldOutLoss(2 * inputs, ", "'goal' is"),
-            ("build(), goal, lambda", "flipped(), goal, lambda", "'data' is"),
+            ("torch.ones(4, 1", "torch.zeros(4, 1", "differ in goal"),
+            ("HeldOutLoss(inputs, ", "HeldOutLoss(2 * inputs, ", "differ in goal"),
+            ("build(), goal, lambda", "flipped(), goal, lambda", "differ in data"),
             ("build(), goal, lambda", "build(), goal, lambda x, y, seed: None #", ""),
-            ("lambda x, y, seed: (torch.linalg.pinv(x) @ y).reshape(-1)", "solved", "'trainer' is"),
+            ("lambda x, y, seed: (torch.linalg.pinv(x) @ y).reshape(-1)", "solved", "differ in trainer"),
         ],
     )
     def test_a_run_of_another_task_is_not_resumed(self, solset, old, new, says):

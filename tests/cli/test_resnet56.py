@@ -175,10 +175,10 @@ def test_the_steps_of_resnet56_are_the_papers_to_the_last_bit(asked):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--weights", "other.th"], "'weights' is "),
-        (["--data", "other.npz"], "'data' is "),
-        (["--seed", "1"], "'seed' is 1 and was 0"),
-        (["--memory", "2"], "'memory_gigabytes' is 2.0 and was 3.0"),
+        (["--weights", "other.th"], "differ in weights"),
+        (["--data", "other.npz"], "differ in data"),
+        (["--seed", "1"], "seed (now 1, was 0)"),
+        (["--memory", "2"], "memory_gigabytes (now 2.0, was 3.0)"),
     ],
 )
 def test_resnet56_resumes_nothing_else(asked, arguments, says):
