@@ -31,7 +31,7 @@ def run_as_documented(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert found is not None
     arguments = [word for word in found[1].split() if word != "\\"]
     assert arguments[1].startswith(f"examples/{name}.py:")
-    outcome = CliRunner().invoke(app, [*arguments, "--out", str(out)])
+    outcome = CliRunner().invoke(app(), [*arguments, "--out", str(out)])
     assert outcome.exit_code == 0, outcome.output
     assert (out / "report.html").is_file()
     return json.loads((out / "result.json").read_text(encoding="utf-8"))

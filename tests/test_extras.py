@@ -46,3 +46,10 @@ def test_what_needs_an_extra_names_it(code, message):
     ended = run(code)
     assert ended.returncode == 1
     assert message in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("toy",), ("demo",)])
+def test_the_command_line_names_the_extra_in_one_line(arguments):
+    ended = run("from solset.cli import main; main()", *arguments)
+    assert ended.returncode == 1
+    assert ended.stderr == "error: the command line needs typer: pip install 'solset[report]'\n"

@@ -3,8 +3,8 @@
 Three rules, checked on the syntax tree of every Python file (of ``src`` where no path is given):
 
 1. An entry of ``Args:`` or ``Attributes:`` has at least four words and begins with a noun phrase.
-2. So does every help text of the command line: ``typer.Option(help=...)``, ``typer.Argument(help=...)`` and
-   ``metadata={"help": ...}`` of a settings dataclass.
+2. So does every help text of the command line: ``Option(help=...)``, ``Argument(help=...)``, and
+   ``option(help=...)`` or ``metadata={"help": ...}`` of a settings dataclass.
 3. No local variable is called ``found``, ``own``, ``kept`` or ``known``: a name says what it holds.
 
 Prints every violation as ``file:line: entry`` and the count. Ends with status 1 where there are more than N
@@ -127,7 +127,11 @@ def _indent(line: str) -> int:
 def _help_texts(tree: ast.Module) -> Iterator[Violation]:
     for node in ast.walk(tree):
         texts: list[ast.expr] = []
-        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in {"Option", "Argument"}:
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in {
+            "Option",
+            "Argument",
+            "option",
+        }:
             texts = [part.value for part in node.keywords if part.arg == "help"]
         if isinstance(node, ast.Dict):
             pairs = zip(node.keys, node.values, strict=True)

@@ -152,8 +152,8 @@ def test_a_run_on_other_data_is_not_resumed(solset, command, source, options):
         (["mine.py:build", "--size", "nan"], "`--size` must be positive steps such as 0.5%,1%; got 'nan'"),
         (["mine.py:build", "--size", "inf"], "`--size` must be positive steps such as 0.5%,1%; got 'inf'"),
         (["mine.py:build", "--size", "1%,0.01"], "`sizes` must be distinct to six digits"),
-        (["mine.py:build", "--samples", "-1"], "`samples` must be zero or more; got -1"),
-        (["mine.py:build", "--optimality", "best"], "`--optimality` must be one of auto, interpolating,"),
+        (["mine.py:build", "--samples", "-1"], "`samples` must be at least 0; got -1"),
+        (["mine.py:build", "--optimality", "best"], "`optimality` must be one of 'auto', 'interpolating',"),
         (["mine.py:build", "--optimality", "interpolating"], "`optimality` must be a fitted problem"),
         (
             ["mine.py:build", "--direction", "absent"],
@@ -190,16 +190,16 @@ def test_path_follows_writes_and_resumes(solset):
     assert contents("way") == before
     refused = solset(*path[:-1], "new", "--optimality", "gauss_newton")
     assert refused.code == 2
-    assert "`--optimality` must be one of auto, interpolating, stationary" in refused.error
+    assert "`optimality` must be one of 'auto', 'interpolating', 'stationary'" in refused.error
     assert not Path("new").exists()
 
 
 @pytest.mark.parametrize(
     ("option", "value", "choices"),
-    [("--activation", "gelu", "relu, tanh"), ("--direction", "up", "cross_entropy, random")],
+    [("activation", "gelu", "'relu', 'tanh'"), ("direction", "up", "'cross_entropy', 'random'")],
 )
 def test_demo_refuses_what_it_does_not_know(solset, option, value, choices):
-    ended = solset("demo", option, value, "--out", "new")
+    ended = solset("demo", f"--{option}", value, "--out", "new")
     assert ended.code == 2
     assert f"`{option}` must be one of {choices}; got '{value}'" in ended.error
     assert not Path("new").exists()
@@ -231,6 +231,7 @@ def test_an_interrupt_keeps_finished_stages_and_resume_completes(solset, monkeyp
     assert "interrupted; finished stages are kept: run again with --resume to go on" in ended.err
     assert contents("stopped").keys() == {
         "run.json",
+        "settings.toml",
         "setup.json",
         "size_0.005.json",
         "weights_0.005.safetensors",
@@ -246,7 +247,7 @@ def test_an_interrupt_of_the_toy_run(solset, monkeypatch):
 
     monkeypatch.setattr(toy_report, "run_toy", stopping)
     assert solset("toy", "--out", "toy").code == 130
-    assert contents("toy").keys() == {"run.json"}
+    assert contents("toy").keys() == {"run.json", "settings.toml"}
 
 
 @pytest.mark.slow

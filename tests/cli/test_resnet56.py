@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from solset import cli
 from solset.paper import DownloadError, find_cifar10, find_resnet56_weights, resnet20, resnet56
+from solset.paper import _commands as commands
 from solset.paper import _places as places
 from solset.paper._resnet56_setup import ResNet56Settings
 from support.commands import Ended, contents
@@ -81,11 +81,11 @@ FILES = ("--weights", "net.th", "--data", "few.npz")
         (["--moved", "2000"], ["`moved` must be numbers in 1..4; got (2000"]),
         (["--moved", "abc"], ["`--moved` must be numbers such as 1,10; got 'abc'. Say how many move."]),
         (["--moved", ""], ["`--moved` must be numbers such as 1,10; got ''"]),
-        (["--figure", "5"], ["`figure` must be in 0..4; got 5"]),
-        (["--figure", "-1"], ["`figure` must be in 0..4; got -1"]),
-        (["--resolution", "1"], ["`resolution` must be 2 or more; got 1"]),
-        (["--retraining", "-1"], ["`retraining_gradients` must be 0 or more; got -1"]),
-        (["--memory", "0"], ["`memory` must be positive and finite; got 0"]),
+        (["--figure", "5"], ["`figure_moved` must be from 0 to 4; got 5"]),
+        (["--figure", "-1"], ["`figure_moved` must be from 0 to 4; got -1"]),
+        (["--resolution", "1"], ["`resolution` must be at least 2; got 1"]),
+        (["--retraining", "-1"], ["`retraining_gradients` must be at least 0; got -1"]),
+        (["--memory", "0"], ["`memory_gigabytes` must be positive and finite; got 0"]),
         (["--size", "0%"], ["`--size` must be positive steps such as 0.5%,1%; got '0%'. 0.01 means 1%."]),
         (["--size", "1%,-1%"], ["`--size` must be positive steps such as 0.5%,1%; got '-1%'"]),
         (["--size", "abc"], ["`--size` must be positive steps such as 0.5%,1%; got 'abc'"]),
@@ -131,7 +131,7 @@ def asked(network, monkeypatch):
         runs.append(run)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "resnet56_experiment", stopping)
+    monkeypatch.setattr(commands, "resnet56_experiment", stopping)
     return lambda *arguments: (network(*RESNET56, *FILES, *arguments), runs)
 
 
@@ -152,6 +152,8 @@ def test_resnet56_passes_on_what_it_is_asked(asked):
     assert ended.code == 130
     assert "run again with --resume to go on" in ended.err
     assert run.settings == ResNet56Settings(
+        data=Path("few.npz"),
+        weights=Path("net.th"),
         seed=6,
         points=4,
         moved=(3, 1),

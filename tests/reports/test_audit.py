@@ -46,7 +46,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def run(*arguments: str):
-    return CliRunner().invoke(app, ["audit", *arguments])
+    return CliRunner().invoke(app(), ["audit", *arguments])
 
 
 def test_the_command_writes_ranking_maps_and_page(source: str, tmp_path: Path) -> None:

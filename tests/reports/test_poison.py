@@ -224,9 +224,9 @@ def test_seeds_need_a_trainer_and_goals_must_be_differentiable():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"radius": 0.0}, "`radius` must be positive; got 0.0"),
-        ({"training": -1}, "`training` must be zero or more; got -1"),
-        ({"random": -1}, "`random` must be zero or more; got -1"),
+        ({"radius": 0.0}, "`radius` must be positive and finite; got 0.0"),
+        ({"training": -1}, "`training` must be at least 0; got -1"),
+        ({"random": -1}, "`random` must be at least 0; got -1"),
         ({"learning_rate": 0.0}, "`learning_rate` must be positive and finite; got 0.0"),
     ],
 )

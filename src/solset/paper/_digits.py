@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from solset._stability import training_stability
 from solset.changes import Move
+from solset.checks import within
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.goals import HeldOutLoss
@@ -19,7 +20,7 @@ from solset.paper._handwritten import Digits, digits
 from solset.paper._training import fit_exactly
 from solset.problem import Problem
 from solset.reports._directions import cross_entropy_directions, random_directions, step_of
-from solset.reports._options import check_seed
+from solset.reports._options import Settings, option, seed_option
 from solset.reports._poison import PoisonRun
 from solset.reports._poison_task import PoisonSettings, PoisonTask
 from solset.reports._run_folder import RunFolder
@@ -41,45 +42,47 @@ BUILDS = 12  # linearisations of the route that follows retraining at a large pe
 
 
 @dataclass(frozen=True)
-class DigitsSettings:
-    """What the demo is asked to do.
+class DigitsSettings(Settings):
+    """Settings of ``solset demo``; each field says what it is in its help text."""
 
-    Attributes:
-        seed: Of weights, points, directions and samples.
-        points: Training digits, the first of the file.
-        moved: How many of them move.
-        sizes: Steps as fractions of each moved point's norm.
-        direction: ``"cross_entropy"``, the gradient of the cross-entropy of the outputs (the loss gradient
-            of a fitted squared loss is rounding noise), or ``"random"``.
-        activation: ``"relu"`` or ``"tanh"``.
-        hidden: Hidden widths.
-        has_fixed_output: Whether the output layer is a constant.
-        steps: Gradient-descent steps after which prediction and retraining are compared.
-        samples: Elements drawn from the estimated set.
-        large: Step at which retraining is followed beyond first order, as a fraction; 0 leaves it out.
-        poisoned: Radius of the budget of a designed perturbation of the moved points, as a share of their
-            mean norm; 0 for none.
-        nearest_at: Sizes at which the nearest solution is searched by real retraining (the slowest part).
-    """
-
-    seed: int = 0
-    points: int = 100
-    moved: int = 10
-    sizes: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 0.005, 0.01, 0.02)
-    direction: Literal["cross_entropy", "random"] = "cross_entropy"
-    activation: Literal["relu", "tanh"] = "relu"
-    hidden: tuple[int, ...] = (128, 64)
-    has_fixed_output: bool = False
-    steps: tuple[int, ...] = (100, 1000)
-    samples: int = 5
-    poisoned: float = 0.05
-    large: float = 0.2
-    nearest_at: tuple[float, ...] = (1e-4, 0.005)
+    seed: int = seed_option("weights, points, directions and samples")
+    points: int = option(100, help="Number of training digits, the first of the file.")
+    moved: int = option(10, help="Number of training digits that move.")
+    sizes: tuple[float, ...] = option(
+        (1e-5, 1e-4, 1e-3, 0.005, 0.01, 0.02), help="Step sizes as fractions of each moved point's norm."
+    )
+    direction: Literal["cross_entropy", "random"] = option(
+        "cross_entropy",
+        flag="--direction",
+        help="Directions in which the digits move: the gradient of the outputs' cross-entropy, or random. "
+        "The gradient of the fitted squared loss is rounding noise.",
+    )
+    activation: Literal["relu", "tanh"] = option(
+        "relu", flag="--activation", help="Activation function of the network; tanh is the smooth case."
+    )
+    hidden: tuple[int, ...] = option((128, 64), help="Widths of the hidden layers, in order.")
+    has_fixed_output: bool = option(
+        False,
+        flag="--fixed-output",
+        help="Keep the output layer constant, as Theorem 2 of the paper does.",
+    )
+    steps: tuple[int, ...] = option(
+        (100, 1000), help="Numbers of gradient-descent steps at which prediction and retraining are compared."
+    )
+    samples: int = option(5, help="Number of elements drawn from the estimated set.")
+    poisoned: float = option(
+        0.05, help="Radius of the budget of the designed perturbation, relative to the mean norm; 0 for none."
+    )
+    large: float = option(
+        0.2, help="Step at which retraining is followed beyond first order, as a fraction; 0 for none."
+    )
+    nearest_at: tuple[float, ...] = option(
+        (1e-4, 0.005), help="Sizes at which real retraining searches the nearest solution, the slowest part."
+    )
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        if not 0 < self.moved <= self.points:
-            raise bad_value("moved", expected="in 1..points", got=self.moved, cure="Move fewer points.")
+        super().__post_init__()
+        within("moved", self.moved, 1, self.points, cure="Move fewer points.")
         for name in ("sizes", "steps", "samples"):
             if not getattr(self, name):
                 raise bad_value(name, expected="one or more", got=getattr(self, name), cure="Leave it out.")

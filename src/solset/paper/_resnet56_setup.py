@@ -1,7 +1,8 @@
 """What the experiment starts from: settings, images, the pre-trained network."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import CrossEntropyLoss
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from solset.checks import positive, within
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.operators import InformativeRows
@@ -17,71 +19,94 @@ from solset.paper._cifar import CIFAR10
 from solset.paper._resnet import ResNet
 from solset.problem import Problem
 from solset.reports._directions import unit
-from solset.reports._options import check_seed
+from solset.reports._options import (
+    Settings,
+    integers,
+    option,
+    path_of,
+    seed_option,
+    steps_option,
+)
 from solset.reports._run_folder import RunFolder
 from solset.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
-class ResNet56Settings:
-    """What the experiment is asked to do.
+class ResNet56Settings(Settings):
+    """Settings of ``solset resnet56``; each field says what it is in its help text."""
 
-    Attributes:
-        seed: Of the choice of points and of the samples.
-        points: Training images, the first of the file.
-        moved: How many move, one experiment for each number.
-        sizes: Steps as fractions of each moved image's norm, after preprocessing.
-        tol: Accuracy to which rows of the Jacobian may be left out.
-        samples: Elements drawn from each estimated set.
-        paper_steps: LSMR iterations on the Hessian of the moved points, the paper's way.
-        retraining_size: The step at which real retraining is run.
-        retraining_gradients: How long, in gradients; 0 for not at all.
-        figure_moved: How many move in the landscape; 0 for no landscape.
-        figure_size: By how much.
-        resolution: Grid points along each axis of the landscape.
-        batch_size: Images per sweep.
-        memory_gigabytes: For rows and graphs each.
-    """
-
-    seed: int = 0
-    points: int = 1000
-    moved: tuple[int, ...] = (1, 10)
-    sizes: tuple[float, ...] = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-    tol: float = 3e-3
-    samples: int = 2
-    paper_steps: int = 60
-    retraining_size: float = 0.01
-    retraining_gradients: int = 20
-    figure_moved: int = 500
-    figure_size: float = 0.005
-    resolution: int = 17
-    batch_size: int = 50
-    memory_gigabytes: float = 3.0
+    seed: int = seed_option("the choice of points and the samples")
+    data: Path | None = option(
+        None,
+        flag="--data",
+        parse=path_of,
+        is_recorded=False,
+        default_help="a download of 170 MB to the cache folder, with its hash checked",
+        help="CIFAR-10: the archive cifar-10-python.tar.gz, its unpacked folder, or an .npz file with images "
+        "and labels.",
+    )
+    weights: Path | None = option(
+        None,
+        flag="--weights",
+        parse=path_of,
+        is_recorded=False,
+        default_help="a download of 3.5 MB to the cache folder, with its hash checked",
+        help="Checkpoint of the trained network: the public file resnet56-4bfd9763.th.",
+    )
+    points: int = option(
+        1000, flag="--points", help="Number of training images in the problem, the first of the file."
+    )
+    moved: tuple[int, ...] = option(
+        (1, 10),
+        flag="--moved",
+        parse=partial(integers, expected="numbers such as 1,10", cure="Say how many move."),
+        help="Numbers of images that move, such as 1,10; one experiment for each number.",
+    )
+    sizes: tuple[float, ...] = steps_option(
+        (0.002, 0.005, 0.01, 0.02, 0.05, 0.1), "norms are taken after preprocessing"
+    )
+    tol: float = option(3e-3, help="Accuracy to which rows of the Jacobian may be left out.")
+    samples: int = option(
+        2, check=partial(within, low=1), help="Number of elements drawn from each estimated set."
+    )
+    paper_steps: int = option(
+        60,
+        check=partial(within, low=1),
+        help="Number of LSMR iterations on the Hessian of the moved points, the paper's way.",
+    )
+    retraining_size: float = option(0.01, help="Step at which real retraining is run, as a fraction.")
+    retraining_gradients: int = option(
+        20,
+        flag="--retraining",
+        check=partial(within, low=0),
+        help="Length of each real warm retraining, in gradients of the risk; 0 for no retraining.",
+    )
+    figure_moved: int = option(
+        500, flag="--figure", help="Number of images that move in the landscape; 0 for no landscape."
+    )
+    figure_size: float = option(0.005, help="Step by which images move in the landscape, as a fraction.")
+    resolution: int = option(
+        17,
+        flag="--resolution",
+        check=partial(within, low=2),
+        help="Number of grid points along each axis of the landscape.",
+    )
+    batch_size: int = option(50, check=partial(within, low=1), help="Number of images in one batch.")
+    memory_gigabytes: float = option(
+        3.0,
+        flag="--memory",
+        check=partial(positive, cure="Use 3."),
+        help="Memory for rows of the Jacobian in gigabytes, and the same again for graphs that are kept; "
+        "rows that do not fit go to the run folder.",
+    )
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        super().__post_init__()
         if not self.moved or min(self.moved) < 1 or max(self.moved) > self.points:
             raise bad_value(
                 "moved", expected=f"numbers in 1..{self.points}", got=self.moved, cure="Move fewer images."
             )
-        if not 0 <= self.figure_moved <= self.points:
-            raise bad_value(
-                "figure", expected=f"in 0..{self.points}", got=self.figure_moved, cure="0 leaves it out."
-            )
-        least = {"resolution": 2, "retraining_gradients": 0, "samples": 1, "paper_steps": 1, "batch_size": 1}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise bad_value(name, expected=f"{low} or more", got=getattr(self, name), cure="Raise it.")
-        if not 0 < self.memory_gigabytes < float("inf"):
-            raise bad_value(
-                "memory", expected="positive and finite", got=self.memory_gigabytes, cure="Use 3."
-            )
-        if not self.sizes or min(self.sizes) <= 0:
-            raise bad_value("sizes", expected="positive steps", got=self.sizes, cure="0.01 means 1 %.")
-        if len({f"{size:g}" for size in self.sizes}) < len(self.sizes):
-            raise bad_value(
-                "sizes", expected="steps that differ in six digits", got=self.sizes, cure="Name each once."
-            )
+        within("figure_moved", self.figure_moved, 0, self.points, cure="0 leaves it out.")
 
 
 class TrainedResNet56:

@@ -9,28 +9,19 @@ from solset._stability import training_stability
 from solset.changes import Move
 from solset.modulus import lipschitz_modulus
 from solset.problem import Problem
-from solset.reports._options import check_seed
+from solset.reports._options import Settings, option, seed_option
 from solset.zoo import HalfSquaredError, ProductModel
 
 MOVED_PRODUCT = 2.5  # the moved points (0.8, 2), (1.6, 4) are fitted by w₁w₂ = 2.5
 
 
 @dataclass(frozen=True)
-class ToySettings:
-    """What the toy run is asked to do.
+class ToySettings(Settings):
+    """Settings of ``solset toy``; each field says what it is in its help text."""
 
-    Attributes:
-        seed: Of the samples.
-        samples: Elements of the estimated set to draw, five in the paper.
-        radius: Of the ball around ``w̄`` they are projected from.
-    """
-
-    seed: int = 0
-    samples: int = 5
-    radius: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
+    seed: int = seed_option("the samples")
+    samples: int = option(5, help="Number of elements drawn from the estimated set, five in the paper.")
+    radius: float = option(0.5, help="Radius of the ball around the trained weights that samples start from.")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,24 @@ def toy_experiment(settings: ToySettings, folder: RunFolder) -> tuple[ToyResult,
     return result, write_report(folder, _report(folder, result, rows))
 
 
+def toy_text(result: ToyResult) -> str:
+    """The numbers of the toy example as ``solset toy`` prints them."""
+    change = ", ".join(f"{part:.10f}" for part in result.change)
+    return "\n".join(
+        [
+            f"modulus of the solution map           {result.modulus:.10f}",
+            f"radius, modulus times |dx|            {result.radius:.10f}",
+            f"risk at the trained point, moved data {result.risk_moved:.10f}",
+            f"minimum-norm change                   ({change})",
+            f"its norm                              {result.distance:.10f}",
+            f"risk there                            {result.risk_estimated:.10f}",
+            f"true distance to the moved set        {result.true_distance:.10f}",
+            f"largest set residual of the samples   {result.set_residual:.1e}",
+            MODULUS_NOTE,
+        ]
+    )
+
+
 def sample_rows(result: ToyResult) -> list[dict[str, object]]:
     """One row per element of the estimated set: the pseudo-inverse one, then the samples."""
     elements = [("pseudo-inverse", 1.0 + float(result.change[0]), 2.0 + float(result.change[1]))]

@@ -3,48 +3,68 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from solset.checks import within
 from solset.errors import bad_type, bad_value
 from solset.modulus import Audit, audit
-from solset.problem import Optimality, Problem
+from solset.problem import Problem
+from solset.reports._options import Map, Settings, indices, option, source_option
 from solset.reports._run_folder import RunFolder
 from solset.reports._stages import stage
 
 
 @dataclass(frozen=True)
-class AuditSettings:
-    """What an audit is asked to do.
+class AuditSettings(Settings):
+    """Settings of ``solset audit``; each field says what it is in its help text."""
 
-    Attributes:
-        source: ``FILE.py:FUNCTION``; the function takes nothing and returns a Problem.
-        points: Which points to audit; empty for all.
-        validation: A function of the same file that returns inputs and targets; empty for none.
-        layer: Name pattern of the weights that may move; empty for all.
-        joint: ``"auto"``, ``"yes"`` or ``"no"``: whether the constraints of all points hold.
-        optimality: The map to linearise.
-        influence: Whether to compute Koh & Liang's column.
-        top: Points shown in figures and tables.
-    """
-
-    source: str
-    points: tuple[int, ...] = ()
-    validation: str = ""
-    layer: str = ""
-    joint: str = "auto"
-    optimality: Optimality = "auto"
-    influence: bool = True
-    top: int = 10
-
-    def __post_init__(self) -> None:
-        if self.top < 1:
-            raise bad_value("top", expected="one or more", got=self.top, cure="Leave it out.")
-        if self.joint not in {"auto", "yes", "no"}:
-            raise bad_value("joint", expected="auto, yes or no", got=self.joint, cure="Leave it out.")
+    source: str = source_option("a solset.Problem")
+    points: tuple[int, ...] = option(
+        (),
+        flag="--points",
+        parse=indices,
+        default_help="all points",
+        help="Indices of the training points to audit, such as 0,3,7.",
+    )
+    validation: str = option(
+        "",
+        flag="--validation",
+        help="Function of the same file that returns the inputs and targets of a validation set; "
+        "the predicted change of its loss is added to the ranking.",
+    )
+    layer: str = option(
+        "",
+        flag="--layer",
+        default_help="all weights",
+        help="Name pattern of the weights that may move, such as 'fc.*'.",
+    )
+    joint: Literal["auto", "yes", "no"] = option(
+        "auto",
+        flag="--joint",
+        help="Choice whether the outputs of all points are kept (yes) or those of each point by itself (no); "
+        "auto keeps all where a Gram matrix of all rows fits into memory.",
+    )
+    optimality: Map = option(
+        "auto",
+        flag="--optimality",
+        help="Map whose solutions move; auto takes the first of the others that fits the problem.",
+    )
+    influence: bool = option(
+        True,
+        flag="--influence/--no-influence",
+        help="Column with the feature influence of Koh and Liang, which takes a solve with the Hessian.",
+    )
+    top: int = option(
+        10,
+        flag="--top",
+        check=partial(within, low=1, cure="Leave it out."),
+        help="Number of points shown in figures and tables.",
+    )
 
 
 def load_validation(source: str, name: str) -> tuple[Tensor, Tensor]:

@@ -32,21 +32,6 @@ def unit(directions: Tensor) -> Tensor:
     return directions / norms.reshape(-1, *[1] * (directions.ndim - 1))
 
 
-def check_sizes(sizes: Sequence[float]) -> None:
-    """Refuses steps that the files of a run could not tell from each other.
-
-    Args:
-        sizes: Fractions of each moved point's norm.
-
-    Raises:
-        ValueError: If two of them are the same to six digits.
-    """
-    if len({f"{size:g}" for size in sizes}) < len(sizes):
-        raise bad_value(
-            "sizes", expected="distinct to six digits", got=tuple(sizes), cure="Name each step once."
-        )
-
-
 def step_of(inputs: Tensor, directions: Tensor, size: float) -> Tensor:
     """``Δx``: each point moved by ``size · ‖x_k‖`` along its unit direction.
 

@@ -1,87 +1,318 @@
-"""Texts of the command line as values."""
+"""The options of a command, each written once: as a field of the command's settings dataclass.
 
+From these fields come the command line and its help, the page of the documentation, the settings of a run
+folder and the file ``settings.toml`` that repeats a run.
+"""
+
+import dataclasses
 import math
-from typing import Any
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
-from solset.errors import bad_type, bad_value
+from solset.checks import one_of, require, within
+from solset.errors import bad_value
 
-MOST_SEED = 2**32 - 1  # NumPy's limit, below torch's
+LARGEST_SEED = 2**32 - 1  # NumPy's limit, below torch's
+Map = Literal["auto", "interpolating", "gauss_newton", "stationary"]
 
 
-def check_seed(seed: object, name: str = "seed") -> None:
-    """Refuses a seed that random generators do not take.
+@dataclass(frozen=True)
+class Option:
+    """How a field of a settings dataclass appears on the command line.
+
+    Attributes:
+        help: Sentence that says what the option is; its default is added to it.
+        flag: Name on the command line, such as ``"--points"``; ``""`` for a field that is no option there.
+        parse: Function from the flag and the text to the value; ``None`` for texts and single numbers.
+        show: Function from the default value to its text on the command line.
+        default_help: Text of a default that is found only when the command runs.
+        is_argument: Whether the option stands by its place, without a flag.
+        is_recorded: Whether the run folder compares the value when a run is resumed.
+        check: Function from the field's name and value that refuses an impossible value.
+    """
+
+    help: str
+    flag: str = ""
+    parse: Callable[[str, str], Any] | None = None
+    show: Callable[[Any], str] | None = None
+    default_help: str = ""
+    is_argument: bool = False
+    is_recorded: bool = True
+    check: Callable[[str, Any], None] | None = None
+
+
+def option(default: Any = MISSING, **appearance: Any) -> Any:
+    """A field of a settings dataclass that knows its own help text.
 
     Args:
-        seed: Of the settings.
-        name: Of the setting.
+        default: Value where the option is not given; without one the option is required.
+        appearance: Attributes of :class:`Option`, ``help`` at least.
+    """
+    return dataclasses.field(default=default, metadata={"option": Option(**appearance)})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of all settings: every field is checked by its own option."""
+
+    def __post_init__(self) -> None:
+        for field, said in options_of(type(self)):
+            value = getattr(self, field.name)
+            if said.check is not None and value is not None:
+                said.check(field.name, value)
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that a resumed run must share, by name."""
+        return {
+            field.name: getattr(self, field.name)
+            for field, said in options_of(type(self))
+            if said.is_recorded
+        }
+
+
+def settings_from_texts(kind: type[Settings], values: Mapping[str, Any]) -> Any:
+    """The settings that a command line asks for.
+
+    Args:
+        kind: Settings dataclass of the command.
+        values: Values that were given, by the name of the field; ``None`` for what was not given.
 
     Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is negative or too large.
+        ValueError: If a required option is missing, or a text cannot be read.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise bad_type(name, expected="an integer", got=repr(seed), cure="Use 0.")
-    if not 0 <= seed <= MOST_SEED:
-        raise bad_value(name, expected=f"in 0..{MOST_SEED}", got=seed, cure="Use 0.")
+    given: dict[str, Any] = {}
+    for field, said in options_of(kind):
+        value = values.get(field.name)
+        if value is not None:
+            given[field.name] = said.parse(said.flag, value) if said.parse else value
+    return settings_from(kind, given)
 
 
-def _numbers(name: str, text: str, *, expected: str, cure: str) -> tuple[int, ...]:
-    """``"1,10"`` as numbers."""
+def settings_from(kind: type[Settings], values: Mapping[str, Any]) -> Any:
+    """The settings of these values.
+
+    Args:
+        kind: Settings dataclass of the command.
+        values: Values of the right types by the name of the field; a field that is missing has its default.
+
+    Raises:
+        ValueError: If a required setting is missing, or a value is impossible.
+    """
+    for field, said in options_of(kind):
+        hint = hint_of(kind, field.name)
+        if field.name not in values and field.default is MISSING:
+            raise bad_value(said.flag, expected="given", got="nothing", cure=said.help)
+        if field.name in values and typing.get_origin(hint) is Literal:
+            one_of(field.name, values[field.name], typing.get_args(hint))
+    return kind(**values)
+
+
+def options_of(settings: type[Settings]) -> list[tuple[dataclasses.Field[Any], Option]]:
+    """Every field of a settings class with its option, in order.
+
+    Args:
+        settings: Settings dataclass of a command.
+    """
+    return [(field, field.metadata["option"]) for field in dataclasses.fields(settings)]
+
+
+def hint_of(settings: type[Settings], name: str) -> Any:
+    """The type of a field, without ``None``.
+
+    Args:
+        settings: Settings dataclass of a command.
+        name: Name of the field.
+    """
+    hint = typing.get_type_hints(settings)[name]
+    if isinstance(hint, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    return hint
+
+
+def help_of(settings: type[Settings], field: dataclasses.Field[Any]) -> str:
+    """The help text of an option, with its choices and its default.
+
+    Args:
+        settings: Settings dataclass of a command.
+        field: Field of the settings.
+    """
+    said: Option = field.metadata["option"]
+    hint, parts = hint_of(settings, field.name), [said.help]
+    if typing.get_origin(hint) is Literal:
+        parts.append(f"One of {', '.join(typing.get_args(hint))}.")
+    if said.is_argument:
+        return " ".join(parts)
+    if field.default is MISSING:
+        return " ".join([*parts, "Required."])
+    default = said.default_help or (said.show or _shown)(field.default)
+    return " ".join([*parts, f"Default: {default}."] if default else parts)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def integers(flag: str, text: str, *, expected: str, cure: str) -> tuple[int, ...]:
+    """``"1,10"`` as integers.
+
+    Args:
+        flag: Name of the option for the message.
+        text: Integers with commas between them.
+        expected: Description of such a text with an example.
+        cure: Sentence that says what to do.
+
+    Raises:
+        ValueError: If a part is no integer.
+    """
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise bad_value(f"--{name}", expected=expected, got=repr(text), cure=cure) from error
+        raise bad_value(flag, expected=expected, got=repr(text), cure=cure) from error
 
 
-def indices(text: str) -> tuple[int, ...]:
-    """``"0,3,7"`` as numbers."""
-    return _numbers("points", text, expected="indices such as 0,3,7", cure="Count points from 0.")
+indices = partial(integers, expected="indices such as 0,3,7", cure="Count points from 0.")
 
 
-def counts(text: str) -> tuple[int, ...]:
-    """``"1,10"`` as numbers."""
-    return _numbers("moved", text, expected="numbers such as 1,10", cure="Say how many move.")
+def shape(flag: str, text: str) -> tuple[int, int]:
+    """``"8x8"`` as height and width.
 
+    Args:
+        flag: Name of the option for the message.
+        text: Two integers with an x between them.
 
-def seeds(text: str) -> tuple[int, ...]:
-    """``"1,2"`` as numbers; nothing as none."""
-    expected, cure = "seeds such as 1,2", "Leave it out for none."
-    return _numbers("from-scratch", text, expected=expected, cure=cure) if text else ()
-
-
-def shape(text: str) -> tuple[int, int] | None:
-    """``"8x8"`` as height and width; nothing as none."""
-    if not text:
-        return None
+    Raises:
+        ValueError: If the text is not of that kind.
+    """
     expected, cure = "height and width such as 8x8", "Leave it out for none."
-    sides = _numbers("image", text.replace("x", ","), expected=expected, cure=cure)
+    sides = integers(flag, text.replace("x", ","), expected=expected, cure=cure)
     if len(sides) != 2 or min(sides) < 1:
-        raise bad_value("--image", expected=expected, got=repr(text), cure=cure)
+        raise bad_value(flag, expected=expected, got=repr(text), cure=cure)
     return sides[0], sides[1]
 
 
-def one_of(name: str, value: str, choices: tuple[str, ...]) -> Any:
-    """The value, if it is among the choices."""
-    if value not in choices:
-        raise bad_value(
-            f"--{name}",
-            expected=f"one of {', '.join(choices)}",
-            got=repr(value),
-            cure="Leave it out for the default.",
-        )
-    return value
+def fractions(flag: str, text: str) -> tuple[float, ...]:
+    """``"0.5%,1%"`` as 0.005 and 0.01; a number without a percent sign is a fraction.
+
+    Args:
+        flag: Name of the option for the message.
+        text: Steps with commas between them.
+
+    Raises:
+        ValueError: If a step is no positive number.
+    """
+    return tuple(_fraction(flag, part.strip()) for part in text.split(","))
 
 
-def fraction(text: str) -> float:
-    """``"1%"`` as 0.01; a bare number is a fraction."""
-    stripped = text.strip()
+def _fraction(flag: str, text: str) -> float:
     try:
-        value = float(stripped.removesuffix("%"))
+        value = float(text.removesuffix("%"))
     except ValueError:
         value = math.nan
-    fraction = value / 100 if stripped.endswith("%") else value
+    fraction = value / 100 if text.endswith("%") else value
     if not 0 < fraction < math.inf:
         raise bad_value(
-            "--size", expected="positive steps such as 0.5%,1%", got=repr(text), cure="0.01 means 1%."
+            flag, expected="positive steps such as 0.5%,1%", got=repr(text), cure="0.01 means 1%."
         )
     return fraction
+
+
+def check_seed(name: str, seed: object) -> None:
+    """Refuses a seed that random generators do not take.
+
+    Args:
+        name: Name of the setting for the message.
+        seed: Seed that came.
+
+    Raises:
+        TypeError: If the seed is not an integer.
+        ValueError: If the seed is negative or too large.
+    """
+    require(name, seed, int, cure="Use 0.")
+    within(name, typing.cast("int", seed), 0, LARGEST_SEED, cure="Use 0.")
+
+
+def check_steps(name: str, steps: tuple[float, ...]) -> None:
+    """Refuses steps that are not positive, or that the files of a run could not tell from each other.
+
+    Args:
+        name: Name of the setting for the message.
+        steps: Fractions of each moved point's norm.
+
+    Raises:
+        ValueError: If there is no step, one is not positive, or two are the same to six digits.
+    """
+    if not steps or min(steps) <= 0:
+        raise bad_value(name, expected="positive steps", got=steps, cure="0.01 means 1%.")
+    if len({f"{step:g}" for step in steps}) < len(steps):
+        raise bad_value(name, expected="distinct to six digits", got=steps, cure="Name each step once.")
+
+
+def percent(steps: tuple[float, ...]) -> str:
+    """Steps as the command line takes them.
+
+    Args:
+        steps: Fractions, such as 0.01 for 1%.
+
+    Example:
+        >>> percent((0.005, 0.01))
+        '0.5%,1%'
+    """
+    return ",".join(f"{100 * step:g}%" for step in steps)
+
+
+def source_option(returned: str) -> Any:
+    """The field for the file and function that build the problem.
+
+    Args:
+        returned: Description of the value that the function returns.
+    """
+    text = f"File and function, FILE.py:FUNCTION; the function takes no arguments and returns {returned}."
+    return option(is_argument=True, flag="SOURCE", help=text)
+
+
+def direction_option() -> Any:
+    """The field for the directions along which points move."""
+    return option(
+        "gradient",
+        flag="--direction",
+        help="Directions in which the points move: gradient (each point moves along the gradient of its own "
+        "loss), random, or a safetensors file with the key directions.",
+    )
+
+
+def steps_option(default: tuple[float, ...], each: str) -> Any:
+    """The field for the sizes of the steps.
+
+    Args:
+        default: Steps as fractions of each moved point's norm.
+        each: Sentence that says what happens for each step.
+    """
+    text = f"Step sizes in percent of each moved point's norm, such as 0.5%,1%; {each}."
+    return option(default, flag="--size", parse=fractions, show=percent, check=check_steps, help=text)
+
+
+def seed_option(random: str) -> Any:
+    """The field for the seed.
+
+    Args:
+        random: Phrase that says what is drawn at random.
+    """
+    return option(0, flag="--seed", check=check_seed, help=f"Seed of the random generator for {random}.")
+
+
+def path_of(_flag: str, text: str) -> Path:
+    """The path that a text names.
+
+    Args:
+        text: Path as it was typed.
+    """
+    return Path(text)

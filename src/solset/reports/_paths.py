@@ -1,58 +1,61 @@
 """Large perturbations of a user's own model: the path of its solution, station by station."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from solset.changes import Move
 from solset.errors import bad_value
 from solset.paths import Course, check_path, follow_path
-from solset.problem import Optimality, Problem, as_map, keeps_outputs
-from solset.reports._directions import check_sizes, step_of
-from solset.reports._options import check_seed
+from solset.problem import Problem, keeps_outputs
+from solset.reports._directions import step_of
+from solset.reports._options import (
+    Settings,
+    direction_option,
+    indices,
+    option,
+    seed_option,
+    source_option,
+    steps_option,
+)
 from solset.reports._run_folder import RunFolder
 from solset.reports._stages import stage
-from solset.reports._users import check_settings, chosen_directions
+from solset.reports._users import check_moves, chosen_directions
+
+
+def _below_one(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise bad_value(name, expected="between 0 and 1", got=value, cure="Use 1e-3.")
 
 
 @dataclass(frozen=True)
-class PathSettings:
-    """What a run along a path is asked to do.
+class PathSettings(Settings):
+    """Settings of ``solset path``; each field says what it is in its help text."""
 
-    Attributes:
-        source: ``FILE.py:FUNCTION``; the function takes nothing and returns a Problem.
-        points: ``K``.
-        direction: ``"gradient"``, ``"random"``, or a safetensors file with the key ``directions``.
-        sizes: Steps as fractions of each moved point's norm, a path each.
-        optimality: The map whose solutions are followed.
-        tol: Error of the end along the set, relative to the length of the path.
-        nearest: Whether to look for the nearest solution too.
-        seed: Of random directions.
-    """
-
-    source: str
-    points: tuple[int, ...]
-    direction: str = "gradient"
-    sizes: tuple[float, ...] = (0.05,)
-    optimality: Optimality = "auto"
-    tol: float = 1e-3
-    nearest: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-        check_sizes(self.sizes)
-        if not 0 < self.tol < 1:
-            raise bad_value("tol", expected="between 0 and 1", got=self.tol, cure="Use 1e-3.")
-        asked = as_map(self.optimality)
-        if asked is not None and not asked.is_exact:
-            raise bad_value(
-                "optimality",
-                expected="auto, interpolating or stationary",
-                got=repr(self.optimality),
-                cure="Its solutions are those of the stationary map: follow that.",
-            )
+    source: str = source_option("a solset.Problem")
+    points: tuple[int, ...] = option(
+        flag="--points", parse=indices, help="Indices of the training points that move, such as 0,3,7."
+    )
+    direction: str = direction_option()
+    sizes: tuple[float, ...] = steps_option((0.05,), "one path is followed for each")
+    optimality: Literal["auto", "interpolating", "stationary"] = option(
+        "auto",
+        flag="--optimality",
+        help="Map whose solutions are followed; auto takes the first of the others that fits the problem.",
+    )
+    tol: float = option(
+        1e-3,
+        flag="--tol",
+        check=_below_one,
+        help="Error of the path's end along the solution set, relative to the length of the path.",
+    )
+    nearest: bool = option(
+        False,
+        flag="--nearest",
+        help="Search for the solution nearest to the trained weights too.",
+    )
+    seed: int = seed_option("random directions")
 
 
 def check_path_settings(problem: Problem, settings: PathSettings) -> None:
@@ -63,11 +66,17 @@ def check_path_settings(problem: Problem, settings: PathSettings) -> None:
         settings: What the run is asked to do.
 
     Raises:
-        ValueError: As for :func:`check_settings` and :func:`check_path`.
+        ValueError: As for :func:`check_moves` and :func:`check_path`.
 
     Cost: one gradient over the moved points, and what the run needs anyway.
     """
-    check_settings(problem, settings)
+    check_moves(
+        problem,
+        points=settings.points,
+        direction=settings.direction,
+        optimality=settings.optimality,
+        seed=settings.seed,
+    )
     points = problem.check_points(settings.points)
     check_path(problem, points=points, optimality=settings.optimality, nearest=settings.nearest)
 

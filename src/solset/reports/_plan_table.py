@@ -1,10 +1,12 @@
 """A plan as a table for a terminal, and as JSON."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 
 from solset.planning import Cost, Plan, Route, plan
+from solset.reports._options import Settings, indices, option, path_of, source_option
 from solset.reports._users import load_problem
 from solset.solvers import size_text
 from solset.storage import replace_file
@@ -20,19 +22,34 @@ LEGEND = (
 )
 
 
-def plan_from(source: str, points: tuple[int, ...] | None, json_file: Path | None) -> str:
+@dataclass(frozen=True)
+class PlanSettings(Settings):
+    """Settings of ``solset plan``; each field says what it is in its help text."""
+
+    source: str = source_option("a solset.Problem")
+    points: tuple[int, ...] = option(
+        (),
+        flag="--points",
+        parse=indices,
+        default_help="all points",
+        help="Indices of the training points that would move, such as 0,3,7.",
+    )
+    json: Path | None = option(
+        None, flag="--json", parse=path_of, help="File to which all numbers are written as JSON."
+    )
+
+
+def plan_from(settings: PlanSettings) -> str:
     """The plan for a user's problem in words; and as JSON, if a file is named.
 
     Args:
-        source: ``FILE.py:FUNCTION``.
-        points: ``K``; all by default.
-        json_file: Where; an earlier file there is replaced.
+        settings: Settings of the command; an earlier JSON file is replaced.
     """
-    problem = load_problem(source)
-    found = plan(problem, points=points)
-    if json_file is not None:
-        replace_file(json_file, (json.dumps(found.as_dict(), indent=2) + "\n").encode())
-    return f"{problem}\n\n{plan_text(found)}"
+    problem = load_problem(settings.source)
+    costs = plan(problem, points=settings.points or None)
+    if settings.json is not None:
+        replace_file(settings.json, (json.dumps(costs.as_dict(), indent=2) + "\n").encode())
+    return f"{problem}\n\n{plan_text(costs)}"
 
 
 def plan_text(found: Plan) -> str:

@@ -1,71 +1,106 @@
 """What a run on designed perturbations is asked to do, and on what."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import inf, prod
 from typing import Any, Literal, cast
 
 import torch
 
+from solset.checks import positive, within
 from solset.errors import bad_type, bad_value
 from solset.goals import Goal
 from solset.poisoning import Ascent, Budget
 from solset.poisoning._judgement import Trainer
 from solset.problem import Problem
-from solset.reports._options import check_seed
+from solset.reports._options import (
+    Settings,
+    check_seed,
+    indices,
+    integers,
+    option,
+    seed_option,
+    shape,
+    source_option,
+)
 from solset.reports._users import returned_by
 
 
+def _check_seeds(name: str, seeds: tuple[int, ...]) -> None:
+    for seed in seeds:
+        check_seed(name, seed)
+
+
 @dataclass(frozen=True)
-class PoisonSettings:
-    """What a run is asked to do.
+class PoisonSettings(Settings):
+    """Settings of ``solset poison``; each field says what it is in its help text."""
 
-    Attributes:
-        source: ``FILE.py:FUNCTION``; the function takes nothing and returns ``(problem, goal)`` or
-            ``(problem, goal, train)``.
-        points: ``K``, the points that may move.
-        radius: Of the budget, in input units.
-        norm: ``"l2"`` or ``"linf"``.
-        scope: ``"per_point"`` or ``"total"``.
-        lower: Smallest valid feature.
-        upper: Largest valid feature.
-        training: Gradient-descent steps that the poisoner counts on; 0 counts on the nearest solution.
-        learning_rate: Of them; ``None`` takes one over the largest eigenvalue of the Gauss–Newton matrix.
-        rounds: Linearisations at most.
-        random: Random directions of the same size to compare with.
-        seeds: Of training from scratch, where the function returned a trainer.
-        image: Height and width in which points are shown; ``None`` for the shape they have.
-        seed: Of the random directions.
-    """
-
-    source: str
-    points: tuple[int, ...]
-    radius: float
-    norm: Literal["l2", "linf"] = "l2"
-    scope: Literal["per_point", "total"] = "per_point"
-    lower: float = -inf
-    upper: float = inf
-    training: int = 1000
-    learning_rate: float | None = None
-    rounds: int = 12
-    random: int = 5
-    seeds: tuple[int, ...] = ()
-    image: tuple[int, int] | None = None
-    seed: int = 0
+    source: str = source_option("(problem, goal) or (problem, goal, train)")
+    points: tuple[int, ...] = option(
+        flag="--points", parse=indices, help="Indices of the training points that may move, such as 0,3,7."
+    )
+    radius: float = option(
+        flag="--radius",
+        check=partial(positive, cure="It is in input units."),
+        help="Radius of the budget: the largest change of the points, in input units after preprocessing.",
+    )
+    norm: Literal["l2", "linf"] = option(
+        "l2", flag="--norm", help="Norm of the budget: the Euclidean norm or the largest entry."
+    )
+    scope: Literal["per_point", "total"] = option(
+        "per_point",
+        flag="--scope",
+        help="Scope of the radius: it bounds the change of each point, or that of all points together.",
+    )
+    lower: float = option(
+        -inf, flag="--lower", default_help="no bound", help="Smallest value that a feature may take."
+    )
+    upper: float = option(
+        inf, flag="--upper", default_help="no bound", help="Largest value that a feature may take."
+    )
+    training: int = option(
+        1000,
+        flag="--training",
+        check=partial(within, low=0, cure="Leave it out."),
+        help="Number of gradient-descent steps that the poisoner counts on; "
+        "0 counts on the solution nearest to the trained weights.",
+    )
+    learning_rate: float | None = option(
+        None,
+        flag="--learning-rate",
+        check=partial(positive, cure="Leave it out."),
+        default_help="1 / the largest eigenvalue of the Gauss-Newton matrix",
+        help="Learning rate of the gradient descent that is counted on.",
+    )
+    rounds: int = option(
+        12, flag="--rounds", help="Largest number of rounds; each round linearises the problem once."
+    )
+    random: int = option(
+        5,
+        flag="--random",
+        check=partial(within, low=0, cure="Leave it out."),
+        help="Number of random perturbations of the same size to compare with.",
+    )
+    seeds: tuple[int, ...] = option(
+        (),
+        flag="--from-scratch",
+        parse=partial(integers, expected="seeds such as 1,2", cure="Leave it out for none."),
+        check=_check_seeds,
+        default_help="none",
+        help="Seeds with which the function train is called, on clean and on moved data, such as 1,2.",
+    )
+    image: tuple[int, int] | None = option(
+        None,
+        flag="--image",
+        parse=shape,
+        default_help="the shape of the inputs",
+        help="Height and width of the images as which points are shown, such as 8x8.",
+    )
+    seed: int = seed_option("the random perturbations")
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        for seed in self.seeds:
-            check_seed(seed, "seeds")
-        for name in ("training", "random"):
-            if getattr(self, name) < 0:
-                raise bad_value(name, expected="zero or more", got=getattr(self, name), cure="Leave it out.")
+        super().__post_init__()
         Ascent(rounds=self.rounds)  # refuses what it cannot take before a folder is made
-        if not self.radius > 0:
-            raise bad_value("radius", expected="positive", got=self.radius, cure="It is in input units.")
-        if self.learning_rate is not None and not 0 < self.learning_rate < inf:
-            raise bad_value(
-                "learning_rate", expected="positive and finite", got=self.learning_rate, cure="Leave it out."
-            )
 
     def budget(self) -> Budget:
         """What may move, how far."""

@@ -2,56 +2,62 @@
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from solset._stability import Stability, training_stability
 from solset.changes import Move
+from solset.checks import within
 from solset.errors import bad_type, bad_value
-from solset.problem import Optimality, Problem
+from solset.problem import Problem
 from solset.reports._directions import (
-    check_sizes,
     directions_from_file,
     loss_directions,
     random_directions,
     step_of,
 )
-from solset.reports._options import check_seed
+from solset.reports._options import (
+    Map,
+    Settings,
+    direction_option,
+    indices,
+    option,
+    seed_option,
+    source_option,
+    steps_option,
+)
 from solset.reports._run_folder import RunFolder
 from solset.reports._stages import stage
 
 
 @dataclass(frozen=True)
-class UserSettings:
-    """What a run on a user's problem is asked to do.
+class UserSettings(Settings):
+    """Settings of ``solset run``; each field says what it is in its help text."""
 
-    Attributes:
-        source: ``FILE.py:FUNCTION``; the function takes nothing and returns a Problem.
-        points: ``K``.
-        direction: ``"gradient"``, ``"random"``, or a safetensors file with the key ``directions``.
-        sizes: Steps as fractions of each moved point's norm.
-        optimality: The map to linearise.
-        samples: Elements drawn from the estimated set.
-        seed: Of random directions and samples.
-    """
-
-    source: str
-    points: tuple[int, ...]
-    direction: str = "gradient"
-    sizes: tuple[float, ...] = (0.01,)
-    optimality: Optimality = "auto"
-    samples: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-        check_sizes(self.sizes)
-        if self.samples < 0:
-            raise bad_value("samples", expected="zero or more", got=self.samples, cure="Use 0 for none.")
+    source: str = source_option("a solset.Problem")
+    points: tuple[int, ...] = option(
+        flag="--points", parse=indices, help="Indices of the training points that move, such as 0,3,7."
+    )
+    direction: str = direction_option()
+    sizes: tuple[float, ...] = steps_option((0.01,), "the set is estimated for each")
+    optimality: Map = option(
+        "auto",
+        flag="--optimality",
+        help="Map whose solutions are estimated; auto takes the first of the others that fits the problem.",
+    )
+    samples: int = option(
+        5,
+        flag="--samples",
+        check=partial(within, low=0, cure="Use 0 for none."),
+        help="Number of elements drawn from the estimated set.",
+    )
+    seed: int = seed_option("random directions and samples")
 
 
 def load_problem(source: str) -> Problem:
@@ -118,48 +124,39 @@ def returned_by(source: str) -> object:
     return found
 
 
-@runtime_checkable
-class Moves(Protocol):
-    """Settings of a run that moves points along directions."""
-
-    @property
-    def points(self) -> tuple[int, ...]:
-        """``K``."""
-        ...
-
-    @property
-    def direction(self) -> str:
-        """By name, or a file."""
-        ...
-
-    @property
-    def optimality(self) -> Optimality:
-        """The map."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Of random directions."""
-        ...
-
-
-def check_settings(problem: Problem, settings: Moves) -> None:
-    """Refuses settings that do not fit the problem.
+def check_moves(
+    problem: Problem, *, points: Sequence[int], direction: str, optimality: Map, seed: int
+) -> None:
+    """Refuses settings that do not fit the problem; a run folder is made afterwards.
 
     Args:
-        problem: The trained point.
-        settings: What the run is asked to do.
+        problem: Trained point whose points are to move.
+        points: Indices of the training points that move.
+        direction: Directions, as in :class:`UserSettings`.
+        optimality: Name of the map, or ``"auto"``.
+        seed: Seed of random directions.
 
     Raises:
-        ValueError: If a point is out of range, a direction cannot be had, or the map does not apply.
+        ValueError: If a point is out of range, a direction cannot be computed, or the map does not apply.
 
     Cost: one gradient over the moved points.
     """
-    points = problem.check_points(settings.points)
-    inputs, _ = problem.risk().points[points]
-    chosen_directions(problem, points, inputs, settings.direction, settings.seed)
-    if settings.optimality != "auto":
-        problem.graphical_derivative(points=points, optimality=settings.optimality)
+    checked = problem.check_points(points)
+    inputs, _ = problem.risk().points[checked]
+    chosen_directions(problem, checked, inputs, direction, seed)
+    if optimality != "auto":
+        problem.graphical_derivative(points=checked, optimality=optimality)
+
+
+def check_settings(problem: Problem, settings: UserSettings) -> None:
+    """As :func:`check_moves`, for the settings of ``solset run``."""
+    check_moves(
+        problem,
+        points=settings.points,
+        direction=settings.direction,
+        optimality=settings.optimality,
+        seed=settings.seed,
+    )
 
 
 def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder) -> dict[str, Any]:

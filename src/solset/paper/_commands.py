@@ -1,0 +1,61 @@
+"""The commands that repeat the paper's experiments."""
+
+from pathlib import Path
+
+from solset.errors import needed
+from solset.paper._checkpoints import pretrained_resnet56
+from solset.paper._cifar import cifar10
+from solset.paper._digits import DigitsRun, DigitsSettings
+from solset.paper._digits_report import digits_experiment
+from solset.paper._places import find_cifar10, find_resnet56_weights
+from solset.paper._resnet56_report import resnet56_experiment
+from solset.paper._resnet56_run import ResNet56Run
+from solset.paper._resnet56_setup import ResNet56Settings, TrainedResNet56
+from solset.paper._toy import ToySettings
+from solset.paper._toy_report import toy_experiment, toy_text
+from solset.reports._command import Command, Job
+from solset.reports._run_folder import RunFolder
+from solset.risk import digest
+
+
+def _toy(settings: ToySettings) -> Job:
+    def work(folder: RunFolder) -> Path:
+        result, page = toy_experiment(settings, folder)
+        print(toy_text(result))
+        return page
+
+    return Job({}, work)
+
+
+def _demo(settings: DigitsSettings) -> Job:
+    needed("sklearn", by="the demo", extra="demo")
+    return Job({}, lambda folder: digits_experiment(DigitsRun(settings, folder)))
+
+
+def _resnet56(settings: ResNet56Settings) -> Job:
+    network = pretrained_resnet56(find_resnet56_weights(settings.weights))
+    images = cifar10(find_cifar10(settings.data), split=None, count=settings.points)
+    facts = {"weights": digest(network.state_dict().values()), "data": digest([images.inputs, images.labels])}
+
+    def work(folder: RunFolder) -> Path:
+        return resnet56_experiment(ResNet56Run(TrainedResNet56(settings, folder, network, images)))
+
+    return Job(facts, work)
+
+
+COMMANDS = (
+    Command("toy", "Computes the paper's toy example: every number, and figures 2 and 3.", ToySettings, _toy),
+    Command(
+        "demo",
+        "Moves ten handwritten digits of a training set, estimates the new solutions, and compares them with "
+        "real retraining.",
+        DigitsSettings,
+        _demo,
+    ),
+    Command(
+        "resnet56",
+        "Computes the paper's second experiment, tables 1 to 3 and figure 4; downloads CIFAR-10 and weights.",
+        ResNet56Settings,
+        _resnet56,
+    ),
+)
