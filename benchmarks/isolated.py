@@ -12,6 +12,7 @@ from typing import Any
 
 import scipy.sparse.linalg
 import torch
+from tests.support.reference import IsolatedDigits, isolated_digits
 from torch import Tensor, nn
 
 from benchmarks.tables import number, table
@@ -19,7 +20,6 @@ from benchmarks.timing import seconds_of
 from solset import Move, Problem, retrain
 from solset.linalg import Counted, as_scipy, from_numpy, to_numpy
 from solset.operators import GaussNewtonInverse, Hessian, Mixed
-from solset.paper import IsolatedDigits, isolated_digits
 from solset.retraining import LBFGS
 from solset.solvers import CG, LSMR, MINRES, FirstToConverge, LiSSA
 

@@ -10,13 +10,13 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from tests.support.reference import IsolatedDigits, isolated_digits
 from torch import Tensor
 
 from benchmarks.isolated import error, problem_of
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
 from solset import Move, follow_path, retrain
-from solset.paper import IsolatedDigits, isolated_digits
 from solset.plotting import error_against_cost, figure_bytes
 from solset.retraining import LBFGS
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from solset.paper import DownloadError, find_cifar10, find_resnet56_weights, resnet20, resnet56
+from solset.paper import DownloadError, resnet20, resnet56
 from solset.paper import _commands as commands
 from solset.paper import _places as places
 from solset.paper._resnet56_setup import ResNet56Settings
 from support.commands import Ended, contents
+from support.reference import cifar10_file, resnet56_file
 
 
 @pytest.fixture
@@ -109,12 +110,10 @@ def test_resnet56_without_files_or_network_names_both_cures(network, monkeypatch
 
     monkeypatch.setattr(places, "fetch", unreachable)
     monkeypatch.setenv("SOLSET_HOME", "cache")
-    monkeypatch.setenv("SOLSET_SHARED", "shared")
     ended = network(*RESNET56, *given)
     assert ended.code == 2
     for part in (
         f"`{option} PATH`",
-        "shared/",
         "cache/",
         "(the download failed: the server cannot be reached)",
     ):
@@ -197,7 +196,7 @@ def test_resnet56_resumes_nothing_else(asked, arguments, says):
 def real_files() -> tuple[str, ...]:
     """The public weights and images as options."""
     try:
-        weights, images = find_resnet56_weights(download=False), find_cifar10(download=False)
+        weights, images = resnet56_file(), cifar10_file()
     except FileNotFoundError as error:
         pytest.skip(f"the images or the weights are not here: {error}")
     return "--weights", str(weights.resolve()), "--data", str(images.resolve())

@@ -22,7 +22,7 @@ from solset import Move, SolsetWarning, audit, design_poisoning, follow_path
 from solset.goals import WeightFunction
 from solset.landscapes import landscape
 from solset.operators import InformativeRows
-from solset.paper import cifar10, isolated_digits, load_checkpoint
+from solset.paper import cifar10, load_checkpoint
 from solset.poisoning import Ascent, Budget
 from solset.reports._directions import directions_from_file
 from solset.reports._run_folder import RunFolder
@@ -58,10 +58,6 @@ def _directions(folder: Path) -> object:
 
 def _images(folder: Path) -> object:
     return cifar10(folder / "few.npz")
-
-
-def _isolated(folder: Path) -> object:
-    return isolated_digits(folder / "digits_isolated.npz")
 
 
 def _batch(folder: Path) -> object:
@@ -114,7 +110,6 @@ READERS = {
     "weights": Reader("net.th", _weights, is_sealed=False),
     "directions": Reader("way.safetensors", _directions, is_sealed=False),
     "images": Reader("few.npz", _images, is_sealed=False),
-    "isolated digits": Reader("digits_isolated.npz", _isolated, is_sealed=False),
     "batch of images": Reader("data_batch_1", _batch, is_sealed=False),
     "archive of images": Reader("cifar.tar.gz", _archive, is_sealed=False),
     "landscape": Reader("rows", _landscape),
@@ -138,10 +133,6 @@ def write_valid(kind: str, folder: Path) -> None:
         case "images":
             images = random.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
             np.savez_compressed(folder / "few.npz", images=images, labels=np.arange(2))
-        case "isolated digits":
-            names = ("weights", "points", "directions", "steps", "retrained_change")
-            arrays = {name: random.normal(size=3) for name in names} | {"points": np.arange(3)}
-            np.savez(folder / "digits_isolated.npz", **arrays)
         case "batch of images" | "archive of images":
             batch = {b"data": random.integers(0, 256, (2, 3072), dtype=np.uint8), b"labels": [1, 2]}
             (folder / "data_batch_1").write_bytes(pickle.dumps(batch, protocol=2))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from solset.paper import find_cifar10, find_resnet56_weights
 from support.kills import Killable, kill_and_resume, kill_rank, solset
 from support.processes import launcher
+from support.reference import cifar10_file, resnet56_file
 
 PROBLEM = """
 import torch
@@ -52,13 +52,28 @@ def demo_run() -> Killable:
 
 def resnet56_run() -> Killable:
     try:
-        find_cifar10(download=False), find_resnet56_weights(download=False)
+        files = ("--data", str(cifar10_file().resolve()), "--weights", str(resnet56_file().resolve()))
     except FileNotFoundError as error:
         pytest.skip(f"the images or the weights are not here: {error}")
-    options = ("--points", "8", "--moved", "1", "--size", "0.5%,1%", "--retraining", "0", "--figure", "3")
+    options = [
+        "--points",
+        "8",
+        "--moved",
+        "1",
+        "--size",
+        "0.5%,1%",
+        "--retraining",
+        "0",
+        "--figure",
+        "3",
+        "--resolution",
+        "3",
+    ]
     return Killable(
         "resnet56",
-        lambda folder: solset("resnet56", *options, "--resolution", "3", "--resume", "--out", str(folder)),
+        lambda folder: solset(
+            "resnet56", *options, *files, "--resolution", "3", "--resume", "--out", str(folder)
+        ),
     )
 
 

@@ -83,7 +83,6 @@ def npz(files) -> Path:
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
-    """An empty shared folder and an empty cache, in ``shared`` and ``home`` of the folder returned."""
-    monkeypatch.setenv("SOLSET_SHARED", str(tmp_path / "shared"))
+    """An empty cache, in ``home`` of the folder returned."""
     monkeypatch.setenv("SOLSET_HOME", str(tmp_path / "home"))
     return tmp_path

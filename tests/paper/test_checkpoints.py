@@ -18,8 +18,8 @@ from solset.paper import (
     pretrained_resnet56,
     resnet20,
     resnet32,
-    shared_folder,
 )
+from support.reference import shared_folder
 
 WEIGHTS = shared_folder() / "weights" / "resnet56-4bfd9763.th"
 IMAGES = shared_folder() / "data" / "cifar10_train_2000.npz"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from solset.paper import cifar10, shared_folder, to_inputs, to_pixels
+from solset.paper import cifar10, to_inputs, to_pixels
+from support.reference import shared_folder
 
 SHARED = shared_folder() / "data" / "cifar10_train_2000.npz"
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from solset.paper import digits, isolated_digits, shared_folder
+from solset.paper import digits
+from support.reference import isolated_digits, shared_folder
 
 REFERENCE = shared_folder() / "data" / "digits_isolated.npz"
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from solset import Problem, Solution
 from solset.errors import Status
-from solset.paper import IsolatedDigits, isolated_digits
+from support.reference import IsolatedDigits, isolated_digits
 
 pytestmark = pytest.mark.slow
 

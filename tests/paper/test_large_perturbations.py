@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from solset import Move, Problem, follow_path
 from solset.operators import Hessian
-from solset.paper import IsolatedDigits, digits, isolated_digits
+from solset.paper import digits
 from solset.paths import StopReason
 from solset.reports._directions import loss_directions, step_of
 from solset.retraining import follow_retraining
 from support.fitted_digits import STEPS, fitted, followed_densely
+from support.reference import IsolatedDigits, isolated_digits
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from solset.paper import (
 )
 
 DOORS = [
-    (find_cifar10, "data/cifar10_train_2000.npz", CIFAR10_ARCHIVE),
-    (find_resnet56_weights, "weights/resnet56-4bfd9763.th", RESNET56_WEIGHTS),
+    (find_cifar10, CIFAR10_ARCHIVE),
+    (find_resnet56_weights, RESNET56_WEIGHTS),
 ]
 
 
@@ -24,29 +24,27 @@ def put(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("find", "shared", "source"), DOORS)
-def test_a_given_path_comes_before_the_shared_folder_before_the_cache(find, shared, source, home):
+@pytest.mark.parametrize(("find", "source"), DOORS)
+def test_a_given_path_comes_before_the_cache(find, source, home):
     cached = put(home / "home" / source.name)
     assert find(download=False) == cached
-    here = put(home / "shared" / shared)
-    assert find(download=False) == here
     given = put(home / "given")
     assert find(given, download=False) == find(str(given)) == given
 
 
-@pytest.mark.parametrize(("find", "shared", "source"), DOORS)
-def test_a_given_path_that_is_not_there_is_not_replaced_by_another(find, shared, source, home):
-    put(home / "shared" / shared)
+@pytest.mark.parametrize(("find", "source"), DOORS)
+def test_a_given_path_that_is_not_there_is_not_replaced_by_another(find, source, home):
+    put(home / "home" / source.name)
     with pytest.raises(FileNotFoundError, match=r"^nothing at .*/given\. .*not tried, for a path was given"):
         find(home / "given")
 
 
-@pytest.mark.parametrize(("find", "shared", "source"), DOORS)
-def test_without_download_both_cures_are_named(find, shared, source, home):
+@pytest.mark.parametrize(("find", "source"), DOORS)
+def test_without_download_both_cures_are_named(find, source, home):
     with pytest.raises(FileNotFoundError) as caught:
         find(download=False)
     message = str(caught.value)
-    for part in (home / "shared" / shared, home / "home" / source.name, source.url, "PATH`", "turned off"):
+    for part in (home / "home" / source.name, source.url, "PATH`", "turned off"):
         assert str(part) in message
 
 

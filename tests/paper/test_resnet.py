@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset.paper import resnet20, resnet32, resnet44, resnet56, resnet110, shared_folder
+from solset.paper import resnet20, resnet32, resnet44, resnet56, resnet110
 from solset.paper._resnet import BasicBlock, PaddedShortcut
+from support.reference import shared_folder
 
 CHECKPOINT = shared_folder() / "weights" / "resnet56-4bfd9763.th"
 IMAGES = shared_folder() / "data" / "cifar10_train_2000.npz"

@@ -9,8 +9,9 @@ from torch.nn.functional import cross_entropy
 
 from solset import Problem
 from solset.operators import InformativeRows
-from solset.paper import ResNet, cifar10, find_cifar10, resnet20
+from solset.paper import ResNet, cifar10, resnet20
 from solset.reports._directions import step_of, unit
+from support.reference import cifar10_file
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained() -> Trained:
     try:
-        data = cifar10(find_cifar10(download=False), count=COUNT)
+        data = cifar10(cifar10_file(), count=COUNT)
     except FileNotFoundError as missing:
         pytest.skip(str(missing))
     model = resnet20(generator=torch.Generator().manual_seed(0))

@@ -11,8 +11,9 @@ from solset import Problem
 from solset.derivatives import GraphicalDerivative
 from solset.errors import Status
 from solset.operators import InformativeRows
-from solset.paper import cifar10, find_cifar10, find_resnet56_weights, pretrained_resnet56
+from solset.paper import cifar10, pretrained_resnet56
 from solset.risk import EmpiricalRisk
+from support.reference import cifar10_file, resnet56_file
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,7 @@ SIZES = (0.002, 0.005, 0.01, 0.02)
 def problem() -> Problem:
     """The public weights on the first 1000 training photographs."""
     try:
-        data, weights = find_cifar10(download=False), find_resnet56_weights(download=False)
+        data, weights = cifar10_file(), resnet56_file()
     except FileNotFoundError as error:
         pytest.skip(f"the photographs or the weights are not here: {error}")
     train = cifar10(data).part(0, 1000)

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from solset import Move, Problem, follow_path
-from solset.paper import cifar10, find_cifar10, find_resnet56_weights, pretrained_resnet56
+from solset.paper import cifar10, pretrained_resnet56
 from solset.paths import StopReason
+from support.reference import cifar10_file, resnet56_file
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +17,7 @@ TOL = 0.3  # along the set: what is asked for is a point of it, not the exact pa
 @pytest.fixture(scope="module")
 def problem(tmp_path_factory) -> Problem:
     try:
-        data, weights = find_cifar10(download=False), find_resnet56_weights(download=False)
+        data, weights = cifar10_file(), resnet56_file()
     except FileNotFoundError as error:
         pytest.skip(f"the photographs or the weights are not here: {error}")
     train = cifar10(data).part(0, 1000)

@@ -11,10 +11,11 @@ from torch import nn
 
 from solset import Move, Problem, follow_path
 from solset.reports._directions import random_directions, step_of
+from solset.reports._options import settings_from
 from solset.reports._paths import PathSettings, check_path_settings, run_paths
 from solset.reports._paths_report import path_experiment
 from solset.reports._run_folder import RunFolder
-from solset.reports._users import check_settings
+from solset.reports._users import check_moves
 from solset.retraining import LevenbergMarquardt
 
 SETTINGS = PathSettings("mine.py:build", points=(4, 1), direction="random", sizes=(0.02, 0.1))
@@ -115,16 +116,17 @@ def test_resuming_computes_nothing_again(fitted, tmp_path, monkeypatch):
 )
 def test_bad_settings_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
-        dataclasses.replace(SETTINGS, **options)
+        settings_from(PathSettings, {**dataclasses.asdict(SETTINGS), **options})
 
 
 def test_a_direction_that_cannot_be_had_is_refused_first(fitted):
     with pytest.raises(ValueError, match="fitted to zero residual"):
-        check_settings(fitted.problem(), dataclasses.replace(SETTINGS, direction="gradient"))
+        check_path_settings(fitted.problem(), dataclasses.replace(SETTINGS, direction="gradient"))
 
 
 def test_a_problem_without_a_path_is_refused_first(build_case):
     problem = build_case("tanh-ce-mean").problem()
-    check_settings(problem, SETTINGS)
+    asked = {name: getattr(SETTINGS, name) for name in ("points", "direction", "optimality", "seed")}
+    check_moves(problem, **asked)
     with pytest.raises(ValueError, match="weight decay"):
         check_path_settings(problem, SETTINGS)

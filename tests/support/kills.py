@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from solset.paper import shared_folder
-
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600.0  # seconds after which a run that does not end is a failure
 
@@ -34,8 +32,7 @@ class Killable:
     def start(self, folder: Path) -> subprocess.Popen[str]:
         """The process, in a group of its own: of several ranks any can be killed."""
         paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
-        shared = str(shared_folder().resolve())  # the run has another working folder
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "SOLSET_SHARED": shared}
+        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             list(self.command(folder)),
             cwd=folder.parent,

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from solset.paper import CIFAR10, ResNet, cifar10, find_cifar10, find_resnet56_weights, pretrained_resnet56
+from solset.paper import CIFAR10, ResNet, cifar10, pretrained_resnet56
 from solset.paper._resnet56_run import ResNet56Run
 from solset.paper._resnet56_setup import ResNet56Settings, TrainedResNet56
 from solset.reports._run_folder import RunFolder
+from support.reference import cifar10_file, resnet56_file
 
 SMALL = ResNet56Settings(
     points=16,
@@ -70,7 +71,7 @@ def small() -> Start:
 def real() -> Start:
     """The public weights and the first training images."""
     try:
-        data, weights = find_cifar10(download=False), find_resnet56_weights(download=False)
+        data, weights = cifar10_file(), resnet56_file()
     except FileNotFoundError as error:
         pytest.skip(f"the images or the weights are not here: {error}")
     return Start(REAL, pretrained_resnet56(weights), cifar10(data, count=REAL.points))

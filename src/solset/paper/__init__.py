@@ -3,14 +3,13 @@
 from solset.paper._checkpoints import load_checkpoint, pretrained, pretrained_resnet56
 from solset.paper._cifar import CIFAR10, cifar10, to_inputs, to_pixels
 from solset.paper._download import DownloadError, PublicFile, fetch
-from solset.paper._handwritten import Digits, IsolatedDigits, digits, isolated_digits
+from solset.paper._handwritten import Digits, digits
 from solset.paper._places import (
     CIFAR10_ARCHIVE,
     RESNET56_WEIGHTS,
     cache_folder,
     find_cifar10,
     find_resnet56_weights,
-    shared_folder,
 )
 from solset.paper._resnet import ResNet, resnet20, resnet32, resnet44, resnet56, resnet110
 from solset.paper._theorem_2 import theorem_2
@@ -20,7 +19,6 @@ __all__ = [
     "CIFAR10_ARCHIVE",
     "Digits",
     "DownloadError",
-    "IsolatedDigits",
     "PublicFile",
     "RESNET56_WEIGHTS",
     "ResNet",
@@ -30,7 +28,6 @@ __all__ = [
     "fetch",
     "find_cifar10",
     "find_resnet56_weights",
-    "isolated_digits",
     "load_checkpoint",
     "pretrained",
     "pretrained_resnet56",
@@ -39,7 +36,6 @@ __all__ = [
     "resnet32",
     "resnet44",
     "resnet56",
-    "shared_folder",
     "theorem_2",
     "to_inputs",
     "to_pixels",

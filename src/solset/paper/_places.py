@@ -1,4 +1,4 @@
-"""Where data files are: the shared folder, the cache, and the public copies that fill it."""
+"""The places of data files: a path that is given, or the cache and the public copies that fill it."""
 
 import os
 import zipfile
@@ -35,11 +35,6 @@ RESNET56_WEIGHTS = PublicFile(
 """ResNet56 for CIFAR-10 (Idelbayev 2018, BSD licence), 93.4 % test accuracy, 3.5 MB."""
 
 
-def shared_folder() -> Path:
-    """Where reference data is looked for: ``$SOLSET_SHARED``, else ``../shared`` of the working folder."""
-    return Path(os.environ.get("SOLSET_SHARED", Path.cwd().parent / "shared"))
-
-
 def cache_folder() -> Path:
     """Where downloads are kept: ``$SOLSET_HOME``, else ``solset`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     if home := os.environ.get("SOLSET_HOME"):
@@ -52,9 +47,8 @@ def find_cifar10(
 ) -> Path:
     """The path of CIFAR-10 images, for :func:`solset.paper.cifar10`.
 
-    Looked for in this order: ``path``, and nothing else where it is given;
-    ``data/cifar10_train_2000.npz`` in :func:`shared_folder`; ``source`` in :func:`cache_folder`; the public
-    copy, downloaded to the cache with its hash checked.
+    The path that is given, and no other; without one the copy in :func:`cache_folder`, to which the public
+    copy is downloaded with its hash checked.
 
     Args:
         path: The archive ``cifar-10-python.tar.gz``, its unpacked folder ``cifar-10-batches-py``, or a
@@ -65,14 +59,8 @@ def find_cifar10(
     Raises:
         FileNotFoundError: If there are none; the message names both cures.
     """
-    return _find(
-        path,
-        option="--data",
-        expected="cifar-10-python.tar.gz, its folder cifar-10-batches-py, or a .npz of `images` and `labels`",
-        shared="data/cifar10_train_2000.npz",
-        source=source,
-        download=download,
-    )
+    expected = "cifar-10-python.tar.gz, its folder cifar-10-batches-py, or a .npz of `images` and `labels`"
+    return _find(path, f"`--data PATH` with {expected}", source, download)
 
 
 def find_resnet56_weights(
@@ -80,9 +68,8 @@ def find_resnet56_weights(
 ) -> Path:
     """The path of the public ResNet56 checkpoint, for :func:`solset.paper.pretrained_resnet56`.
 
-    Looked for in this order: ``path``, and nothing else where it is given;
-    ``weights/resnet56-4bfd9763.th`` in :func:`shared_folder`; ``source`` in :func:`cache_folder`; the
-    public copy, downloaded to the cache with its hash checked.
+    The path that is given, and no other; without one the copy in :func:`cache_folder`, to which the public
+    copy is downloaded with its hash checked.
 
     Args:
         path: The file ``resnet56-4bfd9763.th`` or another checkpoint; by default none.
@@ -92,40 +79,21 @@ def find_resnet56_weights(
     Raises:
         FileNotFoundError: If there is none; the message names both cures.
     """
-    return _find(
-        path,
-        option="--weights",
-        expected="resnet56-4bfd9763.th",
-        shared="weights/resnet56-4bfd9763.th",
-        source=source,
-        download=download,
-    )
+    return _find(path, "`--weights PATH` with resnet56-4bfd9763.th", source, download)
 
 
-def _find(
-    path: str | Path | None, *, option: str, expected: str, shared: str, source: PublicFile, download: bool
-) -> Path:
-    """Where the first process finds or downloads the file, for all."""
-
-    def search() -> bytes:
-        place = _search(
-            path, option=option, expected=expected, shared=shared, source=source, download=download
-        )
-        return str(place).encode()
-
-    found = comm.from_first(search)
-    return Path((found or b"").decode())
+def _find(path: str | Path | None, cure: str, source: PublicFile, download: bool) -> Path:
+    """The place where the first process finds or downloads the file, for all processes."""
+    place = comm.from_first(lambda: str(_search(path, cure, source, download)).encode())
+    return Path((place or b"").decode())
 
 
-def _search(
-    path: str | Path | None, *, option: str, expected: str, shared: str, source: PublicFile, download: bool
-) -> Path:
+def _search(path: str | Path | None, cure: str, source: PublicFile, download: bool) -> Path:
     cached = cache_folder() / source.name
-    places = [Path(path).expanduser()] if path is not None else [shared_folder() / shared, cached]
-    for place in places:
-        if place.exists():
-            return place
-    failure = "was not tried, for a path was given" if path is not None else "was turned off"
+    place = cached if path is None else Path(path).expanduser()
+    if place.exists():
+        return place
+    failure = "was turned off" if path is None else "was not tried, for a path was given"
     cause = None
     if path is None and download:
         try:
@@ -133,7 +101,6 @@ def _search(
         except OSError as error:
             failure, cause = f"failed: {error}", error
     raise FileNotFoundError(
-        f"nothing at {' nor at '.join(map(str, places))}. Either give `{option} PATH` with {expected} "
-        f"(public copy: {source.url}), or leave it out, to download to {cached} where the network allows "
-        f"(the download {failure})"
+        f"nothing at {place}. Either give {cure} (public copy: {source.url}), or leave it out, to download "
+        f"to {cached} where the network allows (the download {failure})"
     ) from cause
