@@ -13,10 +13,11 @@ from torch import Tensor
 from solset.checks import within
 from solset.errors import bad_type, bad_value
 from solset.modulus import Audit, audit
-from solset.problem import Problem
-from solset.reports._options import Map, Settings, indices, option, source_option
+from solset.problem import Problem, as_map
+from solset.reports._options import Settings, indices, map_option, option, source_option
 from solset.reports._run_folder import RunFolder
 from solset.reports._stages import stage
+from solset.reports._users import map_of
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,7 @@ class AuditSettings(Settings):
         help="Choice whether the outputs of all points are kept (yes) or those of each point by itself (no); "
         "auto keeps all where a Gram matrix of all rows fits into memory.",
     )
-    optimality: Map = option(
-        "auto",
-        flag="--optimality",
-        help="Map whose solutions move; auto takes the first of the others that fits the problem.",
-    )
+    optimality: str = map_option("move")
     influence: bool = option(
         True,
         flag="--influence/--no-influence",
@@ -107,8 +104,9 @@ def check_audit(problem: Problem, settings: AuditSettings) -> None:
     """
     points = problem.check_points(settings.points or None)
     part = problem.restrict(parameters=[settings.layer]) if settings.layer else problem
-    if settings.optimality != "auto":
-        part.graphical_derivative(points=points[:1], optimality=settings.optimality)
+    asked = as_map(settings.optimality)
+    if asked is not None:
+        part.graphical_derivative(points=points[:1], optimality=asked)
 
 
 def run_audit(
@@ -134,7 +132,7 @@ def run_audit(
         validation=validation,
         layer=settings.layer or None,
         joint={"auto": None, "yes": True, "no": False}[settings.joint],
-        optimality=settings.optimality,
+        optimality=map_of(settings.optimality),
         influence=settings.influence,
         checkpoint=folder.reserve,
         progress=progress,

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from solset.checks import one_of, require, within
 from solset.errors import bad_value
+from solset.problem import AUTO, MAPS
 
 LARGEST_SEED = 2**32 - 1  # NumPy's limit, below torch's
-Map = Literal["auto", "interpolating", "gauss_newton", "stationary"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Option:
         parse: Function from the flag and the text to the value; ``None`` for texts and single numbers.
         show: Function from the default value to its text on the command line.
         default_help: Text of a default that is found only when the command runs.
+        choices: Texts that the option accepts; empty where the type of the field says it.
         is_argument: Whether the option stands by its place, without a flag.
         is_recorded: Whether the run folder compares the value when a run is resumed.
         check: Function from the field's name and value that refuses an impossible value.
@@ -41,6 +42,7 @@ class Option:
     parse: Callable[[str, str], Any] | None = None
     show: Callable[[Any], str] | None = None
     default_help: str = ""
+    choices: tuple[str, ...] = ()
     is_argument: bool = False
     is_recorded: bool = True
     check: Callable[[str, Any], None] | None = None
@@ -104,11 +106,11 @@ def settings_from(kind: type[Settings], values: Mapping[str, Any]) -> Any:
         ValueError: If a required setting is missing, or a value is impossible.
     """
     for field, said in options_of(kind):
-        hint = hint_of(kind, field.name)
         if field.name not in values and field.default is MISSING:
             raise bad_value(said.flag, expected="given", got="nothing", cure=said.help)
-        if field.name in values and typing.get_origin(hint) is Literal:
-            one_of(field.name, values[field.name], typing.get_args(hint))
+        choices = _choices(kind, field)
+        if field.name in values and choices:
+            one_of(field.name, values[field.name], choices)
     return kind(**values)
 
 
@@ -142,15 +144,21 @@ def help_of(settings: type[Settings], field: dataclasses.Field[Any]) -> str:
         field: Field of the settings.
     """
     said: Option = field.metadata["option"]
-    hint, parts = hint_of(settings, field.name), [said.help]
-    if typing.get_origin(hint) is Literal:
-        parts.append(f"One of {', '.join(typing.get_args(hint))}.")
+    choices, parts = _choices(settings, field), [said.help]
+    if choices:
+        parts.append(f"One of {', '.join(choices)}.")
     if said.is_argument:
         return " ".join(parts)
     if field.default is MISSING:
         return " ".join([*parts, "Required."])
     default = said.default_help or (said.show or _shown)(field.default)
     return " ".join([*parts, f"Default: {default}."] if default else parts)
+
+
+def _choices(settings: type[Settings], field: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """The texts that an option accepts; empty where it accepts others too."""
+    hint = hint_of(settings, field.name)
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else field.metadata["option"].choices
 
 
 def _shown(value: Any) -> str:
@@ -287,6 +295,18 @@ def direction_option() -> Any:
         help="Directions in which the points move: gradient (each point moves along the gradient of its own "
         "loss), random, or a safetensors file with the key directions.",
     )
+
+
+def map_option(used: str, *, only_exact: bool = False) -> Any:
+    """The field for the name of an optimality map.
+
+    Args:
+        used: Phrase that says what the map's solutions are used for.
+        only_exact: Whether maps that approximate another one are left out.
+    """
+    names = [name for name, each in MAPS.items() if each.is_exact or not only_exact]
+    text = f"Map whose solutions {used}; {AUTO} takes the first of the others that fits the problem."
+    return option(AUTO, flag="--optimality", choices=(AUTO, *names), help=text)
 
 
 def steps_option(default: tuple[float, ...], each: str) -> Any:

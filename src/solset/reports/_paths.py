@@ -1,7 +1,7 @@
 """Large perturbations of a user's own model: the path of its solution, station by station."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -14,6 +14,7 @@ from solset.reports._options import (
     Settings,
     direction_option,
     indices,
+    map_option,
     option,
     seed_option,
     source_option,
@@ -21,7 +22,7 @@ from solset.reports._options import (
 )
 from solset.reports._run_folder import RunFolder
 from solset.reports._stages import stage
-from solset.reports._users import check_moves, chosen_directions
+from solset.reports._users import check_moves, chosen_directions, map_of
 
 
 def _below_one(name: str, value: float) -> None:
@@ -39,11 +40,7 @@ class PathSettings(Settings):
     )
     direction: str = direction_option()
     sizes: tuple[float, ...] = steps_option((0.05,), "one path is followed for each")
-    optimality: Literal["auto", "interpolating", "stationary"] = option(
-        "auto",
-        flag="--optimality",
-        help="Map whose solutions are followed; auto takes the first of the others that fits the problem.",
-    )
+    optimality: str = map_option("are followed", only_exact=True)
     tol: float = option(
         1e-3,
         flag="--tol",
@@ -78,7 +75,7 @@ def check_path_settings(problem: Problem, settings: PathSettings) -> None:
         seed=settings.seed,
     )
     points = problem.check_points(settings.points)
-    check_path(problem, points=points, optimality=settings.optimality, nearest=settings.nearest)
+    check_path(problem, points=points, optimality=map_of(settings.optimality), nearest=settings.nearest)
 
 
 def run_paths(problem: Problem, settings: PathSettings, folder: RunFolder) -> dict[str, Any]:
@@ -119,7 +116,7 @@ def _along(
     course = follow_path(
         problem,
         Move(points, dx),
-        optimality=settings.optimality,
+        optimality=map_of(settings.optimality),
         max_error=settings.tol,
         nearest=settings.nearest,
         checkpoint=folder.reserve(f"course_{size:g}.safetensors"),

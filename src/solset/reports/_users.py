@@ -15,7 +15,7 @@ from solset._stability import Stability, training_stability
 from solset.changes import Move
 from solset.checks import within
 from solset.errors import bad_type, bad_value
-from solset.problem import Problem
+from solset.problem import AUTO, Optimality, Problem, as_map
 from solset.reports._directions import (
     directions_from_file,
     loss_directions,
@@ -23,10 +23,10 @@ from solset.reports._directions import (
     step_of,
 )
 from solset.reports._options import (
-    Map,
     Settings,
     direction_option,
     indices,
+    map_option,
     option,
     seed_option,
     source_option,
@@ -46,11 +46,7 @@ class UserSettings(Settings):
     )
     direction: str = direction_option()
     sizes: tuple[float, ...] = steps_option((0.01,), "the set is estimated for each")
-    optimality: Map = option(
-        "auto",
-        flag="--optimality",
-        help="Map whose solutions are estimated; auto takes the first of the others that fits the problem.",
-    )
+    optimality: str = map_option("are estimated")
     samples: int = option(
         5,
         flag="--samples",
@@ -124,8 +120,13 @@ def returned_by(source: str) -> object:
     return found
 
 
+def map_of(name: str) -> Optimality:
+    """The optimality map of this name, or the word for the automatic choice."""
+    return as_map(name) or AUTO
+
+
 def check_moves(
-    problem: Problem, *, points: Sequence[int], direction: str, optimality: Map, seed: int
+    problem: Problem, *, points: Sequence[int], direction: str, optimality: str, seed: int
 ) -> None:
     """Refuses settings that do not fit the problem; a run folder is made afterwards.
 
@@ -144,8 +145,9 @@ def check_moves(
     checked = problem.check_points(points)
     inputs, _ = problem.risk().points[checked]
     chosen_directions(problem, checked, inputs, direction, seed)
-    if optimality != "auto":
-        problem.graphical_derivative(points=checked, optimality=optimality)
+    asked = as_map(optimality)
+    if asked is not None:
+        problem.graphical_derivative(points=checked, optimality=asked)
 
 
 def check_settings(problem: Problem, settings: UserSettings) -> None:
@@ -170,7 +172,7 @@ def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder
     points = problem.check_points(settings.points)
     inputs, _ = problem.risk().points[points]
     directions = chosen_directions(problem, points, inputs, settings.direction, settings.seed)
-    derivative = problem.graphical_derivative(points=points, optimality=settings.optimality)
+    derivative = problem.graphical_derivative(points=points, optimality=map_of(settings.optimality))
     setup = stage(
         folder,
         "setup",
@@ -227,7 +229,7 @@ def _at_size(
         Move(points, dx),
         samples=settings.samples,
         generator=torch.Generator().manual_seed(settings.seed + 1),
-        optimality=settings.optimality,
+        optimality=map_of(settings.optimality),
     )
     moved = problem.risk().move(points, dx)
     tensors = {"dx": dx, "trained": problem.weights().clone(), "estimate": stability.solution.value}
