@@ -41,7 +41,7 @@ from support.commands import SOURCE, contents
             ["poison", "--help"],
             ["--points", "--radius", "--scope", "--training", "--from-scratch", "--resume"],
         ),
-        (["path", "--help"], ["--points", "--size", "--tol", "--nearest", "--resume"]),
+        (["path", "--help"], ["--points", "--size", "--max-error", "--nearest", "--resume"]),
         (["resnet56", "--help"], ["--data", "--weights", "--moved", "--memory", "--figure", "--resume"]),
     ],
 )

@@ -110,7 +110,7 @@ def test_resuming_computes_nothing_again(fitted, tmp_path, monkeypatch):
     ("options", "says"),
     [
         ({"sizes": (0.1, 0.1)}, "distinct"),
-        ({"tol": 0.0}, "tol"),
+        ({"max_error": 0.0}, "max_error"),
         ({"optimality": "gauss_newton"}, "optimality"),
     ],
 )

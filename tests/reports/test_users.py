@@ -156,7 +156,7 @@ class TestSettings:
             ({"direction": "sideways"}, '`direction` must be "gradient", "random" or a safetensors file'),
             ({"optimality": "interpolating"}, '`optimality` must be a fitted problem for "interpolating"'),
             ({"sizes": (0.01, 0.01)}, r"`sizes` must be distinct to six digits; got \(0\.01, 0\.01\)"),
-            ({"samples": -1}, "`samples` must be zero or more; got -1"),
+            ({"samples": -1}, "`samples` must be at least 0; got -1"),
         ],
     )
     def test_impossible_settings_are_refused(self, change, says):

@@ -41,9 +41,9 @@ class PathSettings(Settings):
     direction: str = direction_option()
     sizes: tuple[float, ...] = steps_option((0.05,), "one path is followed for each")
     optimality: str = map_option("are followed", only_exact=True)
-    tol: float = option(
+    max_error: float = option(
         1e-3,
-        flag="--tol",
+        flag="--max-error",
         check=_below_one,
         help="Error of the path's end along the solution set, relative to the length of the path.",
     )
@@ -117,7 +117,7 @@ def _along(
         problem,
         Move(points, dx),
         optimality=map_of(settings.optimality),
-        max_error=settings.tol,
+        max_error=settings.max_error,
         nearest=settings.nearest,
         checkpoint=folder.reserve(f"course_{size:g}.safetensors"),
     )
