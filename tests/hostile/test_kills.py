@@ -38,7 +38,7 @@ def audit_run() -> Killable:
 
 
 def path_run() -> Killable:
-    options = ("--points", "3,17", "--direction", "random", "--size", "10%,20%", "--tol", "1e-3")
+    options = ("--points", "3,17", "--direction", "random", "--size", "10%,20%", "--max-error", "1e-3")
     return Killable(
         "path",
         lambda folder: solset("path", "mine.py:build", *options, "--resume", "--out", str(folder)),

@@ -92,7 +92,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--seed": SEEDS,
         "--out": OUTS,
     },
-    "path": {**MOVING, "--tol": ["0", "1", "-1", "nan", "inf", "abc", ""]},
+    "path": {**MOVING, "--max-error": ["0", "1", "-1", "nan", "inf", "abc", ""]},
     "resnet56": {
         "--data": [*WORDS, "mine.py", "full", "net.th", "pipe"],
         "--weights": [*WORDS, "mine.py", "full", "few.npz", "pipe"],
