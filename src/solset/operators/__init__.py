@@ -1,5 +1,6 @@
 """Derivatives of the risk and of the outputs as linear operators."""
 
+from solset.operators._cost import Cost, ProductCost
 from solset.operators._curvature import CurvatureRoot, GaussNewton, loss_curvature
 from solset.operators._first import InputJacobian, Jacobian
 from solset.operators._graphs import Graphs
@@ -21,6 +22,7 @@ from solset.operators._second import Hessian, Mixed
 from solset.operators._switches import Switches, switch_gradients, switch_values
 
 __all__ = [
+    "Cost",
     "CurvatureRoot",
     "DirectionChoice",
     "DirectionSelector",
@@ -38,6 +40,7 @@ __all__ = [
     "OutputDirections",
     "PerSampleGradients",
     "PointGrams",
+    "ProductCost",
     "Switches",
     "choose_directions",
     "directions_to_add",

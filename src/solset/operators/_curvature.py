@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 
 from solset.linalg import BlockDiagonal, LinearOperator, NormalOperator, Product
+from solset.operators._cost import (
+    FORWARD,
+    GAUSS_NEWTON_PRODUCT,
+    GAUSS_NEWTON_SWEEP,
+    JACOBIAN_GRAPH,
+    Cost,
+    ProductCost,
+)
 from solset.operators._first import Jacobian, OutputGraph
 from solset.operators._graphs import GRAPH_BUDGET, push_forward
 from solset.risk import EmpiricalRisk, flat_rows, output_shape, through_loss
@@ -125,6 +133,40 @@ class GaussNewton(NormalOperator):
         needed = self._weights.shape[0] * self._jacobian.outputs * risk.weights.element_size()
         self.keeps_weights = needed <= memory_budget
         super().__init__(Product(self._weights, self._jacobian), risk.weight_decay)
+
+    @property
+    def jacobian(self) -> Jacobian:
+        """The Jacobian ``J`` inside the factor."""
+        return self._jacobian
+
+    @property
+    def cost(self) -> ProductCost:
+        """The cost of a product with one vector."""
+        if not self._jacobian.pushes_forward(1):
+            return self.block_cost
+        graphs = self._jacobian.graphs.batch_bytes
+        return ProductCost(Cost(), Cost(1.0, GAUSS_NEWTON_PRODUCT), graphs) + self._kept_weights_cost
+
+    @property
+    def block_cost(self) -> ProductCost:
+        """The cost of a product with many vectors, for each of them."""
+        graphs = self._jacobian.graphs
+        return ProductCost.through(graphs, JACOBIAN_GRAPH, GAUSS_NEWTON_SWEEP) + self._kept_weights_cost
+
+    @property
+    def factor_cost(self) -> ProductCost:
+        """The cost of a product with the factor ``A`` and one with ``Aᵀ``."""
+        return self._jacobian.cost
+
+    @property
+    def weights_cost(self) -> ProductCost:
+        """The cost of the loss's curvature at every point, where it is kept."""
+        size = self._weights.shape[0] * self._jacobian.outputs * self._risk.weights.element_size()
+        return ProductCost(Cost(1.0, FORWARD), Cost(), size)
+
+    @property
+    def _kept_weights_cost(self) -> ProductCost:
+        return self.weights_cost if self.keeps_weights else ProductCost()
 
     def _weighed(self, start: int, outputs: Tensor, targets: Tensor, pushed: Tensor) -> Tensor:
         """``αΛ`` times a batch's changes of outputs, ``(k, b, c)``."""

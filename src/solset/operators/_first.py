@@ -9,6 +9,14 @@ import torch
 from torch import Tensor
 
 from solset.linalg import LinearOperator
+from solset.operators._cost import (
+    INPUT_JACOBIAN,
+    JACOBIAN_GRAPH,
+    JACOBIAN_PRODUCT,
+    JACOBIAN_SWEEP,
+    Cost,
+    ProductCost,
+)
 from solset.operators._graphs import (
     GRAPH_BUDGET,
     Graphs,
@@ -123,6 +131,24 @@ class Jacobian(LinearOperator):
     def _convolves(self) -> bool:
         return has_convolution(self._risk.model)
 
+    @property
+    def push_cost(self) -> ProductCost:
+        """The cost of ``J v``."""
+        if self.pushes_forward(1):
+            return ProductCost(Cost(), Cost(1.0, JACOBIAN_PRODUCT), self.graphs.batch_bytes)
+        return self.pull_cost
+
+    @property
+    def pull_cost(self) -> ProductCost:
+        """The cost of ``Jᵀ u``."""
+        return ProductCost.through(self.graphs, JACOBIAN_GRAPH, JACOBIAN_SWEEP)
+
+    @property
+    def cost(self) -> ProductCost:
+        """The cost of ``J v`` and ``Jᵀ u``, which share their graphs."""
+        push, pull = self.push_cost, self.pull_cost
+        return ProductCost(pull.once, push.each + pull.each, max(push.graphs, pull.graphs))
+
     def _apply(self, block: Tensor) -> Tensor:
         if self.pushes_forward(block.shape[1]):
             direction = self._risk.layout.split(block[:, 0])
@@ -183,6 +209,12 @@ class InputJacobian(LinearOperator):
         chosen = torch.as_tensor(list(points), device=self.device)
         self._rows = (chosen.unsqueeze(1) * self._c + torch.arange(self._c, device=self.device)).reshape(-1)
         self.graphs = output_graphs(moved, memory_budget, by_inputs=True)
+        self._share = len(points) / len(risk.points)
+
+    @property
+    def cost(self) -> ProductCost:
+        """The cost of ``J_x Δx``."""
+        return ProductCost.through(self.graphs, 1.0, INPUT_JACOBIAN - 1.0, share=self._share)
 
     @property
     def moved_rows(self) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from solset.linalg import LinearOperator
+from solset.operators._cost import HESSIAN_GRAPH, HESSIAN_PRODUCT, MIXED_PRODUCT, ProductCost
 from solset.operators._graphs import GRAPH_BUDGET, Graphs, pull_back
 from solset.risk import EmpiricalRisk, flat_rows
 
@@ -54,6 +55,11 @@ class Hessian(LinearOperator):
         self._risk = risk
         self.graphs = Graphs(risk, lambda x, y: _gradient_graph(risk, x, y, mixed=False), memory_budget)
 
+    @property
+    def cost(self) -> ProductCost:
+        """The cost of ``H v``."""
+        return ProductCost.through(self.graphs, HESSIAN_GRAPH, HESSIAN_PRODUCT)
+
     def _apply(self, block: Tensor) -> Tensor:
         directions = self._risk.layout.split_block(block)
 
@@ -93,6 +99,12 @@ class Mixed(LinearOperator):
         )
         self._risk = moved
         self.graphs = Graphs(moved, lambda x, y: _gradient_graph(moved, x, y, mixed=True), memory_budget)
+        self._share = len(points) / len(risk.points)
+
+    @property
+    def cost(self) -> ProductCost:
+        """The cost of ``B Δx``."""
+        return ProductCost.through(self.graphs, 1.0, MIXED_PRODUCT - 1.0, share=self._share)
 
     def _apply(self, block: Tensor) -> Tensor:
         def product(start: int, graph: _GradientGraph) -> Tensor:

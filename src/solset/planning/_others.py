@@ -1,13 +1,13 @@
 """An audit and a path, by the same count."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from solset.operators import Cost
 from solset.operators._cost import FACTOR_ROW, FORWARD, INPUT_ROW, ROW
-from solset.planning._products import Products
-from solset.planning._result import Cost, Memory, Route, refused
+from solset.planning._result import Memory, Route, refused
+from solset.planning._routes import Routes
 from solset.planning._rows import whole_point_rows
-from solset.problem import Interpolating, Problem, keeps_outputs
+from solset.problem import Interpolating, Problem, Stationary, keeps_outputs
 from solset.problem._stationary import smaller_side
 
 NEWTON_PRODUCTS = 10  # of the Hessian in a Newton step along a path: what CG takes for one digit
@@ -23,15 +23,13 @@ class OtherRoutes:
 
     Attributes:
         problem: The trained point.
-        chosen: ``K``.
-        taken: What ``"auto"`` takes.
-        products: What one product costs.
+        routes: Routes to the graphical derivative, whose operators are asked here too.
+        taken: Route that ``"auto"`` takes.
     """
 
     problem: Problem
-    chosen: Sequence[int]
+    routes: Routes
     taken: Route
-    products: Products
 
     def all(self) -> tuple[Route, ...]:
         """Joint and isolated audit, and the path."""
@@ -39,7 +37,7 @@ class OtherRoutes:
 
     @property
     def _share(self) -> float:
-        return len(self.chosen) / self.problem.point_count
+        return len(self.routes.moved) / self.problem.point_count
 
     def joint_audit(self) -> Route:
         """All constraints hold: one Gram matrix, then ``c`` backward passes for each point."""
@@ -55,7 +53,7 @@ class OtherRoutes:
             rows=known.rows,
         )
         try:
-            plan = known.gram_solver().plan(self.products.jacobian)
+            plan = known.gram_solver().plan(self.routes.jacobian)
         except ValueError:
             return refused(route, known.memory_budget)
         square = plan.gram_memory
@@ -77,7 +75,7 @@ class OtherRoutes:
             solver="none",
             obstacle=Interpolating().refusal(known),
             is_default=not known.gram_fits and not Interpolating().refusal(known),
-            rows=len(self.chosen) * known.outputs,
+            rows=len(self.routes.moved) * known.outputs,
             memory=Memory(vectors=4 * 8 * known.weights),
             prepare=SLOPES,
             direction=self._share * Cost(2.0, FORWARD + ROW * known.outputs),
@@ -89,7 +87,7 @@ class OtherRoutes:
         known, taken = self.problem.point, self.taken
         if keeps_outputs(taken.optimality):
             return self._kept_outputs()
-        n, hessian = self.problem.point_count, self.products.hessian
+        n, hessian = self.problem.point_count, self.routes.hessian.cost
         products = NEWTON_PRODUCTS * hessian.each + hessian.once
         return Route(
             name="path along an isolated solution",
@@ -100,14 +98,14 @@ class OtherRoutes:
                 taken.memory, rows=8 * smaller_side(known) * known.weights, gram=24 * smaller_side(known) ** 2
             ),
             prepare=2 * Cost(1.0, FORWARD) + known.rows / n * Cost(1.0, FACTOR_ROW),
-            direction=self.products.mixed.each + products,
+            direction=self.routes.data(Stationary()).each + products,
             step=Cost(1.0, 1.0) + products,
             note="a step is Newton's, of which a station takes a few; the preconditioner may use fewer rows",
         )
 
     def _kept_outputs(self) -> Route:
         """A factorisation and a few corrections for each station."""
-        taken, by_inputs = self.taken, self.products.by_inputs
+        taken, by_inputs = self.taken, self.routes.data(Interpolating())
         forward = Cost(1.0, FORWARD)
         return replace(
             taken,

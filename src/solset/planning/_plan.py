@@ -6,11 +6,9 @@ from dataclasses import replace
 from solset import comm
 from solset.changes import Move
 from solset.operators import InformativeRows
-from solset.planning._interpolating import InterpolatingRoutes
 from solset.planning._others import OtherRoutes
-from solset.planning._products import Products
-from solset.planning._result import Plan, Route
-from solset.planning._symmetric import SymmetricRoutes
+from solset.planning._result import Kept, Plan, Route
+from solset.planning._routes import Routes
 from solset.problem import MAPS, Interpolating, Problem, Stationary
 from solset.problem._informative import InformativeSelection
 from solset.risk import Indices
@@ -56,11 +54,12 @@ def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRo
         products have to be repeated (an inconsistent system, a restart), there are more of them.
     """
     chosen = problem.check_points(points)
-    known, products = problem.point, Products(problem, chosen)
-    interpolating = InterpolatingRoutes(known, products, _selection(problem, chosen, rows))
-    found = (*interpolating.all(), *SymmetricRoutes(known, products).all())
+    known = problem.point
+    asked = Routes(known, chosen, _selection(problem, chosen, rows))
     refusal = Interpolating(rows).doubt(known, Move, chosen)
-    routes = _marked(found, _defaults(problem, chosen, rows), (Stationary if refusal else Interpolating).name)
+    routes = _marked(
+        asked.all(), _defaults(problem, chosen, rows), (Stationary if refusal else Interpolating).name
+    )
     taken = next(route for route in routes if route.is_automatic)
     return Plan(
         points=problem.point_count,
@@ -73,9 +72,15 @@ def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRo
         processes=comm.size(),
         reason=_reason(taken, refusal),
         routes=routes,
-        kept=products.kept,
-        others=OtherRoutes(problem, chosen, taken, products).all(),
+        kept=_kept(asked),
+        others=OtherRoutes(problem, asked, taken).all(),
     )
+
+
+def _kept(routes: Routes) -> tuple[Kept, ...]:
+    """Whether graphs are kept between products, of the two operators of all points."""
+    pairs = (("Jacobian", routes.jacobian.graphs), ("Hessian", routes.hessian.graphs))
+    return tuple(Kept(name, each.batch_bytes, each.all_bytes, each.are_kept) for name, each in pairs)
 
 
 def _selection(

@@ -3,33 +3,11 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from solset.operators import Cost
 from solset.problem import Stationary, keeps_outputs
 from solset.solvers import size_text
 
 Place = Literal["memory", "disk", "recomputed"]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Work, of all processes together.
-
-    Attributes:
-        passes: How often the points are read: 1 is each of them once.
-        gradients: By count: 1 is a gradient of the risk over all points.
-
-    Example:
-        >>> 2 * Cost(1.0, 0.5) + Cost(passes=1.0)
-        Cost(passes=3.0, gradients=1.0)
-    """
-
-    passes: float = 0.0
-    gradients: float = 0.0
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.passes + other.passes, self.gradients + other.gradients)
-
-    def __rmul__(self, times: int | float) -> "Cost":
-        return Cost(times * self.passes, times * self.gradients)
 
 
 @dataclass(frozen=True)

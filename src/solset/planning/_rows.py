@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from solset.operators import Cost
 from solset.operators._cost import ROW
-from solset.planning._result import Cost
 from solset.solvers import RowPlan
 
 

@@ -1,0 +1,286 @@
+"""The routes to a graphical derivative: each map, operator and solver is asked what it needs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import cast
+
+from solset.changes import Move
+from solset.linalg import gram_block
+from solset.operators import Cost, Hessian, InputJacobian, Jacobian, Mixed, ProductCost, rows_at_once
+from solset.operators import GaussNewton as GaussNewtonMatrix
+from solset.operators._cost import FACTOR_ROW
+from solset.planning._result import Memory, Route, refused, too_small
+from solset.planning._rows import points_per_block, single_rows, whole_point_rows
+from solset.problem import GaussNewton, Interpolating, LinearisedMap, Stationary, TrainedPoint
+from solset.problem._informative import InformativeSelection
+from solset.problem._point import MOST_ROWS
+from solset.problem._stationary import preconditioned, smaller_side
+from solset.solvers import CG, LSMR, MINRES, RowPlan, Solver
+
+CHUNK = 64  # columns of a matrix that are written out together
+
+
+@dataclass(frozen=True)
+class Routes:
+    """Every route from a trained point, for a choice of points that move.
+
+    Attributes:
+        point: Trained point.
+        moved: Indices of the points that move, checked.
+        selection: Rows of ``J`` that carry the constraint; ``None`` where they cannot be chosen.
+    """
+
+    point: TrainedPoint
+    moved: Sequence[int]
+    selection: InformativeSelection | None
+
+    def all(self) -> tuple[Route, ...]:
+        """The routes of the interpolating, the Gauss–Newton and the stationary map."""
+        return (
+            *self._of_rows(self.all_rows(), self.chosen_rows(), self.iterative(Interpolating(), LSMR())),
+            self.gauss_newton_dual(),
+            self.dense(GaussNewton(), self.gauss_newton.block_cost),
+            self.iterative(GaussNewton(), CG()),
+            self.dense(Stationary(), self._cost(Stationary())),
+            self.preconditioned(),
+            self.iterative(Stationary(), MINRES()),
+        )
+
+    def _of_rows(self, *routes: Route) -> tuple[Route, ...]:
+        refusal = Interpolating().refusal(self.point)
+        return tuple(replace(route, obstacle=refusal or route.obstacle) for route in routes)
+
+    @cached_property
+    def gauss_newton(self) -> GaussNewtonMatrix:
+        """The Gauss–Newton matrix; nothing is multiplied with it."""
+        return cast("GaussNewtonMatrix", GaussNewton().operator(self.point))
+
+    @property
+    def jacobian(self) -> Jacobian:
+        """The Jacobian of all training outputs; nothing is multiplied with it."""
+        return self.gauss_newton.jacobian
+
+    @cached_property
+    def hessian(self) -> Hessian:
+        """The Hessian; nothing is multiplied with it."""
+        return cast("Hessian", Stationary().operator(self.point))
+
+    @cached_property
+    def _operators(self) -> dict[str, Jacobian | GaussNewtonMatrix | Hessian]:
+        return {
+            Interpolating.name: self.jacobian,
+            GaussNewton.name: self.gauss_newton,
+            Stationary.name: self.hessian,
+        }
+
+    def _cost(self, optimality: LinearisedMap) -> ProductCost:
+        """What the map's operator says of its products."""
+        return self._operators[optimality.name].cost
+
+    @cached_property
+    def _data(self) -> dict[bool, ProductCost]:
+        return {}
+
+    def data(self, optimality: LinearisedMap) -> ProductCost:
+        """What the map's data operator says of its products.
+
+        Args:
+            optimality: Optimality map.
+        """
+        key = optimality.keeps_outputs
+        if key not in self._data:
+            point = self.point
+            operator = optimality.data(Move, point.risk, self.moved, point.memory_budget)
+            self._data[key] = cast("InputJacobian | Mixed", operator).cost
+        return self._data[key]
+
+    @property
+    def _vectors(self) -> int:
+        return 4 * self.point.weights * self.point.risk.weights.element_size()
+
+    def iterative(self, optimality: LinearisedMap, solver: Solver) -> Route:
+        """A solver that keeps nothing but vectors.
+
+        Args:
+            optimality: Optimality map.
+            solver: Solver of its systems.
+        """
+        point, cost, data = self.point, self._cost(optimality), self.data(optimality)
+        needs, name = solver.plan(self._operators[optimality.name]), type(solver).__name__
+        together = 2 if optimality.keeps_outputs else 1  # the cost of rows is of a product with A and Aᵀ
+        return Route(
+            name=f"{optimality.name} {'on all rows ' if optimality.keeps_outputs else ''}by {name}",
+            optimality=optimality.name,
+            solver=name,
+            rows=point.rows if optimality.keeps_outputs else None,
+            memory=Memory(graphs=cost.graphs + data.graphs, vectors=needs.memory),
+            prepare=cost.once + data.once,
+            direction=data.each + needs.products / together * cost.each,
+            step=needs.products_per_step / together * cost.each,
+            most_steps=needs.max_steps,
+        )
+
+    def dense(self, optimality: LinearisedMap, block: ProductCost) -> Route:
+        """The matrix written out.
+
+        Args:
+            optimality: Optimality map.
+            block: Cost of a product of many columns, for each of them.
+        """
+        solver, point, data = self.point.dense_solver(), self.point, self.data(optimality)
+        needs = solver.plan(self.gauss_newton)  # any matrix of this side
+        chunks = -(-needs.preparation // CHUNK)
+        written = Cost(chunks * block.each.passes, needs.preparation * block.each.gradients)
+        short = needs.memory > point.memory_budget
+        return Route(
+            name=f"{optimality.name} by Dense",
+            optimality=optimality.name,
+            solver="Dense",
+            obstacle=too_small(point.memory_budget, needs.memory) if short else "",
+            smallest_budget=needs.memory,
+            memory=Memory(needs.memory // 3, 2 * needs.memory // 3, block.graphs, self._vectors),
+            prepare=block.once + written + data.once,
+            direction=data.each + needs.products * self._cost(optimality).each,
+            note=f"a product of {CHUNK} columns holds as many copies of a batch's activations",
+        )
+
+    def all_rows(self) -> Route:
+        """The Gram matrix of all rows."""
+        point, solver = self.point, self.point.gram_solver()
+        route = Route(
+            name="interpolating on all rows by Dual",
+            optimality=Interpolating.name,
+            solver="Dual",
+            rows=point.rows,
+            smallest_budget=solver.smallest_budget(self.jacobian),
+        )
+        if point.rows <= MOST_ROWS:  # below that, a call for Dual works on chosen rows
+            route = replace(route, smallest_budget=max(route.smallest_budget, point.gram_bytes))
+        try:
+            plan = solver.plan(self.jacobian)
+        except ValueError:
+            return refused(route, point.memory_budget)
+        rows = whole_point_rows(plan, point.outputs, len(point.risk.points))
+        route = self._by_gram(route, plan, rows, self.data(Interpolating()), self._cost(Interpolating()))
+        if not Interpolating().chooses_rows(point):
+            return route
+        short = f"{point.rows} rows are more than the {MOST_ROWS} that a Gram matrix is built of unasked"
+        if point.rows <= MOST_ROWS:
+            short = too_small(point.memory_budget, route.smallest_budget)
+        return replace(route, obstacle=f"{short}; Dual takes informative rows instead")
+
+    def chosen_rows(self) -> Route:
+        """The Gram matrix of the rows that carry the constraint, with a check of all rows."""
+        point, selection = self.point, self.selection
+        route = Route(
+            name="interpolating on informative rows by Dual",
+            optimality=Interpolating.name,
+            solver="Dual",
+            smallest_budget=point.curvature_bytes,
+            note="before rows are added, if the check of all rows asks for more",
+        )
+        if selection is None:
+            return route if point.curvature_fits else refused(route, point.memory_budget)
+        operator, n = selection.linearisation.constraint.operator, len(point.risk.points)
+        least = max(point.curvature_bytes, selection.solver.smallest_budget(operator))
+        route = replace(route, rows=operator.shape[0], smallest_budget=least)
+        try:
+            plan = selection.solver.plan(operator)
+        except ValueError:
+            return refused(route, point.memory_budget)
+        share = len(selection.choice.directions.points.unique()) / n
+        cost, data, check = self._cost(Interpolating()), self.data(Interpolating()), self.jacobian.push_cost
+        of_rows = ProductCost(share * cost.once, share * cost.each, int(share * cost.graphs))
+        route = self._by_gram(route, plan, single_rows(plan, n), data, of_rows)
+        vectors = self._vectors + 2 * prod(selection.curvature.vectors.shape) * 8
+        return replace(
+            route,
+            obstacle=selection.too_many,
+            memory=replace(route.memory, graphs=route.memory.graphs + check.graphs, vectors=vectors),
+            # The first direction is solved and checked when it is asked about, and applied once more.
+            prepare=route.prepare + check.once + check.each + data.each,
+        )
+
+    def gauss_newton_dual(self) -> Route:
+        """The Gram side of the Gauss–Newton matrix."""
+        point, solver, matrix = self.point, self.point.gram_solver(), self.gauss_newton
+        route = Route(
+            name="gauss_newton by Dual",
+            optimality=GaussNewton.name,
+            solver="Dual",
+            smallest_budget=solver.smallest_budget(matrix),
+            rows=point.rows,
+        )
+        try:
+            plan = solver.plan(matrix)
+        except ValueError:
+            return refused(route, point.memory_budget)
+        rows, factor = matrix.weights_cost, matrix.factor_cost
+        made = rows.once + whole_point_rows(plan, point.outputs, len(point.risk.points))
+        # Twice the function of the matrix, a product and its check: each goes to and fro.
+        double = replace(factor, each=2 * factor.each)
+        route = self._by_gram(route, plan, made, self.data(GaussNewton()), double)
+        return replace(route, memory=replace(route.memory, vectors=rows.graphs + self._vectors))
+
+    def _by_gram(
+        self, route: Route, plan: RowPlan, rows: Cost, data: ProductCost, factor: ProductCost
+    ) -> Route:
+        """The route with rows in memory, on the disk, or computed anew at every product with ``factor``."""
+        if plan.place != "recomputed":
+            factor = ProductCost()
+        square = plan.gram_memory
+        return replace(
+            route,
+            place=plan.place,
+            disk=plan.disk,
+            memory=Memory(plan.memory - square, square, data.graphs + factor.graphs, self._vectors),
+            prepare=rows + data.once + factor.once,
+            direction=data.each + 2 * factor.each,  # the solve, its refinement and its check
+        )
+
+    def preconditioned(self) -> Route:
+        """Conjugate gradients on the Hessian with the inverse of the Gauss–Newton matrix."""
+        point, item, dtype = self.point, self.jacobian.dtype.itemsize, self.jacobian.dtype
+        hessian, data = self._cost(Stationary()), self.data(Stationary())
+        is_tall, side = point.rows >= point.weights, smaller_side(point)
+        need = 16 * side**2
+        if not is_tall:
+            need = max(need, 8 * point.rows**2 + 2 * point.weights * (8 + item))
+        inner = ProductCost() if is_tall else self._cost(Interpolating())
+        route = Route(
+            name="stationary by preconditioned CG",
+            optimality=Stationary.name,
+            solver="CG, MINRES",
+            smallest_budget=need,
+            rows=point.rows,
+            step=hessian.each + inner.each,
+            most_steps=CG().max_steps,
+            note="without the steps of MINRES, which follows if the Hessian proves indefinite",
+        )
+        if not point.risk.weight_decay > 0:
+            return replace(route, obstacle="no weight decay: the Gauss–Newton matrix has no inverse")
+        if need > point.memory_budget:
+            return refused(route, point.memory_budget)
+        block = rows_at_once(point.weights, point.memory_budget)
+        if not is_tall:
+            block = gram_block((point.rows, point.weights), dtype, point.memory_budget)
+        rows, needs = self.gauss_newton.weights_cost, preconditioned(point).solvers[0].plan(self.gauss_newton)
+        held = block * point.weights * (item + 8) * (1 if is_tall else 2)
+        made = rows.once + self._factor_rows(block, is_tall=is_tall)
+        return replace(
+            route,
+            memory=Memory(held, 24 * side**2, hessian.graphs + inner.graphs, rows.graphs + needs.memory),
+            prepare=made + hessian.once + inner.once + data.once,
+            direction=data.each + hessian.each,
+        )
+
+    def _factor_rows(self, block: int, *, is_tall: bool) -> Cost:
+        """All rows and their part of the square: once on the tall side, else as a Gram matrix takes."""
+        point, n = self.point, len(self.point.risk.points)
+        if is_tall:
+            read = float(points_per_block(point.rows, point.outputs, block).sum())
+            return Cost(read / n, FACTOR_ROW * point.outputs * read / n)
+        plan = RowPlan(rows=point.rows, columns=point.weights, place="recomputed", at_once=block)
+        return whole_point_rows(plan, point.outputs, n, row=FACTOR_ROW)
