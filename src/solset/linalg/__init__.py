@@ -1,4 +1,4 @@
-"""Linear operators known by their products, and what dense linear algebra adds to them."""
+"""Linear operators that are defined by their products, and dense linear algebra around them."""
 
 from solset.linalg._algebra import (
     BlockDiagonal,

@@ -8,7 +8,7 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
-from solset.errors import bad_value
+from solset.checks import within
 from solset.linalg._operator import LinearOperator
 from solset.linalg._scipy_bridge import as_scipy, from_numpy
 
@@ -20,9 +20,9 @@ class LargestEigenvalue:
     """An eigenpair and how far the true one may be.
 
     Attributes:
-        value: The Rayleigh quotient of the vector: never above the largest eigenvalue, up to rounding.
-        vector: Of unit length, ``(p,)``.
-        upper: Not exceeded by the largest eigenvalue with probability 0.999 over the start vector
+        value: Rayleigh quotient of the vector, never above the largest eigenvalue, up to rounding.
+        vector: Eigenvector of unit length, ``(p,)``.
+        upper: Upper bound of the largest eigenvalue, with probability 0.999 over the start vector
             (Kuczyński & Woźniakowski 1992, theorem 4.2).
         has_converged: Whether the iteration met its tolerance.
     """
@@ -42,18 +42,17 @@ def largest_eigenpair(
     to which the bound ``(λ - θ)/λ ≤ (log(1.648 √p / 0.001) / (2 steps - 1))²`` applies.
 
     Args:
-        operator: Symmetric and positive semi-definite, ``(p, p)``.
-        steps: Lanczos vectors kept, and products before the first restart; at least 2.
-        tol: Relative accuracy of the eigenvalue.
-        seed: Of the start vector.
+        operator: Symmetric and positive semi-definite operator, ``(p, p)``.
+        steps: Number of Lanczos vectors, and of products before the first restart; at least 2.
+        tol: Relative accuracy of the eigenvalue, as Lanczos estimates it.
+        seed: Seed of the random start vector.
 
     Raises:
         ValueError: If there are fewer than two steps.
 
     Cost: ``steps`` products, and about as many for each restart; ``steps·p`` numbers.
     """
-    if steps < 2:
-        raise bad_value("steps", expected="2 or more", got=steps, cure="Leave it out.")
+    within("steps", steps, 2, cure="Leave it out.")
     p = operator.shape[0]
     if p <= steps:
         dense = operator.to_dense().to(torch.float64)
@@ -76,7 +75,7 @@ def _leading(
     """The leading Ritz vector ``(p, 1)``, looser where twenty restarts do not reach the tolerance."""
     for looser in (tol, 1e3 * tol, 1e6 * tol, 1.0):
         try:
-            found = eigsh(
+            _, vectors = eigsh(
                 as_scipy(operator),
                 k=1,
                 which="LA",
@@ -87,5 +86,5 @@ def _leading(
             )
         except ArpackNoConvergence:
             continue
-        return found[1], looser == tol
+        return vectors, looser == tol
     return None, False

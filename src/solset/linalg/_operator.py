@@ -1,4 +1,4 @@
-"""The abstract linear operator: a matrix known by its products."""
+"""The abstract linear operator: a matrix that is defined by its products."""
 
 from abc import ABC, abstractmethod
 
@@ -11,13 +11,13 @@ from solset.errors import bad_type, bad_value
 class LinearOperator(ABC):
     """A matrix ``A`` of shape ``(m, p)`` that is only ever multiplied.
 
-    A subclass gives ``_apply`` and ``_apply_transposed`` on blocks of columns. Callers write ``A @ v``
+    A subclass defines ``_apply`` and ``_apply_transposed`` on blocks of columns. Callers write ``A @ v``
     for a vector ``(p,)`` or a block ``(p, k)`` and ``A.T @ u`` for the adjoint.
 
     Attributes:
-        shape: Rows and columns.
+        shape: Numbers ``(m, p)`` of rows and columns.
         dtype: Floating-point type of the products.
-        device: Where products are computed.
+        device: Device on which products are computed.
         is_symmetric: Whether ``A`` equals its transpose (never guessed, always declared).
     """
 
@@ -64,12 +64,8 @@ class LinearOperator(ABC):
 
     def _columns(self, other: Tensor) -> Tensor:
         if not isinstance(other, Tensor):
-            raise bad_type(
-                "other",
-                expected="a tensor",
-                got=type(other).__name__,
-                cure="Convert it with torch.as_tensor.",
-            )
+            got = type(other).__name__
+            raise bad_type("other", expected="a tensor", got=got, cure="Convert it with torch.as_tensor.")
         if other.ndim not in {1, 2} or other.shape[0] != self.shape[1]:
             raise bad_value(
                 "other",
@@ -104,9 +100,3 @@ class Transposed(LinearOperator):
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self.inner._apply(block)
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Rows of ``Aᵀ``: products of ``A`` with unit vectors."""
-        unit = torch.zeros(self.shape[0], stop - start, dtype=self.dtype, device=self.device)
-        unit[torch.arange(start, stop), torch.arange(stop - start)] = 1.0
-        return (self.inner @ unit).T

@@ -16,7 +16,7 @@ WIDTH = 8192
 
 
 class KeptRows(LinearOperator):
-    """A matrix whose entries are at hand, ``(m, p)``."""
+    """A matrix ``(m, p)`` whose entries are at hand."""
 
     @abstractmethod
     def panel(self, start: int, stop: int) -> Tensor:
@@ -24,7 +24,7 @@ class KeptRows(LinearOperator):
 
     @abstractmethod
     def part(self, start: int, stop: int) -> "KeptRows":
-        """Rows ``start`` to ``stop``, kept where they are."""
+        """Rows ``start`` to ``stop``, not copied."""
 
     def panels(self) -> Iterator[tuple[slice, Tensor]]:
         """The columns of each panel and its entries ``(m, at most WIDTH)``, from left to right."""
@@ -42,7 +42,7 @@ class KeptRows(LinearOperator):
         return torch.cat([entries.T @ block for _, entries in self.panels()])
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """The stored rows. Cost: they are read, and no others."""
+        """The stored rows ``start`` to ``stop``; no others are read."""
         return torch.cat([entries for _, entries in self.part(start, stop).panels()], dim=1)
 
 
@@ -50,7 +50,7 @@ class Stacked(KeptRows):
     """Kept rows below one another.
 
     Args:
-        parts: At least one, all with the same columns.
+        parts: Matrices with the same columns, at least one.
     """
 
     def __init__(self, parts: Sequence[KeptRows]) -> None:
@@ -63,14 +63,14 @@ class Stacked(KeptRows):
         return torch.cat([part.panel(start, stop) for part in self.parts])
 
     def part(self, start: int, stop: int) -> KeptRows:
-        """The rows of each part that are among them."""
-        found, before = [], 0
+        """Consecutive rows, taken from the parts that have some of them."""
+        inner, before = [], 0
         for part in self.parts:
             first, last = max(start - before, 0), min(stop - before, part.shape[0])
             if first < last:
-                found.append(part.part(first, last))
+                inner.append(part.part(first, last))
             before += part.shape[0]
-        return found[0] if len(found) == 1 else Stacked(found)
+        return inner[0] if len(inner) == 1 else Stacked(inner)
 
     def _apply(self, block: Tensor) -> Tensor:
         return torch.cat([part @ block for part in self.parts])

@@ -1,4 +1,4 @@
-"""One door to SciPy's Krylov methods."""
+"""Operators and vectors as SciPy's Krylov methods take them."""
 
 import numpy as np
 import scipy.sparse.linalg as scipy_linalg

@@ -1,4 +1,4 @@
-"""The door between shaped tensors outside and flat vectors inside."""
+"""Flat vectors inside the library for shaped tensors outside."""
 
 from dataclasses import dataclass
 from math import prod
@@ -11,13 +11,13 @@ from solset.errors import bad_type, bad_value
 
 @dataclass(frozen=True)
 class Space:
-    """The shape, type and place of the tensors that stand for one flat vector.
+    """The shape, type and device of the tensors that stand for one flat vector.
 
     Attributes:
-        name: The argument name used in error messages.
-        shape: Shape at the door; a flat vector of the same length is accepted too.
-        dtype: Floating-point type.
-        device: Device.
+        name: Name of the argument in error messages.
+        shape: Shape of the tensor; a flat vector of the same length is accepted too.
+        dtype: Floating-point type of the tensor.
+        device: Device of the tensor.
 
     Example:
         >>> space = Space("dx", (2, 3), torch.float32, torch.device("cpu"))
@@ -39,16 +39,15 @@ class Space:
         """The flat vector of a tensor in this space.
 
         Args:
-            value: A tensor of this space's shape, or already flat.
+            value: Tensor of this space's shape, or already flat.
 
         Raises:
             TypeError: If it is not a tensor.
             ValueError: If shape, dtype or device differ or an entry is not finite.
         """
         if not isinstance(value, Tensor):
-            raise bad_type(
-                self.name, expected="a tensor", got=type(value).__name__, cure="Use torch.as_tensor."
-            )
+            got = type(value).__name__
+            raise bad_type(self.name, expected="a tensor", got=got, cure="Use torch.as_tensor.")
         if tuple(value.shape) not in {self.shape, (self.size,)}:
             raise bad_value(
                 self.name,
@@ -68,7 +67,7 @@ class Space:
                 self.name,
                 expected="finite",
                 got="NaN or infinite entries",
-                cure="Find where they come from; no estimate survives them.",
+                cure="Find their source; no estimate survives them.",
             )
         return value.detach().reshape(-1)
 

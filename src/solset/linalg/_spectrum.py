@@ -19,9 +19,9 @@ class Spectrum:
     """``A = U diag(s) Uᵀ`` of a symmetric matrix, kept in float64 where the device allows.
 
     Attributes:
-        values: Eigenvalues, ascending, ``(m,)``.
+        values: Eigenvalues in ascending order, ``(m,)``.
         vectors: Orthonormal eigenvectors as columns, ``(m, m)``.
-        tolerance: Eigenvalues of magnitude at most ``tolerance · max|s|`` count as zero.
+        tolerance: Relative size: eigenvalues of magnitude at most ``tolerance · max|s|`` count as zero.
     """
 
     values: Tensor
@@ -30,7 +30,7 @@ class Spectrum:
 
     @property
     def kept(self) -> Tensor:
-        """Which eigenvalues count as non-zero, ``(m,)`` boolean."""
+        """The mask of eigenvalues that count as non-zero, ``(m,)`` boolean."""
         return self.values.abs() > self.tolerance * self.values.abs().max()
 
     @property
@@ -50,12 +50,7 @@ def default_tolerance(shape: tuple[int, int], dtype: torch.dtype) -> float:
 
 
 def spectrum(matrix: Tensor, tolerance: float) -> Spectrum:
-    """The eigen-decomposition of a symmetric matrix, computed in float64.
-
-    Args:
-        matrix: A symmetric ``(m, m)`` matrix.
-        tolerance: Relative size below which an eigenvalue counts as zero.
-    """
+    """The eigen-decomposition of a symmetric matrix ``(m, m)``, computed in float64."""
     values, vectors = torch.linalg.eigh(matrix.to(torch.float64))
     return Spectrum(values, vectors, tolerance)
 
@@ -64,9 +59,9 @@ def gram(operator: LinearOperator, memory_budget: int) -> Tensor:
     """The Gram matrix ``AAᵀ`` in float64, ``(m, m)``.
 
     Args:
-        operator: ``A``, of shape ``(m, p)``.
-        memory_budget: Bytes that the result may take, with the rows at hand while it is computed: rows
-            that are not kept are recomputed block by block when they do not all fit.
+        operator: The matrix ``A``, ``(m, p)``.
+        memory_budget: Bytes for the result and the rows at hand while it is computed. Rows that are not kept
+            are computed again, block by block, if they do not all fit.
 
     Raises:
         ValueError: If the result and two blocks of one row do not fit the budget.
@@ -92,21 +87,16 @@ def gram(operator: LinearOperator, memory_budget: int) -> Tensor:
 
 
 def _shared_product(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T``, summed over columns, each process over its own."""
-    own = comm.share(left.shape[1])
-    return comm.total(left[:, own.start : own.stop] @ right[:, own.start : own.stop].T)
+    """``left @ right.T``, summed over columns, of which each process takes its share."""
+    share = comm.share(left.shape[1])
+    return comm.total(left[:, share.start : share.stop] @ right[:, share.start : share.stop].T)
 
 
 def gram_block(shape: tuple[int, int], dtype: torch.dtype, memory_budget: int) -> int:
-    """How many rows of a matrix that is not kept fit the budget twice, beside its Gram matrix.
-
-    Args:
-        shape: ``(m, p)``.
-        dtype: Of the rows.
-        memory_budget: In bytes.
+    """The number of rows of a matrix that fit the budget in bytes twice, beside its Gram matrix.
 
     Raises:
-        ValueError: If not even two rows do; names the smallest budget that works.
+        ValueError: If not even two rows fit; names the smallest budget that works.
     """
     m, p = shape
     row_bytes = p * (8 + dtype.itemsize)
@@ -122,13 +112,9 @@ def gram_block(shape: tuple[int, int], dtype: torch.dtype, memory_budget: int) -
 
 
 def gram_by_parts(rows: KeptRows, step: int) -> Tensor:
-    """The Gram matrix of kept rows in float64, from products of so many of them with as many others.
+    """The Gram matrix of kept rows in float64, from the products of parts of ``step`` rows.
 
-    Args:
-        rows: ``A``, ``(m, p)``.
-        step: How many.
-
-    Cost: every pair of parts is read; two panels of them in memory beside the result.
+    Cost: every pair of parts is read; two of their panels are in memory beside the result.
     """
     m = rows.shape[0]
     spans = [slice(start, min(start + step, m)) for start in range(0, m, step)]
@@ -146,11 +132,11 @@ def cross_gram(left: KeptRows, right: KeptRows, *, dtype: torch.dtype = torch.fl
     """``A Bᵀ`` in float64 for kept rows, in one pass over their panels.
 
     Args:
-        left: ``A``, ``(m, p)``.
-        right: ``B``, ``(k, p)``; the half above the diagonal is not computed twice if it is ``left``.
-        dtype: Of the products of single panels, which are summed in float64. In float32 they take half the
-            time, and an entry is off by less than a unit of float32 rounding of the rows' lengths; the
-            squares of these are in float64 all the same.
+        left: The matrix ``A``, ``(m, p)``.
+        right: The matrix ``B``, ``(k, p)``; if it is ``left``, half of the products are saved.
+        dtype: Floating-point type of the products of single panels, which are summed in float64. In float32
+            they take half the time, and an entry is off by less than a unit of float32 rounding of the rows'
+            lengths; the diagonal is in float64 all the same.
     """
     if isinstance(left, SpreadRows) and isinstance(right, SpreadRows):
         same = left.own if right is left else right.own

@@ -1,4 +1,4 @@
-"""Kept rows whose columns are spread over the processes: each keeps, and multiplies, its own columns."""
+"""Kept rows whose columns are spread over the processes: each keeps, and multiplies, some columns."""
 
 from collections.abc import Sequence
 
@@ -10,34 +10,34 @@ from solset.linalg._panels import WIDTH, KeptRows, Stacked
 
 
 class SpreadRows(KeptRows):
-    """All rows of a matrix, this process's columns of which are at hand, ``(m, p)``.
+    """All rows of a matrix ``(m, p)``, of which this process has some columns at hand.
 
     A Gram matrix is the sum of those of the columns, and so is a product; memory and work fall with the
     number of processes.
 
     Args:
-        own: The columns ``comm.share(p)``, ``(m, p_own)``.
-        columns: ``p``.
+        part_here: Columns ``comm.share(p)`` of the matrix, ``(m, p / processes)``.
+        columns: Number ``p`` of all columns.
     """
 
-    def __init__(self, own: KeptRows, columns: int) -> None:
-        super().__init__((own.shape[0], columns), own.dtype, own.device)
-        self.own, self._share = own, comm.share(columns)
+    def __init__(self, part_here: KeptRows, columns: int) -> None:
+        super().__init__((part_here.shape[0], columns), part_here.dtype, part_here.device)
+        self.own, self._share = part_here, comm.share(columns)
 
     def panel(self, start: int, stop: int) -> Tensor:
-        """Put together from the processes that have some of it."""
+        """Columns ``start`` to ``stop``, joined from the processes that have some of them."""
         first, last = max(start, self._share.start), min(stop, self._share.stop)
-        part = (
-            self._own_columns(first - self._share.start, last - self._share.start) if first < last else None
-        )
-        return comm.join(None if part is None else part.T.contiguous(), device=self.device).T
+        part = None
+        if first < last:
+            part = self._columns_here(first - self._share.start, last - self._share.start).T.contiguous()
+        return comm.join(part, device=self.device).T
 
     def part(self, start: int, stop: int) -> KeptRows:
-        """The rows, spread as all are."""
+        """Consecutive rows, spread as all are."""
         return SpreadRows(self.own.part(start, stop), self.shape[1])
 
-    def _own_columns(self, start: int, stop: int) -> Tensor:
-        """Columns by their place among this process's own."""
+    def _columns_here(self, start: int, stop: int) -> Tensor:
+        """Columns by their index among those of this process."""
         first, end = start // WIDTH * WIDTH, self.own.shape[1]
         panels = [self.own.panel(s, min(s + WIDTH, end)) for s in range(first, stop, WIDTH)]
         return torch.cat(panels, dim=1)[:, start - first : stop - first]
@@ -50,57 +50,31 @@ class SpreadRows(KeptRows):
 
 
 def own_columns(columns: int) -> range:
-    """Which of the columns of kept rows this process keeps: all of them if it is alone.
-
-    Args:
-        columns: ``p``.
-    """
+    """The columns of kept rows that this process keeps, of ``columns``; all if there is one process."""
     return comm.share(columns)
 
 
 def most_columns(columns: int) -> int:
-    """How many of the columns any process keeps at most: plans are to be the same in all.
-
-    Args:
-        columns: ``p``.
-    """
+    """The largest number of columns that any process keeps, of ``columns``; the same in all processes."""
     return -(-columns // comm.size())
 
 
-def spread(own: KeptRows, columns: int) -> KeptRows:
-    """The whole matrix of which this process keeps :func:`own_columns`.
-
-    Args:
-        own: Those.
-        columns: ``p``.
-    """
-    return own if comm.size() == 1 else SpreadRows(own, columns)
+def spread(part_here: KeptRows, columns: int) -> KeptRows:
+    """The whole matrix with ``columns`` columns, of which this process keeps :func:`own_columns`."""
+    return part_here if comm.size() == 1 else SpreadRows(part_here, columns)
 
 
 def own_part(rows: KeptRows) -> KeptRows:
-    """What this process keeps of the rows.
-
-    Args:
-        rows: Spread or not.
-    """
+    """The part of the rows, spread or not, that this process keeps."""
     return rows.own if isinstance(rows, SpreadRows) else rows
 
 
 def in_parts(rows: KeptRows, step: int) -> KeptRows:
-    """The same rows, so that a product reads so many of them at a time.
-
-    Args:
-        rows: Kept, spread or not.
-        step: How many.
-    """
+    """The same rows, such that a product reads ``step`` of them at a time."""
     m = rows.shape[0]
     return stacked([rows.part(start, min(start + step, m)) for start in range(0, m, step)])
 
 
 def stacked(parts: Sequence[KeptRows]) -> KeptRows:
-    """Kept rows below one another, spread as they are.
-
-    Args:
-        parts: At least one, all with the same columns, and all spread or none.
-    """
+    """Kept rows below one another; all or none of the parts are spread."""
     return spread(Stacked([own_part(part) for part in parts]), parts[0].shape[1])

@@ -72,10 +72,6 @@ class ArrayFile:
     def read(self, start: int, count: int) -> Tensor:
         """Consecutive entries in the order of the file, flat, on the CPU.
 
-        Args:
-            start: Index of the first entry.
-            count: Number of entries.
-
         Raises:
             ValueError: If the file has become shorter.
         """
@@ -87,10 +83,6 @@ class ArrayFile:
 
     def write(self, start: int, entries: Tensor) -> None:
         """Puts consecutive entries in place.
-
-        Args:
-            start: Index of the first entry.
-            entries: Tensor of any shape, stored in the dtype of the array.
 
         Raises:
             OSError: If the disk is full.

@@ -56,10 +56,6 @@ class DiskDual(Dual):
     def extend(self, prepared: Prepared, operator: LinearOperator) -> Prepared:
         """The same with more rows: no row that is kept is computed again.
 
-        Args:
-            prepared: Result of :meth:`prepare` or of this method for the first rows of ``operator``.
-            operator: All rows, the new ones last.
-
         Raises:
             OSError: If the disk has no room for rows, Gram matrix or factor.
 
@@ -150,12 +146,6 @@ def keep_on_disk(
     operator: LinearOperator, folder: Path, *, start: int = 0, first: KeptRows | None = None
 ) -> KeptRows:
     """The operator's rows from ``start`` on, computed once and kept in a file that lives as long as they.
-
-    Args:
-        operator: The matrix whose rows are wanted.
-        folder: Existing folder on the disk.
-        start: Index of the first row.
-        first: The first of those rows, which are then not computed but copied.
 
     Raises:
         OSError: If the disk has no room; no file is left.

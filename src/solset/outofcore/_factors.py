@@ -22,13 +22,7 @@ FLOW_SHIFT = 20.0  # shift times duration of training: of 1 to 20 it took the fe
 
 
 class Factors:
-    """Cholesky factors of ``G`` and of ``G + λI``, made when they are first needed and kept on the disk.
-
-    Args:
-        gram: The Gram matrix ``G`` in tiles on the disk.
-        folder: Existing folder for the files of the factors.
-        first: Factor of the leading block of ``G``, for the first rows; copied where it can be.
-    """
+    """Cholesky factors of ``G`` and of ``G + λI``, made when they are first needed and kept on the disk."""
 
     def __init__(self, gram: TiledSymmetric, folder: Path, first: TiledCholesky | None = None) -> None:
         self.gram, self.folder, self._first = gram, folder, first
@@ -83,9 +77,6 @@ class Factors:
     def with_added(self, shift: Tensor) -> TiledCholesky:
         """The factor of ``G`` with a positive diagonal added.
 
-        Args:
-            shift: Diagonal that is added, ``(m,)``.
-
         Raises:
             ValueError: If rows are not finite, or the shifted matrix is not positive definite.
         """
@@ -107,9 +98,6 @@ class Factors:
         """A lower bound of the smallest eigenvalue of ``D G D`` over the largest, with probability 0.998.
 
         It is 0 where ``G`` has no factor. The probability is over random starts.
-
-        Args:
-            scale: Diagonal of ``D``, ``(m,)``.
         """
         largest = self.scaled_end(scale).upper
         if self.exact is None or not largest > 0:
@@ -119,13 +107,7 @@ class Factors:
         return 1 / (largest * largest_eigenpair(inverse, steps=PROBES, tol=1e-2).upper)
 
     def flow(self, training: GradientFlow, rhs: Tensor, damping: float = 0.0) -> tuple[Tensor, int, bool]:
-        """``φ(G + λI) b``, the number of steps, and whether they were enough.
-
-        Args:
-            training: Filter ``φ`` with the duration and learning rate of the training.
-            rhs: Right-hand side ``b``, ``(m,)`` or ``(m, k)``.
-            damping: Multiple ``λ`` of the identity, at least 0.
-        """
+        """``φ(G + λI) b``, the number of steps, and whether they were enough."""
         given = rhs.to(torch.float64)
         if not (self.is_finite and bool(torch.isfinite(given).all())):
             return torch.full_like(rhs, float("nan")), 0, True
@@ -162,9 +144,9 @@ class Lifted(Filter):
     inner: Filter
     damping: float
 
-    def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:
+    def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:
         """``φ`` at the eigenvalues with ``λ`` added."""
-        return self.inner(eigenvalues + self.damping, kept | (self.damping > 0))
+        return self.inner(eigenvalues + self.damping, is_nonzero | (self.damping > 0))
 
 
 class RangeInverse:
@@ -173,11 +155,6 @@ class RangeInverse:
     With ``F = (G + δD⁻²)⁻¹`` the shifted form is ``F D⁻² F G D²``, the scaled form of ``F² G``. ``G`` comes
     first, because ``F`` makes the part of ``b`` off the range so long that its rounding drowns the rest. Then
     ``u ← u - δ F D⁻² u`` removes the part that rounding left off the range; ``F G u`` would not.
-
-    Args:
-        factors: The matrix ``G`` and its factors.
-        scale: Diagonal of ``D``, which brings rows to length one where they are equilibrated, ``(m,)``.
-        tolerance: Relative size below which an eigenvalue of ``D G D`` counts as zero.
     """
 
     def __init__(self, factors: Factors, scale: Tensor, tolerance: float) -> None:

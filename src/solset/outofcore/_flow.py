@@ -49,12 +49,6 @@ def by_inverse(inverse: LinearOperator, shift: float, phi: Filter, rhs: Tensor) 
     It finds small eigenvalues first, in which long training is slow: for a ``φ`` that decays like
     ``1 / (s + shift)`` the number of steps does not grow with the condition of ``G``.
 
-    Args:
-        inverse: The operator ``(G + shift·I)⁻¹``, float64, ``(m, m)``.
-        shift: Positive shift of ``G``.
-        phi: Filter of the eigenvalues of ``G``.
-        rhs: Right-hand side ``b``, ``(m,)``, float64.
-
     Returns:
         The answer, the number of steps, and whether the iteration came to rest.
 

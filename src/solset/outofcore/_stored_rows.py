@@ -65,10 +65,6 @@ class StoredRows(KeptRows):
     def write(self, start: int, rows: Tensor) -> None:
         """Puts consecutive rows in place.
 
-        Args:
-            start: Index of the first row.
-            rows: Rows ``(k, p)`` in the dtype of the matrix.
-
         Raises:
             OSError: If the disk is full.
         """

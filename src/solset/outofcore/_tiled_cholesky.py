@@ -79,11 +79,7 @@ class TiledCholesky(LinearOperator):
         return self._apply(block)
 
     def forward(self, block: Tensor) -> Tensor:
-        """``L⁻¹ b``: in each process the rows that belong to its columns of tiles, and zeros.
-
-        Args:
-            block: Right-hand sides ``b``, ``(m, k)``, whole in every process.
-        """
+        """``L⁻¹ b``: in each process the rows that belong to its columns of tiles, and zeros."""
         tiles, solution, behind = self.factor, torch.zeros_like(block), torch.zeros_like(block)
         for j in range(tiles.count):
             here = tiles.span(j)
@@ -96,11 +92,7 @@ class TiledCholesky(LinearOperator):
         return solution
 
     def backward(self, block: Tensor) -> Tensor:
-        """``L⁻ᵀ y``, whole in every process.
-
-        Args:
-            block: Right-hand sides ``y``, ``(m, k)``, as :meth:`forward` returns them.
-        """
+        """``L⁻ᵀ y``, whole in every process."""
         tiles, solution = self.factor, torch.zeros_like(block)
         for j in reversed(range(tiles.count)):
             here = tiles.span(j)

@@ -27,13 +27,6 @@ class TiledPrepared(GramPrepared):
     Where ``G`` is not positive definite to the tolerance, the factor is that of ``G + δI`` with a ``δ`` of
     1e-10 of the largest eigenvalue, and corrections take ``δ`` out again. A factor does not tell how many
     eigenvalues are below ``δ``, so the rank is then not known.
-
-    Args:
-        rows: The matrix ``A``, ``(m, p)``.
-        factors: The Gram matrix ``G`` and its factors.
-        tolerance: Relative size below which an eigenvalue counts as zero.
-        tol: Relative residual up to which a system counts as consistent.
-        is_equilibrated: Whether the tolerance is for rows scaled to length one.
     """
 
     def __init__(
@@ -146,12 +139,6 @@ class TiledPrepared(GramPrepared):
 
         Where the rank is not known, a residual proves that there is no solution only if eigenvalues that
         count as zero carry it, and the last correction was too small to matter.
-
-        Args:
-            operator: The matrix ``A`` of ``A v = b``.
-            step: An approximate inverse of ``A``, applied to each residual.
-            rhs: Right-hand side ``b``, ``(m,)`` or ``(m, k)``.
-            scale: Weights of the rows in the verdict, ``(m,)``; ones by default.
         """
         value = step(rhs)
         if self.rank is not None:
@@ -182,12 +169,7 @@ class TiledPrepared(GramPrepared):
 
 
 class NormalTiled(Prepared):
-    """``AᵀA + λI``: ``φ(AᵀA + λ) b = φ(λ) b_⊥ + Aᵀ φ(G + λ) y`` for ``b = Aᵀy + b_⊥`` with ``A b_⊥ = 0``.
-
-    Args:
-        operator: ``AᵀA + λI`` of the very rows that are prepared.
-        rows: The rows ``A``, prepared.
-    """
+    """``AᵀA + λI``: ``φ(AᵀA + λ) b = φ(λ) b_⊥ + Aᵀ φ(G + λ) y`` for ``b = Aᵀy + b_⊥`` with ``A b_⊥ = 0``."""
 
     def __init__(self, operator: NormalOperator, rows: TiledPrepared) -> None:
         self.operator, self.rows, self.damping = operator, rows, operator.damping

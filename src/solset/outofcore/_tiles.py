@@ -103,23 +103,13 @@ class Tiles:
         return range(comm.rank(), stop, comm.size())
 
     def read(self, row: int, column: int) -> Tensor:
-        """One tile, without the entries beyond ``m``.
-
-        Args:
-            row: Index of the row of tiles, at least ``column``.
-            column: Index of a column of tiles that this file holds.
-        """
+        """One tile, without the entries beyond ``m``."""
         area = self.side * self.side
         entries = self._file.read(self._places[row, column] * area, area).reshape(self.side, self.side)
         return entries[: self._length(row), : self._length(column)].to(self.device)
 
     def write(self, row: int, column: int, tile: Tensor) -> None:
         """Puts one tile in place.
-
-        Args:
-            row: Index of the row of tiles, at least ``column``.
-            column: Index of a column of tiles that this file holds.
-            tile: Entries as :meth:`read` returns them.
 
         Raises:
             OSError: If the disk is full.
@@ -158,7 +148,7 @@ class TiledSymmetric(LinearOperator):
     """``D M D`` for a symmetric ``M`` whose lower half is on the disk, and a diagonal ``D``.
 
     Args:
-        tiles: Tiles of ``M``.
+        tiles: Lower half of ``M`` on the disk.
         scale: Diagonal of ``D``, ``(m,)``; ones by default.
 
     Cost: a product reads the file once; each process reads its part.
@@ -226,14 +216,7 @@ def tiled_gram(rows: KeptRows, tiles: Tiles, first: Tiles | None = None) -> Tile
 
 
 def tile_places(size: int, side: int, *, first: int = 0, step: int = 1) -> list[tuple[int, int]]:
-    """The places of the tiles of the lower half, row by row.
-
-    Args:
-        size: Number ``m`` of rows of the matrix.
-        side: Number of rows and columns of a tile.
-        first: First column of tiles.
-        step: Distance from one column of tiles to the next.
-    """
+    """The places of the tiles of the lower half, row by row."""
     count = -(-size // side)
     return [(i, j) for i in range(count) for j in range(first, i + 1, step)]
 

@@ -22,15 +22,7 @@ from solset.solvers.filters import Filter, MinimumNorm, RankCut
 
 
 class DualPrepared(GramPrepared):
-    """Rows ``A``, their Gram matrix and the spectrum of ``D AAᵀ D``, where ``D`` is one or equilibrates.
-
-    Args:
-        rows: The matrix ``A``, ``(m, p)``.
-        gram: The Gram matrix ``AAᵀ`` in float64, ``(m, m)``.
-        tolerance: Relative size below which an eigenvalue counts as zero.
-        tol: Relative residual up to which a system counts as consistent.
-        is_equilibrated: Whether ``D`` scales the rows to length one.
-    """
+    """Rows ``A``, their Gram matrix and the spectrum of ``D AAᵀ D``, where ``D`` is one or equilibrates."""
 
     def __init__(
         self,
@@ -129,9 +121,9 @@ class DualPrepared(GramPrepared):
 
     def whitening(self) -> LinearOperator:
         """``Λ^{-1/2} Vᵀ D`` on the eigenvalues that count as non-zero."""
-        kept, dtype = self.spectrum.kept, self.operator.dtype
-        roots = self.spectrum.values[kept].rsqrt().unsqueeze(1)
-        return DenseOperator((roots * self.spectrum.vectors[:, kept].T * self.scale).to(dtype))
+        is_nonzero, dtype = self.spectrum.kept, self.operator.dtype
+        roots = self.spectrum.values[is_nonzero].rsqrt().unsqueeze(1)
+        return DenseOperator((roots * self.spectrum.vectors[:, is_nonzero].T * self.scale).to(dtype))
 
     def weighted(self, weights: LinearOperator) -> Prepared:
         """``W A``, whose Gram matrix is ``W AAᵀ Wᵀ``: no row is computed again."""
@@ -143,12 +135,7 @@ class DualPrepared(GramPrepared):
 
 
 class NormalPrepared(Prepared):
-    """``(AᵀA + λI) v = b`` through the Gram matrix: ``φ(AᵀA + λ) = φ(λ) I + Aᵀ ψ(AAᵀ) A``.
-
-    Args:
-        operator: ``AᵀA + λI`` of the very rows that are prepared.
-        dual: The rows ``A``, prepared.
-    """
+    """``(AᵀA + λI) v = b`` through the Gram matrix: ``φ(AᵀA + λ) = φ(λ) I + Aᵀ ψ(AAᵀ) A``."""
 
     def __init__(self, operator: NormalOperator, dual: DualPrepared) -> None:
         self.operator, self.dual, self.damping = operator, dual, operator.damping
@@ -166,8 +153,8 @@ class NormalPrepared(Prepared):
     def _function(self, choice: Filter, rhs: Tensor) -> Tensor:
         s = self.dual.spectrum
         shifted_values = torch.cat([s.values.new_zeros(1), s.values]) + self.damping
-        kept = torch.cat([s.kept.new_zeros(1), s.kept]) | (self.damping > 0)
-        phi_zero, phi = choice(shifted_values, kept).split([1, len(s.values)])
+        is_nonzero = torch.cat([s.kept.new_zeros(1), s.kept]) | (self.damping > 0)
+        phi_zero, phi = choice(shifted_values, is_nonzero).split([1, len(s.values)])
         safe = torch.where(s.kept, s.values, torch.ones_like(s.values))
         psi = torch.where(s.kept, (phi - phi_zero) / safe, torch.zeros_like(phi))
         rows = self.dual.operator

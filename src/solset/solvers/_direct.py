@@ -33,11 +33,7 @@ class Dense(Solver):
     memory_budget: int = 4 * 2**30
 
     def plan(self, operator: LinearOperator) -> Needs:
-        """The bytes of the matrix with its decomposition, and the products that write it out.
-
-        Args:
-            operator: The matrix ``A``, ``(m, p)``.
-        """
+        """The bytes of the matrix with its decomposition, and the products that write it out."""
         m, p = operator.shape
         return Needs(
             memory=3 * 8 * m * p, preparation=min(m, p), products=1, note=f"a dense {m} x {p} matrix"
@@ -45,9 +41,6 @@ class Dense(Solver):
 
     def prepare(self, operator: LinearOperator) -> Prepared:
         """The eigen-decomposition of a symmetric operator, or that of the smaller Gram side.
-
-        Args:
-            operator: The matrix ``A``, ``(m, p)``.
 
         Raises:
             ValueError: If the matrix does not fit the memory budget.
@@ -70,13 +63,7 @@ class Dense(Solver):
 
 
 class SymmetricPrepared(Prepared):
-    """``A = U diag(s) Uᵀ`` of a symmetric operator.
-
-    Args:
-        operator: The symmetric matrix ``A``.
-        decomposition: The spectrum of ``A``.
-        tol: Relative residual up to which a system counts as consistent.
-    """
+    """``A = U diag(s) Uᵀ`` of a symmetric operator."""
 
     def __init__(self, operator: LinearOperator, decomposition: Spectrum, tol: float) -> None:
         self.operator = operator

@@ -64,9 +64,6 @@ class Dual(Solver):
     def plan(self, operator: LinearOperator) -> RowPlan:
         """The bytes that :meth:`prepare` needs, and the place where rows are kept.
 
-        Args:
-            operator: A rectangular ``A``, or ``AᵀA + λI`` as a :class:`NormalOperator`.
-
         Raises:
             ValueError: If no plan fits the memory budget; names the smallest that works.
         """
@@ -77,18 +74,11 @@ class Dual(Solver):
         return self._plan_beyond_memory(sizes, f"keeping them takes {whole} of a budget of {budget}")
 
     def smallest_budget(self, operator: LinearOperator) -> int:
-        """The smallest memory budget in bytes for which there is a plan.
-
-        Args:
-            operator: A rectangular ``A``, or ``AᵀA + λI`` as a :class:`NormalOperator`.
-        """
+        """The smallest memory budget in bytes for which there is a plan."""
         return self._smallest_budget(RowSizes.of(_rows_of(operator)))
 
     def prepare(self, operator: LinearOperator) -> Prepared:
         """The Gram matrix of the rows with its decomposition.
-
-        Args:
-            operator: A rectangular ``A``, or ``AᵀA + λI`` as a :class:`NormalOperator`.
 
         Raises:
             TypeError: If the operator is symmetric and its factor is not known.

@@ -35,20 +35,12 @@ class LSMR(Solver):
     damping: float = 0.0
 
     def plan(self, operator: LinearOperator) -> Needs:
-        """Six vectors of weights and three of rows, in float64; two products in each step.
-
-        Args:
-            operator: The matrix ``A``, ``(m, p)``.
-        """
+        """Six vectors of weights and three of rows, in float64; two products in each step."""
         m, p = operator.shape
         return Needs(memory=8 * (6 * p + 3 * m), products=2, products_per_step=2, max_steps=self.max_steps)
 
     def prepare(self, operator: LinearOperator) -> Prepared:
-        """The operator itself: nothing is computed in advance.
-
-        Args:
-            operator: The matrix ``A``, ``(m, p)``.
-        """
+        """The operator itself: nothing is computed in advance."""
 
         def column(rhs: Tensor) -> Solution:
             value, steps, is_done = self._iterate(operator, rhs, self.max_steps)
@@ -107,21 +99,13 @@ class MINRES(Solver):
         return operator.is_symmetric
 
     def plan(self, operator: LinearOperator) -> Needs:
-        """Nine vectors in float64; one product in each step, two for the verdict.
-
-        Args:
-            operator: A symmetric ``A``, ``(p, p)``.
-        """
+        """Nine vectors in float64; one product in each step, two for the verdict."""
         return Needs(
             memory=9 * 8 * operator.shape[1], products=2, products_per_step=1, max_steps=self.max_steps
         )
 
     def prepare(self, operator: LinearOperator) -> Prepared:
-        """The operator itself, checked to be symmetric.
-
-        Args:
-            operator: A symmetric ``A``, ``(p, p)``.
-        """
+        """The operator itself, checked to be symmetric."""
         require_symmetric(operator, "MINRES")
 
         def column(rhs: Tensor) -> Solution:
@@ -235,21 +219,13 @@ class CG(Solver):
         return operator.is_symmetric
 
     def plan(self, operator: LinearOperator) -> Needs:
-        """Seven vectors in float64; one product in each step, one for the verdict.
-
-        Args:
-            operator: A symmetric ``A``, ``(p, p)``.
-        """
+        """Seven vectors in float64; one product in each step, one for the verdict."""
         return Needs(
             memory=7 * 8 * operator.shape[1], products=1, products_per_step=1, max_steps=self.max_steps
         )
 
     def prepare(self, operator: LinearOperator) -> Prepared:
-        """The damped operator, checked to be symmetric.
-
-        Args:
-            operator: A symmetric ``A``, ``(p, p)``.
-        """
+        """The damped operator, checked to be symmetric."""
         require_symmetric(operator, "CG")
         if self.damping == 0:
             damped_operator = operator  # which may have a faster product than its factor's two
@@ -321,11 +297,7 @@ class FirstToConverge(Solver):
         return all(solver.takes(operator) for solver in self.solvers)
 
     def plan(self, operator: LinearOperator) -> Needs:
-        """The largest need of any solver, and the sum of their steps.
-
-        Args:
-            operator: The matrix ``A``, ``(m, p)``.
-        """
+        """The largest need of any solver, and the sum of their steps."""
         each = [solver.plan(operator) for solver in self.solvers]
         return Needs(
             memory=max(needs.memory for needs in each),
@@ -339,11 +311,7 @@ class FirstToConverge(Solver):
         )
 
     def prepare(self, operator: LinearOperator) -> Prepared:
-        """The preparation of each solver, made when its turn comes.
-
-        Args:
-            operator: The matrix ``A``, ``(m, p)``.
-        """
+        """The preparation of each solver, made when its turn comes."""
         *others, last = self.solvers
 
         def column(rhs: Tensor) -> Solution:

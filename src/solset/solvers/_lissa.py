@@ -56,11 +56,7 @@ class LiSSA(Solver):
         return operator.is_symmetric
 
     def plan(self, operator: LinearOperator) -> Needs:
-        """Five vectors in the dtype of the operator; one product in each step, one for the verdict.
-
-        Args:
-            operator: A symmetric ``A``, ``(p, p)``.
-        """
+        """Five vectors in the dtype of the operator; one product in each step, one for the verdict."""
         return Needs(
             memory=5 * operator.dtype.itemsize * operator.shape[1],
             preparation=POWER_STEPS if self.scale is None else 0,
@@ -70,11 +66,7 @@ class LiSSA(Solver):
         )
 
     def prepare(self, operator: LinearOperator) -> Prepared:
-        """The damped operator and its scale.
-
-        Args:
-            operator: A symmetric ``A``, ``(p, p)``.
-        """
+        """The damped operator and its scale."""
         require_symmetric(operator, "LiSSA")
         damped = shifted(operator, self.damping)
         scale = self.scale if self.scale is not None else 1.1 * largest_eigenvalue(damped)

@@ -155,10 +155,10 @@ class RowSizes:
 
 def computed_rows(operator: LinearOperator, start: int, done: int = 0) -> Iterator[tuple[int, Tensor]]:
     """This process's columns of the rows from ``start + done`` on, batch by batch, each with its place."""
-    count, own = operator.shape[0] - start, own_columns(operator.shape[1])
+    count, columns = operator.shape[0] - start, own_columns(operator.shape[1])
     for i in tqdm(range(done, count, AT_ONCE), desc="rows", unit="batch", leave=False, disable=None):
         rows = operator.rows(start + i, start + min(i + AT_ONCE, count))
-        yield i, rows[:, own.start : own.stop]
+        yield i, rows[:, columns.start : columns.stop]
 
 
 def keep_in_memory(operator: LinearOperator, start: int = 0) -> KeptRows:
@@ -171,10 +171,7 @@ def keep_in_memory(operator: LinearOperator, start: int = 0) -> KeptRows:
 
 
 def size_text(count: int) -> str:
-    """Bytes for a person, in decimal units.
-
-    Args:
-        count: Number of bytes.
+    """A number of bytes for a person, in decimal units.
 
     Example:
         >>> size_text(1_200_000_000)

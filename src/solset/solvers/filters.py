@@ -16,12 +16,12 @@ class Filter(ABC):
     """A function ``φ`` of the eigenvalues; the element it picks is ``φ(H) b``."""
 
     @abstractmethod
-    def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:
+    def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:
         """``φ`` at each eigenvalue.
 
         Args:
             eigenvalues: Eigenvalues ``s`` of the matrix, ``(m,)``.
-            kept: Mask of the eigenvalues that count as non-zero, ``(m,)`` boolean.
+            is_nonzero: Mask of the eigenvalues that count as non-zero, ``(m,)`` boolean.
         """
 
 
@@ -34,10 +34,10 @@ class MinimumNorm(Filter):
         tensor([0.0000, 0.5000])
     """
 
-    def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:
+    def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:
         """``1/s`` where ``s`` counts as non-zero."""
-        safe = torch.where(kept, eigenvalues, torch.ones_like(eigenvalues))
-        return torch.where(kept, 1.0 / safe, torch.zeros_like(eigenvalues))
+        safe = torch.where(is_nonzero, eigenvalues, torch.ones_like(eigenvalues))
+        return torch.where(is_nonzero, 1.0 / safe, torch.zeros_like(eigenvalues))
 
 
 @checked
@@ -66,7 +66,7 @@ class GradientFlow(Filter):
         within("steps", self.steps, 0, cure="Count the steps taken.")
         positive("learning_rate", self.learning_rate, cure="Use the one of training.")
 
-    def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:  # noqa: ARG002 - φ is smooth at 0
+    def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:  # noqa: ARG002 - φ is smooth at 0
         """``(1 - (1 - ηs)^k) / s`` without cancellation at small ``s``."""
         scaled = self.learning_rate * eigenvalues
         if self.steps > 1 and bool((scaled > 2.0).any()):
@@ -101,7 +101,7 @@ class Tikhonov(Filter):
     def __post_init__(self) -> None:
         positive("damping", self.damping, cure="Use MinimumNorm() for none.")
 
-    def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:  # noqa: ARG002 - every eigenvalue counts
+    def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:  # noqa: ARG002 - every eigenvalue counts
         """``1 / (s + damping)``."""
         return 1.0 / (eigenvalues + self.damping)
 
@@ -123,7 +123,7 @@ class RankCut(Filter):
                 "tolerance", expected="in [0, 1)", got=self.tolerance, cure="It is relative to the spectrum."
             )
 
-    def __call__(self, eigenvalues: Tensor, kept: Tensor) -> Tensor:
+    def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:
         """``1/s`` above the cut."""
-        above = kept & (eigenvalues.abs() > self.tolerance * eigenvalues.abs().max())
+        above = is_nonzero & (eigenvalues.abs() > self.tolerance * eigenvalues.abs().max())
         return MinimumNorm()(eigenvalues, above)
