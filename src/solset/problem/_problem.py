@@ -34,6 +34,7 @@ from solset.risk import (
     probe_model,
     reduction_of,
     refuse_training_mode,
+    verify_loss,
 )
 from solset.sets import AffineSet
 from solset.solvers import Solver
@@ -380,7 +381,9 @@ class Problem:
     def _check_stationary(self, tol: float) -> None:
         self._found = self._risk.sweep()
         size = float(self._found.gradient.norm())
-        if not size < float("inf"):
+        if size < float("inf"):
+            verify_loss(self._risk, self._found.outputs, self._found.targets)
+        else:
             losses = self._risk.losses()
             broken = (~torch.isfinite(losses)).nonzero().flatten().tolist()
             raise bad_value(

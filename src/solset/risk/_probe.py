@@ -1,5 +1,6 @@
 """Looks before leaping: does the model answer twice alike, point by point; is the loss a sum of points?"""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -69,10 +70,18 @@ def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor) -> Reduction:
     if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None:
         _refuse_weighted_mean(loss)
     shaken = _shaken(outputs)
-    whole = loss(shaken, targets)
+    with torch.enable_grad():
+        whole = loss(shaken, targets)
     if not isinstance(whole, Tensor) or whole.numel() != 1:
         got = f"shape {tuple(whole.shape)}" if isinstance(whole, Tensor) else type(whole).__name__
         raise bad_type("loss", expected="a scalar tensor", got=got, cure='Use reduction="mean" or "sum".')
+    if whole.requires_grad:  # the outputs are detached
+        raise bad_value(
+            "loss",
+            expected="a function of outputs and targets alone",
+            got="one that depends on tensors that require grad, such as a penalty on weights",
+            cure="Pass an L2 penalty as weight_decay; detach weights of the loss itself, which are held.",
+        )
     if not bool(torch.isfinite(whole)):
         raise bad_value(
             "loss",
@@ -98,6 +107,66 @@ def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor) -> Reduction:
             cure="Class weights, ignored targets and batch terms break it; fold them into a sum over points.",
         )
     return cast("Reduction", stated if stated in found else found[0])
+
+
+def verify_loss(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> None:
+    """Refuses a loss that is not the mean or sum over all points that a few points showed.
+
+    A class weight, an ignored target or a term of the whole batch may touch only points that a probe of a
+    few does not meet. The loss of all points at once is compared with the losses of the points one by one,
+    at outputs a little off the trained ones, where no loss is zero.
+
+    Args:
+        risk: The risk at the trained weights.
+        outputs: Outputs of all points, ``(n, *out)``.
+        targets: Targets of all points, ``(n, ...)``.
+
+    Raises:
+        ValueError: If the loss depends on tensors that require grad, or is no such mean or sum.
+
+    Cost: the loss of ``n`` single points and of all at once; no pass through the network.
+    """
+    shaken = _shaken(outputs)
+    with torch.no_grad():
+        alone = _one_by_one(risk.loss, shaken, targets)
+        whole = float(risk.loss(shaken, targets))
+    broken = (~torch.isfinite(alone)).nonzero().flatten().tolist()
+    expected = float(alone.mean() if risk.reduction == "mean" else alone.sum())
+    scale = float(alone.abs().mean() if risk.reduction == "mean" else alone.abs().sum())
+    close = 1e3 * torch.finfo(outputs.dtype).eps * scale
+    if not broken and abs(whole - expected) <= close:
+        return
+    got = (
+        f"no finite value for points {broken[:5]} by themselves"
+        if broken
+        else f"{whole:.6g} for all points at once, but a {risk.reduction} of {expected:.6g} one by one"
+    )
+    raise bad_value(
+        "loss",
+        expected="a mean or a sum over points, on every point",
+        got=got,
+        cure="Class weights, ignored targets and batch terms break it; fold them into a sum over points.",
+    )
+
+
+def _one_by_one(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of each point by itself, ``(n,)``: batched where that gives the same numbers."""
+
+    def single(output: Tensor, target: Tensor) -> Tensor:
+        return loss(output.unsqueeze(0), target.unsqueeze(0)).reshape(())
+
+    def looped(points: Sequence[int]) -> Tensor:
+        return torch.stack([single(outputs[i], targets[i]) for i in points])
+
+    probed = probe_indices(len(outputs))
+    try:
+        batched = torch.vmap(single)(outputs, targets)
+        few = looped(probed)
+    except Exception:  # noqa: BLE001 - what a user's loss raises under vmap is anything
+        return looped(range(len(outputs)))
+    if torch.allclose(batched[probed], few, rtol=1e3 * torch.finfo(few.dtype).eps, atol=0.0):
+        return batched
+    return looped(range(len(outputs)))
 
 
 def _shaken(outputs: Tensor) -> Tensor:

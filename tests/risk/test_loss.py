@@ -1,0 +1,79 @@
+"""A loss is a mean or a sum over all points, of outputs and targets alone, or it is refused."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from solset import Problem
+
+N, PROBED = 40, [0, 6, 11, 17, 22, 28, 33, 39]  # the probe of a few points looks at these
+RARE = 20
+
+
+def problem(loss, targets: torch.Tensor) -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(3, 3).double().eval()
+    inputs = torch.randn(N, 3, generator=generator, dtype=torch.float64)
+    return Problem(model, loss, inputs, targets, gradient_tol=100.0)
+
+
+def labels() -> torch.Tensor:
+    """One class everywhere, another at a single point that the probe does not meet."""
+    targets = torch.zeros(N, dtype=torch.long)
+    targets[RARE] = 1
+    return targets
+
+
+def weighted_mean(outputs, targets):
+    return functional.cross_entropy(outputs, targets, torch.tensor([1.0, 10.0, 1.0], dtype=torch.float64))
+
+
+def ignoring(outputs, targets):
+    return functional.cross_entropy(outputs, targets.where(targets != 1, -100), ignore_index=-100)
+
+
+def with_a_batch_term(outputs, targets):
+    return (
+        functional.cross_entropy(outputs, targets)
+        + 0.1 * outputs.where(targets[:, None] == 1, 0).mean().square()
+    )
+
+
+@pytest.mark.parametrize("loss", [weighted_mean, ignoring, with_a_batch_term])
+def test_what_a_few_points_do_not_show_is_refused_on_all(loss):
+    assert not set(PROBED) & {RARE}
+    with pytest.raises(ValueError, match="`loss` must be a mean or a sum over points, on every point"):
+        problem(loss, labels())
+
+
+def test_an_ignored_point_is_named():
+    with pytest.raises(ValueError, match=rf"no finite value for points \[{RARE}\]"):
+        problem(ignoring, labels())
+
+
+def test_a_penalty_on_weights_inside_the_loss_is_refused():
+    weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="outputs and targets alone; got one that depends on tensors"):
+        problem(lambda o, t: functional.cross_entropy(o, t) + 0.1 * weight.square().sum(), labels())
+
+
+def test_weights_of_the_loss_that_are_held_are_no_obstacle():
+    temperature = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+    assert (
+        problem(lambda o, t: functional.cross_entropy(o / temperature.detach(), t), labels()).point_count == N
+    )
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        functional.cross_entropy,
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 10.0, 1.0], dtype=torch.float64), reduction="sum"),
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        nn.MultiMarginLoss(),
+        lambda o, t: functional.nll_loss(o.log_softmax(dim=1), t) if len(o) else o.sum(),
+    ],
+)
+def test_plain_means_and_sums_are_taken(loss):
+    assert problem(loss, labels()).risk().reduction in {"mean", "sum"}
