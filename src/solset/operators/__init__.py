@@ -1,4 +1,4 @@
-"""Derivatives of the risk and of the outputs as linear operators."""
+"""Derivatives of the risk and of the network's outputs, as linear operators."""
 
 from solset.operators._cost import Cost, ProductCost
 from solset.operators._curvature import CurvatureRoot, GaussNewton, loss_curvature

@@ -1,7 +1,7 @@
-"""Watches one forward pass: which functions use the weights, on what input, where in the graph.
+"""Records which functions use the weights in a forward pass, on what input, and where in the graph.
 
-The watch is a torch function mode around the call. No module gets a hook or an attribute, so there is
-nothing to take off again, whatever happens in the model's forward method.
+A torch function mode around the call records them. No module gets a hook or an attribute, so nothing is left
+behind if the model's forward method raises.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,12 +20,11 @@ class Use:
     """One call of a function with a rule.
 
     Attributes:
-        rule: How its parameters get their gradients.
-        arguments: Of the call, by name.
-        parameters: Which argument is which weight of the layout.
-        edge: The output's place in the graph. Unlike the output itself it stays what it is when an in-place
-            activation overwrites that.
-        is_first: Whether no weight was used before it: a backward pass may stop here.
+        rule: Rule for the per-sample gradients of the function's parameters.
+        arguments: Arguments of the call, by name.
+        parameters: Index of a weight in the layout, for each argument that is a weight.
+        edge: Place of the output in the graph. An in-place activation overwrites the output, not its edge.
+        is_first: Whether no weight was used before this call, so that a backward pass may stop here.
     """
 
     rule: Rule
@@ -34,24 +33,31 @@ class Use:
     edge: GradientEdge
     is_first: bool
 
+    def sample_bytes(self, name: str, gradient: Tensor) -> int:
+        """Bytes that the gradient rule of an argument writes for one sample."""
+        size = self.arguments[name].numel() * gradient.element_size()
+        return size + self.rule.scratch(gradient, self.arguments)
+
 
 class Capture(TorchFunctionMode):
-    """Records every use of the weights between entering and leaving it.
+    """A context in which every use of the weights is recorded.
 
     Args:
-        leaves: The weights; known again by identity.
-        count: Samples in the batch.
+        leaves: Parameter-shaped weights, recognised by identity.
+        count: Number of samples in the batch.
 
     Attributes:
-        uses: Those with a rule, in order.
-        unruled: What the rules do not cover, in words; empty if they cover the pass.
+        uses: Calls of functions with a rule, in order.
+        unruled: Names of functions that use a weight without a rule; empty if the rules cover the pass.
     """
 
     def __init__(self, leaves: Sequence[Tensor], count: int) -> None:
         super().__init__()
         self._count = count
-        self._known = {id(leaf): (index, False) for index, leaf in enumerate(leaves)}
-        self._transposed: list[Tensor] = []  # held on to: an id is one tensor's only while that lives
+        self._weights = {id(leaf): (index, False) for index, leaf in enumerate(leaves)}
+        self._transposed: list[
+            Tensor
+        ] = []  # kept alive, because the id of a deleted tensor may be used again
         self.uses: list[Use] = []
         self.unruled: list[str] = []
 
@@ -62,7 +68,7 @@ class Capture(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Calls the function as if nobody watched, and records it if it used a weight."""
+        """Calls the function, and records the call if it used a weight."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if self._uses_weights(args) or self._uses_weights(kwargs):
@@ -71,7 +77,7 @@ class Capture(TorchFunctionMode):
 
     def _uses_weights(self, value: Any) -> bool:
         if isinstance(value, Tensor):
-            return id(value) in self._known
+            return id(value) in self._weights
         if isinstance(value, Mapping):
             return any(self._uses_weights(item) for item in value.values())
         return isinstance(value, tuple | list) and any(self._uses_weights(item) for item in value)
@@ -82,8 +88,8 @@ class Capture(TorchFunctionMode):
         if not _requires_grad(result):
             return  # a shape, a type, or a value that no gradient goes through
         if func in TRANSPOSITIONS and args[0].ndim == 2 and isinstance(result, Tensor):
-            index, is_transposed = self._known[id(args[0])]
-            self._known[id(result)] = (index, not is_transposed)
+            index, is_transposed = self._weights[id(args[0])]
+            self._weights[id(result)] = (index, not is_transposed)
             self._transposed.append(result)
             return
         use = self._as_use(func, args, kwargs, result)
@@ -95,7 +101,7 @@ class Capture(TorchFunctionMode):
     def _as_use(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
     ) -> Use | None:
-        """The call with its rule; nothing if there is none, or none for a call like this."""
+        """The call with its rule; ``None`` if no rule covers it."""
         rule = RULES.get(func)
         if rule is None or not isinstance(result, Tensor):
             return None
@@ -105,17 +111,17 @@ class Capture(TorchFunctionMode):
             args = args[::-1]
         arguments = dict(zip(rule.names, args, strict=False))
         arguments |= {_ours(name): value for name, value in kwargs.items()}
-        known = {name: self._known[id(v)] for name, v in arguments.items() if id(v) in self._known}
-        arguments["is_transposed"] = any(is_transposed for _, is_transposed in known.values())
+        weights = {name: self._weights[id(v)] for name, v in arguments.items() if id(v) in self._weights}
+        arguments["is_transposed"] = any(is_transposed for _, is_transposed in weights.values())
         is_regular = (
             {"inputs", "weight"} <= set(arguments) <= {*rule.names, "is_transposed"}
-            and set(known) <= set(rule.parameters)
+            and set(weights) <= set(rule.parameters)
             and (rule is MATRIX_PRODUCT or not arguments["is_transposed"])
         )
         if not is_regular or not rule.holds(arguments, result, self._count):
             return None
         free = {name: v.detach() if isinstance(v, Tensor) else v for name, v in arguments.items()}
-        parameters = {name: index for name, (index, _) in known.items()}
+        parameters = {name: index for name, (index, _) in weights.items()}
         return Use(rule, free, parameters, get_gradient_edge(result), not _requires_grad(arguments["inputs"]))
 
 

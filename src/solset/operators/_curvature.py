@@ -1,4 +1,4 @@
-"""The loss's own curvature ``Λ`` in the outputs, and the Gauss–Newton matrix made of it."""
+"""The curvature ``Λ`` of the loss in the outputs, and the Gauss–Newton matrix."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -26,32 +26,32 @@ def loss_curvature(
 ) -> Tensor:
     """The blocks ``α Λ_i = α ∇²_f L(f(x_i), y_i)``, ``(n, c, c)``.
 
-    In float64 if the loss takes it, whatever the network's dtype: the curvature of a confident softmax is
-    ``1 - p``, which float32 rounds away.
+    The result is in float64 if the loss takes it, whatever the dtype of the network: the curvature of a
+    confident softmax is about ``1 - p``, which float32 rounds to 0.
 
     Args:
-        risk: Gives the loss, and the network where outputs are not given.
-        outputs: Those of all points, ``(n, c)`` or ``(n, *out)``, where they are known.
-        targets: Those of all points, where they are known: then no point is read.
+        risk: Empirical risk with the loss and the network.
+        outputs: Outputs of all points, ``(n, c)`` or ``(n, *out)``; computed by default.
+        targets: Targets of all points; read from the risk by default.
 
-    Cost: one forward pass, or none with outputs given, and ``c`` sweeps through the loss alone; ``n·c²``
-    numbers.
+    Cost: one forward pass, or none if outputs are passed, and ``c`` sweeps through the loss alone; memory for
+    ``n·c²`` numbers.
     """
     if outputs is not None:
-        return through_loss(risk, outputs, lambda own, y: _of_batch(risk, own, y), targets=targets)
+        return through_loss(risk, outputs, lambda out, y: _of_batch(risk, out, y), targets=targets)
     return _through_network(risk, _of_batch)
 
 
 def _through_network(risk: EmpiricalRisk, work: Callable[[EmpiricalRisk, Tensor, Tensor], Tensor]) -> Tensor:
-    """What is found from the outputs and targets of each batch, in one forward pass."""
+    """The results of ``work`` on the outputs and targets of each batch, in one forward pass."""
     parameters = risk.layout.split(risk.weights)
 
-    def found(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
+    def batch(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
         with torch.no_grad():
             outputs = risk.forward(parameters, inputs)
         return work(risk, outputs, targets)
 
-    return risk.joined(found)
+    return risk.joined(batch)
 
 
 def _of_batch(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -88,14 +88,14 @@ def _root(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 class CurvatureRoot(BlockDiagonal):
-    """``√α Λ^{1/2}``, the weights with which training sees the rows of ``J``, ``(m, m)``.
+    """``√α Λ^{1/2}``, by which the Gauss–Newton matrix weights the rows of ``J``, ``(m, m)``.
 
-    Negative eigenvalues of a loss that is not convex in the outputs are cut at zero.
+    Negative eigenvalues of a loss that is not convex in the outputs are replaced by 0.
 
     Args:
-        risk: Gives the loss and the network.
+        risk: Empirical risk with the loss and the network.
 
-    Cost: one forward pass at the first use; ``n·c²`` numbers.
+    Cost: one forward pass at the first use; memory for ``n·c²`` numbers.
     """
 
     def __init__(self, risk: EmpiricalRisk) -> None:
@@ -105,7 +105,7 @@ class CurvatureRoot(BlockDiagonal):
 
     @property
     def blocks(self) -> Tensor:
-        """``(n, c, c)``."""
+        """One block for each point, ``(n, c, c)``."""
         return self._computed
 
     @cached_property
@@ -116,15 +116,15 @@ class CurvatureRoot(BlockDiagonal):
 class GaussNewton(NormalOperator):
     """The Gauss–Newton matrix ``AᵀA + λI`` with rows ``A = √α Λ^{1/2} J``, ``(p, p)``.
 
-    Equal to the Hessian at zero residual or for outputs linear in the weights. It keeps its factor ``A``,
-    so that solvers may work on the smaller side.
+    It equals the Hessian at zero residual, and if the outputs are linear in the weights. The factor ``A`` is
+    an attribute, so that solvers may work on the smaller side.
 
     Args:
-        risk: At the point of linearisation.
+        risk: Empirical risk at the point of linearisation.
         memory_budget: Bytes that graphs kept between products may take.
 
-    Cost: about one gradient a product once the graph is kept; 1.5 to 2.4 where it is not, or with
-    convolutions. ``n·c²`` numbers of the loss's curvature are kept if they fit the budget too.
+    Cost: about one gradient for each product with a kept graph; 1.5 to 2.4 without one, or with convolutions.
+    The loss's curvature (``n·c²`` numbers) is kept if it fits the budget too.
     """
 
     def __init__(self, risk: EmpiricalRisk, *, memory_budget: int = GRAPH_BUDGET) -> None:
@@ -169,7 +169,7 @@ class GaussNewton(NormalOperator):
         return self.weights_cost if self.keeps_weights else ProductCost()
 
     def _weighed(self, start: int, outputs: Tensor, targets: Tensor, pushed: Tensor) -> Tensor:
-        """``αΛ`` times a batch's changes of outputs, ``(k, b, c)``."""
+        """``αΛ`` times changes of the outputs of a batch, ``(k, b, c)``."""
         if self.keeps_weights:
             roots = self._weights.blocks[start : start + len(outputs)]
         else:
@@ -177,9 +177,9 @@ class GaussNewton(NormalOperator):
         return torch.einsum("bij,bjl,kbl->kbi", roots, roots, pushed)
 
     def _apply(self, block: Tensor) -> Tensor:
-        """One sweep: push, weigh and pull each batch while its graph is at hand."""
+        """One sweep over the batches: push, weigh and pull through each graph."""
         if self.keeps_weights:
-            _ = self._weights.blocks  # all processes together, before each goes through its own batches
+            _ = self._weights.blocks  # computed by all processes together, before each takes its batches
         if self._jacobian.pushes_forward(block.shape[1]):
             return self._apply_forward(block[:, 0]).unsqueeze(1)
         directions = self._risk.layout.split_block(block)
@@ -192,7 +192,7 @@ class GaussNewton(NormalOperator):
         return total + self.damping * block
 
     def _apply_forward(self, vector: Tensor) -> Tensor:
-        """The same with one forward pass that carries the direction along, and one backward pass."""
+        """The same product by one forward pass in forward mode, and one backward pass."""
         direction = self._risk.layout.split(vector)
 
         def product(start: int, inputs: Tensor, targets: Tensor) -> Tensor:

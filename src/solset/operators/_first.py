@@ -31,14 +31,14 @@ from solset.risk import EmpiricalRisk, flat_rows
 
 @dataclass(frozen=True)
 class OutputGraph:
-    """A batch's outputs as differentiable functions of its weights or of its inputs."""
+    """Outputs of a batch as differentiable functions of the weights or of the inputs."""
 
     source: list[Tensor]
     outputs: Tensor
     targets: Tensor
 
     def push(self, directions: Sequence[Tensor]) -> Tensor:
-        """``J v`` for a block of directions: the pull-back's own adjoint, ``(k, b, c)``."""
+        """``J v`` for a block of directions, ``(k, b, c)``: the adjoint of the pull-back."""
         cotangent, pulled = self.pulled
         return pull_back(pulled, [cotangent], directions)[0]
 
@@ -48,10 +48,10 @@ class OutputGraph:
 
     @cached_property
     def pulled(self) -> tuple[Tensor, Sequence[Tensor]]:
-        """A dummy cotangent, and the pull-back as a function that is linear in it."""
+        """A cotangent 0, and the pull-back as a linear function of it."""
         with torch.enable_grad():
             cotangent = torch.zeros_like(self.outputs, requires_grad=True)
-            found = torch.autograd.grad(
+            pulled = torch.autograd.grad(
                 self.outputs,
                 self.source,
                 cotangent,
@@ -59,18 +59,11 @@ class OutputGraph:
                 allow_unused=True,
                 materialize_grads=True,
             )
-        return cotangent, found
+        return cotangent, pulled
 
 
 def output_graph(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, *, by_inputs: bool) -> OutputGraph:
-    """The graph of a batch's flattened outputs with respect to the weights or to the inputs.
-
-    Args:
-        risk: Gives the network and the weights.
-        inputs: ``(b, *input)``.
-        targets: Kept beside the outputs.
-        by_inputs: Differentiate in the inputs instead of the weights.
-    """
+    """The graph of a batch's flattened outputs, differentiable in the weights or in the inputs."""
     leaf = inputs.detach().clone().requires_grad_(by_inputs)
     source = [leaf] if by_inputs else risk.leaves()
     weights = risk.layout.split(risk.weights) if by_inputs else source
@@ -79,13 +72,7 @@ def output_graph(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, *, by_inp
 
 
 def output_graphs(risk: EmpiricalRisk, memory_budget: int, *, by_inputs: bool) -> Graphs[OutputGraph]:
-    """The output graph of every batch.
-
-    Args:
-        risk: Whose batches.
-        memory_budget: Bytes that kept graphs may take.
-        by_inputs: Differentiate in the inputs instead of the weights.
-    """
+    """The output graph of every batch, differentiable in the weights or in the inputs."""
     return Graphs(
         risk,
         lambda inputs, targets: output_graph(risk, inputs, targets, by_inputs=by_inputs),
@@ -98,12 +85,12 @@ class Jacobian(LinearOperator):
     """The Jacobian ``J = ∇_w f`` of the training outputs, ``(m, p)`` with ``m = n·c``, point after point.
 
     Args:
-        risk: At the point of linearisation.
-        points: Only the rows of these points; all by default.
+        risk: Empirical risk at the point of linearisation.
+        points: Indices of the points whose rows are taken; all by default.
         memory_budget: Bytes that graphs kept between products may take.
 
-    Cost: a product ``Jᵀ u`` about half a gradient once the graph is kept, else one. ``J v`` the same, but
-    one gradient for a network with convolutions, kept graph or not.
+    Cost: a product ``Jᵀ u`` takes about half a gradient with a kept graph, else one. ``J v`` takes the same,
+    but always one gradient for a network with convolutions.
     """
 
     def __init__(
@@ -120,7 +107,7 @@ class Jacobian(LinearOperator):
         self.graphs = output_graphs(self._risk, memory_budget, by_inputs=False)
 
     def pushes_forward(self, columns: int) -> bool:
-        """Whether ``J`` times so many columns is best computed in forward mode, without a graph."""
+        """Whether ``J`` times that many columns is faster in forward mode."""
         return columns == 1 and (self._convolves or not self.graphs.are_kept) and self._has_forward_mode
 
     @cached_property
@@ -171,14 +158,14 @@ class Jacobian(LinearOperator):
 
     @cached_property
     def per_sample(self) -> PerSampleGradients:
-        """The rows of whole points, and how they are computed."""
+        """The rows of whole points, and the route by which they are computed."""
         return PerSampleGradients(self._risk)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop`` as per-sample gradients of the points they belong to.
+        """Rows ``start`` to ``stop`` as per-sample gradients of their points.
 
-        Cost: one forward pass over these points, and for each output a backward pass and the writing of its
-        rows; ``(stop - start)·p`` numbers, and those of the outputs that complete the first and last point.
+        Cost: one forward pass over these points, and one backward pass for each output; memory for the rows
+        of all outputs of these points.
         """
         c = self.outputs
         first, last = start // c, -(-stop // c)
@@ -190,11 +177,11 @@ class Jacobian(LinearOperator):
 class InputJacobian(LinearOperator):
     """The Jacobian ``J_x = ∇_x f`` of all training outputs in the inputs of the moved points ``K``.
 
-    ``(m, |K|·d)``: rows of points that do not move are zero, the others block diagonal.
+    The shape is ``(m, |K|·d)``. Rows of points that do not move are zero; the others are block diagonal.
 
     Args:
-        risk: At the point of linearisation.
-        points: ``K``, in the order of the data directions.
+        risk: Empirical risk at the point of linearisation.
+        points: Indices ``K`` of the moved points, in the order of the data directions.
         memory_budget: Bytes that graphs kept between products may take.
     """
 
@@ -218,7 +205,7 @@ class InputJacobian(LinearOperator):
 
     @property
     def moved_rows(self) -> Tensor:
-        """Which rows belong to moved points, ``(|K|·c,)``; all others are zero."""
+        """Indices of the rows of moved points, ``(|K|·c,)``; all other rows are zero."""
         return self._rows
 
     def blocks(self) -> Tensor:
@@ -238,10 +225,10 @@ class InputJacobian(LinearOperator):
         return self.graphs.joined(squares)
 
     def _entries(self, graph: OutputGraph) -> Tensor:
-        """Of a batch, ``(b, c, d)``."""
+        """The entries of ``J_x`` for the points of a batch, ``(b, c, d)``."""
         b, c = graph.outputs.shape
         unit = torch.eye(c, dtype=self.dtype, device=self.device).unsqueeze(1).expand(c, b, c)
-        # One output at a time: vectorised, a convolution's activations would be there c times.
+        # One output at a time: a vectorised pull would hold c copies of a convolution's activations.
         columns = [flat_rows(graph.pull(unit[j : j + 1])[0][0]) for j in range(c)]
         return torch.stack(columns, dim=1)
 
@@ -256,11 +243,11 @@ class InputJacobian(LinearOperator):
         return result
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
-        own = block[self._rows]
+        moved = block[self._rows]
 
         def pulled(start: int, graph: OutputGraph) -> Tensor:
             b, c = graph.outputs.shape
-            cotangents = own[start * c : (start + b) * c].T.reshape(-1, b, c)
+            cotangents = moved[start * c : (start + b) * c].T.reshape(-1, b, c)
             return graph.pull(cotangents)[0].flatten(2).permute(1, 2, 0)
 
         return self.graphs.joined(pulled).reshape(-1, block.shape[1])

@@ -15,20 +15,20 @@ from solset.risk import EmpiricalRisk
 
 
 class GaussNewtonInverse(LinearOperator):
-    """``(AᵀA + λI)⁻¹``, ``(p, p)``: a preconditioner for every exact solve with the Hessian.
+    """The inverse ``(AᵀA + λI)⁻¹``, ``(p, p)``: a preconditioner for exact solves with the Hessian.
 
-    Inverted at the first product, through Cholesky: ``p × p`` if there are more rows than weights, else on
-    the Gram side, ``(I - Aᵀ(AAᵀ + λI)⁻¹A)/λ``.
+    The first product computes the inverse through Cholesky: ``p × p`` if there are more rows than weights,
+    else on the Gram side, ``(I - Aᵀ(AAᵀ + λI)⁻¹A)/λ``.
 
     Args:
-        risk: At the point of linearisation; its weight decay must be positive.
-        memory_budget: Bytes for rows and inverse.
+        risk: Empirical risk at the point of linearisation, with positive weight decay.
+        memory_budget: Bytes for the rows and the inverse.
 
     Raises:
-        ValueError: If there is no weight decay: then the matrix is singular.
+        ValueError: If there is no weight decay, so that the matrix is singular.
 
-    Cost: all rows of ``J`` once and a Cholesky factorisation; a product is one with a dense matrix (and two
-    with ``A`` on the Gram side).
+    Cost: all rows of ``J`` once and a Cholesky factorisation; then one product with a dense matrix for each
+    product (and two with ``A`` on the Gram side).
     """
 
     is_symmetric = True
@@ -55,8 +55,8 @@ class GaussNewtonInverse(LinearOperator):
             for start in range(0, self._rows.shape[0], chunk):
                 rows = self._rows.rows(start, min(start + chunk, self._rows.shape[0]))
                 part = comm.share(len(rows))
-                own = rows[part.start : part.stop].to(torch.float64)
-                square += own.T @ own
+                share = rows[part.start : part.stop].to(torch.float64)
+                square += share.T @ share
             square = comm.total(square)
         else:
             square = gram(self._rows, self._budget)
@@ -74,31 +74,31 @@ class GaussNewtonInverse(LinearOperator):
 
 
 def rows_at_once(weights: int, memory_budget: int) -> int:
-    """How many rows are added to the square at a time.
+    """The number of rows that are added to ``AᵀA`` at a time.
 
     Args:
-        weights: ``p``.
-        memory_budget: In bytes.
+        weights: Number ``p`` of weights in a row.
+        memory_budget: Bytes that rows and matrix may take.
     """
     return max(1, min(4096, memory_budget // (16 * weights)))
 
 
 class InformativeInverse(LinearOperator):
-    """``(AᵀA + λI)⁻¹`` on the informative rows of ``A`` alone, ``(p, p)``: nearly as good a preconditioner.
+    """The inverse ``(AᵀA + λI)⁻¹`` with the informative rows of ``A`` only, ``(p, p)``: a preconditioner.
 
-    The directions left out add little to ``AᵀA``; CG with exact products makes up for them in a few steps.
+    The directions left out add little to ``AᵀA``; CG with exact products corrects for them in a few steps.
 
     Args:
-        risk: At the point of linearisation; its weight decay must be positive.
-        moved: Points all of whose rows are in use.
+        risk: Empirical risk at the point of linearisation, with positive weight decay.
+        moved: Indices of points of which all rows are in use.
         discard: Share of the trace of the loss's curvature that may be left out.
         memory_budget: Bytes that graphs kept between products may take.
 
     Raises:
-        ValueError: If there is no weight decay: then the matrix is singular.
+        ValueError: If there is no weight decay, so that the matrix is singular.
 
-    Cost: the rows in use, ``s``, and a Cholesky factorisation of their Gram matrix; a product is two with
-    ``(s, p)`` numbers that are kept.
+    Cost: the ``s`` rows in use, which are kept, and a Cholesky factorisation of their Gram matrix; then two
+    products with the ``(s, p)`` rows for each product.
     """
 
     is_symmetric = True
@@ -115,7 +115,7 @@ class InformativeInverse(LinearOperator):
 
     @property
     def count(self) -> int:
-        """Rows in use."""
+        """Number of rows in use."""
         return self._source.shape[0]
 
     @cached_property

@@ -1,9 +1,15 @@
 """Per-sample parameter gradients of the usual layers, from their input and the gradient at their output.
 
-A rule belongs to a *function*, such as ``torch.nn.functional.conv2d``, and not to a module: it so covers the
-module that calls it, its subclasses, and a forward method that calls it by hand. Every rule takes the
-gradient at the output, ``(b, ...)``, and the function's arguments by name (what torch calls ``input`` is
-``inputs`` here), and returns one gradient per sample, ``(b, *shape)`` up to a reshape.
+A rule belongs to a *function*, such as ``torch.nn.functional.conv2d``, and not to a module, so that it covers
+every module and every forward method that calls the function. A rule takes the gradient at the output,
+``(b, ...)``, and the function's arguments by name (torch's ``input`` is called ``inputs``), and returns one
+gradient per sample, ``(b, *shape)`` up to a reshape.
+
+Convolutions, measured on the stages of a CIFAR ResNet, 64 images, one thread: writing out the windows of a
+few images at a time, and a batched product with them, takes 1 to 2.4 times torch's summed weight gradient
+in float32, and a third to 1.6 of it in float64. torch's own gradient with a group per image, which
+vmap computes, is as fast for some stages and up to three times slower for others; all windows at once, a
+shift at a time and one image at a time are slower for most.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,13 +28,13 @@ GradientRule = Callable[[Tensor, Arguments], Tensor]
 
 @dataclass(frozen=True)
 class Rule:
-    """How a function's parameters get their per-sample gradients.
+    """The per-sample gradients of a function's parameters.
 
     Attributes:
-        names: Of the function's arguments, in order.
-        parameters: A gradient rule for each argument that may be a parameter.
-        holds: Whether the rule covers a call, by its arguments, output and number of samples.
-        scratch: Bytes per sample that a gradient rule writes besides its result, from the same arguments.
+        names: Names of the function's arguments, in order.
+        parameters: Gradient rule for each argument that may be a parameter.
+        holds: Test whether the rule covers a call, from its arguments, output and number of samples.
+        scratch: Function for the bytes per sample that a gradient rule writes besides its result.
     """
 
     names: tuple[str, ...]
@@ -38,7 +44,7 @@ class Rule:
 
 
 def _is_batched(arguments: Arguments, output: Tensor, count: int) -> bool:
-    """Whether the first dimension is the samples', in and out."""
+    """Whether the first dimension of input and output counts the samples."""
     inputs = arguments["inputs"]
     return inputs.ndim >= 2 and len(inputs) == count and len(output) == count
 
@@ -52,7 +58,7 @@ def _is_batched_matrix(arguments: Arguments, output: Tensor, count: int) -> bool
 
 
 def _is_lookup(arguments: Arguments, output: Tensor, count: int) -> bool:
-    """Whether rows are only looked up: neither renormalised nor weighed by their frequency."""
+    """Whether rows are only looked up, neither renormalised nor weighted by their frequency."""
     is_plain = arguments.get("max_norm") is None and not arguments.get("scale_grad_by_freq", False)
     return is_plain and len(arguments["inputs"]) == count and len(output) == count
 
@@ -97,23 +103,23 @@ def _factor_of_matrix_product(gradient: Tensor, arguments: Arguments) -> Tensor:
 
 
 def convolution_weight(gradient: Tensor, arguments: Arguments) -> Tensor:
-    """Products of the gradient with the windows that the kernel saw."""
+    """Products of the gradient with the windows of the input under the kernel."""
     kernel, places = arguments["weight"].shape[2:], gradient.shape[2:]
     groups = arguments.get("groups", 1)
     stride = _each(arguments.get("stride", 1), len(kernel))
     dilation = _each(arguments.get("dilation", 1), len(kernel))
     padded = functional.pad(arguments["inputs"], _padding(arguments.get("padding", 0), kernel, dilation))
     b, channels = padded.shape[:2]
-    own, across, *along = padded.stride()
+    sample, across, *along = padded.stride()
     steps = [step * d for step, d in zip(along, dilation, strict=True)]
     jumps = [step * s for step, s in zip(along, stride, strict=True)]
-    windows = padded.as_strided((b, channels, *kernel, *places), (own, across, *steps, *jumps))
+    windows = padded.as_strided((b, channels, *kernel, *places), (sample, across, *steps, *jumps))
     slopes = gradient.reshape(b, groups, gradient.shape[1] // groups, -1)
     return slopes @ windows.reshape(b, groups, channels // groups * prod(kernel), -1).mT
 
 
 def window_bytes(gradient: Tensor, arguments: Arguments) -> int:
-    """Bytes of one sample's windows, written out."""
+    """Bytes of the windows of one sample."""
     kernel, channels = arguments["weight"].shape[2:], arguments["inputs"].shape[1]
     return channels * prod(kernel) * prod(gradient.shape[2:]) * gradient.element_size()
 
@@ -124,7 +130,7 @@ def _each(value: int | tuple[int, ...] | list[int], count: int) -> tuple[int, ..
 
 
 def _padding(padding: Any, kernel: torch.Size, dilation: tuple[int, ...]) -> list[int]:
-    """As ``pad`` takes it: both sides of every dimension, the last one first."""
+    """The padding in the order of ``pad``: both sides of each dimension, the last dimension first."""
     if padding == "valid":
         padding = 0
     if padding == "same":
@@ -158,7 +164,7 @@ def _instance_norm_weight(gradient: Tensor, arguments: Arguments) -> Tensor:
 
 
 def _statistics(arguments: Arguments) -> dict[str, Any]:
-    """What normalises, without what scales and shifts afterwards."""
+    """The arguments of the normalisation, without its scale and shift."""
     others = {"inputs", "weight", "bias", "is_transposed"}
     return {name: value for name, value in arguments.items() if name not in others}
 
@@ -191,9 +197,9 @@ def _embedding_weight(gradient: Tensor, arguments: Arguments) -> Tensor:
     slopes = gradient.reshape(b, -1, width)
     if (ignored := arguments.get("padding_idx")) is not None:
         slopes = slopes * (indices != ignored % entries).unsqueeze(-1)
-    own = indices + entries * torch.arange(b, device=indices.device).unsqueeze(1)
-    found = gradient.new_zeros(b * entries, width)
-    return found.index_add_(0, own.reshape(-1), slopes.reshape(-1, width)).reshape(b, entries, width)
+    places = indices + entries * torch.arange(b, device=indices.device).unsqueeze(1)
+    sums = gradient.new_zeros(b * entries, width)
+    return sums.index_add_(0, places.reshape(-1), slopes.reshape(-1, width)).reshape(b, entries, width)
 
 
 def _prelu_weight(gradient: Tensor, arguments: Arguments) -> Tensor:

@@ -1,7 +1,7 @@
-"""Which rows of the Jacobian carry the constraint: output directions, chosen by the loss's curvature.
+"""Output directions in which the loss is curved, and the rows of the Jacobian along them.
 
-On a fitted classification problem almost all of ``Λ`` vanishes: a few hundred output directions of a thousand
-points are all that the loss can feel, and only their rows of ``J`` need to be computed.
+On a fitted classification problem almost all of ``Λ`` vanishes: the loss depends on a few hundred output
+directions of a thousand points, and only the rows of ``J`` along these directions need to be computed.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from solset.checks import checked
+from solset.checks import checked, within
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, Product
 from solset.operators._curvature import loss_curvature
@@ -23,16 +23,16 @@ from solset.risk import EmpiricalRisk
 @checked
 @dataclass(frozen=True)
 class InformativeRows:
-    """How many rows of ``J`` to work on.
+    """The setting that only informative rows of ``J`` are used, and how many.
 
     Attributes:
-        tol: Relative residual, over all rows, up to which rows may be left out: that of ``J v + J_x Δx``
-            relative to ``J_x Δx``, where every output of a moved point has weight one and an output
-            direction of another point ``(λ / λ_max)^{1/2}``, with ``λ`` its curvature of the loss.
-        most: Rows at most.
+        tol: Relative residual ``‖J v + J_x Δx‖ / ‖J_x Δx‖`` over all rows up to which rows may be left out.
+            In the norm every output of a moved point has weight 1, and an output direction of another point
+            has weight ``(λ / λ_max)^{1/2}``, where ``λ`` is the curvature of the loss along it.
+        max_rows: Largest number of rows that may be used.
 
     Raises:
-        ValueError: If the tolerance or the number is not positive.
+        ValueError: If the tolerance is not between 0 and 1, or the number is below 1.
     """
 
     tol: float = 3e-3
@@ -41,17 +41,16 @@ class InformativeRows:
     def __post_init__(self) -> None:
         if not 0 < self.tol < 1:
             raise bad_value("tol", expected="between 0 and 1", got=self.tol, cure="Use 3e-3.")
-        if self.max_rows < 1:
-            raise bad_value("max_rows", expected="one row or more", got=self.max_rows, cure="Leave it out.")
+        within("max_rows", self.max_rows, 1, cure="Leave it out.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class OutputCurvature:
     """The loss's curvature in the outputs of each point, ``Λ_i = U_i diag(λ_i) U_iᵀ`` times ``α``.
 
     Attributes:
-        values: ``(n, c)`` in float64, none negative.
-        vectors: Columns of ``U_i``, ``(n, c, c)`` in float64.
+        values: Eigenvalues ``λ_i``, ``(n, c)`` in float64, none negative.
+        vectors: Matrices ``U_i`` with eigenvectors as columns, ``(n, c, c)`` in float64.
     """
 
     values: Tensor
@@ -61,12 +60,14 @@ class OutputCurvature:
     def of(
         cls, risk: EmpiricalRisk, outputs: Tensor | None = None, targets: Tensor | None = None
     ) -> "OutputCurvature":
-        """At the risk's weights. Cost: one forward pass unless outputs are given; ``2·n·c²`` numbers.
+        """The curvature at the weights of a risk.
 
         Args:
-            risk: Whose loss.
-            outputs: Those of all points, where they are known.
-            targets: Those of all points, where they are known.
+            risk: Empirical risk with the loss and the network.
+            outputs: Outputs of all points, ``(n, c)``; computed by default.
+            targets: Targets of all points; read from the risk by default.
+
+        Cost: one forward pass unless outputs are passed; memory for ``2·n·c²`` numbers.
         """
         blocks = loss_curvature(risk, outputs, targets)
         values, vectors = torch.linalg.eigh(blocks.to(torch.float64))
@@ -74,19 +75,19 @@ class OutputCurvature:
 
     @property
     def importance(self) -> Tensor:
-        """``λ / λ_max``, ``(n, c)``."""
+        """The ratio ``λ / λ_max`` for each direction, ``(n, c)``."""
         largest = self.values.max()
         return self.values / largest if bool(largest > 0) else torch.ones_like(self.values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class OutputDirections:
-    """Unit directions in the outputs of single points; each stands for the row ``uᵀ J_i``.
+    """Unit directions ``u`` in the outputs of single points ``i``, each with a row ``uᵀ J_i``.
 
     Attributes:
-        points: ``i``, ``(s,)``.
-        columns: Which eigenvector of ``Λ_i`` it is, ``(s,)``.
-        vectors: ``u``, ``(s, c)``.
+        points: Index ``i`` of each direction's point, ``(s,)``.
+        columns: Place of each direction among the eigenvectors of ``Λ_i``, ``(s,)``.
+        vectors: Unit vectors ``u``, ``(s, c)``.
     """
 
     points: Tensor
@@ -97,30 +98,24 @@ class OutputDirections:
     def eigenvectors(
         cls, curvature: OutputCurvature, points: Tensor, columns: Tensor, dtype: torch.dtype
     ) -> "OutputDirections":
-        """Those eigenvectors of ``Λ``.
-
-        Args:
-            curvature: Gives them.
-            points: ``(s,)``.
-            columns: ``(s,)``.
-            dtype: Of the result.
-        """
+        """The eigenvectors of ``Λ`` at places ``(point, column)``, ``(s,)`` each."""
         return cls(points, columns, curvature.vectors[points, :, columns].to(dtype))
 
     def __len__(self) -> int:
         return len(self.points)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class DirectionChoice:
-    """The rows in use.
+    """The output directions in use.
 
     Attributes:
-        directions: All of the moved points first, then the others by falling curvature, then added ones.
-        moved: How many belong to moved points.
+        directions: Directions in use: all of the moved points, then the others by falling curvature, then
+            directions that were added later.
+        moved: Number of directions of moved points.
         discarded: Share of the trace of ``Λ`` that belongs to directions left out.
-        importance: ``λ / λ_max`` of every direction of every point, moved ones at one, ``(n, c)``.
-        curvature: The loss's.
+        importance: Ratio ``λ / λ_max`` for each direction of each point, 1 for moved points, ``(n, c)``.
+        curvature: Curvature of the loss in the outputs.
     """
 
     directions: OutputDirections
@@ -131,19 +126,19 @@ class DirectionChoice:
 
     @property
     def taken(self) -> Tensor:
-        """Which directions are in use, ``(n, c)``."""
+        """Mask of the directions in use, ``(n, c)``."""
         mask = torch.zeros_like(self.importance, dtype=torch.bool)
         mask[self.directions.points, self.directions.columns] = True
         return mask
 
     @property
     def weights(self) -> Tensor:
-        """``(αλ)^{1/2}`` of the directions in use: how training sees their rows, ``(s,)``."""
+        """The factors ``(αλ)^{1/2}`` by which the loss weights the rows in use, ``(s,)``."""
         chosen = self.curvature.values[self.directions.points, self.directions.columns]
         return chosen.sqrt().to(self.directions.vectors.dtype)
 
     def with_more(self, extra: Tensor) -> "DirectionChoice":
-        """With the directions of the flat indices ``extra`` into ``(n, c)`` behind the present ones."""
+        """This choice followed by the directions at flat indices ``extra`` into ``(n, c)``."""
         c = self.importance.shape[1]
         here = self.directions
         more = OutputDirections.eigenvectors(self.curvature, extra // c, extra % c, here.vectors.dtype)
@@ -159,13 +154,13 @@ class DirectionChoice:
 def choose_directions(
     curvature: OutputCurvature, moved: Sequence[int], discard: float, dtype: torch.dtype
 ) -> DirectionChoice:
-    """All rows of the moved points, and those of others that carry all but a share of the curvature's trace.
+    """All directions of the moved points, and the most curved directions of the others.
 
     Args:
-        curvature: The loss's.
-        moved: ``K``.
+        curvature: Curvature of the loss in the outputs.
+        moved: Indices ``K`` of the moved points.
         discard: Share of the trace of ``Λ`` that may be left out.
-        dtype: Of the directions.
+        dtype: Floating-point type of the directions.
     """
     n, c = curvature.values.shape
     chosen = torch.as_tensor(list(moved), device=curvature.values.device)
@@ -176,11 +171,11 @@ def choose_directions(
     falling, order = others.flatten().sort(descending=True, stable=True)
     total = float(curvature.values.sum())
     tail = total * discard
-    left_out = falling.flip(0).cumsum(0).flip(0)  # what is discarded if the list is cut before each entry
+    left_out = falling.flip(0).cumsum(0).flip(0)  # the curvature left out if the list ends before each entry
     keep = order[(left_out > tail) & (falling > 0)]
-    own = (chosen.unsqueeze(1) * c + torch.arange(c, device=chosen.device)).flatten()
-    first = OutputDirections.eigenvectors(curvature, own // c, own % c, dtype)
-    start = DirectionChoice(first, len(own), 0.0, importance, curvature)
+    of_moved = (chosen.unsqueeze(1) * c + torch.arange(c, device=chosen.device)).flatten()
+    first = OutputDirections.eigenvectors(curvature, of_moved // c, of_moved % c, dtype)
+    start = DirectionChoice(first, len(of_moved), 0.0, importance, curvature)
     return start.with_more(keep)
 
 
@@ -188,8 +183,8 @@ def directions_to_add(choice: DirectionChoice, error: Tensor, allowed: float) ->
     """Flat indices of the fewest directions that leave at most ``allowed`` of the weighted squared error.
 
     Args:
-        choice: The rows in use.
-        error: ``J v + J_x Δx`` of all points, ``(n, c)``.
+        choice: Output directions in use so far.
+        error: Residual ``J v + J_x Δx`` of all points, ``(n, c)``.
         allowed: Weighted squared error that the directions still left out may carry.
     """
     scores = torch.where(choice.taken, 0.0, weighted_squares(choice, error))
@@ -205,12 +200,12 @@ def weighted_squares(choice: DirectionChoice, error: Tensor) -> Tensor:
 
 
 class DirectionSelector(LinearOperator):
-    """``P``: from the outputs of points to the chosen directions, ``(s, n·c)``.
+    """The map ``P`` from the outputs of points to their parts along the directions, ``(s, n·c)``.
 
     Args:
-        directions: The ``u``.
-        positions: Where each one's point stands among the points of the columns, ``(s,)``.
-        count: ``n``, the points of the columns.
+        directions: Output directions ``u``, one for each row.
+        positions: Place of each direction's point among the points of the columns, ``(s,)``.
+        count: Number ``n`` of points of the columns.
     """
 
     def __init__(self, directions: OutputDirections, positions: Tensor, count: int) -> None:
@@ -232,11 +227,12 @@ class DirectionalJacobian(Product):
     """The rows ``uᵀ J_i`` of chosen output directions, ``(s, p)``.
 
     Args:
-        risk: At the point of linearisation.
-        directions: The ``u`` and their points.
+        risk: Empirical risk at the point of linearisation.
+        directions: Output directions ``u`` with their points.
         memory_budget: Bytes that graphs kept between products may take.
 
-    Cost: a product is one with the Jacobian of the points concerned; a row about one gradient of its point.
+    Cost: a product costs as much as one with the Jacobian of these points; a row about one gradient of its
+    point.
     """
 
     def __init__(self, risk: EmpiricalRisk, directions: OutputDirections, *, memory_budget: int) -> None:
@@ -247,7 +243,7 @@ class DirectionalJacobian(Product):
         self._per_sample, self._budget = PerSampleGradients(risk), memory_budget
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Per-sample gradients, in batches whose activations fit the memory budget."""
+        """Rows ``start`` to ``stop``, in batches whose activations fit the memory budget."""
         points, vectors = self.directions.points[start:stop], self.directions.vectors[start:stop]
         return self._per_sample.rows_of(points.tolist(), vectors, at_once=self._at_once)
 

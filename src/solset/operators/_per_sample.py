@@ -15,7 +15,7 @@ from solset.operators._per_sample_routes import ROUTES, NotCoveredError, pull_on
 from solset.operators._point_grams import PointGrams, squares_by_rules
 from solset.risk import EmpiricalRisk, Room, flat_rows, in_batches
 
-Found = TypeVar("Found")
+Part = TypeVar("Part")
 
 _PROBED = 3
 
@@ -23,19 +23,19 @@ _PROBED = 3
 class PerSampleGradients:
     """The gradients ``u_iᵀ J(x_i)`` of chosen output combinations, one per point of a batch.
 
-    Three routes, the fastest first; each must reproduce plain ``torch.autograd`` on a few points before it
-    is used, else the next one is taken:
+    There are three routes, the fastest first. A route is used if it reproduces plain ``torch.autograd`` on a
+    few points, else the next one is tried:
 
-    - ``"layer rules"``: one forward and one backward pass of the whole batch without its weight part, and
-      for each layer the product of its input with the gradient at its output;
+    - ``"layer rules"``: one forward pass and one backward pass of the whole batch in its activations, and for
+      each layer the product of its input with the gradient at its output;
     - ``"torch.func"``: a vectorised pull-back, for networks that use weights in a function without a rule;
-    - ``"one by one"``: for networks that cannot be vectorised.
+    - ``"one by one"``: one point after another, for networks that cannot be vectorised.
 
     Args:
-        risk: At the point of linearisation; its points serve the comparison.
+        risk: Empirical risk at the point of linearisation; routes are compared on a few of its points.
 
-    Cost: layer rules take about one gradient of the same batch for all its rows, the memory of one backward
-    pass and the rows themselves, ``b·k·p`` numbers.
+    Cost: layer rules take about one gradient of the batch for all its rows, and memory for one backward pass
+    and the rows, ``b·k·p`` numbers.
 
     Example:
         >>> from torch import nn
@@ -50,7 +50,7 @@ class PerSampleGradients:
 
     def __init__(self, risk: EmpiricalRisk) -> None:
         self._risk = risk
-        self._is_used_twice = False  # whether a weight is, so that a layer's inner products do not add up
+        self._is_used_twice = False  # whether a weight is: then inner products of layers do not add up
 
     @property
     def method(self) -> str:
@@ -59,46 +59,46 @@ class PerSampleGradients:
 
     @property
     def reason(self) -> str:
-        """Why this route and no faster one."""
-        found = [f"{name}: {why}" for name, why in self._refused.items()]
-        return "; ".join(found) or "agrees with torch.autograd on the points compared"
+        """The reason for this route and against each faster one."""
+        reasons = [f"{name}: {why}" for name, why in self._refused.items()]
+        return "; ".join(reasons) or "agrees with torch.autograd on the points compared"
 
     def rows(self, inputs: Tensor, cotangents: Tensor) -> Tensor:
         """Row ``i`` is ``u_iᵀ J(x_i)``, in the order of the layout: ``(b, p)`` or ``(b, k, p)``.
 
         Args:
-            inputs: ``(b, *input)``.
-            cotangents: ``u``, ``(b, c)`` for one row per point, ``(b, k, c)`` for ``k``; those share one
-                forward pass.
+            inputs: Batch of inputs, ``(b, *input)``.
+            cotangents: Output combinations ``u``, ``(b, c)`` for one row per point or ``(b, k, c)`` for ``k``
+                rows from one forward pass.
 
         Raises:
-            ValueError: If the cotangents do not belong to the inputs.
+            ValueError: If the cotangents do not fit the inputs and outputs.
         """
         self._check(inputs, cotangents)
         blocks = cotangents if cotangents.ndim == 3 else cotangents.unsqueeze(1)
-        found = self._rows(inputs.detach().clone(), blocks.detach())
-        return found if cotangents.ndim == 3 else found.squeeze(1)
+        rows = self._rows(inputs.detach().clone(), blocks.detach())
+        return rows if cotangents.ndim == 3 else rows.squeeze(1)
 
     def _rows(self, inputs: Tensor, blocks: Tensor) -> Tensor:
         try:
             return ROUTES[self.method](self._risk, inputs, blocks)
         except NotCoveredError as error:
-            # The pass depends on the data and took another way than on the points compared.
+            # The forward pass depends on the data: on the points compared it used no such function.
             self._refused["layer rules"] = str(error)
             return ROUTES[self.method](self._risk, inputs, blocks)
 
     def squares(self, inputs: Tensor, cotangents: Tensor, vector: Tensor | None = None) -> PointGrams:
-        """Inner products of each point's own rows, their products with a vector, and its rows of ``J_x``.
+        """Inner products of the rows of each point, their products with a vector, and the rows of ``J_x``.
 
         Args:
-            inputs: ``(b, *input)``.
-            cotangents: ``u``, ``(b, k, c)``.
-            vector: ``v``, ``(p,)``, if wanted.
+            inputs: Batch of inputs, ``(b, *input)``.
+            cotangents: Output combinations ``u``, ``(b, k, c)``.
+            vector: Vector ``v``, ``(p,)``; products are 0 without one.
 
         Raises:
-            ValueError: If the cotangents do not belong to the inputs.
+            ValueError: If the cotangents do not fit the inputs and outputs.
 
-        Cost: with layer rules one gradient of ``b·k`` points and no rows; else the rows.
+        Cost: one gradient of ``b·k`` points with layer rules, which write no rows; else the rows.
         """
         self._check(inputs, cotangents)
         if self.method == "layer rules" and not self._is_used_twice:
@@ -113,72 +113,71 @@ class PerSampleGradients:
         return PointGrams(rows @ rows.mT, pushed, self._by_inputs(inputs, cotangents))
 
     def rows_of(self, points: Sequence[int], cotangents: Tensor, *, at_once: int | None = None) -> Tensor:
-        """The rows of points of the risk by their indices, shared among processes; else as :meth:`rows`.
+        """The rows of points of the risk, named by index, with the work shared among processes.
 
         Args:
-            points: ``(b,)``, not necessarily distinct.
-            cotangents: ``u``, one or ``k`` for each.
-            at_once: Points of a batch; all by default.
+            points: Indices of points, ``(b,)``, not necessarily distinct.
+            cotangents: Output combinations ``u``, as for :meth:`rows`.
+            at_once: Number of points in a batch; all by default.
         """
-        parts = list(self._shared(points, at_once, lambda own, x: self.rows(x, cotangents[own])))
+        parts = list(self._shared(points, at_once, lambda places, x: self.rows(x, cotangents[places])))
         joined = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else None
         return comm.join(joined, device=self._risk.weights.device)
 
     def squares_of(self, points: Sequence[int], cotangents: Tensor, vector: Tensor | None) -> PointGrams:
-        """The inner products of points of the risk by their indices, shared among processes.
+        """The inner products of points of the risk, named by index, with the work shared among processes.
 
         Args:
-            points: ``(b,)``.
-            cotangents: ``u``, ``(b, k, c)``.
-            vector: ``v``, ``(p,)``, if wanted.
+            points: Indices of points, ``(b,)``, not necessarily distinct.
+            cotangents: Output combinations ``u``, ``(b, k, c)``.
+            vector: Vector ``v``, ``(p,)``; products are 0 without one.
         """
-        parts = list(self._shared(points, None, lambda own, x: self.squares(x, cotangents[own], vector)))
+
+        def squares(places: range, inputs: Tensor) -> PointGrams:
+            return self.squares(inputs, cotangents[places], vector)
+
+        parts = list(self._shared(points, None, squares))
 
         def joined(name: str) -> Tensor:
-            own = [getattr(part, name) for part in parts]
-            return comm.join(torch.cat(own) if own else None, device=self._risk.weights.device)
+            tensors = [getattr(part, name) for part in parts]
+            return comm.join(torch.cat(tensors) if tensors else None, device=self._risk.weights.device)
 
         return PointGrams(joined("gram"), joined("pushed"), joined("by_inputs"))
 
     def _shared(
-        self, points: Sequence[int], at_once: int | None, work: Callable[[range, Tensor], Found]
-    ) -> Iterator[Found]:
-        """What is found on this process's share of some points, batch by batch."""
-        own = comm.share(len(points))
+        self, points: Sequence[int], at_once: int | None, work: Callable[[range, Tensor], Part]
+    ) -> Iterator[Part]:
+        """The results of ``work`` on this process's share of some points, batch by batch."""
+        share = comm.share(len(points))
 
-        def batch(places: range) -> Found:
+        def batch(places: range) -> Part:
             inputs, _ = self._risk.points[[points[place] for place in places]]
             return work(places, inputs)
 
-        return in_batches(own, at_once or max(len(own), 1), Room(), batch)
+        return in_batches(share, at_once or max(len(share), 1), Room(), batch)
 
     def _by_inputs(self, inputs: Tensor, cotangents: Tensor) -> Tensor:
-        """``u_iᵀ J_x`` by plain sweeps, ``(b, k, d)``."""
+        """The rows ``u_iᵀ J_x`` by one backward pass each, ``(b, k, d)``."""
         risk, leaf = self._risk, inputs.detach().clone().requires_grad_()
         with torch.enable_grad():
             outputs = flat_rows(risk.forward(risk.layout.split(risk.weights), leaf))
         blocks = cotangents.movedim(1, 0).contiguous()
-        found = [
-            flat_rows(pull_back([outputs], [leaf], [blocks[j : j + 1]])[0][0]) for j in range(len(blocks))
-        ]
-        return torch.stack(found, dim=1)
+        rows = [flat_rows(pull_back([outputs], [leaf], [block.unsqueeze(0)])[0][0]) for block in blocks]
+        return torch.stack(rows, dim=1)
 
     def batch_for(self, memory_budget: int, *, cotangents: int = 1) -> int:
-        """How many points' rows fit so many bytes at once, at least one.
+        """The number of points whose rows fit the budget at once, at least one.
 
         Args:
             memory_budget: Bytes for activations, their gradients and the rows.
-            cotangents: ``k``, rows per point.
+            cotangents: Number ``k`` of rows per point; 1 by default.
         """
-        risk = self._risk
-        size = risk.weights.element_size()
-        return max(
-            1, memory_budget // max(1, self._activation_bytes + 2 * cotangents * risk.layout.size * size)
-        )
+        row = self._risk.layout.size * self._risk.weights.element_size()
+        return max(1, memory_budget // max(1, self._activation_bytes + 2 * cotangents * row))
 
     @cached_property
     def _activation_bytes(self) -> int:
-        """Of one point: what two points save beyond one, and as much again for the gradients in them."""
+        """Bytes for the activations of one point (two points less one) and for the gradients in them."""
         pair = self._probed_inputs[:2]
 
         def saved(count: int) -> int:
@@ -190,7 +189,7 @@ class PerSampleGradients:
 
     @cached_property
     def _probed_inputs(self) -> Tensor:
-        """Some points, repeated if too few: a batch of one would not show which dimension it is."""
+        """A few inputs, repeated if there are too few: a batch of one hides the batch dimension."""
         n = len(self._risk.points)
         inputs, _ = self._risk.points[[round(i * (n - 1) / (_PROBED - 1)) for i in range(_PROBED)]]
         return inputs
@@ -215,7 +214,7 @@ class PerSampleGradients:
     def _truth(self) -> tuple[Tensor, Tensor]:
         """Random cotangents of the points compared, and their rows by plain ``torch.autograd``.
 
-        From one graph of all of them: so a rectifier at zero is on the same side as for the layer rules.
+        All rows come from one graph, so that a rectifier at zero is on the same side as for the layer rules.
         """
         risk, leaves = self._risk, self._risk.leaves()
         with torch.enable_grad(), torch.random.fork_rng():
@@ -231,36 +230,36 @@ class PerSampleGradients:
 
     @cached_property
     def _refused(self) -> dict[str, str]:
-        """Why not, for each route before the first that holds; the last one is the definition itself."""
+        """The reason against each route before the first that agrees; the last route is the definition."""
         drawn, expected = self._truth
         refused: dict[str, str] = {}
         for name in list(ROUTES)[:-1]:
             try:
                 with torch.random.fork_rng():
-                    found = ROUTES[name](self._risk, self._probed_inputs.clone(), drawn.unsqueeze(1))
+                    rows = ROUTES[name](self._risk, self._probed_inputs.clone(), drawn.unsqueeze(1))
             except NotCoveredError as error:
                 refused[name] = str(error)
                 continue
-            except Exception as error:  # whatever it is: plain autograd did without it
+            except Exception as error:  # plain autograd raised nothing, so the route is at fault
                 refused[name] = f"{type(error).__name__}: {error}".splitlines()[0]
                 continue
-            if self._agree(found.squeeze(1), expected):
+            if self._agree(rows.squeeze(1), expected):
                 break
             refused[name] = "rows differ from torch.autograd"
         return refused
 
-    def _agree(self, found: Tensor, expected: Tensor) -> bool:
+    def _agree(self, rows: Tensor, expected: Tensor) -> bool:
         """Whether rows are equal up to rounding, parameter by parameter.
 
-        Sums of N numbers taken in another order differ by about ``√N`` units in the last place, and no sum
-        is longer than the rows are; a wrong rule is off by as much as the parameter's gradient. The second
-        term is for gradients that cancel to zero, such as a bias before a normalisation.
+        Two sums of N numbers in different order differ by about ``√N`` units in the last place, and no sum is
+        longer than a row; the error of a wrong rule is as large as the parameter's gradient. The second term
+        covers gradients that cancel to zero, such as a bias before a normalisation.
         """
         eps = torch.finfo(expected.dtype).eps
         sizes = [prod(shape) for shape in self._risk.layout.shapes.values()]
         floor = 100 * eps * expected.norm()
-        pairs = zip(found.split(sizes, dim=1), expected.split(sizes, dim=1), strict=True)
+        pairs = zip(rows.split(sizes, dim=1), expected.split(sizes, dim=1), strict=True)
         return all(
-            bool((own - true).norm() <= 100 * eps * expected.shape[1] ** 0.5 * true.norm() + floor)
-            for own, true in pairs
+            bool((row - true).norm() <= 100 * eps * expected.shape[1] ** 0.5 * true.norm() + floor)
+            for row, true in pairs
         )

@@ -1,4 +1,4 @@
-"""Three ways to the rows of a batch of points: layer rules, ``torch.func``, one point at a time."""
+"""Three routes to the rows of a batch of points: layer rules, ``torch.func``, one point at a time."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,12 +12,12 @@ from solset.risk import EmpiricalRisk, flat_rows
 
 Route = Callable[[EmpiricalRisk, Tensor, Tensor], Tensor]
 
-# All windows of the first stage of a ResNet, 64 images at once, take four times as long to write as the
-# product with them does; a few images at a time stay in the cache.
+# The windows of a few images stay in the cache. For 64 images at once, in the first stage of a ResNet,
+# writing the windows takes four times as long as the product with them.
 CHUNK_BYTES = 2 * 2**20
 
-# Up to so many numbers for one row of each point the calls cost more than the arithmetic: then one backward
-# pass over k copies of the batch takes a third of the time of k passes (64-32-10, 20 to 100 points).
+# Below this many numbers in one row of each point, calls cost more than arithmetic: one backward pass over
+# k copies of the batch takes a third of the time of k passes (64-32-10, 20 to 100 points).
 REPEATED_SIZE = 250_000
 
 
@@ -27,11 +27,6 @@ class NotCoveredError(Exception):
 
 def rows_by_rules(risk: EmpiricalRisk, inputs: Tensor, cotangents: Tensor) -> Tensor:
     """Rows ``(b, k, p)`` from the input of every layer and the gradient at its output.
-
-    Args:
-        risk: Gives the network and the weights.
-        inputs: ``(b, *input)``.
-        cotangents: ``(b, k, c)``.
 
     Raises:
         NotCoveredError: If a function without a rule uses a weight.
@@ -56,10 +51,10 @@ def rows_by_rules(risk: EmpiricalRisk, inputs: Tensor, cotangents: Tensor) -> Te
 
 
 class _Sweeps:
-    """Backward passes that turn every gradient into rows as soon as it is there.
+    """Backward passes that turn the gradient at each layer into rows at once.
 
-    Gathered first and used afterwards, the gradients of all layers would be alive at once: memory that must
-    be fetched from the system, where a plain backward pass uses the same again and again.
+    If gradients were collected first, those of all layers would be in memory together; a plain backward pass
+    uses the same memory again and again.
     """
 
     def __init__(self, outputs: Tensor, uses: Sequence[Use]) -> None:
@@ -81,10 +76,10 @@ class _Sweeps:
         """Writes one row of every sample, ``(b, size)`` for each weight."""
         self._parts, self._written = parts, set()
         edges = [use.edge for use in self._ends]
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             self._outputs, edges, cotangent, retain_graph=not is_last, allow_unused=True
         )
-        for use, gradient in zip(self._ends, found, strict=True):
+        for use, gradient in zip(self._ends, gradients, strict=True):
             self._add(use, gradient)
         for index in set(range(len(parts))) - self._written:
             parts[index].zero_()
@@ -96,18 +91,17 @@ class _Sweeps:
         if gradient is None:
             return
         for name, index in use.parameters.items():
-            for chunk, own in _in_chunks(use, name, gradient):
+            for chunk, part in _in_chunks(use, name, gradient):
                 target = self._parts[index][chunk]
-                own = own.reshape(target.shape)
-                target.add_(own) if index in self._written else target.copy_(own)
+                rows = part.reshape(target.shape)
+                target.add_(rows) if index in self._written else target.copy_(rows)
             self._written.add(index)
 
 
 def _in_chunks(use: Use, name: str, gradient: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """A weight's gradients of a few samples at a time, so that what is written stays in the cache."""
+    """Gradients of a weight for a few samples at a time, so that they stay in the cache."""
     arguments, inputs = use.arguments, use.arguments["inputs"]
-    own = arguments[name].numel() * gradient.element_size() + use.rule.scratch(gradient, arguments)
-    count = max(1, CHUNK_BYTES // own)
+    count = max(1, CHUNK_BYTES // use.sample_bytes(name, gradient))
     for start in range(0, len(gradient), count):
         chunk = slice(start, start + count)
         part = inputs[chunk] if isinstance(inputs, Tensor) and len(inputs) == len(gradient) else inputs
@@ -115,7 +109,7 @@ def _in_chunks(use: Use, name: str, gradient: Tensor) -> Iterator[tuple[slice, T
 
 
 def rows_by_vmap(risk: EmpiricalRisk, inputs: Tensor, cotangents: Tensor) -> Tensor:
-    """The same by ``torch.func``: the pull-back of one point, vectorised; arguments as above."""
+    """Rows ``(b, k, p)`` by ``torch.func``: the vectorised pull-back of one point."""
     parameters = tuple(part.detach() for part in risk.layout.split(risk.weights))
 
     def rows_of(point: Tensor, block: Tensor) -> Tensor:
@@ -128,13 +122,13 @@ def rows_by_vmap(risk: EmpiricalRisk, inputs: Tensor, cotangents: Tensor) -> Ten
         return torch.cat([flat_rows(part) for part in vmap(pull)(block)[0]], dim=1)
 
     with warnings.catch_warnings():
-        # Functions without a batching rule are looped over: slow, but as right as the others.
+        # Functions without a batching rule run in a loop: slow, and as correct as the others.
         warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
         return vmap(rows_of)(inputs, cotangents)
 
 
 def rows_one_by_one(risk: EmpiricalRisk, inputs: Tensor, cotangents: Tensor) -> Tensor:
-    """The same by plain ``torch.autograd``, a point at a time; arguments as above."""
+    """Rows ``(b, k, p)`` by plain ``torch.autograd``, one point after another."""
     rows = []
     for point, block in zip(inputs, cotangents, strict=True):
         leaves = risk.leaves()
@@ -145,20 +139,13 @@ def rows_one_by_one(risk: EmpiricalRisk, inputs: Tensor, cotangents: Tensor) -> 
 
 
 def pull_one(risk: EmpiricalRisk, outputs: Tensor, leaves: list[Tensor], cotangent: Tensor) -> Tensor:
-    """``Jᵀ u``, ``(p,)``, from a graph that is kept.
-
-    Args:
-        risk: Gives the layout.
-        outputs: Of the graph.
-        leaves: The weights in it.
-        cotangent: ``u``, shaped like the outputs.
-    """
+    """The product ``Jᵀ u``, ``(p,)``, with ``u`` shaped like the outputs; the graph is kept."""
     if not outputs.requires_grad:
         return torch.zeros_like(risk.weights)
-    found = torch.autograd.grad(
+    parts = torch.autograd.grad(
         outputs, leaves, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    return risk.layout.join(found)
+    return risk.layout.join(parts)
 
 
 ROUTES: Mapping[str, Route] = {

@@ -1,4 +1,4 @@
-"""Inner products of a point's own rows, layer by layer: no row is ever written out."""
+"""Inner products of the rows of each point, summed layer by layer without writing a whole row."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from solset.operators._per_sample_routes import CHUNK_BYTES, NotCoveredError
 from solset.risk import EmpiricalRisk, flat_rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PointGrams:
-    """Of a batch of points with ``k`` output combinations each.
+    """Inner products of the rows of each point of a batch, with ``k`` output combinations ``u`` each.
 
     Attributes:
-        gram: ``(u_iᵀJ)(u_jᵀJ)ᵀ`` of each point, ``(b, k, k)`` in float64.
-        pushed: ``u_iᵀ J v``, ``(b, k)`` in float64; zero without a ``v``.
-        by_inputs: ``u_iᵀ J_x``, ``(b, k, d)``.
+        gram: Inner products ``(u_iᵀJ)(u_jᵀJ)ᵀ`` for each point, ``(b, k, k)`` in float64.
+        pushed: Products ``u_iᵀ J v``, ``(b, k)`` in float64; zero without a ``v``.
+        by_inputs: Rows ``u_iᵀ J_x`` for each point, ``(b, k, d)``.
     """
 
     gram: Tensor
@@ -32,19 +32,13 @@ def squares_by_rules(
 ) -> PointGrams:
     """The inner products of each point's rows from the input of every layer and the gradient at its output.
 
-    All ``k`` combinations go backwards at once, as copies of the batch, so that a layer's rows of one point
-    meet while they are in the cache.
-
-    Args:
-        risk: Gives the network and the weights.
-        inputs: ``(b, *input)``.
-        cotangents: ``u``, ``(b, k, c)``.
-        vector: ``v``, ``(p,)``, if wanted.
+    The backward pass takes all ``k`` combinations at once, as copies of the batch, so that a layer's rows of
+    one point are multiplied while they are in the cache.
 
     Raises:
         NotCoveredError: If a function without a rule uses a weight, or a weight is used twice.
 
-    Cost: one gradient of ``b·k`` points, their activations, and the inner products.
+    Cost: one gradient of ``b·k`` points, memory for their activations, and the inner products.
     """
     b, k, c = cotangents.shape
     leaves = risk.leaves()
@@ -68,7 +62,7 @@ def squares_by_rules(
 
 
 class _Sums:
-    """Adds what each layer contributes, as soon as the gradient at its output is there."""
+    """Sums over layers; each layer is added as soon as the gradient at its output is computed."""
 
     def __init__(self, b: int, k: int, parts: list[Tensor] | None, device: torch.device) -> None:
         self._k, self._parts = k, parts
@@ -76,15 +70,15 @@ class _Sums:
         self.pushed = torch.zeros(b, k, dtype=torch.float64, device=device)
 
     def pull(self, outputs: Tensor, copies: Tensor, ends: list[Use], cotangents: Tensor) -> Tensor:
-        """The gradient in the inputs; uses that nothing differentiable comes before are reached as well."""
+        """The gradient in the inputs; also adds the first uses of weights, which no hook sees."""
         if not outputs.requires_grad:
             return torch.zeros_like(copies)
         targets = [copies, *(use.edge for use in ends)]
         flat = cotangents.reshape(len(outputs), -1)
-        found, *gradients = torch.autograd.grad(outputs, targets, flat, allow_unused=True)
+        by_inputs, *gradients = torch.autograd.grad(outputs, targets, flat, allow_unused=True)
         for use, gradient in zip(ends, gradients, strict=True):
             self._add(use, gradient)
-        return torch.zeros_like(copies) if found is None else found
+        return torch.zeros_like(copies) if by_inputs is None else by_inputs
 
     def hook(self, use: Use) -> Callable[[tuple[Tensor, ...]], None]:
         return lambda gradients: self._add(use, gradients[use.edge.output_nr])
@@ -96,10 +90,9 @@ class _Sums:
             self._add_weight(use, name, index, gradient)
 
     def _add_weight(self, use: Use, name: str, index: int, gradient: Tensor) -> None:
-        """A few points at a time, all combinations of each together."""
-        arguments, k = use.arguments, self._k
-        own = arguments[name].numel() * gradient.element_size() + use.rule.scratch(gradient, arguments)
-        step = max(1, CHUNK_BYTES // (own * k))
+        """Adds the part of one weight, for a few points at a time and all their combinations."""
+        k = self._k
+        step = max(1, CHUNK_BYTES // (use.sample_bytes(name, gradient) * k))
         for start in range(0, len(self.gram), step):
             rows = _rows(use, name, gradient, slice(start * k, (start + step) * k), k).to(torch.float64)
             here = slice(start, start + step)
@@ -109,15 +102,15 @@ class _Sums:
 
 
 def _rows(use: Use, name: str, gradient: Tensor, chunk: slice, k: int) -> Tensor:
-    """What a weight adds to the rows of some points, ``(points, k, size)``."""
+    """The entries of one weight in the rows of some points, ``(points, k, size)``."""
     arguments, inputs, rule = use.arguments, use.arguments["inputs"], use.rule.parameters[name]
     part = gradient[chunk]
     if not (isinstance(inputs, Tensor) and len(inputs) == len(gradient)):
-        found = rule(part, arguments)
+        rows = rule(part, arguments)
     elif rule is convolution_weight and arguments.get("groups", 1) == 1:
-        # The copies of a point have the same windows: written once, they serve all its combinations.
+        # The copies of a point have the same windows, so that these are written once for all combinations.
         together = part.reshape(len(part) // k, k * part.shape[1], *part.shape[2:])
-        found = rule(together, {**arguments, "inputs": inputs[chunk][::k]})
+        rows = rule(together, {**arguments, "inputs": inputs[chunk][::k]})
     else:
-        found = rule(part, {**arguments, "inputs": inputs[chunk]})
-    return found.reshape(len(part) // k, k, -1)
+        rows = rule(part, {**arguments, "inputs": inputs[chunk]})
+    return rows.reshape(len(part) // k, k, -1)

@@ -15,7 +15,7 @@ from solset.risk import EmpiricalRisk, flat_rows
 
 @dataclass(frozen=True)
 class _GradientGraph:
-    """A batch's gradients as differentiable functions of its leaves."""
+    """Gradients of a batch as differentiable functions of its leaves."""
 
     weights: list[Tensor]
     inputs: Tensor
@@ -29,10 +29,10 @@ def _gradient_graph(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, *, mix
     with torch.enable_grad():
         value = risk.batch_value(weights, leaf, targets)
         sources = [*weights, leaf] if mixed else weights
-        found = torch.autograd.grad(
+        slopes = torch.autograd.grad(
             value, sources, create_graph=True, allow_unused=True, materialize_grads=True
         )
-    return _GradientGraph(weights, leaf, found[: len(weights)], found[-1] if mixed else leaf)
+    return _GradientGraph(weights, leaf, slopes[: len(weights)], slopes[-1] if mixed else leaf)
 
 
 class Hessian(LinearOperator):
@@ -41,10 +41,10 @@ class Hessian(LinearOperator):
     Products are sweeps through the differentiated gradient (Pearlmutter 1994).
 
     Args:
-        risk: At the point of linearisation.
+        risk: Empirical risk at the point of linearisation.
         memory_budget: Bytes that graphs kept between products may take.
 
-    Cost: one graph (about two gradients) once if it fits, then about two gradients a product.
+    Cost: one graph (about two gradients) once if it fits, then about two gradients for each product.
     """
 
     is_symmetric = True
@@ -76,16 +76,15 @@ class Hessian(LinearOperator):
 class Mixed(LinearOperator):
     """The mixed derivative ``B = ∇_x ∇_w E(x̄, w̄)``, ``(p, |K|·d)``, for the moved points ``K``.
 
-    ``α`` is the whole problem's, for the gradient in w and for the perturbation alike: moving a few points
-    of a mean risk divides by ``n``, not by ``|K|``. Departs from the paper: its equation (13) divides by
-    ``|K|``.
+    The factor ``α`` is that of the whole problem: if a few points of a mean risk move, ``B`` is divided by
+    ``n``, not by ``|K|``. Departs from the paper: its equation (13) divides by ``|K|``.
 
     Args:
-        risk: At the point of linearisation.
-        points: ``K``, indices of the moved points, in the order of the data directions.
+        risk: Empirical risk at the point of linearisation.
+        points: Indices ``K`` of the moved points, in the order of the data directions.
         memory_budget: Bytes that graphs kept between products may take.
 
-    Cost: about ``3|K|/n`` gradients a product, forward or transposed.
+    Cost: about ``3|K|/n`` gradients for each product, forward or transposed.
     """
 
     def __init__(
@@ -118,12 +117,12 @@ class Mixed(LinearOperator):
         directions = self._risk.layout.split_block(block)
 
         def product(_: int, graph: _GradientGraph) -> Tensor:
-            found = pull_back(graph.by_weights, [graph.inputs], directions)[0]
-            return found.flatten(2).permute(1, 2, 0)
+            pulled = pull_back(graph.by_weights, [graph.inputs], directions)[0]
+            return pulled.flatten(2).permute(1, 2, 0)
 
         return self.graphs.joined(product).reshape(-1, block.shape[1])
 
     def _slice(self, block: Tensor, start: int, inputs: Tensor) -> Tensor:
-        """The rows of a data block that belong to a batch, shaped like ``(k, *batch)``."""
+        """The rows of a data block that belong to a batch, in the shape ``(k, *batch)``."""
         rows = block[start * self._size : (start + len(inputs)) * self._size]
         return rows.T.reshape(-1, *inputs.shape)

@@ -1,4 +1,4 @@
-"""Watches one forward pass: on which side of its kinks every piecewise linear activation stands."""
+"""Distances of piecewise linear activations from their kinks, recorded in one forward pass."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -39,7 +39,7 @@ CLAMPS: Mapping[Callable[..., Any], tuple[str, ...]] = {
     Tensor.clamp_max: ("max",),
     functional.threshold: ("threshold",),
 }
-"""Functions with kinks at the bounds that they are given."""
+"""Functions with kinks at the bounds in their arguments."""
 
 FIXED: Mapping[Callable[..., Any], tuple[float, ...]] = {
     functional.relu6: (0.0, 6.0),
@@ -50,13 +50,7 @@ FIXED: Mapping[Callable[..., Any], tuple[float, ...]] = {
 
 
 def kinks_of(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """Where a function's first argument has its kinks, as numbers or tensors; none if it is smooth.
-
-    Args:
-        func: What is called.
-        args: With what.
-        kwargs: And with what else.
-    """
+    """The values of a function's first argument at its kinks; none if the function is smooth."""
     if func in AT_ZERO:
         return [0.0]
     if func in FIXED:
@@ -74,10 +68,10 @@ def kinks_of(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
 
 
 class Switches(TorchFunctionMode):
-    """Keeps, between entering and leaving it, how far every argument of a function with a kink is from that.
+    """A context in which the distance of each argument from each kink is recorded.
 
     Attributes:
-        values: One tensor for each call and kink.
+        values: Signed distances, one tensor for each call and kink.
     """
 
     def __init__(self) -> None:
@@ -91,26 +85,26 @@ class Switches(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Calls the function as if nobody watched."""
+        """Calls the function, after recording the distances of its argument from the kinks."""
         if args and isinstance(args[0], Tensor):
-            # A difference is a copy: an in-place activation overwrites the original.
+            # The difference is a copy, which an in-place activation does not overwrite.
             self.values += [args[0] - kink for kink in kinks_of(func, args, kwargs or {})]
         return func(*args, **(kwargs or {}))
 
 
 def switch_values(risk: EmpiricalRisk) -> Tensor | None:
-    """How far the argument of every piecewise linear activation is from its kinks, ``(n · units,)``.
+    """Signed distance of the argument of every piecewise linear activation from its kinks, ``(n · units,)``.
 
-    The path of a solution has a smooth slope for as long as no entry changes its sign.
+    The path of a solution has a smooth slope as long as no entry changes its sign.
 
     Args:
-        risk: Gives network, weights and data.
+        risk: Empirical risk with network, weights and data.
 
     Returns:
-        ``None`` where no such activation is seen (there is none, or it is called where no torch function
-        mode looks), or where one is applied to something else than a row per point.
+        The distances; ``None`` if no such activation is recorded (there is none, or a torch function mode
+        cannot see it), or if the argument of one has no row per point.
 
-    Cost: a forward pass.
+    Cost: one forward pass.
     """
     parameters = risk.layout.split(risk.weights)
 
@@ -119,39 +113,41 @@ def switch_values(risk: EmpiricalRisk) -> Tensor | None:
             values = _values(risk, parameters, inputs)
         return risk.weights.new_full((len(inputs), 1), float("nan")) if values is None else values
 
-    found = risk.joined(work)
-    return None if bool(found.isnan().any()) else found.flatten()
+    values = risk.joined(work)
+    return None if bool(values.isnan().any()) else values.flatten()
 
 
 def switch_gradients(
     risk: EmpiricalRisk, points: Sequence[int], units: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of some of these values in the weights, ``(k, p)``, and in their points' inputs.
+    """Gradients of some values of :func:`switch_values` in the weights, ``(k, p)``, and in the inputs.
 
     Args:
-        risk: Where :func:`switch_values` sees activations.
-        points: The point of each.
-        units: The place of each among the values of its point.
+        risk: Empirical risk for which :func:`switch_values` is not ``None``.
+        points: Index of the point of each value, ``(k,)``.
+        units: Place of each value among the values of its point, ``(k,)``.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If the network has no piecewise linear activation.
 
-    Cost: a backward pass of all these points for each.
+    Cost: one backward pass over all these points for each value.
     """
     leaves, (inputs, _) = risk.leaves(), risk.points[list(points)]
     leaf = inputs.detach().clone().requires_grad_()
     with torch.enable_grad():
         values = _values(risk, leaves, leaf)
         if values is None:
-            raise bad_value("model", expected="activations with kinks", got="none", cure="Ask for none.")
+            raise bad_value(
+                "model", expected="activations with kinks", got="none", cure="A smooth model has no switches."
+            )
         chosen = values[torch.arange(len(points)), torch.as_tensor(units)]
-    *own, last = pull_back([chosen], [*leaves, leaf], [torch.eye(len(points)).to(chosen)])
+    *by_weights, by_inputs = pull_back([chosen], [*leaves, leaf], [torch.eye(len(points)).to(chosen)])
     each = torch.arange(len(points))
-    return torch.cat([flat_rows(part) for part in own], dim=1), last[each, each]
+    return torch.cat([flat_rows(part) for part in by_weights], dim=1), by_inputs[each, each]
 
 
 def _values(risk: EmpiricalRisk, parameters: Sequence[Tensor], inputs: Tensor) -> Tensor | None:
-    """Those of a batch, ``(b, units)``."""
+    """The switch values of a batch, ``(b, units)``."""
     with Switches() as seen:
         risk.forward(parameters, inputs)
     if not seen.values or any(z.ndim == 0 or len(z) != len(inputs) for z in seen.values):
