@@ -1,4 +1,4 @@
-"""The empirical risk: parameters, points, loss, gradient. The network wing's ground floor."""
+"""The empirical risk of a network: its parameters, points, loss and gradient."""
 
 from solset.risk._batching import Room, in_batches, is_out_of_memory
 from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep

@@ -1,4 +1,4 @@
-"""Points taken batch by batch, fewer at once where memory runs out."""
+"""Work on points batch by batch, with smaller batches if memory runs out."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,30 +10,34 @@ import torch
 from solset import comm
 from solset.errors import SolsetWarning
 
-Found = TypeVar("Found")
+Part = TypeVar("Part")
 
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")  # of devices without an error type
+_SIGNS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+)  # messages of devices without an error type
 
 
 @dataclass
 class Room:
-    """How many points go at once since memory ran out; one for all copies of a risk.
+    """The limit of the batch size since memory ran out; all copies of a risk share one.
 
     Attributes:
-        max_points: ``None`` while nothing has happened.
+        max_points: Largest number of points in a batch; ``None`` while memory never ran out.
     """
 
     max_points: int | None = None
 
     def shrink(self, count: int, error: BaseException) -> None:
-        """Halves the batch that did not fit, and says so.
+        """Halves the limit, with a warning.
 
         Args:
-            count: Its points.
-            error: What came.
+            count: Number of points in the batch that did not fit.
+            error: Error that this batch raised.
 
         Raises:
-            MemoryError: If it was one point.
+            MemoryError: If the batch had one point.
         """
         if count == 1:
             raise MemoryError(
@@ -52,21 +56,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device.
 
     Args:
-        error: What came.
+        error: Error that the work raised.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
 
 
-def in_batches(points: range, at_once: int, room: Room, work: Callable[[range], Found]) -> Iterator[Found]:
-    """What the work finds on each batch, in order; a batch that does not fit memory is halved and done again.
+def in_batches(points: range, at_once: int, room: Room, work: Callable[[range], Part]) -> Iterator[Part]:
+    """The results of ``work`` on each batch, in order; a batch that does not fit memory is halved.
 
     Args:
-        points: All of them.
-        at_once: Points of a batch.
-        room: Remembers how many fitted.
-        work: Of a batch; leaves nothing behind when it fails.
+        points: Places of the points, in order.
+        at_once: Number of points in a batch.
+        room: Limit of the batch size, lowered if memory runs out.
+        work: Function of the places of a batch; it must leave nothing behind if it raises.
 
     Raises:
         MemoryError: If a single point does not fit.
@@ -76,11 +80,11 @@ def in_batches(points: range, at_once: int, room: Room, work: Callable[[range], 
         count = min(at_once, room.max_points or at_once, points.stop - start)
         try:
             with comm.reporting():
-                found = work(range(start, start + count))
+                result = work(range(start, start + count))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             room.shrink(count, error)
             continue
-        yield found
+        yield result
         start += count

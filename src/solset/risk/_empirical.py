@@ -18,18 +18,18 @@ from solset.risk._points import Indices, Points
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["mean", "sum"]
-Found = TypeVar("Found")
+Part = TypeVar("Part")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sweep:
-    """What one pass over all points finds.
+    """The results of one pass over all points.
 
     Attributes:
-        value: ``E(x, w)``, with weight decay.
-        gradient: ``∇_w E``, ``(p,)``.
-        outputs: Of all points, ``(n, *out)``.
-        targets: Of all points, ``(n, ...)``: with the outputs all that the loss needs.
+        value: Empirical risk ``E(x, w)``, with weight decay.
+        gradient: Gradient ``∇_w E`` with weight decay, ``(p,)``.
+        outputs: Network outputs of all points, ``(n, *out)``.
+        targets: Targets of all points, ``(n, ...)``.
     """
 
     value: float
@@ -42,25 +42,25 @@ class Sweep:
 class EmpiricalRisk:
     """``E(x, w) = α Σ L(f(x_i, w), y_i) + (λ/2)‖w‖²`` with ``α = 1/n`` for a mean and 1 for a sum.
 
-    A value: moving the data or the weights gives another risk. The user's module is only ever called
+    The risk is a value: moving the data or the weights gives another risk. The user's module is called
     functionally, with copies of its buffers, so nothing in it changes.
 
-    Where several processes share the work (see :mod:`solset.comm`), each goes through its share of the
-    points, and sums and lists are put together: every process has every result.
+    If several processes share the work (see :mod:`solset.comm`), each takes its share of the points, and
+    every process has every result.
 
     Attributes:
-        model: The network ``f``.
-        loss: ``(outputs, targets) -> scalar``.
-        reduction: Whether the loss is a mean or a sum over the points of a batch.
-        points: The data.
-        layout: Which parameters are the weights.
-        weights: ``w``, ``(p,)``.
-        weight_decay: ``λ``.
-        batch_size: Points per batch; results do not depend on it beyond rounding. A batch that does not fit
-            the memory is halved, with a warning.
-        total: ``n`` in ``α``; kept when only some of the points are looked at.
-        fixed: Values of parameters that are held, by name; others outside the layout are the model's.
-        room: What is known of the memory.
+        model: Network ``f`` as a module.
+        loss: Function ``(outputs, targets) -> scalar``.
+        reduction: Kind of the loss: a ``"mean"`` or a ``"sum"`` over the points of a batch.
+        points: Training points ``(x_i, y_i)``.
+        layout: Names and shapes of the parameters that are the weights.
+        weights: Weights ``w`` as a flat vector, ``(p,)``.
+        weight_decay: Factor ``λ`` of the weight decay, 0 or more.
+        batch_size: Number of points per batch; results depend on it by rounding only. A batch that does not
+            fit the memory is halved, with a warning.
+        total: Number ``n`` in ``α``; unchanged if some of the points are selected.
+        fixed: Values of held parameters, by name; other parameters outside the layout are the model's.
+        room: Limit of the batch size since memory ran out.
     """
 
     model: nn.Module
@@ -80,15 +80,15 @@ class EmpiricalRisk:
         return replace(self, weights=weights.detach())
 
     def move(self, points: Indices, dx: Tensor) -> "EmpiricalRisk":
-        """The same risk on data whose ``points`` have moved by ``dx``, ``(|K|, *input)``."""
+        """The same risk with the inputs of ``points`` moved by ``dx``, ``(|K|, *input)``."""
         return replace(self, points=self.points.move(points, dx))
 
     def select(self, points: Indices) -> "EmpiricalRisk":
-        """The part of the risk that these points carry: same ``α``, no weight decay."""
+        """The part of the risk that comes from these points: same ``α``, no weight decay."""
         return replace(self, points=self.points.select(points), weight_decay=0.0)
 
     def restrict(self, patterns: Sequence[str]) -> "EmpiricalRisk":
-        """The same risk as a function of some of its weights; the others are held where they are.
+        """The same risk as a function of some of its weights; the others are held at their values.
 
         Args:
             patterns: Shell-style patterns of parameter names; at least one weight must match each.
@@ -106,36 +106,37 @@ class EmpiricalRisk:
 
     @property
     def share(self) -> range:
-        """The points that are this process's part of the work: all of them if it is alone."""
+        """The places of this process's share of the points; of all points if there is one process."""
         return comm.share(len(self.points))
 
-    def each(self, work: Callable[[int, Tensor, Tensor], Found]) -> Iterator[Found]:
-        """What the work finds on each batch of this process's share, in order.
+    def each(self, work: Callable[[int, Tensor, Tensor], Part]) -> Iterator[Part]:
+        """The results of ``work`` on each batch of this process's share, in order.
 
         Args:
-            work: From start index, inputs and targets of a batch; may be done again on half of it.
+            work: Function of start index, inputs and targets of a batch; called again on half of the batch if
+                memory runs out.
         """
         return in_batches(
             self.share, self.batch_size, self.room, lambda batch: work(batch.start, *self.points[batch])
         )
 
     def summed(self, zero: Tensor, work: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
-        """The sum over all batches, of all processes.
+        """The sum of the results over all batches of all processes.
 
         Args:
-            zero: Of the result's shape, dtype and device.
+            zero: Tensor of zeros with the shape, dtype and device of the result.
             work: As for :meth:`each`.
         """
         total = zero
-        for found in self.each(work):
-            total = total + found
+        for part in self.each(work):
+            total = total + part
         return comm.total(total)
 
     def joined(self, work: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
-        """What is found point by point, of all points, ``(n, ...)``.
+        """The results for all points, ``(n, ...)``.
 
         Args:
-            work: As for :meth:`each`; its result has a row per point.
+            work: Function as for :meth:`each` whose result has a row per point.
         """
         parts = list(self.each(work))
         return comm.join(torch.cat(parts) if parts else None, device=self.weights.device)
@@ -148,8 +149,8 @@ class EmpiricalRisk:
         """Network outputs ``(b, *out)`` at parameter-shaped weights.
 
         Args:
-            parameters: In the order of the layout.
-            inputs: ``(b, *input)``.
+            parameters: Parameter-shaped weights, in the order of the layout.
+            inputs: Batch of inputs, ``(b, *input)``.
 
         Raises:
             TypeError: If the model returns anything but one tensor with a row per point.
@@ -186,8 +187,8 @@ class EmpiricalRisk:
             return self.batch_value(parameters, inputs, targets).reshape(1).to("cpu", torch.float64)
 
         with torch.no_grad():
-            found = self.summed(torch.zeros(1, dtype=torch.float64), work)
-        return float(found) + self._decay()
+            loss = self.summed(torch.zeros(1, dtype=torch.float64), work)
+        return float(loss) + self._decay()
 
     def _decay(self) -> float:
         return 0.5 * self.weight_decay * float(self.weights @ self.weights)
@@ -198,8 +199,8 @@ class EmpiricalRisk:
 
     def value_and_gradient(self) -> tuple[float, Tensor]:
         """``E(x, w)`` and ``∇_w E`` from the same passes, with weight decay. Cost: one gradient."""
-        found = self.sweep()
-        return found.value, found.gradient
+        sweep = self.sweep()
+        return sweep.value, sweep.gradient
 
     def sweep(self) -> Sweep:
         """Value, gradient, outputs and targets from the same passes. Cost: one gradient."""
@@ -217,7 +218,7 @@ class EmpiricalRisk:
         return Sweep(value + self._decay(), gradient, outputs, targets)
 
     def _batch_sweep(self, _: int, inputs: Tensor, targets: Tensor) -> Sweep:
-        """A batch's share, without weight decay."""
+        """The share of one batch, without weight decay."""
         leaves = self.leaves()
         with torch.enable_grad():
             outputs = self.forward(leaves, inputs)
@@ -235,13 +236,8 @@ class EmpiricalRisk:
         """Loss of each point by itself, ``(n,)``, without weight decay. Cost: one forward pass."""
         parameters = self.layout.split(self.weights)
 
-        def work(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
-            out = self.forward(parameters, inputs)
-            own = [self.loss(out[i : i + 1], targets[i : i + 1]) for i in range(len(inputs))]
-            return torch.stack(own).reshape(-1)
-
         with torch.no_grad():
-            return self.joined(work)
+            return self.joined(lambda _, x, y: pointwise(self.loss, self.forward(parameters, x), y))
 
     def input_gradients(self) -> Tensor:
         """``∇_x L`` of each point by itself, ``(n, *input)``. Cost: one gradient."""
@@ -257,11 +253,17 @@ class EmpiricalRisk:
         return self.joined(work)
 
 
+def pointwise(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of each point of a batch alone, ``(b,)``."""
+    parts = [loss(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(outputs))]
+    return torch.stack(parts).reshape(-1)
+
+
 @contextmanager
 def _differentiable_attention() -> Iterator[None]:
-    """Attention by plain operations: its fused kernels have no second and no forward-mode derivative.
+    """A context with attention by plain operations: fused kernels have no second or forward-mode derivative.
 
-    Both switches are PyTorch's own and are put back as they were.
+    Both switches of PyTorch are set back afterwards.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -1,4 +1,4 @@
-"""The loss as a function of outputs that are known already: no pass through the network."""
+"""The loss as a function of outputs in hand, without a pass through the network."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from solset import comm
 from solset.risk._batching import in_batches
-from solset.risk._empirical import EmpiricalRisk
+from solset.risk._empirical import EmpiricalRisk, pointwise
 from solset.risk._layout import flat_rows
 
 
@@ -15,7 +15,7 @@ def output_shape(risk: EmpiricalRisk) -> tuple[int, ...]:
     """The shape of one point's outputs. Cost: a forward pass of one point.
 
     Args:
-        risk: Gives the network.
+        risk: Empirical risk with the network.
     """
     inputs, _ = risk.points[[0]]
     with torch.no_grad():
@@ -29,20 +29,21 @@ def through_loss(
     *,
     targets: Tensor | None = None,
 ) -> Tensor:
-    """What is found point by point from outputs and targets, of all points, ``(n, ...)``.
+    """The results of ``work`` on outputs and targets, for all points, ``(n, ...)``.
 
     Args:
-        risk: Gives the batches, and the targets where they are not given.
-        outputs: Of all points, ``(n, c)`` or ``(n, *out)``.
-        work: From a batch's outputs ``(b, *out)`` and its targets.
-        targets: Of all points, where they are known: then no point is read.
+        risk: Empirical risk with the loss and the batch size.
+        outputs: Outputs of all points, ``(n, c)`` or ``(n, *out)``.
+        work: Function of a batch's outputs ``(b, *out)`` and targets, with a row per point.
+        targets: Targets of all points; read from the risk by default.
     """
     shaped = outputs.reshape(len(outputs), *output_shape(risk))
     if targets is None:
-        return risk.joined(lambda start, _, own: work(shaped[start : start + len(own)], own))
+        return risk.joined(lambda start, _, y: work(shaped[start : start + len(y)], y))
 
-    def batch(own: range) -> Tensor:
-        return work(shaped[own.start : own.stop], targets[own.start : own.stop])
+    def batch(places: range) -> Tensor:
+        chunk = slice(places.start, places.stop)
+        return work(shaped[chunk], targets[chunk])
 
     parts = list(in_batches(risk.share, risk.batch_size, risk.room, batch))
     return comm.join(torch.cat(parts) if parts else None, device=risk.weights.device)
@@ -52,28 +53,23 @@ def losses_at(risk: EmpiricalRisk, outputs: Tensor) -> Tensor:
     """Loss of each point by itself, ``(n,)``, without weight decay.
 
     Args:
-        risk: Gives loss and targets.
-        outputs: As :meth:`EmpiricalRisk.outputs` returns them, ``(n, c)``.
+        risk: Empirical risk with the loss and the targets.
+        outputs: Outputs of all points, ``(n, c)``, from :meth:`EmpiricalRisk.outputs`.
     """
-
-    def work(own: Tensor, targets: Tensor) -> Tensor:
-        parts = [risk.loss(own[i : i + 1], targets[i : i + 1]) for i in range(len(own))]
-        return torch.stack(parts).reshape(-1).detach()
-
-    return through_loss(risk, outputs, work)
+    return through_loss(risk, outputs, lambda out, y: pointwise(risk.loss, out, y).detach())
 
 
 def slopes_at(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None = None) -> Tensor:
     """``α ∇_f L``, the slope of the risk in each output, ``(n, c)``.
 
     Args:
-        risk: Gives the loss, and the targets where they are not given.
-        outputs: ``(n, c)``.
-        targets: Of all points, where they are known.
+        risk: Empirical risk with the loss.
+        outputs: Outputs of all points, ``(n, c)``.
+        targets: Targets of all points; read from the risk by default.
     """
 
-    def work(own: Tensor, targets: Tensor) -> Tensor:
-        leaf = own.detach().requires_grad_()
+    def work(out: Tensor, targets: Tensor) -> Tensor:
+        leaf = out.detach().requires_grad_()
         with torch.enable_grad():
             value = risk.batch_scale(len(leaf)) * risk.loss(leaf, targets)
         return flat_rows(torch.autograd.grad(value, leaf)[0])
@@ -82,12 +78,12 @@ def slopes_at(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None = Non
 
 
 def fit_at(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None = None) -> float:
-    """Mean over points of ``‖∇_f L‖``: how far the outputs are from fitted.
+    """Mean over points of ``‖∇_f L‖``, which is 0 if every point is fitted.
 
     Args:
-        risk: Gives the loss, and the targets where they are not given.
-        outputs: ``(n, c)``.
-        targets: Of all points, where they are known.
+        risk: Empirical risk with the loss.
+        outputs: Outputs of all points, ``(n, c)``.
+        targets: Targets of all points; read from the risk by default.
     """
-    scale = risk.total if risk.reduction == "mean" else 1.0  # takes α out again
+    scale = risk.total if risk.reduction == "mean" else 1.0  # divides by α
     return scale * float(slopes_at(risk, outputs, targets).norm(dim=1).mean())

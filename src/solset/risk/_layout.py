@@ -1,4 +1,4 @@
-"""Which parameters are the weights, and how they lie in the flat vector."""
+"""The parameters that are the weights, and their places in the flat vector."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Layout:
     """Names and shapes of the chosen parameters, in the order of ``named_parameters``.
 
     Attributes:
-        shapes: Shape by name.
+        shapes: Shape of each parameter, by name.
     """
 
     shapes: Mapping[str, torch.Size]
@@ -56,7 +56,7 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
     """The layout of the parameters whose names match; by default of those that require grad.
 
     Args:
-        model: The network.
+        model: Network with the parameters.
         patterns: Shell-style name patterns such as ``"layer3.*"``.
 
     Raises:
@@ -92,7 +92,7 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
 
 
 def _refuse_device(device: torch.device) -> None:
-    """Gram matrices and sums are taken in float64: a rank cannot be told in less."""
+    """Refuses a device without float64, in which Gram matrices and sums are computed."""
     try:
         torch.zeros(1, dtype=torch.float64, device=device).tolist()
     except (RuntimeError, TypeError, NotImplementedError) as error:
@@ -105,38 +105,24 @@ def _refuse_device(device: torch.device) -> None:
 
 
 def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """The names that match a pattern, in their order.
-
-    Args:
-        names: Of parameters.
-        patterns: Shell-style.
-
-    Raises:
-        TypeError: If the patterns are one string.
-        ValueError: If a pattern matches nothing.
-    """
+    """The names that match a shell-style pattern, in their order; each pattern must match one."""
+    expected = "a list of patterns"
     if isinstance(patterns, str):
-        raise bad_type(
-            "parameters", expected="a list of patterns", got=repr(patterns), cure=f"Write [{patterns!r}]."
-        )
+        raise bad_type("parameters", expected=expected, got=repr(patterns), cure=f"Write [{patterns!r}].")
     if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise bad_type(
-            "parameters",
-            expected="a list of patterns",
-            got=type(patterns).__name__,
-            cure='Write ["layer3.*"].',
-        )
+        got = type(patterns).__name__
+        raise bad_type("parameters", expected=expected, got=got, cure='Write ["layer3.*"].')
     if not patterns:
         raise bad_value(
             "parameters", expected="one pattern or more", got="none", cure="Leave it out for all."
         )
-    known = list(names)
+    all_names = list(names)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
+        if not any(fnmatchcase(name, pattern) for name in all_names):
             raise bad_value(
                 "parameters",
                 expected="patterns that match a parameter name",
                 got=repr(pattern),
-                cure=f"The names are: {', '.join(known)}.",
+                cure=f"The names are: {', '.join(all_names)}.",
             )
-    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in all_names if any(fnmatchcase(name, pattern) for pattern in patterns)]

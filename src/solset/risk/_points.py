@@ -1,4 +1,4 @@
-"""Training points: tensors, map-style datasets and non-shuffling loaders behind one small interface."""
+"""Training points from tensors, map-style datasets or loaders that keep their order."""
 
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from solset.checks import points_of
+from solset.checks import points_of, shaped
 from solset.errors import bad_type, bad_value
 
 Batch = tuple[Tensor, Tensor]
@@ -27,8 +27,8 @@ class Points:
     """An ordered, finite collection of pairs ``(x_i, y_i)``, some of which may have been moved.
 
     Attributes:
-        count: How many.
-        fetch: From a list of indices to a batch ``(inputs, targets)``.
+        count: Number of points ``n``.
+        fetch: Function that turns a list of indices into a batch ``(inputs, targets)``.
         moved: New inputs of moved points, by index.
     """
 
@@ -50,43 +50,38 @@ class Points:
         """The same points with ``dx[j]`` added to the input of point ``points[j]``.
 
         Args:
-            points: Distinct indices.
-            dx: ``(len(points), *input)``.
+            points: Distinct indices of points.
+            dx: Change of each of these inputs, ``(len(points), *input)``.
 
         Raises:
             ValueError: If indices or shape do not fit.
         """
         chosen = points_of(points, self.count)
         inputs, _ = self[chosen]
-        if dx.shape != inputs.shape:
-            raise bad_value(
-                "dx",
-                expected=f"of shape {tuple(inputs.shape)}",
-                got=f"shape {tuple(dx.shape)}",
-                cure="One block per point, in the order of `points`, each shaped like one input.",
-            )
+        cure = "Pass one block per point, in the order of `points`, each shaped like one input."
+        shaped("dx", dx, inputs.shape, cure=cure)
         new = {i: x for i, x in zip(chosen, inputs + dx, strict=True)}
         return Points(self.count, self.fetch, {**self.moved, **new})
 
     def select(self, indices: Indices) -> "Points":
-        """Only these points, renumbered from 0."""
+        """These points alone, renumbered from 0."""
         chosen = points_of(indices, self.count)
         return Points(len(chosen), lambda positions: self[[chosen[j] for j in positions]])
 
 
 def as_points(inputs: Any, targets: Tensor | None, device: torch.device) -> Points:
-    """The training points that a user's ``inputs`` and ``targets`` stand for.
+    """The training points in a user's ``inputs`` and ``targets``.
 
     Args:
         inputs: A tensor ``(n, ...)``, a map-style dataset of pairs, or a loader over one that does not
             shuffle.
         targets: A tensor ``(n, ...)`` beside tensor inputs, else ``None``.
-        device: Where batches of a dataset are moved; tensors must be there already.
+        device: Device to which batches of a dataset are moved; tensors must be there already.
 
     Raises:
         TypeError: If the inputs are none of these.
         ValueError: If lengths differ, there are no points, a loader shuffles, or entries are not finite
-            (of a dataset: when they are read).
+            (for a dataset: at the time they are read).
     """
     if isinstance(inputs, Tensor):
         return _tensor_points(inputs, targets, device)

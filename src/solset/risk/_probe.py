@@ -1,4 +1,4 @@
-"""Looks before leaping: does the model answer twice alike, point by point; is the loss a sum of points?"""
+"""Checks on a few points: a deterministic model without batch effects, and a loss that is a mean or a sum."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -15,19 +15,19 @@ _PROBED = 8
 
 
 def probe_indices(count: int) -> list[int]:
-    """The few points that are looked at, spread evenly over all ``count`` of them."""
+    """Indices of a few points, spread evenly over all ``count`` points."""
     probed = min(_PROBED, count)
     return [round(i * (count - 1) / max(probed - 1, 1)) for i in range(probed)]
 
 
 def refuse_training_mode(model: nn.Module) -> None:
-    """Refuse dropout in training mode, and batch statistics in any.
+    """Refuses dropout and batch normalisation in training mode, and batch statistics in any mode.
 
     Args:
-        model: The network.
+        model: Network whose modules are looked at.
 
     Raises:
-        ValueError: Naming the modules.
+        ValueError: If there is such a module; the message names it.
     """
     live = [
         f"{name or 'model'} ({type(module).__name__})"
@@ -56,16 +56,16 @@ def refuse_training_mode(model: nn.Module) -> None:
 
 
 def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor) -> Reduction:
-    """Whether a loss is a mean or a sum over points, found by evaluating it.
+    """Whether a loss is a mean or a sum over points, by evaluating it on a batch and point by point.
 
     Args:
-        loss: The callable.
-        outputs: Some network outputs ``(b, *out)``.
-        targets: Their targets.
+        loss: Function of outputs and targets that returns a scalar.
+        outputs: Network outputs of a few points, ``(b, *out)``.
+        targets: Targets of the same points.
 
     Raises:
-        TypeError: If it does not return a scalar tensor.
-        ValueError: If it is neither, or contradicts its own ``reduction`` attribute.
+        TypeError: If the loss does not return a scalar tensor.
+        ValueError: If the loss is neither, or contradicts its ``reduction`` attribute.
     """
     if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None:
         _refuse_weighted_mean(loss)
@@ -94,19 +94,19 @@ def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor) -> Reduction:
     )
     stated = getattr(loss, "reduction", None)
     close = 1e3 * torch.finfo(outputs.dtype).eps * float(alone.abs().sum() + whole.abs())
-    found = [
+    fitting = [
         name
         for name, value in (("mean", alone.mean()), ("sum", alone.sum()))
         if abs(float(whole) - float(value)) <= close
     ]
-    if not found or (stated in {"mean", "sum"} and stated not in found):
+    if not fitting or (stated in {"mean", "sum"} and stated not in fitting):
         raise bad_value(
             "loss",
             expected="a mean or a sum over points",
             got=f"reduction {stated!r}: {float(whole):.6g} on a batch, {float(alone.sum()):.6g} summed alone",
             cure="Class weights, ignored targets and batch terms break it; fold them into a sum over points.",
         )
-    return cast("Reduction", stated if stated in found else found[0])
+    return cast("Reduction", stated if stated in fitting else fitting[0])
 
 
 def verify_loss(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> None:
@@ -170,7 +170,7 @@ def _one_by_one(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _shaken(outputs: Tensor) -> Tensor:
-    """Outputs off their targets by up to a tenth, still probabilities or positive if they were."""
+    """Outputs changed by up to a tenth; positive numbers and probabilities stay so."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
     return torch.where(outputs == 0, 0.1 * noise, outputs * (1.0 - 0.1 * noise))
@@ -187,10 +187,10 @@ def _refuse_weighted_mean(loss: nn.CrossEntropyLoss | nn.NLLLoss) -> None:
 
 
 def probe_model(risk: EmpiricalRisk) -> Tensor:
-    """Outputs of a few points, after checking that they are finite, repeatable and separate.
+    """Outputs of a few points, which must be finite, repeatable and independent of the other points.
 
     Args:
-        risk: The risk at the trained weights.
+        risk: Empirical risk at the trained weights.
 
     Raises:
         ValueError: If weights or outputs are not finite, two reads of the data or two forward passes
@@ -247,16 +247,14 @@ def _refuse_unused_parameters(risk: EmpiricalRisk, inputs: Tensor) -> None:
     leaves = risk.leaves()
     with torch.enable_grad(), torch.random.fork_rng():
         total = risk.forward(leaves, inputs).sum()
-    found = (
-        torch.autograd.grad(total, leaves, allow_unused=True)
-        if total.requires_grad
-        else [None for _ in leaves]
-    )
-    unused = [name for name, part in zip(risk.layout.shapes, found, strict=True) if part is None]
+    slopes = [None] * len(leaves)
+    if total.requires_grad:
+        slopes = torch.autograd.grad(total, leaves, allow_unused=True)
+    unused = [name for name, slope in zip(risk.layout.shapes, slopes, strict=True) if slope is None]
     if unused:
         raise bad_value(
             "parameters",
             expected="parameters that the outputs depend on",
             got=f"{', '.join(unused)} without influence",
-            cure="Name the others with `parameters=[...]`; these would be free to take any value.",
+            cure="Name the others with `parameters=[...]`; these could take any value.",
         )
