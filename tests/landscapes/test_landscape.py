@@ -4,6 +4,7 @@ import copy
 import importlib
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -207,7 +208,7 @@ class TestMarks:
     def test_the_record_is_json(self):
         problem = relu_problem()
         found = landscape(problem, two(problem), marks={"w": problem.weights()}, resolution=2)
-        record = json.loads(json.dumps(found.as_record()))
+        record = json.loads(json.dumps(found.to_dict()))
         assert record["values"]["all"] == found.values["all"].tolist()
         assert record["marks"]["w"]["coordinates"] == [[0.0, 0.0]]
 
@@ -321,11 +322,11 @@ def test_the_bar_is_shown_only_where_it_is_asked_for(capsys):
         ({}, {}, "`directions` must be one or two"),
         ({k: draw(64, seed=i) for i, k in enumerate("abc")}, {}, "`directions` must be one or two"),
         ({"a": torch.zeros(64).double()}, {}, r"`directions\['a'\]` must be not zero"),
-        ({"a": draw(64), "b": -2 * draw(64)}, {}, "`directions` must be two that span a plane"),
+        ({"a": draw(64), "b": -2 * draw(64)}, {}, "`directions` must be two directions that span a plane"),
         ({"a": draw(63)}, {}, r"`directions\['a'\]` must be of shape \(64,\)"),
         ({"a": draw(64).float()}, {}, r"`directions\['a'\]` must be torch.float64"),
         ({"a": draw(64) / 0}, {}, r"`directions\['a'\]` must be finite"),
-        ({"a": draw(64)}, {"resolution": 1}, "`resolution` must be an integer from 2"),
+        ({"a": draw(64)}, {"resolution": 1}, "`resolution` must be at least 2"),
         ({"a": draw(64)}, {"ranges": [(1, -1)]}, "`ranges` must be finite pairs"),
         ({"a": draw(64)}, {"ranges": [(0, math.inf)]}, "`ranges` must be finite pairs"),
         ({"a": draw(64)}, {"ranges": [(0, 1), (0, 1)]}, "`ranges` must be one pair for each of 1"),
@@ -333,7 +334,11 @@ def test_the_bar_is_shown_only_where_it_is_asked_for(capsys):
         ({"a": draw(64)}, {"subsets": {"b": [7]}}, r"`subsets\['b'\]` must be in 0..6"),
         ({"a": draw(64)}, {"marks": {"b": draw(2, 3)}}, r"`marks\['b'\]` must be of shape \(64,\)"),
         ({"a": draw(64)}, {"centre": draw(3)}, "`centre` must be of shape"),
-        ({"a": draw(64)}, {"risk": linear_problem().risk()}, "`risk` must be of the problem's own weights"),
+        (
+            {"a": draw(64)},
+            {"risk": linear_problem().risk()},
+            "`risk` must be a risk with the weights of the problem",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(directions, options, message):
@@ -359,3 +364,14 @@ def test_a_direction_of_biases_alone_needs_them_counted(normalise, build_case):
     assert (
         landscape(problem, direction, normalise=normalise, has_biases=True, resolution=2).values["all"].all()
     )
+
+
+def test_a_landscape_prints_its_grid_and_losses_on_one_line():
+    problem = relu_problem()
+    shown = landscape(problem, two(problem), marks={"w": problem.weights()}, resolution=2)
+    first, second = shown.plane.axes
+    assert re.fullmatch(
+        rf"Landscape\(2 × 2 losses along {first} and {second}, \S+ at the centre, \S+ at the lowest\)",
+        repr(shown),
+    )
+    assert repr(shown.marks[0]) == "Mark(w, 1 vector up to 0 off the plane)"

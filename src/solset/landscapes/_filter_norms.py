@@ -1,12 +1,12 @@
-"""Filters of a network's weights, and directions measured by them (Li et al. 2018, section 4)."""
+"""Filters of a network's weights, and directions normalised by filters (Li et al. 2018, section 4)."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from solset.checks import checked
-from solset.errors import bad_type, bad_value
+from solset.checks import checked, require, shaped
+from solset.errors import bad_value
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 
@@ -15,21 +15,21 @@ from solset.risk import EmpiricalRisk
 def filter_normalised(
     problem: Problem | EmpiricalRisk, direction: Tensor, *, has_biases: bool = False
 ) -> Tensor:
-    """The direction whose every filter has the norm of the same filter of the weights, ``(p,)``.
+    """The direction rescaled so that each filter has the norm of the same filter of the weights, ``(p,)``.
 
     ``d_f ← d_f ‖w_f‖ / ‖d_f‖`` (Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4).
     A filter is one index of the first dimension of a parameter of two dimensions or more: an output channel,
     or a neuron. As in the paper's code, parameters of one dimension (biases, normalisation) are left out.
-    Departs from that code: without its 1e-10 in the denominator, so norms are equal to rounding; and
-    ``has_biases`` rescales such a parameter as one filter, where the code puts the parameter in its place.
+    Departs from that code in two ways: there is no 1e-10 in the denominator, so that norms are equal up to
+    rounding; and ``has_biases`` rescales such a parameter as one filter, where the code copies the parameter.
 
     Args:
-        problem: The trained point, or a risk at the weights to compare with.
-        direction: ``(p,)``, in the order of ``problem.weights()``.
-        has_biases: Whether parameters of one dimension keep their part; else it is 0.
+        problem: Trained problem, or a risk at the weights to compare with.
+        direction: Direction ``d``, ``(p,)``, in the order of ``problem.weights()``.
+        has_biases: Whether parameters of one dimension keep their part, which is else 0.
 
     Returns:
-        The direction; a filter that is zero in the weights or in ``direction`` is zero.
+        The rescaled direction; a filter that is zero in the weights or in ``direction`` is zero.
 
     Raises:
         ValueError: If the shape does not fit, entries are not finite, or nothing is left of the direction.
@@ -53,16 +53,7 @@ def filter_normalised(
 
 
 def filter_length(risk: EmpiricalRisk, flat: Tensor, *, has_biases: bool) -> float:
-    """``(Σ_f (‖d_f‖/‖w_f‖)²)^½`` over the filters that are not zero in the weights.
-
-    Args:
-        risk: At the weights.
-        flat: The direction, ``(p,)``.
-        has_biases: Whether parameters of one dimension count as a filter each.
-
-    Raises:
-        ValueError: If it is 0.
-    """
+    """``(Σ_f (‖d_f‖/‖w_f‖)²)^½`` over the filters that are not zero in the weights; refused if it is 0."""
     total = 0.0
     for weight, part in _pairs(risk, flat):
         if weight.ndim >= 2 or has_biases:
@@ -79,26 +70,9 @@ def filter_length(risk: EmpiricalRisk, flat: Tensor, *, has_biases: bool) -> flo
 
 
 def check_vector(name: str, value: Any, like: Tensor) -> Tensor:
-    """The flat vector, once it is one of weights like ``like``, ``(p,)``.
-
-    Args:
-        name: The argument, for errors.
-        value: What was passed.
-        like: Weights.
-
-    Raises:
-        TypeError: If it is not a tensor.
-        ValueError: If shape, dtype or device differ or an entry is not finite.
-    """
-    if not isinstance(value, Tensor):
-        raise bad_type(name, expected="a tensor", got=type(value).__name__, cure="Use torch.as_tensor.")
-    if value.shape != like.shape:
-        raise bad_value(
-            name,
-            expected=f"of shape {tuple(like.shape)}",
-            got=f"shape {tuple(value.shape)}",
-            cure="Pass a flat vector in the order of `problem.weights()`.",
-        )
+    """The vector, refused unless it is finite and has the shape, dtype and device of the weights ``like``."""
+    require(name, value, Tensor, cure="Use torch.as_tensor.")
+    shaped(name, value, like.shape, cure="Pass a flat vector in the order of `problem.weights()`.")
     if value.dtype != like.dtype or value.device != like.device:
         raise bad_value(
             name,
@@ -114,14 +88,14 @@ def check_vector(name: str, value: Any, like: Tensor) -> Tensor:
 
 
 def check_rows(name: str, value: Any, like: Tensor) -> Tensor:
-    """One or more vectors of weights as rows, ``(k, p)``; arguments as in :func:`check_vector`."""
+    """One or more vectors of weights as rows, ``(k, p)``, each checked by :func:`check_vector`."""
     if isinstance(value, Tensor) and value.ndim == 2 and len(value):
         return torch.stack([check_vector(name, row, like) for row in value])
     return check_vector(name, value, like).unsqueeze(0)
 
 
 def not_zero(name: str, flat: Tensor) -> Tensor:
-    """The direction, once it is not zero; arguments as in :func:`check_vector`."""
+    """The direction, refused if it is zero."""
     if not bool((flat != 0).any()):
         raise bad_value(
             name,
@@ -133,12 +107,12 @@ def not_zero(name: str, flat: Tensor) -> Tensor:
 
 
 def _pairs(risk: EmpiricalRisk, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Each parameter with the part of a flat vector that belongs to it."""
+    """Each parameter with its part of a flat vector."""
     return list(zip(risk.layout.split(risk.weights), risk.layout.split(flat), strict=True))
 
 
 def _filters(part: Tensor) -> Tensor:
-    """A parameter with a row for each filter."""
+    """A parameter as a matrix with a row for each filter."""
     return part.reshape(len(part), -1) if part.ndim >= 2 else part.reshape(1, -1)
 
 

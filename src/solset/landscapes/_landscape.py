@@ -1,4 +1,4 @@
-"""Slices of the loss through the trained weights (Li et al. 2018): where the solutions lie in it."""
+"""Slices of the loss through the trained weights, with solutions marked in them (Li et al. 2018)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,20 +16,21 @@ from solset.landscapes._plane import Normalise, Plane, Ranges, slice_grid, slice
 from solset.landscapes._row_file import Row, RowFile
 from solset.landscapes._subset_losses import checked_subsets, quantities, subset_losses
 from solset.problem import Problem
+from solset.results import Result
 from solset.risk import EmpiricalRisk, Indices, identity
 from solset.storage import Checkpoint, Probe
 
 
-@dataclass(frozen=True, eq=False)
-class Mark:
+@dataclass(frozen=True, eq=False, repr=False)
+class Mark(Result):
     """Weights that are shown in a landscape.
 
     Attributes:
-        name: What they are.
-        coordinates: Where they are nearest to the plane, ``(k, axes)``.
-        off_plane: How far they are off it, relative to their distance from the centre, ``(k,)``. The
-            landscape shows the loss at their projection; ``values`` is the loss at the weights themselves.
-        values: Per subset, ``(k,)``.
+        name: Name of the weights in the figure.
+        coordinates: Coordinates of the nearest points of the plane, ``(k, axes)``.
+        off_plane: Distance from the plane relative to the distance from the centre, ``(k,)``. The landscape
+            shows the loss at the projection; ``values`` holds the loss at the weights.
+        values: Loss of each subset at the weights, by name of the subset, ``(k,)``.
     """
 
     name: str
@@ -37,19 +38,25 @@ class Mark:
     off_plane: Tensor
     values: Mapping[str, Tensor]
 
+    @property
+    def headline(self) -> str:
+        """The name, the number of weights and their largest distance off the plane."""
+        count, off = len(self.off_plane), float(self.off_plane.max())
+        return f"{self.name}, {count} vector{'' if count == 1 else 's'} up to {off:.2g} off the plane"
 
-@dataclass(frozen=True, eq=False)
-class Landscape:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Landscape(Result):
     """The loss on a grid in a plane, or on a line, through the centre.
 
     Attributes:
-        plane: Centre and axes.
-        coordinates: Of the grid along each axis, in axes, ``(r,)`` each.
-        values: Per subset ``(r,)`` or ``(r, r)``, float64: entry ``[i, j]`` belongs to
-            ``coordinates[0][i]`` and ``coordinates[1][j]``. What is not finite is kept.
-        quantities: Per subset what the values are, with their unit.
-        centre_values: Per subset the value at the centre.
-        marks: In the order given.
+        plane: Plane or line, with its centre and axes.
+        coordinates: Coordinates of the grid along each axis, in multiples of the axis, ``(r,)`` each.
+        values: Loss by name of the subset, ``(r,)`` or ``(r, r)``, float64: entry ``[i, j]`` belongs to
+            ``coordinates[0][i]`` and ``coordinates[1][j]``. Infinite losses and NaN stay as they are.
+        quantities: Description of the values of each subset, with their unit.
+        centre_values: Loss of each subset at the centre.
+        marks: Weights that are shown, in the order of the call.
     """
 
     plane: Plane
@@ -60,28 +67,25 @@ class Landscape:
     marks: tuple[Mark, ...]
 
     def project(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Coordinates and relative distance off the plane, as :meth:`Plane.project`."""
+        """Coordinates and relative distance off the plane, by :meth:`Plane.project`."""
         return self.plane.project(weights)
 
-    def as_record(self) -> dict[str, Any]:
-        """All but the weight vectors, as numbers, strings, lists and dicts; what is not finite stays so."""
-        return {
-            "axes": list(self.plane.axes),
-            "normalise": self.plane.normalise,
-            "cosine": self.plane.cosine,
-            "coordinates": [axis.tolist() for axis in self.coordinates],
-            "values": {name: grid.tolist() for name, grid in self.values.items()},
-            "quantities": dict(self.quantities),
-            "centre_values": dict(self.centre_values),
-            "marks": {
-                mark.name: {
-                    "coordinates": mark.coordinates.tolist(),
-                    "off_plane": mark.off_plane.tolist(),
-                    "values": {name: losses.tolist() for name, losses in mark.values.items()},
-                }
-                for mark in self.marks
-            },
-        }
+    @property
+    def headline(self) -> str:
+        """The grid, its axes, and the risk at the centre and at the lowest grid point."""
+        grid = " × ".join(str(len(axis)) for axis in self.coordinates)
+        axes, risk = " and ".join(self.plane.axes), self.values["all"]
+        lowest = float(torch.where(risk.isfinite(), risk, torch.inf).min())
+        centre = self.centre_values["all"]
+        return f"{grid} losses along {axes}, {centre:.4g} at the centre, {lowest:.4g} at the lowest"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every number but the weight vectors, in the types of JSON; the plane by axes and their cosine."""
+        record = super().to_dict()
+        del record["plane"]
+        plane = {"axes": list(self.plane.axes), "normalise": self.plane.normalise}
+        marks = {mark.name: mark.to_dict() for mark in self.marks}
+        return {**plane, "cosine": self.plane.cosine, **record, "marks": marks}
 
 
 @checked
@@ -102,43 +106,45 @@ def landscape(
 ) -> Landscape:
     """The loss on a grid along one or two directions through the trained weights.
 
-    ``E(x, c + s a₁ + t a₂)`` (Li et al. 2018, equation 1). The axes ``a`` follow from the directions ``d``:
+    The function is ``E(x, c + s a₁ + t a₂)`` (Li et al. 2018, equation 1). The axes ``a`` follow from the
+    directions ``d``:
 
     - ``"length"``: ``a = d / (Σ_f (‖d_f‖/‖w_f‖)²)^½`` over the filters ``f`` of
-      :func:`filter_normalised`. The directions are kept, so weights that they reach lie in the plane;
-      coordinate 1 is a total relative change of the filters of 1, a unit that does not change when a ReLU
-      layer and ``d`` in it are scaled up and the next one down. Filters that are zero in ``w`` do not count.
-    - ``"none"``: ``a = d``; ``w̄ + Δw`` is at 1 along ``Δw``.
+      :func:`filter_normalised`. Directions stay as they are, so that weights along them lie in the plane.
+      Coordinate 1 is a total relative change of 1 of the filters; this unit does not change if a ReLU layer
+      and its part of ``d`` are scaled up and the next layer down. Zero filters of ``w`` do not count.
+    - ``"none"``: ``a = d``, so that ``w̄ + Δw`` is at coordinate 1 along ``Δw``.
     - ``"filter"``: ``a = filter_normalised(d)``, for random directions. It turns the direction: ``w̄ + Δw``
-      leaves the axis of ``Δw``, and the marks say how far off the plane they are.
+      is not on the axis of ``Δw``, and each mark has its distance off the plane.
 
     Args:
-        problem: The trained point.
-        directions: One or two, ``(p,)`` in the order of ``problem.weights()``, by the names that stand on
-            the axes.
-        normalise: What coordinates count, as above.
+        problem: Problem at the trained weights.
+        directions: One or two directions by name, ``(p,)`` in the order of ``problem.weights()``; a figure
+            shows the names at its axes.
+        normalise: Unit of the coordinates, one of the three above; ``"length"`` by default.
         has_biases: Whether parameters of one dimension count as filters; if not, ``"filter"`` sets the
-            direction to 0 there and ``"length"`` only leaves them out of the unit.
-        ranges: Of the coordinates, one pair per direction. By default they cover the marks with a margin,
-            or are -1 to 1 without marks.
-        resolution: Grid points along each axis; an odd number has the middle of the range among them.
-        risk: What is evaluated, by default ``problem.risk()``; on moved data ``problem.risk().move(K, dx)``.
-        subsets: By name the points whose loss is kept besides ``"all"``, from the same forward passes.
-        marks: By name the weights to show, ``(p,)`` or ``(k, p)``.
-        centre: ``c``, ``(p,)``, the weights that filters are compared with; ``w̄`` by default.
-        checkpoint: A file to which each finished row is added (replaced in one step). If it exists,
-            its rows are taken over and the rest is computed.
+            direction to 0 there, and ``"length"`` leaves them out of the unit.
+        ranges: Pairs ``(low, high)`` of coordinates, one per direction. By default they cover the marks with
+            a margin, or are -1 to 1 without marks.
+        resolution: Number of grid points along each axis; an odd number includes the middle of the range.
+        risk: Empirical risk to evaluate, by default ``problem.risk()``; for moved data
+            ``problem.risk().move(K, dx)``.
+        subsets: Indices of points by name, whose loss is computed beside ``"all"`` in the same passes.
+        marks: Weights to show by name, ``(p,)`` or ``(k, p)``.
+        centre: Weights ``c`` at the origin, with which filters are compared, ``(p,)``; ``w̄`` by default.
+        checkpoint: File to which each finished row is added (replaced in one step). The rows of an existing
+            file are not computed again.
         progress: Whether to show a progress bar; by default only on a terminal.
 
     Returns:
-        Values of ``"all"``, the risk with its weight decay, and of each subset: its loss without weight
-        decay, a mean over its points or their sum as the loss is.
+        The landscape: for ``"all"`` the risk with its weight decay, for each subset its loss without weight
+        decay, a mean or a sum over its points like the loss.
 
     Raises:
         ValueError: If a direction is zero, not finite or of the wrong shape, two are parallel, grid, subsets
-            or marks do not fit, or the checkpoint is of other settings.
+            or marks do not fit, or the checkpoint belongs to other settings.
 
-    Cost: grid points plus marks, each a forward pass over the data; memory for one more weight vector
+    Cost: one forward pass over the data for each grid point and each mark; memory for one more weight vector
     besides axes and marks, and one batch.
 
     Example:
@@ -147,13 +153,13 @@ def landscape(
         >>> _ = nn.init.constant_(model.weight, 2.0)
         >>> problem = Problem(model, nn.MSELoss(), torch.tensor([[1.0]]), torch.tensor([[2.0]]))
         >>> direction = {"w": torch.ones(1)}
-        >>> found = landscape(problem, direction, normalise="none", ranges=[(-1, 1)], resolution=3)
-        >>> found.values["all"]  # (2 + s - 2)²
+        >>> slice_ = landscape(problem, direction, normalise="none", ranges=[(-1, 1)], resolution=3)
+        >>> slice_.values["all"]  # (2 + s - 2)²
         tensor([1., 0., 1.], dtype=torch.float64)
 
     Notes:
-        Two directions say nothing of the others: a slice can look convex where the loss is not, and a
-        minimum of the slice need not be one of the loss.
+        Two directions say nothing about the others: a slice may be convex although the loss is not, and a
+        minimum of the slice may not be a minimum of the loss.
     """
     start = _risk_at_centre(problem, risk, centre)
     plane = slice_plane(start, directions, normalise=normalise, has_biases=has_biases)
@@ -177,34 +183,34 @@ def landscape(
     store = Checkpoint.at(checkpoint, "landscape", lambda: identity(start, settings), probe)
     file = RowFile(store, names, (resolution, len(grid[1]) if len(grid) == 2 else 1))
     rows = file.read()
-    found = tuple(_mark(name, weights, plane, start, chosen) for name, weights in shown.items())
+    placed = tuple(_mark(name, weights, plane, start, chosen) for name, weights in shown.items())
     hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
     for i in tqdm(range(resolution), desc="landscape", unit="row", disable=hidden, leave=False):
         if i not in rows:
             rows[i] = _row(start, plane, grid, i, chosen)
             file.write(rows)
     values = {name: _stacked([rows[i][name] for i in range(resolution)], len(grid)) for name in at_centre}
-    return Landscape(plane, grid, values, quantities(start, chosen), at_centre, found)
+    return Landscape(plane, grid, values, quantities(start, chosen), at_centre, placed)
 
 
 def _risk_at_centre(problem: Problem, risk: EmpiricalRisk | None, centre: Tensor | None) -> EmpiricalRisk:
-    own = problem.risk()
-    if risk is not None and dict(risk.layout.shapes) != dict(own.layout.shapes):
+    at_weights = problem.risk()
+    if risk is not None and dict(risk.layout.shapes) != dict(at_weights.layout.shapes):
         raise bad_value(
             "risk",
-            expected="of the problem's own weights",
-            got=f"one of {', '.join(risk.layout.shapes)}",
+            expected="a risk with the weights of the problem",
+            got=f"a risk with {', '.join(risk.layout.shapes)}",
             cure="Build it from `problem.risk()`.",
         )
     middle = problem.weights() if centre is None else check_vector("centre", centre, problem.weights())
-    return (risk or own).at(middle)
+    return (risk or at_weights).at(middle)
 
 
 def _mark(name: str, rows: Tensor, plane: Plane, risk: EmpiricalRisk, subsets: Mapping[str, Tensor]) -> Mark:
     coordinates, off_plane = plane.project(rows)
     losses = [subset_losses(risk.at(weights), subsets) for weights in rows]
     values = {
-        subset: torch.tensor([found[subset] for found in losses], dtype=torch.float64) for subset in losses[0]
+        subset: torch.tensor([loss[subset] for loss in losses], dtype=torch.float64) for subset in losses[0]
     }
     return Mark(name, coordinates, off_plane, values)
 
@@ -217,9 +223,9 @@ def _row(
     start = plane.centre + float(grid[0][i]) * first
     steps = [0.0] if not rest else grid[1].tolist()
     losses = [subset_losses(risk.at(start + t * rest[0] if rest else start), subsets) for t in steps]
-    return {name: [found[name] for found in losses] for name in losses[0]}
+    return {name: [loss[name] for loss in losses] for name in losses[0]}
 
 
 def _stacked(rows: list[list[float]], axes: int) -> Tensor:
-    found = torch.tensor(rows, dtype=torch.float64)
-    return found if axes == 2 else found.squeeze(1)
+    values = torch.tensor(rows, dtype=torch.float64)
+    return values if axes == 2 else values.squeeze(1)

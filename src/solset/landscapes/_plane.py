@@ -1,4 +1,4 @@
-"""Planes in weight space: chosen directions, their units, and where other weights lie beside the plane."""
+"""Planes in weight space: directions, their units, and the projections of other weights."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from solset.errors import bad_type, bad_value
+from solset.checks import one_of, require, within
+from solset.errors import bad_value
 from solset.landscapes._filter_norms import (
     check_rows,
     check_vector,
@@ -22,18 +23,18 @@ Normalise = Literal["length", "filter", "none"]
 Ranges = Sequence[tuple[int | float, int | float]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plane:
     """The weights ``{c + s a₁ + t a₂}``, or the line ``{c + s a₁}``.
 
     Attributes:
-        centre: ``c``, ``(p,)``.
-        axes: ``a₁`` and ``a₂`` by the names of their directions, ``(p,)`` each; coordinates count them.
-        normalise: How the axes follow from the directions, see :func:`~solset.landscapes._landscape`.
+        centre: Weights ``c`` at the origin, ``(p,)``.
+        axes: Axes ``a₁`` and ``a₂`` by the names of their directions, ``(p,)`` each.
+        normalise: Rule that makes axes of directions, see :func:`~solset.landscapes.landscape`.
 
     Example:
         >>> line = Plane(torch.zeros(2), {"first": torch.tensor([2.0, 0.0])}, "none")
-        >>> line.project(torch.tensor([3.0, 4.0]))  # 1.5 axes along; 4 of its 5 units stand off the line
+        >>> line.project(torch.tensor([3.0, 4.0]))  # 1.5 axes along the line; 4 of 5 units off it
         (tensor([[1.5000]], dtype=torch.float64), tensor([0.8000], dtype=torch.float64))
     """
 
@@ -42,14 +43,14 @@ class Plane:
     normalise: Normalise
 
     def project(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Least-squares coordinates of weights in the plane, and how far off the plane they are.
+        """Least-squares coordinates of weights in the plane, and their distance off the plane.
 
         Args:
-            weights: ``(p,)``, or one vector per row, ``(k, p)``.
+            weights: One vector ``w``, ``(p,)``, or one per row, ``(k, p)``.
 
         Returns:
-            Coordinates ``(k, axes)``, and ``‖w - its projection‖ / ‖w - c‖``, ``(k,)``, 0 at the centre;
-            both float64.
+            Coordinates ``(k, axes)``, and the distance of ``w`` from its projection relative to ``‖w - c‖``,
+            ``(k,)``, 0 at the centre; both float64.
 
         Raises:
             ValueError: If the shape does not fit or entries are not finite.
@@ -64,7 +65,7 @@ class Plane:
 
     @property
     def cosine(self) -> float:
-        """Of the angle between the two axes: 0 if right angles in a picture are right; 0 for a line."""
+        """The cosine of the angle between the two axes; 0 for a line."""
         axes = self._matrix()
         axes = axes / torch.linalg.vector_norm(axes, dim=0)
         return float(axes[:, 0] @ axes[:, 1]) if axes.shape[1] == 2 else 0.0
@@ -76,50 +77,27 @@ class Plane:
 def slice_plane(
     risk: EmpiricalRisk, directions: Mapping[str, Tensor], *, normalise: Normalise, has_biases: bool
 ) -> Plane:
-    """The plane through the weights of a risk along one or two directions.
-
-    Args:
-        risk: At the centre.
-        directions: One or two, ``(p,)``, by name.
-        normalise: How axes follow from directions.
-        has_biases: Whether parameters of one dimension are normalised too.
-
-    Raises:
-        ValueError: If there are not one or two directions, one is zero, or they are parallel.
-    """
-    if normalise not in get_args(Normalise):
-        raise bad_value(
-            "normalise",
-            expected=f"one of {get_args(Normalise)}",
-            got=repr(normalise),
-            cure='Leave it out for "length".',
-        )
-    if not isinstance(directions, Mapping):
-        raise bad_type(
-            "directions",
-            expected="a mapping from names to flat directions",
-            got=type(directions).__name__,
-            cure='Write {"Δw": change}: the names stand on the axes.',
-        )
+    """The plane through the weights of a risk along one or two directions, which must span it."""
+    one_of("normalise", normalise, get_args(Normalise))
+    require("directions", directions, Mapping, cure='Write {"Δw": change}, from names to flat directions.')
     if len(directions) not in {1, 2}:
-        raise bad_value(
-            "directions", expected="one or two", got=len(directions), cure="Choose a line or a plane."
-        )
+        cure = "Choose a line or a plane."
+        raise bad_value("directions", expected="one or two", got=len(directions), cure=cure)
     axes = {}
     for name, given in directions.items():
         label = f"directions[{name!r}]"
         flat = not_zero(label, check_vector(label, given, risk.weights))
         if normalise == "filter":
             flat = filter_normalised(risk, flat, has_biases=has_biases)
-        axes[name] = (
-            flat / filter_length(risk, flat, has_biases=has_biases) if normalise == "length" else flat
-        )
+        elif normalise == "length":
+            flat = flat / filter_length(risk, flat, has_biases=has_biases)
+        axes[name] = flat
     plane = Plane(risk.weights, axes, normalise)
     if 1.0 - abs(plane.cosine) <= torch.finfo(risk.weights.dtype).eps ** 0.5:
         raise bad_value(
             "directions",
-            expected="two that span a plane",
-            got=f"parallel ones (cosine {plane.cosine:.6g})",
+            expected="two directions that span a plane",
+            got=f"parallel directions (cosine {plane.cosine:.6g})",
             cure="Pass one of them for a line.",
         )
     return plane
@@ -131,19 +109,9 @@ def slice_grid(
     ranges: Ranges | None,
     resolution: int,
 ) -> tuple[Tensor, ...]:
-    """The coordinates along each axis, ``(resolution,)`` each.
-
-    Args:
-        plane: With one or two axes.
-        marks: Weights by name, ``(k, p)``, that ranges cover if none are given.
-        ranges: One pair per axis.
-        resolution: Points along each axis.
-
-    Raises:
-        ValueError: If ranges or resolution make no grid.
-    """
-    if isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 2:
-        raise bad_value("resolution", expected="an integer from 2", got=resolution, cure="Leave it out.")
+    """The coordinates along each axis, ``(resolution,)`` each; by default they cover the marks ``(k, p)``."""
+    require("resolution", resolution, int, cure="Leave it out.")
+    within("resolution", resolution, 2, cure="Leave it out.")
     pairs = _covering(plane, marks) if ranges is None else [tuple(pair) for pair in ranges]
     if len(pairs) != len(plane.axes):
         raise bad_value(
@@ -164,7 +132,7 @@ def slice_grid(
 
 
 def _covering(plane: Plane, marks: Mapping[str, Tensor]) -> list[tuple[float, float]]:
-    """Ranges that hold the centre and all marks, with a third more on either side."""
+    """Ranges that contain the centre and all marks, with a margin of a third on either side."""
     places = torch.cat([plane.project(rows)[0] for rows in marks.values()]) if marks else torch.zeros(1, 1)
     low, high = places.min(dim=0).values.clamp(max=0.0), places.max(dim=0).values.clamp(min=0.0)
     widest = float((high - low).max())
@@ -172,7 +140,7 @@ def _covering(plane: Plane, marks: Mapping[str, Tensor]) -> list[tuple[float, fl
         return [(-1.0, 1.0)] * len(plane.axes)
     ranges = []
     for a, b in zip(low.tolist(), high.tolist(), strict=True):
-        is_flat = b - a <= 1e-6 * widest  # no mark says how far to look along this axis
+        is_flat = b - a <= 1e-6 * widest  # no mark lies off the centre along this axis
         margin = 0.5 * widest if is_flat else (b - a) / 3
         ranges.append((a - margin, b + margin))
     return ranges

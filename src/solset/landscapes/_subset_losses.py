@@ -13,19 +13,10 @@ ALL = "all"
 
 
 def checked_subsets(subsets: Mapping[str, Indices], risk: EmpiricalRisk) -> dict[str, Tensor]:
-    """The indices of each subset in increasing order.
-
-    Args:
-        subsets: By name.
-        risk: Whose points they are.
-
-    Raises:
-        ValueError: If a subset is called ``"all"``, or its indices are empty, repeated or out of range.
-    """
+    """The indices of each subset in increasing order; no subset may be called ``"all"``."""
     if ALL in subsets:
-        raise bad_value(
-            "subsets", expected='names other than "all"', got=list(subsets), cure="It is there by itself."
-        )
+        cure = 'The subset "all" is always there.'
+        raise bad_value("subsets", expected='names other than "all"', got=list(subsets), cure=cure)
     return {
         name: torch.tensor(sorted(points_of(members, len(risk.points), argument=f"subsets[{name!r}]")))
         for name, members in subsets.items()
@@ -33,23 +24,19 @@ def checked_subsets(subsets: Mapping[str, Indices], risk: EmpiricalRisk) -> dict
 
 
 def subset_losses(risk: EmpiricalRisk, subsets: Mapping[str, Tensor]) -> dict[str, float]:
-    """The risk as ``"all"``, and the loss of each subset as a mean over it or its sum. Cost: a forward pass.
-
-    Args:
-        risk: At the weights.
-        subsets: Sorted indices by name.
-    """
+    """The risk as ``"all"``, and the loss of each subset as a mean or sum over it, in one forward pass."""
     parameters = risk.layout.split(risk.weights)
 
     def work(start: int, inputs: Tensor, targets: Tensor) -> Tensor:
         outputs = risk.forward(parameters, inputs)
-        found = [float(risk.batch_scale(len(inputs)) * risk.loss(outputs, targets))]
+        losses = [float(risk.batch_scale(len(inputs)) * risk.loss(outputs, targets))]
         for members in subsets.values():
             inside = members[(members >= start) & (members < start + len(inputs))] - start
             share = len(inside) / len(members) if risk.reduction == "mean" else 1.0
-            own = inside.to(outputs.device)
-            found.append(float(share * risk.loss(outputs[own], targets[own])) if len(inside) else 0.0)
-        return torch.tensor(found, dtype=torch.float64)
+            members_here = inside.to(outputs.device)
+            loss = risk.loss(outputs[members_here], targets[members_here]) if len(inside) else 0.0
+            losses.append(float(share * loss))
+        return torch.tensor(losses, dtype=torch.float64)
 
     with torch.no_grad():
         totals = risk.summed(torch.zeros(1 + len(subsets), dtype=torch.float64), work).tolist()
@@ -58,16 +45,11 @@ def subset_losses(risk: EmpiricalRisk, subsets: Mapping[str, Tensor]) -> dict[st
 
 
 def quantities(risk: EmpiricalRisk, subsets: Mapping[str, Tensor]) -> dict[str, str]:
-    """What each number of :func:`subset_losses` is, with its unit.
-
-    Args:
-        risk: As there.
-        subsets: As there.
-    """
+    """A description of each number of :func:`subset_losses`, with its unit."""
     points, of_all = len(risk.points), "" if len(risk.points) == risk.total else f" of {risk.total}"
     decay = " with weight decay" if risk.weight_decay > 0 else ""
     per = "mean" if risk.reduction == "mean" else "sum"
-    found = {ALL: f"risk{decay}, {per} over {points}{of_all} points"}
-    return found | {
+    risk_text = {ALL: f"risk{decay}, {per} over {points}{of_all} points"}
+    return risk_text | {
         name: f"loss on {name}, {per} over {len(members)} points" for name, members in subsets.items()
     }

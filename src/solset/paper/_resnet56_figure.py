@@ -89,7 +89,7 @@ class LandscapeFigure:
             "trained": run.losses(risk, self.points),
             "estimate": run.losses(risk.at(weights + change), self.points),
             "elements": [run.losses(risk.at(w), self.points) for w in self.elements],
-            "landscape": self.landscape.as_record(),
+            "landscape": self.landscape.to_dict(),
         }
 
     def _changes(self) -> dict[str, Tensor]:

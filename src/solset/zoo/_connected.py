@@ -11,10 +11,10 @@ class DFCNN(nn.Module):
 
     Args:
         widths: Input size, hidden widths, number of outputs.
-        activation: ``σ``; ReLU as in the paper, or any other.
+        activation: Function ``σ`` of each hidden layer; ReLU as in the paper by default.
         has_fixed_output: Whether the output layer ``a`` is a constant, as in Theorem 2, and not trained.
-        generator: The source of the initial weights.
-        dtype: Floating-point type.
+        generator: Source of randomness for the initial weights.
+        dtype: Floating-point type of the weights.
 
     Example:
         >>> net = DFCNN([64, 32, 10], generator=torch.Generator().manual_seed(0))

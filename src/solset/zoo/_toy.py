@@ -8,7 +8,7 @@ class ProductModel(nn.Module):
     """``f(x) = w₁ w₂ x``, whose solutions are the branches of a hyperbola.
 
     Args:
-        weights: ``(w₁, w₂)``.
+        weights: Initial weights ``(w₁, w₂)``; (1, 2) by default.
     """
 
     def __init__(self, weights: tuple[float, float] = (1.0, 2.0)) -> None:
