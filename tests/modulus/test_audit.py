@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from solset import Problem, SolsetWarning, audit, lipschitz_modulus
-from solset.modulus import Audit
+from solset.errors import Status
+from solset.modulus import Audit, Certainty
 from solset.modulus import _audit_batches as batches
 from solset.paper import digits
 from support.interpolators import brute_modulus, fitted, rows
@@ -150,6 +151,10 @@ def test_duplicates_are_infinite_and_their_directions_break_them() -> None:
     assert found.order[:2] == [2, 7]
     assert bool(found.validation_change[[2, 7]].isnan().all())
     assert any("rank" in note for note in found.notes)
+    assert found.headline.startswith("infinite: points 2 and 7; largest finite modulus ")
+    assert found.certainty.count(Certainty.INFINITE) == 2
+    assert set(found.certainty) == {Certainty.INFINITE, Certainty.UNKNOWN}
+    assert "have rank 33" in found.message
 
 
 def test_one_layer_is_audited_by_itself(problem: Problem) -> None:
@@ -160,12 +165,26 @@ def test_one_layer_is_audited_by_itself(problem: Problem) -> None:
 
 def test_ranking_names_every_point_once_in_order(problem: Problem) -> None:
     found = audit(problem)
-    table = found.ranking()
+    table = found.rows()
     assert sorted(row["point"] for row in table) == list(range(12))
     values = [row["modulus"] for row in table]
     assert values == sorted(values, reverse=True)
     assert [row["rank"] for row in table] == list(range(1, 13))
     assert set(found.correlations()) <= set(table[0])
+    assert {row["certainty"] for row in table} == {"exact"}
+
+
+def test_an_audit_says_what_matters_in_one_line(problem: Problem) -> None:
+    found = audit(problem)
+    top = found.rows()[0]
+    largest = f"largest modulus {top['modulus']:.4g} at point {top['point']}, exact"
+    assert repr(found) == f"Audit({largest}; 12 points, interpolating map)"
+    assert found.status is Status.CONVERGED
+    content = found.to_dict()
+    assert len(content["modulus"]) == 12
+    assert not {"maps", "directions"} & set(content)
+    alone = audit(problem, joint=False, points=[3])
+    assert alone.headline.endswith("at point 3, exact; 1 point, interpolating map")
 
 
 class StopError(Exception):

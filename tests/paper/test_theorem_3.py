@@ -20,6 +20,8 @@ def test_the_toy_example_has_modulus_two_fifths() -> None:
     assert found.value == pytest.approx(0.4, abs=1e-10)
     assert found.certificate.certainty is Certainty.CONSTANT_RANK
     assert found.certificate.criterion_holds
+    assert repr(found) == "LipschitzModulus(0.4, exact under constant rank)"
+    assert found.message == found.certificate.reason
 
 
 def test_the_toy_example_cannot_keep_both_outputs() -> None:
@@ -31,6 +33,9 @@ def test_the_toy_example_cannot_keep_both_outputs() -> None:
     expected = torch.tensor([2.0, -1.0], dtype=torch.float64) / 5**0.5
     assert min(float((u - s * expected).norm()) for s in (1, -1)) <= 1e-12
     assert {c.point for c in found.certificate.carriers} == {0, 1}
+    assert found.headline == "infinite, proven: points 0 and 1 cannot all be answered"
+    assert found.to_dict()["value"] == "inf"
+    assert found.certificate.headline.startswith("proven infinite: a combination u has Jᵀu = 0")
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
@@ -62,6 +67,7 @@ def test_products_alone_find_the_same_value_between_two_bounds() -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_chain_of_inequalities_holds(activation: str, seed: int) -> None:
     found = modulus_chain(fitted(activation, seed).problem())
+    assert found.headline.endswith(", 12 points")
     assert bool((found.isolated <= found.joint * (1 + 1e-12)).all())
     for smaller, larger in zip(found.bounds, found.bounds[1:], strict=False):
         assert smaller <= larger * (1 + 1e-12)

@@ -86,7 +86,7 @@ def calls() -> dict[str, Call]:
             solset.lipschitz_modulus,
             {
                 **{"problem": problem, "points": [0], "layer": None, "joint": True, **none},
-                **{"steps": 5, "probes": 1, "margin_candidates": 5},
+                **{"max_steps": 5, "probes": 1, "margin_candidates": 5},
             },
         ),
         "modulus_chain": (solset.modulus.modulus_chain, {"problem": problem, "points": [0], "layer": None}),

@@ -155,7 +155,7 @@ class LargestRatios:
         size: Norm of ``C`` with its rows scaled as those of ``A``, ``(*,)``.
         combination: Unit combination of the orthonormal rows that attains a finite ratio, ``(*, rank)``.
         leaking: Combinations of the kernel's columns that ``C`` moves, most moved first, ``(*, q, l)``.
-        leaks: Which of these ``C`` moves by more than the resolution, ``(*, l)``.
+        leaks: Flags of those that ``C`` moves by more than the resolution, ``(*, l)``.
     """
 
     value: Tensor

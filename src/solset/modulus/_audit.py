@@ -1,4 +1,4 @@
-"""Every training point ranked by how far it can move the model."""
+"""The audit: every training point ranked by the distance that it can move the model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from solset.checks import checked
+from solset.checks import checked, positive
 from solset.errors import Status, bad_type, bad_value
 from solset.modulus._audit_batches import (
     AuditRoute,
+    Batch,
     IsolatedAudit,
     JointAudit,
     StationaryAudit,
@@ -21,6 +22,7 @@ from solset.modulus._audit_batches import (
 from solset.modulus._audit_result import Audit
 from solset.modulus._audit_store import Batches
 from solset.modulus._peers import feature_influence, memory_perturbation, point_slopes
+from solset.modulus._result import Certainty, listed
 from solset.problem import Interpolating, Optimality, Problem, Stationary, as_map
 from solset.risk import as_points, identity
 from solset.storage import Identity
@@ -38,28 +40,29 @@ def audit(
     influence: bool = True,
     prior_precision: float | None = None,
     checkpoint: Path | str | Callable[[str], Path] | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Audit:
-    """Every training point with its Lipschitz modulus, its worst perturbation, and what that would do.
+    """Every training point with its Lipschitz modulus, its worst perturbation, and the effect of that.
 
     ``κ_k² = λ_max(J_{x,k}ᵀ [(JJᵀ)⁻¹]_kk J_{x,k})`` with the constraints of all points, or with
     ``(J_k J_kᵀ)⁻¹`` for the point by itself; ``‖H⁺B_k‖`` where the loss is not fitted.
 
     Args:
-        problem: The trained point.
-        points: ``K``, the points to audit; all by default.
-        validation: Inputs and targets of a validation set, whose mean loss is followed.
-        layer: Name or patterns of the weights that may move; all by default.
+        problem: Problem at its trained weights.
+        points: Indices ``K`` of the points to audit; all by default.
+        validation: Inputs and targets of a validation set, whose mean loss is followed; none by default.
+        layer: Name or name patterns of the weights that may move; all by default.
         joint: Whether the constraints of all points hold, beside isolated points; by default where the Gram
             matrix of all rows fits. Interpolating map only.
-        optimality: ``"auto"`` takes the interpolating map wherever the training set is fitted.
-        influence: Whether to compute Koh & Liang's feature influence on the validation loss: a solve with
-            the Hessian.
-        prior_precision: ``δ`` of the memory-perturbation column; by default ``n`` times the weight decay
-            (the weight decay itself for a sum), or 1 without one.
-        checkpoint: An existing folder for finished batches, or a function from a file's name to its path; a
+        optimality: Optimality map or its name; ``"auto"`` takes the interpolating map wherever the training
+            set is fitted.
+        influence: Whether to compute Koh & Liang's feature influence on the validation loss, which takes a
+            solve with the Hessian.
+        prior_precision: Precision ``δ`` of the weights' prior in the memory-perturbation column; by default
+            ``n`` times the weight decay (the weight decay itself for a sum), or 1 without one.
+        checkpoint: Existing folder for finished batches, or a function from a file's name to its path; a
             later call with the same arguments goes on from them.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar; by default where the output is a terminal.
 
     Raises:
         ValueError: If points are not the problem's, validation data do not fit, joint constraints do not fit
@@ -75,8 +78,7 @@ def audit(
         >>> with torch.no_grad():
         ...     _ = model.weight.copy_(torch.tensor([[3.0, 4.0]]))
         >>> x = torch.eye(2, dtype=torch.float64) * torch.tensor([[1.0], [10.0]])
-        >>> found = audit(Problem(model, nn.MSELoss(), x, x @ model.weight.detach().T))
-        >>> found.modulus  # ‖w‖ / ‖x_k‖
+        >>> audit(Problem(model, nn.MSELoss(), x, x @ model.weight.detach().T)).modulus  # ‖w‖ / ‖x_k‖
         tensor([5.0000, 0.5000], dtype=torch.float64)
     """
     _check(validation, prior_precision)
@@ -87,14 +89,15 @@ def audit(
     slopes = point_slopes(part.risk())
     route, optimality_used, reason = _route(part, chosen, gradient, slopes, joint, optimality)
     store = Batches.at(checkpoint, lambda: _identity(part, chosen, gradient, route, optimality_used))
+    hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
     parts = []
-    with tqdm(total=len(chosen), desc="audit", unit="point", disable=not progress) as bar:
+    with tqdm(total=len(chosen), desc="audit", unit="point", disable=hidden) as bar:
         for count, batch in each_batch(route, chosen, store.batch):
             parts.append(batch)
             bar.update(count)
     columns = {name: torch.cat([one[name] for one in parts]) for name in parts[0]}
     shape = (len(chosen), *problem.input_shape)
-    found = Audit(
+    result = Audit(
         points=tuple(chosen),
         modulus=columns.get("modulus"),
         isolated_modulus=columns.get("isolated_modulus"),
@@ -108,9 +111,10 @@ def audit(
         maps=columns["map"].reshape(shape),
         optimality=optimality_used,
         reason=reason,
+        certainty=_certainties(route, columns),
+        notes=_premises(route, chosen, columns.get("is_solved")),
     )
-    found = _with_notes(found, columns.get("is_solved"), route)
-    return _with_peers(found, part, route, gradient if influence else None, prior_precision)
+    return _with_peers(result, part, route, gradient if influence else None, prior_precision)
 
 
 def _route(
@@ -136,7 +140,7 @@ def _route(
             "joint",
             expected="left out for this map",
             got=joint,
-            cure="A point by itself is an idea of the interpolating map.",
+            cure="Leave it out; only the interpolating map has a constraint for each point.",
         )
     derivative = part.graphical_derivative(points=chosen[:1], optimality=asked or Stationary())
     route = StationaryAudit(part, gradient, slopes, derivative.linearisation)
@@ -179,43 +183,53 @@ def _check(validation: Any, prior_precision: float | None) -> None:
             got=type(validation).__name__,
             cure="Read the data set into two tensors.",
         )
-    if prior_precision is not None and not 0 < prior_precision < float("inf"):
-        raise bad_value(
-            "prior_precision", expected="positive and finite", got=prior_precision, cure="Leave it out."
+    if prior_precision is not None:
+        positive("prior_precision", prior_precision, cure="Leave it out.")
+
+
+def _certainties(route: AuditRoute, columns: Batch) -> tuple[Certainty, ...]:
+    """The certainty that ranks prove: full row rank is exact, a kernel that products confirm infinite."""
+    if isinstance(route, StationaryAudit):  # whether the weights are stationary was not looked at
+        return (Certainty.UNKNOWN,) * len(columns["modulus"])
+    if isinstance(route, IsolatedAudit):
+        return tuple(
+            Certainty.EXACT if full else Certainty.UNKNOWN for full in columns["has_full_rank"].tolist()
         )
+    side = route.constraints.side
+    finite = Certainty.EXACT if side.rank == len(side.scale) else Certainty.UNKNOWN
+    return tuple(Certainty.INFINITE if at else finite for at in columns["modulus"].isinf().tolist())
 
 
-def _with_notes(found: Audit, is_solved: Tensor | None, route: AuditRoute) -> Audit:
-    """Says on what premises the moduli stand."""
+def _premises(route: AuditRoute, points: list[int], is_solved: Tensor | None) -> tuple[str, ...]:
+    """The sentences on what the moduli rest on, where that is not plain full rank."""
     notes = []
     if isinstance(route, JointAudit):
-        rank, rows = route.constraints.side.rank, len(route.constraints.gram)
-        if rank < rows:
+        side = route.constraints.side
+        if side.rank < len(side.scale):
             notes.append(
-                f"the {rows} rows of J have rank {rank}: finite moduli are exact only where that is locally "
-                f"constant"
+                f"the {len(side.scale)} rows of J have rank {side.rank}: finite moduli are exact only where "
+                f"that is locally constant"
             )
     if isinstance(route, StationaryAudit):
         rank, size = route.line.system.rank, len(route.problem.weights())
         if rank is None:
-            notes.append(
-                "the solver does not see the Hessian's spectrum: that it is not singular is not known"
-            )
+            notes.append("the solver does not see the Hessian's spectrum, so that it may be singular")
         elif rank < size:
             notes.append(f"the Hessian has rank {rank} of {size}: moduli are not known to be exact")
     if is_solved is not None and not bool(is_solved.all()):
-        names = [found.points[i] for i in (~is_solved).nonzero().flatten().tolist()]
+        unsolved = [points[i] for i in (~is_solved).nonzero().flatten().tolist()]
         notes.append(
-            f"the Hessian system was not solved for points {names[:10]}: infinite where it has no solution, "
+            f"the Hessian system was not solved for {listed(unsolved)}: infinite where it has no solution, "
             f"not a number where the solver did not get there"
         )
-    return replace(found, notes=tuple(notes))
+    return tuple(notes)
 
 
 def _with_peers(
-    found: Audit, part: Problem, route: AuditRoute, gradient: Tensor | None, prior_precision: float | None
+    result: Audit, part: Problem, route: AuditRoute, gradient: Tensor | None, prior_precision: float | None
 ) -> Audit:
-    notes = list(found.notes)
+    """The audit with the columns of other methods, or with notes that say why they are missing."""
+    notes = list(result.notes)
     if isinstance(route, JointAudit):
         risk = part.risk()
         default = risk.weight_decay * (risk.total if risk.reduction == "mean" else 1) or 1.0
@@ -226,12 +240,12 @@ def _with_peers(
                 "memory_perturbation is left out: its covariance is singular at this prior precision"
             )
         else:
-            found = replace(found, memory_perturbation=scores[list(found.points)])
+            result = replace(result, memory_perturbation=scores[list(result.points)])
     else:
         notes.append("memory_perturbation is left out: it needs the Gram matrix of all rows")
     if gradient is not None:
-        influence, status = feature_influence(part, gradient, list(found.points))
-        found = replace(found, feature_influence=influence)
+        influence, status = feature_influence(part, gradient, list(result.points))
+        result = replace(result, feature_influence=influence)
         if status is Status.INCONSISTENT:
             notes.append(
                 "the gradient of the validation loss has a part outside the range of the Hessian, along "
@@ -239,4 +253,4 @@ def _with_peers(
             )
         elif status is not Status.CONVERGED:
             notes.append(f"the solve for feature_influence ended with status '{status}'")
-    return replace(found, notes=tuple(notes))
+    return replace(result, notes=tuple(notes))

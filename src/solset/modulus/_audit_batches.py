@@ -94,6 +94,7 @@ class IsolatedAudit:
         return {
             **_numbers(isolated, data, None if self.gradient is None else side.solve(squares.pushed)),
             "isolated_modulus": isolated.modulus,
+            "has_full_rank": (side.half != 0).any(dim=2).all(dim=1),
             "gradient_norm": gradient_norms(self.slopes[list(points)], squares.gram),
         }
 

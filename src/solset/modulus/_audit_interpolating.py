@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from solset.errors import bad_type, bad_value
-from solset.linalg import LeftSide, LinearOperator, default_tolerance
+from solset.linalg import LeftSide, default_tolerance
 from solset.operators import InputJacobian, PerSampleGradients, PointGrams
 from solset.problem import Interpolating, Problem
 from solset.risk import EmpiricalRisk
@@ -21,13 +21,13 @@ class Constraints:
     """The Gram matrix of all rows, and its decomposition as each point sees it.
 
     Attributes:
-        rows: Jacobian ``J``, as the problem keeps it.
+        side: Decomposition of all rows.
         gram: Gram matrix ``JJᵀ`` in float64, ``(m, m)``.
         tolerance: Relative size up to which an eigenvalue counts as zero.
         outputs: Number of outputs of each point, ``c``.
     """
 
-    rows: LinearOperator
+    side: LeftSide
     gram: Tensor
     tolerance: float
     outputs: int
@@ -51,14 +51,10 @@ class Constraints:
                 cure="Leave it out, or raise memory_budget.",
             )
         system = problem.graphical_derivative(optimality=Interpolating()).linearisation.system.gram_side()
-        if system is None or system.gram is None:
+        side = None if system is None else system.left_side()
+        if system is None or system.gram is None or side is None:
             raise bad_type("solver", expected="Dual", got="none with a Gram matrix", cure="Leave it out.")
-        return cls(system.operator, system.gram, system.tolerance, problem.output_count)
-
-    @cached_property
-    def side(self) -> LeftSide:
-        """The decomposition of all rows."""
-        return LeftSide.of_gram(self.gram, self.tolerance).refined(self.rows)
+        return cls(side, system.gram, system.tolerance, problem.output_count)
 
     def joint(self, points: Sequence[int]) -> LeftSide:
         """All constraints, as seen at the rows of each of some points."""

@@ -1,11 +1,15 @@
-"""The answer of an audit: every training point with its numbers, and their order."""
+"""The result of an audit: every training point with its numbers, and their order."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.stats import rankdata
 from torch import Tensor
+
+from solset.errors import Status
+from solset.modulus._result import Certainty, listed
+from solset.results import TableResult, computed
 
 Column = Literal[
     "modulus",
@@ -20,29 +24,33 @@ Column = Literal[
 COLUMNS: tuple[Column, ...] = get_args(Column)
 
 
-@dataclass(frozen=True)
-class Audit:
-    """How much each training point can move the model, and by which features.
+@dataclass(frozen=True, eq=False, repr=False)
+class Audit(TableResult):
+    """How far each training point can move the model, and by which features.
 
-    A column that was not computed is ``None``; ``notes`` say why.
+    A column that was not computed is ``None``; ``notes`` say why. ``directions`` and ``maps`` are left out of
+    ``to_dict()``.
 
     Attributes:
-        points: ``K``, the points audited, in the order of everything below.
+        points: Indices ``K`` of the audited points, in the order of everything below.
         modulus: Joint Lipschitz modulus ``κ_k``, ``(|K|,)``: the change of the weights per unit change of the
             point's features, where all other points keep theirs. Infinite where no weights can answer.
-        isolated_modulus: The same with the point's own constraint alone; never above the joint one.
+        isolated_modulus: Modulus with the point's own constraint alone, ``(|K|,)``, never above the joint.
         validation_change: Predicted change of the validation loss, per unit of the worst perturbation of the
-            point, along its direction of larger loss.
+            point, along its direction of larger loss, ``(|K|,)``.
         validation_slope: Largest change of the validation loss that any unit perturbation of the point gives.
-        loss: Of each point.
-        gradient_norm: ``‖∇_w L_k‖``.
-        feature_influence: Koh & Liang's: the norm of the derivative of the validation loss in the features.
-        memory_perturbation: Predictive covariance times prediction error (Nickl et al. 2023).
-        directions: The worst unit direction of each point, ``(|K|, *input)``; zero where nothing moves.
+        loss: Training loss of each point, ``(|K|,)``.
+        gradient_norm: Norm of each point's loss gradient in the weights, ``‖∇_w L_k‖``, ``(|K|,)``.
+        feature_influence: Influence of Koh & Liang: the norm of the derivative of the validation loss in the
+            point's features, ``(|K|,)``.
+        memory_perturbation: Predictive covariance times prediction error (Nickl et al. 2023), ``(|K|,)``.
+        directions: Worst unit direction of each point, ``(|K|, *input)``; zero where nothing moves.
         maps: Norm of the weights' change per unit of each single feature, ``(|K|, *input)``.
-        optimality: The optimality map.
-        reason: Why this map.
-        notes: Premises that do not hold, and columns left out.
+        optimality: Name of the optimality map.
+        reason: Sentence that says why this map was taken.
+        certainty: Certainty of each point's modulus, as far as the audit itself verified it by ranks;
+            :func:`solset.lipschitz_modulus` of a point verifies more.
+        notes: Sentences on premises that do not hold, and on columns left out.
     """
 
     points: tuple[int, ...]
@@ -54,41 +62,69 @@ class Audit:
     gradient_norm: Tensor
     feature_influence: Tensor | None
     memory_perturbation: Tensor | None
-    directions: Tensor
-    maps: Tensor
+    directions: Tensor = field(repr=False)
+    maps: Tensor = field(repr=False)
     optimality: str
     reason: str
+    certainty: tuple[Certainty, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def score(self) -> Tensor:
-        """What points are ranked by: the joint modulus, else the isolated one, ``(|K|,)``."""
-        found = self.modulus if self.modulus is not None else self.isolated_modulus
-        return self.loss if found is None else found
+        """The number that ranks points: the joint modulus, else the isolated one, ``(|K|,)``."""
+        modulus = self.modulus if self.modulus is not None else self.isolated_modulus
+        return self.loss if modulus is None else modulus
 
     @property
     def order(self) -> list[int]:
         """Places in ``points``, most sensitive first."""
         return self.score.argsort(descending=True, stable=True).tolist()
 
-    def ranking(self) -> list[dict[str, float | int | None]]:
-        """One row for each point, most sensitive first: rank, point, and every column."""
-        rows: list[dict[str, float | int | None]] = []
+    @property
+    def headline(self) -> str:
+        """The points of infinite modulus and the largest finite one, with its certainty."""
+        infinite = [self.points[i] for i in self.order if self.score[i].isinf()]
+        finite = [i for i in self.order if self.score[i].isfinite()]
+        parts = [f"infinite: {listed(sorted(infinite))}"] if infinite else []
+        if finite:
+            name = "largest finite modulus" if infinite else "largest modulus"
+            place = finite[0]
+            value, point = float(self.score[place]), self.points[place]
+            parts.append(f"{name} {value:.4g} at point {point}, {self.certainty[place]}")
+        count = "1 point" if len(self.points) == 1 else f"{len(self.points)} points"
+        return "; ".join([*parts, f"{count}, {self.optimality} map"])
+
+    @computed
+    def status(self) -> Status:
+        """``max_steps`` where the solver did not get to the modulus of some point."""
+        return Status.MAX_STEPS if bool(self.score.isnan().any()) else Status.CONVERGED
+
+    @computed
+    def message(self) -> str:
+        """The notes, as one text."""
+        return "; ".join(self.notes)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each point, most sensitive first: rank, point, certainty, and every column."""
         columns = {name: getattr(self, name) for name in COLUMNS}
-        for rank, place in enumerate(self.order, start=1):
-            row: dict[str, float | int | None] = {"rank": rank, "point": self.points[place]}
-            row |= {name: None if v is None else float(v[place]) for name, v in columns.items()}
-            rows.append(row)
-        return rows
+        return [
+            {
+                "rank": rank,
+                "point": self.points[place],
+                "certainty": str(self.certainty[place]),
+                **{name: None if v is None else float(v[place]) for name, v in columns.items()},
+            }
+            for rank, place in enumerate(self.order, start=1)
+        ]
 
     def correlations(self) -> dict[str, float]:
         """Spearman's rank correlation of every other column with the score, over points with both numbers."""
-        found = {}
-        for name in COLUMNS:
-            column = getattr(self, name)
-            if column is not None and column is not self.score and len(column) > 2:
-                found[name] = spearman(self.score, column)
-        return found
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        return {
+            name: spearman(self.score, column)
+            for name, column in columns.items()
+            if column is not None and column is not self.score and len(column) > 2
+        }
 
 
 def spearman(first: Tensor, second: Tensor) -> float:
@@ -97,16 +133,16 @@ def spearman(first: Tensor, second: Tensor) -> float:
     Not a number where one of them is constant.
 
     Args:
-        first: ``(n,)``.
-        second: ``(n,)``.
+        first: One number for each item, ``(n,)``.
+        second: Other number for each item, ``(n,)``.
 
     Example:
         >>> import torch
         >>> round(spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 30.0, 20.0])), 6)
         0.5
     """
-    known = ~(first.isnan() | second.isnan())
-    first, second = first[known], second[known]
+    has_both = ~(first.isnan() | second.isnan())
+    first, second = first[has_both], second[has_both]
     if len(first) < 2 or bool((first == first[0]).all()) or bool((second == second[0]).all()):
         return float("nan")
     ranks = [rankdata(values.cpu().numpy()) for values in (first, second)]

@@ -6,45 +6,45 @@ import torch
 from torch import Tensor
 
 from solset.derivatives import Linearisation
-from solset.linalg import ROUNDING
-from solset.modulus._rank_probe import rank_is_constant
+from solset.linalg import ROUNDING, LargestRatio
+from solset.modulus._rank import rank_is_constant
 from solset.modulus._result import Carrier, Certainty, Certificate
-from solset.modulus._routes import Found
+from solset.modulus._routes import Ratio
 from solset.problem import Problem
 
-SHARE = 0.01  # of the squared length of the combinations, above which an output is named
-STILL = 1e-3  # Newton step to the nearest stationary point, relative to the weights, that is not looked at
+SHARE = 0.01  # share in the combinations, relative to the largest one, from which an output is named
+STILL = 1e-3  # Newton step, relative to the weights, up to which they count as stationary
 
 
-def certify(part: Problem, moved: list[int], line: Linearisation, found: Found, probes: int) -> Certificate:
+def certify(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, probes: int) -> Certificate:
     """The certificate, without residual and activation margin.
 
     Args:
-        part: The trained point, with the constraints and weights in use.
-        moved: ``K``, as points of ``part``.
-        line: Its linearisation.
-        found: The ratio.
-        probes: Nearby points at which a rank is looked at.
+        part: Problem with the constraints and weights in use.
+        moved: Indices of the moved points in ``part``.
+        line: Linearisation of ``part`` in use.
+        ratio: Ratio that stands for the modulus.
+        probes: Number of nearby points at which a rank is looked at.
     """
-    ratio, lower = found.ratio, measured(line, found)
+    exact = ratio.exact
     bare = Certificate(
         certainty=Certainty.UNKNOWN,
         reason="",
         criterion_holds=None,
         rows=line.constraint.operator.shape[0],
-        rank=None if ratio is None else ratio.rank,
-        joint_rank=None if ratio is None else ratio.joint_rank,
-        lower=lower,
+        rank=None if exact is None else exact.rank,
+        joint_rank=None if exact is None else exact.joint_rank,
+        lower=_measured(line, ratio),
         upper=float("inf"),
         residual=0.0,
         activation_margin=float("inf"),
     )
-    if ratio is None:
-        return _of_products(bare, line, found)
+    if exact is None:
+        return _of_products(bare, line, ratio)
     if not line.map.is_exact:
         text = "the Gauss–Newton matrix stands for the Hessian: exact only at zero residual"
         return replace(bare, reason=text)
-    if ratio.rank == 0 and ratio.value == 0.0:
+    if exact.rank == 0 and exact.value == 0.0:
         return replace(
             bare,
             certainty=Certainty.NO_CONSTRAINT,
@@ -56,39 +56,34 @@ def certify(part: Problem, moved: list[int], line: Linearisation, found: Found, 
     if off > STILL:
         text = f"the weights are not stationary: a Newton step would change them by {off:.2g} of their length"
         return replace(bare, reason=text)
-    if ratio.value == float("inf"):
-        return _infinite(bare, part, line, found)
-    return _finite(part, moved, line, replace(bare, criterion_holds=True), found, probes)
+    if exact.value == float("inf"):
+        return _infinite(bare, part, line, exact, exact.attained_at.to(line.data.dtype))
+    return _finite(part, moved, line, replace(bare, criterion_holds=True), ratio, probes)
 
 
-def measured(line: Linearisation, found: Found) -> float:
-    """A ratio by products alone: ``‖Cᵀu‖ / ‖Aᵀu‖`` where ``u`` is known, else ``‖A⁺CΔx‖`` as solved.
-
-    Args:
-        line: The pair ``(A, C)``.
-        found: The ratio.
-    """
-    if found.left is None:
-        return float(line.system.solve(line.data @ found.direction).value.norm())
-    pushed = float((line.constraint.operator.T @ found.left).norm())
-    moved = float((line.data.T @ found.left).norm())
+def _measured(line: Linearisation, ratio: Ratio) -> float:
+    """A ratio by products alone: ``‖Cᵀu‖ / ‖Aᵀu‖`` where ``u`` is known, else ``‖A⁺CΔx‖`` as solved."""
+    if ratio.left is None:
+        return float(line.system.solve(line.data @ ratio.direction).value.norm())
+    pushed = float((line.constraint.operator.T @ ratio.left).norm())
+    moved = float((line.data.T @ ratio.left).norm())
     return moved / pushed if pushed > 0 else (float("inf") if moved > 0 else 0.0)
 
 
-def _of_products(bare: Certificate, line: Linearisation, found: Found) -> Certificate:
+def _of_products(bare: Certificate, line: Linearisation, ratio: Ratio) -> Certificate:
     """Two bounds, and no rank."""
     text = f"{_name(line)} was only multiplied with, so that no rank was seen; exact if it is full"
-    if bare.lower > found.upper:
+    if bare.lower > ratio.upper:
         return replace(
             bare, reason=f"{text}, but the solves were too inaccurate: a larger ratio was measured"
         )
-    if not found.upper < float("inf"):
-        return replace(bare, reason=f"{text}, but a solve ended with status '{found.solves}'")
-    return replace(bare, reason=text, upper=found.upper)
+    if not ratio.upper < float("inf"):
+        return replace(bare, reason=f"{text}, but a solve ended with status '{ratio.solves}'")
+    return replace(bare, reason=text, upper=ratio.upper)
 
 
 def _finite(
-    part: Problem, moved: list[int], line: Linearisation, bare: Certificate, found: Found, probes: int
+    part: Problem, moved: list[int], line: Linearisation, bare: Certificate, ratio: Ratio, probes: int
 ) -> Certificate:
     """Exact at full row rank, or where the rank does not change nearby."""
     if line.left_out:
@@ -98,19 +93,18 @@ def _finite(
         text = f"{_name(line)} has full row rank {bare.rows}"
         if not line.map.keeps_outputs:
             text = f"[H, B] has full row rank {bare.rows} and the criterion holds"
-        return replace(bare, certainty=Certainty.EXACT, reason=text, upper=found.upper)
+        return replace(bare, certainty=Certainty.EXACT, reason=text, upper=ratio.upper)
     verdict = rank_is_constant(part, moved, line, expected=bare.joint_rank or 0, probes=probes)
     text = f"rank {bare.rank} of {bare.rows}; {verdict.reason}"
     if not verdict.holds:
         return replace(bare, reason=text)
-    return replace(bare, certainty=Certainty.CONSTANT_RANK, reason=text, upper=found.upper)
+    return replace(bare, certainty=Certainty.CONSTANT_RANK, reason=text, upper=ratio.upper)
 
 
-def _infinite(bare: Certificate, part: Problem, line: Linearisation, found: Found) -> Certificate:
+def _infinite(
+    bare: Certificate, part: Problem, line: Linearisation, exact: LargestRatio, u: Tensor
+) -> Certificate:
     """Proven where a product with ``u`` is rounding; named by the outputs that take part."""
-    if found.ratio is None or found.left is None:
-        return bare
-    u = found.left
     pushed = float((line.constraint.operator.T @ u).norm())
     if pushed > ROUNDING * torch.finfo(u.dtype).eps * _size(line, u):
         text = (
@@ -126,14 +120,14 @@ def _infinite(bare: Certificate, part: Problem, line: Linearisation, found: Foun
         certainty=Certainty.INFINITE,
         criterion_holds=False,
         reason=f"a combination u has {kernel}, to the rounding of {str(u.dtype).removeprefix('torch.')}",
-        carriers=_carriers(found.ratio.participation, c) if has_rows else (),
+        carriers=_carriers(exact.participation, c) if has_rows else (),
         multiplier=u.reshape(-1, c) if has_rows else u,
         lower=float("inf"),
     )
 
 
 def _size(line: Linearisation, u: Tensor) -> float:
-    """What ``Aᵀu`` is a small number against: the lengths of the rows that ``u`` combines."""
+    """The size against which ``Aᵀu`` is judged: the lengths of the rows that ``u`` combines."""
     gram = line.system.gram
     if gram is not None:
         return float((u.to(torch.float64).square() @ gram.diagonal()).sqrt())

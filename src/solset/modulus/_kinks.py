@@ -1,4 +1,4 @@
-"""How far the nearest kink is: all first-order statements end there."""
+"""The distance to the nearest kink, where all first-order statements end."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from solset.risk import EmpiricalRisk
 
 @checked
 def activation_margin(risk: EmpiricalRisk, *, candidates: int = 200) -> float:
-    """``min |z| / ‖∇_{(x, w)} z‖`` over pre-activations: about how far the nearest kink is.
+    """``min |z| / ‖∇_{(x, w)} z‖`` over pre-activations: the distance to the nearest kink, about.
 
     A first-order estimate of the distance in the joint norm of one input and the weights, from the
     ``candidates`` pre-activations that are smallest against the others of their layer; so an upper estimate
@@ -21,8 +21,8 @@ def activation_margin(risk: EmpiricalRisk, *, candidates: int = 200) -> float:
     are not.
 
     Args:
-        risk: At the trained point.
-        candidates: How many pre-activations to differentiate; 0 for none.
+        risk: Empirical risk at the trained point.
+        candidates: Number of pre-activations to differentiate; 0 for none, which gives infinity.
 
     Returns:
         The margin; infinite where no kink was seen, 0 on one, not a number if a kinked layer does not keep
@@ -59,25 +59,25 @@ def _smallest(risk: EmpiricalRisk, candidates: int) -> dict[int, list[tuple[int,
     best = risk.joined(work)
     if bool(best.isnan().any()):
         return None
-    found_by_point: dict[int, list[tuple[int, int]]] = {}
+    units_by_point: dict[int, list[tuple[int, int]]] = {}
     for _, point, layer, unit in best[best[:, 0].argsort()[:candidates]].tolist():
-        found_by_point.setdefault(int(point), []).append((int(layer), int(unit)))
-    return found_by_point
+        units_by_point.setdefault(int(point), []).append((int(layer), int(unit)))
+    return units_by_point
 
 
 def _ranked(start: int, count: int, seen: Sequence[Tensor], candidates: int) -> Tensor:
     """Size, point, layer and unit of the smallest of a batch, ``(k, 4)``; not a number where points mix."""
     if any(z.ndim == 0 or len(z) != count for z in seen):
         return torch.full((1, 4), float("nan"), dtype=torch.float64)
-    found = [torch.zeros(0, 4, dtype=torch.float64)]
+    ranked = [torch.zeros(0, 4, dtype=torch.float64)]
     for number, values in enumerate(seen):
         z = values.reshape(count, -1).to("cpu", torch.float64)
         scale = z.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
         flat = (z.abs() / scale).flatten()
         sizes, where = flat.topk(min(candidates, len(flat)), largest=False)
         point, unit = where // z.shape[1] + start, where % z.shape[1]
-        found.append(torch.stack([sizes, point, torch.full_like(sizes, number), unit], dim=1))
-    best = torch.cat(found)
+        ranked.append(torch.stack([sizes, point, torch.full_like(sizes, number), unit], dim=1))
+    best = torch.cat(ranked)
     return best[best[:, 0].argsort()[:candidates]]
 
 

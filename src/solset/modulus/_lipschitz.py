@@ -5,14 +5,14 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from solset.checks import checked
+from solset.checks import checked, within
 from solset.derivatives import Linearisation
 from solset.errors import bad_type, bad_value
 from solset.modulus._certificate import certify
 from solset.modulus._kinks import activation_margin
-from solset.modulus._noise import resolution
+from solset.modulus._rank import resolution
 from solset.modulus._result import Carrier, Certainty, Certificate, LipschitzModulus
-from solset.modulus._routes import Found, by_decomposition, by_products
+from solset.modulus._routes import Ratio, by_decomposition, by_products
 from solset.problem import AUTO, MOST_DENSE, Interpolating, Optimality, Problem, as_map
 from solset.solvers import CG, LSMR, MINRES, Dense, Dual, Solver
 
@@ -26,7 +26,7 @@ def lipschitz_modulus(
     joint: bool = True,
     optimality: Optimality = "auto",
     solver: Solver | None = None,
-    steps: int = 40,
+    max_steps: int = 40,
     probes: int = 3,
     margin_candidates: int = 200,
 ) -> LipschitzModulus:
@@ -41,19 +41,22 @@ def lipschitz_modulus(
     (:func:`modulus_chain` gives both), and several outputs are allowed.
 
     Args:
-        problem: The trained point.
-        points: ``K``, whose features move; all by default.
-        layer: Name or patterns of the weights that may move; all by default.
+        problem: Problem at its trained weights.
+        points: Indices ``K`` of the points whose features move; all by default.
+        layer: Name or name patterns of the weights that may move; all by default.
         joint: Whether the outputs of all points are constraints, or those of ``K`` alone (the paper's
             setting; interpolating map only).
-        optimality: As for :meth:`Problem.graphical_derivative`; with a layer, or without the other points,
-            ``"auto"`` takes the interpolating map wherever the training set is fitted.
-        solver: ``Dual`` (interpolating) and ``Dense`` (the others) see the spectrum and give exact values;
-            ``CG`` or ``MINRES`` keep nothing but products. By default the first where it fits.
-        steps: Lanczos vectors, where only products are used.
-        probes: Nearby points at which the rank is looked at, where the answer depends on its being constant.
-        margin_candidates: Pre-activations of the smallest size that the activation margin looks at; 0 for
-            none.
+        optimality: Optimality map or its name, as for :meth:`Problem.graphical_derivative`; with a layer, or
+            without the other points, ``"auto"`` takes the interpolating map wherever the training set is
+            fitted.
+        solver: Solver of the linear systems. ``Dual`` (interpolating) and ``Dense`` (the others) see the
+            spectrum and give exact values; ``CG`` or ``MINRES`` use products alone. By default the former
+            where they fit.
+        max_steps: Largest number of Lanczos vectors, where only products are used; more of them tighten the
+            bounds.
+        probes: Number of nearby points at which the rank is looked at, where the value is exact only if the
+            rank is constant.
+        margin_candidates: Number of smallest pre-activations that the activation margin looks at; 0 for none.
 
     Returns:
         Value, certificate, the worst data direction and the change of the weights it causes.
@@ -64,7 +67,7 @@ def lipschitz_modulus(
 
     Cost: with ``Dual`` the Gram matrix (of all points and weights it is kept in the problem and shared with
     its derivatives; with a layer, or without the other points, made anew), ``c`` backward passes over the
-    moved points, and ``O(m³)`` operations; with products alone about ``steps`` solves.
+    moved points, and ``O(m³)`` operations; with products alone up to ``max_steps`` solves.
 
     Example:
         >>> import torch
@@ -81,9 +84,9 @@ def lipschitz_modulus(
         told from duplicates.
         On a selection of rows (a network too large for all of them) the value is a lower bound, and says so.
     """
+    within("probes", probes, 0)
+    within("margin_candidates", margin_candidates, 0)
     part, moved = _part(problem, points, layer, joint=joint)
-    if probes < 0 or margin_candidates < 0:
-        raise bad_value("probes", expected="zero or more", got=(probes, margin_candidates), cure="Use 0.")
     is_free = isinstance(solver, CG | MINRES)
     is_part = layer is not None or not joint or is_free
     line = _linearise(part, moved, optimality, solver, is_part=is_part)
@@ -92,24 +95,24 @@ def lipschitz_modulus(
             "joint",
             expected="True where the training set is not fitted",
             got=False,
-            cure="A point by itself is an idea of the interpolating map.",
+            cure="Leave it out; only the interpolating map has a constraint for each point.",
         )
-    found = None if is_free else by_decomposition(line)
-    if found is None:
-        found = by_products(line, solver if is_free else CG(), steps)
-    found = replace(found, direction=_signed(found.direction))
-    certificate = certify(part, moved, line, found, probes)
-    change, residual = _answer(line, found)
+    ratio = None if is_free else by_decomposition(line)
+    if ratio is None:
+        ratio = by_products(line, solver if is_free else CG(), max_steps)
+    ratio = replace(ratio, direction=_signed(ratio.direction))
+    certificate = certify(part, moved, line, ratio, probes)
+    change, residual = _answer(line, ratio.direction)
     names = tuple(problem.check_points(points))
     return LipschitzModulus(
-        value=_value(found, certificate),
+        value=_value(ratio, certificate),
         certificate=replace(
             certificate,
             carriers=_named(certificate.carriers, names, joint=joint),
             residual=residual,
             activation_margin=activation_margin(part.risk(), candidates=margin_candidates),
         ),
-        worst_direction=_shaped(part, moved, found.direction),
+        worst_direction=part.data_space(moved).unflatten(ratio.direction) if ratio.direction.any() else None,
         weight_direction=None if change is None else _in_all_weights(problem, part, change),
         points=names,
         layer=None if layer is None else tuple([layer] if isinstance(layer, str) else layer),
@@ -143,53 +146,48 @@ def _linearise(
             "solver", expected="Dual, CG or MINRES for rows of J", got=solver, cure="Leave it out."
         )
     is_free = isinstance(solver, CG | MINRES)
-    own = LSMR() if is_free and has_rows else solver  # which keeps nothing of the rows
-    found = part.graphical_derivative(points=moved, optimality=asked or AUTO, solver=own).linearisation
-    is_hessian = found.map.is_exact and not found.map.keeps_outputs
+    used = LSMR() if is_free and has_rows else solver  # LSMR stores nothing of the rows
+    line = part.graphical_derivative(points=moved, optimality=asked or AUTO, solver=used).linearisation
+    is_hessian = line.map.is_exact and not line.map.keeps_outputs
     if not is_hessian or solver is not None or len(part.weights()) > MOST_DENSE:
-        return found
+        return line
     dense = Dense(rank_tolerance=resolution(part))
     written = part.graphical_derivative(points=moved, optimality="stationary", solver=dense).linearisation
-    return replace(written, reason=found.reason)
+    return replace(written, reason=line.reason)
 
 
-def _value(found: Found, certificate: Certificate) -> float:
+def _value(ratio: Ratio, certificate: Certificate) -> float:
     """The ratio; where a kernel was seen but not proven, or a solve was inaccurate, the one measured."""
     if certificate.certainty is Certainty.NO_CONSTRAINT:
         return 0.0
     if certificate.certainty is Certainty.INFINITE:
         return float("inf")
-    if certificate.certainty is Certainty.UNKNOWN and found.value == float("inf"):
+    if certificate.certainty is Certainty.UNKNOWN and ratio.value == float("inf"):
         return certificate.lower
-    return max(found.value, certificate.lower) if found.ratio is None else found.value
+    return max(ratio.value, certificate.lower) if ratio.exact is None else ratio.value
 
 
-def _answer(line: Linearisation, found: Found) -> tuple[Tensor | None, float]:
+def _answer(line: Linearisation, direction: Tensor) -> tuple[Tensor | None, float]:
     """``-A⁺ C Δx`` for the worst direction, and its relative residual."""
-    if not bool(found.direction.any()):
+    if not bool(direction.any()):
         return None, 0.0
-    solution = line.system.solve(-(line.data @ found.direction))
+    solution = line.system.solve(-(line.data @ direction))
     return solution.value, solution.residual
 
 
 def _signed(direction: Tensor) -> Tensor:
-    """Of the two signs that attain the modulus, the one whose largest entry is positive."""
+    """The direction with the sign that makes its largest entry positive: both attain the modulus."""
     return direction if float(direction[direction.abs().argmax()]) >= 0 else -direction
 
 
-def _shaped(part: Problem, moved: list[int], direction: Tensor) -> Tensor | None:
-    """At the door; nothing if nothing moves."""
-    return part.data_space(moved).unflatten(direction) if bool(direction.any()) else None
-
-
 def _in_all_weights(problem: Problem, part: Problem, change: Tensor) -> Tensor:
-    """With zeros for the weights that are held."""
-    layout, own = problem.risk().layout, part.risk().layout
-    parts = dict(zip(own.shapes, own.split(change), strict=True))
+    """The change with zeros for the weights that are held."""
+    layout, moving = problem.risk().layout, part.risk().layout
+    parts = dict(zip(moving.shapes, moving.split(change), strict=True))
     whole = [parts.get(n, change.new_zeros(shape)) for n, shape in layout.shapes.items()]
     return layout.join(whole)
 
 
 def _named(carriers: tuple[Carrier, ...], names: tuple[int, ...], *, joint: bool) -> tuple[Carrier, ...]:
-    """By the problem's own numbers, where only some points' constraints were in use."""
+    """The carriers by the problem's own indices, where only some points' constraints were in use."""
     return carriers if joint else tuple(replace(one, point=names[one.point]) for one in carriers)

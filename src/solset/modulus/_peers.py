@@ -1,4 +1,4 @@
-"""What others rank training points by, to stand beside the modulus."""
+"""The numbers by which other methods rank training points, to stand beside the modulus."""
 
 import torch
 from torch import Tensor
@@ -10,12 +10,7 @@ from solset.risk import EmpiricalRisk, slopes_at
 
 
 def gradient_norms(slopes: Tensor, squares: Tensor) -> Tensor:
-    """``‖∇_w L_k‖`` from ``∇_f L_k`` and ``J_k J_kᵀ``: no further pass.
-
-    Args:
-        slopes: ``(b, c)``.
-        squares: ``(b, c, c)``.
-    """
+    """``‖∇_w L_k‖`` from ``∇_f L_k``, ``(b, c)``, and ``J_k J_kᵀ``, ``(b, c, c)``: no further pass."""
     return torch.einsum("bi,bij,bj->b", slopes, squares, slopes).clamp_min(0).sqrt()
 
 
@@ -26,15 +21,15 @@ def point_slopes(risk: EmpiricalRisk) -> Tensor:
 
 
 def feature_influence(problem: Problem, gradient: Tensor, points: list[int]) -> tuple[Tensor, Status]:
-    """``‖B_kᵀ H⁺ ∇ℓ‖``: how much a test loss changes per unit of each point's features, ``(|K|,)``.
+    """``‖B_kᵀ H⁺ ∇ℓ‖``: the change of a test loss per unit of each point's features, ``(|K|,)``.
 
     Koh & Liang 2017, equation 5, with the pseudo-inverse where ``H`` is singular. On a fitted problem whose
     Gram matrix fits, ``H`` is taken in its Gauss–Newton form, to which it is equal at zero residual.
 
     Args:
-        problem: The trained point.
-        gradient: ``∇ℓ`` of the test loss, ``(p,)``.
-        points: ``K``.
+        problem: Problem at its trained weights.
+        gradient: Gradient ``∇ℓ`` of the test loss, ``(p,)``.
+        points: Indices of the points to score.
 
     Cost: one solve with ``H`` and one product with ``Bᵀ``.
     """
@@ -44,8 +39,8 @@ def feature_influence(problem: Problem, gradient: Tensor, points: list[int]) -> 
     else:
         line = problem.graphical_derivative(points=points, optimality="stationary").linearisation
         adjoint = line.solve(gradient)
-    found = Mixed(problem.risk(), points, memory_budget=0).T @ adjoint.value
-    return found.reshape(len(points), -1).norm(dim=1).to(torch.float64), adjoint.status
+    slopes = Mixed(problem.risk(), points, memory_budget=0).T @ adjoint.value
+    return slopes.reshape(len(points), -1).norm(dim=1).to(torch.float64), adjoint.status
 
 
 def memory_perturbation(
@@ -59,10 +54,10 @@ def memory_perturbation(
     ``G``.
 
     Args:
-        problem: The trained point.
-        gram: ``G = JJᵀ``, ``(m, m)``.
-        slopes: ``∇_f L_k``, ``(n, c)``.
-        prior_precision: ``δ``.
+        problem: Problem at its trained weights.
+        gram: Gram matrix ``G = JJᵀ``, ``(m, m)``.
+        slopes: Loss gradients ``∇_f L_k``, ``(n, c)``.
+        prior_precision: Precision ``δ`` of the weights' prior.
 
     Returns:
         The scores; ``None`` if the covariance is singular to rounding.
@@ -82,5 +77,5 @@ def memory_perturbation(
     if int(failed):
         return None
     covariance = (root @ torch.cholesky_solve(root, factor)).reshape(n, c, n, c)
-    own = covariance[torch.arange(n), :, torch.arange(n)]
-    return torch.einsum("nij,nj->ni", own, slopes).norm(dim=1)
+    of_points = covariance[torch.arange(n), :, torch.arange(n)]
+    return torch.einsum("nij,nj->ni", of_points, slopes).norm(dim=1)

@@ -1,13 +1,17 @@
-"""What a Lipschitz modulus is returned with: the number, what it rests on, and where it is attained."""
+"""The Lipschitz modulus as it is returned: the number, what is known of it, and where it is attained."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 from torch import Tensor
 
+from solset.results import Result, computed
+
+NAMED = 5  # points that a headline names
+
 
 class Certainty(StrEnum):
-    """What is known of a modulus."""
+    """How far a modulus was verified."""
 
     EXACT = "exact"
     INFINITE = "proven infinite"
@@ -21,9 +25,9 @@ class Carrier:
     """One training output that takes part in a combination which the weights cannot move.
 
     Attributes:
-        point: Its training point.
-        output: Which of its outputs; for the maps of the gradient ``None``.
-        share: Of the combinations' squared length, in (0, 1].
+        point: Index of the training point.
+        output: Index of the output of that point.
+        share: Share of the output in the combinations' squared length, in (0, 1].
     """
 
     point: int
@@ -31,29 +35,31 @@ class Carrier:
     share: float
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """What a modulus rests on.
+@dataclass(frozen=True, eq=False, repr=False)
+class Certificate(Result):
+    """What is known of a modulus, and the numbers that show it.
 
     Attributes:
-        certainty: ``exact``, ``proven infinite``, ``exact under constant rank`` (probed at nearby points),
-            ``no constraint`` or ``not known``.
-        reason: In one sentence.
-        criterion_holds: Mordukhovich's criterion ``D*S(x̄|w̄)(0) = {0}`` for the formula set; ``None`` where
-            no kernel was seen.
-        rows: Of the constraint in use.
-        rank: Of ``J`` or ``H``; ``None`` where no spectrum was seen.
-        joint_rank: Of ``[J, J_x]`` or ``[H, B]``.
-        lower: A ratio ``‖J_xᵀu‖ / ‖Jᵀu‖`` (or ``‖Bᵀu‖ / ‖Hu‖``) that was measured by two products: never
+        certainty: One of ``exact``, ``proven infinite``, ``exact under constant rank`` (probed at nearby
+            points), ``no constraint`` and ``not known``.
+        reason: Sentence that says why this is known and no more.
+        criterion_holds: Whether Mordukhovich's criterion ``D*S(x̄|w̄)(0) = {0}`` holds for the formula set;
+            ``None`` where no kernel was seen.
+        rows: Number of rows of the constraint in use.
+        rank: Numerical rank of ``J`` or ``H``; ``None`` where no spectrum was seen.
+        joint_rank: Numerical rank of ``[J, J_x]`` or ``[H, B]``; ``None`` where no spectrum was seen.
+        lower: Ratio ``‖J_xᵀu‖ / ‖Jᵀu‖`` (or ``‖Bᵀu‖ / ‖Hu‖``) that was measured by two products: never
             above the modulus, up to rounding.
-        upper: An upper bound where the value is exact; infinite where nothing is known. Where only products
-            were used: of ``‖A⁺C‖`` as solved, with probability 0.999 (Lanczos' method); rows that are nearly
-            dependent beyond what the solves resolve are not seen by it.
-        residual: ``‖J v + J_x Δx‖ / ‖J_x Δx‖`` of the weight direction ``v`` at the worst direction.
+        upper: Upper bound where the value is exact; infinite where nothing is known. Where only products
+            were used, a bound of ``‖A⁺C‖`` as solved, with probability 0.999 (Lanczos' method); rows that are
+            nearly dependent beyond what the solves resolve do not enter it.
+        residual: Relative residual ``‖J v + J_x Δx‖ / ‖J_x Δx‖`` of the weight direction ``v`` at the worst
+            direction.
         activation_margin: First-order estimate of the distance to the nearest ReLU kink, in the joint norm of
             input and weights, over the pre-activations looked at; infinite where there is no kink.
-        carriers: Which outputs make it infinite, by falling share; empty otherwise.
-        multiplier: The unit ``u`` with ``Jᵀu = 0`` and ``J_xᵀu ≠ 0``, ``(n, c)``, or ``(p,)`` for ``H``.
+        carriers: Training outputs that make the modulus infinite, by falling share; empty otherwise.
+        multiplier: Unit ``u`` with ``Jᵀu = 0`` and ``J_xᵀu ≠ 0``, ``(n, c)``, or ``(p,)`` for ``H``; ``None``
+            where the modulus is not proven infinite.
     """
 
     certainty: Certainty
@@ -69,24 +75,34 @@ class Certificate:
     carriers: tuple[Carrier, ...] = ()
     multiplier: Tensor | None = None
 
+    @property
+    def headline(self) -> str:
+        """The certainty with its reason."""
+        return f"{self.certainty}: {self.reason}"
 
-@dataclass(frozen=True)
-class LipschitzModulus:
-    """``lip S(x̄|w̄)``: how far the solution set moves per unit of data perturbation, at most.
+    @computed
+    def message(self) -> str:
+        """The reason."""
+        return self.reason
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LipschitzModulus(Result):
+    """``lip S(x̄|w̄)``: the largest distance that the solution set moves per unit of data perturbation.
 
     Attributes:
-        value: In weight units per input unit; infinite or 0 where the mathematics says so. It is the modulus
-            only as far as ``certificate.certainty`` says.
-        certificate: What it rests on.
-        worst_direction: The unit data direction that attains it, ``(|K|, *input)``; in the infinite case one
-            that no change of the weights answers; ``None`` where there is no constraint.
-        weight_direction: The change of the weights that it causes, ``(p,)``, zero for weights that are held;
-            ``None`` where there is none.
-        points: ``K``, whose features move.
-        layer: Patterns of the weights that may move; ``None`` for all.
+        value: Modulus in weight units per input unit; infinite or 0 where the mathematics says so. It is the
+            modulus only as far as ``certificate.certainty`` says.
+        certificate: Certainty of the value, with the numbers that show it.
+        worst_direction: Unit data direction that attains the value, ``(|K|, *input)``; in the infinite case
+            one that no change of the weights answers; ``None`` where there is no constraint.
+        weight_direction: Change of the weights that the worst direction causes, ``(p,)``, zero for weights
+            that are held; ``None`` where there is none.
+        points: Indices ``K`` of the points whose features move.
+        layer: Name patterns of the weights that may move; ``None`` for all.
         is_joint: Whether the outputs of all points are constraints, or those of ``K`` alone.
-        optimality: The optimality map.
-        reason: Why this map.
+        optimality: Name of the optimality map.
+        reason: Sentence that says why this map was taken.
     """
 
     value: float
@@ -99,10 +115,27 @@ class LipschitzModulus:
     optimality: str
     reason: str
 
-    def __str__(self) -> str:
-        """The number and what is known of it, in one line."""
-        found = f"{self.value:.6g} ({self.certificate.certainty}: {self.certificate.reason})"
-        if self.certificate.carriers:
-            named = ", ".join(str(i) for i in dict.fromkeys(c.point for c in self.certificate.carriers))
-            found += f"; carried by points {named}"
-        return found
+    @property
+    def headline(self) -> str:
+        """The value and its certainty, such as ``"0.4, exact"`` or ``"infinite: points 3 and 7 ..."``."""
+        certainty = self.certificate.certainty
+        if certainty is not Certainty.INFINITE:
+            return f"{self.value:.6g}, {certainty}"
+        names = list(dict.fromkeys(carrier.point for carrier in self.certificate.carriers))
+        who = f"{listed(names)} cannot all be answered" if names else "no change of the weights answers"
+        return f"infinite, proven: {who}"
+
+    @computed
+    def message(self) -> str:
+        """The reason of the certificate."""
+        return self.certificate.reason
+
+
+def listed(points: list[int]) -> str:
+    """Points by name, such as ``"points 3 and 7"``; the first few of many."""
+    names = [str(point) for point in points[:NAMED]]
+    if len(points) > NAMED:
+        return f"points {', '.join(names)} and {len(points) - NAMED} more"
+    if len(names) == 1:
+        return f"point {names[0]}"
+    return f"points {', '.join(names[:-1])} and {names[-1]}"

@@ -20,59 +20,50 @@ from solset.solvers import Prepared, Solver
 
 
 @dataclass(frozen=True)
-class Found:
-    """A ratio, however it was found.
+class Ratio:
+    """A ratio by one of the routes.
 
     Attributes:
-        value: The ratio.
-        direction: The unit data direction that attains it, ``(q,)``.
-        upper: Not exceeded by the ratio of the operators as solved; infinite if a solve failed.
-        solves: The worst end of the solves that it took.
-        ratio: With ranks and kernel, where a spectrum was seen.
-        left: ``u``, ``(m,)``, if known.
+        value: Largest ratio that the route reached.
+        direction: Unit data direction that attains it, ``(q,)``.
+        upper: Upper bound for the ratio of the operators as solved; infinite if a solve failed.
+        solves: Status of the solve that ended worst.
+        exact: Ratio with ranks and kernel, where a spectrum was seen.
+        left: Vector ``u``, ``(m,)``, where the route gives it.
     """
 
     value: float
     direction: Tensor
     upper: float
     solves: Status
-    ratio: LargestRatio | None
-    left: Tensor | None
+    exact: LargestRatio | None = None
+    left: Tensor | None = None
 
 
-def by_decomposition(line: Linearisation) -> Found | None:
-    """Exactly, where the solver keeps a Gram matrix of rows or the spectrum of a symmetric operator.
-
-    Args:
-        line: The pair ``(A, C)``.
-    """
+def by_decomposition(line: Linearisation) -> Ratio | None:
+    """The exact ratio, where the solver has a Gram matrix of rows or the spectrum of a symmetric operator."""
     side = line.system.left_side()
     if side is None:
         return None
     if line.constraint.operator.is_symmetric:
-        root = column_root(line.data)
-        rows = torch.arange(root.shape[0], device=root.device)
+        root, rows = _column_root(line.data), None
     else:
-        root, rows = row_root(line.data, line.rows)
-    ratio = largest_ratio(side, root, rows)
-    u = ratio.attained_at.to(line.data.dtype)
+        root, rows = _row_root(line.data, line.rows)
+    exact = largest_ratio(side, root, rows)
+    u = exact.attained_at.to(line.data.dtype)
     direction = line.data.T @ u
     length = float(direction.norm())
     unit = direction / length if length > 0 else direction
-    return Found(ratio.value, unit, ratio.value, Status.CONVERGED, ratio, u)
+    return Ratio(exact.value, unit, exact.value, Status.CONVERGED, exact, u)
 
 
-def row_root(data: LinearOperator, count: int) -> tuple[Tensor, Tensor]:
-    """``L`` with ``LLᵀ = CCᵀ`` on the rows of ``C`` that moved points touch, and which rows these are.
-
-    Args:
-        data: ``J_x``, or combinations of its rows.
-        count: Rows in all.
+def _row_root(data: LinearOperator, count: int) -> tuple[Tensor, Tensor]:
+    """``L`` with ``LLᵀ = CCᵀ`` on the rows of ``C`` that moved points touch, and the indices of these rows.
 
     Cost: ``c`` backward passes over the moved points; ``(|K|c)²`` numbers.
     """
     if isinstance(data, Product) and isinstance(data.right, InputJacobian):
-        inner, rows = row_root(data.right, data.right.shape[0])
+        inner, rows = _row_root(data.right, data.right.shape[0])
         full = torch.zeros(data.right.shape[0], inner.shape[1], dtype=data.dtype, device=data.device)
         full[rows] = inner.to(data.dtype)
         picked = (data.left @ full).to(torch.float64)
@@ -85,11 +76,8 @@ def row_root(data: LinearOperator, count: int) -> tuple[Tensor, Tensor]:
     return data.to_dense().to(torch.float64), torch.arange(count, device=data.device)
 
 
-def column_root(data: LinearOperator) -> Tensor:
+def _column_root(data: LinearOperator) -> Tensor:
     """``L`` with ``LLᵀ = BBᵀ``, no wider than it is tall, ``(p, min(p, q))``.
-
-    Args:
-        data: ``B``, ``(p, q)``.
 
     Cost: the smaller side's number of products; ``p·q`` numbers.
     """
@@ -99,13 +87,13 @@ def column_root(data: LinearOperator) -> Tensor:
     return torch.linalg.qr(dense.T, mode="r").R.T
 
 
-def by_products(line: Linearisation, solver: Solver | None, steps: int) -> Found:
-    """By Lanczos' method on ``CᵀA⁺ᵀA⁺C``, each product a solve.
+def by_products(line: Linearisation, solver: Solver | None, max_steps: int) -> Ratio:
+    """The ratio by Lanczos' method on ``CᵀA⁺ᵀA⁺C``, each product a solve.
 
     Args:
-        line: The pair ``(A, C)``.
-        solver: For ``JJᵀ`` where ``A`` are rows; the system's own otherwise.
-        steps: Lanczos vectors.
+        line: Pair ``(A, C)`` of the linearisation.
+        solver: Solver for ``JJᵀ`` where ``A`` are rows; the system's own otherwise.
+        max_steps: Largest number of Lanczos vectors.
     """
     operator: _Squared
     if line.constraint.operator.is_symmetric:
@@ -113,18 +101,14 @@ def by_products(line: Linearisation, solver: Solver | None, steps: int) -> Found
     else:
         rows = line.constraint.operator
         operator = _Rows(line, (solver or line.constraint.solver).prepare(NormalOperator(rows.T)))
-    found = largest_eigenpair(operator, steps=steps)
-    solves = operator.worst if found.has_converged else Status.MAX_STEPS
-    upper = found.upper**0.5 if solves is Status.CONVERGED else float("inf")
-    return Found(found.value**0.5, found.vector / found.vector.norm(), upper, solves, None, None)
+    eigenpair = largest_eigenpair(operator, steps=max_steps)
+    solves = operator.worst if eigenpair.has_converged else Status.MAX_STEPS
+    upper = eigenpair.upper**0.5 if solves is Status.CONVERGED else float("inf")
+    return Ratio(eigenpair.value**0.5, eigenpair.vector / eigenpair.vector.norm(), upper, solves)
 
 
 class _Squared(LinearOperator):
-    """``CᵀA⁺ᵀA⁺C``, which remembers how its solves ended.
-
-    Args:
-        line: The pair ``(A, C)``.
-    """
+    """``CᵀA⁺ᵀA⁺C``, which remembers how its solves ended."""
 
     is_symmetric = True
 

@@ -26,7 +26,7 @@ def digits_experiment(run: DigitsRun) -> Path:
     _draw(run, numbers)
     if numbers["modulus"]:
         draw_audit(run.problem, run.audit, run.folder, top=TOP)
-        run.folder.write_csv("ranking.csv", run.audit.ranking())
+        run.folder.write_csv("ranking.csv", run.audit.rows())
     designed = _designed_sections(run, numbers)
     return write_report(run.folder, _report(run, numbers, rows, designed))
 

@@ -137,7 +137,7 @@ def run_audit(
         checkpoint=folder.reserve,
         progress=progress,
     )
-    folder.write_csv("ranking.csv", found.ranking())
+    folder.write_csv("ranking.csv", found.rows())
     folder.write_tensors("audit.safetensors", {"directions": found.directions, "maps": found.maps})
     stage(folder, "result", lambda: audit_record(problem, found))
     return found
@@ -156,7 +156,7 @@ def audit_record(problem: Problem, found: Audit) -> dict[str, Any]:
         "reason": found.reason,
         "notes": list(found.notes),
         "correlations": found.correlations(),
-        "ranking": found.ranking(),
+        "ranking": found.rows(),
     }
 
 

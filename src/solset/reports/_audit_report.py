@@ -144,7 +144,7 @@ def _table(found: Audit, top: int) -> Table:
         "memory_perturbation": "memory perturbation",
     }
     columns += [Column(n, text, ".3g") for n, text in heads.items() if getattr(found, n) is not None]
-    return Table("Most sensitive points", tuple(columns), found.ranking()[:top])
+    return Table("Most sensitive points", tuple(columns), found.rows()[:top])
 
 
 def _peers(found: Audit) -> Section:

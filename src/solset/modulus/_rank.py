@@ -1,4 +1,4 @@
-"""Whether the rank stays what it is at nearby points: what makes a formula exact that full rank does not."""
+"""What a rank means: eigenvalues above a Hessian's own noise, and a rank that stays at nearby points."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,24 +9,46 @@ from torch import Tensor
 from solset.derivatives import Linearisation
 from solset.errors import Status
 from solset.linalg import LeftSide, LinearOperator
-from solset.operators import Hessian, InputJacobian, Jacobian, Mixed
+from solset.operators import GaussNewton, Hessian, InputJacobian, Jacobian, Mixed
 from solset.problem import Problem
 from solset.retraining import Newton
 from solset.risk import flat_rows
 from solset.solvers import Dense
 
-REACH = 1e-3  # how far probes are from the trained point, relative to inputs and weights
+LEAST = 1e-10  # size of an eigenvalue that counts, relative to the largest, in float64
+NOISE = 10  # times the part of a fitted Hessian that only the leftover residual makes
+REACH = 1e-3  # distance of nearby points from the trained point, relative to inputs and weights
 SEEN = 1e-6  # relative size of a singular value that counts, in float64
-ENTRIES = 5e7  # of a dense matrix that a probe may write out
+ENTRIES = 5e7  # entries of a dense matrix that may be written out at a nearby point
+
+
+def resolution(part: Problem) -> float:
+    """Relative size up to which an eigenvalue of a dense Hessian counts as zero.
+
+    Where the training set is fitted, ``H`` and its Gauss–Newton form differ by what the leftover residual
+    adds. Eigenvalues as small as that are not a property of the solution set: they vanish with further
+    training.
+
+    Cost: both matrices written out, if the training set is fitted.
+    """
+    eps = torch.finfo(part.weights().dtype).eps
+    least = max(LEAST, 100 * eps)
+    if not part.is_fitted:
+        return least
+    risk = part.risk()
+    whole, fitted = Hessian(risk).to_dense(), GaussNewton(risk).to_dense()
+    size = float(torch.linalg.matrix_norm(whole, 2))
+    leftover = float(torch.linalg.matrix_norm(whole - fitted, 2))
+    return min(0.5, max(least, NOISE * leftover / size)) if size > 0 else least
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What probing found.
+    """The outcome of a look at nearby points.
 
     Attributes:
-        holds: Whether the rank was the same at every probe.
-        reason: In a phrase.
+        holds: Whether the rank was the same at every one.
+        reason: Phrase that says why.
     """
 
     holds: bool
@@ -43,11 +65,11 @@ def rank_is_constant(
     tangent to the kernel of ``[H, B]``: the distance to it must be of second order.
 
     Args:
-        part: The trained point.
-        moved: ``K``.
-        line: Its linearisation.
+        part: Problem with the constraints and weights in use.
+        moved: Indices of the moved points in ``part``.
+        line: Linearisation of ``part`` in use.
         expected: Joint rank at the trained point.
-        probes: How many points; 0 leaves it undecided.
+        probes: Number of nearby points; 0 leaves it undecided.
 
     Cost: a dense matrix and its decomposition for each probe.
     """
@@ -56,33 +78,30 @@ def rank_is_constant(
     if probes < 1 or risk.weights.dtype != torch.float64 or m * (risk.layout.size + q) > ENTRIES:
         return Verdict(False, "whether the rank is constant nearby was not probed")
     generator = torch.Generator().manual_seed(0)
-    probe = _rows_probe if line.map.keeps_outputs else _solution_probe
-    for number in range(probes):
-        found = probe(part, line, moved, generator)
-        if isinstance(found, str):
-            return Verdict(False, f"not known to be constant nearby: {found}")
-        if found != expected:
-            text = f"not constant: the joint rank is {expected} here and {found} at nearby point {number + 1}"
+    for number in range(1, probes + 1):
+        if line.map.keeps_outputs:
+            rank = _rank_of_rows(part, moved, generator)
+        else:
+            rank = _rank_at_a_solution(part, line, moved, generator)
+        if isinstance(rank, str):
+            return Verdict(False, f"not known to be constant nearby: {rank}")
+        if rank != expected:
+            text = f"not constant: the joint rank is {expected} here and {rank} at nearby point {number}"
             return Verdict(False, text)
     return Verdict(True, f"the joint rank {expected} is the same at {probes} nearby points")
 
 
-def _rows_probe(
-    part: Problem,
-    line: Linearisation,  # noqa: ARG001 - as the other probe
-    moved: list[int],
-    generator: torch.Generator,
-) -> int | str:
+def _rank_of_rows(part: Problem, moved: list[int], generator: torch.Generator) -> int:
     risk = part.risk()
     dx = _small(risk.points[moved][0], generator)
     near = risk.move(moved, dx).at(risk.weights + _small(risk.weights.unsqueeze(0), generator)[0])
     return _joint_rank(Jacobian(near, memory_budget=0), InputJacobian(near, moved, memory_budget=0))
 
 
-def _solution_probe(
+def _rank_at_a_solution(
     part: Problem, line: Linearisation, moved: list[int], generator: torch.Generator
 ) -> int | str:
-    """The rank at a true solution, if it is where the kernel of ``[H, B]`` says."""
+    """The rank at a true solution, if it is where the kernel of ``[H, B]`` says; else what went wrong."""
     risk = part.risk()
     dx = _small(risk.points[moved][0], generator)
     random = _small(risk.weights.unsqueeze(0), generator)[0]
@@ -91,11 +110,11 @@ def _solution_probe(
     gaps, end = [], risk
     for t in (1.0, 0.5):
         start = risk.move(moved, t * dx).at(risk.weights + t * (answer + along))
-        found = Newton(gradient_tol=1e-13, max_steps=50, solver=Dense()).run(start, risk.weights)
-        if found.status is not Status.CONVERGED and found.gradient_norm > 1e-11:
+        retrained = Newton(gradient_tol=1e-13, max_steps=50, solver=Dense()).run(start, risk.weights)
+        if retrained.status is not Status.CONVERGED and retrained.gradient_norm > 1e-11:
             return "no solution was found for moved data"
-        gaps.append(float(found.change.norm()))
-        end = end if t < 1 else start.at(found.weights)
+        gaps.append(float(retrained.change.norm()))
+        end = end if t < 1 else start.at(retrained.weights)
     is_second_order = all(later <= 0.35 * earlier + 1e-9 for earlier, later in pairwise(gaps))
     if not is_second_order:
         return f"solutions of moved data lie off the tangent set ({gaps[0]:.1e}, {gaps[1]:.1e} at half of it)"
@@ -103,7 +122,7 @@ def _solution_probe(
 
 
 def _joint_rank(first: LinearOperator, second: LinearOperator) -> int:
-    """Of the two side by side, rows and blocks scaled alike."""
+    """The rank of the two side by side, rows and blocks scaled alike."""
     left, right = first.to_dense(), second.to_dense()
     sizes = [float(torch.linalg.matrix_norm(part, 2)) for part in (left, right)]
     joined = torch.cat([part / size for part, size in zip((left, right), sizes, strict=True) if size > 0], 1)
