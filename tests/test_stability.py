@@ -136,7 +136,10 @@ def test_the_ratio_is_free_of_the_size_of_the_step(fitted):
     [
         ({"samples": 2}, r"`generator` must be a torch.Generator when samples are asked for; got None"),
         ({"samples": -1, "generator": torch.Generator()}, r"`samples` must be zero or more; got -1"),
-        ({"samples": 1, "radius": 0.0, "generator": torch.Generator()}, r"`radius` must be positive; got 0"),
+        (
+            {"samples": 1, "radius": 0.0, "generator": torch.Generator()},
+            r"`radius` must be positive and finite; got 0",
+        ),
         ({"points": [6]}, r"`points` must be in 0\.\.5; got \[6\]"),
     ],
 )
@@ -151,3 +154,15 @@ def test_without_samples_there_is_no_sampled_distance(fitted):
     found = training_stability(fitted.problem(), Move(None, draw(6, 3)))
     assert found.sampled_distance is None
     assert found.samples == ()
+
+
+def test_a_stability_prints_on_one_line_and_changes_a_copy_of_the_model(fitted):
+    problem = fitted.problem()
+    stability = training_stability(problem, Move(POINTS, draw(2, 3)))
+    assert repr(stability) == (
+        f"Stability(distance {stability.distance:.4g}, {stability.ratio:.3g} per input unit, converged)"
+    )
+    assert torch.equal(stability.weights, stability.solution.value)
+    changed = stability.apply_to(problem.risk().model)
+    joined = torch.cat([weights.detach().flatten() for weights in changed.parameters()])
+    assert torch.equal(joined, stability.weights)

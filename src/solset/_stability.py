@@ -1,32 +1,35 @@
 """Training stability: how far the estimated solution set is from the trained weights (Algorithm 1)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from solset.changes import Change
 from solset.checks import checked
 from solset.errors import Status, bad_value
 from solset.operators import InformativeRows
 from solset.problem import Optimality, Problem
+from solset.results import WeightsResult
 from solset.solvers import Solution, Solver
 
 
-@dataclass(frozen=True)
-class Stability:
-    """The distance from ``w̄`` to the estimated solution set and what it rests on.
+@dataclass(frozen=True, eq=False, repr=False)
+class Stability(WeightsResult):
+    """The distance from ``w̄`` to the estimated solution set, and what the number rests on.
 
     Attributes:
-        distance: ``d(w̄, w̄ + DS(x̄|w̄)(Δx)) = ‖Δw‖`` of the minimum-norm element, in weight units; exact for
-            the linear system solved; on a selection of rows a lower bound on that of all rows. The distance
-            to its least-squares element if the set is empty.
-        sampled_distance: The smallest distance over the samples, as the paper reports it; never below
+        distance: Distance ``d(w̄, w̄ + DS(x̄|w̄)(Δx))``, the norm of the minimum-norm element, in weight units.
+            It is exact for the linear system solved, and a lower bound on a selection of rows. For an empty
+            set it is the distance to the least-squares element.
+        sampled_distance: Smallest distance over the samples, as the paper reports it; never below
             ``distance`` up to the solver's tolerance; ``None`` without samples.
-        perturbation: ``‖Δx‖``, in input units.
-        ratio: ``distance / perturbation``, in weight units per input unit (0 if nothing moved).
-        solution: The minimum-norm element of the estimate, as weights.
-        samples: The sampled elements, as weights.
-        optimality: The optimality map used.
+        perturbation: Length ``‖Δx‖`` of the change, in input units.
+        ratio: Quotient ``distance / perturbation``, in weight units per input unit; 0 if nothing moved.
+        solution: Minimum-norm element of the estimate, as weights.
+        samples: Sampled elements of the estimate, as weights.
+        optimality: Name of the optimality map that was used.
         is_empty: Whether the linear system has no solution at tolerance 1e-6, or the solver's own if larger.
     """
 
@@ -38,6 +41,15 @@ class Stability:
     samples: tuple[Solution, ...]
     optimality: str
     is_empty: bool
+
+    @property
+    def headline(self) -> str:
+        """The distance, its ratio to the perturbation, and how the solve ended."""
+        empty = ", empty set" if self.is_empty else ""
+        return f"distance {self.distance:.4g}, {self.ratio:.3g} per input unit, {self.status}{empty}"
+
+    def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size] | None]:
+        return self.solution._named_weights()
 
     @property
     def status(self) -> Status:
@@ -63,12 +75,12 @@ def training_stability(
     exactly, as the norm of the minimum-norm element, besides the minimum over samples that the paper takes.
 
     Args:
-        problem: The trained point.
+        problem: Trained point whose set is estimated.
         change: Change of the training data, such as :class:`solset.Move`.
-        samples: How many elements to sample besides.
-        radius: Of the ball around ``w̄`` that samples are projected from, in weight units; by default the
-            distance itself, or 1 if that is 0.
-        generator: The source of randomness; needed for samples.
+        samples: Number of elements to sample as well; none by default.
+        radius: Radius of the ball around ``w̄`` that samples are projected from, in weight units; by default
+            the distance itself, or 1 if the distance is 0.
+        generator: Source of randomness, which samples need.
         optimality: As for :meth:`Problem.graphical_derivative`.
         solver: As for :meth:`Problem.graphical_derivative`.
         rows: As for :meth:`Problem.graphical_derivative`.
@@ -106,9 +118,9 @@ def training_stability(
     nearest = None
     if generator is not None and samples:
         reach = (distance or 1.0) if radius is None else radius
-        found = changes.sample(samples, radius=reach, generator=generator)
-        nearest = min(float(torch.linalg.vector_norm(s.value)) for s in found)
-        drawn = tuple(s.with_value(weights + s.value, layout) for s in found)
+        elements = changes.sample(samples, radius=reach, generator=generator)
+        nearest = min(float(torch.linalg.vector_norm(s.value)) for s in elements)
+        drawn = tuple(s.with_value(weights + s.value, layout) for s in elements)
     moved = float(torch.linalg.vector_norm(direction))
     return Stability(
         distance=distance,

@@ -23,8 +23,8 @@ class Moved:
     """Training points whose features change.
 
     Attributes:
-        points: ``K``.
-        dx: ``(|K|, *input)``, in input units.
+        points: Indices of the points, in the order of ``dx``.
+        dx: Change of the features, ``(|K|, *input)``, in input units.
     """
 
     points: Sequence[int]
@@ -37,8 +37,8 @@ class Reweighted:
     """Training points whose terms in the risk are multiplied by ``1 + factor``.
 
     Attributes:
-        points: ``K``.
-        factor: ``ε``; -1 removes the points.
+        points: Indices of the points that are reweighted.
+        factor: Relative change ``ε`` of the weights; -1 removes the points.
     """
 
     points: Sequence[int]
@@ -49,7 +49,7 @@ def removed(points: Sequence[int]) -> Reweighted:
     """The removal of points: their terms multiplied by 0, the ``1/n`` of a mean kept.
 
     Args:
-        points: ``K``.
+        points: Indices of the points that are removed.
     """
     return Reweighted(points, -1.0)
 
@@ -63,9 +63,9 @@ def influence(problem: Problem, change: Moved | Reweighted, *, solver: Solver | 
     minimum-norm solution is returned.
 
     Args:
-        problem: The trained point; at an isolated minimum the result is the solution's own derivative.
-        change: What changes in the training data.
-        solver: For the Hessian; by default what the sizes call for.
+        problem: Trained point; at an isolated minimum the result is the solution's own derivative.
+        change: Change of the training data: moved or reweighted points.
+        solver: Solver for the Hessian; by default the one that the sizes call for.
 
     Warns:
         SolsetWarning: If ``H`` is seen to be singular, or the solver did not converge.
@@ -103,10 +103,10 @@ def removal_scores(
     ``∇ℓ_tᵀ H⁻¹ α∇L_i``: positive where losing point ``i`` hurts test point ``t``.
 
     Args:
-        problem: The trained point.
+        problem: Trained point that is studied.
         inputs: Test inputs ``(tests, *input)``.
-        targets: Their targets.
-        solver: For the Hessian.
+        targets: Targets of the test inputs, ``(tests, ...)``.
+        solver: Solver for the Hessian; by default the one that the sizes call for.
 
     Cost: one solve and one sweep over the training data per test point.
     """
@@ -124,14 +124,14 @@ def feature_scores(
 ) -> Tensor:
     """The derivative of each test loss in every training feature, ``(tests, n, *input)``.
 
-    ``-Bᵀ H⁻¹ ∇ℓ_t`` (Koh & Liang 2017, equation 5): which pixels of which training points a prediction
-    hangs on.
+    ``-Bᵀ H⁻¹ ∇ℓ_t`` (Koh & Liang 2017, equation 5): it says on which pixels of which training points
+    a prediction hangs.
 
     Args:
-        problem: The trained point.
+        problem: Trained point that is studied.
         inputs: Test inputs ``(tests, *input)``.
-        targets: Their targets.
-        solver: For the Hessian.
+        targets: Targets of the test inputs, ``(tests, ...)``.
+        solver: Solver for the Hessian; by default the one that the sizes call for.
 
     Cost: one solve and one product with ``Bᵀ`` per test point; ``tests·n·d`` numbers.
     """
@@ -158,8 +158,8 @@ def _adjoints(problem: Problem, inputs: Tensor, targets: Tensor, solver: Solver 
         leaves = risk.leaves()
         with torch.enable_grad():
             value = risk.loss(risk.forward(leaves, inputs[i : i + 1]), targets[i : i + 1])
-            found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
-        gradients.append(risk.layout.join(found))
+            slopes = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+        gradients.append(risk.layout.join(slopes))
     derivative = problem.graphical_derivative(points=[0], optimality=Stationary(), solver=solver)
     line = derivative.linearisation
     return _checked(line.solve(torch.stack(gradients, dim=1)), line).value

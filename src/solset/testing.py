@@ -19,8 +19,8 @@ def adjoint_gap(operator: LinearOperator, *, generator: torch.Generator) -> floa
     """``|⟨A v, u⟩ - ⟨v, Aᵀ u⟩| / (‖A v‖‖u‖)`` at random ``u`` and ``v``: rounding for a true adjoint.
 
     Args:
-        operator: ``A``.
-        generator: The source of randomness.
+        operator: Linear operator ``A`` to test.
+        generator: Source of the random vectors or pairs.
 
     Example:
         >>> from solset.linalg import DenseOperator
@@ -48,11 +48,11 @@ def optimality_errors(
     """``‖R(x̄ + tΔx, w̄ + tv) - R(x̄, w̄)‖`` along ``t``: of second order exactly if ``v`` answers ``Δx``.
 
     Args:
-        problem: The trained point.
-        dx: ``Δx``, ``(|K|, *input)``.
-        change: ``v``, ``(p,)``.
-        points: ``K``; all points by default.
-        scales: The values of ``t``.
+        problem: Trained point that is studied.
+        dx: Change ``Δx`` of the features, ``(|K|, *input)``.
+        change: Change ``v`` of the weights, ``(p,)``.
+        points: Indices of the points that move; all points by default.
+        scales: Values of ``t`` along the line.
 
     Cost: one gradient per scale.
     """
@@ -70,8 +70,8 @@ def log_slope(x: Sequence[float], y: Sequence[float]) -> float:
     """The slope of ``log y`` against ``log x``: the order of an error.
 
     Args:
-        x: Positive.
-        y: Positive.
+        x: Positive numbers, such as step sizes.
+        y: Positive numbers, such as errors.
 
     Example:
         >>> round(log_slope([1.0, 2.0, 4.0], [3.0, 12.0, 48.0]), 6)
@@ -82,14 +82,14 @@ def log_slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class LipschitzTrials:
-    """What brute force found of the Lipschitz-like property.
+    """The ratios that brute force finds, to compare with a Lipschitz modulus.
 
     Attributes:
-        modulus: ``κ``, as given.
-        largest: The largest ratio ``d(w, S(x')) / ‖x - x'‖`` of all trials.
-        along_worst_direction: The larger of the two along the reported direction; 0 if there is none.
-        ratios: Of the random pairs.
-        unsettled: Trials whose nearest solution was not found; they are in no number above.
+        modulus: Modulus ``κ`` that was tested.
+        largest: Largest ratio ``d(w, S(x')) / ‖x - x'‖`` of all trials.
+        along_worst_direction: Larger ratio of the two along the reported direction; 0 without a direction.
+        ratios: Ratios of the random pairs, in order.
+        unsettled: Number of trials whose nearest solution was not found; they are in no number above.
     """
 
     modulus: float
@@ -120,11 +120,11 @@ def verify_lipschitz_like(
     Random pairs rarely come near ``κ``, so both signs of the worst direction are tried besides, from ``x̄``.
 
     Args:
-        problem: The trained point that the modulus is of.
-        modulus: From :func:`solset.lipschitz_modulus`, finite.
-        radius: How far ``x`` and ``x'`` are from ``x̄`` at most, in input units.
-        trials: Random pairs.
-        generator: The source of randomness.
+        problem: Trained point that the modulus belongs to.
+        modulus: Finite modulus from :func:`solset.lipschitz_modulus`.
+        radius: Largest distance of ``x`` and ``x'`` from ``x̄``, in input units.
+        trials: Number of random pairs.
+        generator: Source of the random vectors or pairs.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -148,8 +148,8 @@ def verify_lipschitz_like(
     shape = part.data_space(points).shape
 
     def nearest(weights: Tensor, dx: Tensor) -> Tensor | None:
-        found = method.run(risk.move(points, dx).at(weights), target)
-        return found.weights if found.status is Status.CONVERGED else None
+        retrained = method.run(risk.move(points, dx).at(weights), target)
+        return retrained.weights if retrained.status is Status.CONVERGED else None
 
     def ratio(first: Tensor, second: Tensor) -> float | None:
         start = risk.weights if not bool(first.any()) else nearest(risk.weights, first)
@@ -166,13 +166,13 @@ def verify_lipschitz_like(
     for _ in trange(trials, desc="pairs", disable=not progress, leave=False):
         pair = [_in_ball(here, radius, generator) for _ in range(2)]
         drawn.append(ratio(*pair))
-    found, best = [r for r in drawn if r is not None], [r for r in along if r is not None]
+    settled, best = [r for r in drawn if r is not None], [r for r in along if r is not None]
     return LipschitzTrials(
         modulus=modulus.value,
-        largest=max([*found, *best], default=0.0),
+        largest=max([*settled, *best], default=0.0),
         along_worst_direction=max(best, default=0.0),
-        ratios=tuple(found),
-        unsettled=len(drawn) + len(along) - len(found) - len(best),
+        ratios=tuple(settled),
+        unsettled=len(drawn) + len(along) - len(settled) - len(best),
     )
 
 
