@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from solset.linalg import WIDTH, DenseOperator, LinearOperator
-from solset.outofcore import DiskDual, StoredRows, keep_on_disk
+from solset.outofcore import DiskDual, StoredRows, gram_solver, keep_on_disk
 from solset.solvers import Dual, RowPlan
 from solset.solvers._row_plan import keep_in_memory
 from solset.solvers.filters import Tikhonov
@@ -273,3 +273,19 @@ def test_numpy_agrees_on_the_free_disk(tmp_path):
     assert 0 < file.stat().st_size - plan.disk <= 256
     assert np.load(file).nbytes == plan.disk
     assert prepared.rank == 7
+
+
+def test_the_memory_of_the_gram_matrix_is_a_part_of_that_of_the_plan(tmp_path):
+    plans = [
+        plan_rows((200, 600), torch.float64, memory_budget=budget, folder=tmp_path)
+        for budget in (4_000_000, 3_000_000, 2_000_000, 700_000)
+    ]
+    assert [plan.place for plan in plans] == ["memory", "disk", "disk", "disk"]
+    assert [plan.gram_memory == 24 * 200**2 for plan in plans] == [True, True, True, False]
+    assert all(0 < plan.gram_memory < plan.memory for plan in plans)
+
+
+def test_the_solver_knows_the_disk_only_where_a_folder_is_given(tmp_path):
+    assert gram_solver(100, None) == Dual(memory_budget=100)
+    solver = gram_solver(100, tmp_path, is_equilibrated=True)
+    assert solver == DiskDual(memory_budget=100, folder=tmp_path, is_equilibrated=True)

@@ -94,6 +94,7 @@ class DiskSizes:
             columns=self.sizes.columns,
             place="disk",
             memory=memory,
+            gram_memory=TILES * 8 * side**2 if side else self.sizes.square,
             disk=self.tile_disk(side) if side else self.stored,
             sweeps=1.0,
             note=note,

@@ -22,7 +22,6 @@ from solset.linalg import (
 from solset.solvers._needs import Needs
 
 AT_ONCE = 64  # rows computed in one batch
-TILES = 8  # tiles of a Gram matrix on the disk that are in memory together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +37,7 @@ class RowPlan(Needs):
         at_once: Number of rows that are computed together.
         rows_per_part: Number of rows that are read from the disk together; 0 for all.
         side: Side of the tiles in which the Gram matrix is on the disk too; 0 where it is in memory.
+        gram_memory: Part of the memory for the Gram matrix with its decomposition, or for some of its tiles.
 
     Example:
         >>> from solset.linalg import DenseOperator
@@ -52,11 +52,7 @@ class RowPlan(Needs):
     at_once: int = AT_ONCE
     rows_per_part: int = 0
     side: int = 0
-
-    @property
-    def gram_memory(self) -> int:
-        """Bytes of memory for the Gram matrix with its decomposition, or for some of its tiles."""
-        return TILES * 8 * self.side**2 if self.side else 24 * self.rows**2
+    gram_memory: int = 0
 
     def __str__(self) -> str:
         """One line for a person."""
@@ -122,6 +118,7 @@ class RowSizes:
             columns=self.columns,
             place="memory",
             memory=self.in_memory,
+            gram_memory=self.square,
             sweeps=1.0,
             note="they fit the budget",
         )
@@ -137,6 +134,7 @@ class RowSizes:
             columns=self.columns,
             place="recomputed",
             memory=self.square + 2 * block * self.columns * (8 + self.dtype.itemsize),
+            gram_memory=self.square,
             sweeps=computed / m,
             products=4,  # the solve, its refinement and its check: Aᵀ, A, Aᵀ, A
             note=note,
