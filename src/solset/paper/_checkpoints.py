@@ -29,7 +29,7 @@ def load_checkpoint(path: str | Path, *, check_hash: bool = True) -> dict[str, T
     ``weights_only=True``: it can bring tensors, never code.
 
     Args:
-        path: The file.
+        path: File that holds the checkpoint.
         check_hash: Whether a hash in the name is checked: ``resnet56-4bfd9763.th`` says that its SHA-256
             begins 4bfd9763, as in ``torch.hub``. A name without a hash is not checked.
 
@@ -64,7 +64,7 @@ def pretrained(architecture: Callable[..., ResNet], path: str | Path, *, check_h
 
     Args:
         architecture: :func:`resnet20` to :func:`resnet110`, or any function of ``generator`` that builds one.
-        path: The file.
+        path: File that holds the checkpoint.
         check_hash: As for :func:`load_checkpoint`.
 
     Raises:

@@ -99,8 +99,8 @@ def cifar10(
             which. :func:`find_cifar10` finds one.
         split: ``"train"`` or ``"test"``; by default the training images of an archive or a folder. A
             ``.npz`` holds one split and takes none.
-        count: How many, from the first on; by default all.
-        dtype: Of the inputs; float64 images are those of float32 without its rounding.
+        count: Number of images, from the first on; by default all.
+        dtype: Floating-point type of the inputs; float64 images are those of float32 without its rounding.
         sha256: Hash of the archive, or its first digits; None for an archive of your own.
 
     Raises:

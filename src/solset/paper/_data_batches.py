@@ -41,11 +41,6 @@ def archive_batches(
     """Where each batch stands in the archive, its images and its labels, in order.
 
     Nothing is unpacked to disk: the members of the expected names are read, any other is passed over.
-
-    Args:
-        archive: ``cifar-10-python.tar.gz``.
-        split: ``"train"`` or ``"test"``.
-        sha256: The hash to check before anything is read, or None for an archive of your own.
     """
     if sha256 is not None and not (got := sha256_of(archive)).startswith(sha256):
         raise bad_value(
@@ -67,18 +62,18 @@ def archive_batches(
 
 def _members(archive: Path, wanted: list[str]) -> dict[str, bytes]:
     """The bytes of the members of these exact names, in one pass through the compressed file."""
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     try:
         with tarfile.open(archive, "r|gz") as stream:
             for member in stream:
                 if member.name in wanted and member.isreg():
                     content = stream.extractfile(member)
-                    found[member.name] = b"" if content is None else content.read()
-                if len(found) == len(wanted):
+                    contents[member.name] = b"" if content is None else content.read()
+                if len(contents) == len(wanted):
                     break
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise bad_value("path", expected="a whole .tar.gz", got=f"{archive}: {error}", cure=_AGAIN) from error
-    return found
+    return contents
 
 
 def folder_batches(folder: Path, split: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -91,13 +91,7 @@ class DigitsSettings(Settings):
 
 
 class DigitsRun:
-    """The demo's fitted network and everything computed from it, stage by stage.
-
-    Args:
-        settings: What to do.
-        folder: Where stages are kept.
-        progress: Whether to show progress bars.
-    """
+    """The demo's fitted network and everything computed from it, stage by stage."""
 
     def __init__(self, settings: DigitsSettings, folder: RunFolder, *, progress: bool = True) -> None:
         self.settings, self.folder, self.progress = settings, folder, progress
@@ -127,9 +121,9 @@ class DigitsRun:
             error = fit_exactly(self.model, self.train.inputs, targets, progress=self.progress)
             return {**self.model.state_dict(), "largest_error": torch.tensor(error)}
 
-        found = tensor_stage(self.folder, "trained", fit)
-        self.fit_error = float(found.pop("largest_error"))
-        self.model.load_state_dict(found)
+        weights = tensor_stage(self.folder, "trained", fit)
+        self.fit_error = float(weights.pop("largest_error"))
+        self.model.load_state_dict(weights)
 
     @cached_property
     def problem(self) -> Problem:
@@ -200,18 +194,18 @@ class DigitsRun:
 
     def _modulus(self) -> dict[str, Any]:
         """The exact modulus of the moved digits and of all, with their certificates; none if not fitted."""
-        found: dict[str, Any] = {}
+        certified: dict[str, Any] = {}
         if not self.problem.is_fitted:
-            return found
+            return certified
         for name, points in (("moved", self.moved), ("all", None)):
             one = lipschitz_modulus(self.problem, points=points)
-            found[name] = {
+            certified[name] = {
                 "value": one.value,
                 "certainty": one.certificate.certainty.value,
                 "reason": one.certificate.reason,
                 "margin": one.certificate.activation_margin,
             }
-        return found
+        return certified
 
     def _large(self) -> dict[str, Any]:
         """Retraining at a large perturbation: followed with a few linearisations, by one, and real."""
@@ -230,13 +224,13 @@ class DigitsRun:
             progress=False,
         )
         once = self.derivative(dx).element(GradientFlow(last, rate)).value
-        found = {"one linearisation": once, "followed": course.change, "retraining": truth.change}
+        changes = {"one linearisation": once, "followed": course.change, "retraining": truth.change}
         rows = {
             name: {
                 "error": relative_error(change, truth.change),
                 **self._losses(moved.at(start + change)),
             }
-            for name, change in found.items()
+            for name, change in changes.items()
         }
         return {"size": size, "steps": last, "message": course.message, "rows": rows}
 
@@ -378,12 +372,12 @@ class DigitsRun:
         dx = step_of(self.train.inputs[self.moved], directions, size)
         moved = self.problem.risk().move(self.moved, dx)
         estimate = self.problem.weights() + self.derivative(dx).min_norm().value
-        found = {"trained": self._losses(moved), "estimate": self._losses(moved.at(estimate))}
+        losses = {"trained": self._losses(moved), "estimate": self._losses(moved.at(estimate))}
         for name, budget in budgets.items():
             method = LBFGS(gradient_tol=1e-14, max_gradients=budget)
             warm = retrain(self.problem, Move(self.moved, dx), method=method)
-            found[f"warm, {name}"] = {**self._losses(moved.at(warm.weights)), "gradients": warm.gradients}
-        return found
+            losses[f"warm, {name}"] = {**self._losses(moved.at(warm.weights)), "gradients": warm.gradients}
+        return losses
 
 
 def relative_error(predicted: Tensor, actual: Tensor) -> float:

@@ -170,15 +170,15 @@ def _report(
 
 
 def _warnings(numbers: Numbers) -> tuple[str, ...]:
-    found = []
+    warnings = []
     if numbers["setup"]["largest_fit_error"] > 1e-10:
-        found.append(f"The network was fitted only to {numbers['setup']['largest_fit_error']:.1e}.")
+        warnings.append(f"The network was fitted only to {numbers['setup']['largest_fit_error']:.1e}.")
     unsettled = [row for row in numbers["sizes"] if row.get("nearest", {}).get("status") == "max_steps"]
-    found += [
+    warnings += [
         f"At {100 * row['size']:g} % the search for the nearest solution did not settle within its steps (activation kinks, or curvature); it ended at an output error ‖f − f̄‖ of {row['nearest']['output_error']:.1e}. The error against it is that of a solution near the nearest one."
         for row in unsettled
     ]
-    return tuple(found)
+    return tuple(warnings)
 
 
 def _setting_section(run: DigitsRun, setup: Numbers) -> Section:
@@ -279,16 +279,16 @@ def _warm_section(race: Numbers) -> Section:
         ("one direction", "one_direction"),
         ("ten random directions, mean", "ten_directions"),
     ):
-        found = race[part]
-        each = found.get("gradients_each")
+        outcome = race[part]
+        each = outcome.get("gradients_each")
         names = ("trained", "estimate", "warm, same", "warm, 10 times", "warm, 50 times")
         for name in names:
-            if name not in found:
+            if name not in outcome:
                 continue
-            value = found[name]
+            value = outcome[name]
             cost = value.get("gradients")
             if name == "estimate":
-                cost = each if each is not None else found["gradients"]
+                cost = each if each is not None else outcome["gradients"]
             rows.append(
                 {
                     "job": title,

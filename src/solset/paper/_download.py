@@ -33,7 +33,7 @@ class PublicFile:
 
     Attributes:
         name: Its name in the cache folder.
-        url: The public copy.
+        url: Address of the public copy.
         sha256: The first 8 or more digits of its hash, or all 64.
     """
 
@@ -58,11 +58,11 @@ def fetch(
     the file from its start. A file that is already in place is only checked.
 
     Args:
-        url: ``http://`` or ``https://``.
-        target: Where the file shall be; its folder is made.
+        url: Address that begins with ``http://`` or ``https://``.
+        target: Path of the file afterwards; its folder is made.
         sha256: The first 8 or more hexadecimal digits of the hash, or all 64.
         timeout: Seconds without a byte after which the server counts as silent.
-        attempts: How often an interrupted transfer is taken up again, as long as each brings new bytes.
+        attempts: Number of times that an interrupted transfer is taken up again while each brings new bytes.
         progress: Whether a terminal shows a progress bar.
 
     Returns:
@@ -127,8 +127,8 @@ def _complete(url: str, part: Path, timeout: float, attempts: int, progress: boo
 
 def _stopped(url: str, part: Path, error: Exception) -> DownloadError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    kept = part.stat().st_size if part.is_file() else 0
-    rest = f" ({kept} bytes are kept in {part}; the next download goes on from there)" if kept else ""
+    size = part.stat().st_size if part.is_file() else 0
+    rest = f" ({size} bytes are kept in {part}; the next download goes on from there)" if size else ""
     return DownloadError(f"{url}: {reason}{rest}")
 
 

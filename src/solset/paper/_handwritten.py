@@ -13,8 +13,8 @@ class Digits:
     """Handwritten digits, 8 × 8 pixels in [0, 1] (scikit-learn's copy of the UCI test set).
 
     Attributes:
-        inputs: ``(n, 64)``.
-        labels: ``(n,)`` integers 0 to 9.
+        inputs: Pixels of the images, ``(n, 64)``, from 0 to 1.
+        labels: Digits that the images show, ``(n,)``, integers 0 to 9.
     """
 
     inputs: Tensor
@@ -33,7 +33,7 @@ def digits(dtype: torch.dtype = torch.float64) -> Digits:
     """All 1,797 digits in the order of the file; ships with scikit-learn, nothing is downloaded.
 
     Args:
-        dtype: Of the inputs.
+        dtype: Floating-point type of the inputs.
 
     Example:
         >>> digits().inputs.shape

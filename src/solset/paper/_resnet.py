@@ -10,11 +10,7 @@ from torch.nn.functional import pad, relu
 
 
 class PaddedShortcut(nn.Module):
-    """Option A: every second pixel, and zeros for the channels that are new.
-
-    Args:
-        new_channels: How many; half before and half behind the old ones.
-    """
+    """Option A: every second pixel, and zeros for the channels that are new."""
 
     def __init__(self, new_channels: int) -> None:
         super().__init__()
@@ -26,13 +22,7 @@ class PaddedShortcut(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two normalised 3 × 3 convolutions and a shortcut around them.
-
-    Args:
-        inputs: Channels in.
-        outputs: Channels out.
-        stride: Of the first convolution.
-    """
+    """Two normalised 3 × 3 convolutions and a shortcut around them."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -56,8 +46,8 @@ class ResNet(nn.Module):
     study a trained point.
 
     Args:
-        blocks: Per stage.
-        classes: Number of outputs.
+        blocks: Number of residual blocks in each of the three stages.
+        classes: Number of classes, one output for each.
         generator: The source of the initial weights (He et al. 2015; biases 0).
 
     Example:

@@ -20,11 +20,7 @@ KERNEL_LENGTH = 3.0  # of the kernel direction, in lengths of the minimum-norm c
 
 
 class LandscapeFigure:
-    """The moved points, the set they give, and the loss around it.
-
-    Args:
-        run: The trained point.
-    """
+    """The moved points, the set they give, and the loss around it."""
 
     def __init__(self, run: TrainedResNet56) -> None:
         self.run = run

@@ -19,12 +19,7 @@ from solset.solvers import LSMR
 
 
 class MovedPoints:
-    """The experiment with so many points moved.
-
-    Args:
-        run: The trained point.
-        count: How many move: the first of a random order.
-    """
+    """The experiment with so many points moved."""
 
     def __init__(self, run: TrainedResNet56, count: int) -> None:
         self.run, self.count = run, count
@@ -43,7 +38,7 @@ class MovedPoints:
         changes = tensor_stage(folder, f"{self.name}_changes", self._changes)
         check = stage(folder, f"{self.name}_check", lambda: self._check(changes))
         clean = cross_entropy(self.run.clean, self.run.data.labels, reduction="none")
-        found = {
+        numbers = {
             "points": self.points,
             "clean": {"moved": float(clean[self.points].mean()), "all": float(clean.mean())},
             "check": check,
@@ -55,10 +50,10 @@ class MovedPoints:
             ],
         }
         if settings.retraining_gradients:
-            found["retraining"] = stage(
+            numbers["retraining"] = stage(
                 folder, f"{self.name}_retraining", lambda: self._retraining(changes["change"])
             )
-        return found
+        return numbers
 
     def _changes(self) -> dict[str, Tensor]:
         """Weight changes per 100 %: the minimum-norm solution, samples of the set, the paper's way."""
@@ -129,9 +124,9 @@ class MovedPoints:
         """
         problem = self.run.problem
         risk = problem.risk().select(self.points)
-        own = list(range(self.count))
-        linear = (InputJacobian(risk, own) @ (size * self.unit).flatten()).reshape(self.count, -1)
-        clean, moved = self.run.clean[self.points], risk.move(own, size * self.unit)
+        points = list(range(self.count))
+        linear = (InputJacobian(risk, points) @ (size * self.unit).flatten()).reshape(self.count, -1)
+        clean, moved = self.run.clean[self.points], risk.move(points, size * self.unit)
         by_inputs = moved.outputs() - clean
         by_weights = risk.at(problem.weights() + step).outputs() - clean
         together = moved.at(problem.weights() + step).outputs() - clean
@@ -158,7 +153,7 @@ class MovedPoints:
                 lambda leaves: torch.optim.Adam(leaves, lr=1e-4), budget, progress=run.progress
             ),
         }
-        found = {
+        numbers = {
             "size": settings.retraining_size,
             "trained": run.losses(risk, self.points),
             "estimate": {
@@ -168,10 +163,10 @@ class MovedPoints:
         }
         for name, method in methods.items():
             truth = retrain(problem, Move(self.points, dx), method=method)
-            found[name] = {
+            numbers[name] = {
                 "gradients": truth.gradients,
                 "relative_change": float(truth.change.norm()) / size,
                 "cosine": float(torch.dot(truth.change, step) / (truth.change.norm() * step.norm())),
                 **run.losses(risk.at(truth.weights), self.points),
             }
-        return found
+        return numbers

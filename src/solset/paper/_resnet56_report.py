@@ -22,11 +22,7 @@ Numbers = Mapping[str, Any]
 
 
 def resnet56_experiment(run: ResNet56Run) -> Path:
-    """Runs what is not done yet and writes figures, tables and the page; returns the page's path.
-
-    Args:
-        run: The experiment.
-    """
+    """Runs what is not done yet and writes figures, tables and the page; returns the page's path."""
     numbers, folder = run.numbers(), run.folder
     tables = {
         "table_1": table_1_rows(numbers),
@@ -71,10 +67,10 @@ def _draw(run: ResNet56Run, numbers: Numbers) -> None:
     captions = [run.start.data.classes[int(label)] for label in run.start.data.labels[few]]
     folder.write_figure("moved_images", image_grid(before, after, captions))
     if run.figure is not None:
-        found = run.figure.landscape
+        landscape = run.figure.landscape
         title = f"Mean loss of {run.settings.points} images, {run.settings.figure_moved} of them moved"
-        folder.write_figure("surface", landscape_surface(found, title=title))
-        folder.write_figure("contour", landscape_contour(found, title=title))
+        folder.write_figure("surface", landscape_surface(landscape, title=title))
+        folder.write_figure("contour", landscape_contour(landscape, title=title))
 
 
 def _report(run: ResNet56Run, numbers: Numbers, tables: Mapping[str, list[dict[str, object]]]) -> Report:
@@ -134,19 +130,19 @@ def _report(run: ResNet56Run, numbers: Numbers, tables: Mapping[str, list[dict[s
 
 def _warnings(numbers: Numbers) -> tuple[str, ...]:
     setup = numbers["setup"]
-    found = [
+    warnings = [
         f"The public weights are not a stationary point of these {setup['points']:,} images: the gradient norm is {setup['gradient_norm']:.2g}. The map used keeps the training outputs, which needs no stationarity."
     ]
-    found += [
+    warnings += [
         f"With {count} moved images the rows in use leave a residual of {part['check']['residual']:.2g} over all rows, more than was asked for."
         for count, part in numbers["moved"].items()
         if part["check"]["residual"] > numbers["tol"]
     ]
     if numbers.get("figure", {}).get("residual", 0.0) > numbers["tol"]:
-        found.append(
+        warnings.append(
             f"In the landscape the rows in use leave a residual of {numbers['figure']['residual']:.2g} over all rows, more than was asked for."
         )
-    return tuple(found)
+    return tuple(warnings)
 
 
 def _start_section(run: ResNet56Run, setup: Numbers, count: int) -> Section:

@@ -12,11 +12,7 @@ from solset.reports._stages import stage
 
 
 class ResNet56Run:
-    """Everything that is computed from the trained point.
-
-    Args:
-        start: The trained point, with settings and folder.
-    """
+    """Everything that is computed from the trained point."""
 
     def __init__(self, start: TrainedResNet56) -> None:
         self.start, self.settings, self.folder = start, start.settings, start.folder

@@ -110,15 +110,7 @@ class ResNet56Settings(Settings):
 
 
 class TrainedResNet56:
-    """The trained point, its data, and what every part of the experiment asks of them.
-
-    Args:
-        settings: What to do.
-        folder: Where stages are kept.
-        model: The pre-trained network in evaluation mode.
-        data: Images with labels, at least as many as points.
-        progress: Whether to show progress bars.
-    """
+    """The trained point, its data, and what every part of the experiment asks of them."""
 
     def __init__(
         self,
@@ -177,16 +169,16 @@ class TrainedResNet56:
     def derivative(self, moved: list[int]) -> GraphicalDerivative:
         """The graphical derivative for these points, on the rows that carry it; prints its plan."""
         rows = InformativeRows(tol=self.settings.tol)
-        found = self.problem.graphical_derivative(points=moved, optimality="interpolating", rows=rows)
-        if not found.plan:
+        derivative = self.problem.graphical_derivative(points=moved, optimality="interpolating", rows=rows)
+        if not derivative.plan:
             raise bad_value(
                 "moved",
                 expected="images whose rows fit a Gram matrix",
-                got=f"{len(moved)}: {found.reason}",
+                got=f"{len(moved)}: {derivative.reason}",
                 cure="Move fewer images, or raise --memory.",
             )
-        tqdm.write(f"{len(moved)} moved: {found.plan}")
-        return found
+        tqdm.write(f"{len(moved)} moved: {derivative.plan}")
+        return derivative
 
     def directions(self, moved: list[int]) -> Tensor:
         """Unit directions: each image's own loss gradient."""
@@ -195,11 +187,11 @@ class TrainedResNet56:
     def losses(self, risk: EmpiricalRisk, moved: list[int]) -> dict[str, float]:
         """Mean losses on the moved points and on all, and how far the outputs went from the clean ones."""
         outputs = risk.outputs()
-        found = cross_entropy(outputs, self.data.labels, reduction="none")
+        losses = cross_entropy(outputs, self.data.labels, reduction="none")
         change = outputs - self.clean
         return {
-            "moved": float(found[moved].mean()),
-            "all": float(found.mean()),
+            "moved": float(losses[moved].mean()),
+            "all": float(losses.mean()),
             "output_change_moved": float(change[moved].norm()),
             "output_change": float(change.norm()),
         }

@@ -37,19 +37,19 @@ def retraining_rows(numbers: Numbers) -> Rows:
     """Estimate and retraining of each number of moved points."""
     rows: Rows = []
     for count, part in numbers["moved"].items():
-        for name, found in part.get("retraining", {}).items():
+        for name, ended in part.get("retraining", {}).items():
             if name in {"size", "trained"}:
                 continue
             rows.append(
                 {
                     "moved": int(count),
                     "method": name,
-                    "gradients": found.get("gradients"),
-                    "relative_change": found["relative_change"],
-                    "cosine": found.get("cosine"),
-                    "loss_moved": found["moved"],
-                    "loss_all": found["all"],
-                    "output_change": found["output_change"],
+                    "gradients": ended.get("gradients"),
+                    "relative_change": ended["relative_change"],
+                    "cosine": ended.get("cosine"),
+                    "loss_moved": ended["moved"],
+                    "loss_all": ended["all"],
+                    "output_change": ended["output_change"],
                 }
             )
     return rows

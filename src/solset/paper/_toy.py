@@ -29,22 +29,22 @@ class ToyResult:
     """Every number of the toy example.
 
     Attributes:
-        perturbation: ``‖Δx‖``.
-        risk_clean: At ``w̄`` on the data.
-        risk_moved: At ``w̄`` on the moved data.
-        modulus: ``‖H⁺B‖₂``, the Lipschitz modulus of the solution map at constant rank.
-        radius: ``modulus · ‖Δx‖``.
-        change: The minimum-norm change ``Δw``.
-        distance: ``‖Δw‖``.
-        risk_estimated: At ``w̄ + Δw`` on the moved data.
-        true_distance: From ``w̄`` to the moved solution set.
+        perturbation: Norm of the perturbation ``‖Δx‖``.
+        risk_clean: Risk at the trained weights ``w̄`` on the data.
+        risk_moved: Risk at the trained weights on the moved data.
+        modulus: Lipschitz modulus of the solution map, ``‖H⁺B‖₂`` at constant rank.
+        radius: Modulus times the norm of the perturbation.
+        change: Change of the weights of minimum norm, ``Δw``, ``(2,)``.
+        distance: Norm of the change of the weights, ``‖Δw‖``.
+        risk_estimated: Risk at ``w̄ + Δw`` on the moved data.
+        true_distance: Distance from the trained weights to the moved solution set.
         samples: Sampled elements of the estimated set, ``(k, 2)``.
-        sample_risks: Their risks on the moved data.
-        sampled_distance: The smallest distance over the samples, the paper's own figure.
-        set_residual: Largest violation of the set equation over the samples, relative.
-        dimension: Of the estimated set.
-        optimality: The map that ``"auto"`` took.
-        reason: Why.
+        sample_risks: Risks of the sampled elements on the moved data.
+        sampled_distance: Smallest distance over the samples, the figure that the paper prints.
+        set_residual: Largest relative violation of the set equation over the samples.
+        dimension: Dimension of the estimated set.
+        optimality: Name of the map that ``"auto"`` took.
+        reason: Sentence that says why this map was taken.
     """
 
     perturbation: float
@@ -74,11 +74,7 @@ def toy_problem() -> tuple[Problem, Tensor]:
 
 
 def run_toy(settings: ToySettings) -> ToyResult:
-    """Computes the toy example.
-
-    Args:
-        settings: Seed and samples.
-    """
+    """Computes the toy example."""
     problem, dx = toy_problem()
     generator = torch.Generator().manual_seed(settings.seed)
     stability = training_stability(

@@ -46,12 +46,7 @@ class ToyPlane:
 
 @styled
 def toy_solution_sets(plane: ToyPlane, *, title: str = "") -> Figure:
-    """The solution sets before and after the perturbation, and the set the Aubin property allows.
-
-    Args:
-        plane: The points; the band is ``S(x̄) + κ‖Δx‖𝔹``, and the ball of that radius stands at ``w̄``.
-        title: Above the axes.
-    """
+    """The solution sets before and after the perturbation, and the set the Aubin property allows."""
     figure, axes = new_figure(7.2, 4.6)
     band = _band(plane.before, plane.radius)
     expanded = "$S(\\bar x)$ expanded by $\\kappa\\Vert\\Delta x\\Vert$"
@@ -74,19 +69,7 @@ def toy_loss_contours(
     loss: Float[np.ndarray, "rows columns"],
     title: str = "",
 ) -> Figure:
-    """The loss on the moved data over the weights, with the points and sets of :func:`toy_solution_sets`.
-
-    Args:
-        plane: The points.
-        w1: Grid along the horizontal axis; it should cover ``plane.window()``.
-        w2: Grid along the vertical axis.
-        loss: ``loss[i, j]`` at ``(w1[j], w2[i])``; at most five decades below its largest value in the
-            window are told apart.
-        title: Above the axes.
-
-    Raises:
-        ValueError: If ``loss`` does not fit the grid.
-    """
+    """The loss on the moved data over the weights, with the points and sets of :func:`toy_solution_sets`."""
     figure, axes = new_figure(7.2, 5.4)
     (left, low), (right, high) = plane.window()
     across, up = np.asarray(w1, float), np.asarray(w2, float)

@@ -18,15 +18,7 @@ MODULUS_NOTE = (
 
 
 def toy_experiment(settings: ToySettings, folder: RunFolder) -> tuple[ToyResult, Path]:
-    """Runs the toy example into a folder.
-
-    Args:
-        settings: Seed and samples.
-        folder: Where ``result.json``, ``samples.csv``, figures and the page go.
-
-    Returns:
-        The result and the path of the page.
-    """
+    """Runs the toy example into a folder."""
     result = run_toy(settings)
     folder.write_json("result.json", dataclasses.asdict(result))
     rows = sample_rows(result)

@@ -9,13 +9,7 @@ from solset.risk import EmpiricalRisk, Points, as_points, choose_parameters
 
 
 def squared_risk(model: nn.Module, inputs: Tensor, targets: Tensor) -> EmpiricalRisk:
-    """The mean squared error of a model on data, as a risk at its present weights.
-
-    Args:
-        model: The network.
-        inputs: ``(n, *input)``.
-        targets: ``(n, c)``.
-    """
+    """The mean squared error of a model on data, as a risk at its present weights."""
     layout = choose_parameters(model, None)
     weights = layout.join([value.detach() for value in model.parameters()])
     points: Points = as_points(inputs, targets, weights.device)
@@ -33,21 +27,7 @@ def fit_exactly(
     max_steps: int = 60,
     progress: bool = False,
 ) -> float:
-    """Train in place to ``max |f(x_i) - y_i| ≤ tol``: Adam, then Levenberg–Marquardt onto the set.
-
-    Args:
-        model: The network; its weights are overwritten.
-        inputs: ``(n, *input)``.
-        targets: ``(n, c)``.
-        warmup: Adam steps.
-        learning_rate: Of Adam.
-        tol: Largest output error.
-        max_steps: Levenberg–Marquardt steps.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        The largest output error reached; above ``tol`` if the fit did not succeed.
-    """
+    """Train in place to ``max |f(x_i) - y_i| ≤ tol``: Adam, then Levenberg–Marquardt onto the set."""
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     for _ in tqdm(range(warmup), desc="training", disable=not progress, leave=False):
         optimizer.zero_grad()

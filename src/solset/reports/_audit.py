@@ -65,43 +65,29 @@ class AuditSettings(Settings):
 
 
 def load_validation(source: str, name: str) -> tuple[Tensor, Tensor]:
-    """What the function ``name`` of a loaded user's file returns: inputs and targets.
-
-    Args:
-        source: ``FILE.py:FUNCTION``, loaded already.
-        name: Of the function.
-
-    Raises:
-        ValueError: If there is no such function, or it fails.
-        TypeError: If it does not return two tensors.
-    """
+    """What the function ``name`` of a loaded user's file returns: inputs and targets."""
     module = sys.modules[f"solset_user_{Path(source.rpartition(':')[0]).stem}"]
     function = getattr(module, name, None)
     if not callable(function):
         raise bad_value("validation", expected="a function of the file", got=name, cure="Check the name.")
     try:
-        found: Any = function()
+        returned: Any = function()
     except Exception as error:
         raise bad_value(
             "validation", expected=f"{name}() to run", got=f"{type(error).__name__}: {error}", cure="Call it."
         ) from error
-    if not isinstance(found, Sequence) or [isinstance(part, Tensor) for part in found] != [True, True]:
+    if not isinstance(returned, Sequence) or [isinstance(part, Tensor) for part in returned] != [True, True]:
         raise bad_type(
-            "validation", expected="inputs and targets", got=type(found).__name__, cure="Return two tensors."
+            "validation",
+            expected="inputs and targets",
+            got=type(returned).__name__,
+            cure="Return two tensors.",
         )
-    return found[0], found[1]
+    return returned[0], returned[1]
 
 
 def check_audit(problem: Problem, settings: AuditSettings) -> None:
-    """Refuses settings that do not fit the problem, before a folder is made.
-
-    Args:
-        problem: The trained point.
-        settings: What to do.
-
-    Raises:
-        ValueError: If a point is out of range, a layer is not there, or the map does not apply.
-    """
+    """Refuses settings that do not fit the problem, before a folder is made."""
     points = problem.check_points(settings.points or None)
     part = problem.restrict(parameters=[settings.layer]) if settings.layer else problem
     asked = as_map(settings.optimality)
@@ -117,16 +103,8 @@ def run_audit(
     validation: tuple[Tensor, Tensor] | None = None,
     progress: bool = True,
 ) -> Audit:
-    """Audits into a run folder: batches as they are finished, then ranking, directions and maps.
-
-    Args:
-        problem: The trained point.
-        settings: What to do.
-        folder: Where everything goes.
-        validation: Inputs and targets.
-        progress: Whether to show a progress bar.
-    """
-    found = audit(
+    """Audits into a run folder: batches as they are finished, then ranking, directions and maps."""
+    result = audit(
         problem,
         points=settings.points or None,
         validation=validation,
@@ -137,36 +115,26 @@ def run_audit(
         checkpoint=folder.reserve,
         progress=progress,
     )
-    folder.write_csv("ranking.csv", found.rows())
-    folder.write_tensors("audit.safetensors", {"directions": found.directions, "maps": found.maps})
-    stage(folder, "result", lambda: audit_record(problem, found))
-    return found
+    folder.write_csv("ranking.csv", result.rows())
+    folder.write_tensors("audit.safetensors", {"directions": result.directions, "maps": result.maps})
+    stage(folder, "result", lambda: audit_record(problem, result))
+    return result
 
 
-def audit_record(problem: Problem, found: Audit) -> dict[str, Any]:
-    """An audit in the types of JSON, without directions and maps.
-
-    Args:
-        problem: The trained point.
-        found: Its audit.
-    """
+def audit_record(problem: Problem, result: Audit) -> dict[str, Any]:
+    """An audit in the types of JSON, without directions and maps."""
     return {
         "problem": repr(problem),
-        "optimality": found.optimality,
-        "reason": found.reason,
-        "notes": list(found.notes),
-        "correlations": found.correlations(),
-        "ranking": found.rows(),
+        "optimality": result.optimality,
+        "reason": result.reason,
+        "notes": list(result.notes),
+        "correlations": result.correlations(),
+        "ranking": result.rows(),
     }
 
 
 def as_images(inputs: Tensor) -> Tensor | None:
-    """Inputs as ``(k, height, width)`` or ``(k, height, width, 3)``; ``None`` if they are no images.
-
-    Args:
-        inputs: ``(k, *input)``: ``(c, h, w)`` with one or three channels, ``(h, w)``, or a flat square of at
-            least 8 by 8.
-    """
+    """Inputs as ``(k, height, width)`` or ``(k, height, width, 3)``; ``None`` if they are no images."""
     shape, count = tuple(inputs.shape[1:]), len(inputs)
     values = inputs.detach().to("cpu", torch.float64)
     if len(shape) == 3 and shape[0] in {1, 3}:
@@ -178,10 +146,6 @@ def as_images(inputs: Tensor) -> Tensor | None:
 
 
 def as_maps(maps: Tensor) -> Tensor | None:
-    """Maps of images as ``(k, height, width)``: colours together, by root of squares.
-
-    Args:
-        maps: ``(k, *input)``.
-    """
+    """Maps of images as ``(k, height, width)``: colours together, by root of squares."""
     images = as_images(maps)
     return images if images is None or images.ndim == 3 else images.square().sum(dim=3).sqrt()

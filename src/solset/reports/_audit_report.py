@@ -23,75 +23,59 @@ def audit_experiment(
     *,
     validation: tuple[Tensor, Tensor] | None = None,
 ) -> Path:
-    """Audits a user's problem into a folder and returns the path of the page.
-
-    Args:
-        problem: The trained point.
-        settings: What to do.
-        folder: Where everything goes.
-        validation: Inputs and targets.
-    """
-    found = run_audit(problem, settings, folder, validation=validation)
-    draw_audit(problem, found, folder, top=settings.top)
-    score = float(found.score.max())
+    """Audits a user's problem into a folder and returns the path of the page."""
+    result = run_audit(problem, settings, folder, validation=validation)
+    draw_audit(problem, result, folder, top=settings.top)
+    score = float(result.score.max())
     return write_report(
         folder,
         Report(
             title="Which training points move this network most?",
-            question=f"If one of {len(found.points)} training points were changed a little, how far could the network move, and by which features?",
+            question=f"If one of {len(result.points)} training points were changed a little, how far could the network move, and by which features?",
             summary=(
                 Finding(
                     "largest modulus",
                     score,
-                    f"Of point {found.points[found.order[0]]}: weight units per input unit.",
+                    f"Of point {result.points[result.order[0]]}: weight units per input unit.",
                 ),
                 Finding(
-                    "median modulus", float(found.score.median()), "Half of the points move the network less."
+                    "median modulus",
+                    float(result.score.median()),
+                    "Half of the points move the network less.",
                 ),
                 Finding(
                     "points of infinite modulus",
-                    int(found.score.isinf().sum()),
+                    int(result.score.isinf().sum()),
                     "No change of the weights answers some perturbation of them: duplicates, or too few weights.",
                     "d",
                 ),
             ),
-            sections=audit_sections(found, folder, top=settings.top),
+            sections=audit_sections(result, folder, top=settings.top),
             settings=folder.settings,
             versions=folder.versions,
         ),
     )
 
 
-def draw_audit(problem: Problem, found: Audit, folder: RunFolder, *, top: int) -> None:
-    """Writes the figures: bars of the top points, all points sorted, and maps where inputs are images.
-
-    Args:
-        problem: The trained point.
-        found: Its audit.
-        folder: Where they go.
-        top: Points of the bars and the maps.
-    """
-    first = found.order[:top]
-    columns = {text: getattr(found, name) for name, text in NAMES.items() if getattr(found, name) is not None}
-    labels = [f"point {found.points[place]}" for place in first]
+def draw_audit(problem: Problem, result: Audit, folder: RunFolder, *, top: int) -> None:
+    """Writes the figures: bars of the top points, all points sorted, and maps where inputs are images."""
+    first = result.order[:top]
+    columns = {
+        text: getattr(result, name) for name, text in NAMES.items() if getattr(result, name) is not None
+    }
+    labels = [f"point {result.points[place]}" for place in first]
     bars = {text: values[first].tolist() for text, values in columns.items()}
     folder.write_figure("ranking", ranking_bars(labels, bars, xlabel=UNIT))
     whole = {text: values.tolist() for text, values in columns.items()}
     folder.write_figure(
         "distribution", sorted_values(whole, xlabel="points, most sensitive first", ylabel=UNIT)
     )
-    for name, places in (("most", first), ("least", found.order[::-1][:top])):
-        _draw_maps(problem, found, folder, name, places)
+    for name, places in (("most", first), ("least", result.order[::-1][:top])):
+        _draw_maps(problem, result, folder, name, places)
 
 
-def audit_sections(found: Audit, folder: RunFolder, *, top: int) -> tuple[Section, ...]:
-    """The parts of a page that show an audit.
-
-    Args:
-        found: Its audit.
-        folder: Holds the figures.
-        top: Points of the table.
-    """
+def audit_sections(result: Audit, folder: RunFolder, *, top: int) -> tuple[Section, ...]:
+    """The parts of a page that show an audit."""
     sections = [
         Section(
             "The ranking",
@@ -99,21 +83,21 @@ def audit_sections(found: Audit, folder: RunFolder, *, top: int) -> tuple[Sectio
             figures=(
                 Picture(
                     "ranking",
-                    f"The {min(top, len(found.points))} most sensitive points.",
+                    f"The {min(top, len(result.points))} most sensitive points.",
                     "Horizontal bars of moduli.",
                 ),
                 Picture(
                     "distribution", "All points, each kind sorted by itself.", "Falling curves of moduli."
                 ),
             ),
-            table=_table(found, top),
+            table=_table(result, top),
             notes=(
-                f"Optimality map: {found.optimality}, because {found.reason}.",
+                f"Optimality map: {result.optimality}, because {result.reason}.",
                 "The whole ranking is in ranking.csv; worst directions and maps in audit.safetensors.",
-                *(f"{text[0].upper()}{text[1:]}." for text in found.notes),
+                *(f"{text[0].upper()}{text[1:]}." for text in result.notes),
             ),
         ),
-        _peers(found),
+        _peers(result),
     ]
     if folder.has("maps_most.png"):
         sections.append(
@@ -131,7 +115,7 @@ def audit_sections(found: Audit, folder: RunFolder, *, top: int) -> tuple[Sectio
     return tuple(sections)
 
 
-def _table(found: Audit, top: int) -> Table:
+def _table(result: Audit, top: int) -> Table:
     columns = [Column("rank", "rank", "d"), Column("point", "point", "d")]
     heads = {
         "modulus": "joint modulus",
@@ -143,11 +127,11 @@ def _table(found: Audit, top: int) -> Table:
         "feature_influence": "feature influence",
         "memory_perturbation": "memory perturbation",
     }
-    columns += [Column(n, text, ".3g") for n, text in heads.items() if getattr(found, n) is not None]
-    return Table("Most sensitive points", tuple(columns), found.rows()[:top])
+    columns += [Column(n, text, ".3g") for n, text in heads.items() if getattr(result, n) is not None]
+    return Table("Most sensitive points", tuple(columns), result.rows()[:top])
 
 
-def _peers(found: Audit) -> Section:
+def _peers(result: Audit) -> Section:
     names = {
         "isolated_modulus": "isolated modulus",
         "validation_change": "predicted change of the validation loss",
@@ -157,7 +141,7 @@ def _peers(found: Audit) -> Section:
         "feature_influence": "feature influence (Koh & Liang)",
         "memory_perturbation": "memory perturbation (Nickl et al.)",
     }
-    rows = [{"name": names[key], "value": value} for key, value in found.correlations().items()]
+    rows = [{"name": names[key], "value": value} for key, value in result.correlations().items()]
     return Section(
         "What others rank by",
         "Spearman's rank correlation of each column with the modulus: 1 where the orders agree, about 0 where they have nothing to do with each other.",
@@ -170,13 +154,13 @@ def _peers(found: Audit) -> Section:
     )
 
 
-def _draw_maps(problem: Problem, found: Audit, folder: RunFolder, name: str, places: list[int]) -> None:
-    chosen = [found.points[place] for place in places]
+def _draw_maps(problem: Problem, result: Audit, folder: RunFolder, name: str, places: list[int]) -> None:
+    chosen = [result.points[place] for place in places]
     images = as_images(problem.risk().points[chosen][0])
-    maps = as_maps(found.maps[places])
+    maps = as_maps(result.maps[places])
     if images is None or maps is None:
         return
     captions = [
-        f"{point}: {float(found.score[place]):.3g}" for point, place in zip(chosen, places, strict=True)
+        f"{point}: {float(result.score[place]):.3g}" for point, place in zip(chosen, places, strict=True)
     ]
     folder.write_figure(f"maps_{name}", sensitivity_maps(images.numpy(), maps.cpu().numpy(), captions))

@@ -18,7 +18,7 @@ def _run(settings: UserSettings) -> Job:
     problem = load_problem(settings.source)
     print(problem)
     check_settings(problem, settings)
-    facts = problem_facts(problem) | directions_fact(settings.direction)
+    facts = {**problem_facts(problem), **directions_fact(settings.direction)}
     return Job(facts, lambda folder: user_experiment(problem, settings, folder))
 
 
@@ -31,7 +31,7 @@ def _audit(settings: AuditSettings) -> Job:
     print(problem)
     check_audit(problem, settings)
     held_out = load_validation(settings.source, settings.validation) if settings.validation else None
-    facts = problem_facts(problem) | tensors_fact("validation data", held_out or ())
+    facts = {**problem_facts(problem), **tensors_fact("validation data", held_out or ())}
     return Job(facts, lambda folder: audit_experiment(problem, settings, folder, validation=held_out))
 
 
@@ -39,7 +39,7 @@ def _poison(settings: PoisonSettings) -> Job:
     task = load_task(settings.source)
     print(task.problem)
     check_poison_settings(task, settings)
-    facts = problem_facts(task.problem) | task.facts()
+    facts = {**problem_facts(task.problem), **task.facts()}
     return Job(facts, lambda folder: poison_experiment(PoisonRun(task, settings, folder)))
 
 
@@ -47,7 +47,7 @@ def _path(settings: PathSettings) -> Job:
     problem = load_problem(settings.source)
     print(problem)
     check_path_settings(problem, settings)
-    facts = problem_facts(problem) | directions_fact(settings.direction)
+    facts = {**problem_facts(problem), **directions_fact(settings.direction)}
     return Job(facts, lambda folder: path_experiment(problem, settings, folder))
 
 

@@ -13,14 +13,7 @@ from solset.storage import has_file, read_file
 
 
 def unit(directions: Tensor) -> Tensor:
-    """Each point's direction divided by its own norm.
-
-    Args:
-        directions: ``(|K|, *input)``.
-
-    Raises:
-        ValueError: If a direction is zero or not finite.
-    """
+    """Each point's direction divided by its own norm."""
     norms = directions.flatten(1).norm(dim=1)
     if not bool((norms > 0).all()) or not bool(torch.isfinite(norms).all()):
         raise bad_value(
@@ -33,13 +26,7 @@ def unit(directions: Tensor) -> Tensor:
 
 
 def step_of(inputs: Tensor, directions: Tensor, size: float) -> Tensor:
-    """``Δx``: each point moved by ``size · ‖x_k‖`` along its unit direction.
-
-    Args:
-        inputs: The moved points, ``(|K|, *input)``.
-        directions: Unit directions of the same shape.
-        size: A fraction: 0.01 is a step of 1 %.
-    """
+    """``Δx``: each point moved by ``size · ‖x_k‖`` along its unit direction."""
     lengths = size * inputs.flatten(1).norm(dim=1)
     return lengths.reshape(-1, *[1] * (inputs.ndim - 1)) * directions
 
@@ -61,15 +48,7 @@ def cross_entropy_directions(model: nn.Module, inputs: Tensor, labels: Tensor) -
 
 
 def loss_directions(problem: Problem, points: Sequence[int]) -> Tensor:
-    """Unit gradients of each moved point's own loss in its inputs.
-
-    Args:
-        problem: The trained point.
-        points: ``K``.
-
-    Raises:
-        ValueError: If the gradient is rounding noise because the points are fitted to zero residual.
-    """
+    """Unit gradients of each moved point's own loss in its inputs."""
     risk = problem.risk().select(points)
     gradients = risk.input_gradients()
     noise = 1e4 * torch.finfo(gradients.dtype).eps
@@ -84,16 +63,7 @@ def loss_directions(problem: Problem, points: Sequence[int]) -> Tensor:
 
 
 def directions_from_file(path: Path, shape: Sequence[int], like: Tensor) -> Tensor:
-    """Directions stored under the key ``directions`` in a safetensors file, made unit.
-
-    Args:
-        path: The file.
-        shape: ``(|K|, *input)``.
-        like: Gives dtype and device.
-
-    Raises:
-        ValueError: If there is no such file or key, or the shape differs.
-    """
+    """Directions stored under the key ``directions`` in a safetensors file, made unit."""
     data = read_file(path) if has_file(path) else None
     if data is None:
         raise bad_value(
@@ -103,17 +73,17 @@ def directions_from_file(path: Path, shape: Sequence[int], like: Tensor) -> Tens
             cure="Check the path.",
         )
     try:
-        found = load(data)
+        stored = load(data)
     except Exception as error:
         raise bad_value(
             "direction", expected="a safetensors file", got=f"{path.name}: {error}", cure="Save it as one."
         ) from error
-    if "directions" not in found or tuple(found["directions"].shape) != tuple(shape):
-        got = {key: tuple(value.shape) for key, value in found.items()}
+    if "directions" not in stored or tuple(stored["directions"].shape) != tuple(shape):
+        got = {key: tuple(value.shape) for key, value in stored.items()}
         raise bad_value(
             "direction",
             expected=f"key 'directions' of shape {tuple(shape)}",
             got=f"{got} in {path.name}",
             cure="Store it so.",
         )
-    return unit(found["directions"].to(like.device, like.dtype))
+    return unit(stored["directions"].to(like.device, like.dtype))

@@ -238,7 +238,7 @@ def check_seed(name: str, seed: object) -> None:
 
     Args:
         name: Name of the setting for the message.
-        seed: Seed that came.
+        seed: Seed that the user asked for.
 
     Raises:
         TypeError: If the seed is not an integer.

@@ -58,13 +58,6 @@ class PathSettings(Settings):
 def check_path_settings(problem: Problem, settings: PathSettings) -> None:
     """Refuses settings that do not fit the problem, and a problem that has no path.
 
-    Args:
-        problem: The trained point.
-        settings: What the run is asked to do.
-
-    Raises:
-        ValueError: As for :func:`check_moves` and :func:`check_path`.
-
     Cost: one gradient over the moved points, and what the run needs anyway.
     """
     check_moves(
@@ -79,13 +72,7 @@ def check_path_settings(problem: Problem, settings: PathSettings) -> None:
 
 
 def run_paths(problem: Problem, settings: PathSettings, folder: RunFolder) -> dict[str, Any]:
-    """Follows a path for every size; an interrupted one is taken up where it was left.
-
-    Args:
-        problem: The trained point.
-        settings: What to do.
-        folder: Where results and the courses go.
-    """
+    """Follows a path for every size; an interrupted one is taken up where it was left."""
     points = problem.check_points(settings.points)
     inputs, _ = problem.risk().points[points]
     directions = chosen_directions(problem, points, inputs, settings.direction, settings.seed)
@@ -138,17 +125,17 @@ def _along(
 
 def _nearest(problem: Problem, points: list[int], dx: torch.Tensor, course: Course) -> dict[str, Any]:
     """How far the nearest solution is, and how well it solves; the residual is that of the stations."""
-    found = course.nearest
-    if found is None:
+    nearest = course.nearest
+    if nearest is None:
         return {"nearest_distance": None, "nearest_status": None, "nearest_residual": None}
-    residual = found.gradient_norm
+    residual = nearest.gradient_norm
     if keeps_outputs(course.optimality):
         start = problem.risk()
-        off = start.move(points, dx).at(found.weights).outputs() - start.outputs()
+        off = start.move(points, dx).at(nearest.weights).outputs() - start.outputs()
         residual = float(off.abs().max())
     return {
-        "nearest_distance": float(found.change.norm()),
-        "nearest_status": found.status.value,
+        "nearest_distance": float(nearest.change.norm()),
+        "nearest_status": nearest.status.value,
         "nearest_residual": residual,
     }
 

@@ -12,13 +12,7 @@ from solset.reports._run_folder import RunFolder
 
 
 def path_experiment(problem: Problem, settings: PathSettings, folder: RunFolder) -> Path:
-    """Follows the paths into a folder and returns the path of the page.
-
-    Args:
-        problem: The trained point.
-        settings: What to do.
-        folder: Where everything goes.
-    """
+    """Follows the paths into a folder and returns the path of the page."""
     result = run_paths(problem, settings, folder)
     rows = [_flat(row) for row in result["paths"]]
     folder.write_csv("paths.csv", rows)
@@ -44,14 +38,14 @@ def _flat(row: dict[str, Any]) -> dict[str, object]:
 
 
 def _warnings(row: dict[str, Any]) -> list[str]:
-    path, found = f"The path to {100 * row['size']:g} %", []
+    path, warnings = f"The path to {100 * row['size']:g} %", []
     if not row["is_complete"]:
-        found.append(f"{path} was not completed: {row['message']}.")
+        warnings.append(f"{path} was not completed: {row['message']}.")
     if row["nearest_status"] not in (None, "converged"):
-        found.append(
+        warnings.append(
             f"{path}: the search for the nearest solution ended with {row['nearest_status']}, at a residual of {row['nearest_residual']:.1e}."
         )
-    return found
+    return warnings
 
 
 def _report(

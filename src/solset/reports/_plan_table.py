@@ -40,11 +40,7 @@ class PlanSettings(Settings):
 
 
 def plan_from(settings: PlanSettings) -> str:
-    """The plan for a user's problem in words; and as JSON, if a file is named.
-
-    Args:
-        settings: Settings of the command; an earlier JSON file is replaced.
-    """
+    """The plan for a user's problem in words; and as JSON, if a file is named."""
     problem = load_problem(settings.source)
     costs = plan(problem, points=settings.points or None)
     if settings.json is not None:
@@ -52,15 +48,11 @@ def plan_from(settings: PlanSettings) -> str:
     return f"{problem}\n\n{plan_text(costs)}"
 
 
-def plan_text(found: Plan) -> str:
-    """At most 100 columns wide.
-
-    Args:
-        found: The plan.
-    """
-    lines = _wrapped(f"auto: {found.reason}") + _wrapped(_sizes(found))
-    lines += [line for kept in found.kept for line in _wrapped(_graphs(found, kept.operator))]
-    shown = [*found.routes, *found.others]
+def plan_text(costs: Plan) -> str:
+    """At most 100 columns wide."""
+    lines = _wrapped(f"auto: {costs.reason}") + _wrapped(_sizes(costs))
+    lines += [line for graphs in costs.kept for line in _wrapped(_graphs(costs, graphs.operator))]
+    shown = [*costs.routes, *costs.others]
     lines += ["", "  " + "route".ljust(NAME) + _columns(HEAD)]
     heading = ""
     for route in shown:
@@ -74,20 +66,20 @@ def plan_text(found: Plan) -> str:
     return "\n".join([*lines, "", *_wrapped(LEGEND)])
 
 
-def _sizes(found: Plan) -> str:
-    shared = f", the work of {found.processes} processes" if found.processes > 1 else ""
+def _sizes(costs: Plan) -> str:
+    shared = f", the work of {costs.processes} processes" if costs.processes > 1 else ""
     return (
-        f"{found.moved} of {found.points} points move{shared}; {found.points * found.outputs} rows of J, "
-        f"{found.weights} weights; fit {found.fit:.2g}; memory_budget {size_text(found.memory_budget)}"
+        f"{costs.moved} of {costs.points} points move{shared}; {costs.points * costs.outputs} rows of J, "
+        f"{costs.weights} weights; fit {costs.fit:.2g}; memory_budget {size_text(costs.memory_budget)}"
     )
 
 
-def _graphs(found: Plan, operator: str) -> str:
-    kept = next(kept for kept in found.kept if kept.operator == operator)
-    verdict = "kept between products" if kept.are_kept else "built anew at every product"
+def _graphs(costs: Plan, operator: str) -> str:
+    graphs = next(each for each in costs.kept if each.operator == operator)
+    verdict = "kept between products" if graphs.are_kept else "built anew at every product"
     return (
-        f"graphs of the {operator}: {size_text(kept.batch_bytes)} for a batch of {found.batch_size}, "
-        f"{size_text(kept.all_bytes)} for all: {verdict}"
+        f"graphs of the {operator}: {size_text(graphs.batch_bytes)} for a batch of {costs.batch_size}, "
+        f"{size_text(graphs.all_bytes)} for all: {verdict}"
     )
 
 

@@ -31,14 +31,7 @@ CHECKPOINT = "ascent.safetensors"
 
 
 class PoisonRun:
-    """One run, stage by stage.
-
-    Args:
-        task: What the user's function returned.
-        settings: What to do.
-        folder: Where stages are kept.
-        progress: Whether to show progress bars.
-    """
+    """One run, stage by stage."""
 
     def __init__(
         self, task: PoisonTask, settings: PoisonSettings, folder: RunFolder, *, progress: bool = True
@@ -96,8 +89,12 @@ class PoisonRun:
         return tensor_stage(self.folder, "perturbation", self._tensors)["dx"]
 
     def _tensors(self) -> dict[str, Tensor]:
-        found = self._designed
-        return {"dx": found.dx, "weights": found.weights, "trained": self.task.problem.weights().clone()}
+        designed = self._designed
+        return {
+            "dx": designed.dx,
+            "weights": designed.weights,
+            "trained": self.task.problem.weights().clone(),
+        }
 
     @cached_property
     def _designed(self) -> Poisoning:
@@ -114,39 +111,39 @@ class PoisonRun:
 
     def _design(self) -> dict[str, Any]:
         def compute() -> dict[str, Any]:
-            found = self._designed
+            designed = self._designed
             self.folder.write_tensors("perturbation.safetensors", self._tensors())
             return {
                 "problem": repr(self.task.problem),
                 "goal": self.task.goal.describe(),
                 "is_raised": self.task.goal.sign > 0,
-                "optimality": found.adjoint.optimality,
-                "trained": found.adjoint.value,
-                "clean": found.clean,
-                "drift": found.drift,
-                "first_order": found.first_order,
-                "linear": found.linear,
-                "predicted": found.predicted,
-                "unbounded": found.adjoint.unbounded,
-                "weight_gradient": found.adjoint.weight_gradient,
+                "optimality": designed.adjoint.optimality,
+                "trained": designed.adjoint.value,
+                "clean": designed.clean,
+                "drift": designed.drift,
+                "first_order": designed.first_order,
+                "linear": designed.linear,
+                "predicted": designed.predicted,
+                "unbounded": designed.adjoint.unbounded,
+                "weight_gradient": designed.adjoint.weight_gradient,
                 "gradient_norm": float(self.task.problem.gradient().norm()),
-                "size": self.feasible.size(found.dx),
-                "is_feasible": self.feasible.contains(found.dx),
-                "reason": found.reason.value,
+                "size": self.feasible.size(designed.dx),
+                "is_feasible": self.feasible.contains(designed.dx),
+                "reason": designed.reason.value,
                 "learning_rate": self.rate if self.settings.training else None,
-                "course": [asdict(one) for one in found.course],
-                "sizes": found.dx.flatten(1).norm(dim=1),
+                "course": [asdict(one) for one in designed.course],
+                "sizes": designed.dx.flatten(1).norm(dim=1),
             }
 
         return stage(self.folder, "design", compute, beside=["perturbation.safetensors"])
 
     def _guard(self) -> list[dict[str, Any]]:
         """All training points, ranked by what a unit move of each would do."""
-        found = adjoint_gradient(self.task.problem, self.task.goal, element=self.element)
-        own = set(self.settings.points)
+        gradient = adjoint_gradient(self.task.problem, self.task.goal, element=self.element)
+        movable = set(self.settings.points)
         return [
-            {"rank": rank, "point": point, "effect": size, "may_move": point in own}
-            for rank, (point, size) in enumerate(found.ranking(), start=1)
+            {"rank": rank, "point": point, "effect": size, "may_move": point in movable}
+            for rank, (point, size) in enumerate(gradient.ranking(), start=1)
         ]
 
     def _random(self, number: int) -> Moved:
@@ -172,23 +169,23 @@ class PoisonRun:
 
     def _gain(self, result: dict[str, Any], place: int) -> dict[str, Any]:
         """The designed change beside that of random directions, for one way of retraining."""
-        own = result["judgement"]["verdicts"][place]
+        verdict = result["judgement"]["verdicts"][place]
         others = [judged["verdicts"][place]["change"] for judged in result["random"]]
         sign = 1.0 if result["design"]["is_raised"] else -1.0
         typical = sum(map(abs, others)) / len(others) if others else None
         return {
-            "name": own["name"],
-            "clean": own["clean"],
-            "poisoned": own["poisoned"],
-            "change": own["change"],
+            "name": verdict["name"],
+            "clean": verdict["clean"],
+            "poisoned": verdict["poisoned"],
+            "change": verdict["change"],
             "linear_change": result["design"]["linear"] - result["design"]["clean"],
             "predicted_change": result["design"]["predicted"] - result["design"]["clean"],
-            "gradient_norm": own["gradient_norm"],
+            "gradient_norm": verdict["gradient_norm"],
             "random_mean": sum(others) / len(others) if others else None,
             "random_typical": typical,
             "random_best": max(others, key=lambda one: sign * one if isfinite(one) else -inf)
             if others
             else None,
-            "times_chance": sign * own["change"] / typical if typical else None,
-            "is_success": sign * own["change"] > 0,  # not for a change that is no number
+            "times_chance": sign * verdict["change"] / typical if typical else None,
+            "is_success": sign * verdict["change"] > 0,  # not for a change that is no number
         }

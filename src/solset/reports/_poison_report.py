@@ -17,11 +17,7 @@ SHOWN_POINTS, SHOWN_GUARDED = 10, 20
 
 
 def poison_experiment(run: PoisonRun) -> Path:
-    """Runs a designed perturbation into its folder and returns the path of the page.
-
-    Args:
-        run: What to do, and where.
-    """
+    """Runs a designed perturbation into its folder and returns the path of the page."""
     result = run.numbers()
     run.folder.write_json("result.json", result)
     run.folder.write_csv("retraining.csv", result["gain"])
@@ -31,12 +27,7 @@ def poison_experiment(run: PoisonRun) -> Path:
 
 
 def write_figures(run: PoisonRun, result: dict[str, Any]) -> set[str]:
-    """Writes what can be drawn; returns the names.
-
-    Args:
-        run: Has the folder.
-        result: Its numbers.
-    """
+    """Writes what can be drawn; returns the names."""
     figures = set()
     before = as_images(run.inputs(), run.settings.image)
     if before is not None:
@@ -66,12 +57,7 @@ def _effect_figure(result: dict[str, Any]) -> Figure:
 
 
 def as_images(inputs: Tensor, shape: tuple[int, int] | None) -> Tensor | None:
-    """Points as grey or coloured images, ``(k, h, w)`` or ``(k, h, w, 3)``; ``None`` if they are not any.
-
-    Args:
-        inputs: ``(k, *input)``.
-        shape: Height and width of a point's features, if they are stored in another shape.
-    """
+    """Points as grey or coloured images, ``(k, h, w)`` or ``(k, h, w, 3)``; ``None`` if they are not any."""
     if shape is not None:
         return inputs.reshape(len(inputs), *shape)
     if inputs.ndim == 3:
@@ -120,13 +106,7 @@ def _report(run: PoisonRun, result: dict[str, Any], figures: set[str]) -> Report
 
 
 def poison_sections(run: PoisonRun, result: dict[str, Any], figures: set[str]) -> tuple[Section, ...]:
-    """The sections of the page.
-
-    Args:
-        run: What was asked.
-        result: Its numbers.
-        figures: Names of those that were written.
-    """
+    """The sections of the page."""
     return (
         _effect_section(result, figures),
         _points_section(run, result, figures),
@@ -260,27 +240,27 @@ def _course_section(result: dict[str, Any]) -> Section:
 
 
 def _warnings(result: dict[str, Any]) -> tuple[str, ...]:
-    found = []
+    warnings = []
     gain, design = result["gain"], result["design"]
     diverged = [row["name"] for row in gain if not isfinite(row["change"])]
     if diverged:
-        found.append(
+        warnings.append(
             f"Training diverged by {', '.join(diverged)}: the goal is no number there, on clean or on moved data; take a smaller learning rate."
         )
     lost = [
         row["name"] for row in gain if row["random_mean"] is not None and not isfinite(row["random_mean"])
     ]
     if lost:
-        found.append(f"On random perturbations training diverged by {', '.join(lost)}.")
+        warnings.append(f"On random perturbations training diverged by {', '.join(lost)}.")
     if design["drift"] > DRIFT:
-        found.append(
+        warnings.append(
             f"Training had not stopped: on data that did not move the goal goes from {design['trained']:.5g} to {design['clean']:.5g} by itself, where the perturbation adds {design['predicted'] - design['clean']:.3g}. Changes are counted from there; the linear estimate and the ranking of points cannot be trusted."
         )
     failed = [row["name"] for row in gain if not row["is_success"]]
     if failed:
-        found.append(f"Not confirmed by {', '.join(failed)}: no success is claimed there.")
+        warnings.append(f"Not confirmed by {', '.join(failed)}: no success is claimed there.")
     if design["gradient_norm"] > 1e-3:
-        found.append(
+        warnings.append(
             f"The weights are not stationary: the gradient norm of the risk is {design['gradient_norm']:.3g}."
         )
-    return tuple(found)
+    return tuple(warnings)

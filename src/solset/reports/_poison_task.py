@@ -112,8 +112,8 @@ class PoisonTask:
     """What a user's function returned.
 
     Attributes:
-        problem: The trained point.
-        goal: What is to change.
+        problem: Trained point whose points may move.
+        goal: Goal that the poisoner pursues.
         train: Training from scratch, if there is one.
     """
 
@@ -138,15 +138,7 @@ class PoisonTask:
 
 
 def load_task(source: str) -> PoisonTask:
-    """The problem, the goal and perhaps the trainer that a user's function returns.
-
-    Args:
-        source: ``FILE.py:FUNCTION``.
-
-    Raises:
-        ValueError: If the file or the function is not there, or the function fails.
-        TypeError: If it returns anything else.
-    """
+    """The problem, the goal and perhaps the trainer that a user's function returns."""
     match returned_by(source):
         case (Problem() as problem, Goal() as goal):
             return PoisonTask(problem, goal)
@@ -164,13 +156,6 @@ def load_task(source: str) -> PoisonTask:
 
 def check_poison_settings(task: PoisonTask, settings: PoisonSettings) -> None:
     """Refuses settings that do not fit the problem, before anything is computed.
-
-    Args:
-        task: What the user's function returned.
-        settings: What to do.
-
-    Raises:
-        ValueError: If points, budget, goal, image shape or seeds do not fit.
 
     Cost: one backward pass over the goal.
     """

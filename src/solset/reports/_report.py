@@ -24,15 +24,7 @@ _CSS_PIXELS_PER_DOT = 96 / 150  # figures are written at 150 dots per inch
 
 
 def write_report(folder: RunFolder, report: Report) -> Path:
-    """The path of ``report.html`` in the run folder: one file that loads nothing from anywhere.
-
-    Args:
-        folder: Holds the figures that the sections name.
-        report: What to say. The same report over the same figures gives the same bytes.
-
-    Raises:
-        ValueError: If a figure is not in the folder, a row lacks a column, or a format does not fit.
-    """
+    """The path of ``report.html`` in the run folder: one file that loads nothing from anywhere."""
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,

@@ -9,11 +9,11 @@ class Finding:
     """One number or word of the summary.
 
     Attributes:
-        label: What it is.
-        value: A number, text, boolean or ``None``.
-        meaning: One sentence: what it tells, and when it does not.
+        label: Short name of the number or word.
+        value: Number, text, boolean, or ``None`` for no value.
+        meaning: Sentence that says what the value tells, and when it does not.
         format: Format specification for numbers.
-        unit: Behind the number.
+        unit: Unit that is written behind the number.
     """
 
     label: str
@@ -28,10 +28,10 @@ class Column:
     """One column of a table.
 
     Attributes:
-        key: Of its value in every row.
-        header: Above it.
+        key: Key of the column's value in every row.
+        header: Text that stands above the column.
         format: Format specification for numbers.
-        unit: Under the header.
+        unit: Unit that is written under the header.
     """
 
     key: str
@@ -45,9 +45,9 @@ class Table:
     """Rows under named columns.
 
     Attributes:
-        caption: What the rows are, in a phrase.
-        columns: In their order.
-        rows: One mapping per row with every column's key; what has no column is not shown.
+        caption: Phrase that says what the rows are.
+        columns: Columns of the table, from the left.
+        rows: Mappings with every column's key, one for each row; other keys are not shown.
     """
 
     caption: str
@@ -60,9 +60,9 @@ class Picture:
     """A figure that the run folder holds.
 
     Attributes:
-        name: As given to :meth:`RunFolder.write_figure`.
-        caption: What it shows and how to read it.
-        alt: What a reader who cannot see it needs to know.
+        name: Name under which the run folder holds the figure, without a suffix.
+        caption: Sentence that says what the figure shows and how to read it.
+        alt: Description for a reader who cannot see the figure.
     """
 
     name: str
@@ -75,12 +75,12 @@ class Section:
     """One part of the report.
 
     Attributes:
-        title: Its heading.
-        meaning: One or two sentences: what this shows and how to read it.
-        table: Its numbers, if any.
-        figures: Its pictures, before the table.
+        title: Heading of the section.
+        meaning: One or two sentences that say what the section shows and how to read it.
+        table: Numbers of the section, if there are any.
+        figures: Pictures of the section, before the table.
         notes: Remarks after the table.
-        warnings: Premises that do not hold, before everything else.
+        warnings: Premises that do not hold; they stand before everything else.
     """
 
     title: str
@@ -96,13 +96,13 @@ class Report:
     """Everything that the page says.
 
     Attributes:
-        title: Of the page.
-        question: The one sentence that it answers.
-        summary: The answer.
-        sections: The grounds for it.
+        title: Title of the whole page.
+        question: Sentence with the question that the page answers.
+        summary: Numbers and words that answer the question.
+        sections: Sections that give the grounds for the answer.
         warnings: Premises that do not hold, for the whole report.
-        settings: What reproduces the run; usually ``folder.settings``.
-        versions: Usually ``folder.versions``.
+        settings: Settings that reproduce the run; usually ``folder.settings``.
+        versions: Versions of the packages; usually ``folder.versions``.
     """
 
     title: str

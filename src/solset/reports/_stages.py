@@ -9,14 +9,7 @@ from solset.reports._run_folder import RunFolder
 
 
 def stage(folder: RunFolder, name: str, compute: Callable[[], Any], *, beside: Sequence[str] = ()) -> Any:
-    """The JSON result of a stage: read from the folder if this run has it, else computed and written.
-
-    Args:
-        folder: The folder of the run.
-        name: Name of the stage; its file is ``name.json``.
-        compute: Function that computes the result: numbers, text, lists and mappings.
-        beside: Names of other files that the stage writes, without which it is not finished.
-    """
+    """The JSON result of a stage: read from the folder if this run has it, else computed and written."""
     file = f"{name}.json"
     are_there = [folder.has(part) for part in (file, *beside)]  # asks for all: each names its damage
     if not all(are_there):
@@ -25,13 +18,7 @@ def stage(folder: RunFolder, name: str, compute: Callable[[], Any], *, beside: S
 
 
 def tensor_stage(folder: RunFolder, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of a stage, as :func:`stage` does for numbers.
-
-    Args:
-        folder: The folder of the run.
-        name: Name of the stage; its file is ``name.safetensors``.
-        compute: Function that computes the tensors.
-    """
+    """The tensors of a stage, as :func:`stage` does for numbers."""
     file = f"{name}.safetensors"
     if not folder.has(file):
         folder.write_tensors(file, compute())

@@ -57,15 +57,7 @@ class UserSettings(Settings):
 
 
 def load_problem(source: str) -> Problem:
-    """The Problem that a user's function returns; the file finds the modules beside it, as a script does.
-
-    Args:
-        source: ``FILE.py:FUNCTION``.
-
-    Raises:
-        ValueError: If the file or the function is not there, or the function fails.
-        TypeError: If it returns anything but a Problem.
-    """
+    """The Problem that a user's function returns; the file finds the modules beside it, as a script does."""
     problem = returned_by(source)
     if not isinstance(problem, Problem):
         raise bad_type(
@@ -78,14 +70,7 @@ def load_problem(source: str) -> Problem:
 
 
 def returned_by(source: str) -> object:
-    """What a user's function returns; the file finds the modules beside it, as a script does.
-
-    Args:
-        source: ``FILE.py:FUNCTION``.
-
-    Raises:
-        ValueError: If the file or the function is not there, or the function fails.
-    """
+    """What a user's function returns; the file finds the modules beside it, as a script does."""
     file, _, name = source.rpartition(":")
     path = Path(file)
     if not file or not name or path.suffix != ".py" or not path.is_file():
@@ -105,7 +90,7 @@ def returned_by(source: str) -> object:
     try:
         spec.loader.exec_module(module)
         function = getattr(module, name, None)
-        found = function() if callable(function) else function
+        returned = function() if callable(function) else function
     except (Exception, SystemExit) as error:
         raise bad_value(
             "source",
@@ -117,7 +102,7 @@ def returned_by(source: str) -> object:
         raise bad_value(
             "source", expected=f"a function {name} in {path.name}", got="none", cure="Check the name."
         )
-    return found
+    return returned
 
 
 def map_of(name: str) -> Optimality:
@@ -129,16 +114,6 @@ def check_moves(
     problem: Problem, *, points: Sequence[int], direction: str, optimality: str, seed: int
 ) -> None:
     """Refuses settings that do not fit the problem; a run folder is made afterwards.
-
-    Args:
-        problem: Trained point whose points are to move.
-        points: Indices of the training points that move.
-        direction: Directions, as in :class:`UserSettings`.
-        optimality: Name of the map, or ``"auto"``.
-        seed: Seed of random directions.
-
-    Raises:
-        ValueError: If a point is out of range, a direction cannot be computed, or the map does not apply.
 
     Cost: one gradient over the moved points.
     """
@@ -162,13 +137,7 @@ def check_settings(problem: Problem, settings: UserSettings) -> None:
 
 
 def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder) -> dict[str, Any]:
-    """Estimates the new solution set at every size, stage by stage.
-
-    Args:
-        problem: The trained point.
-        settings: What to do.
-        folder: Where results go.
-    """
+    """Estimates the new solution set at every size, stage by stage."""
     points = problem.check_points(settings.points)
     inputs, _ = problem.risk().points[points]
     directions = chosen_directions(problem, points, inputs, settings.direction, settings.seed)
@@ -205,15 +174,7 @@ def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder
 def chosen_directions(
     problem: Problem, points: list[int], inputs: Tensor, direction: str, seed: int
 ) -> Tensor:
-    """Unit directions for the moved points, ``(|K|, *input)``.
-
-    Args:
-        problem: The trained point.
-        points: ``K``.
-        inputs: Theirs.
-        direction: ``"gradient"``, ``"random"``, or a safetensors file with the key ``directions``.
-        seed: Of random ones.
-    """
+    """Unit directions for the moved points, ``(|K|, *input)``."""
     if direction == "gradient":
         return loss_directions(problem, points)
     if direction == "random":
@@ -257,5 +218,5 @@ def _losses(risk: Any, points: list[int]) -> dict[str, float]:
 
 
 def _worst(risk: Any, points: list[int], stability: Stability) -> dict[str, float]:
-    found = [_losses(risk.at(sample.value), points) for sample in stability.samples]
-    return {key: max(one[key] for one in found) for key in found[0]} if found else {}
+    losses = [_losses(risk.at(sample.value), points) for sample in stability.samples]
+    return {key: max(one[key] for one in losses) for key in losses[0]} if losses else {}

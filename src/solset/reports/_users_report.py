@@ -12,13 +12,7 @@ from solset.reports._users import UserSettings, run_user_problem
 
 
 def user_experiment(problem: Problem, settings: UserSettings, folder: RunFolder) -> Path:
-    """Runs a user's problem into a folder and returns the path of the page.
-
-    Args:
-        problem: The trained point.
-        settings: What to do.
-        folder: Where everything goes.
-    """
+    """Runs a user's problem into a folder and returns the path of the page."""
     result = run_user_problem(problem, settings, folder)
     rows = [_flat(row) for row in result["sizes"]]
     folder.write_csv("sizes.csv", rows)
@@ -113,14 +107,14 @@ def _report(
 
 
 def _warnings(result: dict[str, Any]) -> tuple[str, ...]:
-    found = []
+    warnings = []
     if result["setup"]["gradient_norm"] > 1e-3:
-        found.append(
+        warnings.append(
             f"The weights are not stationary: the gradient norm of the risk is {result['setup']['gradient_norm']:.3g}."
         )
     empty = [f"{100 * row['size']:g} %" for row in result["sizes"] if row["is_empty"]]
     if empty:
-        found.append(
+        warnings.append(
             f"The estimated set is empty at tolerance 1e-6 for steps of {', '.join(empty)}: the numbers are of its least-squares element."
         )
-    return tuple(found)
+    return tuple(warnings)
