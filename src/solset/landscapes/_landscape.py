@@ -13,7 +13,7 @@ from solset.checks import checked
 from solset.errors import bad_value
 from solset.landscapes._filter_norms import check_rows, check_vector
 from solset.landscapes._plane import Normalise, Plane, Ranges, slice_grid, slice_plane
-from solset.landscapes._row_file import Row, RowFile
+from solset.landscapes._row_file import Row, stored_rows
 from solset.landscapes._subset_losses import checked_subsets, quantities, subset_losses
 from solset.problem import Problem
 from solset.results import Result
@@ -181,14 +181,13 @@ def landscape(
     losses = torch.tensor([at_centre[name] for name in names], dtype=torch.float64)
     probe = Probe("the loss at the centre", losses, rtol=1e-3)
     store = Checkpoint.at(checkpoint, "landscape", lambda: identity(start, settings), probe)
-    file = RowFile(store, names, (resolution, len(grid[1]) if len(grid) == 2 else 1))
-    rows = file.read()
+    rows = stored_rows(store, names, (resolution, len(grid[1]) if len(grid) == 2 else 1))
     placed = tuple(_mark(name, weights, plane, start, chosen) for name, weights in shown.items())
     hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
     for i in tqdm(range(resolution), desc="landscape", unit="row", disable=hidden, leave=False):
         if i not in rows:
             rows[i] = _row(start, plane, grid, i, chosen)
-            file.write(rows)
+            store.write({"rows": rows})
     values = {name: _stacked([rows[i][name] for i in range(resolution)], len(grid)) for name in at_centre}
     return Landscape(plane, grid, values, quantities(start, chosen), at_centre, placed)
 

@@ -26,7 +26,7 @@ from solset.storage._files import (
     replacing,
 )
 from solset.storage._identity import Identity, package_versions
-from solset.storage._seal import FORMAT, SealError, is_sealed, parsed_json, tensor_bytes
+from solset.storage._seal import FORMAT, SealError, is_sealed, tensor_bytes
 
 __all__ = [
     "FORMAT",
@@ -49,7 +49,6 @@ __all__ = [
     "make_folder",
     "matched",
     "package_versions",
-    "parsed_json",
     "plain_name",
     "read_file",
     "remove_file",

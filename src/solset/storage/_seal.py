@@ -82,7 +82,7 @@ def unseal(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if data[place] != _sum(data, place):
             raise SealError("damaged", "its content is not what was written")
         is_text = data.startswith(_TEXT)
-        records = parsed_json(data if is_text else _header(data))
+        records = _parsed_json(data if is_text else _header(data))
         if records["format"] != FORMAT:
             raise _other_version(records["format"])
         del records["format"], records["seal"]
@@ -98,15 +98,8 @@ def is_sealed(data: bytes) -> bool:
     return data.startswith(_TEXT) or data[_LENGTH : _LENGTH + len(_ARRAYS)] == _ARRAYS
 
 
-def parsed_json(data: bytes | str) -> Any:
-    """The value of a JSON text from anywhere.
-
-    Args:
-        data: The text or its bytes.
-
-    Raises:
-        ValueError: If it is not JSON, or is nested deeper than any of ours.
-    """
+def _parsed_json(data: bytes | str) -> Any:
+    """The value of a JSON text; a ``ValueError`` also where it is nested too deep."""
     try:
         return json.loads(data)
     except RecursionError as error:
@@ -122,7 +115,7 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None 
 def _foreign(data: bytes) -> SealError:
     """The error for bytes that do not begin as ours do, which may still be an earlier version's."""
     try:
-        content = parsed_json(data) if data[:99].lstrip().startswith(b"{") else None
+        content = _parsed_json(data) if data[:99].lstrip().startswith(b"{") else None
     except ValueError:
         content = None
     stated = content.get("format") if isinstance(content, dict) else None
