@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import solset
+import solset.landscapes
 from solset import SolverError
 from solset.solvers import filters
 from support.tiny import tiny_model, tiny_problem
