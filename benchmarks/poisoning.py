@@ -196,7 +196,7 @@ class Logistic:
         problem, unseen = self.problem, digits().part(1000, 1500)
         points = torch.randperm(200, generator=torch.Generator().manual_seed(seed))[:3].tolist()
         goal, budget = HeldOutLoss(unseen.inputs, unseen.labels), Budget(points, 1.0, lower=0.0, upper=1.0)
-        designed = design_poisoning(problem, goal, budget, ascent=Ascent(rounds=6))
+        designed = design_poisoning(problem, goal, budget, ascent=Ascent(max_rounds=6))
 
         def train(inputs: Tensor, _: Tensor, start: int) -> Tensor:
             return self.train(problem, inputs, start)
@@ -332,7 +332,7 @@ def margins(logistic: Logistic, count: int = 5) -> list[dict[str, object]]:
     first, second = outputs.topk(2).values.unbind(1)
     rows = []
     for digit in (first - second).argsort()[5 : 5 * (count + 1) : 5].tolist():
-        margin = stability_margin(problem, unseen.inputs[digit], budget, ascent=Ascent(rounds=2))
+        margin = stability_margin(problem, unseen.inputs[digit], budget, ascent=Ascent(max_rounds=2))
         rows.append(
             {
                 "digit": 1000 + digit,

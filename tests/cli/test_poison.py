@@ -140,7 +140,7 @@ class TestPoison:
             (["attack.py:attack", "--image", "8"], "`--image` must be height and width such as 8x8; got '8'"),
             (["attack.py:attack", "--image", "3x3"], "`image` must be of 2 pixels; got (3, 3)"),
             (["attack.py:attack", "--from-scratch", "a"], "`--from-scratch` must be seeds such as 1,2"),
-            (["attack.py:attack", "--rounds", "0"], "`rounds` must be one or more; got 0"),
+            (["attack.py:attack", "--rounds", "0"], "`rounds` must be at least 1; got 0"),
         ],
     )
     def test_a_bad_argument_ends_in_one_line_and_leaves_no_folder(self, solset, arguments, says):

@@ -83,7 +83,7 @@ def _poisoning(folder: Path) -> object:
         problem(),
         WeightFunction(_sum, name="sum"),
         Budget([0], 0.1),
-        ascent=Ascent(rounds=1, steps=1),
+        ascent=Ascent(max_rounds=1, max_steps=1),
         checkpoint=folder / "ascent",
         progress=False,
     )

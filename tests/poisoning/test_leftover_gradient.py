@@ -54,7 +54,9 @@ def test_the_change_foretold_is_the_one_that_retraining_makes(unfinished, is_rai
     still = retrain(unfinished, Move(POINTS, 0 * draw(3, 4)), method=METHODS["descent"]).weights
     drift = aim.value(unfinished, still) - aim.value(unfinished, unfinished.weights())
     with pytest.warns(SolsetWarning, match="training had not stopped") as caught:
-        found = design_poisoning(unfinished, aim, Budget(POINTS, 0.3), element=FLOW, ascent=Ascent(rounds=4))
+        found = design_poisoning(
+            unfinished, aim, Budget(POINTS, 0.3), element=FLOW, ascent=Ascent(max_rounds=4)
+        )
     assert f"{drift:.3g}" in str(caught[-1].message)
     (verdict,) = judge_poisoning(unfinished, aim, found, methods=METHODS).verdicts
     assert found.clean == verdict.clean == aim.value(unfinished, still)
@@ -67,7 +69,9 @@ def test_the_change_foretold_is_the_one_that_retraining_makes(unfinished, is_rai
 def test_only_rounds_that_retraining_confirms_are_kept(unfinished):
     aim = goal(is_raised=True)
     with pytest.warns(SolsetWarning, match="training had not stopped"):
-        found = design_poisoning(unfinished, aim, Budget(POINTS, 0.3), element=FLOW, ascent=Ascent(rounds=4))
+        found = design_poisoning(
+            unfinished, aim, Budget(POINTS, 0.3), element=FLOW, ascent=Ascent(max_rounds=4)
+        )
     values = [found.clean, *(one.value for one in found.course if one.is_kept)]
     assert values == sorted(values)
     assert len(values) > 1
@@ -89,7 +93,7 @@ def test_the_linear_estimate_counts_from_where_clean_training_ends(unfinished):
 def test_a_finished_problem_starts_at_the_trained_weights(fitted):
     aim, flow = HeldOutLoss(draw(5, 3, seed=1), draw(5, 2, seed=2)), filters.GradientFlow(50, 0.03)
     found = design_poisoning(
-        fitted.problem(), aim, Budget([4, 1], 0.1), element=flow, ascent=Ascent(rounds=1)
+        fitted.problem(), aim, Budget([4, 1], 0.1), element=flow, ascent=Ascent(max_rounds=1)
     )
     assert found.clean == pytest.approx(found.adjoint.value, rel=1e-12)
 

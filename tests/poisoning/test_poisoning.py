@@ -17,7 +17,7 @@ from solset.scores import Moved
 from solset.solvers import filters
 
 POINTS = [4, 1]
-SHORT = Ascent(rounds=4, steps=2)
+SHORT = Ascent(max_rounds=4, max_steps=2)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -58,7 +58,7 @@ class TestFeasibility:
         upper = inputs + 0.2 * draw(2, 3, seed=seed + 1).abs()
         budget = Budget(POINTS, radius, norm, scope, lower, upper)
         wish = WeightFunction(lambda w: w @ draw(74, seed=seed + 2))
-        settings = Ascent(rounds=2, steps=2, stride=1.0)
+        settings = Ascent(max_rounds=2, max_steps=2, stride=1.0)
         found = design_poisoning(problem, wish, budget, ascent=settings, follower=watched)
         assert watched.seen
         for dx in [*watched.seen, found.dx]:
@@ -71,7 +71,7 @@ class TestFeasibility:
     def test_a_start_is_kept_to(self, fitted, goal):
         problem, budget = fitted.problem(), Budget(POINTS, 0.1)
         start = budget.at(problem).random(torch.Generator().manual_seed(0))
-        found = design_poisoning(problem, goal, budget, start=start, ascent=Ascent(rounds=1, stride=0.01))
+        found = design_poisoning(problem, goal, budget, start=start, ascent=Ascent(max_rounds=1, stride=0.01))
         assert 0 < float((found.dx - start).norm()) <= 0.01 * 0.1 * 2**0.5 + 1e-12
 
     @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ class TestFeasibility:
         [
             (Budget(POINTS, 0.1), torch.ones(2, 3).double(), "box of valid features; got one, 2.3"),
             (Budget(POINTS, 0.1), torch.ones(3, 3).double(), r"`start` must be of shape \(2, 3\)"),
-            (Budget(POINTS, 9.0, lower=-0.1, upper=0.1), None, "got the points as they are"),
+            (Budget(POINTS, 9.0, lower=-0.1, upper=0.1), None, "got the clean points"),
             (Budget(POINTS, 0.1, lower=9.0), None, "`budget` must be one that some perturbation keeps"),
         ],
     )
@@ -131,7 +131,7 @@ class TestEffect:
         problem, budget = case.problem(weight_decay=weight_decay), Budget(POINTS, 0.2)
         hidden = budget.at(problem).random(torch.Generator().manual_seed(3))
         wanted = problem.estimate(Move(POINTS, hidden)).min_norm().value
-        found = design_poisoning(problem, TargetWeights(wanted), budget, ascent=Ascent(rounds=12))
+        found = design_poisoning(problem, TargetWeights(wanted), budget, ascent=Ascent(max_rounds=12))
         assert (
             found.predicted < 0.5 * found.clean
         )  # steepest ascent is slow where directions differ in effect
@@ -177,7 +177,7 @@ class TestStops:
             return (0.01 - along @ (w - start)).sqrt() * -1.0  # not a number once it has risen by 0.01
 
         found = design_poisoning(
-            problem, WeightFunction(walled), Budget(POINTS, 5.0), ascent=Ascent(rounds=60)
+            problem, WeightFunction(walled), Budget(POINTS, 5.0), ascent=Ascent(max_rounds=60)
         )
         assert -0.1 <= found.clean < found.predicted <= 0.0
         assert found.reason is Reason.NOT_FINITE
@@ -204,10 +204,10 @@ class TestStops:
     @pytest.mark.parametrize(
         ("options", "says"),
         [
-            ({"rounds": 0}, "`rounds` must be one or more; got 0"),
-            ({"steps": 0}, "`steps` must be one or more; got 0"),
+            ({"max_rounds": 0}, "`max_rounds` must be at least 1; got 0"),
+            ({"max_steps": 0}, "`max_steps` must be at least 1; got 0"),
             ({"stride": 0.0}, r"`stride` must be in \(0, 1\]; got 0.0"),
-            ({"tol": 1.0}, r"`tol` must be in \[0, 1\); got 1.0"),
+            ({"min_rise": 1.0}, r"`min_rise` must be in \[0, 1\); got 1.0"),
         ],
     )
     def test_bad_settings_are_refused(self, options, says):
@@ -219,7 +219,7 @@ class TestCheckpoint:
     def run(self, case, goal, path, **options):
         budget = options.pop("budget", Budget(POINTS, 0.1))
         problem = options.pop("problem", None) or case.problem()
-        options = {"ascent": Ascent(rounds=5, steps=2), **options}
+        options = {"ascent": Ascent(max_rounds=5, max_steps=2), **options}
         return design_poisoning(problem, goal, budget, checkpoint=path, **options)
 
     def test_an_interrupted_search_goes_on_to_the_same_end(self, fitted, goal, tmp_path):
@@ -242,7 +242,7 @@ class TestCheckpoint:
 
     def test_more_rounds_go_on_from_where_fewer_ended(self, fitted, goal, tmp_path):
         path = tmp_path / "more.safetensors"
-        self.run(fitted, goal, path, ascent=Ascent(rounds=2, steps=2))
+        self.run(fitted, goal, path, ascent=Ascent(max_rounds=2, max_steps=2))
         more = self.run(fitted, goal, path)
         assert more.course == self.run(fitted, goal, None).course
 
@@ -259,7 +259,7 @@ class TestCheckpoint:
             "goal": {"goal": other_goal},
             "data": {"problem": other_data},
             "element": {"element": filters.GradientFlow(5, 0.01)},
-            "ascent": {"ascent": Ascent(rounds=5, steps=3)},
+            "ascent": {"ascent": Ascent(max_rounds=5, max_steps=3)},
             "start": {"start": torch.full((2, 3), 0.01, dtype=torch.float64)},
         }
         for name, options in cases.items():

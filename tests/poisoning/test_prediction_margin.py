@@ -129,7 +129,7 @@ def drifting() -> tuple[Problem, Tensor]:
     return problem, unseen[int((before != after).nonzero()[0, 0])]
 
 
-@pytest.mark.parametrize("ascent", [None, Ascent(rounds=1)])
+@pytest.mark.parametrize("ascent", [None, Ascent(max_rounds=1)])
 def test_a_prediction_that_clean_retraining_flips_has_no_margin(drifting, ascent):
     problem, x = drifting
     flow = filters.GradientFlow(50, 0.5)
@@ -229,8 +229,8 @@ def test_the_search_ends_where_every_radius_flips(monkeypatch):
         (draw(3), Budget([0], 1.0), {}, r"`inputs` must be of shape"),
         (draw(2, 2), Budget([0], 1.0), {}, "`inputs` must be one test input; got 2"),
         (torch.ones(2).double(), Budget([0], 1.0), {}, "`inputs` must be a test input with one largest"),
-        (draw(2), Budget([0], 0.0), {}, "`budget` must be a positive largest radius; got 0.0"),
-        (draw(2), Budget([0], 1.0), {"tol": 0.0}, r"`tol` must be in \(0, 1\); got 0.0"),
+        (draw(2), Budget([0], 0.0), {}, "`budget` must be of a positive radius; got 0.0"),
+        (draw(2), Budget([0], 1.0), {"radius_tol": 0.0}, r"`radius_tol` must be in \(0, 1\); got 0.0"),
     ],
 )
 def test_bad_calls_are_refused(inputs, budget, options, says):

@@ -61,7 +61,7 @@ def calls() -> dict[str, Call]:
     problem, weights = tiny_problem(), tiny_problem().weights()
     goal = solset.goals.WeightFunction(lambda w: w.square().sum(), name="square")
     budget, moved = solset.poisoning.Budget([0, 2], 0.05), {"problem": problem, "dx": DX, "points": [0, 2]}
-    short, one = solset.poisoning.Ascent(rounds=1, steps=1), torch.ones_like(weights)
+    short, one = solset.poisoning.Ascent(max_rounds=1, max_steps=1), torch.ones_like(weights)
     change = solset.scores.Moved([0, 2], DX)
     none = {"optimality": "auto", "solver": None}
     found = {
@@ -164,10 +164,10 @@ def calls() -> dict[str, Call]:
             solset.poisoning.stability_margin,
             {
                 **{"problem": problem, "inputs": inputs[:1], "budget": budget, "element": None},
-                **{"method": None, "ascent": short, "tol": 0.1, **none},
+                **{"method": None, "ascent": short, "radius_tol": 0.1, **none},
             },
         ),
-        "Ascent": (solset.poisoning.Ascent, {"rounds": 1, "steps": 1, "stride": 0.5}),
+        "Ascent": (solset.poisoning.Ascent, {"max_rounds": 1, "max_steps": 1, "stride": 0.5}),
         "Budget": (
             solset.poisoning.Budget,
             {

@@ -37,7 +37,7 @@ class _Piece:
         start: Place where the piece begins.
         values: Distance of each activation from its kink there.
         ahead: Place near the end of the piece, with its slope.
-        bend: Coefficient ``b``, ``(p,)``.
+        bend: Coefficient ``b`` of the curve, ``(p,)``.
         error: Estimated error, in weight units for a unit of ``τ``.
         span: Length ``Δτ`` after which the piece should end.
     """
@@ -58,7 +58,7 @@ class Crossing:
     """Steps from kink to kink by Heun's method.
 
     Args:
-        switches: Activations with kinks.
+        switches: Activations whose kinks are crossed.
         nearby: Source of the slopes.
         rate: Error in weight units that a unit of ``τ`` may make.
         smallest: Distance ``Δτ`` between kinks below which a crowd of them is passed at once.

@@ -22,7 +22,7 @@ class _Projected:
     Attributes:
         weights: Weights on the set, as far as the corrections came, ``(p,)``.
         outputs: Outputs at these weights, ``(n, c)``.
-        factor: Latest factorisation.
+        factor: Latest factorisation of the rows.
         residual: Largest error of an output in use.
         contraction: Contraction of the slowest correction; 0 after one correction or none.
     """
@@ -55,7 +55,7 @@ class FittedSteps:
     """Adams predictor and corrector along ``w' = -J⁺ J_x Δx``, then Gauss–Newton steps onto the set.
 
     Args:
-        kept: Constraint that the outputs are kept.
+        constraint: Constraint that the outputs are constraint.
         derivative: Graphical derivative at the trained point.
         kinks: Kinks of the activations on the way.
         max_error: Error along the set, relative to the length of the path.
@@ -66,7 +66,7 @@ class FittedSteps:
 
     def __init__(
         self,
-        kept: KeptOutputs,
+        constraint: KeptOutputs,
         derivative: GraphicalDerivative,
         kinks: Kinks,
         *,
@@ -75,7 +75,7 @@ class FittedSteps:
         max_fit: float,
         options: PathOptions,
     ) -> None:
-        self._kept, self._derivative, self._kinks = kept, derivative, kinks
+        self._constraint, self._derivative, self._kinks = constraint, derivative, kinks
         self._max_error, self._output_tol, self._max_fit = max_error, output_tol, max_fit
         self._options = options
 
@@ -86,18 +86,18 @@ class FittedSteps:
 
     def start(self) -> State:
         """The trained point, with the slope there: the shortest element of the graphical derivative."""
-        factor, risk = self._kept.first(self._derivative), self._kept.risk(0.0)
-        losses = losses_at(risk, self._kept.target)
+        factor, risk = self._constraint.first(self._derivative), self._constraint.risk(0.0)
+        losses = losses_at(risk, self._constraint.target)
         station = Station(
             place=0.0,
-            moved_loss=float(losses[self._kept.points].mean()),
+            moved_loss=float(losses[self._constraint.points].mean()),
             all_loss=float(losses.mean()),
             residual=0.0,
             length=0.0,
             smallest=factor.smallest,
             rows=factor.count,
             error=0.0,
-            gradients=self._kept.meter.gradients,
+            gradients=self._constraint.meter.gradients,
         )
         reference = (factor.smallest, float(factor.slope.norm()))
         return State(risk.weights, station, self.first_step, Slopes(factor.slope), reference)
@@ -106,7 +106,7 @@ class FittedSteps:
         """One step of length ``Δτ``. Cost: one factorisation, and a forward pass for each correction."""
         place = state.station.place + step
         guess = state.slopes.predict(step)
-        factor = self._kept.factor(place, state.weights + guess)
+        factor = self._constraint.factor(place, state.weights + guess)
         refusal = _unusable(factor)
         if refusal is not None:
             return refusal
@@ -121,7 +121,7 @@ class FittedSteps:
         end = self._project(state, factor, place, state.weights + along.change, settle)
         if isinstance(end, Refusal):
             return end
-        fit = fit_at(self._kept.risk(place), end.outputs)
+        fit = fit_at(self._constraint.risk(place), end.outputs)
         if not fit <= self._max_fit:
             detail = f"the loss pulls at the outputs with {fit:.3g}, more than {self._max_fit:.3g}"
             return Refusal(StopReason.UNFITTED, 0.5, detail)
@@ -169,8 +169,8 @@ class FittedSteps:
         Cost: a forward pass.
         """
         now, place = state.slopes.now, state.station.place + step
-        outputs = self._kept.outputs(self._kept.risk(place, state.weights + step * now))
-        changed = factor.rows_of(outputs - self._kept.target)
+        outputs = self._constraint.outputs(self._constraint.risk(place, state.weights + step * now))
+        changed = factor.rows_of(outputs - self._constraint.target)
         beyond = step * (factor.prepared.operator @ now + factor.answer)
         square = float(beyond @ beyond)
         since = min(max(float(changed @ beyond) / square, 0.0), 1.0) if square > 0 else 0.5
@@ -195,8 +195,8 @@ class FittedSteps:
 
         They end once what all further ones would add is shorter than ``settle``, or at ``output_tol``.
         """
-        outputs = self._kept.outputs(self._kept.risk(place, weights))
-        error = factor.rows_of(outputs - self._kept.target)
+        outputs = self._constraint.outputs(self._constraint.risk(place, weights))
+        error = factor.rows_of(outputs - self._constraint.target)
         slowest, refreshes = 0.0, 0
         for _ in range(self._options.max_corrections):
             residual = float(error.abs().max())
@@ -204,10 +204,10 @@ class FittedSteps:
                 return Refusal(StopReason.NONFINITE, 0.3, "the outputs are not finite")
             if residual <= self._output_tol:
                 return _Projected(weights, outputs, factor, residual, slowest)
-            correction = factor.pull(outputs - self._kept.target)
+            correction = factor.pull(outputs - self._constraint.target)
             weights, before = weights - correction, float(error.norm())
-            outputs = self._kept.outputs(self._kept.risk(place, weights))
-            error = factor.rows_of(outputs - self._kept.target)
+            outputs = self._constraint.outputs(self._constraint.risk(place, weights))
+            error = factor.rows_of(outputs - self._constraint.target)
             contraction = float(error.norm()) / before
             slowest = max(slowest, contraction)
             # What all further corrections would add up to, if they went on contracting like this one.
@@ -217,8 +217,8 @@ class FittedSteps:
             if contraction > 0.9 and float(error.abs().max()) > self._output_tol:
                 if refreshes == 2:  # a third factorisation costs more than a shorter step
                     break
-                factor, refreshes = self._kept.factor(place, weights), refreshes + 1
-                error = factor.rows_of(outputs - self._kept.target)
+                factor, refreshes = self._constraint.factor(place, weights), refreshes + 1
+                error = factor.rows_of(outputs - self._constraint.target)
                 refusal = _unusable(factor)
                 if refusal is not None:
                     return refusal
@@ -226,18 +226,18 @@ class FittedSteps:
         return Refusal(self._cause(state, factor, StopReason.SMALL_STEP), 0.5, detail)
 
     def _accepted(self, state: State, step: float, end: _Projected, along: _Step) -> State:
-        risk = self._kept.risk(state.station.place + step)
+        risk = self._constraint.risk(state.station.place + step)
         losses, factor = losses_at(risk, end.outputs), end.factor
         station = Station(
             place=min(state.station.place + step, 1.0),
-            moved_loss=float(losses[self._kept.points].mean()),
+            moved_loss=float(losses[self._constraint.points].mean()),
             all_loss=float(losses.mean()),
             residual=end.residual,
             length=state.station.length + float((end.weights - state.weights).norm()),
             smallest=factor.smallest,
             rows=factor.count,
             error=along.error,
-            gradients=self._kept.meter.gradients,
+            gradients=self._constraint.meter.gradients,
             held=0 if along.end is None else len(along.end.held),
         )
         # Where corrections contract by less than half, the step was long enough.

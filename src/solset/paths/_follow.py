@@ -133,8 +133,8 @@ def follow_path(
         else:
             has_choice = derivative.linearisation.left_out > 0 or rows is not None
             choice = (rows or InformativeRows()) if has_choice else None
-            kept = KeptOutputs(problem, points, dx, rows=choice, meter=meter)
-            stepper = _fitted_steps(problem, kept, derivative, max_error, options)
+            constraint = KeptOutputs(problem, points, dx, rows=choice, meter=meter)
+            stepper = _fitted_steps(problem, constraint, derivative, max_error, options)
         states = states or [stepper.start()]
         meter.gradients = states[-1].station.gradients
         hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
@@ -255,17 +255,17 @@ def _ending(reason: StopReason, state: State, detail: str) -> Ending:
 
 def _fitted_steps(
     problem: Problem,
-    kept: KeptOutputs,
+    constraint: KeptOutputs,
     derivative: GraphicalDerivative,
     max_error: float,
     options: PathOptions,
 ) -> FittedSteps:
-    largest = max(1.0, float(kept.target.abs().max()))
-    output_tol = max(1e-10, 1000 * torch.finfo(kept.target.dtype).eps) * largest
+    largest = max(1.0, float(constraint.target.abs().max()))
+    output_tol = max(1e-10, 1000 * torch.finfo(constraint.target.dtype).eps) * largest
     return FittedSteps(
-        kept,
+        constraint,
         derivative,
-        kinks_of(kept, max_error=max_error, output_tol=output_tol, options=options),
+        kinks_of(constraint, max_error=max_error, output_tol=output_tol, options=options),
         max_error=max_error,
         output_tol=output_tol,
         max_fit=max(options.max_fit, 3 * problem.fit),  # what training left must not end the path

@@ -45,23 +45,23 @@ class ActivationKinks:
     """The kinks of piecewise linear activations.
 
     Args:
-        kept: Constraint that the path keeps.
-        switches: Activations with kinks.
+        constraint: Constraint that the path keeps.
+        switches: Activations whose kinks are crossed.
         max_error: Error along the set, relative to the length of the path.
         output_tol: Largest error of an output at the end of a step.
-        options: Limits and accuracies.
+        options: Limits and accuracies of the iterations.
     """
 
     def __init__(
         self,
-        kept: KeptOutputs,
+        constraint: KeptOutputs,
         switches: ActivationSwitches,
         *,
         max_error: float,
         output_tol: float,
         options: PathOptions,
     ) -> None:
-        self._kept, self._switches, self._options = kept, switches, options
+        self._constraint, self._switches, self._options = constraint, switches, options
         self._max_error, self._output_tol = max_error, output_tol
 
     def count(self, state: State, step: float, change: Tensor) -> int | None:
@@ -74,7 +74,7 @@ class ActivationKinks:
         """The end of a step from kink to kink, on the set and on the kinks it holds."""
         accuracy = self._options.kink_error * self._max_error
         nearby = Nearby(
-            self._kept,
+            self._constraint,
             self._switches,
             factor,
             accuracy=accuracy,
@@ -95,9 +95,9 @@ class ActivationKinks:
         return Crossed(nearby.settled(crossed.place, self._output_tol), crossed.error, crossed.steps)
 
 
-def kinks_of(kept: KeptOutputs, *, max_error: float, output_tol: float, options: PathOptions) -> Kinks:
+def kinks_of(constraint: KeptOutputs, *, max_error: float, output_tol: float, options: PathOptions) -> Kinks:
     """The kinks of a network, as far as they can be watched. Cost: a forward pass of one point."""
-    switches = ActivationSwitches(kept)
+    switches = ActivationSwitches(constraint)
     if not 0 < switches.count <= options.max_activations:
         return UnseenKinks()
-    return ActivationKinks(kept, switches, max_error=max_error, output_tol=output_tol, options=options)
+    return ActivationKinks(constraint, switches, max_error=max_error, output_tol=output_tol, options=options)

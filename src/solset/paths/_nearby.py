@@ -72,30 +72,30 @@ class Nearby:
     switches. In the whitened rows the residual is the error of the slope, in weight units.
 
     Args:
-        kept: Constraint that the path keeps.
+        constraint: Constraint that the path keeps.
         switches: Activations that may be held at their kinks.
-        factor: Factorisation to use.
+        factor: Factorisation that preconditions the slopes.
         accuracy: Error of a slope relative to its length.
         max_iterations: Limit of the iterations for one slope.
     """
 
     def __init__(
         self,
-        kept: KeptOutputs,
+        constraint: KeptOutputs,
         switches: ActivationSwitches,
         factor: Factor,
         *,
         accuracy: float,
         max_iterations: int,
     ) -> None:
-        self._kept, self._switches, self._factor = kept, switches, factor
+        self._constraint, self._switches, self._factor = constraint, switches, factor
         self._accuracy, self._max_iterations = accuracy, max_iterations
         self._whitening = factor.prepared.whitening()
         self._images = Images(Product(self._whitening, factor.prepared.operator))
 
     def start(self, tau: float, weights: Tensor, slope: Tensor, held: tuple[int, ...]) -> Place:
         """A place whose slope is known already. Cost: a product with the rows that are factorised."""
-        gradients, _ = self._switches.gradients(self._kept.risk(tau, weights), held)
+        gradients, _ = self._switches.gradients(self._constraint.risk(tau, weights), held)
         white = Product(self._whitening, self._factor.prepared.operator)
         rows = Restricted(white, gradients, *self._images.near(held, gradients))
         dual = rows.scaled(rows @ slope)  # exact for orthonormal rows
@@ -106,9 +106,9 @@ class Nearby:
 
         Cost: two products with ``J`` for each iteration and five more.
         """
-        risk = self._kept.risk(tau, weights)
+        risk = self._constraint.risk(tau, weights)
         system = self._system(risk, held)
-        answer = self._whitening @ self._factor.rows_of(self._kept.answer(risk))
+        answer = self._whitening @ self._factor.rows_of(self._constraint.answer(risk))
         base = system.rows.base(-system.rates)
         target = -answer - system.white @ base if held else -answer
         dual = system.rows.unscaled(near.dual)
@@ -123,15 +123,15 @@ class Nearby:
         dual = system.rows.scaled(dual)
         image = system.white.T @ dual
         pull = system.rows.pull(-system.rates, image)
-        system.count(self._kept.meter)
+        system.count(self._constraint.meter)
         slope = image + system.gradients.T @ pull
         return Place(tau, weights, slope, dual, held, pull, system.gradients, steps)
 
     def settled(self, place: Place, output_tol: float) -> Place:
         """The same place moved onto the set, and onto the kinks of held activations, by Newton's method."""
         for _ in range(5):  # from a place near the set two are enough; more find nothing
-            risk = self._kept.risk(place.tau, place.weights)
-            error = self._factor.rows_of(self._kept.outputs(risk) - self._kept.target)
+            risk = self._constraint.risk(place.tau, place.weights)
+            error = self._factor.rows_of(self._constraint.outputs(risk) - self._constraint.target)
             values = self._switches.values(place.tau, place.weights)[list(place.held)]
             if float(torch.cat([error, values]).abs().max()) <= output_tol:
                 break
@@ -142,16 +142,16 @@ class Nearby:
             solver = CG(tol=1e-3, max_steps=self._max_iterations)
             dual = solver.solve(NormalOperator(system.rows.T), off).value
             place = replace(place, weights=place.weights - base - system.rows.T @ dual)
-            system.count(self._kept.meter)
+            system.count(self._constraint.meter)
         return place
 
     def switch_rates(self, place: Place, switches: tuple[int, ...]) -> Tensor:
         """How fast the arguments of activations change along the slope of a place, ``(k,)``."""
-        rows, rates = self._switches.gradients(self._kept.risk(place.tau, place.weights), switches)
+        rows, rates = self._switches.gradients(self._constraint.risk(place.tau, place.weights), switches)
         return rows @ place.slope + rates
 
     def _system(self, risk: EmpiricalRisk, held: tuple[int, ...]) -> _System:
-        jacobian, picked = Counted(self._kept.jacobian(risk)), self._factor.picked
+        jacobian, picked = Counted(self._constraint.jacobian(risk)), self._factor.picked
         rows_in_use: LinearOperator = jacobian if picked is None else Product(picked, jacobian)
         white = Product(self._whitening, rows_in_use)
         gradients, rates = self._switches.gradients(risk, held)

@@ -18,28 +18,28 @@ class ActivationSwitches:
     An activation is named by its place among these values.
 
     Args:
-        kept: Constraint that the path keeps, with its data and cost meter.
+        constraint: Constraint that the path keeps, with its data and cost meter.
     """
 
-    def __init__(self, kept: KeptOutputs) -> None:
-        self._kept = kept
+    def __init__(self, constraint: KeptOutputs) -> None:
+        self._constraint = constraint
 
     @cached_property
     def count(self) -> int:
         """Number of activations, 0 if none are seen. Cost: a forward pass of one point."""
-        risk = self._kept.risk(0.0)
+        risk = self._constraint.risk(0.0)
         values = switch_values(risk.select([0]))
         return 0 if values is None else len(values) * len(risk.points)
 
     @property
     def _units(self) -> int:
         """Number of activations of each point."""
-        return self.count // len(self._kept.risk(0.0).points)
+        return self.count // len(self._constraint.risk(0.0).points)
 
     def values(self, tau: float, weights: Tensor) -> Tensor:
         """Distances to the kinks with their signs, ``(n · units,)``; empty if none are seen."""
-        self._kept.meter.add(FORWARD)
-        values = switch_values(self._kept.risk(tau, weights))
+        self._constraint.meter.add(FORWARD)
+        values = switch_values(self._constraint.risk(tau, weights))
         return weights.new_empty(0) if values is None else values
 
     def gradients(self, risk: EmpiricalRisk, switches: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -47,13 +47,13 @@ class ActivationSwitches:
         if not switches:
             none = risk.weights.new_empty(0)
             return none.reshape(0, risk.layout.size), none
-        self._kept.meter.add_points(ROW, len(switches))
+        self._constraint.meter.add_points(ROW, len(switches))
         owners = [switch // self._units for switch in switches]
         rows, by_inputs = switch_gradients(risk, owners, [switch % self._units for switch in switches])
         change = torch.zeros_like(by_inputs)
         for k, owner in enumerate(owners):
-            if owner in self._kept.points:
-                change[k] = self._kept.dx[self._kept.points.index(owner)]
+            if owner in self._constraint.points:
+                change[k] = self._constraint.dx[self._constraint.points.index(owner)]
         return rows, flat_rows(by_inputs * change).sum(dim=1)
 
     def bend(self, tau: float, three: Sequence[Tensor], switch: int, cotangent: Tensor) -> float:
@@ -61,8 +61,8 @@ class ActivationSwitches:
 
         ``cotangent`` holds ``u`` for the outputs of all points, ``(n·c,)``.
         """
-        point, count = switch // self._units, len(self._kept.risk(0.0).points)
-        self._kept.meter.add_points(FORWARD, 3)
-        risk = self._kept.risk(tau).select([point])
+        point, count = switch // self._units, len(self._constraint.risk(0.0).points)
+        self._constraint.meter.add_points(FORWARD, 3)
+        risk = self._constraint.risk(tau).select([point])
         low, middle, high = (risk.at(weights).outputs().flatten() for weights in three)
         return float((low - 2 * middle + high) @ cotangent.reshape(count, -1)[point])

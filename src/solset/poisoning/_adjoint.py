@@ -1,9 +1,10 @@
-"""The adjoint: how a function of the weights answers to every training feature, from one solve."""
+"""The derivative of a function of the weights in every training feature, from one adjoint solve."""
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from solset.derivatives import Linearisation
 from solset.errors import SolsetWarning, Status, bad_value
 from solset.goals import Goal
 from solset.problem import Optimality, Problem
+from solset.results import TableResult
 from solset.solvers import Prepared, Solution, Solver
 from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, Tikhonov
 
@@ -25,8 +27,8 @@ class Response:
     ``A_W = W A`` for a filter that follows training (``-φ(H) B Δx`` for a symmetric ``A``).
 
     Attributes:
-        linearisation: The pair ``(A, C)``.
-        element: The filter; ``None`` or ``MinimumNorm`` for the nearest element.
+        linearisation: Pair ``(A, C)`` of constraint and data operator.
+        element: Filter that chooses the element; ``None`` or ``MinimumNorm`` for the nearest one.
     """
 
     linearisation: Linearisation
@@ -42,10 +44,7 @@ class Response:
             )
 
     def push(self, dx: Tensor) -> Tensor:
-        """The weight change ``v``, ``(p,)``.
-
-        Args:
-            dx: ``(|K|, *input)``.
+        """The weight change ``v``, ``(p,)``, for ``dx`` of shape ``(|K|, *input)``.
 
         Cost: one product with ``C`` and one solve.
         """
@@ -57,13 +56,10 @@ class Response:
         return line.system.solve(rhs).value
 
     def pull(self, q: Tensor) -> tuple[Tensor, Solution]:
-        """The adjoint: ``-Cᵀ (Aᵀ)⁺ q``, shaped like ``dx``, with the solve that made it.
+        """The adjoint ``-Cᵀ (Aᵀ)⁺ q`` of a weight direction ``q``, shaped like ``dx``, and the solve for it.
 
-        The solution's residual is ``‖(I - A⁺A) q‖ / ‖q‖``, whatever the element: the share of ``q`` along
-        which the set is unbounded.
-
-        Args:
-            q: A weight direction, ``(p,)``.
+        The residual of the solve is ``‖(I - A⁺A) q‖ / ‖q‖`` for every element: the share of ``q`` along which
+        the set is unbounded.
 
         Cost: one solve with ``Aᵀ`` (two for a filter), one product with ``Cᵀ``.
         """
@@ -91,19 +87,19 @@ class Response:
         return isinstance(self.element, GradientFlow | Tikhonov)
 
 
-@dataclass(frozen=True)
-class AdjointGradient:
+@dataclass(frozen=True, eq=False, repr=False)
+class AdjointGradient(TableResult):
     """The derivative of a goal in every feature of the chosen points, at one linearisation.
 
     Attributes:
-        points: ``K``.
-        value: ``φ`` at the weights of the linearisation.
-        gradient: ``∇_x φ``, ``(|K|, *input)``, in goal units per input unit.
-        weight_gradient: ``‖∇φ‖``, in goal units per weight unit.
-        unbounded: ``‖(I - A⁺A) ∇φ‖ / ‖∇φ‖``: the share of ``∇φ`` outside ``range Aᵀ``. Along it ``φ`` is
-            unbounded to first order on the solution set, so that data says nothing about it.
-        status: How the solve with ``Aᵀ`` ended; ``inconsistent`` where a part is outside its range.
-        optimality: The map that was linearised.
+        points: Indices ``K`` of the points.
+        value: Goal ``φ`` at the weights of the linearisation.
+        gradient: Derivative ``∇_x φ``, ``(|K|, *input)``, in goal units per input unit.
+        weight_gradient: Norm ``‖∇φ‖`` of the derivative in the weights, in goal units per weight unit.
+        unbounded: Share ``‖(I - A⁺A) ∇φ‖ / ‖∇φ‖`` of ``∇φ`` outside ``range Aᵀ``. Along it ``φ`` is unbounded
+            to first order on the solution set, so the data says nothing about it.
+        status: Outcome of the solve with ``Aᵀ``; ``inconsistent`` where ``∇φ`` is partly outside its range.
+        optimality: Map that was linearised.
     """
 
     points: tuple[int, ...]
@@ -114,15 +110,27 @@ class AdjointGradient:
     status: Status
     optimality: str
 
+    @property
+    def headline(self) -> str:
+        """Outcome, value of the goal, and the point that it answers to most."""
+        point, size = self.ranking()[0]
+        return (
+            f"{self.status}, goal {self.value:.4g}, point {point} changes it most: {size:.3g} per input unit"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per point, the most influential first, with its index and ``‖∇_{x_k} φ‖``."""
+        return [{"point": point, "size": size} for point, size in self.ranking()]
+
     @cached_property
     def sizes(self) -> Tensor:
         """``‖∇_{x_k} φ‖`` of each point, ``(|K|,)``: the rise for a unit move of that point alone."""
         return self.gradient.flatten(1).norm(dim=1)
 
     def ranking(self) -> list[tuple[int, float]]:
-        """Points with the rise that a unit move of each alone makes, the largest first.
+        """The points, each with the rise of the goal for a unit move of it alone, the largest first.
 
-        For a poisoner the points to move; for a defender the points to guard.
+        A poisoner moves the first ones; a defender guards them.
         """
         order = torch.argsort(self.sizes, descending=True, stable=True).tolist()
         return [(self.points[i], float(self.sizes[i])) for i in order]
@@ -138,23 +146,23 @@ def adjoint_gradient(
     optimality: Optimality = "auto",
     solver: Solver | None = None,
 ) -> AdjointGradient:
-    """How a goal answers to every feature of the chosen training points, for one solve.
+    """The derivative of a goal in every feature of the chosen training points, for one solve.
 
     ``∇_x φ = -Cᵀ (Aᵀ)⁺ ∇φ(w̄)``: the derivative at ``Δx = 0`` of ``φ`` at the solution nearest to ``w̄``.
-    For a flow element ``φ_t`` stands for the pseudo-inverse: the derivative of ``φ`` where training of that
+    For a flow element ``φ_t`` replaces the pseudo-inverse: the derivative of ``φ`` where training of that
     duration ends. With ``H`` invertible it is Koh & Liang's influence of a feature (2017, equation 5).
 
     Args:
-        problem: The trained point.
-        goal: ``φ``.
-        points: ``K``; all points by default.
-        element: ``None`` for the nearest solution, ``filters.GradientFlow`` for training of that duration,
-            ``filters.Tikhonov``.
-        optimality: As for :meth:`Problem.graphical_derivative`.
-        solver: As there; it must solve with ``Aᵀ`` as well.
+        problem: The trained point, with its data.
+        goal: Goal ``φ``, a function of the weights.
+        points: Indices ``K`` of the points; all points by default.
+        element: Filter that chooses the solution: ``None`` for the nearest one, ``filters.GradientFlow`` for
+            training of that duration, or ``filters.Tikhonov``.
+        optimality: Optimality map, as for :meth:`Problem.graphical_derivative`.
+        solver: Solver, as for :meth:`Problem.graphical_derivative`; it must solve with ``Aᵀ`` too.
 
     Raises:
-        TypeError: If the solver keeps nothing that serves the transposed system.
+        TypeError: If the solver cannot solve the transposed system.
         ValueError: If the goal does not fit, is not differentiable or not finite.
 
     Warns:
@@ -169,34 +177,23 @@ def adjoint_gradient(
         >>> model = nn.Linear(1, 1, bias=False)
         >>> _ = nn.init.constant_(model.weight, 2.0)
         >>> problem = Problem(model, nn.MSELoss(), torch.tensor([[1.0]]), torch.tensor([[2.0]]))
-        >>> found = adjoint_gradient(problem, WeightFunction(lambda w: w.sum()))
-        >>> found.gradient  # w = 2 / x
+        >>> adjoint = adjoint_gradient(problem, WeightFunction(lambda w: w.sum()))
+        >>> adjoint.gradient  # w = 2 / x
         tensor([[-2.]])
     """
     goal.check(problem)
     derivative = problem.graphical_derivative(points=points, optimality=optimality, solver=solver)
     response = Response(derivative.linearisation, element)
-    found = gradient_of(problem, goal, response, problem.check_points(points))
-    require_finite(found)
-    if found.status not in {Status.CONVERGED, Status.INCONSISTENT}:
-        warnings.warn(
-            f"the adjoint solve ended with status '{found.status}': the gradient cannot be trusted; take "
-            f"another solver",
-            SolsetWarning,
-            stacklevel=2,
-        )
-    return found
+    adjoint = gradient_of(problem, goal, response, problem.check_points(points))
+    require_finite(adjoint)
+    if adjoint.status not in {Status.CONVERGED, Status.INCONSISTENT}:
+        text = f"the adjoint solve ended with status '{adjoint.status}': the gradient cannot be trusted"
+        warnings.warn(f"{text}; take another solver", SolsetWarning, stacklevel=2)
+    return adjoint
 
 
 def gradient_of(problem: Problem, goal: Goal, response: Response, points: Sequence[int]) -> AdjointGradient:
-    """The gradient at a linearisation that is there already, whatever its numbers are.
-
-    Args:
-        problem: At the point of linearisation.
-        goal: ``φ``.
-        response: There.
-        points: ``K``, checked.
-    """
+    """The gradient at a linearisation that was made already; its numbers may not be finite."""
     value, slope = goal.slope(problem, problem.weights())
     size = float(torch.linalg.vector_norm(slope))
     if not size < float("inf"):
@@ -216,20 +213,13 @@ def gradient_of(problem: Problem, goal: Goal, response: Response, points: Sequen
     )
 
 
-def require_finite(found: AdjointGradient) -> None:
-    """Refuses a goal that has no finite value and gradient at the trained weights.
-
-    Args:
-        found: There.
-
-    Raises:
-        ValueError: If either is not finite.
-    """
-    if abs(found.value) < float("inf") and found.weight_gradient < float("inf"):
+def require_finite(adjoint: AdjointGradient) -> None:
+    """Refuses a goal without a finite value and gradient at the trained weights."""
+    if abs(adjoint.value) < float("inf") and adjoint.weight_gradient < float("inf"):
         return
     raise bad_value(
         "goal",
         expected="finite, with a finite gradient, at the trained weights",
-        got=f"value {found.value}, gradient norm {found.weight_gradient}",
-        cure="Look at it there: it overflows, or is not smooth.",
+        got=f"value {adjoint.value}, gradient norm {adjoint.weight_gradient}",
+        cure="Evaluate it there: it overflows, or is not smooth.",
     )

@@ -6,7 +6,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from solset.checks import checked
+from solset.checks import checked, within
 from solset.errors import bad_value
 from solset.goals import Goal
 from solset.poisoning._adjoint import Response
@@ -14,40 +14,36 @@ from solset.poisoning._budget import FeasibleSet
 from solset.poisoning._followers import BasePoint
 from solset.problem import Problem
 
-HALVINGS = 12  # of a step in the line search
-SUFFICIENT = 1e-4  # Armijo's share of the first-order rise
-
 
 @checked
 @dataclass(frozen=True)
 class Ascent:
-    """How a perturbation is improved.
+    """How a perturbation is improved: linearisations, steps on each, and when to stop.
 
     Attributes:
-        rounds: Linearisations at most; each costs what preparing the solver costs.
-        steps: Ascent steps on each.
-        stride: How far the first round may go, as a share of the budget's radius; later ones go twice as far
-            where the linear model held, and a quarter as far where it did not.
-        tol: Stop where a move of the budget's whole radius would, to first order, raise the goal by less
-            than this share of what it would at the start.
+        max_rounds: Limit of linearisations; each costs what preparing the solver costs.
+        max_steps: Limit of ascent steps on each linearisation.
+        stride: Length of the first round as a share of the budget's radius. Later rounds go twice as far
+            where the linear model was right, and a quarter as far where it was not.
+        min_rise: Smallest worthwhile rise of the goal to first order, for a move of the whole radius, as a
+            share of that rise at the start. The ascent stops where the rise is smaller.
 
     Raises:
-        ValueError: If a number is not positive, or the stride exceeds 1.
+        ValueError: If a limit is not positive, or a share lies outside its range.
     """
 
-    rounds: int = 12
-    steps: int = 4
+    max_rounds: int = 12
+    max_steps: int = 4
     stride: float = 0.25
-    tol: float = 1e-2
+    min_rise: float = 1e-2
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "steps"):
-            if getattr(self, name) < 1:
-                raise bad_value(name, expected="one or more", got=getattr(self, name), cure="Leave it out.")
+        within("max_rounds", self.max_rounds, 1, cure="Leave it out.")
+        within("max_steps", self.max_steps, 1, cure="Leave it out.")
         if not 0 < self.stride <= 1:
             raise bad_value("stride", expected="in (0, 1]", got=self.stride, cure="It is a share.")
-        if not 0 <= self.tol < 1:
-            raise bad_value("tol", expected="in [0, 1)", got=self.tol, cure="It is a share.")
+        if not 0 <= self.min_rise < 1:
+            raise bad_value("min_rise", expected="in [0, 1)", got=self.min_rise, cure="It is a share.")
 
 
 @dataclass(frozen=True)
@@ -55,11 +51,11 @@ class Climb:
     """Where the ascent on one linearisation ended.
 
     Attributes:
-        dx: Feasible, counted from the trained point.
-        weights: By the linearisation.
-        value: The goal there.
+        dx: Feasible perturbation, counted from the trained point.
+        weights: Weights by the linearisation, ``(p,)``.
+        value: Goal at these weights.
         room: First-order rise along the last feasible direction, for a move of the budget's radius.
-        steps: That were taken.
+        steps: Number of steps taken.
     """
 
     dx: Tensor
@@ -74,11 +70,11 @@ class Slope:
     """A goal as a function of the data, by one linearisation: ``ψ(Δx) = φ(w + v(Δx - Δx_0))``.
 
     Attributes:
-        problem: The trained point.
-        goal: ``φ``.
-        response: ``v`` at the base.
-        base: ``(Δx_0, w)``.
-        feasible: The perturbations that the budget allows.
+        problem: The trained point, with its data.
+        goal: Goal ``φ`` of the weights.
+        response: Linear response ``v`` at the base.
+        base: Base ``(Δx_0, w)`` of the linearisation.
+        feasible: Perturbations that the budget allows.
     """
 
     problem: Problem
@@ -88,7 +84,7 @@ class Slope:
     feasible: FeasibleSet
 
     def weights(self, dx: Tensor) -> Tensor:
-        """``w + v(Δx - Δx_0)``."""
+        """The weights ``w + v(Δx - Δx_0)``."""
         return self.base.weights + self.response.push(dx - self.base.dx)
 
     def gradient(self, weights: Tensor) -> Tensor:
@@ -104,13 +100,13 @@ class Slope:
 
 
 def climb(slope: Slope, settings: Ascent, stride: float, enough: float) -> Climb:
-    """Projected ascent with an Armijo line search along ``P(Δx + s P_T(d))``; never leaves the budget.
+    """Projected ascent with an Armijo line search along ``P(Δx + s P_T(d))``; it never leaves the budget.
 
     ``P`` projects on the feasible set, ``P_T`` on its tangent cone at ``Δx``.
 
     Args:
-        slope: The goal on this linearisation.
-        settings: How many steps.
+        slope: Goal on this linearisation.
+        settings: Limit of the steps.
         stride: Share of the radius that all steps together may go.
         enough: Rise for a move of the radius below which a point counts as stationary.
 
@@ -118,7 +114,7 @@ def climb(slope: Slope, settings: Ascent, stride: float, enough: float) -> Climb
     """
     dx, weights = slope.base.dx, slope.base.weights
     value, room, taken = slope.goal.value(slope.problem, weights), 0.0, 0
-    for _ in range(settings.steps):
+    for _ in range(settings.max_steps):
         gradient = slope.gradient(weights)
         if not bool(torch.isfinite(gradient).all()):
             break
@@ -126,10 +122,10 @@ def climb(slope: Slope, settings: Ascent, stride: float, enough: float) -> Climb
         room = float((gradient * direction).sum())
         if room <= enough:
             break
-        found = _line_search(slope, dx, value, gradient, (stride / settings.steps) * direction)
-        if found is None:
+        reached = _line_search(slope, dx, value, gradient, (stride / settings.max_steps) * direction)
+        if reached is None:
             break
-        dx, weights, value = found
+        dx, weights, value = reached
         taken += 1
     return Climb(dx, weights, value, room, taken)
 
@@ -138,13 +134,12 @@ def _line_search(
     slope: Slope, dx: Tensor, value: float, gradient: Tensor, step: Tensor
 ) -> tuple[Tensor, Tensor, float] | None:
     """The first of the steps 1, 1/2, … that raises the goal enough; a value that is not finite never does."""
-    sign = slope.goal.sign
-    for halving in range(HALVINGS):
+    for halving in range(12):
         trial = slope.feasible.project(dx + 0.5**halving * step)
         weights = slope.weights(trial)
         reached = slope.goal.value(slope.problem, weights)
-        rise = sign * (reached - value)
-        hoped = float((gradient * (trial - dx)).sum())
-        if isfinite(reached) and rise > 0 and rise >= SUFFICIENT * hoped:
+        rise = slope.goal.sign * (reached - value)
+        first_order = float((gradient * (trial - dx)).sum())
+        if isfinite(reached) and rise > 0 and rise >= 1e-4 * first_order:  # Armijo's usual share
             return trial, weights, reached
     return None

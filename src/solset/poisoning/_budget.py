@@ -1,16 +1,16 @@
-"""How far a poisoner may move which points: the feasible set of a perturbation."""
+"""The perturbations that a poisoner may choose from: which points, how far, within which features."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf, isfinite, prod
+from math import inf, prod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from solset.checks import checked
-from solset.errors import bad_type, bad_value
+from solset.checks import checked, one_of
+from solset.errors import bad_value
 from solset.problem import Problem
 from solset.risk import digest
 from solset.sets import Ball, Box, BoxedBall, ConvexSet, tangent_cone
@@ -22,12 +22,13 @@ class Budget:
     """Which training points may move, how far, and within which valid features.
 
     Attributes:
-        points: ``K``, distinct indices of training points.
+        points: Distinct indices ``K`` of training points.
         radius: Largest norm of the change, in input units after preprocessing; zero leaves no room.
-        norm: ``"l2"`` or ``"linf"``.
-        scope: Whether the radius bounds each point's change or, ``"total"``, that of all points together.
+        norm: Norm of the change, ``"l2"`` or ``"linf"``.
+        scope: Range of the norm: ``"per_point"`` bounds each point's change, ``"total"`` that of all points
+            together.
         lower: Smallest valid feature: a number, or a tensor that broadcasts to ``(|K|, *input)``.
-        upper: Largest valid feature, likewise.
+        upper: Largest valid feature: a number, or a tensor that broadcasts to ``(|K|, *input)``.
 
     Raises:
         ValueError: If the radius is negative or not finite, norm or scope are unknown, or a bound is NaN.
@@ -41,23 +42,18 @@ class Budget:
     upper: float | Tensor = inf
 
     def __post_init__(self) -> None:
-        if isinstance(self.radius, bool) or not isinstance(self.radius, int | float):
-            raise bad_type("radius", expected="a number", got=type(self.radius).__name__, cure="Use float().")
-        if not isfinite(self.radius) or self.radius < 0:
+        if not 0 <= self.radius < inf:
             raise bad_value(
                 "radius", expected="finite and not negative", got=self.radius, cure="It is in input units."
             )
-        for name, choices in (("norm", ("l2", "linf")), ("scope", ("per_point", "total"))):
-            if getattr(self, name) not in choices:
-                raise bad_value(
-                    name, expected=f"one of {choices}", got=repr(getattr(self, name)), cure="Choose one."
-                )
+        one_of("norm", self.norm, ("l2", "linf"))
+        one_of("scope", self.scope, ("per_point", "total"))
         for name in ("lower", "upper"):
             if bool(torch.isnan(torch.as_tensor(getattr(self, name))).any()):
                 raise bad_value(name, expected="numbers", got="NaN", cure="Use an infinite bound for none.")
 
     def identity(self) -> dict[str, Any]:
-        """What tells this budget from another, in the types of JSON."""
+        """The settings that distinguish this budget from others, in the types of JSON."""
         bounds = digest([torch.as_tensor(self.lower), torch.as_tensor(self.upper)])
         points = [int(i) for i in self.points]
         return {
@@ -72,7 +68,7 @@ class Budget:
         """The feasible perturbations of a problem's points.
 
         Args:
-            problem: Whose data the bounds on features are about.
+            problem: The trained point, whose data the bounds are for.
 
         Raises:
             ValueError: If points or bounds do not fit, or no perturbation is feasible.
@@ -100,14 +96,15 @@ def _expanded(name: str, bound: float | Tensor, inputs: Tensor) -> Tensor:
 class FeasibleSet:
     """The perturbations that a budget allows, ``{Δx : ‖Δx‖ ≤ r, lower ≤ x̄ + Δx ≤ upper}``.
 
-    A product of convex sets, one for each point or one for all. Whatever :meth:`project` returns is inside
-    to the last bit: its norm as computed is at most the radius, and ``x̄ + Δx`` as rounded lies in the box.
+    The set is a product of convex sets, one for each point or one for all. A point that :meth:`project`
+    returns is inside to the last bit: its norm as computed is at most the radius, and ``x̄ + Δx`` as rounded
+    lies in the box.
 
     Attributes:
-        budget: What was allowed.
-        inputs: ``x̄`` of the points that may move, ``(|K|, *input)``.
-        lower: Smallest valid features, in the same shape.
-        upper: Largest.
+        budget: Budget that the set belongs to.
+        inputs: Features ``x̄`` of the points that may move, ``(|K|, *input)``.
+        lower: Smallest valid features, in the shape of ``inputs``.
+        upper: Largest valid features, in the shape of ``inputs``.
     """
 
     budget: Budget
@@ -117,12 +114,12 @@ class FeasibleSet:
 
     def __post_init__(self) -> None:
         nearest = torch.minimum(torch.maximum(self.inputs, self.lower), self.upper) - self.inputs
-        is_empty = bool((self.lower > self.upper).any()) or self._size(nearest) > self.budget.radius
+        is_empty = bool((self.lower > self.upper).any()) or self.size(nearest) > self.budget.radius
         if is_empty:
             raise bad_value(
                 "budget",
                 expected="one that some perturbation keeps",
-                got=f"an empty feasible set: valid features are {self._size(nearest):.3g} away from the "
+                got=f"an empty feasible set: valid features are {self.size(nearest):.3g} away from the "
                 f"points, the radius is {self.budget.radius:g}, or lower exceeds upper",
                 cure="Widen the box of valid features or the radius.",
             )
@@ -131,7 +128,7 @@ class FeasibleSet:
         """The nearest feasible perturbation.
 
         Args:
-            dx: ``(|K|, *input)``.
+            dx: Any perturbation, ``(|K|, *input)``.
 
         Cost: a bisection of products of the size of ``dx`` where a ball and a box are both active.
         """
@@ -140,11 +137,11 @@ class FeasibleSet:
     def tangent(self, dx: Tensor, direction: Tensor) -> Tensor:
         """The part of a direction that stays feasible to first order at ``dx``.
 
-        The projection on the tangent cone: at an active bound, what leads out of it is removed.
+        It is the projection on the tangent cone: at an active bound, what leads out of it is removed.
 
         Args:
-            dx: A feasible perturbation, ``(|K|, *input)``.
-            direction: In the same shape.
+            dx: Feasible perturbation, ``(|K|, *input)``.
+            direction: Direction to project, in the shape of ``dx``.
         """
         tol = 1e-8 if dx.dtype == torch.float64 else 1e-5
         blocks = zip(self._sets, self._split(dx), self._split(direction), strict=True)
@@ -152,10 +149,10 @@ class FeasibleSet:
         return torch.stack(cones).reshape(dx.shape)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """The step of the budget's own size that raises a linear function most, without the box.
+        """The step as long as the radius that raises a linear function most, without regard to the box.
 
         Args:
-            gradient: Of the function, ``(|K|, *input)``.
+            gradient: Gradient of the function, ``(|K|, *input)``.
         """
         if self.budget.norm == "linf":
             return self.budget.radius * gradient.sign()
@@ -167,7 +164,7 @@ class FeasibleSet:
         """The feasible perturbation at which a linear function is largest.
 
         Args:
-            gradient: Of the function, ``(|K|, *input)``.
+            gradient: Gradient of the function, ``(|K|, *input)``.
         """
         return self._inside(self._blockwise(_extreme, gradient))
 
@@ -175,28 +172,25 @@ class FeasibleSet:
         """A feasible perturbation along a random direction, as large as budget and box allow.
 
         Args:
-            generator: The source of randomness.
+            generator: Generator of the random direction.
         """
         draw = torch.randn(self.inputs.shape, generator=generator, dtype=torch.float64)
         return self.farthest(draw.to(self.inputs))
 
     def contains(self, dx: Tensor) -> bool:
-        """Whether a perturbation keeps the budget and the box, without any tolerance."""
+        """Whether a perturbation lies in the budget and in the box, without any tolerance."""
         moved = self.inputs + dx
         in_box = bool(((moved >= self.lower) & (moved <= self.upper)).all())
-        return in_box and self._size(dx) <= self.budget.radius
+        return in_box and self.size(dx) <= self.budget.radius
 
     def size(self, dx: Tensor) -> float:
-        """The norm that the radius bounds: the largest over points, or that of all together."""
-        return self._size(dx)
-
-    def _size(self, dx: Tensor) -> float:
+        """The norm that the radius bounds: the largest over points, or that of all points together."""
         if self.budget.norm == "linf":
             return float(dx.abs().max())
         return max(float(torch.linalg.vector_norm(block)) for block in self._split(dx))
 
     def _split(self, dx: Tensor) -> list[Tensor]:
-        """Flat blocks with a set each: one a point, or one for all."""
+        """Flat blocks, each with a set of its own: one for each point, or one for all."""
         if self.budget.scope == "total":
             return [dx.reshape(-1)]
         return list(dx.reshape(len(dx), prod(dx.shape[1:])).unbind())
@@ -219,7 +213,7 @@ class FeasibleSet:
         return BoxedBall(Box(lower, upper), Ball(torch.zeros_like(lower), radius))
 
     def _inside(self, dx: Tensor) -> Tensor:
-        """The perturbation with what rounding put outside the box or the radius taken back."""
+        """The perturbation without the excess that rounding put outside the box or the radius."""
         down, up = torch.full_like(dx, -inf), torch.full_like(dx, inf)
         for _ in range(64):
             if self.contains(dx):
@@ -227,7 +221,7 @@ class FeasibleSet:
             moved = self.inputs + dx
             dx = torch.where(moved > self.upper, torch.nextafter(dx - (moved - self.upper), down), dx)
             dx = torch.where(moved < self.lower, torch.nextafter(dx + (self.lower - moved), up), dx)
-            if self._size(dx) > self.budget.radius:
+            if self.size(dx) > self.budget.radius:
                 dx = torch.nextafter(dx, torch.zeros_like(dx))
         return torch.minimum(torch.maximum(self.inputs, self.lower), self.upper) - self.inputs
 

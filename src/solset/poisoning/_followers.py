@@ -1,4 +1,4 @@
-"""How the weights follow the data from one linearisation to the next."""
+"""Ways for the weights to follow the data from one linearisation to the next."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from solset.solvers.filters import Filter, GradientFlow
 
 @dataclass(frozen=True)
 class BasePoint:
-    """A place on the way: moved data and the weights that answer it.
+    """A place on the way: moved data, and the weights that belong to them.
 
     Attributes:
         dx: Change from the trained point's data, ``(|K|, *input)``.
-        weights: ``w``, ``(p,)``.
+        weights: Weights ``w`` on the moved data, ``(p,)``.
     """
 
     dx: Tensor
@@ -27,21 +27,21 @@ class BasePoint:
 
 @runtime_checkable
 class Follower(Protocol):
-    """What carries the weights along when the data moves; a path follower is one."""
+    """Moves the weights along when the data moves; a function that follows a path is one example."""
 
     def follow(
         self, problem: Problem, points: Sequence[int], base: BasePoint, dx: Tensor, predicted: Tensor
     ) -> Tensor:
         """The weights at ``x̄ + Δx``, ``(p,)``.
 
-        The first call is for data that did not move: what it makes of them is what effects are counted from.
+        The first call is for data that did not move. Effects are counted from the weights that it returns.
 
         Args:
-            problem: The trained point.
-            points: ``K``.
-            base: Where the last linearisation was made.
-            dx: Where the data is to go, counted from the trained point.
-            predicted: The weights there by that linearisation.
+            problem: The trained point, with its data.
+            points: Indices ``K`` of the points that move.
+            base: Base of the last linearisation.
+            dx: Change that the data is to have, counted from the trained point, ``(|K|, *input)``.
+            predicted: Weights at that change by the linearisation, ``(p,)``.
         """
         ...
 
@@ -51,7 +51,7 @@ class Corrected:
     """From the predicted weights onto the solution set of the moved data.
 
     Attributes:
-        method: What solves there: Gauss–Newton steps, Newton's method, any way to retrain.
+        method: Method that solves on the moved data: Newton's method, or any other way to retrain.
     """
 
     method: Method
@@ -64,7 +64,7 @@ class Corrected:
         dx: Tensor,
         predicted: Tensor,
     ) -> Tensor:
-        """As the interface says."""
+        """The weights at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
         start = problem.risk().move(points, dx).at(predicted)
         return self.method.run(start, problem.risk().outputs()).weights
 
@@ -73,11 +73,11 @@ class Corrected:
 class Nearest:
     """From the predicted weights towards the solution nearest to ``w̄``, for a fitted problem.
 
-    Corrections towards the latest weights would add up to a point that hangs on the way taken: going round
-    in the data and back again would move the weights, and an ascent finds such ways.
+    Corrections towards the latest weights would add up to a point that depends on the way taken: a round trip
+    in the data would then move the weights, and an ascent finds such trips.
 
     Attributes:
-        method: Its steps; few are enough from a good prediction, and those that end on the set follow.
+        method: Search for the nearest solution; a few steps are enough from a good prediction.
     """
 
     method: LevenbergMarquardt = LevenbergMarquardt(output_tol=1e-8, max_steps=3)
@@ -90,19 +90,19 @@ class Nearest:
         dx: Tensor,
         predicted: Tensor,
     ) -> Tensor:
-        """As the interface says."""
+        """The weights at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
         if not bool(dx.any()):
-            return problem.weights()  # they keep the outputs as they are, and nothing is nearer to them
+            return problem.weights()  # they keep the outputs, and no weights are nearer to them
         start = problem.risk().move(points, dx).at(predicted)
         return self.method.run_towards(problem.weights(), start, problem.risk().outputs()).weights
 
 
 @dataclass(frozen=True)
 class FromTrained:
-    """Training from ``w̄`` anew on the moved data, of the duration that the chosen element stands for.
+    """Training from ``w̄`` on the moved data, of the duration that the chosen element stands for.
 
     Attributes:
-        method: How to train.
+        method: Method of training from the trained weights.
     """
 
     method: Method
@@ -115,20 +115,15 @@ class FromTrained:
         dx: Tensor,
         predicted: Tensor,  # noqa: ARG002 - part of the interface
     ) -> Tensor:
-        """As the interface says."""
+        """The weights at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
         return self.method.run(problem.risk().move(points, dx), problem.risk().outputs()).weights
 
 
 def default_follower(optimality: str, element: Filter | None) -> Follower:
-    """The follower that reaches what the element stands for.
+    """The follower that reaches the solution which the element stands for.
 
-    Args:
-        optimality: The map that is linearised.
-        element: ``None`` for the nearest solution.
-
-    Returns:
-        For a flow, real gradient descent from ``w̄``, which costs its steps at every linearisation; for the
-        interpolating map steps towards the nearest solution, a few Gram builds; else Newton's method.
+    For a flow it is real gradient descent from ``w̄``, which costs its steps at every linearisation; for the
+    interpolating map, steps towards the nearest solution, a few Gram builds; else Newton's method.
     """
     if isinstance(element, GradientFlow):
         return FromTrained(GradientDescent(element.steps, element.learning_rate))
@@ -138,5 +133,5 @@ def default_follower(optimality: str, element: Filter | None) -> Follower:
 
 
 def is_finite(weights: Tensor) -> bool:
-    """Whether weights can be gone on from."""
+    """Whether all weights are finite."""
     return bool(torch.isfinite(weights).all())

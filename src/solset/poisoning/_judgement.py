@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import isfinite, nan
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from solset.goals import Goal
 from solset.linalg import Space
 from solset.poisoning._poisoning import Poisoning
 from solset.problem import Problem
+from solset.results import TableResult
 from solset.retraining import Method
 from solset.risk import EmpiricalRisk
 from solset.scores import Moved
@@ -26,14 +28,16 @@ class Verdict:
     """The goal after one way of retraining, on clean and on moved data.
 
     Attributes:
-        name: How it was retrained.
-        clean: ``φ`` after the same retraining on the data as they were.
-        poisoned: ``φ`` after it on the moved data.
-        linear: ``φ`` by the one linear estimate at the trained point, or ``None`` for a perturbation that
-            nobody designed.
-        predicted: ``φ`` where the ascent's own re-solving ended, or ``None`` likewise. Where the follower is
-            the retraining that is judged, the two agree by construction and :attr:`linear` is the prediction.
-        gradient_norm: Of the moved risk at the retrained weights: how far training was from finished.
+        name: Name of the retraining.
+        clean: Goal ``φ`` after the same retraining on the clean data.
+        poisoned: Goal ``φ`` after the retraining on the moved data.
+        linear: Goal ``φ`` by the one linear estimate at the trained point; ``None`` for a perturbation that
+            was not designed.
+        predicted: Goal ``φ`` where the follower of the ascent ended; ``None`` for a perturbation that was not
+            designed. If the follower is the retraining that is judged, ``predicted`` and ``poisoned`` agree
+            by construction, and :attr:`linear` is the prediction.
+        gradient_norm: Gradient norm of the moved risk at the retrained weights: how far training was from
+            finished.
     """
 
     name: str
@@ -45,18 +49,18 @@ class Verdict:
 
     @property
     def change(self) -> float:
-        """What moving the data did, all else equal."""
+        """The effect of moving the data, with everything else equal."""
         return self.poisoned - self.clean
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What retraining made of a perturbation.
+@dataclass(frozen=True, repr=False)
+class Judgement(TableResult):
+    """The effect of a perturbation on a goal, by real retraining.
 
     Attributes:
-        trained: ``φ(w̄)``.
-        verdicts: One for each way of retraining, those from ``w̄`` first.
-        sign: Of the goal: 1 if it was to be raised.
+        trained: Goal ``φ(w̄)`` at the trained weights.
+        verdicts: Verdicts, one for each retraining, those from ``w̄`` first.
+        sign: Sign of the goal: 1 if it was to be raised, -1 if it was to be lowered.
     """
 
     trained: float
@@ -64,13 +68,26 @@ class Judgement:
     sign: float
 
     @property
+    def headline(self) -> str:
+        """Whether retraining confirms the effect, how often, and the smallest effect."""
+        changes = [verdict.change for verdict in self.verdicts]
+        count = sum(self.sign * change > 0 for change in changes)
+        word = "confirmed" if self.is_confirmed else "not confirmed"
+        smallest = min(changes, key=lambda change: self.sign * change)
+        return f"{word} by {count} of {len(changes)} retrainings; smallest change of the goal {smallest:.4g}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per retraining, with the attributes of :class:`Verdict` and the change."""
+        return [{**asdict(verdict), "change": verdict.change} for verdict in self.verdicts]
+
+    @property
     def is_confirmed(self) -> bool:
-        """Whether every retraining moved the goal the way it was meant to go."""
+        """Whether every retraining moved the goal in the intended direction."""
         return all(self.sign * verdict.change > 0 for verdict in self.verdicts)
 
     @property
     def clean(self) -> dict[str, float]:
-        """The goal after each retraining on clean data, to judge another perturbation by."""
+        """The goal after each retraining on clean data, to pass to a second :func:`judge_poisoning`."""
         return {verdict.name: verdict.clean for verdict in self.verdicts}
 
 
@@ -85,23 +102,23 @@ def judge_poisoning(
     seeds: Sequence[int] = (),
     clean: Mapping[str, float] | None = None,
 ) -> Judgement:
-    """What real retraining makes of a perturbation: from ``w̄``, and from scratch with other seeds.
+    """The effect of a perturbation by real retraining: from ``w̄``, and from scratch with other seeds.
 
-    Every retraining is done twice, on the clean and on the moved data, so that what training does by itself
-    is not taken for an effect.
+    Every retraining is done twice, on the clean and on the moved data, so that a change that training makes
+    by itself is not taken for an effect.
 
     Args:
-        problem: The trained point.
-        goal: What was to change.
-        change: A designed perturbation, or any other to compare it with.
-        methods: Ways to retrain from ``w̄``, by name.
-        train: ``(inputs, targets, seed) -> model or flat weights``: training from scratch on all points,
-            ``(n, *input)`` and their targets. A model has the problem's parameter names and is judged as it
-            is, in evaluation mode, with its own buffers and constants; flat weights are those that move, and
-            everything else is taken from the problem's own model.
-        seeds: For each of which ``train`` is called.
-        clean: The goal after the same retrainings on clean data, from :attr:`Judgement.clean` of an earlier
-            judgement; what is not in it is trained.
+        problem: The trained point, with its data.
+        goal: Goal that was to change.
+        change: Designed perturbation, or any other to compare it with.
+        methods: Methods of retraining from ``w̄``, by name.
+        train: Function ``(inputs, targets, seed) -> model or flat weights`` that trains from scratch on all
+            points, ``(n, *input)``, and their targets. A model has the problem's parameter names and is
+            judged in evaluation mode with its own buffers and constants. Flat weights are those that move;
+            everything else is taken from the problem's model.
+        seeds: Seeds; ``train`` is called for each of them.
+        clean: Goal after the same retrainings on clean data, from :attr:`Judgement.clean` of an earlier
+            judgement; retrainings that are not in it are run.
 
     Raises:
         TypeError: If training returns neither weights nor a model.
@@ -116,19 +133,20 @@ def judge_poisoning(
         raise bad_value("train", expected="a trainer for the seeds", got=None, cure="Pass a function.")
     space = problem.data_space(change.points)
     moved = problem.risk().move(change.points, space.unflatten(space.flatten(change.dx)))
-    told = (change.linear, change.predicted) if isinstance(change, Poisoning) else (None, None)
+    estimates = (change.linear, change.predicted) if isinstance(change, Poisoning) else (None, None)
     verdicts = []
     for name, retrained in _ways(problem, methods or {}, train, seeds).items():
-        known = (clean or {}).get(name)
-        before = retrained(problem.risk()).value(goal) if known is None else known
+        before = (clean or {}).get(name)
+        if before is None:
+            before = retrained(problem.risk()).value(goal)
         end = retrained(moved)
-        verdicts.append(Verdict(name, before, end.value(goal), *told, end.gradient_norm(moved)))
+        verdicts.append(Verdict(name, before, end.value(goal), *estimates, end.gradient_norm(moved)))
     return Judgement(goal.value(problem, problem.weights()), tuple(verdicts), goal.sign)
 
 
 @dataclass(frozen=True)
 class _End:
-    """Where a retraining ended: weights, and the problem whose network they belong to."""
+    """The end of a retraining: weights, and the problem with the network that they belong to."""
 
     problem: Problem
     weights: Tensor
@@ -137,7 +155,7 @@ class _End:
         return goal.value(self.problem, self.weights)
 
     def gradient_norm(self, moved: EmpiricalRisk) -> float:
-        """Of the risk on the moved data."""
+        """The gradient norm of the risk on the moved data."""
         if not isfinite(float(self.weights.sum())):
             return nan
         risk = replace(self.problem.risk(), points=moved.points).at(self.weights)
@@ -147,7 +165,7 @@ class _End:
 def _ways(
     problem: Problem, methods: Mapping[str, Method], train: Trainer | None, seeds: Sequence[int]
 ) -> dict[str, Callable[[EmpiricalRisk], _End]]:
-    """From data, as a risk at ``w̄``, to where retraining ends, by name."""
+    """Functions from a risk at ``w̄`` to the end of retraining on its data, by name."""
     outputs = problem.risk().outputs()
     ways: dict[str, Callable[[EmpiricalRisk], _End]] = {
         name: lambda risk, method=method: _End(problem, method.run(risk, outputs).weights)
@@ -161,11 +179,11 @@ def _ways(
 def _from_scratch(problem: Problem, risk: EmpiricalRisk, train: Trainer | None, seed: int) -> _End:
     assert train is not None  # noqa: S101 - for the type checker: no way is made without one
     inputs, targets = risk.points[range(problem.point_count)]
-    found = train(inputs.clone(), targets.clone(), seed)
-    if isinstance(found, nn.Module):
-        is_training = any(module.training for module in found.modules())
+    trained = train(inputs.clone(), targets.clone(), seed)
+    if isinstance(trained, nn.Module):
+        is_training = any(module.training for module in trained.modules())
         try:
-            own = problem.with_model(copy.deepcopy(found).eval() if is_training else found)
+            new = problem.with_model(copy.deepcopy(trained).eval() if is_training else trained)
         except ValueError as error:
             raise bad_value(
                 "train",
@@ -173,14 +191,14 @@ def _from_scratch(problem: Problem, risk: EmpiricalRisk, train: Trainer | None, 
                 got=f"one that does not fit: {error}",
                 cure="Return the same network, trained.",
             ) from error
-        return _End(own, own.weights())
-    if not isinstance(found, Tensor):
+        return _End(new, new.weights())
+    if not isinstance(trained, Tensor):
         raise bad_type(
             "train",
             expected="a function that returns a model or flat weights",
-            got=type(found).__name__,
+            got=type(trained).__name__,
             cure="Return the trained module.",
         )
     weights = problem.weights()
     space = Space("weights", (len(weights),), weights.dtype, weights.device)
-    return _End(problem, space.flatten(found))
+    return _End(problem, space.flatten(trained))

@@ -1,15 +1,17 @@
-"""Perturbations by design: where to move training points so that retraining ends where a goal says."""
+"""Perturbations by design: how to move training points so that a goal of the retrained weights changes."""
 
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from solset.checks import checked
-from solset.errors import SolsetWarning, bad_value
+from solset.errors import SolsetWarning, Status, bad_value
 from solset.goals import Goal
 from solset.poisoning._adjoint import AdjointGradient, Response, gradient_of, require_finite
 from solset.poisoning._ascent import Ascent
@@ -18,35 +20,37 @@ from solset.poisoning._followers import Follower, default_follower
 from solset.poisoning._poisoning_file import PoisoningFile, Progress, Reason, Round
 from solset.poisoning._rounds import Rounds
 from solset.problem import Optimality, Problem
-from solset.risk import identity
+from solset.results import TableResult, WeightsResult, computed
+from solset.risk import Layout, identity
 from solset.solvers import Solver
 from solset.solvers.filters import Filter
 from solset.storage import Checkpoint, Probe
 
-DRIFT = 0.1  # share of a perturbation's effect up to which what training does by itself is small
+DRIFT = 0.1  # largest drift, relative to the effect of a perturbation, that passes without a warning
 
 
-@dataclass(frozen=True)
-class Poisoning:
-    """A perturbation designed for a goal, and what the model says of it; what retraining says is for `judge`.
+@dataclass(frozen=True, eq=False, repr=False)
+class Poisoning(WeightsResult, TableResult):
+    """A perturbation designed for a goal, with the model's predictions; :func:`judge_poisoning` tests them.
 
     Attributes:
-        points: ``K``.
-        dx: The perturbation, ``(|K|, *input)``, in input units; inside the budget to the last bit.
-        weights: At the moved data, as followed from round to round, ``(p,)``.
-        clean: ``φ(w_0)``, where the follower ended on the data as they are: changes are counted from there.
-            For a problem trained to its end ``w_0`` is ``w̄``; ``φ(w̄)`` itself is ``adjoint.value``.
-        first_order: ``φ(w_0) + ⟨∇_x φ, Δx⟩``, with the gradient at the trained point.
-        linear: ``φ(w_0 + v)`` with the chosen element ``v`` of the linear response at the trained point.
-        predicted: ``φ`` at :attr:`weights`, which the follower's re-solving reached; for a flow element it is
-            what training of that duration gives, so that :attr:`linear` is the model's own prediction.
-        drift: What following does on data that did not move, relative to what the perturbation does: of the
-            goal, ``|φ(w_0) - φ(w̄)|``, or of the weights, ``‖w_0 - w̄‖``, whichever is more. Where it is not
-            small the weights were not the solution, and the gradient, the ranking, :attr:`first_order` and
-            :attr:`linear` cannot be trusted; changes counted from :attr:`clean` can.
-        adjoint: The gradient at the trained point, with the ranking of the points.
-        course: Every round, those taken back included.
-        reason: Why the ascent stopped.
+        points: Indices ``K`` of the points that move.
+        dx: Perturbation, ``(|K|, *input)``, in input units; inside the budget to the last bit.
+        weights: Weights on the moved data, as followed from round to round, ``(p,)``.
+        clean: Goal ``φ(w_0)`` where the follower ended on the clean data; changes are counted from it. For a
+            problem trained to its end ``w_0`` is ``w̄``; ``φ(w̄)`` itself is ``adjoint.value``.
+        first_order: First-order estimate ``φ(w_0) + ⟨∇_x φ, Δx⟩``, with the gradient at the trained point.
+        linear: Goal ``φ(w_0 + v)`` with the chosen element ``v`` of the linear response at the trained point.
+        predicted: Goal ``φ`` at :attr:`weights`, which the follower reached. For a flow element the follower
+            is a training of that duration, and :attr:`linear` is the model's prediction.
+        drift: Change that the follower makes on data that did not move, relative to the change by the
+            perturbation: of the goal, ``|φ(w_0) - φ(w̄)|``, or of the weights, ``‖w_0 - w̄‖``, whichever is
+            larger. If it is not small, the weights were no solution. Then the gradient, the ranking,
+            :attr:`first_order` and :attr:`linear` cannot be trusted; changes from :attr:`clean` can.
+        adjoint: Gradient at the trained point, with the ranking of the points.
+        course: Rounds in order, including those taken back.
+        reason: Reason why the ascent stopped.
+        layout: Names and shapes of the weights.
     """
 
     points: tuple[int, ...]
@@ -60,9 +64,37 @@ class Poisoning:
     adjoint: AdjointGradient
     course: tuple[Round, ...]
     reason: Reason
+    layout: Layout = field(repr=False)
+
+    @property
+    def headline(self) -> str:
+        """Predicted change of the goal, number of rounds, and the reason to stop."""
+        return f"goal {self.clean:.4g} → {self.predicted:.4g} after {len(self.course)} rounds: {self.reason}"
+
+    @computed
+    def status(self) -> Status:
+        """``converged`` where no better perturbation is near, ``nonfinite``, or ``max_steps``."""
+        if self.reason is Reason.NOT_FINITE:
+            return Status.NONFINITE
+        is_done = self.reason in {Reason.STATIONARY, Reason.NO_ROOM}
+        return Status.CONVERGED if is_done else Status.MAX_STEPS
+
+    @computed
+    def message(self) -> str:
+        """The reason to stop, and how far the predictions can be trusted."""
+        if self.drift <= DRIFT:
+            return str(self.reason)
+        return f"{self.reason}; training had not stopped (drift {self.drift:.2g}): judge by retraining"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per round, with the attributes of :class:`Round`."""
+        return [asdict(one) for one in self.course]
+
+    def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size]]:
+        return self.weights, self.layout.shapes
 
     def ranking(self) -> list[tuple[int, float]]:
-        """The points to guard: each with the change of the goal for a unit move of it alone."""
+        """The points to guard, each with the change of the goal for a unit move of it alone."""
         return self.adjoint.ranking()
 
 
@@ -79,43 +111,44 @@ def design_poisoning(
     optimality: Optimality = "auto",
     solver: Solver | None = None,
     checkpoint: Path | str | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Poisoning:
-    """The perturbation within a budget that moves the solution set's element where a goal says.
+    """The perturbation within a budget that moves the chosen solution where a goal says.
 
-    Projected ascent along the adjoint gradient ``-Cᵀ (Aᵀ)⁺ ∇φ`` (one solve whatever the number of points),
-    with steps on the tangent cone of the budget and a line search, linearised again at ``(x̄ + Δx, w)`` every
-    few steps. A round whose rise re-solving does not confirm is taken back and made shorter. The linear
-    model is never the judge: see :func:`judge_poisoning`.
+    Projected ascent along the adjoint gradient ``-Cᵀ (Aᵀ)⁺ ∇φ`` (one solve for any number of points), with
+    steps on the tangent cone of the budget and a line search, linearised again at ``(x̄ + Δx, w)`` every few
+    steps. A round is taken back and made shorter if the follower does not confirm its rise. The linear model
+    is never the judge: see :func:`judge_poisoning`.
 
     Args:
-        problem: The trained point.
-        goal: What to raise or lower: :class:`TargetWeights`, :class:`HeldOutLoss`, :class:`WeightFunction`.
-        budget: Which points, how far, within which valid features.
-        element: Which solution the poisoner counts on: ``None`` for the nearest one,
-            ``filters.GradientFlow(steps, learning_rate)`` for what training of that duration reaches.
-        ascent: Rounds, steps and strides.
-        follower: What carries the weights from one linearisation to the next; by default Gauss–Newton steps
-            onto the set, Newton's method, or for a flow real gradient descent from ``w̄``. Where it ends on
-            the data as they are is what every change is counted from.
-        start: A feasible perturbation to begin with, ``(|K|, *input)``; zero by default.
-        optimality: As for :meth:`Problem.graphical_derivative`.
-        solver: As there; it must solve with ``Aᵀ`` as well.
-        checkpoint: A safetensors file that is replaced after every round. If it exists the ascent goes on
-            from it, and must have been made for this problem, goal, budget and settings.
-        progress: Whether to show a progress bar.
+        problem: The trained point, with its data.
+        goal: Goal to raise or lower: :class:`TargetWeights`, :class:`HeldOutLoss`, :class:`WeightFunction`.
+        budget: Points that may move, the radius, and the valid features.
+        element: Solution that the poisoner counts on: ``None`` for the nearest one,
+            ``filters.GradientFlow(steps, learning_rate)`` for the end of a training of that duration.
+        ascent: Limits and lengths of rounds and steps.
+        follower: Value that moves the weights from one linearisation to the next; by default Gauss–Newton
+            steps onto the set, Newton's method, or for a flow real gradient descent from ``w̄``. Every change
+            is counted from where it ends on the clean data.
+        start: Feasible perturbation to begin with, ``(|K|, *input)``; zero by default.
+        optimality: Optimality map, as for :meth:`Problem.graphical_derivative`.
+        solver: Solver, as for :meth:`Problem.graphical_derivative`; it must solve with ``Aᵀ`` too.
+        checkpoint: Safetensors file that is replaced after every round. If it exists, the ascent continues
+            from it; it must have been made for this problem, goal, budget and settings.
+        progress: Whether to show a progress bar; by default only on a terminal.
 
     Raises:
-        TypeError: If the goal returns no tensor, or the solver does not serve ``Aᵀ``.
-        ValueError: If nothing is feasible or the start is not; if the goal does not fit the problem, is not
-            differentiable or not finite at ``w̄``; if the checkpoint is of something else (says of what).
+        TypeError: If the goal returns no tensor, or the solver cannot solve with ``Aᵀ``.
+        ValueError: If no perturbation or not the start is feasible; if the goal does not fit the problem, is
+            not differentiable or not finite at ``w̄``; if the checkpoint is of another search (says what
+            differs).
 
     Warns:
-        SolsetWarning: If the goal or the weights move by themselves by more than a tenth of what the
-            perturbation does: training had not stopped.
+        SolsetWarning: If the goal or the weights move by themselves by more than a tenth of the
+            perturbation's effect: training had not stopped.
 
-    Cost: a round prepares the solver anew (for the interpolating map ``nc`` rows and their Gram matrix) and
-    makes two solves a step; the follower's cost comes on top, once more for the data as they are.
+    Cost: each round prepares the solver (for the interpolating map ``nc`` rows and their Gram matrix) and
+    makes two solves a step. The follower adds its cost in each round, and once for the clean data.
 
     Example:
         >>> import torch
@@ -125,8 +158,8 @@ def design_poisoning(
         >>> _ = nn.init.constant_(model.weight, 2.0)
         >>> x, y = torch.ones(1, 1).double(), torch.full((1, 1), 2.0).double()
         >>> problem = Problem(model, nn.MSELoss(), x, y)  # w = 2 / x
-        >>> found = design_poisoning(problem, WeightFunction(lambda w: w.sum()), Budget([0], 0.2))
-        >>> round(float(found.dx), 6), round(float(found.weights), 6)
+        >>> poisoning = design_poisoning(problem, WeightFunction(lambda w: w.sum()), Budget([0], 0.2))
+        >>> round(float(poisoning.dx), 6), round(float(poisoning.weights), 6)
         (-0.2, 2.5)
     """
     goal.check(problem)
@@ -144,7 +177,7 @@ def design_poisoning(
         "start": begin,
         "goal": goal.identity(),
         "budget": budget.identity(),
-        "ascent": replace(settings, rounds=1),  # more rounds may be asked for later
+        "ascent": replace(settings, max_rounds=1),  # more rounds may be asked for later
         "element": element,
         "follower": follower,
         "solver": solver,
@@ -158,10 +191,10 @@ def design_poisoning(
     for reached in search.run(state, adjoint, progress=progress):
         file.write(reached)
         state = reached
-    found = _result(search, state, adjoint)
-    if found.drift > DRIFT:
-        _warn_of_drift(found)
-    return found
+    poisoning = _result(search, state, adjoint)
+    if poisoning.drift > DRIFT:
+        _warn_of_drift(poisoning)
+    return poisoning
 
 
 def _result(search: Rounds, state: Progress, adjoint: AdjointGradient) -> Poisoning:
@@ -184,6 +217,7 @@ def _result(search: Rounds, state: Progress, adjoint: AdjointGradient) -> Poison
         adjoint=adjoint,
         course=state.course,
         reason=Reason[state.reason],
+        layout=problem.risk().layout,
     )
 
 
@@ -191,19 +225,19 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole > 0 else inf if part > 0 else 0.0
 
 
-def _warn_of_drift(found: Poisoning) -> None:
+def _warn_of_drift(poisoning: Poisoning) -> None:
     warnings.warn(
         f"training had not stopped: on data that did not move the goal changes by "
-        f"{found.clean - found.adjoint.value:.3g} by itself, by the perturbation it changes by "
-        f"{found.predicted - found.clean:.3g} more; the gradient and the linear estimate cannot be trusted "
-        f"here, judge by retraining on moved and on clean data alike",
+        f"{poisoning.clean - poisoning.adjoint.value:.3g} by itself, by the perturbation it changes by "
+        f"{poisoning.predicted - poisoning.clean:.3g} more; the gradient and the linear estimate cannot be "
+        f"trusted here, judge by retraining on moved and on clean data",
         SolsetWarning,
         stacklevel=3,
     )
 
 
 def _start(feasible: FeasibleSet, problem: Problem, start: Tensor | None) -> Tensor:
-    """The perturbation to begin with, once it is feasible."""
+    """The perturbation to begin with, refused if it is not feasible."""
     inputs = feasible.inputs
     if start is None:
         dx = inputs.new_zeros(inputs.shape)
@@ -215,7 +249,7 @@ def _start(feasible: FeasibleSet, problem: Problem, start: Tensor | None) -> Ten
         raise bad_value(
             "start",
             expected="a perturbation within the budget and the box of valid features",
-            got=f"{'the points as they are' if start is None else 'one'}, {nearest:.3g} away from them",
+            got=f"{'the clean points' if start is None else 'one'}, {nearest:.3g} away from them",
             cure="Project it first: budget.at(problem).project(start).",
         )
     return dx

@@ -16,15 +16,15 @@ class Reason(StrEnum):
 
     STATIONARY = "no feasible direction raises the goal any more"
     NO_ROOM = "the budget leaves no room"
-    MAX_ROUNDS = "as many rounds as allowed"
-    NO_PROGRESS = "the linear model no longer predicts a rise that re-solving confirms"
-    NOT_FINITE = "the goal or its gradient is not finite further on"
-    LEFT_FIT = "further on the training set is no longer fitted"
+    MAX_ROUNDS = "the limit of rounds is reached"
+    NO_PROGRESS = "the linear model no longer predicts a rise that the follower confirms"
+    NOT_FINITE = "the goal or its gradient is not finite beyond this point"
+    LEFT_FIT = "the training set is no longer fitted beyond this point"
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round: a linearisation, the ascent on it, and the value that re-solving gives.
+    """One round: a linearisation, the ascent on it, and the value that the follower reaches.
 
     Attributes:
         number: Number of the round, from 1.
@@ -33,7 +33,7 @@ class Round:
         size: Size of the perturbation in the budget's norm.
         stride: Share of the radius that the round was allowed to go.
         room: First-order change of the goal by a move of the whole radius, at the last step.
-        is_kept: Whether the re-solved value confirmed enough of the predicted rise.
+        is_kept: Whether the follower confirmed enough of the predicted rise.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""A prediction under attack: the gap to a rival output, and what re-solving makes of one budget."""
+"""A prediction under attack: the gap to a rival output, before and after the data moves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from solset.solvers.filters import Filter
 
 
 class DesignOptions(TypedDict):
-    """Options that a designed perturbation shares with the linear model."""
+    """Options that the design of a perturbation shares with the linear model."""
 
     element: Filter | None
     optimality: Optimality
@@ -30,12 +30,12 @@ class DesignOptions(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class PredictionGap(Goal):
-    """How far one output of a test input is above another: lowers ``f_label - f_rival``.
+    """The gap ``f_label - f_rival`` between two outputs of a test input, which is to be lowered.
 
     Attributes:
-        inputs: The test input, ``(1, *input)``.
+        inputs: Test input, ``(1, *input)``.
         label: Index of the output that is largest now.
-        rival: Index of the one that is to overtake it.
+        rival: Index of the output that is to overtake it.
     """
 
     inputs: Tensor
@@ -48,7 +48,7 @@ class PredictionGap(Goal):
 
     @property
     def sign(self) -> float:
-        """-1: the gap is lowered."""
+        """-1, because the gap is lowered."""
         return -1.0
 
     def quantity(self, problem: Problem, weights: Tensor) -> Tensor:
@@ -57,11 +57,11 @@ class PredictionGap(Goal):
         return outputs[self.label] - outputs[self.rival]
 
     def check(self, problem: Problem) -> None:
-        """Refuses inputs that do not fit."""
+        """Refuses inputs that do not fit the problem."""
         check_inputs(problem, self.inputs)
 
     def identity(self) -> dict[str, Any]:
-        """The input's digest, and the outputs."""
+        """The digest of the input, and the two outputs."""
         return {
             "kind": "PredictionGap",
             "inputs": digest([self.inputs]),
@@ -72,14 +72,14 @@ class PredictionGap(Goal):
 
 @dataclass(frozen=True)
 class Trial:
-    """One budget tried by real re-solving.
+    """One radius tried by really solving on the moved data.
 
     Attributes:
-        radius: Of the budget.
-        gap: The old label's output minus the largest other one, after re-solving; negative once flipped.
-        linear_gap: The gap to the rival that the linear model promised, one solve at the trained point.
-        status: How re-solving ended; ``inconsistent`` where a method that looks for a solution ended off the
-            set, whatever it says of itself.
+        radius: Radius of the budget.
+        gap: Old label's output minus the largest other output on the moved data; negative if it flipped.
+        linear_gap: Gap to the rival that the linear model at the trained point predicts.
+        status: Outcome of the solve on the moved data; ``inconsistent`` if a method that looks for a solution
+            ended off the set, even if it reported another status.
     """
 
     radius: float
@@ -94,23 +94,23 @@ class Trial:
 
     @property
     def is_flipped(self) -> bool:
-        """Whether the prediction changed; what was not solved never counts as that."""
+        """Whether the prediction changed; a trial that was not solved never counts as flipped."""
         return self.is_solved and self.gap < 0
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What is tried at every radius: the linear model's maximiser, or a perturbation designed anew.
+    """The perturbation that is tried at a radius: the linear model's maximiser, or one that is designed.
 
     Attributes:
-        problem: The trained point.
-        goal: The gap to the rival.
-        budget: Its norm, points and valid features.
-        adjoint: Of the gap, at the trained point.
-        clean_gap: Of the rival, after re-solving on the data as they are.
-        method: How to re-solve.
-        ascent: How to design anew; ``None`` takes the maximiser.
-        options: Of :func:`design_poisoning` besides.
+        problem: The trained point, with its data.
+        goal: Gap to the rival.
+        budget: Norm, points and valid features.
+        adjoint: Adjoint gradient of the gap at the trained point.
+        clean_gap: Gap to the rival after solving on the clean data.
+        method: Method that solves on the moved data.
+        ascent: Settings of the design; ``None`` takes the maximiser of the linear model.
+        options: Other options of :func:`design_poisoning`.
     """
 
     problem: Problem
@@ -123,11 +123,7 @@ class Attack:
     options: "DesignOptions"
 
     def at(self, radius: float) -> tuple[Trial, Tensor]:
-        """Perturbs within a radius and re-solves.
-
-        Args:
-            radius: Of the budget.
-        """
+        """The trial at a radius, and its perturbation."""
         problem, goal = self.problem, self.goal
         budget = replace(self.budget, radius=radius)
         if self.ascent is None:
@@ -135,22 +131,14 @@ class Attack:
         else:
             dx = design_poisoning(problem, goal, budget, ascent=self.ascent, **self.options).dx
         outputs, status = resolved(problem, self.method, self.adjoint.points, dx, goal.inputs)
-        promised = self.clean_gap + float((self.adjoint.gradient * dx).sum())
-        return Trial(radius, float(gaps_of(outputs, goal.label).min()), promised, status), dx
+        predicted = self.clean_gap + float((self.adjoint.gradient * dx).sum())
+        return Trial(radius, float(gaps_of(outputs, goal.label).min()), predicted, status), dx
 
 
 def resolved(
     problem: Problem, method: Method, points: Sequence[int], dx: Tensor, inputs: Tensor
 ) -> tuple[Tensor, Status]:
-    """The outputs for one input after re-solving on moved data, ``(c,)``, and whether that is a solution.
-
-    Args:
-        problem: The trained point.
-        method: How to re-solve.
-        points: ``K``.
-        dx: ``(|K|, *input)``.
-        inputs: The test input, ``(1, *input)``.
-    """
+    """The outputs for one input after solving on the moved data, ``(c,)``, and the outcome of the solve."""
     moved, target = problem.risk().move(points, dx), problem.risk().outputs()
     solved = method.run(moved, target)
     with torch.no_grad():
@@ -163,34 +151,23 @@ def resolved(
 
 
 def _is_solution(method: Method, moved: EmpiricalRisk, solved: Retrained, target: Tensor) -> bool:
-    """Whether a method that looks for a solution, and ran out of steps, ended on the set to rounding."""
+    """Whether a method that looks for a solution and ran out of steps still ended on the set, to rounding."""
     rounding = torch.finfo(target.dtype).eps ** 0.5
     if isinstance(method, LevenbergMarquardt):
         error = float((moved.at(solved.weights).outputs() - target).abs().max())
         return error <= max(method.output_tol, rounding * float(target.abs().max()))
     if isinstance(method, Newton):
-        begun = float(torch.linalg.vector_norm(moved.gradient()))
-        return solved.gradient_norm <= max(method.gradient_tol, rounding * begun)
-    return True  # a training that ends where its steps end
+        first = float(torch.linalg.vector_norm(moved.gradient()))
+        return solved.gradient_norm <= max(method.gradient_tol, rounding * first)
+    return True  # any other training ends where its steps end
 
 
 def gaps_of(outputs: Tensor, label: int) -> Tensor:
-    """One output minus each other one, in their order, ``(c - 1,)``.
-
-    Args:
-        outputs: ``(c,)``.
-        label: Index of the one.
-    """
+    """The output with index ``label`` minus each other output, in order, ``(c - 1,)``."""
     return outputs[label] - torch.cat([outputs[:label], outputs[label + 1 :]])
 
 
 def outputs_at(problem: Problem, weights: Tensor, inputs: Tensor) -> Tensor:
-    """The network's flattened outputs for one input, ``(c,)``.
-
-    Args:
-        problem: Gives the network.
-        weights: ``(p,)``.
-        inputs: ``(1, *input)``.
-    """
+    """The network's flattened outputs for one input at given weights, ``(c,)``."""
     risk = problem.risk()
     return risk.forward(risk.layout.split(weights), inputs).reshape(-1)

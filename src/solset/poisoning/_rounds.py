@@ -1,4 +1,4 @@
-"""The rounds of a designed perturbation: linearise, climb, re-solve, and keep or take back."""
+"""The rounds of a designed perturbation: linearise, climb, follow, and accept or take back."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,22 +19,23 @@ from solset.poisoning._poisoning_file import Progress, Reason, Round
 from solset.problem import FIT_TOL, MAPS, GaussNewton, LinearisedMap, Problem
 from solset.solvers import Solver
 
-SHORTEST = 1e-4  # share of the radius below which rounds are given up
-AGREES, DISAGREES = 0.75, 0.1  # actual over predicted rise: go further next time; take the round back
+SHORTEST = 1e-4  # stride, as a share of the radius, below which the ascent ends
+AGREES = 0.75  # share of the predicted rise above which the next round goes further
+DISAGREES = 0.1  # share of the predicted rise below which a round is taken back
 
 
 class Rounds:
-    """Everything that stays the same from round to round.
+    """The rounds of one ascent, with everything that stays the same from round to round.
 
     Args:
-        problem: The trained point.
-        goal: ``φ``.
-        feasible: What the budget allows.
-        points: ``K``.
-        follower: What carries the weights along.
-        settings: Of the ascent.
-        solver: For every linearisation.
-        trained: The linear response at the trained point.
+        problem: The trained point, with its data.
+        goal: Goal ``φ`` of the weights.
+        feasible: Perturbations that the budget allows.
+        points: Indices ``K`` of the points that move.
+        follower: Value that moves the weights along.
+        settings: Settings of the ascent.
+        solver: Solver for every linearisation.
+        trained: Linear response at the trained point.
     """
 
     def __init__(
@@ -54,18 +55,17 @@ class Rounds:
 
     @cached_property
     def clean(self) -> BasePoint:
-        """Where the follower ends on the data as they are: what a perturbation does is counted from there.
+        """Where the follower ends on the clean data: effects of a perturbation are counted from there.
 
-        Training that had not stopped goes on by itself; counted from ``w̄`` that would pass for an effect.
+        A training that had not stopped goes on by itself; counted from ``w̄`` that would look like an effect.
         """
-        still = torch.zeros_like(self.feasible.inputs)
-        trained = BasePoint(still, self.problem.weights())
-        return BasePoint(
-            still, self.follower.follow(self.problem, self.points, trained, still, trained.weights)
-        )
+        zero = torch.zeros_like(self.feasible.inputs)
+        trained = BasePoint(zero, self.problem.weights())
+        weights = self.follower.follow(self.problem, self.points, trained, zero, trained.weights)
+        return BasePoint(zero, weights)
 
     def first(self, dx: Tensor) -> Progress:
-        """Before the first round."""
+        """The state before the first round."""
         if not is_finite(self.clean.weights):
             return Progress(self.clean, self.settings.stride, (), Reason.NOT_FINITE.name)
         if not bool(dx.any()):
@@ -74,7 +74,7 @@ class Rounds:
         weights = self.follower.follow(self.problem, self.points, self.clean, dx, predicted)
         return Progress(BasePoint(dx, weights), self.settings.stride, (), "")
 
-    def run(self, state: Progress, adjoint: AdjointGradient, *, progress: bool) -> Iterator[Progress]:
+    def run(self, state: Progress, adjoint: AdjointGradient, *, progress: bool | None) -> Iterator[Progress]:
         """The states after each round, the last one with a reason."""
         if state.reason not in {"", Reason.MAX_ROUNDS.name}:
             return
@@ -82,10 +82,10 @@ class Rounds:
             yield replace(state, reason=Reason.NO_ROOM.name)
             return
         uphill = self.goal.sign * adjoint.gradient
-        hoped = float((uphill * self.feasible.steepest(uphill)).sum())
-        enough = self.settings.tol * hoped
-        numbers = range(len(state.course) + 1, self.settings.rounds + 1)
-        for _ in tqdm(numbers, desc="poisoning", disable=not progress, leave=False):
+        enough = self.settings.min_rise * float((uphill * self.feasible.steepest(uphill)).sum())
+        numbers = range(len(state.course) + 1, self.settings.max_rounds + 1)
+        hidden = None if progress is None else not progress
+        for _ in tqdm(numbers, desc="poisoning", disable=hidden, leave=False):
             state = self._round(replace(state, reason=""), enough)
             if state.reason:
                 yield state
@@ -98,26 +98,26 @@ class Rounds:
         return self.feasible.budget.radius > 0 and bool(free)
 
     def _round(self, state: Progress, enough: float) -> Progress:
-        """One linearisation, the ascent on it, and the follower's verdict."""
+        """One linearisation, the ascent on it, and what the follower confirms."""
         if not self._is_fitted(state.base):
             return replace(state, reason=Reason.LEFT_FIT.name)
         slope = Slope(self.problem, self.goal, self._response(state.base), state.base, self.feasible)
-        found = climb(slope, self.settings, state.stride, enough)
-        if not found.steps:
-            return replace(state, reason=self._why_none(slope, found.room, enough).name)
-        return self._judged(state, found)
+        end = climb(slope, self.settings, state.stride, enough)
+        if not end.steps:
+            return replace(state, reason=self._why_none(slope, end.room, enough).name)
+        return self._judged(state, end)
 
-    def _judged(self, state: Progress, found: Climb) -> Progress:
-        """The state after the follower has gone where the ascent led, or has been called back."""
-        weights = self.follower.follow(self.problem, self.points, state.base, found.dx, found.weights)
+    def _judged(self, state: Progress, end: Climb) -> Progress:
+        """The state at the end of an ascent if the follower confirms it, else at its start."""
+        weights = self.follower.follow(self.problem, self.points, state.base, end.dx, end.weights)
         before = self.goal.value(self.problem, state.base.weights)
         after = self.goal.value(self.problem, weights) if is_finite(weights) else float("nan")
-        share = (after - before) / (found.value - before)
-        reached, stride = BasePoint(found.dx, weights), state.stride
+        share = (after - before) / (end.value - before)
+        reached, stride = BasePoint(end.dx, weights), state.stride
         rises = isfinite(share) and share > DISAGREES
         is_kept = rises and self._is_fitted(reached)
-        size = self.feasible.size(found.dx)
-        made = Round(len(state.course) + 1, after, found.value, size, stride, found.room, is_kept)
+        size = self.feasible.size(end.dx)
+        made = Round(len(state.course) + 1, after, end.value, size, stride, end.room, is_kept)
         course = (*state.course, made)
         if is_kept:
             return Progress(reached, min(1.0, 2 * stride) if share > AGREES else stride, course, "")
@@ -125,13 +125,14 @@ class Rounds:
         return Progress(state.base, stride / 4, course, why.name if stride / 4 < SHORTEST else "")
 
     def _why_none(self, slope: Slope, room: float, enough: float) -> Reason:
-        """Why not one step was taken on a linearisation."""
+        """The reason why no step was taken on a linearisation."""
         gradient = slope.gradient(slope.base.weights)
         if not bool(gradient.isfinite().all()):
             return Reason.NOT_FINITE
         if room <= enough:
             return Reason.STATIONARY
-        # The gradient rises but no step does: what lies further on is not finite, or the line search failed.
+        # There is a direction that rises, but no step along it does: values there are not finite, or the
+        # line search failed.
         nearest = slope.feasible.project(slope.base.dx + 1e-3 * slope.direction(slope.base.dx, gradient))
         value = self.goal.value(self.problem, slope.weights(nearest))
         return Reason.NO_PROGRESS if isfinite(value) else Reason.NOT_FINITE
@@ -145,17 +146,17 @@ class Rounds:
 
     @property
     def _map(self) -> LinearisedMap:
-        """The map at moved data: training of a finite duration leaves a residual, which only ``B`` sees."""
+        """The map on moved data: training of a finite duration leaves a residual, which only ``B`` sees."""
         trained = self.trained.linearisation.map
         follows_training = self.trained.follows_training and trained.keeps_outputs
         return GaussNewton() if follows_training else MAPS[trained.name]
 
     def _response(self, base: BasePoint) -> Response:
-        """The linear response there; the latest is kept, for a round that is taken back."""
+        """The linear response at a base; the latest is kept for the case that a round is taken back."""
         if not bool(base.dx.any()):
             return self.trained
         if self._latest is None or self._latest[0] is not base:
-            self._latest = None  # what it keeps is large: let go of it before the next is made
+            self._latest = None  # it is large: free it before the next one is made
             moved = self.problem.moved_to(Move(self.points, base.dx), base.weights)
             line = moved.graphical_derivative(
                 points=self.points, optimality=self._map, solver=self.solver

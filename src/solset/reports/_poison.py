@@ -104,7 +104,7 @@ class PoisonRun:
             self.task.goal,
             self.settings.budget(),
             element=self.element,
-            ascent=Ascent(rounds=self.settings.rounds),
+            ascent=Ascent(max_rounds=self.settings.rounds),
             checkpoint=self.folder.reserve(CHECKPOINT),
             progress=self.progress,
         )

@@ -10,7 +10,7 @@ import torch
 from solset.checks import positive, within
 from solset.errors import bad_type, bad_value
 from solset.goals import Goal
-from solset.poisoning import Ascent, Budget
+from solset.poisoning import Budget
 from solset.poisoning._judgement import Trainer
 from solset.problem import Problem
 from solset.reports._options import (
@@ -73,7 +73,10 @@ class PoisonSettings(Settings):
         help="Learning rate of the gradient descent that is counted on.",
     )
     rounds: int = option(
-        12, flag="--rounds", help="Largest number of rounds; each round linearises the problem once."
+        12,
+        flag="--rounds",
+        check=partial(within, low=1, cure="Leave it out."),
+        help="Largest number of rounds; each round linearises the problem once.",
     )
     random: int = option(
         5,
@@ -97,10 +100,6 @@ class PoisonSettings(Settings):
         help="Height and width of the images as which points are shown, such as 8x8.",
     )
     seed: int = seed_option("the random perturbations")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        Ascent(rounds=self.rounds)  # refuses what it cannot take before a folder is made
 
     def budget(self) -> Budget:
         """What may move, how far."""
