@@ -1,4 +1,4 @@
-"""Public checks that a user can run on their own operators, models and problems."""
+"""Checks that users can run on their own operators, models and problems."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
+from solset.checks import positive, within
 from solset.errors import Status, bad_value
 from solset.linalg import LinearOperator
 from solset.modulus import LipschitzModulus
 from solset.problem import Problem, keeps_outputs
+from solset.results import Result
 from solset.retraining import LevenbergMarquardt, Method, Newton
 
 
@@ -19,8 +21,8 @@ def adjoint_gap(operator: LinearOperator, *, generator: torch.Generator) -> floa
     """``|⟨A v, u⟩ - ⟨v, Aᵀ u⟩| / (‖A v‖‖u‖)`` at random ``u`` and ``v``: rounding for a true adjoint.
 
     Args:
-        operator: Linear operator ``A`` to test.
-        generator: Source of the random vectors or pairs.
+        operator: Linear operator ``A`` to check.
+        generator: Source of the random vectors.
 
     Example:
         >>> from solset.linalg import DenseOperator
@@ -45,14 +47,17 @@ def optimality_errors(
     points: Sequence[int] | None = None,
     scales: Sequence[float],
 ) -> list[float]:
-    """``‖R(x̄ + tΔx, w̄ + tv) - R(x̄, w̄)‖`` along ``t``: of second order exactly if ``v`` answers ``Δx``.
+    """``‖R(x̄ + tΔx, w̄ + tv) - R(x̄, w̄)‖`` along ``t``, of second order exactly if ``v`` solves for ``Δx``.
 
     Args:
-        problem: Trained point that is studied.
-        dx: Change ``Δx`` of the features, ``(|K|, *input)``.
+        problem: Problem at the trained weights.
+        dx: Direction ``Δx`` of the data, ``(|K|, *input)``.
         change: Change ``v`` of the weights, ``(p,)``.
-        points: Indices of the points that move; all points by default.
-        scales: Values of ``t`` along the line.
+        points: Indices ``K`` of the moved points; all by default.
+        scales: Values of ``t``, in any order.
+
+    Returns:
+        One norm per scale.
 
     Cost: one gradient per scale.
     """
@@ -80,16 +85,16 @@ def log_slope(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.polyfit(np.log(np.asarray(x)), np.log(np.asarray(y)), 1)[0])
 
 
-@dataclass(frozen=True)
-class LipschitzTrials:
-    """The ratios that brute force finds, to compare with a Lipschitz modulus.
+@dataclass(frozen=True, repr=False)
+class LipschitzTrials(Result):
+    """The ratios of a brute-force test of the Lipschitz-like property.
 
     Attributes:
-        modulus: Modulus ``κ`` that was tested.
+        modulus: Lipschitz modulus ``κ`` that was tested.
         largest: Largest ratio ``d(w, S(x')) / ‖x - x'‖`` of all trials.
-        along_worst_direction: Larger ratio of the two along the reported direction; 0 without a direction.
-        ratios: Ratios of the random pairs, in order.
-        unsettled: Number of trials whose nearest solution was not found; they are in no number above.
+        along_worst_direction: Larger ratio of the two signs of the worst direction; 0 without a direction.
+        ratios: Ratios of the random pairs, in the order of the draw.
+        unsettled: Number of trials without a nearest solution; no number above includes them.
     """
 
     modulus: float
@@ -97,6 +102,12 @@ class LipschitzTrials:
     along_worst_direction: float
     ratios: tuple[float, ...]
     unsettled: int
+
+    @property
+    def headline(self) -> str:
+        """The largest ratio, the modulus, and the number of trials that say nothing."""
+        unsettled = f", {self.unsettled} trials unsettled" if self.unsettled else ""
+        return f"largest ratio {self.largest:.4g} for a modulus of {self.modulus:.4g}{unsettled}"
 
     @property
     def excess(self) -> float:
@@ -113,31 +124,30 @@ def verify_lipschitz_like(
     radius: float,
     trials: int,
     generator: torch.Generator,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> LipschitzTrials:
-    """Tests ``S(x) ∩ U ⊂ S(x') + κ‖x - x'‖ 𝔹`` on pairs near ``x̄``, with true nearest solutions.
+    """The largest ratios in a test of ``S(x) ∩ U ⊂ S(x') + κ‖x - x'‖ 𝔹`` on pairs near ``x̄``.
 
-    Random pairs rarely come near ``κ``, so both signs of the worst direction are tried besides, from ``x̄``.
+    Solutions are true nearest ones. Random pairs rarely reach ``κ``, so both signs of the worst direction are
+    tried from ``x̄`` as well.
 
     Args:
-        problem: Trained point that the modulus belongs to.
-        modulus: Finite modulus from :func:`solset.lipschitz_modulus`.
+        problem: Problem whose modulus was computed.
+        modulus: Finite result of :func:`solset.lipschitz_modulus`.
         radius: Largest distance of ``x`` and ``x'`` from ``x̄``, in input units.
-        trials: Number of random pairs.
-        generator: Source of the random vectors or pairs.
-        progress: Whether to show a progress bar.
+        trials: Number of random pairs, 0 or more.
+        generator: Source of the random pairs.
+        progress: Whether to show a progress bar; by default only on a terminal.
 
     Raises:
-        ValueError: If the modulus is infinite or the radius not positive.
+        ValueError: If the modulus is infinite, the radius not positive, or the number of trials negative.
 
-    Cost: two searches for a nearest solution a pair, each of a few Gram matrices or Newton steps.
+    Cost: two searches for a nearest solution for each pair, each of a few Gram matrices or Newton steps.
     """
     if not modulus.value < float("inf"):
         raise bad_value("modulus", expected="finite", got=modulus.value, cure="There is nothing to verify.")
-    if not radius > 0 or trials < 0:
-        raise bad_value(
-            "radius", expected="positive, with trials from 0", got=(radius, trials), cure="Use 1e-3."
-        )
+    positive("radius", radius, cure="Use 1e-3.")
+    within("trials", trials, 0, cure="Use 0 to test the worst direction only.")
     points = list(modulus.points)
     part = problem.restrict(points=None if modulus.is_joint else points, parameters=modulus.layer)
     points = points if modulus.is_joint else list(range(len(points)))
@@ -148,8 +158,8 @@ def verify_lipschitz_like(
     shape = part.data_space(points).shape
 
     def nearest(weights: Tensor, dx: Tensor) -> Tensor | None:
-        retrained = method.run(risk.move(points, dx).at(weights), target)
-        return retrained.weights if retrained.status is Status.CONVERGED else None
+        solution = method.run(risk.move(points, dx).at(weights), target)
+        return solution.weights if solution.status is Status.CONVERGED else None
 
     def ratio(first: Tensor, second: Tensor) -> float | None:
         start = risk.weights if not bool(first.any()) else nearest(risk.weights, first)
@@ -163,21 +173,21 @@ def verify_lipschitz_like(
     if modulus.worst_direction is not None:
         along = [ratio(here, sign * radius * modulus.worst_direction) for sign in (1.0, -1.0)]
     drawn = []
-    for _ in trange(trials, desc="pairs", disable=not progress, leave=False):
+    for _ in trange(trials, desc="pairs", disable=None if progress is None else not progress, leave=False):
         pair = [_in_ball(here, radius, generator) for _ in range(2)]
         drawn.append(ratio(*pair))
-    settled, best = [r for r in drawn if r is not None], [r for r in along if r is not None]
+    random, worst = ([r for r in ratios if r is not None] for ratios in (drawn, along))
     return LipschitzTrials(
         modulus=modulus.value,
-        largest=max([*settled, *best], default=0.0),
-        along_worst_direction=max(best, default=0.0),
-        ratios=tuple(settled),
-        unsettled=len(drawn) + len(along) - len(settled) - len(best),
+        largest=max([*random, *worst], default=0.0),
+        along_worst_direction=max(worst, default=0.0),
+        ratios=tuple(random),
+        unsettled=len(drawn) + len(along) - len(random) - len(worst),
     )
 
 
 def _in_ball(like: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """A random direction at a random distance up to the radius."""
+    """A vector in a random direction with a random length up to the radius."""
     draw = torch.randn(like.shape, generator=generator, dtype=torch.float64)
     reach = radius * float(torch.rand((), generator=generator))
     return (reach * draw / draw.norm()).to(like)

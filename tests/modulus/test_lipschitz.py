@@ -144,6 +144,7 @@ class TestParts:
         found = lipschitz_modulus(problem, **options)
         g = torch.Generator().manual_seed(0)
         trials = verify_lipschitz_like(problem, found, radius=1e-3, trials=1, generator=g)
+        assert repr(trials).startswith("LipschitzTrials(largest ratio ")
         assert trials.unsettled == 0
         assert 0.99 <= trials.along_worst_direction / found.value <= 1.01
         assert abs(trials.excess) <= 0.01
