@@ -120,12 +120,9 @@ class Problem:
         check_inputs(probe_inputs, weights.dtype)
         risk = EmpiricalRisk(
             model, loss, "mean", points, layout, weights, weight_decay, batch_size, len(points)
-        )
+        ).holding(model)
         outputs = probe_model(risk)
-        reduction = reduction_of(loss, outputs, probe_targets)
-        self._risk = EmpiricalRisk(
-            model, loss, reduction, points, layout, weights, weight_decay, batch_size, len(points)
-        )
+        self._risk = replace(risk, reduction=reduction_of(loss, outputs, probe_targets))
         self.input_shape = tuple(probe_inputs.shape[1:])
         self.output_count = outputs[0].numel()
         self.memory_budget, self.spill_folder = memory_budget, check_folder(spill_folder)
@@ -331,7 +328,7 @@ class Problem:
         found = self._risk.layout.join([named[name].detach() for name in shapes])
         own = self.weights()
         flat = Space("weights", (len(own),), own.dtype, own.device).flatten(found)
-        return self._of(replace(self._risk, model=model, fixed={}).at(flat))
+        return self._of(self._risk.holding(model).at(flat))
 
     def check_points(self, points: Indices | None) -> list[int]:
         """The indices as a list, all of them for ``None``.

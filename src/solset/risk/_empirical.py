@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from solset import comm
-from solset.errors import bad_type
+from solset.errors import bad_type, bad_value
 from solset.risk._batching import Room, in_batches
 from solset.risk._layout import Layout, flat_rows, matching
 from solset.risk._points import Indices, Points
@@ -59,7 +59,8 @@ class EmpiricalRisk:
         batch_size: Number of points per batch; results depend on it by rounding only. A batch that does not
             fit the memory is halved, with a warning.
         total: Number ``n`` in ``α``; unchanged if some of the points are selected.
-        fixed: Values of held parameters, by name; other parameters outside the layout are the model's.
+        fixed: Values of held parameters and of buffers, by name; what is missing is read from the model.
+        modes: Training flag of every module of the model held, in order; empty where none is held.
         room: Limit of the batch size since memory ran out.
     """
 
@@ -73,7 +74,20 @@ class EmpiricalRisk:
     batch_size: int
     total: int
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
+    modes: tuple[bool, ...] = ()
     room: Room = field(default_factory=Room, compare=False)
+
+    def holding(self, model: nn.Module) -> "EmpiricalRisk":
+        """The same risk of a model as it is now: training the model on does not change the risk.
+
+        Parameters outside the layout and buffers are copied; another mode of a module is refused later.
+
+        Args:
+            model: The network, which is not changed.
+        """
+        state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        copies = {k: value.detach().clone() for k, value in state.items() if k not in self.layout.shapes}
+        return replace(self, model=model, fixed=copies, modes=_modes_of(model))
 
     def at(self, weights: Tensor) -> "EmpiricalRisk":
         """The same risk at other weights ``(p,)``."""
@@ -154,10 +168,18 @@ class EmpiricalRisk:
 
         Raises:
             TypeError: If the model returns anything but one tensor with a row per point.
+            ValueError: If a module was put into another mode since the risk was made.
         """
-        state = {name: value.detach() for name, value in self.model.named_parameters()}
-        state |= {name: value.clone() for name, value in self.model.named_buffers()}
-        state |= self.fixed
+        if self.modes and self.modes != _modes_of(self.model):
+            raise bad_value(
+                "model",
+                expected="in the mode in which the problem was built",
+                got="one whose modules were put into another mode since",
+                cure="Call model.eval(), or build the problem again.",
+            )
+        state = {name: value.detach() for name, value in self.model.named_parameters()} | dict(self.fixed)
+        buffers = {name: self.fixed.get(name, value) for name, value in self.model.named_buffers()}
+        state |= {name: value.clone() for name, value in buffers.items()}  # a forward pass may change them
         state |= dict(zip(self.layout.shapes, parameters, strict=True))
         with _differentiable_attention():
             outputs = functional_call(self.model, state, (inputs,))
@@ -257,6 +279,10 @@ def pointwise(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     """The loss of each point of a batch alone, ``(b,)``."""
     parts = [loss(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(outputs))]
     return torch.stack(parts).reshape(-1)
+
+
+def _modes_of(model: nn.Module) -> tuple[bool, ...]:
+    return tuple(module.training for module in model.modules())
 
 
 @contextmanager

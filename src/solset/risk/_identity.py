@@ -43,11 +43,11 @@ def identity(
     Cost: one read of the data.
     """
     moving = list(risk.layout.shapes)
-    state = {**dict(risk.model.named_parameters()), **risk.fixed}
+    state = {**dict(risk.model.named_parameters()), **dict(risk.model.named_buffers()), **risk.fixed}
     fixed = [value for name, value in state.items() if name not in moving]
     problem = {
         "model": hash_bytes(without_addresses(str(risk.model)).encode())[:32],
-        "fixed parameters and buffers": digest([*fixed, *risk.model.buffers()]),
+        "fixed parameters and buffers": digest(fixed),
         "weights that move": hash_bytes(str(moving).encode())[:32],
         "weights": digest([risk.weights]),
         "loss": _loss_settings(risk.loss),

@@ -140,9 +140,19 @@ def _tensor_points(inputs: Tensor, targets: Tensor | None, device: torch.device)
                 cure=f"Use `{name}.to(device)`.",
             )
     _require_finite(inputs, targets, range(len(inputs)))
-    inputs, targets = inputs.detach(), targets.detach()
+    named = {"inputs": inputs.detach(), "targets": targets.detach()}  # detached views count writes together
+    versions = {} if inputs.is_inference() else {name: data._version for name, data in named.items()}
+    inputs, targets = named.values()
 
     def fetch(indices: Sequence[int]) -> Batch:
+        for name, version in versions.items():
+            if named[name]._version != version:
+                raise bad_value(
+                    name,
+                    expected="the values with which the problem was built",
+                    got="a tensor that was written to since",
+                    cure="Build the problem again, or write to a copy.",
+                )
         chosen = torch.as_tensor(list(indices), device=inputs.device)
         return inputs[chosen], targets[chosen]
 
