@@ -11,7 +11,7 @@ from solset.checks import checked
 from solset.errors import Status, bad_value
 from solset.operators import InformativeRows
 from solset.problem import Optimality, Problem
-from solset.results import WeightsResult
+from solset.results import WeightsResult, computed
 from solset.solvers import Solution, Solver
 
 
@@ -51,7 +51,7 @@ class Stability(WeightsResult):
     def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size] | None]:
         return self.solution._named_weights()
 
-    @property
+    @computed
     def status(self) -> Status:
         """How the solve for the minimum-norm element ended."""
         return self.solution.status

@@ -355,7 +355,7 @@ class TestTheOthers:
 def test_it_can_be_written_as_json():
     for options in CASES.values():
         found = plan(problem_of(**options)[0], points=K)
-        written = json.loads(json.dumps(found.as_dict()))
+        written = json.loads(json.dumps(found.to_dict()))
         assert written["routes"][0]["first"]["passes"] == found.routes[0].first.passes
         assert written["routes"][0]["memory"]["total"] == found.routes[0].memory.total
         assert [route["name"] for route in written["others"]] == [route.name for route in found.others]
@@ -376,3 +376,13 @@ def test_a_spill_folder_that_is_full_is_not_counted_on(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
     assert named(plan(problem, points=K), "gauss_newton by Dual").place == "recomputed"
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_it_prints_as_one_line_and_has_a_row_for_each_route():
+    costs = plan(problem_of()[0], points=K)
+    assert repr(costs).startswith(
+        "Plan(2 of 48 points move, 224 weights; auto takes interpolating on all rows"
+    )
+    rows = costs.rows()
+    assert [row["name"] for row in rows] == [route.name for route in (*costs.routes, *costs.others)]
+    assert all(row.keys() == rows[0].keys() for row in rows)

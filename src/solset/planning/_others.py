@@ -115,6 +115,6 @@ class OtherRoutes:
             prepare=taken.prepare + 2 * forward,
             direction=by_inputs.each,
             step=taken.prepare + by_inputs.each + (1 + CORRECTIONS) * forward,
-            most_steps=0,
+            max_steps=0,
             note=f"a step is a station with {CORRECTIONS} corrections, if the rows in use stay as many",
         )

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from solset.operators import Cost
 from solset.problem import Stationary, keeps_outputs
+from solset.results import TableResult
 from solset.solvers import size_text
 
 Place = Literal["memory", "disk", "recomputed"]
@@ -37,22 +38,22 @@ class Route:
     """One way to an answer, and what it would need.
 
     Attributes:
-        name: What is done, by what.
-        optimality: The map.
-        solver: Its class, or classes in the order in which they are tried.
-        obstacle: Why it does not apply; empty where it does.
-        smallest_budget: The ``memory_budget`` from which it works; 0 where any does.
-        is_default: Whether its map takes it unasked.
-        is_automatic: Whether ``"auto"`` takes it, if what is to be verified holds.
-        rows: Of ``J``, in use; ``None`` for a map that has none.
-        place: Where they are.
-        memory: At the peak.
-        disk: Bytes on the disk.
-        prepare: What is done once, whatever the direction.
-        direction: What each direction takes; of an iterative solver, without its steps.
-        step: Of an iterative solver; ``None`` for a direct one.
-        most_steps: Its limit.
-        note: What the numbers leave out.
+        name: Name of the route: map, rows and solver.
+        optimality: Name of the optimality map; empty for none.
+        solver: Name of the solver's class, or of several in the order in which they are tried.
+        obstacle: Sentence that says why the route does not apply; empty where it does.
+        smallest_budget: Smallest ``memory_budget`` in bytes that works; 0 where any does.
+        is_default: Whether the map takes this route unless told otherwise.
+        is_automatic: Whether ``"auto"`` takes this route, if what is to be verified holds.
+        rows: Number of rows of ``J`` in use; ``None`` for a route without rows.
+        place: Place of the rows: memory, disk, or recomputed at every use.
+        memory: Bytes of memory at the peak.
+        disk: Bytes on the disk, in all processes together.
+        prepare: Work that is done once, for all directions.
+        direction: Work for each direction; of an iterative solver, without its steps.
+        step: Work of a step of an iterative solver; ``None`` for a direct one.
+        max_steps: Largest number of steps; 0 for a direct solver.
+        note: Sentence that says what the numbers leave out; empty where there is nothing to say.
     """
 
     name: str
@@ -69,7 +70,7 @@ class Route:
     prepare: Cost = Cost()
     direction: Cost = Cost()
     step: Cost | None = None
-    most_steps: int = 0
+    max_steps: int = 0
     note: str = ""
 
     @property
@@ -79,32 +80,22 @@ class Route:
 
     @property
     def first(self) -> Cost:
-        """To the first answer; of an iterative solver, without its steps."""
+        """The work to the first answer; of an iterative solver, without its steps."""
         return self.prepare + self.direction
 
     @property
     def limit(self) -> Cost:
-        """To the first answer, if an iterative solver goes to its limit."""
-        return self.first if self.step is None else self.first + self.most_steps * self.step
+        """The work to the first answer, if an iterative solver takes all its steps."""
+        return self.first if self.step is None else self.first + self.max_steps * self.step
 
 
 def too_small(memory_budget: int, need: int) -> str:
-    """The obstacle of a budget.
-
-    Args:
-        memory_budget: What there is.
-        need: What works.
-    """
+    """The obstacle of a memory budget that is smaller than the one that works, both in bytes."""
     return f"memory_budget of {size_text(memory_budget)} is too small: {need} bytes work"
 
 
 def refused(route: Route, memory_budget: int) -> Route:
-    """The route, with that obstacle unless there is another.
-
-    Args:
-        route: Names the smallest budget.
-        memory_budget: What there is.
-    """
+    """The route, with the obstacle that the memory budget is too small unless it has another."""
     return replace(route, obstacle=route.obstacle or too_small(memory_budget, route.smallest_budget))
 
 
@@ -113,10 +104,10 @@ class Kept:
     """Whether the graphs of an operator are kept between its products.
 
     Attributes:
-        operator: Which.
-        batch_bytes: Measured on the first batch.
-        all_bytes: Of all batches of a process, by that measure.
-        are_kept: Whether those fit the memory budget.
+        operator: Name of the operator's class.
+        batch_bytes: Bytes of the graph of one batch, measured on the first.
+        all_bytes: Bytes of the graphs of all batches of a process, by that measure.
+        are_kept: Whether all graphs fit the memory budget.
     """
 
     operator: str
@@ -125,23 +116,23 @@ class Kept:
     are_kept: bool
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, eq=False, repr=False)
+class Plan(TableResult):
     """What each route to a graphical derivative would need, for a choice of moved points.
 
     Attributes:
-        points: ``n``.
-        moved: ``|K|``.
-        outputs: ``c``.
-        weights: ``p``.
+        points: Number of training points ``n``.
+        moved: Number of points that would move.
+        outputs: Number of outputs ``c`` of each point.
+        weights: Number of weights ``p`` that may move.
         fit: Mean norm of the loss gradient in the outputs.
-        batch_size: Points per sweep.
+        batch_size: Number of points in each batch.
         memory_budget: Bytes that graphs, and again rows and Gram matrix, may take.
-        processes: Among which passes and gradients are shared; memory is that of each.
-        reason: What ``"auto"`` takes, and why.
-        routes: Every one, whether it applies or not.
-        kept: Whether graphs are, by operator.
-        others: Audit and path, by the same count.
+        processes: Number of processes that share passes and gradients; each needs the memory stated.
+        reason: Sentence that says what ``"auto"`` takes, and why.
+        routes: Routes to the graphical derivative, those that do not apply included.
+        kept: Graphs of the operators of all points, and whether they are kept.
+        others: Routes of an audit and of a path, by the same count.
     """
 
     points: int
@@ -159,29 +150,42 @@ class Plan:
 
     @property
     def automatic(self) -> Route:
-        """What ``"auto"`` takes, if what is to be verified holds."""
+        """The route that ``"auto"`` takes, if what is to be verified holds."""
         return next(route for route in self.routes if route.is_automatic)
 
     @property
     def otherwise(self) -> Route | None:
-        """What ``"auto"`` takes if the rows of ``J`` prove dependent; ``None`` where nothing is open."""
+        """The route that ``"auto"`` takes if rows prove dependent; ``None`` where nothing is open."""
         return self.default(Stationary.name) if keeps_outputs(self.automatic.optimality) else None
 
     def default(self, optimality: str) -> Route:
-        """What a map takes unasked.
+        """The route that a map takes unless told otherwise.
 
         Args:
-            optimality: ``"interpolating"``, ``"gauss_newton"`` or ``"stationary"``.
+            optimality: Name of the map: ``"interpolating"``, ``"gauss_newton"`` or ``"stationary"``.
         """
         return next(route for route in self.routes if route.is_default and route.optimality == optimality)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Everything in the types of JSON, with the sums that are properties here."""
-        found = asdict(self)
-        for name in ("routes", "others"):
-            for plain, route in zip(found[name], getattr(self, name), strict=True):
-                plain["memory"]["total"] = route.memory.total
-                plain |= {"first": asdict(route.first), "limit": asdict(route.limit)}
-            found[name] = list(found[name])
-        found["kept"] = list(found["kept"])
-        return found
+    @property
+    def headline(self) -> str:
+        """The sizes and the route that ``"auto"`` takes, with its cost to the first answer."""
+        taken = self.automatic
+        return (
+            f"{self.moved} of {self.points} points move, {self.weights} weights; auto takes {taken.name}: "
+            f"{taken.first.gradients:.3g} gradients to the first answer, {size_text(taken.memory.total)}"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each route, with sums of memory and work beside their parts."""
+        return [_row(route) for route in (*self.routes, *self.others)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in the types of JSON; each route with its sums."""
+        plain = super().to_dict()
+        return {**plain, **{name: list(map(_row, getattr(self, name))) for name in ("routes", "others")}}
+
+
+def _row(route: Route) -> dict[str, Any]:
+    plain = asdict(route)
+    plain["memory"]["total"] = route.memory.total
+    return {**plain, "first": asdict(route.first), "limit": asdict(route.limit)}

@@ -119,7 +119,7 @@ class Routes:
             prepare=cost.once + data.once,
             direction=data.each + needs.products / together * cost.each,
             step=needs.products_per_step / together * cost.each,
-            most_steps=needs.max_steps,
+            max_steps=needs.max_steps,
         )
 
     def dense(self, optimality: LinearisedMap, block: ProductCost) -> Route:
@@ -256,7 +256,7 @@ class Routes:
             smallest_budget=need,
             rows=point.rows,
             step=hessian.each + inner.each,
-            most_steps=CG().max_steps,
+            max_steps=CG().max_steps,
             note="without the steps of MINRES, which follows if the Hessian proves indefinite",
         )
         if not point.risk.weight_decay > 0:

@@ -44,7 +44,7 @@ def plan_from(settings: PlanSettings) -> str:
     problem = load_problem(settings.source)
     costs = plan(problem, points=settings.points or None)
     if settings.json is not None:
-        replace_file(settings.json, (json.dumps(costs.as_dict(), indent=2) + "\n").encode())
+        replace_file(settings.json, (json.dumps(costs.to_dict(), indent=2) + "\n").encode())
     return f"{problem}\n\n{plan_text(costs)}"
 
 
@@ -111,7 +111,7 @@ def _cells(route: Route) -> tuple[str, ...]:
         _cost(route.first),
         _cost(route.direction),
         "" if route.step is None else _cost(route.step),
-        "" if not route.most_steps else _cost(route.limit, digits=1),
+        "" if not route.max_steps else _cost(route.limit, digits=1),
     )
 
 
