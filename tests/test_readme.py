@@ -12,6 +12,7 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/quickstart.md",
+    "docs/results.md",
     "docs/choosing.md",
     "docs/own_model.md",
     "docs/modulus.md",
