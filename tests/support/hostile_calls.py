@@ -60,7 +60,10 @@ def calls() -> dict[str, Call]:
     model, inputs, targets = tiny_model()
     problem, weights = tiny_problem(), tiny_problem().weights()
     goal = solset.goals.WeightFunction(lambda w: w.square().sum(), name="square")
-    budget, moved = solset.poisoning.Budget([0, 2], 0.05), {"problem": problem, "dx": DX, "points": [0, 2]}
+    budget, moved = (
+        solset.poisoning.Budget([0, 2], 0.05),
+        {"problem": problem, "change": solset.Move([0, 2], DX)},
+    )
     short, one = solset.poisoning.Ascent(max_rounds=1, max_steps=1), torch.ones_like(weights)
     change = solset.scores.Moved([0, 2], DX)
     none = {"optimality": "auto", "solver": None}
