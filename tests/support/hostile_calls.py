@@ -78,8 +78,8 @@ def calls() -> dict[str, Call]:
         ),
         "graphical_derivative": (problem.graphical_derivative, {"points": [0], "rows": None, **none}),
         "coderivative": (problem.coderivative, {"points": [0], "rows": None, **none}),
-        "estimate": (problem.estimate, {"dx": DX, "points": [0, 2], "rows": None, **none}),
-        "moved_to": (problem.moved_to, {"dx": DX, "weights": weights, "points": [0, 2]}),
+        "estimate": (problem.estimate, {"change": solset.Move([0, 2], DX), "rows": None, **none}),
+        "moved_to": (problem.moved_to, {"change": solset.Move([0, 2], DX), "weights": weights}),
         "restrict": (problem.restrict, {"points": [0, 2], "parameters": None}),
         "load_derivative": (problem.load_derivative, {"folder": "nowhere"}),
         "training_stability": (
