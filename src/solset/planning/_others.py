@@ -12,9 +12,9 @@ from solset.problem._stationary import smaller_side
 
 NEWTON_PRODUCTS = 10  # of the Hessian in a Newton step along a path: what CG takes for one digit
 CORRECTIONS = 2  # of a step along kept outputs
-# The slopes of the loss at every point are a forward pass, and a reading of the targets; the digest by which
-# an audit is told from another reads the data once more.
-SLOPES = Cost(3.0, FORWARD)
+# The slopes of the loss at every point take a forward pass and a reading of the targets. With a checkpoint,
+# the identity of the audit reads the data once more.
+SLOPES = Cost(2.0, FORWARD)
 
 
 @dataclass(frozen=True)
