@@ -153,7 +153,7 @@ def require_change(change: object, kind: type[Change] = Change) -> None:
     """Refuses what is not a change of the data, such as a bare tensor.
 
     Args:
-        change: Argument that came.
+        change: Argument that the caller passed as a change.
         kind: Class that the change has to be of; any change by default.
 
     Raises:

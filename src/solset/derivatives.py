@@ -22,7 +22,7 @@ class Qualification:
 
     Attributes:
         is_verified: ``True`` or ``False`` where it was decided, ``None`` where it was not.
-        reason: In one sentence.
+        reason: Sentence that says why it was decided so, or why not.
     """
 
     is_verified: bool | None
@@ -59,7 +59,7 @@ class OptimalityMap(ABC):
 
 @dataclass(frozen=True)
 class Constraint:
-    """The matrix ``A`` and what a solver keeps about it; points that move share it.
+    """The matrix ``A`` with what a solver has computed for it; all choices of moved points share it.
 
     Attributes:
         operator: Matrix ``A``: the Hessian ``H``, its Gauss–Newton form, or the Jacobian ``J``.
@@ -76,7 +76,7 @@ class Constraint:
 
     @cached_property
     def system(self) -> Prepared:
-        """The matrix ``A`` with whatever the solver keeps, prepared at first use."""
+        """The matrix ``A`` with its factorisation or other preparation, computed at first use."""
         return self.solver.prepare(self.operator) if self.prepared is None else self.prepared
 
     @cached_property
@@ -180,22 +180,25 @@ class Linearisation:
 
 @dataclass(frozen=True)
 class RowCheck:
-    """What leaving rows of the constraint out cost: found by one product with all of them.
+    """The error that comes from rows of the constraint that are left out, by one product with all rows.
 
-    With ``e = J v + J_x Δx`` over all points and ``v`` the minimum-norm solution on the rows in use; where
-    the constraint is consistent and no rank is cut, that ``v`` is never longer than the one on all rows.
+    Let ``v`` be the minimum-norm solution on the rows in use and ``e = J v + J_x Δx`` the error over all
+    points. Where the constraint is consistent and no rank is cut, ``v`` is never longer than the solution on
+    all rows.
 
     Attributes:
-        residual: ``‖W e‖ / ‖J_x Δx‖``, where ``W`` is one on every output of a moved point and
-            ``(λ / λ_max)^{1/2}`` on an output direction of another point, ``λ`` its curvature of the loss.
-        moved_residual: ``‖e‖ / ‖J_x Δx‖`` over the moved points alone.
-        unit_residual: The same over all points: how far outputs the loss cannot feel move.
-        risk_rise: ``½ Σ αλ (uᵀe)²``, the second-order term of the change of the risk that ``e`` causes, in
-            loss units; the first-order term, zero only at zero residual, is not in it.
-        rows: In use.
-        all_rows: ``m``.
-        discarded: Share of the trace of the loss's curvature that the rows left out carry.
-        tol: What was asked of ``residual``.
+        residual: Relative residual ``‖W e‖ / ‖J_x Δx‖``. The weight ``W`` is 1 on every output of a moved
+            point, and ``(λ / λ_max)^{1/2}`` on an output direction of another point, where ``λ`` is the
+            curvature of the loss in this direction.
+        moved_residual: Relative residual ``‖e‖ / ‖J_x Δx‖`` over the moved points alone.
+        unit_residual: Relative residual ``‖e‖ / ‖J_x Δx‖`` over all points; it also counts changes of the
+            outputs that do not change the loss.
+        risk_rise: Second-order term ``½ Σ αλ (uᵀe)²`` of the change of the risk that ``e`` causes, in loss
+            units. The first-order term is not included; it is zero only at zero residual.
+        rows: Number of rows in use.
+        all_rows: Number ``m`` of all rows.
+        discarded: Share of the trace of the loss's curvature that the omitted rows carry.
+        tol: Largest ``residual`` that counts as accurate, as it was asked for.
     """
 
     residual: float
@@ -209,15 +212,15 @@ class RowCheck:
 
     @property
     def is_accurate(self) -> bool:
-        """Whether the residual is what was asked for."""
+        """Whether ``residual`` is at most ``tol``."""
         return self.residual <= self.tol
 
 
 class Selection(ABC):
-    """A linearisation on some rows of its constraint, which takes in more of them until they suffice.
+    """A linearisation on some rows of its constraint, to which rows are added until they suffice.
 
     Attributes:
-        linearisation: On the rows in use.
+        linearisation: Pair ``(A, C)`` on the rows in use.
     """
 
     linearisation: Linearisation
@@ -225,22 +228,22 @@ class Selection(ABC):
     @property
     @abstractmethod
     def plan(self) -> str:
-        """Rows, bytes and expected gradients, in words."""
+        """One sentence with the number of rows, their bytes and the expected gradients."""
 
     @abstractmethod
     def verify(self, dx: Tensor) -> RowCheck:
         """Solves for a data direction, checks all rows, and adds rows until the residual is small enough.
 
         Args:
-            dx: Flat.
+            dx: Change of the moved points, flat ``(|K|·d,)``.
         """
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Writes the rows in use and what was computed of them.
+        """Writes the rows in use and all that was computed from them.
 
         Args:
-            folder: A new one.
+            folder: Path of a folder that does not exist yet.
         """
 
 
@@ -268,13 +271,13 @@ class GraphicalDerivative:
         return self._source.linearisation if isinstance(self._source, Selection) else self._source
 
     def __call__(self, dx: Tensor) -> AffineSet:
-        """The affine set of weight directions that answer ``dx``.
+        """The affine set of weight directions ``v`` with ``A v + C Δx = 0`` for ``Δx = dx``.
 
         Args:
             dx: Change of the moved points, shape ``(|K|, *input)``, in input units after preprocessing.
 
-        Cost: one product with ``C``; nothing is solved yet, but for the first direction of a selection of
-        rows: that is solved and checked.
+        Cost: one product with ``C``; nothing is solved yet. The first direction on a selection of rows is
+        solved and checked at once.
         """
         flat = self.linearisation.data_space.flatten(dx)
         if isinstance(self._source, Selection) and self._check is None and bool(flat.any()):
@@ -289,7 +292,7 @@ class GraphicalDerivative:
     def verify(self, dx: Tensor) -> RowCheck:
         """Checks the rows in use against all rows for this data direction; adds rows until it holds.
 
-        A warning says so where it does not hold with as many rows as are allowed.
+        A warning is given if the check fails with the largest number of rows that is allowed.
 
         Args:
             dx: As for a call.
@@ -310,14 +313,14 @@ class GraphicalDerivative:
         return self._check
 
     def save(self, folder: Path | str) -> None:
-        """Writes rows, Gram matrix and what they belong to, for :meth:`Problem.load_derivative`.
+        """Writes the rows and their Gram matrix to disk, for :meth:`Problem.load_derivative`.
 
         Args:
-            folder: A new one, or one without a stored derivative.
+            folder: Path of a new folder, or of one without a stored derivative.
 
         Raises:
             ValueError: If all rows are in use, or the folder holds a derivative already.
-            OSError: If the disk has no room; says how much is needed.
+            OSError: If the disk has no room; the message says how much is needed.
 
         Cost: the rows, if they were not computed yet; ``m·p`` numbers on the disk.
         """
@@ -332,12 +335,12 @@ class GraphicalDerivative:
 
     @property
     def check(self) -> RowCheck | None:
-        """The latest check of the rows in use; ``None`` where all are, or before the first direction."""
+        """The latest check of the rows in use; ``None`` if all are, or before the first direction."""
         return self._check
 
     @property
     def plan(self) -> str:
-        """What the rows in use need, in words: rows, bytes, expected gradients; empty if all are in use."""
+        """One sentence with the rows in use, their bytes and gradients; empty if all rows are in use."""
         return self._source.plan if isinstance(self._source, Selection) else ""
 
     @property
@@ -367,7 +370,7 @@ class GraphicalDerivative:
 
     @property
     def reason(self) -> str:
-        """Why this map was taken."""
+        """One sentence that says why this map was taken."""
         return self.linearisation.reason
 
     @property
@@ -395,7 +398,7 @@ class Coderivative:
             q: A weight direction, ``(p,)``.
 
         Cost: one solve with ``Aᵀ`` and one product with ``Cᵀ``; a projection onto a set of several
-        points needs an inner solve a step.
+        points needs an inner solve in each step.
         """
         line = self.linearisation
         solution = line.system.solve_transposed(-line.weight_space.flatten(q))
@@ -403,9 +406,9 @@ class Coderivative:
 
 
 def _spread(line: Linearisation) -> "_KernelImage | None":
-    """``Cᵀ`` on ``ker Aᵀ``, or ``None`` if that is zero up to rounding: then the coderivative is one point.
+    """``Cᵀ`` on ``ker Aᵀ``, or ``None`` if it is zero up to rounding: then the coderivative is one point.
 
-    Probed on three random vectors from a fixed start, relative to ``Cᵀ`` itself.
+    The image of three random vectors from a fixed seed is compared with that of ``Cᵀ`` itself.
     """
     if line.rank == line.rows:
         return None

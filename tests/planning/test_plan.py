@@ -311,7 +311,7 @@ class TestTheSmallestBudget:
 @pytest.mark.parametrize("budget", [LARGE, 1000])
 def test_graphs_are_kept_as_the_plan_says(budget):
     problem, data = problem_of(memory_budget=budget)
-    kept = {one.operator: one for one in plan(problem, points=K).kept}
+    kept = {one.operator: one for one in plan(problem, points=K).graphs}
     hessian = Hessian(problem.risk(), memory_budget=budget)
     vector = draw(len(problem.weights()), seed=1)
     hessian @ vector

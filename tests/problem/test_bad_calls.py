@@ -71,13 +71,13 @@ DIRECTIONS = (
         "dx with NaN",
         lambda m: m.estimate(Move([0], m.spoiled(draw(1, D), NAN, 0, 0))),
         ValueError,
-        "dx | NaN | where they come from",
+        "dx | NaN | Find their source",
     ),
     (
         "dx infinite",
         lambda m: m.estimate(Move([0], m.spoiled(draw(1, D), INF, 0, 0))),
         ValueError,
-        "dx | infinite | where they come from",
+        "dx | infinite | Find their source",
     ),
     (
         "risk moved by a flat dx",

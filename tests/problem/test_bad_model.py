@@ -181,7 +181,7 @@ MODELS = (
     (
         "fractional batch size",
         lambda m: m.problem(batch_size=2.5),
-        ValueError,
+        TypeError,
         "batch_size | 2.5 | Leave it out",
     ),
 )

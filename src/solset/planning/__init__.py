@@ -1,7 +1,7 @@
-"""What a call will need, before anything runs."""
+"""The cost of a call in passes, gradients and bytes, counted before anything runs."""
 
 from solset.operators import Cost
 from solset.planning._plan import plan
-from solset.planning._result import Kept, Memory, Plan, Route
+from solset.planning._result import KeptGraphs, Memory, Plan, Route
 
-__all__ = ["Cost", "Kept", "Memory", "Plan", "Route", "plan"]
+__all__ = ["Cost", "KeptGraphs", "Memory", "Plan", "Route", "plan"]

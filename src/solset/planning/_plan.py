@@ -1,4 +1,4 @@
-"""What each route to a graphical derivative will need, said before anything runs."""
+"""The costs of each route to a graphical derivative, counted before anything runs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from solset import comm
 from solset.changes import Move
 from solset.operators import InformativeRows
 from solset.planning._others import OtherRoutes
-from solset.planning._result import Kept, Plan, Route
+from solset.planning._result import KeptGraphs, Plan, Route
 from solset.planning._routes import Routes
 from solset.problem import MAPS, Interpolating, Problem, Stationary
 from solset.problem._informative import InformativeSelection
@@ -18,16 +18,16 @@ SHOWN = {"FirstToConverge": "preconditioned CG"}
 
 
 def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRows | None = None) -> Plan:
-    """What each route to the graphical derivative needs: passes over the data, bytes, expected gradients.
+    """The passes over the data, bytes and expected gradients of each route to the graphical derivative.
 
-    Nothing is solved. Which route is taken is decided by the code that :meth:`Problem.graphical_derivative`
-    decides by; the one thing it cannot foresee is whether the rows of ``J`` prove independent. Gradients are
-    by count (1 is a forward and a backward pass over all points) and rough; rows, places and bytes are those
-    of the solvers' own plans, and passes are how often points will be read.
+    Nothing is solved. The same code chooses the route here and in :meth:`Problem.graphical_derivative`; only
+    one thing is not known before: whether the rows of ``J`` prove independent. Gradients are counted roughly
+    (1 is a forward and a backward pass over all points). Rows, places and bytes come from the plans of the
+    solvers. Passes tell how often the points will be read.
 
     Args:
-        problem: The trained point.
-        points: ``K``, the points that would move; all by default.
+        problem: Problem whose graphical derivative is planned.
+        points: Indices ``K`` of the points that would move; all by default.
         rows: As for :meth:`Problem.graphical_derivative`.
 
     Raises:
@@ -42,21 +42,22 @@ def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRo
         >>> from torch import nn
         >>> model = nn.Linear(2, 1, bias=False)
         >>> x = torch.tensor([[1.0, 2.0]])
-        >>> found = plan(Problem(model, nn.MSELoss(), x, model(x).detach()))
-        >>> found.automatic.name, found.automatic.rows, found.automatic.place
+        >>> costs = plan(Problem(model, nn.MSELoss(), x, model(x).detach()))
+        >>> costs.automatic.name, costs.automatic.rows, costs.automatic.place
         ('interpolating on all rows by Dual', 1, 'memory')
-        >>> found.automatic.memory.gram  # the matrix, its eigenvectors and room to find them: 3 · 8 m²
+        >>> costs.automatic.memory.gram  # the matrix, its eigenvectors and room to find them: 3 · 8 m²
         24
 
     Notes:
-        Iterative solvers take as many steps as the conditioning asks for, which nobody knows before; their
-        cost is stated for one step and for their limit. Where memory runs out, batches are halved, and where
-        products have to be repeated (an inconsistent system, a restart), there are more of them.
+        The number of steps of an iterative solver depends on the conditioning, which is not known before;
+        its cost is stated for one step and for the largest number of steps. The true cost is higher where
+        memory runs out, because batches are halved, and where products are repeated (an inconsistent
+        system, a restart).
     """
     chosen = problem.check_points(points)
-    known = problem.point
-    asked = Routes(known, chosen, _selection(problem, chosen, rows))
-    refusal = Interpolating(rows).doubt(known, Move, chosen)
+    point = problem.point
+    asked = Routes(point, chosen, _selection(problem, chosen, rows))
+    refusal = Interpolating(rows).doubt(point, Move, chosen)
     routes = _marked(
         asked.all(), _defaults(problem, chosen, rows), (Stationary if refusal else Interpolating).name
     )
@@ -64,39 +65,39 @@ def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRo
     return Plan(
         points=problem.point_count,
         moved=len(chosen),
-        outputs=known.outputs,
-        weights=known.weights,
-        fit=known.fit,
-        batch_size=known.risk.batch_size,
-        memory_budget=known.memory_budget,
+        outputs=point.outputs,
+        weights=point.weights,
+        fit=point.fit,
+        batch_size=point.risk.batch_size,
+        memory_budget=point.memory_budget,
         processes=comm.size(),
         reason=_reason(taken, refusal),
         routes=routes,
-        kept=_kept(asked),
+        graphs=_graphs(asked),
         others=OtherRoutes(problem, asked, taken).all(),
     )
 
 
-def _kept(routes: Routes) -> tuple[Kept, ...]:
-    """Whether graphs are kept between products, of the two operators of all points."""
+def _graphs(routes: Routes) -> tuple[KeptGraphs, ...]:
+    """Whether the Jacobian and the Hessian of all points keep their graphs between products."""
     pairs = (("Jacobian", routes.jacobian.graphs), ("Hessian", routes.hessian.graphs))
-    return tuple(Kept(name, each.batch_bytes, each.all_bytes, each.are_kept) for name, each in pairs)
+    return tuple(KeptGraphs(name, each.batch_bytes, each.all_bytes, each.are_kept) for name, each in pairs)
 
 
 def _selection(
     problem: Problem, chosen: Sequence[int], rows: InformativeRows | None
 ) -> InformativeSelection | None:
-    """The rows that carry the constraint, as a call would choose them, where they can be chosen."""
-    known, asked = problem.point, Interpolating(rows)
-    if asked.refusal(known) or not known.curvature_fits:
+    """The rows that a call would choose; ``None`` where the map does not apply or rows cannot be chosen."""
+    point, asked = problem.point, Interpolating(rows)
+    if asked.refusal(point) or not point.curvature_fits:
         return None
-    if not asked.chooses_rows(known):
+    if not asked.chooses_rows(point):
         asked = Interpolating(InformativeRows())
-    return asked.selection(known, Move, chosen)
+    return asked.selection(point, Move, chosen)
 
 
 def _defaults(problem: Problem, chosen: Sequence[int], rows: InformativeRows | None) -> dict[str, str]:
-    """The name of the route that each map takes unasked."""
+    """The name of the route that each map takes by default."""
     point, asked = problem.point, Interpolating(rows)
     names = {}
     for name, each in MAPS.items():
@@ -106,7 +107,7 @@ def _defaults(problem: Problem, chosen: Sequence[int], rows: InformativeRows | N
     if not asked.refusal(point):
         try:
             use = asked.in_use(point, Move, chosen)
-        except ValueError:  # no plan fits: these rows are asked for, and refused
+        except ValueError:  # no plan fits: the caller asked for these rows, and is refused
             use = "chosen"
         if use != "all":
             rows_by = {"chosen": "informative rows by Dual", "weighted": "all rows by LSMR"}[use]
@@ -119,17 +120,17 @@ def _name(solver: Solver) -> str:
 
 
 def _marked(routes: Sequence[Route], defaults: dict[str, str], automatic: str) -> tuple[Route, ...]:
-    """The routes, told which are taken unasked."""
-    found = []
+    """The routes, each marked as a default, as automatic, or as neither."""
+    marked = []
     for route in routes:
         is_default = defaults[route.optimality] == route.name
         is_automatic = is_default and route.optimality == automatic
-        found.append(replace(route, is_default=is_default, is_automatic=is_automatic))
-    return tuple(found)
+        marked.append(replace(route, is_default=is_default, is_automatic=is_automatic))
+    return tuple(marked)
 
 
 def _reason(taken: Route, refusal: str) -> str:
-    """As the derivative itself will say, or what it will still have to verify."""
+    """The reason that the derivative will state, or the condition that it still has to verify."""
     if refusal:
         return f"stationary because {refusal}"
     return f"{taken.name} if the {taken.rows} rows of J prove independent, else stationary"

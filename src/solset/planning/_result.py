@@ -1,4 +1,4 @@
-"""The answer of a plan: routes with what each would need."""
+"""The result of a plan: routes, with the work and the memory that each would take."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -13,13 +13,13 @@ Place = Literal["memory", "disk", "recomputed"]
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, in each process, beside the model and the data.
+    """The bytes that a route takes at its peak in each process; model and data are not counted.
 
     Attributes:
-        rows: Rows of ``J`` that are at hand, or a matrix written out.
-        gram: Gram matrix, or a matrix's factors, with the decomposition.
-        graphs: Autograd graphs: of all batches where they are kept, else of one.
-        vectors: As long as the weights or as all rows.
+        rows: Bytes of the rows of ``J`` in memory, or of a matrix that is written out.
+        gram: Bytes of the Gram matrix, or of a matrix's factors, with the decomposition.
+        graphs: Bytes of the autograd graphs of all batches where they are kept, else of one batch.
+        vectors: Bytes of vectors that have one entry for each weight or each row.
     """
 
     rows: int = 0
@@ -29,13 +29,13 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All together."""
+        """The sum of the four parts, in bytes."""
         return self.rows + self.gram + self.graphs + self.vectors
 
 
 @dataclass(frozen=True)
 class Route:
-    """One way to an answer, and what it would need.
+    """One way to compute an answer, with the work and the memory that it would take.
 
     Attributes:
         name: Name of the route: map, rows and solver.
@@ -80,12 +80,12 @@ class Route:
 
     @property
     def first(self) -> Cost:
-        """The work to the first answer; of an iterative solver, without its steps."""
+        """The work until the first answer; the steps of an iterative solver are not counted."""
         return self.prepare + self.direction
 
     @property
     def limit(self) -> Cost:
-        """The work to the first answer, if an iterative solver takes all its steps."""
+        """The work until the first answer, if an iterative solver takes all its steps."""
         return self.first if self.step is None else self.first + self.max_steps * self.step
 
 
@@ -100,7 +100,7 @@ def refused(route: Route, memory_budget: int) -> Route:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptGraphs:
     """Whether the graphs of an operator are kept between its products.
 
     Attributes:
@@ -118,7 +118,7 @@ class Kept:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan(TableResult):
-    """What each route to a graphical derivative would need, for a choice of moved points.
+    """The work and the memory of each route to a graphical derivative, for a choice of moved points.
 
     Attributes:
         points: Number of training points ``n``.
@@ -131,8 +131,8 @@ class Plan(TableResult):
         processes: Number of processes that share passes and gradients; each needs the memory stated.
         reason: Sentence that says what ``"auto"`` takes, and why.
         routes: Routes to the graphical derivative, those that do not apply included.
-        kept: Graphs of the operators of all points, and whether they are kept.
-        others: Routes of an audit and of a path, by the same count.
+        graphs: Graphs of the operators of all points, and whether they are kept.
+        others: Routes of an audit and of a path, with costs counted in the same way.
     """
 
     points: int
@@ -145,7 +145,7 @@ class Plan(TableResult):
     processes: int
     reason: str
     routes: tuple[Route, ...]
-    kept: tuple[Kept, ...]
+    graphs: tuple[KeptGraphs, ...]
     others: tuple[Route, ...]
 
     @property

@@ -27,7 +27,7 @@ class Routes:
     """Every route from a trained point, for a choice of points that move.
 
     Attributes:
-        point: Trained point.
+        point: Trained point at which the maps are linearised.
         moved: Indices of the points that move, checked.
         selection: Rows of ``J`` that carry the constraint; ``None`` where they cannot be chosen.
     """
@@ -76,7 +76,7 @@ class Routes:
         }
 
     def _cost(self, optimality: LinearisedMap) -> ProductCost:
-        """What the map's operator says of its products."""
+        """The cost of products with the map's operator."""
         return self._operators[optimality.name].cost
 
     @cached_property
@@ -84,10 +84,10 @@ class Routes:
         return {}
 
     def data(self, optimality: LinearisedMap) -> ProductCost:
-        """What the map's data operator says of its products.
+        """The cost of products with the map's data operator.
 
         Args:
-            optimality: Optimality map.
+            optimality: Optimality map that is linearised.
         """
         key = optimality.keeps_outputs
         if key not in self._data:
@@ -101,10 +101,10 @@ class Routes:
         return 4 * self.point.weights * self.point.risk.weights.element_size()
 
     def iterative(self, optimality: LinearisedMap, solver: Solver) -> Route:
-        """A solver that keeps nothing but vectors.
+        """The route by an iterative solver, which holds nothing but vectors.
 
         Args:
-            optimality: Optimality map.
+            optimality: Optimality map that is linearised.
             solver: Solver of its systems.
         """
         point, cost, data = self.point, self._cost(optimality), self.data(optimality)
@@ -123,10 +123,10 @@ class Routes:
         )
 
     def dense(self, optimality: LinearisedMap, block: ProductCost) -> Route:
-        """The matrix written out.
+        """The route by a decomposition of the matrix, written out in full.
 
         Args:
-            optimality: Optimality map.
+            optimality: Optimality map that is linearised.
             block: Cost of a product of many columns, for each of them.
         """
         solver, point, data = self.point.dense_solver(), self.point, self.data(optimality)
@@ -147,7 +147,7 @@ class Routes:
         )
 
     def all_rows(self) -> Route:
-        """The Gram matrix of all rows."""
+        """The route by the Gram matrix of all rows of ``J``."""
         point, solver = self.point, self.point.gram_solver()
         route = Route(
             name="interpolating on all rows by Dual",
@@ -172,7 +172,7 @@ class Routes:
         return replace(route, obstacle=f"{short}; Dual takes informative rows instead")
 
     def chosen_rows(self) -> Route:
-        """The Gram matrix of the rows that carry the constraint, with a check of all rows."""
+        """The route by the Gram matrix of the rows that carry the constraint, with a check of all rows."""
         point, selection = self.point, self.selection
         route = Route(
             name="interpolating on informative rows by Dual",
@@ -204,7 +204,7 @@ class Routes:
         )
 
     def gauss_newton_dual(self) -> Route:
-        """The Gram side of the Gauss–Newton matrix."""
+        """The route by the Gram matrix whose factors make up the Gauss–Newton matrix."""
         point, solver, matrix = self.point, self.point.gram_solver(), self.gauss_newton
         route = Route(
             name="gauss_newton by Dual",
@@ -241,7 +241,7 @@ class Routes:
         )
 
     def preconditioned(self) -> Route:
-        """Conjugate gradients on the Hessian with the inverse of the Gauss–Newton matrix."""
+        """The route by conjugate gradients on the Hessian, preconditioned by the Gauss–Newton inverse."""
         point, item, dtype = self.point, self.jacobian.dtype.itemsize, self.jacobian.dtype
         hessian, data = self._cost(Stationary()), self.data(Stationary())
         is_tall, side = point.rows >= point.weights, smaller_side(point)
@@ -277,7 +277,7 @@ class Routes:
         )
 
     def _factor_rows(self, block: int, *, is_tall: bool) -> Cost:
-        """All rows and their part of the square: once on the tall side, else as a Gram matrix takes."""
+        """The work to compute all rows and add up their square (tall side) or Gram matrix (wide side)."""
         point, n = self.point, len(self.point.risk.points)
         if is_tall:
             read = float(points_per_block(point.rows, point.outputs, block).sum())

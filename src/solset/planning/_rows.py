@@ -1,4 +1,4 @@
-"""What rows of the Jacobian cost where they are kept or computed anew."""
+"""The cost of the rows of the Jacobian, whether they are stored or computed again at each use."""
 
 import numpy as np
 
@@ -8,30 +8,32 @@ from solset.solvers import RowPlan
 
 
 def whole_point_rows(plan: RowPlan, outputs: int, points: int, *, row: float = ROW) -> Cost:
-    """All rows of ``J``, computed as a plan says; a point at the edge of two batches is computed in both.
+    """The work to compute all rows of ``J`` in the blocks of a plan.
+
+    A point whose rows lie in two blocks is computed for both.
 
     Args:
-        plan: Of ``m = n·c`` rows.
-        outputs: ``c``.
-        points: ``n``.
-        row: Cost of one.
+        plan: Plan of a solver for the ``m = n·c`` rows.
+        outputs: Number of outputs ``c`` of each point.
+        points: Number of training points ``n``.
+        row: Cost of one row in gradients of a point.
     """
     read = points_per_block(plan.rows, outputs, plan.at_once)
-    # Recomputed, block i meets all blocks before it, each of which is computed anew for it.
+    # Where rows are not stored, block i of the Gram matrix needs all earlier blocks, computed once more.
     total = float(read.cumsum().sum()) if plan.place == "recomputed" else float(read.sum())
     return Cost(total / points, row * outputs * total / points)
 
 
 def points_per_block(rows: int, outputs: int, at_once: int) -> np.ndarray:
-    """How many points are computed for each block of rows.
+    """The number of points that each block of rows needs.
 
     Args:
-        rows: ``m``.
-        outputs: ``c``.
-        at_once: Rows of a block.
+        rows: Number of rows ``m``.
+        outputs: Number of outputs ``c`` of each point.
+        at_once: Number of rows in a block.
 
     Example:
-        >>> points_per_block(12, 3, 4)  # rows 0 to 3 are of points 0 and 1, rows 4 to 7 of 1 and 2
+        >>> points_per_block(12, 3, 4)  # rows 0 to 3 belong to points 0 and 1, rows 4 to 7 to points 1 and 2
         array([2, 2, 2])
     """
     start = np.arange(0, rows, at_once)
@@ -40,10 +42,10 @@ def points_per_block(rows: int, outputs: int, at_once: int) -> np.ndarray:
 
 
 def single_rows(plan: RowPlan, points: int) -> Cost:
-    """Rows of chosen output directions, each from its own point.
+    """The work to compute rows of chosen output directions, where each row needs one point.
 
     Args:
-        plan: Of the rows in use.
-        points: ``n``.
+        plan: Plan of a solver for the rows in use.
+        points: Number of training points ``n``.
     """
     return plan.rows * plan.sweeps / points * Cost(1.0, ROW)

@@ -1,4 +1,4 @@
-"""The interpolating map on the rows that matter: chosen, solved, checked on all rows, and added to."""
+"""The interpolating map on some rows of ``J``: they are chosen, solved, checked on all rows, and added to."""
 
 import math
 import warnings
@@ -27,16 +27,16 @@ from solset.problem._point import LinearisedMap, TrainedPoint
 from solset.problem._stored import Stored, store
 from solset.solvers import LSMR, Dual, GramPrepared, Prepared
 
-MOST_GRADIENTS = 200  # what LSMR takes for a hundred steps
+MOST_GRADIENTS = 200  # the cost of a hundred steps of LSMR
 
 
 @dataclass
 class InformativeSelection(Selection):
-    """The Gram route on chosen rows of ``J``.
+    """A linearisation on chosen rows of ``J``, solved by their Gram matrix.
 
     Attributes:
         map: Interpolating map that is linearised.
-        point: Trained point.
+        point: Trained point at which the map is linearised.
         kind: Class of the changes that are answered.
         moved: Indices of the points that change.
         settings: Accuracy to which rows may be left out, and how many are allowed.
@@ -61,16 +61,16 @@ class InformativeSelection(Selection):
             self.use(self.stored.choice, self.stored.prepared)
             return
         self.curvature = self.point.curvature
-        # Most of the tolerance as a share of the trace: the first check then holds as a rule.
+        # Three quarters of the tolerance may be discarded: then the first check holds in most cases.
         discard, dtype = 0.75 * self.settings.tol, self.risk.weights.dtype
         self.use(choose_directions(self.curvature, self.moved, discard, dtype))
 
     def use(self, choice: DirectionChoice, prepared: Prepared | None = None) -> None:
-        """Linearises on these rows.
+        """Linearises on other rows than before.
 
         Args:
-            choice: The rows.
-            prepared: What the solver keeps about them, where it is known.
+            choice: Rows of ``J`` that are used from now on.
+            prepared: Rows and Gram matrix, if they were computed before; ``None`` computes them at first use.
         """
         self.choice = choice
         rows = self._rows(choice)
@@ -84,34 +84,34 @@ class InformativeSelection(Selection):
         return DirectionalJacobian(self.risk, choice.directions, memory_budget=self.point.memory_budget)
 
     def _linearised(self, constraint: Constraint, combine: LinearOperator, reason: str) -> Linearisation:
-        """The pair of some rows, which are combinations of those of all training outputs."""
+        """The pair ``(A, C)`` on some rows, which are combinations of the rows of all training outputs."""
         data, reason = Product(combine, self._data), f"{self.map.name} {reason}"
         return self.point.linearise(self.map, self.kind, self.moved, reason, constraint=constraint, data=data)
 
     def _add(self, extra: Tensor) -> None:
-        """Takes more rows in; what is kept of the present ones is kept."""
+        """Adds rows; what was computed of the present rows is used again."""
         choice = self.choice.with_more(extra)
         self.use(choice, self.solver.extend(self.prepared, self._rows(choice)))
 
     @property
     def prepared(self) -> GramPrepared:
-        """What is kept of the rows in use, computed now if it was not yet."""
+        """The rows in use and their Gram matrix, computed now if they were not computed before."""
         rows = self.linearisation.system.gram_side()
         if rows is None:
             raise bad_type("solver", expected="Dual", got=self.solver, cure="Leave it out.")
         return rows
 
     def save(self, folder: Path) -> None:
-        """Writes rows, Gram matrix and what they belong to.
+        """Writes the rows, their Gram matrix, and a digest of the problem that they belong to.
 
         Args:
-            folder: A new one.
+            folder: Path of a folder that does not exist yet.
         """
         store(folder, self.risk, Stored(list(self.moved), self.choice, self.prepared, self.settings))
 
     @property
     def reason(self) -> str:
-        """Which rows are in use."""
+        """One sentence that says which rows are in use."""
         n, c = self.choice.importance.shape
         return (
             f"on {len(self.choice.directions)} of {n * c} rows: all {self.choice.moved} of the moved points, "
@@ -121,7 +121,7 @@ class InformativeSelection(Selection):
 
     @property
     def plan(self) -> str:
-        """Rows, bytes and expected gradients, in words."""
+        """One sentence with the number of rows, their bytes and the expected gradients."""
         rows = self.linearisation.constraint.operator
         n = len(self.risk.points)
         sweeps = self.solver.plan(rows)
@@ -133,7 +133,7 @@ class InformativeSelection(Selection):
 
     @property
     def too_many(self) -> str:
-        """Why a Gram matrix of these rows cannot pay, or nothing.
+        """The reason why a Gram matrix of these rows costs too much; empty where it does not.
 
         Raises:
             ValueError: If no plan fits the memory budget; names the smallest that works.
@@ -166,7 +166,7 @@ class InformativeSelection(Selection):
         """Solves, checks all rows and adds those with the largest errors until the residual is small enough.
 
         Args:
-            dx: Flat, ``(|K|·d,)``.
+            dx: Change of the moved points, flat ``(|K|·d,)``.
         """
         answer = self._data @ dx
         size = float(torch.linalg.vector_norm(answer))
@@ -203,7 +203,7 @@ class InformativeSelection(Selection):
         )
 
     def _refusal(self, extra: Tensor) -> str:
-        """Why so many more rows cannot be taken in, or nothing."""
+        """The reason why these rows cannot be added; empty where they can."""
         choice = self.choice.with_more(extra)
         try:
             self.solver.plan(self._rows(choice))

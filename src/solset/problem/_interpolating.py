@@ -107,7 +107,7 @@ class Interpolating(LinearisedMap):
         """The pair ``(A, C)`` if the rows in use prove independent, else what speaks against this map.
 
         Args:
-            point: Trained point.
+            point: Trained point at which the map is linearised.
             kind: Class of the changes that are answered.
             points: Indices of the points that change, checked.
             solver: Solver of its systems; ``None`` takes the map's default.
@@ -136,7 +136,7 @@ class Interpolating(LinearisedMap):
         Only the rank of the rows in use is then left to find out.
 
         Args:
-            point: Trained point.
+            point: Trained point at which the map is linearised.
             kind: Class of the changes that are answered.
             points: Indices of the points that change, checked.
             solver: Solver of its systems; ``None`` takes the map's default.
@@ -168,7 +168,7 @@ class Interpolating(LinearisedMap):
         """Which rows the map works on when it is asked for; ``"weighted"`` are all rows, with LSMR.
 
         Args:
-            point: Trained point.
+            point: Trained point at which the map is linearised.
             kind: Class of the changes that are answered.
             points: Indices of the points that change, checked.
             solver: Solver of its systems; ``None`` takes the map's default.
@@ -184,7 +184,7 @@ class Interpolating(LinearisedMap):
         """Whether to work on some rows of ``J``: where asked to, or where a Gram matrix of all does not fit.
 
         Args:
-            point: Trained point.
+            point: Trained point at which the map is linearised.
             solver: Solver of its systems; ``None`` takes the map's default.
         """
         if not isinstance(solver, Dual | None):
@@ -197,7 +197,7 @@ class Interpolating(LinearisedMap):
         """The selection of rows for these points; none of the rows is computed by this.
 
         Args:
-            point: Trained point.
+            point: Trained point at which the map is linearised.
             kind: Class of the changes that are answered.
             points: Indices of the points that change, checked.
             solver: Solver by a Gram matrix; ``None`` takes the default.
@@ -241,7 +241,7 @@ def restored(point: TrainedPoint, folder: Path) -> InformativeSelection:
     """The selection of rows that an earlier run stored for this trained point.
 
     Args:
-        point: Trained point.
+        point: Trained point that the stored rows belong to.
         folder: Folder of that run.
 
     Raises:

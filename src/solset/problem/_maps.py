@@ -71,7 +71,7 @@ def linearise(
     to be independent, else the stationary one.
 
     Args:
-        point: Trained point.
+        point: Trained point at which the map is linearised.
         kind: Class of the changes that are answered.
         points: Indices of the points that change, checked.
         optimality: Optimality map, its name, or ``"auto"``.

@@ -100,7 +100,7 @@ class TrainedPoint:
         """The whole constraint of a map, made once for each solver.
 
         Args:
-            optimality: Optimality map.
+            optimality: Optimality map that is linearised.
             solver: Solver of its systems; ``None`` takes the map's default.
 
         Raises:
@@ -133,7 +133,7 @@ class TrainedPoint:
         """The pair ``(A, C)`` of a map, on its whole constraint unless another is given.
 
         Args:
-            optimality: Optimality map.
+            optimality: Optimality map that is linearised.
             kind: Class of the changes that are answered.
             points: Indices of the points that change, checked.
             reason: Sentence that says why this map was taken.
@@ -169,7 +169,7 @@ class LinearisedMap(OptimalityMap, ABC):
         """The matrix ``A``, the derivative of the map in the weights.
 
         Args:
-            point: Trained point.
+            point: Trained point at which the map is linearised.
         """
 
     @abstractmethod
@@ -177,7 +177,7 @@ class LinearisedMap(OptimalityMap, ABC):
         """The solver that the sizes call for.
 
         Args:
-            point: Trained point.
+            point: Trained point at which the map is linearised.
         """
 
     def data(
@@ -197,7 +197,7 @@ class LinearisedMap(OptimalityMap, ABC):
         """A function that gives the weights of rows that training follows; ``None`` for a symmetric ``A``.
 
         Args:
-            point: Trained point.
+            point: Trained point at which the map is linearised.
         """
         return None
 
@@ -205,7 +205,7 @@ class LinearisedMap(OptimalityMap, ABC):
         """The reason why the map does not apply at a trained point; empty where it does.
 
         Args:
-            point: Trained point.
+            point: Trained point at which the map is linearised.
         """
         return ""
 
@@ -231,7 +231,7 @@ class LinearisedMap(OptimalityMap, ABC):
         """The pair ``(A, C)``, of a map that was asked for.
 
         Args:
-            point: Trained point.
+            point: Trained point at which the map is linearised.
             kind: Class of the changes that are answered.
             points: Indices of the points that change, checked.
             solver: Solver of its systems; ``None`` takes the map's default.

@@ -1,4 +1,4 @@
-"""The trained point ``(x̄, w̄)``: the only door between networks and sets."""
+"""The problem: a trained network with its loss and its data, the only door between networks and sets."""
 
 import copy
 import warnings
@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from solset import comm
 from solset.changes import Change, Move, require_change
-from solset.checks import checked, points_of, require
+from solset.checks import checked, points_of, positive, require, within
 from solset.derivatives import Coderivative, GraphicalDerivative
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
 from solset.operators import InformativeRows
-from solset.problem._checks import check_folder, check_inputs
 from solset.problem._interpolating import Interpolating, restored
 from solset.problem._maps import AUTO, Optimality, linearise
 from solset.problem._point import TrainedPoint
@@ -43,22 +42,25 @@ from solset.solvers import Solver
 class Problem:
     """A trained network, its loss and its training data: the point where the solution map is studied.
 
-    Building it checks what every later number depends on: evaluation mode, repeatable data and outputs, a
-    loss that is a mean or a sum over points, and a small gradient. The model is never changed.
+    The constructor checks all that later numbers depend on: the model is in evaluation mode, data and
+    outputs are the same at every reading, the loss is a mean or a sum over points, and the gradient is small.
+    The model is never changed.
 
     Args:
-        model: Any module in evaluation mode that maps ``(b, *input)`` to one tensor ``(b, *out)``.
-        loss: ``(outputs, targets) -> scalar``, a mean or a sum over points (its ``reduction`` attribute
-            is checked by evaluation; it is found that way if there is none).
-        inputs: A tensor ``(n, *input)``, a map-style dataset of pairs, or a loader that does not shuffle.
-        targets: ``(n, ...)`` beside tensor inputs, else ``None``.
-        weight_decay: ``λ`` of the term ``(λ/2)‖w‖²`` in the risk that was minimised.
-        parameters: Name patterns (``"layer3.*"``) of the weights that may move; all by default.
-        batch_size: Points per sweep; a matter of memory, not of results.
-        memory_budget: Bytes that kept graphs, rows and Gram matrices may each take.
-        spill_folder: Where rows that do not fit the budget are kept on the disk while they are in use;
-            ``None`` computes them anew instead.
-        gradient_tol: Gradient norm of the risk above which ``w̄`` is called not stationary, with a warning.
+        model: Module in evaluation mode that maps ``(b, *input)`` to one tensor ``(b, *out)``.
+        loss: Function ``(outputs, targets) -> scalar`` that is a mean or a sum over points. Evaluations show
+            which of the two it is; a ``reduction`` attribute that says otherwise is refused.
+        inputs: Training data: a tensor ``(n, *input)``, a map-style dataset of pairs, or a loader that does
+            not shuffle.
+        targets: Targets ``(n, ...)`` that go with tensor inputs; ``None`` for a dataset or a loader.
+        weight_decay: Factor ``λ`` of the term ``(λ/2)‖w‖²`` in the risk of the training; 0 by default.
+        parameters: Name patterns (such as ``"layer3.*"``) of the weights that may move; all by default.
+        batch_size: Number of points that are computed together; it changes the memory, not the results.
+        memory_budget: Bytes that stored graphs may take, and again rows with their Gram matrix.
+        spill_folder: Existing folder on whose disk rows are stored while they are in use, if they do not
+            fit the budget; ``None`` computes them again at each use.
+        gradient_tol: Largest gradient norm of the risk at which ``w̄`` counts as stationary; above it, a
+            warning says so.
 
     Raises:
         TypeError: If model, loss or data are of the wrong kind.
@@ -89,8 +91,7 @@ class Problem:
         spill_folder: Path | str | None = None,
         gradient_tol: float = 1e-3,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise bad_type("model", expected="an nn.Module", got=type(model).__name__, cure="Wrap it in one.")
+        require("model", model, nn.Module, cure="Wrap it in an nn.Module.")
         if not callable(loss):
             raise bad_type(
                 "loss",
@@ -98,17 +99,10 @@ class Problem:
                 got=type(loss).__name__,
                 cure="Pass one of torch.nn's losses.",
             )
-        require("weight_decay", weight_decay, float, cure="Use the one of training.")
         require("gradient_tol", gradient_tol, float, cure="Leave it out.")
-        if not 0 <= weight_decay < float("inf"):
-            raise bad_value(
-                "weight_decay",
-                expected="zero or more, finite",
-                got=weight_decay,
-                cure="Use the one of training.",
-            )
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise bad_value("batch_size", expected="an integer from 1", got=batch_size, cure="Leave it out.")
+        within("weight_decay", weight_decay, 0, cure="Use the weight decay of training.")
+        require("batch_size", batch_size, int, cure="Leave it out.")
+        positive("batch_size", batch_size, cure="Leave it out.")
         refuse_training_mode(model)
         layout = choose_parameters(model, parameters)
         named = dict(model.named_parameters())
@@ -117,7 +111,7 @@ class Problem:
         same = [len(points), dict(layout.shapes), digest([weights]), weight_decay, batch_size]
         comm.require_same("model", str(same))
         probe_inputs, probe_targets = points[probe_indices(len(points))]
-        check_inputs(probe_inputs, weights.dtype)
+        _check_inputs(probe_inputs, weights.dtype)
         risk = EmpiricalRisk(
             model, loss, "mean", points, layout, weights, weight_decay, batch_size, len(points)
         ).holding(model)
@@ -125,16 +119,16 @@ class Problem:
         self._risk = replace(risk, reduction=reduction_of(loss, outputs, probe_targets))
         self.input_shape = tuple(probe_inputs.shape[1:])
         self.output_count = outputs[0].numel()
-        self.memory_budget, self.spill_folder = memory_budget, check_folder(spill_folder)
+        self.memory_budget, self.spill_folder = memory_budget, _existing(spill_folder)
         self._check_stationary(gradient_tol)
 
     def risk(self) -> EmpiricalRisk:
-        """The empirical risk at ``(x̄, w̄)``, which can be moved to other data and weights."""
+        """The empirical risk at ``(x̄, w̄)``; its methods move it to other data and weights."""
         return self._risk
 
     def gradient(self) -> Tensor:
-        """The optimality map ``R(x̄, w̄) = ∇_w E``, ``(p,)``, as found when the problem was built."""
-        return self._found.gradient
+        """The optimality map ``R(x̄, w̄) = ∇_w E``, ``(p,)``, computed when the problem was built."""
+        return self._sweep.gradient
 
     def weights(self) -> Tensor:
         """The trained weights ``w̄``, flat in ``named_parameters`` order, ``(p,)``."""
@@ -149,7 +143,7 @@ class Problem:
         """Sizes and the gradient norm in one line."""
         return (
             f"Problem({type(self._risk.model).__name__}, n={self.point_count}, p={len(self.weights())}, "
-            f"c={self.output_count}, gradient norm {float(self._found.gradient.norm()):.3g})"
+            f"c={self.output_count}, gradient norm {float(self._sweep.gradient.norm()):.3g})"
         )
 
     def restrict(
@@ -157,19 +151,21 @@ class Problem:
     ) -> "Problem":
         """The same trained point with the constraints of some points only, or with some weights that move.
 
-        What one layer can answer is ``problem.restrict(parameters=["layers.0"])``; the paper's setting of one
-        point by itself is ``problem.restrict(points=[k])``. Points are renumbered from 0.
+        ``problem.restrict(parameters=["layers.0"])`` lets one layer move and no other weight.
+        ``problem.restrict(points=[k])`` is the paper's setting of a single point. The points that remain are
+        numbered from 0.
 
         Args:
-            points: Whose constraints are kept, with the ``α`` of all points; all by default.
-            parameters: Name patterns of the weights that may move, among those of this problem; the others
-                are held at their trained values. All by default.
+            points: Indices of the points whose constraints stay; the factor ``α`` of each in the risk stays
+                as it was among all points. All points by default.
+            parameters: Name patterns of the weights that may still move; all others stay at their trained
+                values. All by default.
 
         Raises:
             TypeError: If points are not integers, or the patterns are one string.
             ValueError: If points are empty, repeated or out of range, or a pattern matches no weight.
 
-        Cost: one gradient over the points kept.
+        Cost: one gradient over the points that remain.
         """
         risk = self._risk
         if points is not None:
@@ -178,13 +174,16 @@ class Problem:
             risk = risk.restrict(parameters)
         return self._of(risk)
 
-    def _of(self, risk: EmpiricalRisk) -> "Problem":
-        """The same problem for another risk, with nothing computed but one gradient."""
+    def _of(self, risk: EmpiricalRisk, weights: Tensor | None = None) -> "Problem":
+        """The same problem for another risk, at its own weights or at others; computes one gradient."""
+        if weights is not None:
+            present = self.weights()
+            risk = risk.at(Space("weights", (len(present),), present.dtype, present.device).flatten(weights))
         other = copy.copy(self)
         for cached in ("fit", "point"):
             other.__dict__.pop(cached, None)
         other._risk = risk
-        other._found = risk.sweep()
+        other._sweep = risk.sweep()
         return other
 
     @checked
@@ -199,20 +198,20 @@ class Problem:
         """The graphical derivative ``DS(x̄|w̄)`` for perturbations of the points ``K``.
 
         Args:
-            points: ``K``, distinct indices; all points by default.
-            optimality: Which optimality map to linearise (method of section 1 of the documentation);
-                ``"auto"`` takes ``"interpolating"`` if the training set is fitted and the rows of ``J``
-                are verified to be independent, else ``"stationary"``; ``.reason`` says why.
-            solver: How to solve; by default what the map and the sizes call for.
-            rows: For the interpolating map: accuracy to which rows of ``J`` may be left out. By default
-                all rows are used where their Gram matrix fits the memory budget, else
-                ``InformativeRows()``: those that carry the curvature of the loss and all of ``K``.
+            points: Distinct indices ``K`` of the points that move; all points by default.
+            optimality: Optimality map that is linearised, or its name. ``"auto"`` takes ``"interpolating"``
+                if the training set is fitted and the rows of ``J`` are verified to be independent, else
+                ``"stationary"``; ``.reason`` says why. The page on the method defines the maps.
+            solver: Solver of the linear systems; by default the map chooses one that suits the sizes.
+            rows: Accuracy to which the interpolating map may leave out rows of ``J``. By default all rows are
+                used where their Gram matrix fits the memory budget, else ``InformativeRows()``: the rows
+                that carry the curvature of the loss, and all rows of the points ``K``.
 
         Raises:
             ValueError: If points are empty, repeated or out of range, or the map does not apply.
 
         Cost: nothing is solved; ``"auto"`` builds the Gram matrix of a fitted problem to verify its rank.
-        What the solver keeps is made once per problem, map and solver, and serves every later call.
+        A factorisation is computed once for each problem, map and solver, and serves every later call.
         """
         return self._derivative(Move, points, optimality, solver, rows)
 
@@ -229,14 +228,14 @@ class Problem:
 
     @checked
     def load_derivative(self, folder: Path | str) -> GraphicalDerivative:
-        """The graphical derivative that :meth:`GraphicalDerivative.save` wrote, with all it had computed.
+        """The graphical derivative that :meth:`GraphicalDerivative.save` wrote, with its computed rows.
 
         Args:
-            folder: Given to ``save``.
+            folder: Folder that was passed to ``save``.
 
         Raises:
-            ValueError: If it is not a stored derivative, is damaged, or was computed for other weights,
-                data or loss; says what differs.
+            ValueError: If the folder holds no stored derivative, is damaged, or was computed for other
+                weights, data or loss; the message says what differs.
 
         Cost: one read of the data and of the files.
         """
@@ -252,8 +251,8 @@ class Problem:
     ) -> Coderivative:
         """The coderivative ``D*S(x̄|w̄)``; arguments as for :meth:`graphical_derivative`.
 
-        On a selection of rows it is the coderivative of the constraint on the rows in use, unchecked: empty
-        for ``q`` outside their range.
+        On a selection of rows it is the coderivative of the constraint on the rows in use, and no check of
+        all rows is made. The set is empty for a ``q`` outside the span of these rows.
         """
         derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver, rows=rows)
         return Coderivative(derivative.linearisation)
@@ -270,7 +269,7 @@ class Problem:
         """The estimated new solution set ``w̄ + DS(x̄|w̄)(Δx)`` (equations 13 to 19).
 
         Its elements are weights: ``.min_norm().apply_to(model)`` is a changed copy of the model. The error
-        is second order in ``‖Δx‖`` and the distance along the set together.
+        is of second order in ``‖Δx‖`` and the distance along the set together.
 
         Args:
             change: Change of the training data: ``solset.Move(points, dx)``, with ``points=None`` for all.
@@ -283,10 +282,10 @@ class Problem:
         return derivative(direction).translate(self.weights(), self._risk.layout.shapes)
 
     def moved_to(self, change: Change, weights: Tensor) -> "Problem":
-        """The same problem on changed data at other weights: where to linearise again, ``(x̄ + Δx, w)``.
+        """The same problem on changed data at other weights ``(x̄ + Δx, w)``, to linearise again there.
 
-        Nothing is checked anew and nothing warns: off the solution set, :meth:`gradient` and :attr:`fit`
-        say how far.
+        Nothing is checked again and no warning is given; :meth:`gradient` and :attr:`fit` of the new problem
+        say how far the weights are from its solution set.
 
         Args:
             change: Change of this problem's data, such as ``solset.Move(points, dx)``.
@@ -298,20 +297,18 @@ class Problem:
         Cost: one gradient.
         """
         require_change(change)
-        present = self.weights()
-        flat = Space("weights", (len(present),), present.dtype, present.device).flatten(weights)
-        return self._of(change.applied_to(self._risk).at(flat))
+        return self._of(change.applied_to(self._risk), weights)
 
     def with_model(self, model: nn.Module) -> "Problem":
-        """The same problem at what another training of the network reached: weights, constants and buffers.
+        """The same problem at the weights, constants and buffers of another trained copy of the network.
 
-        Nothing warns if that is not a minimum; :meth:`gradient` says how far it is.
+        No warning is given if these weights are not a minimum; :meth:`gradient` says how far they are.
 
         Args:
-            model: In evaluation mode, with the same names, shapes and dtype of the weights that move.
+            model: Module in evaluation mode whose moving weights have the same names, shapes and dtype.
 
         Raises:
-            ValueError: If such a weight is missing or does not fit, or batch statistics or dropout are live.
+            ValueError: If a weight is missing or of another shape, or the model is in training mode.
 
         Cost: one gradient.
         """
@@ -321,20 +318,18 @@ class Problem:
         if unlike:
             raise bad_value(
                 "model",
-                expected="of the problem's kind",
-                got=f"one without {unlike[:3]} in the problem's shapes",
+                expected="a network with the names and shapes of the problem's weights",
+                got=f"one without {unlike[:3]} in these shapes",
                 cure="Build the same network.",
             )
-        found = self._risk.layout.join([named[name].detach() for name in shapes])
-        own = self.weights()
-        flat = Space("weights", (len(own),), own.dtype, own.device).flatten(found)
-        return self._of(self._risk.holding(model).at(flat))
+        weights = self._risk.layout.join([named[name].detach() for name in shapes])
+        return self._of(self._risk.holding(model), weights)
 
     def check_points(self, points: Indices | None) -> list[int]:
         """The indices as a list, all of them for ``None``.
 
         Args:
-            points: Distinct indices.
+            points: Distinct indices; ``None`` stands for all points.
 
         Raises:
             TypeError: If they are not integers.
@@ -343,15 +338,15 @@ class Problem:
         return points_of(points, self.point_count)
 
     def data_space(self, points: Indices | None) -> Space:
-        """The shape of a perturbation of these points at the door."""
+        """The shape, dtype and device that a change of these points' features must have."""
         return Move.space(self._risk, self.check_points(points))
 
     @cached_property
     def point(self) -> TrainedPoint:
-        """The trained point as optimality maps see it, with what was prepared there."""
+        """The trained point that optimality maps linearise at; it holds what was prepared there."""
         return TrainedPoint(
             self._risk,
-            sweep=self._found,
+            sweep=self._sweep,
             fit=self.fit,
             memory_budget=self.memory_budget,
             spill_folder=self.spill_folder,
@@ -359,27 +354,27 @@ class Problem:
 
     @cached_property
     def fit(self) -> float:
-        """Mean over points of ``‖∇_f L(f(x_i), y_i)‖``: how far the outputs are from fitted.
+        """Mean over points of ``‖∇_f L(f(x_i), y_i)‖``, the gradient of the loss in the outputs; 0 if fitted.
 
-        Cost: a pass through the loss alone; no point is read.
+        Cost: one pass through the loss; the network is not run.
         """
-        return fit_at(self._risk, self._found.outputs, self._found.targets)
+        return fit_at(self._risk, self._sweep.outputs, self._sweep.targets)
 
     @property
     def gram_fits(self) -> bool:
-        """Whether all rows of ``J`` and their Gram matrix fit the memory budget, without being asked for."""
+        """Whether all rows of ``J`` and their Gram matrix fit the memory budget, and so are the default."""
         return self.point.gram_fits
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the interpolating map applies: outputs fitted (see :attr:`fit`), and no weight decay."""
+        """Whether the interpolating map applies: the outputs are fitted, without weight decay."""
         return not Interpolating().refusal(self.point)
 
     def _check_stationary(self, tol: float) -> None:
-        self._found = self._risk.sweep()
-        size = float(self._found.gradient.norm())
+        self._sweep = self._risk.sweep()
+        size = float(self._sweep.gradient.norm())
         if size < float("inf"):
-            verify_loss(self._risk, self._found.outputs, self._found.targets)
+            verify_loss(self._risk, self._sweep.outputs, self._sweep.targets)
         else:
             losses = self._risk.losses()
             broken = (~torch.isfinite(losses)).nonzero().flatten().tolist()
@@ -399,3 +394,22 @@ class Problem:
                 SolsetWarning,
                 stacklevel=3,
             )
+
+
+def _check_inputs(inputs: Tensor, dtype: torch.dtype) -> None:
+    """Refuses inputs that cannot be moved, or that the network does not take."""
+    if not inputs.is_floating_point():
+        cure = "Integers such as token ids cannot be perturbed: make the embeddings the inputs."
+        raise bad_type("inputs", expected="floating-point features", got=str(inputs.dtype), cure=cure)
+    if inputs.dtype != dtype:
+        cure = "Use `inputs.to(dtype)` or `model.to(dtype)`."
+        raise bad_value("inputs", expected=f"{dtype}, like the model", got=str(inputs.dtype), cure=cure)
+
+
+def _existing(folder: Path | str | None) -> Path | None:
+    """The spill folder as a path; refuses one that does not exist."""
+    require("spill_folder", folder, Path | str | None, cure="Leave it out.")
+    if folder is None or Path(folder).is_dir():
+        return None if folder is None else Path(folder)
+    cure = "Make it, or leave it out."
+    raise bad_value("spill_folder", expected="an existing folder", got=f"'{folder}'", cure=cure)

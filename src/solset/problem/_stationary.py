@@ -34,7 +34,7 @@ def smaller_side(point: TrainedPoint) -> int:
     """The smaller side of the factor of the Gauss–Newton matrix.
 
     Args:
-        point: Trained point.
+        point: Trained point at which the map is linearised.
     """
     return min(point.weights, point.rows)
 
@@ -43,7 +43,7 @@ def preconditioner_fits(point: TrainedPoint) -> bool:
     """Whether the Gauss–Newton matrix has an inverse, and it fits without being asked for.
 
     Args:
-        point: Trained point.
+        point: Trained point at which the map is linearised.
     """
     side = smaller_side(point)
     return point.risk.weight_decay > 0 and side <= MOST_ROWS and 16 * side * side <= point.memory_budget
@@ -53,7 +53,7 @@ def preconditioned(point: TrainedPoint) -> FirstToConverge:
     """The solvers for a Hessian with weight decay: CG, then MINRES for one that proves indefinite.
 
     Args:
-        point: Trained point.
+        point: Trained point at which the map is linearised.
     """
     inverse = GaussNewtonInverse(point.risk, memory_budget=point.memory_budget)
     return FirstToConverge((CG(preconditioner=inverse), MINRES()))

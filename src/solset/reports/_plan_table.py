@@ -51,7 +51,7 @@ def plan_from(settings: PlanSettings) -> str:
 def plan_text(costs: Plan) -> str:
     """At most 100 columns wide."""
     lines = _wrapped(f"auto: {costs.reason}") + _wrapped(_sizes(costs))
-    lines += [line for graphs in costs.kept for line in _wrapped(_graphs(costs, graphs.operator))]
+    lines += [line for graphs in costs.graphs for line in _wrapped(_graphs(costs, graphs.operator))]
     shown = [*costs.routes, *costs.others]
     lines += ["", "  " + "route".ljust(NAME) + _columns(HEAD)]
     heading = ""
@@ -75,7 +75,7 @@ def _sizes(costs: Plan) -> str:
 
 
 def _graphs(costs: Plan, operator: str) -> str:
-    graphs = next(each for each in costs.kept if each.operator == operator)
+    graphs = next(each for each in costs.graphs if each.operator == operator)
     verdict = "kept between products" if graphs.are_kept else "built anew at every product"
     return (
         f"graphs of the {operator}: {size_text(graphs.batch_bytes)} for a batch of {costs.batch_size}, "
