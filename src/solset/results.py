@@ -11,7 +11,7 @@ import html
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,9 @@ class Result(ABC):
         return f"{type(self).__name__}({self.headline})"
 
     def _repr_html_(self) -> str:
-        rows = [("status", str(self.status)), ("message", self.message)]
-        rows += [(name, _cell(getattr(self, name))) for name in self._shown_fields()]
+        fields = [field.name for field in dataclasses.fields(self) if field.repr]  # type: ignore[arg-type]
+        shown = dict.fromkeys(["status", "message", *fields])
+        rows = [(name, _cell(getattr(self, name))) for name in shown]
         cells = "".join(
             f"<tr><th style='text-align:left'>{html.escape(name.replace('_', ' '))}</th>"
             f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
@@ -102,10 +103,6 @@ class Result(ABC):
         )
         title = html.escape(f"{type(self).__name__}: {self.headline}")
         return f"<table><caption style='text-align:left'>{title}</caption>{cells}</table>"
-
-    def _shown_fields(self) -> Sequence[str]:
-        """The fields that a notebook shows; all short ones by default."""
-        return [field.name for field in dataclasses.fields(self) if field.repr]  # type: ignore[arg-type]
 
 
 class WeightsResult(Result):
@@ -166,6 +163,22 @@ class TableResult(Result):
     def rows(self) -> list[dict[str, Any]]:
         """One dict per row, all with the same keys, in plain types."""
 
+    def _repr_html_(self) -> str:
+        rows = self.rows()
+        names = [html.escape(name.replace("_", " ")) for name in (rows[0] if rows else {})]
+        lines = [
+            "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row.values()) for row in rows[:10]
+        ]
+        head = "".join(f"<th>{name}</th>" for name in names)
+        more = (
+            f"<p>{len(rows) - 10} more rows: <code>to_dataframe()</code> has all.</p>"
+            if len(rows) > 10
+            else ""
+        )
+        title = html.escape(f"{type(self).__name__}: {self.headline}")
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        return f"<table><caption style='text-align:left'>{title}</caption><tr>{head}</tr>{body}</table>{more}"
+
     def to_dataframe(self) -> Any:
         """The rows as a pandas ``DataFrame``.
 
@@ -207,4 +220,4 @@ def _cell(value: Any) -> str:
         return repr(value)
     if isinstance(value, bool | int | Enum):
         return str(value)
-    return value if isinstance(value, str) and len(value) <= 200 else ""
+    return str(value) if isinstance(value, str) and len(value) <= 200 else ""
