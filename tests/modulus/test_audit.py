@@ -151,7 +151,7 @@ def test_duplicates_are_infinite_and_their_directions_break_them() -> None:
     assert found.order[:2] == [2, 7]
     assert bool(found.validation_change[[2, 7]].isnan().all())
     assert any("rank" in note for note in found.notes)
-    assert found.headline.startswith("infinite: points 2 and 7; largest finite modulus ")
+    assert found.headline.startswith("infinite modulus: points 2 and 7; largest finite modulus ")
     assert found.certainty.count(Certainty.INFINITE) == 2
     assert set(found.certainty) == {Certainty.INFINITE, Certainty.UNKNOWN}
     assert "have rank 33" in found.message

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from solset import Problem
+from solset.linalg import Product
+from solset.operators import Jacobian
+from solset.problem import Stationary
 from solset.solvers import LSMR
 
 
@@ -139,3 +142,32 @@ def test_coderivative_and_graphical_derivative_are_dual(fitted, optimality):
     p = Dstar(q).min_norm()
     assert p.residual <= 1e-8
     assert torch.isclose(q @ v, p.value @ dx.reshape(-1), rtol=1e-7, atol=0.0)
+
+
+class Refusing(Stationary):
+    """A map that applies nowhere."""
+
+    name = "refusing"
+
+    def refusal(self, point):
+        return "a point that it never likes"
+
+
+class Squared(Stationary):
+    """``JᵀJ`` written as a product, which does not say that it is symmetric."""
+
+    name = "squared"
+
+    def operator(self, point):
+        rows = Jacobian(point.risk, memory_budget=point.memory_budget)
+        return Product(rows.T, rows)
+
+
+class TestMapsOfOnesOwn:
+    def test_a_refusal_is_asked(self):
+        with pytest.raises(ValueError, match="got a point that it never likes"):
+            one_hot_fit().graphical_derivative(optimality=Refusing())
+
+    def test_a_square_operator_has_to_say_that_it_is_symmetric(self):
+        with pytest.raises(TypeError, match="NormalOperator"):
+            one_hot_fit().graphical_derivative(optimality=Squared())

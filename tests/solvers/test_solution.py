@@ -12,17 +12,17 @@ def solution(value: torch.Tensor, status: Status = Status.CONVERGED, steps: int 
 
 
 def test_prints_status_residual_steps_and_length():
-    text = "Solution(converged, residual 3e-12, 0 steps, |value| 5)"
+    text = "Solution(converged, residual 3e-12, direct, norm 5)"
     assert repr(solution(torch.tensor([3.0, 4.0]))) == text
 
 
 def test_of_a_block_the_longest_element_is_shown():
     block = torch.tensor([[3.0, 1.0], [4.0, 0.0]])
-    assert solution(block, Status.MAX_STEPS, 1).headline == "max_steps, residual 3e-12, 1 step, |value| 5"
+    assert solution(block, Status.MAX_STEPS, 1).headline == "max_steps, residual 3e-12, 1 step, norm 5"
 
 
 def test_an_empty_block_prints():
-    assert "|value| 0" in repr(solution(torch.zeros(3, 0)))
+    assert "norm 0" in repr(solution(torch.zeros(3, 0)))
 
 
 def test_converts_to_plain_data():

@@ -127,6 +127,13 @@ def _route(
 ) -> tuple[AuditRoute, str, str]:
     asked = as_map(optimality)
     if part.is_fitted if asked is None else asked.keeps_outputs:
+        if not isinstance(asked, Interpolating | None):
+            raise bad_value(
+                "optimality",
+                expected="Interpolating among the maps that keep the training outputs",
+                got=repr(asked),
+                cure="An audit by points knows that map's rows only; take lipschitz_modulus for this one.",
+            )
         if not part.is_fitted:
             part.graphical_derivative(points=chosen, optimality=optimality)  # refuses, and says why
         is_joint = part.gram_fits if joint is None else joint

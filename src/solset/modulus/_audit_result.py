@@ -85,7 +85,7 @@ class Audit(TableResult):
         """The points of infinite modulus and the largest finite one, with its certainty."""
         infinite = [self.points[i] for i in self.order if self.score[i].isinf()]
         finite = [i for i in self.order if self.score[i].isfinite()]
-        parts = [f"infinite: {listed(sorted(infinite))}"] if infinite else []
+        parts = [f"infinite modulus: {listed(sorted(infinite))}"] if infinite else []
         if finite:
             name = "largest finite modulus" if infinite else "largest modulus"
             place = finite[0]

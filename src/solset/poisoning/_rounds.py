@@ -16,7 +16,7 @@ from solset.poisoning._ascent import Ascent, Climb, Slope, climb
 from solset.poisoning._budget import FeasibleSet
 from solset.poisoning._followers import BasePoint, Follower, is_finite
 from solset.poisoning._poisoning_file import Progress, Reason, Round
-from solset.problem import FIT_TOL, MAPS, GaussNewton, LinearisedMap, Problem
+from solset.problem import FIT_TOL, GaussNewton, LinearisedMap, Problem
 from solset.solvers import Solver
 
 SHORTEST = 1e-4  # stride, as a share of the radius, below which the ascent ends
@@ -149,7 +149,7 @@ class Rounds:
         """The map on moved data: training of a finite duration leaves a residual, which only ``B`` sees."""
         trained = self.trained.linearisation.map
         follows_training = self.trained.follows_training and trained.keeps_outputs
-        return GaussNewton() if follows_training else MAPS[trained.name]
+        return GaussNewton() if follows_training else trained
 
     def _response(self, base: BasePoint) -> Response:
         """The linear response at a base; the latest is kept for the case that a round is taken back."""

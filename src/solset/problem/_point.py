@@ -109,6 +109,14 @@ class TrainedPoint:
         key = (optimality, solver)
         if key not in self._constraints:
             operator, used = optimality.operator(self), solver or optimality.default_solver(self)
+            rows, columns = operator.shape
+            if rows == columns == self.weights and not (operator.is_symmetric or optimality.keeps_outputs):
+                raise bad_type(
+                    "optimality",
+                    expected="a map whose square operator says that it is symmetric",
+                    got=f'{type(operator).__name__} of the "{optimality.name}" map',
+                    cure="For AᵀA take solset.linalg.NormalOperator(A), which filters take as it is.",
+                )
             if not used.takes(operator):
                 raise bad_type(
                     "solver",
@@ -236,4 +244,12 @@ class LinearisedMap(OptimalityMap, ABC):
             points: Indices of the points that change, checked.
             solver: Solver of its systems; ``None`` takes the map's default.
         """
+        refusal = self.refusal(point)
+        if refusal:
+            raise bad_value(
+                "optimality",
+                expected=f'a trained point to which "{self.name}" applies',
+                got=refusal,
+                cure='Leave it out for "auto".',
+            )
         return point.linearise(self, kind, points, f"{self.name}, as asked for", solver=solver)

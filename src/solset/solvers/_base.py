@@ -157,7 +157,8 @@ def judge(
     ``converged`` if ``‖r‖ ≤ tol ‖b‖``, where a ``tol`` below what the dtype can tell from rounding counts
     as that; ``inconsistent`` if the residual is larger but orthogonal to the range of ``A`` (a least-squares
     solution); ``max_steps`` if it is neither. A filter other than the pseudo-inverse leaves a residual on
-    purpose and is ``converged`` whenever it is finite.
+    purpose and is ``converged`` whenever it is finite. With ``steps=0``, a direct solve, a larger residual is
+    taken for that of a least-squares solution without a check.
     """
     if not bool(torch.isfinite(value).all()):
         return Solution(value, Status.NONFINITE, float("inf"), steps)

@@ -39,7 +39,7 @@ class Solution(WeightsResult):
 
     Example:
         >>> Solution(torch.tensor([3.0, 4.0]), Status.CONVERGED, 1e-12, steps=7)
-        Solution(converged, residual 1e-12, 7 steps, |value| 5)
+        Solution(converged, residual 1e-12, 7 steps, norm 5)
     """
 
     value: Tensor
@@ -50,11 +50,11 @@ class Solution(WeightsResult):
 
     @property
     def headline(self) -> str:
-        """Status, residual, number of steps, and the length of the longest element."""
+        """Status, residual, steps (none for a direct solve), and the length of the longest element."""
         lengths = torch.linalg.vector_norm(self.value, dim=0)
         length = float(lengths.max()) if lengths.numel() else 0.0
-        steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
-        return f"{self.status}, residual {self.residual:.3g}, {steps}, |value| {length:.3g}"
+        steps = {0: "direct", 1: "1 step"}.get(self.steps, f"{self.steps} steps")
+        return f"{self.status}, residual {self.residual:.3g}, {steps}, norm {length:.3g}"
 
     def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size] | None]:
         return self.value, self.layout
