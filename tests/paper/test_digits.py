@@ -172,8 +172,8 @@ def test_the_page_says_when_the_net_was_not_fitted(whole, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"moved": 0}, r"`moved` must be in 1\.\.points; got 0"),
-        ({"moved": 11}, r"`moved` must be in 1\.\.points; got 11"),
+        ({"moved": 0}, r"`moved` must be from 1 to 10; got 0"),
+        ({"moved": 11}, r"`moved` must be from 1 to 10; got 11"),
         ({"nearest_at": (0.1,)}, r"`nearest_at` must be among sizes; got \(0\.1,\)"),
         ({"sizes": (), "nearest_at": ()}, r"`sizes` must be one or more; got \(\)"),
         ({"steps": ()}, r"`steps` must be one or more; got \(\)"),
