@@ -1,0 +1,17 @@
+"""The graphical derivative and the coderivative of a solution map (Theorem 1)."""
+
+from solset.derivatives._coderivative import Coderivative
+from solset.derivatives._graphical import GraphicalDerivative
+from solset.derivatives._linearisation import Constraint, Linearisation, OptimalityMap, Qualification
+from solset.derivatives._selection import RowCheck, Selection
+
+__all__ = [
+    "Coderivative",
+    "Constraint",
+    "GraphicalDerivative",
+    "Linearisation",
+    "OptimalityMap",
+    "Qualification",
+    "RowCheck",
+    "Selection",
+]

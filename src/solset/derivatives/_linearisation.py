@@ -1,0 +1,174 @@
+"""The pair of matrices that linearises a solution map, with the solver of its systems."""
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from torch import Tensor
+
+from solset.linalg import LinearOperator, Product, Space
+from solset.solvers import Prepared, Solution, Solver
+
+
+@dataclass(frozen=True)
+class Qualification:
+    """Whether the formula set equals the derivative.
+
+    Attributes:
+        is_verified: ``True`` or ``False`` where it was decided, ``None`` where it was not.
+        reason: Sentence that says why it was decided so, or why not.
+    """
+
+    is_verified: bool | None
+    reason: str
+
+
+class OptimalityMap(ABC):
+    """An optimality map, whose zeros count as solutions, as far as sets and certificates ask about it.
+
+    Attributes:
+        name: Name of the map, as it is passed for ``optimality`` and stored with results.
+        keeps_outputs: Whether solutions are the weights that keep all training outputs, so that ``A`` are
+            rows of ``J``; otherwise ``A`` is a symmetric ``(p, p)`` matrix.
+        is_exact: Whether ``A`` is the derivative of the map, and not an approximation of it.
+    """
+
+    name: ClassVar[str]
+    keeps_outputs: ClassVar[bool] = False
+    is_exact: ClassVar[bool] = True
+
+    def qualification(self, rank: int, rows: int, left_out: int) -> Qualification:  # noqa: ARG002 - of a selection
+        """Whether Theorem 1 holds with equality, by the numerical rank of ``A``.
+
+        Args:
+            rank: Numerical rank of ``A``.
+            rows: Number of rows of ``A``.
+            left_out: Number of rows of the whole constraint that are not in use.
+        """
+        if rank == rows:
+            return Qualification(True, f"the constraint has full row rank {rows}")
+        need = "equality needs a solution set of locally constant rank"
+        return Qualification(None, f"the Hessian has rank {rank} of {rows}; {need}")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """The matrix ``A`` with what a solver has computed for it; all choices of moved points share it.
+
+    Attributes:
+        operator: Matrix ``A``: the Hessian ``H``, its Gauss–Newton form, or the Jacobian ``J``.
+        solver: Solver of systems with ``A``.
+        row_weights: Function that gives ``W``, with ``(WA)ᵀ(WA)`` the curvature that training follows, where
+            ``A`` are rows; called when a filter first needs it.
+        prepared: Preparation of the solver, where it is there already; ``None`` makes it at first use.
+    """
+
+    operator: LinearOperator
+    solver: Solver
+    row_weights: Callable[[], LinearOperator] | None = None
+    prepared: Prepared | None = None
+
+    @cached_property
+    def system(self) -> Prepared:
+        """The matrix ``A`` with its factorisation or other preparation, computed at first use."""
+        return self.solver.prepare(self.operator) if self.prepared is None else self.prepared
+
+    @cached_property
+    def weights(self) -> LinearOperator | None:
+        """``W``, computed at first use; ``None`` for a symmetric ``A``."""
+        return None if self.row_weights is None else self.row_weights()
+
+    @cached_property
+    def flow(self) -> Prepared:
+        """The system whose gradient flow training follows: ``A``, or its rows weighted by the loss."""
+        weights = self.weights
+        if weights is None:
+            return self.system
+        cheap = self.system.weighted(weights)
+        return self.solver.prepare(Product(weights, self.operator)) if cheap is None else cheap
+
+    def weigh(self, rhs: Tensor) -> Tensor:
+        """A right-hand side of ``A`` as one of the flow's system."""
+        weights = self.weights
+        return rhs if weights is None else weights @ rhs
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """The pair ``(A, C)`` that linearises a solution map: ``A v + C Δx = 0``.
+
+    Attributes:
+        constraint: ``A``, with its solver.
+        data: ``C``: the mixed derivative ``B`` or ``J_x``, acting on data directions.
+        data_space: Shape of a data direction at the door.
+        weight_space: Shape of a weight direction at the door.
+        gradient: The risk's gradient at the trained point, ``(p,)``.
+        map: Optimality map that is linearised.
+        reason: Sentence that says why this map was taken.
+        left_out: Number of rows of the whole constraint that are not in use.
+    """
+
+    constraint: Constraint
+    data: LinearOperator
+    data_space: Space
+    weight_space: Space
+    gradient: Tensor
+    map: OptimalityMap
+    reason: str
+    left_out: int = 0
+
+    @property
+    def system(self) -> Prepared:
+        """The prepared ``A``."""
+        return self.constraint.system
+
+    @property
+    def optimality(self) -> str:
+        """The name of the optimality map."""
+        return self.map.name
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of ``A`` that are in use."""
+        return self.constraint.operator.shape[0]
+
+    @property
+    def rank(self) -> int | None:
+        """The numerical rank of ``A``; ``None`` where the solver does not see the spectrum."""
+        return self.system.rank
+
+    def solve(self, rhs: Tensor) -> Solution:
+        """The minimum-norm solution of ``A v = b``.
+
+        Args:
+            rhs: Right-hand side ``b``, ``(m,)`` or a block ``(m, k)``.
+        """
+        return self.system.solve(rhs)
+
+    def push(self, dx: Tensor) -> Tensor:
+        """The product ``C Δx``, ``(m,)``.
+
+        Args:
+            dx: Data direction, flat or in its own shape.
+        """
+        return self.data @ self.data_space.flatten(dx)
+
+    def pull(self, y: Tensor) -> Tensor:
+        """The product ``Cᵀ y``: a flat data direction, or a block of them.
+
+        Args:
+            y: Vector in the space of the constraint, ``(m,)`` or a block ``(m, k)``.
+        """
+        return self.data.T @ y
+
+    @cached_property
+    def qualification(self) -> Qualification:
+        """Whether Theorem 1 holds with equality here, as far as it was verified.
+
+        Cost: one decomposition, if the solver sees the spectrum.
+        """
+        if self.rank is None:
+            return Qualification(None, "the solver does not see the spectrum, so no rank was verified")
+        return self.map.qualification(self.rank, self.rows, self.left_out)
