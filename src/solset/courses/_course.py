@@ -11,7 +11,7 @@ from torch import Tensor
 from solset.courses._retrained import Retrained
 from solset.errors import Status
 from solset.problem import keeps_outputs
-from solset.results import TableResult, WeightsResult, computed
+from solset.results import Result, TableResult, WeightsResult, computed
 from solset.risk import Layout
 
 
@@ -28,8 +28,8 @@ class StopReason(StrEnum):
     BUDGET = "budget"
 
 
-@dataclass(frozen=True)
-class Station:
+@dataclass(frozen=True, repr=False)
+class Station(Result):
     """The numbers at one point of a course.
 
     Attributes:
@@ -60,6 +60,14 @@ class Station:
     error: float
     gradients: float
     held: int = 0
+
+    @property
+    def headline(self) -> str:
+        """The place, the loss of all points, the residual and the cost."""
+        return (
+            f"place {self.place:.4g}: loss {self.all_loss:.3g}, residual {self.residual:.3g}, "
+            f"{self.gradients:.3g} gradients"
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -20,6 +20,10 @@ class Coderivative:
     def __init__(self, linearisation: Linearisation) -> None:
         self.linearisation = linearisation
 
+    def __repr__(self) -> str:
+        """The map, the rows, the solver and the sizes in one line."""
+        return f"Coderivative({self.linearisation.headline})"
+
     def __call__(self, q: Tensor) -> AffineSet:
         """The affine set of data directions dual to ``q``; a single point if ``A`` has full row rank.
 

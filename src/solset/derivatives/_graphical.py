@@ -30,6 +30,10 @@ class GraphicalDerivative:
         self._source = linearisation
         self._check: RowCheck | None = None
 
+    def __repr__(self) -> str:
+        """The map, the rows, the solver and the sizes in one line."""
+        return f"GraphicalDerivative({self.linearisation.headline})"
+
     @property
     def linearisation(self) -> Linearisation:
         """The pair ``(A, C)``, on the rows in use."""
@@ -67,14 +71,8 @@ class GraphicalDerivative:
 
         Cost: a solve and one product with the Jacobian of all points, for each time that rows are added.
         """
-        if not isinstance(self._source, Selection):
-            raise bad_value(
-                "rows",
-                expected="a derivative on a selection of rows",
-                got=f"one that works on its whole constraint ({self.reason})",
-                cure="There is nothing left out: the residual of a solution is over all of it.",
-            )
-        self._check = self._source.verify(self.linearisation.data_space.flatten(dx))
+        cure = "No rows are left out: the residual of a solution is over all of them."
+        self._check = self._selection(cure).verify(self.linearisation.data_space.flatten(dx))
         return self._check
 
     def save(self, folder: Path | str) -> None:
@@ -89,14 +87,15 @@ class GraphicalDerivative:
 
         Cost: the rows, if they were not computed yet; ``m·p`` numbers on the disk.
         """
-        if not isinstance(self._source, Selection):
-            raise bad_value(
-                "rows",
-                expected="a derivative on a selection of rows",
-                got=f"one that works on its whole constraint ({self.reason})",
-                cure="Take the interpolating map with rows=InformativeRows() that allow enough of them.",
-            )
-        self._source.save(Path(folder))
+        cure = "Take the interpolating map with rows=InformativeRows() that allow enough of them."
+        self._selection(cure).save(Path(folder))
+
+    def _selection(self, cure: str) -> Selection:
+        """The selection of rows; refused where all rows are in use."""
+        if isinstance(self._source, Selection):
+            return self._source
+        got = f"one that works on its whole constraint ({self.reason})"
+        raise bad_value("rows", expected="a derivative on a selection of rows", got=got, cure=cure)
 
     @property
     def check(self) -> RowCheck | None:

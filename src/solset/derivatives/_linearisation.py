@@ -9,11 +9,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from solset.linalg import LinearOperator, Product, Space
+from solset.results import Result, computed
 from solset.solvers import Prepared, Solution, Solver
 
+_VERDICTS = {True: "equality verified", False: "qualification fails", None: "equality not verified"}
 
-@dataclass(frozen=True)
-class Qualification:
+
+@dataclass(frozen=True, repr=False)
+class Qualification(Result):
     """Whether the formula set equals the derivative.
 
     Attributes:
@@ -23,6 +26,16 @@ class Qualification:
 
     is_verified: bool | None
     reason: str
+
+    @property
+    def headline(self) -> str:
+        """The verdict and its reason."""
+        return f"{_VERDICTS[self.is_verified]}: {self.reason}"
+
+    @computed
+    def message(self) -> str:
+        """The reason of the verdict."""
+        return self.reason
 
 
 class OptimalityMap(ABC):
@@ -123,6 +136,13 @@ class Linearisation:
     def system(self) -> Prepared:
         """The prepared ``A``."""
         return self.constraint.system
+
+    @property
+    def headline(self) -> str:
+        """The map, the number of rows, the solver, and the sizes of data and weights in one line."""
+        solver = type(self.constraint.solver).__name__
+        sizes = f"{self.data.shape[1]} data directions, {self.gradient.numel()} weights"
+        return f"{self.map.name} map, {self.rows} rows, {solver}; {sizes}"
 
     @property
     def optimality(self) -> str:

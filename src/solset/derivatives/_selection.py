@@ -1,5 +1,6 @@
 """A linearisation on some rows of its constraint, and the check of the rows that are left out."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 from torch import Tensor
 
 from solset.derivatives._linearisation import Linearisation
+from solset.errors import Status
+from solset.results import Result, computed
 
 
-@dataclass(frozen=True)
-class RowCheck:
+@dataclass(frozen=True, repr=False)
+class RowCheck(Result):
     """The error that comes from rows of the constraint that are left out, by one product with all rows.
 
     Let ``v`` be the minimum-norm solution on the rows in use and ``e = J v + J_x Δx`` the error over all
@@ -45,6 +48,31 @@ class RowCheck:
     def is_accurate(self) -> bool:
         """Whether ``residual`` is at most ``tol``."""
         return self.residual <= self.tol
+
+    @property
+    def headline(self) -> str:
+        """The residual over all rows beside the one that was asked for, and the number of rows in use."""
+        place = "within" if self.is_accurate else "above"
+        return f"residual {self.residual:.3g} {place} {self.tol:.3g} on {self.rows} of {self.all_rows} rows"
+
+    @computed
+    def status(self) -> Status:
+        """``converged`` where the residual is small enough, else what went wrong.
+
+        ``inconsistent`` says that the rows in use contradict each other, as rows of duplicate points do;
+        ``max_steps`` says that more rows are needed than are allowed; ``nonfinite`` explains itself.
+        """
+        if not math.isfinite(self.residual):
+            return Status.NONFINITE
+        if self.is_accurate:
+            return Status.CONVERGED
+        is_stuck = self.rows == self.all_rows or self.moved_residual > self.tol
+        return Status.INCONSISTENT if is_stuck else Status.MAX_STEPS
+
+    @computed
+    def message(self) -> str:
+        """One sentence where the residual is too large; empty where it is small enough."""
+        return "" if self.is_accurate else f"the residual over all rows is above {self.tol:.3g}"
 
 
 class Selection(ABC):

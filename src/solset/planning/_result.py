@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from solset.operators import Cost
 from solset.problem import Stationary, keeps_outputs
-from solset.results import TableResult
+from solset.results import Result, TableResult, computed
 from solset.solvers import size_text
 
 Place = Literal["memory", "disk", "recomputed"]
@@ -33,8 +33,8 @@ class Memory:
         return self.rows + self.gram + self.graphs + self.vectors
 
 
-@dataclass(frozen=True)
-class Route:
+@dataclass(frozen=True, repr=False)
+class Route(Result):
     """One way to compute an answer, with the work and the memory that it would take.
 
     Attributes:
@@ -72,6 +72,19 @@ class Route:
     step: Cost | None = None
     max_steps: int = 0
     note: str = ""
+
+    @property
+    def headline(self) -> str:
+        """The name of the route, and its cost to the first answer or the obstacle."""
+        if self.obstacle:
+            return f"{self.name}: does not apply, {self.obstacle}"
+        steps = "" if self.step is None else ", and steps"
+        return f"{self.name}: {self.first.gradients:.3g} gradients{steps}, {size_text(self.memory.total)}"
+
+    @computed
+    def message(self) -> str:
+        """The obstacle, or else the note on what the numbers leave out."""
+        return self.obstacle or self.note
 
     @property
     def applies(self) -> bool:

@@ -42,9 +42,8 @@ from solset.solvers import Solver
 class Problem:
     """A trained network, its loss and its training data: the point where the solution map is studied.
 
-    The constructor checks all that later numbers depend on: the model is in evaluation mode, data and
-    outputs are the same at every reading, the loss is a mean or a sum over points, and the gradient is small.
-    The model is never changed.
+    The constructor checks that the model is in evaluation mode, that data and outputs are the same at every
+    reading, that the loss is a mean or a sum, and that the gradient is small. It never changes the model.
 
     Args:
         model: Module in evaluation mode that maps ``(b, *input)`` to one tensor ``(b, *out)``.
@@ -93,12 +92,8 @@ class Problem:
     ) -> None:
         require("model", model, nn.Module, cure="Wrap it in an nn.Module.")
         if not callable(loss):
-            raise bad_type(
-                "loss",
-                expected="a callable (outputs, targets) -> scalar",
-                got=type(loss).__name__,
-                cure="Pass one of torch.nn's losses.",
-            )
+            kind, cure = type(loss).__name__, "Pass one of torch.nn's losses."
+            raise bad_type("loss", expected="a callable (outputs, targets) -> scalar", got=kind, cure=cure)
         require("gradient_tol", gradient_tol, float, cure="Leave it out.")
         within("weight_decay", weight_decay, 0, cure="Use the weight decay of training.")
         require("batch_size", batch_size, int, cure="Leave it out.")
@@ -223,8 +218,8 @@ class Problem:
         solver: Solver | None,
         rows: InformativeRows | None,
     ) -> GraphicalDerivative:
-        chosen = self.check_points(points)
-        return GraphicalDerivative(linearise(self.point, kind, chosen, optimality, solver, rows))
+        moved = self.check_points(points)
+        return GraphicalDerivative(linearise(self.point, kind, moved, optimality, solver, rows))
 
     @checked
     def load_derivative(self, folder: Path | str) -> GraphicalDerivative:
@@ -316,12 +311,9 @@ class Problem:
         named, shapes = dict(model.named_parameters()), self._risk.layout.shapes
         unlike = [name for name in shapes if name not in named or named[name].shape != shapes[name]]
         if unlike:
-            raise bad_value(
-                "model",
-                expected="a network with the names and shapes of the problem's weights",
-                got=f"one without {unlike[:3]} in these shapes",
-                cure="Build the same network.",
-            )
+            expected = "a network with the names and shapes of the problem's weights"
+            got = f"one without {unlike[:3]} in these shapes"
+            raise bad_value("model", expected=expected, got=got, cure="Build the same network.")
         weights = self._risk.layout.join([named[name].detach() for name in shapes])
         return self._of(self._risk.holding(model), weights)
 
@@ -344,12 +336,9 @@ class Problem:
     @cached_property
     def point(self) -> TrainedPoint:
         """The trained point that optimality maps linearise at; it holds what was prepared there."""
+        budget, folder = self.memory_budget, self.spill_folder
         return TrainedPoint(
-            self._risk,
-            sweep=self._sweep,
-            fit=self.fit,
-            memory_budget=self.memory_budget,
-            spill_folder=self.spill_folder,
+            self._risk, sweep=self._sweep, fit=self.fit, memory_budget=budget, spill_folder=folder
         )
 
     @cached_property
@@ -378,14 +367,9 @@ class Problem:
         else:
             losses = self._risk.losses()
             broken = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-            raise bad_value(
-                "loss",
-                expected="finite, with a finite gradient, on every point",
-                got=f"values that are not finite in points {broken[:5]}"
-                if broken
-                else f"gradient norm {size}",
-                cure="Look at the outputs there: they overflow, or leave the loss's domain.",
-            )
+            got = f"values that are not finite in points {broken[:5]}" if broken else f"gradient norm {size}"
+            cure = "Look at the outputs there: they overflow, or leave the loss's domain."
+            raise bad_value("loss", expected="finite, with a finite gradient", got=got, cure=cure)
         if size > tol:
             warnings.warn(
                 f"the weights are not stationary: the gradient norm of the risk is {size:.3g} (tolerance "
