@@ -46,7 +46,7 @@ class Reweighted:
 
 
 def removed(points: Sequence[int]) -> Reweighted:
-    """The removal of points: their terms multiplied by 0, the ``1/n`` of a mean kept.
+    """The removal of points: their terms are multiplied by 0, while a mean is still divided by ``n``.
 
     Args:
         points: Indices of the points that are removed.
@@ -65,7 +65,7 @@ def influence(problem: Problem, change: Moved | Reweighted, *, solver: Solver | 
     Args:
         problem: Trained point; at an isolated minimum the result is the solution's own derivative.
         change: Change of the training data: moved or reweighted points.
-        solver: Solver for the Hessian; by default the one that the sizes call for.
+        solver: Solver for the Hessian; by default the map chooses one that suits the sizes.
 
     Warns:
         SolsetWarning: If ``H`` is seen to be singular, or the solver did not converge.
@@ -100,13 +100,14 @@ def removal_scores(
 ) -> Tensor:
     """The predicted change of each test loss when each training point is removed, ``(tests, n)``.
 
-    ``∇ℓ_tᵀ H⁻¹ α∇L_i``: positive where losing point ``i`` hurts test point ``t``.
+    The formula is ``∇ℓ_tᵀ H⁻¹ α∇L_i``. A positive score says that the loss of test point ``t`` rises when
+    training point ``i`` is removed.
 
     Args:
         problem: Trained point that is studied.
         inputs: Test inputs ``(tests, *input)``.
         targets: Targets of the test inputs, ``(tests, ...)``.
-        solver: Solver for the Hessian; by default the one that the sizes call for.
+        solver: Solver for the Hessian; by default the map chooses one that suits the sizes.
 
     Cost: one solve and one sweep over the training data per test point.
     """
@@ -124,14 +125,14 @@ def feature_scores(
 ) -> Tensor:
     """The derivative of each test loss in every training feature, ``(tests, n, *input)``.
 
-    ``-Bᵀ H⁻¹ ∇ℓ_t`` (Koh & Liang 2017, equation 5): it says on which pixels of which training points
-    a prediction hangs.
+    The formula is ``-Bᵀ H⁻¹ ∇ℓ_t`` (Koh & Liang 2017, equation 5). Large entries mark the pixels of the
+    training points that matter most for a test point.
 
     Args:
         problem: Trained point that is studied.
         inputs: Test inputs ``(tests, *input)``.
         targets: Targets of the test inputs, ``(tests, ...)``.
-        solver: Solver for the Hessian; by default the one that the sizes call for.
+        solver: Solver for the Hessian; by default the map chooses one that suits the sizes.
 
     Cost: one solve and one product with ``Bᵀ`` per test point; ``tests·n·d`` numbers.
     """
@@ -166,7 +167,7 @@ def _adjoints(problem: Problem, inputs: Tensor, targets: Tensor, solver: Solver 
 
 
 def _checked(solution: Solution, line: Linearisation) -> Solution:
-    """The solution, with a warning if it was not found or is one of many."""
+    """The solution; warns if the solver did not converge or the Hessian is singular."""
     rank, size = line.rank, line.rows
     singular = "" if rank is None or rank == size else f" and rank {rank} of {size}"
     if solution.status is not Status.CONVERGED or singular:

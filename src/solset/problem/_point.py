@@ -1,4 +1,4 @@
-"""The trained point as optimality maps see it: sizes, budgets, and what is computed once and shared."""
+"""The trained point at which optimality maps are linearised, with all that is computed there only once."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
@@ -16,22 +16,22 @@ from solset.risk import EmpiricalRisk, Sweep
 from solset.solvers import Dense, Dual, Solver
 
 FIT_TOL = 1e-2  # mean norm of the loss gradient in the outputs up to which a training set counts as fitted
-MOST_ROWS = 6000  # rows of J up to which a Gram matrix is built without being asked for
-MOST_DENSE = 1000  # weights up to which a Hessian is written out without being asked for
+MOST_ROWS = 6000  # largest number of rows of J of which a Gram matrix is built by default
+MOST_DENSE = 1000  # largest number of weights for which a Hessian is written out by default
 
 
 class TrainedPoint:
     """A trained point with its sizes and budgets, and the constraints that were prepared there.
 
-    What a solver keeps about ``H`` or ``J`` does not depend on which points move. It is made once for each
-    map and solver, and serves every later call.
+    The factorisation of ``H`` or ``J`` does not depend on which points move. It is computed once for each map
+    and solver, and serves every later call.
 
     Args:
         risk: Empirical risk at the trained point.
         sweep: Outputs, targets and gradient from one pass over all points.
         fit: Mean norm of the loss gradient in the outputs.
-        memory_budget: Bytes for graphs, and again for rows and Gram matrix.
-        spill_folder: Folder for rows that do not fit the budget; ``None`` computes them anew.
+        memory_budget: Bytes that graphs may take, and again rows with their Gram matrix.
+        spill_folder: Folder for rows that do not fit the budget; ``None`` computes them again at each use.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TrainedPoint:
 
     @property
     def gram_fits(self) -> bool:
-        """Whether all rows of ``J`` and their Gram matrix fit, without being asked for."""
+        """Whether all rows of ``J`` and their Gram matrix fit the memory budget, and so are the default."""
         return self.rows <= MOST_ROWS and self.gram_bytes <= self.memory_budget
 
     @property
@@ -88,7 +88,7 @@ class TrainedPoint:
         """The solver by a Gram matrix within the budget.
 
         Args:
-            is_equilibrated: Whether rows are scaled to length one, so that short ones count as long ones do.
+            is_equilibrated: Whether rows are scaled to length one, so that all rows count alike.
         """
         return gram_solver(self.memory_budget, self.spill_folder, is_equilibrated=is_equilibrated)
 

@@ -40,7 +40,7 @@ def smaller_side(point: TrainedPoint) -> int:
 
 
 def preconditioner_fits(point: TrainedPoint) -> bool:
-    """Whether the Gauss–Newton matrix has an inverse, and it fits without being asked for.
+    """Whether the Gauss–Newton matrix has an inverse, and it fits the budget, so that it is the default.
 
     Args:
         point: Trained point at which the map is linearised.
