@@ -1,6 +1,7 @@
 """A model or a loss that cannot be studied is refused when the problem is built, and left as it was."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -22,6 +23,19 @@ class Dropping(nn.Module):
 class Pair(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, x
+
+
+class Traced(nn.Module):
+    """Holds a scripted module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that scripting is deprecated
+            self.inner = torch.jit.script(nn.Linear(D, C).double()).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
 
 
 class Centred(nn.Module):
@@ -81,6 +95,30 @@ def explosive(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 MODELS = (
+    (
+        "compiled",
+        lambda m: m.problem(torch.compile(m.network(), backend="eager")),
+        TypeError,
+        "model | compiled module | _orig_mod",
+    ),
+    (
+        "traced",
+        lambda m: m.problem(Traced()),
+        TypeError,
+        "model | scripted or traced module at 'inner' | made from",
+    ),
+    (
+        "data parallel",
+        lambda m: m.problem(nn.DataParallel(m.network())),
+        TypeError,
+        "model | DataParallel | .module",
+    ),
+    (
+        "bfloat16",
+        lambda m: m.problem(m.network().to(torch.bfloat16)),
+        ValueError,
+        "model | bfloat16 | model.double()",
+    ),
     ("not a module", lambda m: m.problem(lambda x: x), TypeError, "model | function | Wrap"),
     ("loss is no callable", lambda m: m.problem(loss="mse"), TypeError, "loss | str | torch.nn"),
     (

@@ -54,3 +54,9 @@ def test_inputs_that_were_written_to_are_refused():
     inputs.mul_(2.0)
     with pytest.raises(ValueError, match="`inputs` must be the values with which the problem was built"):
         answer(problem)
+
+
+def test_autocast_is_refused():
+    model = nn.Linear(3, 2).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="outside of autocast"):
+        Problem(model, nn.MSELoss(), torch.ones(1, 3), torch.ones(1, 2))

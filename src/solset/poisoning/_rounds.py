@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from math import isfinite
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -149,7 +150,7 @@ class Rounds:
         """The map on moved data: training of a finite duration leaves a residual, which only ``B`` sees."""
         trained = self.trained.linearisation.map
         follows_training = self.trained.follows_training and trained.keeps_outputs
-        return GaussNewton() if follows_training else trained
+        return GaussNewton() if follows_training else cast("LinearisedMap", trained)
 
     def _response(self, base: BasePoint) -> Response:
         """The linear response at a base; the latest is kept for the case that a round is taken back."""

@@ -32,7 +32,7 @@ from solset.risk import (
     probe_indices,
     probe_model,
     reduction_of,
-    refuse_training_mode,
+    refuse_model,
     verify_loss,
 )
 from solset.sets import AffineSet
@@ -53,7 +53,8 @@ class Problem:
             not shuffle.
         targets: Targets ``(n, ...)`` that go with tensor inputs; ``None`` for a dataset or a loader.
         weight_decay: Factor ``λ`` of the term ``(λ/2)‖w‖²`` in the risk of the training; 0 by default.
-        parameters: Name patterns (such as ``"layer3.*"``) of the weights that may move; all by default.
+        parameters: Name patterns (such as ``"layer3.*"``) of the weights that may move; by default those
+            that require grad.
         batch_size: Number of points that are computed together; it changes the memory, not the results.
         memory_budget: Bytes that stored graphs may take, and again rows with their Gram matrix.
         spill_folder: Existing folder on whose disk rows are stored while they are in use, if they do not
@@ -98,7 +99,7 @@ class Problem:
         within("weight_decay", weight_decay, 0, cure="Use the weight decay of training.")
         require("batch_size", batch_size, int, cure="Leave it out.")
         positive("batch_size", batch_size, cure="Leave it out.")
-        refuse_training_mode(model)
+        refuse_model(model)
         layout = choose_parameters(model, parameters)
         named = dict(model.named_parameters())
         weights = layout.join([named[name].detach() for name in layout.shapes]).clone()
@@ -307,7 +308,7 @@ class Problem:
 
         Cost: one gradient.
         """
-        refuse_training_mode(model)
+        refuse_model(model)
         named, shapes = dict(model.named_parameters()), self._risk.layout.shapes
         unlike = [name for name in shapes if name not in named or named[name].shape != shapes[name]]
         if unlike:

@@ -6,7 +6,7 @@ from solset.risk._heads import fit_at, losses_at, output_shape, slopes_at, throu
 from solset.risk._identity import digest, identity, settings_of, without_addresses
 from solset.risk._layout import Layout, choose_parameters, flat_rows
 from solset.risk._points import Indices, Points, as_points
-from solset.risk._probe import probe_indices, probe_model, reduction_of, refuse_training_mode, verify_loss
+from solset.risk._probe import probe_indices, probe_model, reduction_of, refuse_model, verify_loss
 
 __all__ = [
     "EmpiricalRisk",
@@ -30,7 +30,7 @@ __all__ = [
     "probe_indices",
     "probe_model",
     "reduction_of",
-    "refuse_training_mode",
+    "refuse_model",
     "settings_of",
     "slopes_at",
     "through_loss",

@@ -181,7 +181,7 @@ class EmpiricalRisk:
         buffers = {name: self.fixed.get(name, value) for name, value in self.model.named_buffers()}
         state |= {name: value.clone() for name, value in buffers.items()}  # a forward pass may change them
         state |= dict(zip(self.layout.shapes, parameters, strict=True))
-        with _differentiable_attention():
+        with _plain_operations(inputs.device):
             outputs = functional_call(self.model, state, (inputs,))
         if not isinstance(outputs, Tensor) or outputs.ndim == 0 or outputs.shape[0] != inputs.shape[0]:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
@@ -286,15 +286,16 @@ def _modes_of(model: nn.Module) -> tuple[bool, ...]:
 
 
 @contextmanager
-def _differentiable_attention() -> Iterator[None]:
-    """A context with attention by plain operations: fused kernels have no second or forward-mode derivative.
+def _plain_operations(device: torch.device) -> Iterator[None]:
+    """A context without autocast, and with attention by plain operations.
 
-    Both switches of PyTorch are set back afterwards.
+    Fused kernels have no second or forward-mode derivative, and half precision drowns a second derivative.
+    All switches of PyTorch are set back afterwards.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast(device.type, enabled=False):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -87,6 +87,13 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
         raise bad_value(
             "model", expected="one dtype and device", got=sorted(map(str, kinds)), cure="Use `model.to(...)`."
         )
+    if (dtype := next(iter(chosen.values())).dtype) not in {torch.float32, torch.float64}:
+        raise bad_value(
+            "model",
+            expected="in float32 or float64",
+            got=str(dtype).removeprefix("torch."),
+            cure="Use `model.double()` or `model.float()`: second derivatives drown in less.",
+        )
     _refuse_device(next(iter(chosen.values())).device)
     return Layout({name: value.shape for name, value in chosen.items()})
 

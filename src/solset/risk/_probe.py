@@ -20,15 +20,26 @@ def probe_indices(count: int) -> list[int]:
     return [round(i * (count - 1) / max(probed - 1, 1)) for i in range(probed)]
 
 
-def refuse_training_mode(model: nn.Module) -> None:
-    """Refuses dropout and batch normalisation in training mode, and batch statistics in any mode.
+def refuse_model(model: nn.Module) -> None:
+    """Refuses wrappers without second derivatives or functional calls, training mode and batch statistics.
 
     Args:
         model: Network whose modules are looked at.
 
     Raises:
-        ValueError: If there is such a module; the message names it.
+        TypeError: If the model is compiled, scripted or a parallel wrapper; the message names what it wraps.
+        ValueError: If dropout or batch normalisation is in training mode, batch normalisation has no running
+            statistics, or autocast is on; the message names the module.
     """
+    _refuse_wrapped(model)
+    device = next((value.device.type for value in model.parameters()), "cpu")
+    if torch.is_autocast_enabled(device):
+        raise bad_value(
+            "model",
+            expected="outside of autocast",
+            got=f"a call under torch.autocast('{device}'), which computes in half precision",
+            cure="Build the problem outside of that context.",
+        )
     live = [
         f"{name or 'model'} ({type(module).__name__})"
         for name, module in model.named_modules()
@@ -53,6 +64,23 @@ def refuse_training_mode(model: nn.Module) -> None:
             got=f"batch normalisation without running statistics in {', '.join(batchwise)}",
             cure="Train it with track_running_stats=True.",
         )
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            kind, cure = "a scripted or traced module", "Pass the module that it was made from."
+        elif isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            kind, cure = (
+                f"a {type(module).__name__}",
+                "Pass its `.module`; processes share the points anyway.",
+            )
+        elif isinstance(getattr(module, "_orig_mod", None), nn.Module):
+            kind, cure = "a compiled module", "Pass the one that was compiled, its `._orig_mod`."
+        else:
+            continue
+        place = f" at '{name}'" if name else ""
+        raise bad_type("model", expected="a plain nn.Module", got=f"{kind}{place}", cure=cure)
 
 
 def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor) -> Reduction:
