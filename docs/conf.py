@@ -1,11 +1,12 @@
 """Sphinx settings."""
 
 from solset import __doc__ as summary
+from solset import __version__
 
 project = "solset"
 author = "the solset developers"
 copyright = "the solset developers"
-release = "0.1.0"
+release = __version__
 html_title = "solset"
 html_short_title = summary
 

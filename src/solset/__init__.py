@@ -12,7 +12,10 @@ from solset.retraining import retrain
 from solset.sets import AffineSet
 from solset.solvers import Solution, SolverError, filters
 
+__version__ = "0.1.0"
+
 __all__ = [
+    "__version__",
     "training_stability",
     "SolsetWarning",
     "audit",
