@@ -60,3 +60,9 @@ def test_autocast_is_refused():
     model = nn.Linear(3, 2).eval()
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="outside of autocast"):
         Problem(model, nn.MSELoss(), torch.ones(1, 3), torch.ones(1, 2))
+
+
+def test_inference_mode_is_refused():
+    problem = built()[2]
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"outside of torch.inference_mode\(\)"):
+        answer(problem)

@@ -77,3 +77,23 @@ def test_weights_of_the_loss_that_are_held_are_no_obstacle():
 )
 def test_plain_means_and_sums_are_taken(loss):
     assert problem(loss, labels()).risk().reduction in {"mean", "sum"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_confident_fit_is_no_obstacle(dtype):
+    """Losses of 1e-12 and less are rounding, which differs between one point and many."""
+    targets = (torch.arange(64) % 3).repeat(2)
+    outputs = 60.0 * nn.functional.one_hot(targets, 3).to(dtype)
+    model = nn.Linear(3, 3, bias=False).to(dtype).eval()
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(3))
+    assert Problem(model, nn.CrossEntropyLoss(), outputs, targets).risk().reduction == "mean"
+
+
+def test_a_loss_that_drops_the_axis_of_the_points_is_refused():
+    def squeezing(outputs, targets):
+        return functional.binary_cross_entropy_with_logits(outputs.squeeze(), targets)
+
+    model = nn.Linear(3, 1).double().eval()
+    with pytest.raises(TypeError, match="takes a single point too; got ValueError"):
+        Problem(model, squeezing, torch.ones(4, 3).double(), torch.ones(4).double(), gradient_tol=100.0)

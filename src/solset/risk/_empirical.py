@@ -1,7 +1,7 @@
 """The empirical risk ``E(x, w)`` of a network on data, as a function of both."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -177,6 +177,13 @@ class EmpiricalRisk:
                 got="one whose modules were put into another mode since",
                 cure="Call model.eval(), or build the problem again.",
             )
+        if torch.is_inference_mode_enabled():
+            raise bad_value(
+                "model",
+                expected="called outside of torch.inference_mode()",
+                got="a call inside, where nothing has a derivative",
+                cure="Leave that context; torch.no_grad() is no obstacle.",
+            )
         state = {name: value.detach() for name, value in self.model.named_parameters()} | dict(self.fixed)
         buffers = {name: self.fixed.get(name, value) for name, value in self.model.named_buffers()}
         state |= {name: value.clone() for name, value in buffers.items()}  # a forward pass may change them
@@ -292,10 +299,12 @@ def _plain_operations(device: torch.device) -> Iterator[None]:
     Fused kernels have no second or forward-mode derivative, and half precision drowns a second derivative.
     All switches of PyTorch are set back afterwards.
     """
+    has_autocast = torch.amp.is_autocast_available(device.type)
+    autocast = torch.autocast(device.type, enabled=False) if has_autocast else nullcontext()
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast(device.type, enabled=False):
+        with sdpa_kernel(SDPBackend.MATH), autocast:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
