@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable
 from functools import cache, wraps
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from torch import Tensor
@@ -266,3 +267,22 @@ def shaped(
     )
     if not is_right:
         raise bad_value(argument, expected=f"of shape {tuple(shape)}", got=f"shape {sizes}", cure=cure)
+
+
+def existing_folder(argument: str, folder: Path | str | None) -> Path | None:
+    """The folder as a path, or ``None`` for none.
+
+    Args:
+        argument: Name of the argument as the caller wrote it.
+        folder: Path of the folder; ``None`` stands for no folder.
+
+    Raises:
+        TypeError: If it is not a path.
+        ValueError: If there is no such folder.
+    """
+    require(argument, folder, Path | str | None, cure="Leave it out.")
+    if folder is None or Path(folder).is_dir():
+        return None if folder is None else Path(folder)
+    raise bad_value(
+        argument, expected="an existing folder", got=f"'{folder}'", cure="Make it, or leave it out."
+    )

@@ -3,6 +3,7 @@
 from solset.derivatives._coderivative import Coderivative
 from solset.derivatives._graphical import GraphicalDerivative
 from solset.derivatives._linearisation import Constraint, Linearisation, OptimalityMap, Qualification
+from solset.derivatives._premises import Premise, Premises, Verdict
 from solset.derivatives._selection import RowCheck, Selection
 
 __all__ = [
@@ -11,7 +12,10 @@ __all__ = [
     "GraphicalDerivative",
     "Linearisation",
     "OptimalityMap",
+    "Premise",
+    "Premises",
     "Qualification",
     "RowCheck",
     "Selection",
+    "Verdict",
 ]

@@ -1,13 +1,15 @@
 """The graphical derivative of a solution map (Theorem 1)."""
 
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from solset.derivatives._linearisation import Linearisation, Qualification
+from solset.derivatives._premises import Premises
 from solset.derivatives._selection import RowCheck, Selection
-from solset.errors import bad_value
+from solset.errors import SolsetWarning, bad_value
 from solset.sets import AffineSet, TrainingFlow
 from solset.solvers import Solver
 
@@ -52,11 +54,19 @@ class GraphicalDerivative:
         if isinstance(self._source, Selection) and self._check is None and bool(flat.any()):
             self._check = self._source.verify(flat)
         line = self.linearisation
+        for failure in line.premises.failures:
+            warnings.warn(failure, SolsetWarning, stacklevel=2)
         rhs = -line.push(flat)
         training = TrainingFlow(
             lambda: line.constraint.flow, lambda: line.constraint.weigh(rhs), line.gradient
         )
-        return AffineSet(lambda: line.system, rhs, torch.zeros_like(line.gradient), training=training)
+        return AffineSet(
+            lambda: line.system,
+            rhs,
+            torch.zeros_like(line.gradient),
+            training=training,
+            notes=line.premises.failures,
+        )
 
     def verify(self, dx: Tensor) -> RowCheck:
         """Checks the rows in use against all rows for this data direction; adds rows until it holds.
@@ -136,6 +146,11 @@ class GraphicalDerivative:
     def reason(self) -> str:
         """One sentence that says why this map was taken."""
         return self.linearisation.reason
+
+    @property
+    def premises(self) -> Premises:
+        """The premises under which the formula set is the derivative, with what their checks found."""
+        return self.linearisation.premises
 
     @property
     def qualification(self) -> Qualification:

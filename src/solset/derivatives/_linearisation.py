@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from solset.derivatives._premises import Premises
 from solset.linalg import LinearOperator, Product, Space
 from solset.results import Result, computed
 from solset.solvers import Prepared, Solution, Solver
@@ -121,6 +122,7 @@ class Linearisation:
         map: Optimality map that is linearised.
         reason: Sentence that says why this map was taken.
         left_out: Number of rows of the whole constraint that are not in use.
+        check: Function that checks the premises; called when they are first asked for.
     """
 
     constraint: Constraint
@@ -131,6 +133,12 @@ class Linearisation:
     map: OptimalityMap
     reason: str
     left_out: int = 0
+    check: Callable[[], Premises] = Premises
+
+    @cached_property
+    def premises(self) -> Premises:
+        """The premises under which the pair is the derivative, with what their checks found."""
+        return self.check()
 
     @property
     def system(self) -> Prepared:
@@ -185,10 +193,12 @@ class Linearisation:
 
     @cached_property
     def qualification(self) -> Qualification:
-        """Whether Theorem 1 holds with equality here, as far as it was verified.
+        """Whether Theorem 1 holds with equality here, as far as it was verified; the premises can veto it.
 
         Cost: one decomposition, if the solver sees the spectrum.
         """
+        if self.premises.veto:
+            return Qualification(None, self.premises.veto)
         if self.rank is None:
             return Qualification(None, "the solver does not see the spectrum, so no rank was verified")
         return self.map.qualification(self.rank, self.rows, self.left_out)

@@ -1,5 +1,6 @@
 """The audit: every training point ranked by the distance that it can move the model."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from solset.changes import Move
 from solset.checks import checked, positive
-from solset.errors import Status, bad_type, bad_value
+from solset.derivatives import Premises
+from solset.errors import SolsetWarning, Status, bad_type, bad_value
 from solset.modulus._audit_batches import (
     AuditRoute,
     Batch,
@@ -23,7 +26,7 @@ from solset.modulus._audit_result import Audit
 from solset.modulus._audit_store import Batches
 from solset.modulus._peers import feature_influence, memory_perturbation, point_slopes
 from solset.modulus._result import Certainty, listed
-from solset.problem import Interpolating, Optimality, Problem, Stationary, as_map
+from solset.problem import Interpolating, Optimality, Problem, Stationary, as_map, premises_of
 from solset.risk import as_points, identity
 from solset.storage import Identity
 
@@ -114,7 +117,18 @@ def audit(
         certainty=_certainties(route, columns),
         notes=_premises(route, chosen, columns.get("is_solved")),
     )
+    result = _vetoed(result, premises_of(part.point, as_map(optimality_used) or Stationary(), Move, chosen))
     return _with_peers(result, part, route, gradient if influence else None, prior_precision)
+
+
+def _vetoed(result: Audit, premises: Premises) -> Audit:
+    """The audit without the certainties that a premise does not allow; warns of premises that failed."""
+    for failure in premises.failures:
+        warnings.warn(failure, SolsetWarning, stacklevel=3)
+    if not premises.veto:
+        return result
+    certainty = (Certainty.UNKNOWN,) * len(result.points)
+    return replace(result, certainty=certainty, notes=(premises.veto, *result.notes))
 
 
 def _route(

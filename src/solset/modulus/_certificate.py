@@ -39,6 +39,9 @@ def certify(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, 
         residual=0.0,
         activation_margin=float("inf"),
     )
+    veto = line.premises.veto
+    if veto:
+        return replace(bare, reason=veto)
     if exact is None:
         return _of_products(bare, line, ratio)
     if not line.map.is_exact:

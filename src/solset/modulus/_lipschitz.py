@@ -1,5 +1,6 @@
 """The Lipschitz modulus of the solution map (Theorems 2 and 3), with what is known of it."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from solset.checks import checked, within
 from solset.derivatives import Linearisation
-from solset.errors import bad_type, bad_value
+from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.modulus._certificate import certify
 from solset.modulus._kinks import activation_margin
 from solset.modulus._rank import resolution
@@ -102,6 +103,8 @@ def lipschitz_modulus(
         ratio = by_products(line, solver if is_free else CG(), max_steps)
     ratio = replace(ratio, direction=_signed(ratio.direction))
     certificate = certify(part, moved, line, ratio, probes)
+    for failure in line.premises.failures:
+        warnings.warn(failure, SolsetWarning, stacklevel=3)
     change, residual = _answer(line, ratio.direction)
     names = tuple(problem.check_points(points))
     return LipschitzModulus(

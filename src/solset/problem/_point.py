@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from solset.changes import Change
-from solset.derivatives import Constraint, Linearisation, OptimalityMap, Selection
+from solset.derivatives import Constraint, Linearisation, OptimalityMap, Premise, Selection
 from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space
 from solset.operators import InformativeRows, OutputCurvature
 from solset.outofcore import gram_solver
+from solset.problem._premises import premises_of
 from solset.risk import EmpiricalRisk, Sweep
 from solset.solvers import Dense, Dual, Solver
 
@@ -32,6 +33,7 @@ class TrainedPoint:
         fit: Mean norm of the loss gradient in the outputs.
         memory_budget: Bytes that graphs may take, and again rows with their Gram matrix.
         spill_folder: Folder for rows that do not fit the budget; ``None`` computes them again at each use.
+        at_door: Premises that were checked when the problem was built.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class TrainedPoint:
         fit: float,
         memory_budget: int,
         spill_folder: Path | None = None,
+        at_door: tuple[Premise, ...] = (),
     ) -> None:
         self.risk, self.sweep, self.fit = risk, sweep, fit
         self.memory_budget, self.spill_folder = memory_budget, spill_folder
+        self.at_door = at_door
         self.outputs = sweep.outputs[0].numel()
         self.latest: tuple[Hashable, Selection] | None = None
         self._constraints: dict[tuple[LinearisedMap, Solver | None], Constraint] = {}
@@ -160,6 +164,7 @@ class TrainedPoint:
             map=optimality,
             reason=reason,
             left_out=self.rows - operator.shape[0] if optimality.keeps_outputs else 0,
+            check=lambda: premises_of(self, optimality, kind, points),
         )
 
 

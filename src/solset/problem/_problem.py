@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from solset import comm
 from solset.changes import Change, Move, require_change
-from solset.checks import checked, points_of, positive, require, within
-from solset.derivatives import Coderivative, GraphicalDerivative
+from solset.checks import checked, existing_folder, points_of, positive, require, within
+from solset.derivatives import Coderivative, GraphicalDerivative, Premise, Verdict
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
 from solset.operators import InformativeRows
@@ -115,7 +115,7 @@ class Problem:
         self._risk = replace(risk, reduction=reduction_of(loss, outputs, probe_targets))
         self.input_shape = tuple(probe_inputs.shape[1:])
         self.output_count = outputs[0].numel()
-        self.memory_budget, self.spill_folder = memory_budget, _existing(spill_folder)
+        self.memory_budget, self.spill_folder = memory_budget, existing_folder("spill_folder", spill_folder)
         self._check_stationary(gradient_tol)
 
     def risk(self) -> EmpiricalRisk:
@@ -337,9 +337,13 @@ class Problem:
     @cached_property
     def point(self) -> TrainedPoint:
         """The trained point that optimality maps linearise at; it holds what was prepared there."""
-        budget, folder = self.memory_budget, self.spill_folder
         return TrainedPoint(
-            self._risk, sweep=self._sweep, fit=self.fit, memory_budget=budget, spill_folder=folder
+            self._risk,
+            sweep=self._sweep,
+            fit=self.fit,
+            memory_budget=self.memory_budget,
+            spill_folder=self.spill_folder,
+            at_door=self._at_door,
         )
 
     @cached_property
@@ -365,6 +369,7 @@ class Problem:
         size = float(self._sweep.gradient.norm())
         if size < float("inf"):
             verify_loss(self._risk, self._sweep.outputs, self._sweep.targets)
+            self._at_door = (Premise("loss", Verdict.HELD),)  # a loss that fails is refused
         else:
             losses = self._risk.losses()
             broken = (~torch.isfinite(losses)).nonzero().flatten().tolist()
@@ -389,12 +394,3 @@ def _check_inputs(inputs: Tensor, dtype: torch.dtype) -> None:
     if inputs.dtype != dtype:
         cure = "Use `inputs.to(dtype)` or `model.to(dtype)`."
         raise bad_value("inputs", expected=f"{dtype}, like the model", got=str(inputs.dtype), cure=cure)
-
-
-def _existing(folder: Path | str | None) -> Path | None:
-    """The spill folder as a path; refuses one that does not exist."""
-    require("spill_folder", folder, Path | str | None, cure="Leave it out.")
-    if folder is None or Path(folder).is_dir():
-        return None if folder is None else Path(folder)
-    cure = "Make it, or leave it out."
-    raise bad_value("spill_folder", expected="an existing folder", got=f"'{folder}'", cure=cure)

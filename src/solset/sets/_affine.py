@@ -67,6 +67,7 @@ class AffineSet:
         layout: Names and shapes of the parameters if elements are weights, else ``None``.
         defect: Relative residual inherited from the set of which this one is an image.
         training: System that gradient flow and Tikhonov act on; ``None`` for ``(A, b)``.
+        notes: Sentences on premises of the set that do not hold; every element carries them in its message.
 
     Example:
         >>> from solset.linalg import DenseOperator
@@ -87,6 +88,7 @@ class AffineSet:
     layout: Mapping[str, torch.Size] | None = None
     defect: float = 0.0
     training: TrainingFlow | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def system(self) -> Prepared:
@@ -248,4 +250,5 @@ class AffineSet:
         return self._translated(replace(solution, residual=residual))
 
     def _translated(self, solution: Solution) -> Solution:
-        return solution.with_value(self.reference + solution.value, self.layout)
+        moved = solution.with_value(self.reference + solution.value, self.layout)
+        return replace(moved, notes=self.notes + solution.notes) if self.notes else moved

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from solset.errors import Status
-from solset.results import WeightsResult
+from solset.results import WeightsResult, computed
 
 
 class SolverError(RuntimeError):
@@ -36,6 +36,7 @@ class Solution(WeightsResult):
             over a block.
         steps: Number of iterations; 0 for a direct solve.
         layout: Names and shapes of the parameters when ``value`` holds weights, else ``None``.
+        notes: Sentences on premises that do not hold, though the linear system was solved.
 
     Example:
         >>> Solution(torch.tensor([3.0, 4.0]), Status.CONVERGED, 1e-12, steps=7)
@@ -47,6 +48,7 @@ class Solution(WeightsResult):
     residual: float
     steps: int
     layout: Mapping[str, torch.Size] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def headline(self) -> str:
@@ -55,6 +57,12 @@ class Solution(WeightsResult):
         length = float(lengths.max()) if lengths.numel() else 0.0
         steps = {0: "direct", 1: "1 step"}.get(self.steps, f"{self.steps} steps")
         return f"{self.status}, residual {self.residual:.3g}, {steps}, norm {length:.3g}"
+
+    @computed
+    def message(self) -> str:
+        """The end of the solve, where it did not converge, and the notes."""
+        end = "" if self.status is Status.CONVERGED else f"the solve ended with status '{self.status}'"
+        return "; ".join(text for text in (end, *self.notes) if text)
 
     def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size] | None]:
         return self.value, self.layout
