@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# One process per core, each of one thread: tests are many small products, for which threads wait for each other.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test check slow coverage docs bench clean
 
@@ -9,7 +11,7 @@ demo: $(READY)
 	$(BIN)/solset demo --out runs/demo --overwrite
 
 test: check
-	$(BIN)/pytest
+	$(TESTS)
 
 check: $(READY)
 	$(BIN)/ruff format --check
@@ -19,7 +21,7 @@ check: $(READY)
 	$(BIN)/python tools/plain_english.py
 
 slow: $(READY)
-	$(BIN)/pytest -m 'slow and not long'
+	$(TESTS) -m 'slow and not long'
 
 coverage: $(READY)
 	$(BIN)/coverage run -m pytest
