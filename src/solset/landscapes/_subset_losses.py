@@ -40,14 +40,14 @@ def subset_losses(risk: EmpiricalRisk, subsets: Mapping[str, Tensor]) -> dict[st
 
     with torch.no_grad():
         totals = risk.summed(torch.zeros(1 + len(subsets), dtype=torch.float64), work).tolist()
-    totals[0] += 0.5 * risk.weight_decay * float(risk.weights @ risk.weights)
+    totals[0] += float(risk.regularisation(parameters))
     return dict(zip([ALL, *subsets], totals, strict=True))
 
 
 def quantities(risk: EmpiricalRisk, subsets: Mapping[str, Tensor]) -> dict[str, str]:
     """A description of each number of :func:`subset_losses`, with its unit."""
     points, of_all = len(risk.points), "" if len(risk.points) == risk.total else f" of {risk.total}"
-    decay = " with weight decay" if risk.weight_decay > 0 else ""
+    decay = " with weight decay" if risk.has_decay else ""
     per = "mean" if risk.reduction == "mean" else "sum"
     risk_text = {ALL: f"risk{decay}, {per} over {points}{of_all} points"}
     return risk_text | {

@@ -2,6 +2,7 @@
 
 from solset.linalg._algebra import (
     BlockDiagonal,
+    ColumnScaled,
     Counted,
     DenseOperator,
     Identity,
@@ -37,6 +38,7 @@ from solset.linalg._spread import SpreadRows, in_parts, most_columns, own_column
 
 __all__ = [
     "BlockDiagonal",
+    "ColumnScaled",
     "Counted",
     "DenseOperator",
     "Identity",

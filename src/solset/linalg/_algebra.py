@@ -133,20 +133,55 @@ class NormalOperator(LinearOperator):
     Args:
         factor: ``A``, of shape ``(m, p)``.
         damping: A non-negative multiple of the identity.
+        rest: Symmetric matrix that is added, such as unequal dampings; with one, only this side is left.
     """
 
     is_symmetric = True
 
-    def __init__(self, factor: LinearOperator, damping: float = 0.0) -> None:
+    def __init__(
+        self, factor: LinearOperator, damping: float = 0.0, rest: LinearOperator | None = None
+    ) -> None:
         p = factor.shape[1]
         super().__init__((p, p), factor.dtype, factor.device)
-        self.factor, self.damping = factor, damping
+        self.factor, self.damping, self.rest = factor, damping, rest
 
     def _apply(self, block: Tensor) -> Tensor:
-        return self.factor.T @ (self.factor @ block) + self.damping * block
+        return self.factor.T @ (self.factor @ block) + self.added(block)
+
+    def added(self, block: Tensor) -> Tensor:
+        """The product with what is added to ``AᵀA``.
+
+        Args:
+            block: Vectors as columns, ``(p, k)``, or one vector ``(p,)``.
+        """
+        damped = self.damping * block
+        return damped if self.rest is None else damped + self.rest @ block
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._apply(block)
+
+
+class ColumnScaled(LinearOperator):
+    """``A diag(s)``: the columns of a matrix times a number each.
+
+    Args:
+        inner: Matrix ``A``, ``(m, p)``.
+        scale: Factor ``s`` of each column, ``(p,)``.
+    """
+
+    def __init__(self, inner: LinearOperator, scale: Tensor) -> None:
+        super().__init__(inner.shape, inner.dtype, inner.device)
+        self._inner, self._scale = inner, scale
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return self._inner @ (self._scale.unsqueeze(1) * block)
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._scale.unsqueeze(1) * (self._inner.T @ block)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """The scaled rows."""
+        return self._inner.rows(start, stop) * self._scale
 
 
 class Counted(LinearOperator):

@@ -253,7 +253,8 @@ def _with_peers(
     notes = list(result.notes)
     if isinstance(route, JointAudit):
         risk = part.risk()
-        default = risk.weight_decay * (risk.total if risk.reduction == "mean" else 1) or 1.0
+        decay = risk.weight_decay  # which is a number here: weights that decay keep no outputs
+        default = float(decay) * (risk.total if risk.reduction == "mean" else 1) or 1.0
         precision = default if prior_precision is None else prior_precision
         scores = memory_perturbation(part, route.constraints.gram, route.slopes, precision)
         if scores is None:

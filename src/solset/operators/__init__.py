@@ -18,6 +18,7 @@ from solset.operators._output_directions import (
 )
 from solset.operators._per_sample import PerSampleGradients
 from solset.operators._point_grams import PointGrams
+from solset.operators._regularisation import Regularisation, regularisation_of
 from solset.operators._second import Hessian, Mixed
 from solset.operators._switches import Switches, switch_gradients, switch_values
 
@@ -41,10 +42,12 @@ __all__ = [
     "PerSampleGradients",
     "PointGrams",
     "ProductCost",
+    "Regularisation",
     "Switches",
     "choose_directions",
     "directions_to_add",
     "loss_curvature",
+    "regularisation_of",
     "rows_at_once",
     "switch_gradients",
     "switch_values",

@@ -18,6 +18,7 @@ from solset.operators._cost import (
 )
 from solset.operators._first import Jacobian, OutputGraph
 from solset.operators._graphs import GRAPH_BUDGET, push_forward
+from solset.operators._regularisation import regularisation_of
 from solset.risk import EmpiricalRisk, flat_rows, output_shape, through_loss
 
 
@@ -116,6 +117,8 @@ class CurvatureRoot(BlockDiagonal):
 class GaussNewton(NormalOperator):
     """The Gauss–Newton matrix ``AᵀA + λI`` with rows ``A = √α Λ^{1/2} J``, ``(p, p)``.
 
+    Unequal weight decays stand on the diagonal in place of ``λI``.
+
     It equals the Hessian at zero residual, and if the outputs are linear in the weights. The factor ``A`` is
     an attribute, so that solvers may work on the smaller side.
 
@@ -132,7 +135,8 @@ class GaussNewton(NormalOperator):
         self._risk, self._weights = risk, CurvatureRoot(risk)
         needed = self._weights.shape[0] * self._jacobian.outputs * risk.weights.element_size()
         self.keeps_weights = needed <= memory_budget
-        super().__init__(Product(self._weights, self._jacobian), risk.weight_decay)
+        damping, rest = regularisation_of(risk)
+        super().__init__(Product(self._weights, self._jacobian), damping, rest)
 
     @property
     def jacobian(self) -> Jacobian:
@@ -189,7 +193,7 @@ class GaussNewton(NormalOperator):
             return torch.cat([flat_rows(part) for part in graph.pull(weighed)], dim=1).T
 
         total = self._jacobian.graphs.summed(torch.zeros_like(block), product)
-        return total + self.damping * block
+        return total + self.added(block)
 
     def _apply_forward(self, vector: Tensor) -> Tensor:
         """The same product by one forward pass in forward mode, and one backward pass."""
@@ -203,4 +207,4 @@ class GaussNewton(NormalOperator):
             )
             return self._risk.layout.join(parts)
 
-        return self._risk.summed(torch.zeros_like(vector), product) + self.damping * vector
+        return self._risk.summed(torch.zeros_like(vector), product) + self.added(vector)

@@ -10,6 +10,7 @@ from torch import Tensor
 from solset.linalg import LinearOperator
 from solset.operators._cost import HESSIAN_GRAPH, HESSIAN_PRODUCT, MIXED_PRODUCT, ProductCost
 from solset.operators._graphs import GRAPH_BUDGET, Graphs, pull_back
+from solset.operators._regularisation import Regularisation
 from solset.risk import EmpiricalRisk, flat_rows
 
 
@@ -52,7 +53,7 @@ class Hessian(LinearOperator):
     def __init__(self, risk: EmpiricalRisk, *, memory_budget: int = GRAPH_BUDGET) -> None:
         p = risk.layout.size
         super().__init__((p, p), risk.weights.dtype, risk.weights.device)
-        self._risk = risk
+        self._risk, self._regularisation = risk, Regularisation(risk)
         self.graphs = Graphs(risk, lambda x, y: _gradient_graph(risk, x, y, mixed=False), memory_budget)
 
     @property
@@ -67,7 +68,7 @@ class Hessian(LinearOperator):
             parts = pull_back(graph.by_weights, graph.weights, directions)
             return torch.cat([flat_rows(part) for part in parts], dim=1).T
 
-        return self.graphs.summed(torch.zeros_like(block), product) + self._risk.weight_decay * block
+        return self.graphs.summed(torch.zeros_like(block), product) + self._regularisation @ block
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._apply(block)

@@ -172,7 +172,7 @@ def check_path(
     """
     derivative = problem.graphical_derivative(points=points, optimality=optimality, rows=rows)
     if not derivative.keeps_outputs:
-        if not problem.risk().weight_decay > 0:
+        if not problem.risk().has_decay:
             raise bad_value(
                 "problem",
                 expected="a fitted one whose rows of J are independent, or one with weight decay",

@@ -95,7 +95,7 @@ class OtherRoutes:
             name="path along an isolated solution",
             optimality="stationary",
             solver="CG",
-            obstacle="" if point.risk.weight_decay > 0 else "no weight decay: no isolated solution",
+            obstacle="" if point.risk.has_decay else "no weight decay: no isolated solution",
             memory=replace(
                 taken.memory, rows=8 * smaller_side(point) * point.weights, gram=24 * smaller_side(point) ** 2
             ),

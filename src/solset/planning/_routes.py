@@ -213,6 +213,9 @@ class Routes:
             smallest_budget=solver.smallest_budget(matrix),
             rows=point.rows,
         )
+        if matrix.rest is not None:
+            text = "unequal weight decays: the Gram side knows one multiple of the identity only"
+            return replace(route, obstacle=text)
         try:
             plan = solver.plan(matrix)
         except ValueError:
@@ -259,8 +262,9 @@ class Routes:
             max_steps=CG().max_steps,
             note="without the steps of MINRES, which follows if the Hessian proves indefinite",
         )
-        if not point.risk.weight_decay > 0:
-            return replace(route, obstacle="no weight decay: the Gauss–Newton matrix has no inverse")
+        if not point.risk.least_decay > 0:
+            text = "weights without weight decay: the Gauss–Newton matrix may have no inverse"
+            return replace(route, obstacle=text)
         if need > point.memory_budget:
             return refused(route, point.memory_budget)
         block = rows_at_once(point.weights, point.memory_budget)

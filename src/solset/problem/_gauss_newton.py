@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from solset import operators
 from solset.derivatives import Qualification
 from solset.linalg import LinearOperator
@@ -20,15 +22,19 @@ class GaussNewton(LinearisedMap):
 
     name: ClassVar[str] = "gauss_newton"
     is_exact: ClassVar[bool] = False
-    solvers: ClassVar[str] = "Dual, Dense, MINRES or CG"
+    solvers: ClassVar[str] = "Dual (where all weights decay alike), Dense, MINRES or CG"
 
     def operator(self, point: TrainedPoint) -> LinearOperator:
         """The Gauss–Newton matrix; argument as for every map."""
         return operators.GaussNewton(point.risk, memory_budget=point.memory_budget)
 
     def default_solver(self, point: TrainedPoint) -> Solver:
-        """``Dual`` where all rows fit, ``Dense`` for few weights, else ``CG``; argument as for every map."""
-        if point.gram_fits:
+        """``Dual`` where all rows fit and weights decay alike, ``Dense`` for few weights, else ``CG``.
+
+        Args:
+            point: Trained point at which the map is linearised.
+        """
+        if point.gram_fits and not isinstance(point.risk.weight_decay, Tensor):
             return point.gram_solver()
         return point.dense_solver() if point.weights <= MOST_DENSE else CG()
 

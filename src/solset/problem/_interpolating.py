@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, cast
 
+import torch
+
 from solset.changes import Change, Move
 from solset.derivatives import Linearisation, Qualification, Selection
 from solset.errors import bad_value
@@ -55,9 +57,9 @@ class Interpolating(LinearisedMap):
 
     def refusal(self, point: TrainedPoint) -> str:
         """The weight decay or the misfit under which outputs are not kept; argument as for every map."""
-        decay = point.risk.weight_decay
-        if decay > 0:
-            return f"weight decay {decay:g}, under which the training outputs are not kept"
+        if point.risk.has_decay:
+            decay = torch.as_tensor(point.risk.weight_decay).max()
+            return f"weight decay {float(decay):g}, under which the training outputs are not kept"
         if not point.fit <= FIT_TOL:
             return (
                 f"a training set that is not fitted (mean loss gradient in the outputs {point.fit:.3g} > "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from solset import comm
 from solset.changes import Change, Move, require_change
-from solset.checks import checked, existing_folder, points_of, positive, require, within
+from solset.checks import checked, existing_folder, points_of, positive, require
 from solset.derivatives import Coderivative, GraphicalDerivative, Premise, Verdict
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
@@ -25,8 +25,10 @@ from solset.risk import (
     EmpiricalRisk,
     Indices,
     Loss,
+    WeightDecay,
     as_points,
     choose_parameters,
+    decay_of,
     digest,
     fit_at,
     probe_indices,
@@ -52,7 +54,9 @@ class Problem:
         inputs: Training data: a tensor ``(n, *input)``, a map-style dataset of pairs, or a loader that does
             not shuffle.
         targets: Targets ``(n, ...)`` that go with tensor inputs; ``None`` for a dataset or a loader.
-        weight_decay: Factor ``λ`` of the term ``(λ/2)‖w‖²`` in the risk of the training; 0 by default.
+        weight_decay: Factor ``λ`` of the term ``(λ/2)‖w‖²`` in the risk of the training; 0 by default. With
+            one factor for each group of weights: ``{"*.bias": 0.0, "*": 1e-2}``, of which the first pattern
+            that matches a name counts; or the optimizer of the training, or its ``param_groups``.
         parameters: Name patterns (such as ``"layer3.*"``) of the weights that may move; by default those
             that require grad.
         batch_size: Number of points that are computed together; it changes the memory, not the results.
@@ -84,7 +88,7 @@ class Problem:
         inputs: Any,
         targets: Tensor | None = None,
         *,
-        weight_decay: float = 0.0,
+        weight_decay: WeightDecay = 0.0,
         parameters: Sequence[str] | None = None,
         batch_size: int = 256,
         memory_budget: int = 4 * 2**30,
@@ -96,20 +100,21 @@ class Problem:
             kind, cure = type(loss).__name__, "Pass one of torch.nn's losses."
             raise bad_type("loss", expected="a callable (outputs, targets) -> scalar", got=kind, cure=cure)
         require("gradient_tol", gradient_tol, float, cure="Leave it out.")
-        within("weight_decay", weight_decay, 0, cure="Use the weight decay of training.")
         require("batch_size", batch_size, int, cure="Leave it out.")
         positive("batch_size", batch_size, cure="Leave it out.")
         refuse_model(model)
         layout = choose_parameters(model, parameters)
         named = dict(model.named_parameters())
         weights = layout.join([named[name].detach() for name in layout.shapes]).clone()
+        decay = decay_of(weight_decay, layout, named)
         points = as_points(inputs, targets, weights.device)
-        same = [len(points), dict(layout.shapes), digest([weights]), weight_decay, batch_size]
+        decays = digest([decay]) if isinstance(decay, Tensor) else decay
+        same = [len(points), dict(layout.shapes), digest([weights]), decays, batch_size]
         comm.require_same("model", str(same))
         probe_inputs, probe_targets = points[probe_indices(len(points))]
         _check_inputs(probe_inputs, weights.dtype)
         risk = EmpiricalRisk(
-            model, loss, "mean", points, layout, weights, weight_decay, batch_size, len(points)
+            model, loss, "mean", points, layout, weights, decay, batch_size, len(points)
         ).holding(model)
         outputs = probe_model(risk)
         self._risk = replace(risk, reduction=reduction_of(loss, outputs, probe_targets))

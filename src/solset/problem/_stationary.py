@@ -46,7 +46,7 @@ def preconditioner_fits(point: TrainedPoint) -> bool:
         point: Trained point at which the map is linearised.
     """
     side = smaller_side(point)
-    return point.risk.weight_decay > 0 and side <= MOST_ROWS and 16 * side * side <= point.memory_budget
+    return point.risk.least_decay > 0 and side <= MOST_ROWS and 16 * side * side <= point.memory_budget
 
 
 def preconditioned(point: TrainedPoint) -> FirstToConverge:

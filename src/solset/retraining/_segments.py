@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from solset.courses import Meter
-from solset.linalg import BlockDiagonal, Product
-from solset.operators import Jacobian, loss_curvature
+from solset.linalg import BlockDiagonal, NormalOperator, Product
+from solset.operators import Jacobian, loss_curvature, regularisation_of
 from solset.operators._cost import FORWARD, JACOBIAN_PRODUCT, ROW
 from solset.risk import EmpiricalRisk, slopes_at
-from solset.solvers import Dual, GramPrepared, Prepared
+from solset.solvers import Dense, Dual, GramPrepared, Prepared
 from solset.solvers.filters import GradientFlow
 
 FLAT = 1e-12  # share of the loss's largest curvature below which a direction counts as one without curvature
@@ -28,7 +28,7 @@ class Segment:
         force: Residual ``r``, with ``Aᵀr`` the part of the gradient along the loss's curvature, ``(m,)``.
         gradient: Gradient of the risk, ``(p,)``.
         drift: Rest of the gradient, from weight decay and slopes without curvature; ``None`` if it is zero.
-        damped: Operator ``AᵀA + λI`` if there is a drift.
+        damped: Operator ``AᵀA + λI`` if there is a drift, with unequal decays on the diagonal.
     """
 
     rows: GramPrepared
@@ -69,8 +69,8 @@ class Segment:
         if float(rest.norm()) > NEGLIGIBLE * float(slopes.norm()):
             drift = drift + jacobian.T @ rest.flatten()
             meter.add(JACOBIAN_PRODUCT)
-        has_drift = risk.weight_decay > 0 or bool(drift.any())
-        damped = prepared.curvature(risk.weight_decay) if has_drift else None
+        has_drift = risk.has_decay or bool(drift.any())
+        damped = _damped(prepared, risk, solver) if has_drift else None
         total = curvature_part + drift
         return cls(prepared, roots, slopes, force, total, drift if has_drift else None, damped)
 
@@ -95,6 +95,15 @@ class Segment:
     def smallest(self) -> float:
         """The smallest singular value of ``A``."""
         return self.rows.smallest**0.5
+
+
+def _damped(rows: GramPrepared, risk: EmpiricalRisk, solver: Dual) -> Prepared:
+    """``AᵀA + λI`` through the Gram matrix; with unequal decays written out, within the solver's budget."""
+    damping, rest = regularisation_of(risk)
+    if rest is None:
+        return rows.curvature(damping)
+    dense = Dense(memory_budget=solver.memory_budget)
+    return dense.prepare(NormalOperator(rows.operator, damping, rest))
 
 
 def _are_finite(*tensors: Tensor) -> bool:

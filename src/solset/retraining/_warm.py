@@ -66,8 +66,7 @@ class WithOptimizer:
                     # The mean over the batch stands for the mean over the data; a sum is scaled up to it.
                     loss = start.loss(start.forward(leaves, inputs), targets)
                     scale = 1.0 if start.reduction == "mean" else len(start.points) / len(inputs)
-                    decay = sum((leaf * leaf).sum() for leaf in leaves)
-                    (scale * loss + 0.5 * start.weight_decay * decay).backward()
+                    (scale * loss + start.regularisation(leaves)).backward()
                 optimizer.step()
             course[epoch] = start.layout.join([leaf.detach() for leaf in leaves])
         end = replace(start, weights=course[self.epochs])

@@ -1,6 +1,7 @@
 """The empirical risk of a network: its parameters, points, loss and gradient."""
 
 from solset.risk._batching import Room, in_batches, is_out_of_memory
+from solset.risk._decay import WeightDecay, decay_of
 from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep
 from solset.risk._heads import fit_at, losses_at, output_shape, slopes_at, through_loss
 from solset.risk._identity import digest, identity, settings_of, without_addresses
@@ -17,8 +18,10 @@ __all__ = [
     "Reduction",
     "Room",
     "Sweep",
+    "WeightDecay",
     "as_points",
     "choose_parameters",
+    "decay_of",
     "digest",
     "fit_at",
     "flat_rows",

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from solset import comm
 from solset.errors import bad_type, bad_value
 from solset.risk._batching import Room, in_batches
+from solset.risk._decay import one_number
 from solset.risk._layout import Layout, flat_rows, matching
 from solset.risk._points import Indices, Points
 
@@ -55,7 +56,8 @@ class EmpiricalRisk:
         points: Training points ``(x_i, y_i)``.
         layout: Names and shapes of the parameters that are the weights.
         weights: Weights ``w`` as a flat vector, ``(p,)``.
-        weight_decay: Factor ``λ`` of the weight decay, 0 or more.
+        weight_decay: Factor ``λ`` of the weight decay, 0 or more: one number for all weights, or a vector
+            ``(p,)`` with the number of each.
         batch_size: Number of points per batch; results depend on it by rounding only. A batch that does not
             fit the memory is halved, with a warning.
         total: Number ``n`` in ``α``; unchanged if some of the points are selected.
@@ -70,7 +72,7 @@ class EmpiricalRisk:
     points: Points
     layout: Layout
     weights: Tensor
-    weight_decay: float
+    weight_decay: float | Tensor
     batch_size: int
     total: int
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
@@ -115,8 +117,22 @@ class EmpiricalRisk:
         parts = dict(zip(self.layout.shapes, self.layout.split(self.weights), strict=True))
         layout = Layout({name: self.layout.shapes[name] for name in chosen})
         held = {name: part for name, part in parts.items() if name not in layout.shapes}
-        weights = layout.join([parts[name] for name in chosen])
-        return replace(self, layout=layout, weights=weights, fixed={**self.fixed, **held})
+        weights, decay = layout.join([parts[name] for name in chosen]), self.weight_decay
+        if isinstance(decay, Tensor):
+            decays = dict(zip(self.layout.shapes, self.layout.split(decay), strict=True))
+            decay = one_number(layout.join([decays[name] for name in chosen]))
+        fixed = {**self.fixed, **held}
+        return replace(self, layout=layout, weights=weights, weight_decay=decay, fixed=fixed)
+
+    @property
+    def has_decay(self) -> bool:
+        """Whether any weight decays."""
+        return bool(torch.as_tensor(self.weight_decay > 0).any())
+
+    @property
+    def least_decay(self) -> float:
+        """The smallest ``λ`` of any weight."""
+        return float(torch.as_tensor(self.weight_decay).min())
 
     @property
     def share(self) -> range:
@@ -219,8 +235,17 @@ class EmpiricalRisk:
             loss = self.summed(torch.zeros(1, dtype=torch.float64), work)
         return float(loss) + self._decay()
 
+    def regularisation(self, parameters: Sequence[Tensor]) -> Tensor:
+        """``½ Σ λ_j w_j²``, differentiable in parameter-shaped weights.
+
+        Args:
+            parameters: Parameter-shaped weights, in the order of the layout.
+        """
+        weights = self.layout.join(parameters)
+        return 0.5 * ((self.weight_decay * weights) @ weights)
+
     def _decay(self) -> float:
-        return 0.5 * self.weight_decay * float(self.weights @ self.weights)
+        return float(self.regularisation(self.layout.split(self.weights)))
 
     def gradient(self) -> Tensor:
         """``R(x, w) = ∇_w E``, ``(p,)``, with weight decay. Cost: one gradient."""

@@ -125,11 +125,25 @@ def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
         )
     all_names = list(names)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in all_names):
+        if not any(matches(name, pattern) for name in all_names):
             raise bad_value(
                 "parameters",
                 expected="patterns that match a parameter name",
                 got=repr(pattern),
                 cure=f"The names are: {', '.join(all_names)}.",
             )
-    return [name for name in all_names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in all_names if any(matches(name, pattern) for pattern in patterns)]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a parameter has a shell-style pattern; ``"*.bias"`` means the bias of the root module too.
+
+    Args:
+        name: Name of the parameter.
+        pattern: Shell-style pattern such as ``"layer3.*"``.
+
+    Example:
+        >>> matches("0.bias", "*.bias"), matches("bias", "*.bias"), matches("debias", "*.bias")
+        (True, True, False)
+    """
+    return fnmatchcase(name, pattern) or fnmatchcase(f".{name}", pattern)

@@ -58,8 +58,10 @@ class Dual(Solver):
     is_equilibrated: bool = False
 
     def takes(self, operator: LinearOperator) -> bool:
-        """Whether the operator has rows: rectangular, or symmetric with a known factor."""
-        return not operator.is_symmetric or isinstance(operator, NormalOperator)
+        """Whether the operator has rows: rectangular, or ``AᵀA + λI`` with a known factor."""
+        if isinstance(operator, NormalOperator):
+            return operator.rest is None
+        return not operator.is_symmetric
 
     def plan(self, operator: LinearOperator) -> RowPlan:
         """The bytes that :meth:`prepare` needs, and the place where rows are kept.
@@ -84,15 +86,15 @@ class Dual(Solver):
             TypeError: If the operator is symmetric and its factor is not known.
             ValueError: If no plan fits the memory budget.
         """
-        if isinstance(operator, NormalOperator):
+        if isinstance(operator, NormalOperator) and operator.rest is None:
             plain = replace(self, is_equilibrated=False)
             return plain.prepare_rows(operator.factor).curvature(operator.damping)
         if operator.is_symmetric:
             raise bad_type(
                 "operator",
-                expected="rectangular rows, or a NormalOperator",
+                expected="rectangular rows, or a NormalOperator with one damping",
                 got=f"a symmetric {type(operator).__name__}",
-                cure="Use Dense, CG or MINRES for a full Hessian.",
+                cure="Use Dense, CG or MINRES for a full Hessian, or for unequal weight decays.",
             )
         return self.prepare_rows(operator)
 

@@ -230,7 +230,7 @@ class CG(Solver):
         if self.damping == 0:
             damped_operator = operator  # which may have a faster product than its factor's two
         elif isinstance(operator, NormalOperator):
-            damped_operator = NormalOperator(operator.factor, operator.damping + self.damping)
+            damped_operator = NormalOperator(operator.factor, operator.damping + self.damping, operator.rest)
         else:
             damped_operator = shifted(operator, self.damping)
 

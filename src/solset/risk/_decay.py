@@ -1,0 +1,158 @@
+"""Weight decay in every form in which training states it: one number, name patterns, or an optimizer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import (
+    ASGD,
+    LBFGS,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSprop,
+    Rprop,
+)
+
+from solset.checks import require, within
+from solset.errors import bad_type, bad_value
+from solset.risk._layout import Layout, matches
+
+WeightDecay = float | Mapping[str, float] | Optimizer | Sequence[Mapping[str, Any]]
+_CURE = "Use the weight decay of training."
+_ADDED_TO_THE_GRADIENT = {
+    ASGD,
+    LBFGS,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+}
+
+
+def decay_of(weight_decay: WeightDecay, layout: Layout, named: Mapping[str, Tensor]) -> float | Tensor:
+    """The factor ``λ`` of every weight: one number where all have the same, else a vector ``(p,)``.
+
+    Args:
+        weight_decay: One number for all weights, numbers by name pattern of which the first that matches
+            counts, an optimizer, or its ``param_groups``.
+        layout: Names and shapes of the weights.
+        named: All parameters that may be named, those that are held too.
+
+    Raises:
+        TypeError: If it is none of these.
+        ValueError: If a number is negative or not finite, a weight has none, a pattern never counts, or the
+            optimizer does not add its decay to the gradient.
+    """
+    if isinstance(weight_decay, Mapping):
+        by_name = _by_pattern(weight_decay, layout, named)
+    elif isinstance(weight_decay, Optimizer):
+        _refuse_decoupled(weight_decay)
+        by_name = _by_group(weight_decay.param_groups, layout, named)
+    elif isinstance(weight_decay, list | tuple):
+        by_name = _by_group(weight_decay, layout, named)
+    else:
+        expected = float | dict | Optimizer
+        require("weight_decay", weight_decay, expected, cure=_CURE)
+        within("weight_decay", weight_decay, 0, cure=_CURE)  # type: ignore[arg-type]
+        return weight_decay  # type: ignore[return-value]
+    like = next(iter(layout.shapes), None)
+    parts = [torch.full(shape, by_name[name], dtype=torch.float64) for name, shape in layout.shapes.items()]
+    return one_number(layout.join(parts).to(named[like] if like else torch.zeros(0)))
+
+
+def one_number(decay: float | Tensor) -> float | Tensor:
+    """The same decay as a number, where all entries of a vector are equal.
+
+    Args:
+        decay: One number for all weights, or a vector with the number of each.
+
+    Example:
+        >>> one_number(torch.tensor([0.5, 0.5])), one_number(torch.tensor([0.5, 0.0]))
+        (0.5, tensor([0.5000, 0.0000]))
+    """
+    if isinstance(decay, Tensor) and bool((decay == decay[0]).all()):
+        return float(decay[0])
+    return decay
+
+
+def _by_pattern(decays: Mapping[str, float], layout: Layout, named: Mapping[str, Tensor]) -> dict[str, float]:
+    for pattern, value in decays.items():
+        require("weight_decay", pattern, str, cure='Write {"*.bias": 0.0, "*": 1e-2}.')
+        within(f"weight_decay[{pattern!r}]", value, 0, cure=_CURE)
+    first = {name: next((one for one in decays if matches(name, one)), None) for name in named}
+    left_over = [name for name in layout.shapes if first[name] is None]
+    if left_over:
+        raise bad_value(
+            "weight_decay",
+            expected="a pattern for every weight",
+            got=f"none that matches {', '.join(left_over)}",
+            cure='End with "*" for all others.',
+        )
+    idle = [pattern for pattern in decays if pattern not in first.values()]
+    if idle:
+        raise bad_value(
+            "weight_decay",
+            expected="patterns each of which is the first that matches some parameter",
+            got=f"{', '.join(map(repr, idle))}, which is the first for none",
+            cure=f"The names, in order, are: {', '.join(named)}. Put special patterns before general ones.",
+        )
+    return {name: float(decays[str(first[name])]) for name in layout.shapes}
+
+
+def _by_group(
+    groups: Sequence[Mapping[str, Any]], layout: Layout, named: Mapping[str, Tensor]
+) -> dict[str, float]:
+    by_id: dict[int, float] = {}
+    for group in groups:
+        if not isinstance(group, Mapping) or "params" not in group:
+            cure = "Pass `optimizer`, or `optimizer.param_groups`."
+            got = type(group).__name__ if not isinstance(group, Mapping) else f"keys {list(group)}"
+            raise bad_type("weight_decay", expected='groups with "params"', got=got, cure=cure)
+        value = group.get("weight_decay", 0.0) or 0.0
+        within("weight_decay", float(value), 0, cure=_CURE)
+        if value and group.get("decoupled_weight_decay"):
+            raise _decoupled("a group whose decay is decoupled from the gradient, as AdamW's", value)
+        if group.get("maximize"):
+            cure = "Turn its sign and train with maximize=False."
+            raise bad_value("weight_decay", expected="of a loss that falls", got="maximize=True", cure=cure)
+        params = group["params"]
+        for one in [params] if isinstance(params, Tensor) else params:
+            by_id[id(one[1] if isinstance(one, tuple) else one)] = float(value)
+    strangers = [name for name in layout.shapes if id(named[name]) not in by_id]
+    if strangers:
+        raise bad_value(
+            "weight_decay",
+            expected="groups that hold every weight that may move",
+            got=f"none that holds {', '.join(strangers[:5])}",
+            cure="Pass the optimizer of this very model, or name the trained weights by `parameters=`.",
+        )
+    return {name: by_id[id(named[name])] for name in layout.shapes}
+
+
+def _refuse_decoupled(optimizer: Optimizer) -> None:
+    largest = max(float(group.get("weight_decay", 0.0) or 0.0) for group in optimizer.param_groups)
+    if largest > 0 and type(optimizer) not in _ADDED_TO_THE_GRADIENT:
+        raise _decoupled(f"{type(optimizer).__name__}, whose decay acts beside the gradient", largest)
+
+
+def _decoupled(got: str, value: float) -> ValueError:
+    """The error for AdamW and its kin: where they stop, ``g / (√v + ε) + λ w = 0``, not ``g + λ w = 0``."""
+    return bad_value(
+        "weight_decay",
+        expected="an optimizer that adds λ w to the gradient, as SGD and Adam do",
+        got=f"{got} (weight_decay {value:g})",
+        cure="Its end is not stationary for the risk with this decay: finish training with SGD or Adam "
+        "and pass that optimizer, or pass a number. Groups of an optimizer that does add it pass as a list.",
+    )
