@@ -141,7 +141,7 @@ class WeightsResult(Result):
         Raises:
             ValueError: If a parameter is missing in the model or has another shape.
         """
-        changed = copy.deepcopy(model)
+        changed = copy_of(model)
         present = dict(changed.named_parameters())
         for name, value in self.as_parameters().items():
             if name not in present or present[name].shape != value.shape:
@@ -154,6 +154,21 @@ class WeightsResult(Result):
             with torch.no_grad():
                 present[name].copy_(value)
         return changed
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy of a module; weights that its last call computed are copied without their graph.
+
+    Args:
+        model: Module, which is not changed.
+    """
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    }
+    return copy.deepcopy(model, memo=computed)
 
 
 class TableResult(Result):

@@ -16,10 +16,12 @@ from solset.operators._cost import (
     Cost,
     ProductCost,
 )
+from solset.operators._differences import STEP
 from solset.operators._first import Jacobian, OutputGraph
-from solset.operators._graphs import GRAPH_BUDGET, push_forward
+from solset.operators._graphs import GRAPH_BUDGET
+from solset.operators._pushes import push_forward
 from solset.operators._regularisation import regularisation_of
-from solset.risk import EmpiricalRisk, flat_rows, output_shape, through_loss
+from solset.risk import EmpiricalRisk, flat_rows, is_out_of_memory, output_shape, through_loss
 
 
 def loss_curvature(
@@ -68,12 +70,30 @@ def _doubled(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _batch_curvature(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
-    leaf = flat_rows(outputs).clone().requires_grad_()
-    with torch.enable_grad():
-        value = risk.batch_scale(len(outputs)) * risk.loss(leaf.reshape(outputs.shape), targets)
-        (slope,) = torch.autograd.grad(value, leaf, create_graph=True)
-    block = torch.stack([_column(slope, leaf, j) for j in range(leaf.shape[1])], dim=2)
+    def slope_at(leaf: Tensor, *, create_graph: bool = False) -> Tensor:
+        with torch.enable_grad():
+            value = risk.batch_scale(len(outputs)) * risk.loss(leaf.reshape(outputs.shape), targets)
+            return torch.autograd.grad(value, leaf, create_graph=create_graph)[0]
+
+    leaf = flat_rows(outputs).detach().clone().requires_grad_()
+    columns = range(leaf.shape[1])
+    try:
+        slope = slope_at(leaf, create_graph=True)
+        block = torch.stack([_column(slope, leaf, j) for j in columns], dim=2)
+    except RuntimeError as error:
+        if is_out_of_memory(error) or leaf.dtype != torch.float64:
+            raise
+        # Hinge losses and others have a first derivative only; differences are as exact in float64.
+        block = torch.stack([_difference(slope_at, leaf.detach(), j) for j in columns], dim=2)
     return (block + block.mT) / 2
+
+
+def _difference(slope_at: Callable[[Tensor], Tensor], outputs: Tensor, j: int) -> Tensor:
+    """Column ``j`` of every block, as a central difference of the slope of the loss."""
+    step = torch.zeros_like(outputs)
+    step[:, j] = STEP * outputs.abs().amax().clamp_min(1.0)
+    ahead, behind = ((outputs + sign * step).requires_grad_() for sign in (1.0, -1.0))
+    return (slope_at(ahead) - slope_at(behind)) / (2 * step[:, j : j + 1])
 
 
 def _column(slope: Tensor, leaf: Tensor, j: int) -> Tensor:

@@ -1,6 +1,6 @@
 """First derivatives of the outputs: the Jacobians ``J`` and ``J_x``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -21,61 +21,110 @@ from solset.operators._graphs import (
     GRAPH_BUDGET,
     Graphs,
     has_convolution,
-    has_forward_mode,
-    pull_back,
-    push_forward,
 )
 from solset.operators._per_sample import PerSampleGradients
-from solset.risk import EmpiricalRisk, flat_rows
+from solset.operators._pull_back import pull_back
+from solset.operators._pushes import has_forward_mode, is_adjoint, push_forward
+from solset.risk import EmpiricalRisk, Routes, flat_rows
+
+ROWS_AT_ONCE = 2**24  # numbers in the rows by which J v is computed where autograd has no other way
 
 
 @dataclass(frozen=True)
 class OutputGraph:
     """Outputs of a batch as differentiable functions of the weights or of the inputs."""
 
+    per_sample: PerSampleGradients
+    routes: Routes
+    inputs: Tensor
     source: list[Tensor]
     outputs: Tensor
     targets: Tensor
 
     def push(self, directions: Sequence[Tensor]) -> Tensor:
-        """``J v`` for a block of directions, ``(k, b, c)``: the adjoint of the pull-back."""
-        cotangent, pulled = self.pulled
-        return pull_back(pulled, [cotangent], directions)[0]
+        """``J v`` for a block of directions, ``(k, b, c)``: the adjoint of the pull-back, or from entries."""
+        if self._pushes_right:
+            return self._pushed(directions)
+        if self._by_inputs:
+            return torch.einsum("bcd,kbd->kbc", self.entries, directions[0].flatten(2))
+        flat = torch.cat([flat_rows(part) for part in directions], dim=1)
+        return torch.cat([torch.einsum("bcp,kp->kbc", rows, flat) for rows in self._rows()], dim=1)
 
     def pull(self, cotangents: Tensor) -> list[Tensor]:
         """``Jᵀ u`` for a block of cotangents ``(k, b, c)``."""
-        return pull_back([self.outputs], self.source, [cotangents])
+        return pull_back([self.outputs], self.source, [cotangents], self.routes)
+
+    @property
+    def _by_inputs(self) -> bool:
+        return self.source[0] is self.inputs
+
+    def _pushed(self, directions: Sequence[Tensor]) -> Tensor:
+        cotangent, pulled = self.pulled
+        return pull_back(pulled, [cotangent], directions, self.routes)[0]
+
+    @property
+    def _pushes_right(self) -> bool:
+        """Whether the adjoint of the pull-back is ``J v``; a function may have no second derivative."""
+        key = ("push", self._by_inputs, tuple(self.outputs.shape))
+        is_right = self.routes.is_right
+        if key not in is_right:
+            is_right[key] = is_adjoint(
+                lambda v: self._pushed([part.unsqueeze(0) for part in v])[0], self.outputs, self.source
+            )
+        return is_right[key]
+
+    @property
+    def entries(self) -> Tensor:
+        """The entries of ``J_x`` at every point of the batch, ``(b, c, d)``."""
+        b, c = self.outputs.shape
+        unit = torch.eye(c, dtype=self.outputs.dtype, device=self.outputs.device)
+        # One output at a time: a vectorised pull would hold c copies of a convolution's activations.
+        columns = [flat_rows(self.pull(unit[j].expand(1, b, c))[0][0]) for j in range(c)]
+        return torch.stack(columns, dim=1)
+
+    def _rows(self) -> Iterator[Tensor]:
+        """The entries of ``J`` at a few points at a time, ``(points, c, p)``."""
+        c, size = self.outputs.shape[1], sum(leaf.numel() for leaf in self.source)
+        unit = torch.eye(c, dtype=self.outputs.dtype, device=self.outputs.device)
+        for inputs in self.inputs.split(max(1, ROWS_AT_ONCE // (c * size))):
+            yield self.per_sample.rows(inputs, unit.expand(len(inputs), c, c))
 
     @cached_property
     def pulled(self) -> tuple[Tensor, Sequence[Tensor]]:
         """A cotangent 0, and the pull-back as a linear function of it."""
         with torch.enable_grad():
             cotangent = torch.zeros_like(self.outputs, requires_grad=True)
-            pulled = torch.autograd.grad(
-                self.outputs,
-                self.source,
-                cotangent,
-                create_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            pulled = [torch.zeros_like(leaf) for leaf in self.source]
+            if self.outputs.requires_grad:
+                pulled = torch.autograd.grad(
+                    self.outputs,
+                    self.source,
+                    cotangent,
+                    create_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
         return cotangent, pulled
 
 
-def output_graph(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, *, by_inputs: bool) -> OutputGraph:
+def output_graph(
+    per_sample: PerSampleGradients, risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, *, by_inputs: bool
+) -> OutputGraph:
     """The graph of a batch's flattened outputs, differentiable in the weights or in the inputs."""
     leaf = inputs.detach().clone().requires_grad_(by_inputs)
     source = [leaf] if by_inputs else risk.leaves()
     weights = risk.layout.split(risk.weights) if by_inputs else source
     with torch.enable_grad():
-        return OutputGraph(source, flat_rows(risk.forward(weights, leaf)), targets)
+        outputs = flat_rows(risk.forward(weights, leaf))
+    return OutputGraph(per_sample, risk.routes, leaf, source, outputs, targets)
 
 
 def output_graphs(risk: EmpiricalRisk, memory_budget: int, *, by_inputs: bool) -> Graphs[OutputGraph]:
     """The output graph of every batch, differentiable in the weights or in the inputs."""
+    per_sample = PerSampleGradients(risk)
     return Graphs(
         risk,
-        lambda inputs, targets: output_graph(risk, inputs, targets, by_inputs=by_inputs),
+        lambda inputs, targets: output_graph(per_sample, risk, inputs, targets, by_inputs=by_inputs),
         memory_budget,
         complete=lambda graph: (graph, graph.pulled),
     )
@@ -213,24 +262,16 @@ class InputJacobian(LinearOperator):
 
         Cost: ``c`` backward passes over the moved points, without their weight part; ``|K|·c·d`` numbers.
         """
-        return self.graphs.joined(lambda _, graph: self._entries(graph))
+        return self.graphs.joined(lambda _, graph: graph.entries)
 
     def gram_blocks(self) -> Tensor:
         """``J_{x,k} J_{x,k}ᵀ`` of every moved point in float64, ``(|K|, c, c)``. Cost: as :meth:`blocks`."""
 
         def squares(_: int, graph: OutputGraph) -> Tensor:
-            entries = self._entries(graph).to(torch.float64)
+            entries = graph.entries.to(torch.float64)
             return entries @ entries.mT
 
         return self.graphs.joined(squares)
-
-    def _entries(self, graph: OutputGraph) -> Tensor:
-        """The entries of ``J_x`` for the points of a batch, ``(b, c, d)``."""
-        b, c = graph.outputs.shape
-        unit = torch.eye(c, dtype=self.dtype, device=self.device).unsqueeze(1).expand(c, b, c)
-        # One output at a time: a vectorised pull would hold c copies of a convolution's activations.
-        columns = [flat_rows(graph.pull(unit[j : j + 1])[0][0]) for j in range(c)]
-        return torch.stack(columns, dim=1)
 
     def _apply(self, block: Tensor) -> Tensor:
         def pushed(start: int, graph: OutputGraph) -> Tensor:

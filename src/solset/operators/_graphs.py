@@ -10,21 +10,18 @@ layer is a matrix product. For a convolution PyTorch's double backward computes 
 thread; 1.2 on two threads).
 """
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from math import ceil
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules.conv import _ConvNd
 
 from solset import comm
-from solset.risk import EmpiricalRisk, flat_rows, in_batches, is_out_of_memory
+from solset.operators._reachable import reachable_bytes
+from solset.risk import EmpiricalRisk, in_batches, is_out_of_memory
 
 Graph = TypeVar("Graph")
 Part = TypeVar("Part")
@@ -141,6 +138,15 @@ class Graphs(Generic[Graph]):
 
 def saved_bytes(build: Callable[[], Any]) -> int:
     """Bytes of the distinct storages that autograd saves while ``build`` runs."""
+    try:
+        return _packed_bytes(build)
+    except RuntimeError as error:
+        if "saved tensor hooks" not in str(error):
+            raise
+        return reachable_bytes(build())  # the model uses torch.func, which takes no hooks around it
+
+
+def _packed_bytes(build: Callable[[], Any]) -> int:
     storages: dict[int, int] = {}
     boxes: list[list[Tensor]] = []
 
@@ -158,74 +164,6 @@ def saved_bytes(build: Callable[[], Any]) -> int:
         for box in boxes:
             box.clear()
     return sum(storages.values())
-
-
-def pull_back(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]
-) -> list[Tensor]:
-    """``Σ_j (∂outputs_j/∂inputs)ᵀ cotangents_j`` for a block ``(k, *shape)`` of cotangents of each output.
-
-    The graph is kept; an output that depends on no input counts as constant.
-    """
-    k = cotangents[0].shape[0]
-    live = [(out, block) for out, block in zip(outputs, cotangents, strict=True) if out.requires_grad]
-    if not live:
-        return [leaf.new_zeros(k, *leaf.shape) for leaf in inputs]
-    tensors = [out for out, _ in live]
-
-    def sweep(blocks: list[Tensor], *, batched: bool) -> list[Tensor]:
-        parts = torch.autograd.grad(
-            tensors, inputs, blocks, retain_graph=True, allow_unused=True, is_grads_batched=batched
-        )
-        shape = (lambda leaf: (k, *leaf.shape)) if batched else (lambda leaf: leaf.shape)
-        return [
-            leaf.new_zeros(shape(leaf)) if part is None else part
-            for leaf, part in zip(inputs, parts, strict=True)
-        ]
-
-    if k == 1:
-        return [part.unsqueeze(0) for part in sweep([block[0] for _, block in live], batched=False)]
-    return sweep([block for _, block in live], batched=True)
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """The weights as leaves, outputs ``(b, c)`` and their derivative ``J v`` along one direction."""
-
-    source: list[Tensor]
-    outputs: Tensor
-    tangent: Tensor
-
-
-def push_forward(
-    risk: EmpiricalRisk, inputs: Tensor, direction: Sequence[Tensor], *, with_graph: bool
-) -> Pushed:
-    """Outputs of a batch and their derivative along a parameter-shaped direction, in forward mode.
-
-    With a graph the outputs are differentiable in the leaves.
-
-    Raises:
-        NotImplementedError: If a layer has no forward-mode derivative.
-    """
-    source = risk.leaves()
-    with forward_ad.dual_level(), nullcontext() if with_graph else torch.no_grad():
-        duals = [forward_ad.make_dual(leaf, part) for leaf, part in zip(source, direction, strict=True)]
-        outputs, tangent = forward_ad.unpack_dual(flat_rows(risk.forward(duals, inputs)))
-    return Pushed(source, outputs, torch.zeros_like(outputs) if tangent is None else tangent.detach())
-
-
-def has_forward_mode(risk: EmpiricalRisk) -> bool:
-    """Whether every layer has a forward-mode derivative, tried on the first point."""
-    inputs, _ = risk.points[[0]]
-    direction = [torch.zeros_like(part) for part in risk.layout.split(risk.weights)]
-    with warnings.catch_warnings():
-        # The first forward-mode derivative imports decompositions that are deprecated inside torch itself.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            push_forward(risk, inputs, direction, with_graph=False)
-        except NotImplementedError:
-            return False
-    return True
 
 
 def has_convolution(model: nn.Module) -> bool:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from solset import comm
 from solset.errors import bad_value
-from solset.operators._graphs import pull_back, saved_bytes
+from solset.operators._graphs import saved_bytes
 from solset.operators._per_sample_routes import ROUTES, NotCoveredError, pull_one
 from solset.operators._point_grams import PointGrams, squares_by_rules
-from solset.risk import EmpiricalRisk, Room, flat_rows, in_batches
+from solset.operators._pull_back import agree, pull_back
+from solset.risk import EmpiricalRisk, Room, flat_rows, in_batches, is_out_of_memory
 
 Part = TypeVar("Part")
 
@@ -80,12 +81,41 @@ class PerSampleGradients:
         return rows if cotangents.ndim == 3 else rows.squeeze(1)
 
     def _rows(self, inputs: Tensor, blocks: Tensor) -> Tensor:
-        try:
-            return ROUTES[self.method](self._risk, inputs, blocks)
-        except NotCoveredError as error:
-            # The forward pass depends on the data: on the points compared it used no such function.
-            self._refused["layer rules"] = str(error)
-            return ROUTES[self.method](self._risk, inputs, blocks)
+        """The rows by the first route that, for batches of this size, sums to a plain backward pass."""
+        is_right, slow = self._risk.routes.is_right, list(ROUTES)[-1]
+        for name in ROUTES:
+            key = ("rows", name, tuple(inputs.shape), blocks.shape[1], self._risk.layout.size)
+            if name in self._refused or not is_right.get(key, True):
+                continue
+            try:
+                rows = ROUTES[name](self._risk, inputs, blocks)
+            except NotCoveredError as error:
+                # The forward pass depends on the data: on the points compared it used no such function.
+                self._refused[name] = str(error)
+                continue
+            except Exception as error:
+                if name == slow or is_out_of_memory(error):
+                    raise
+                is_right[key] = False
+                continue
+            if key not in is_right:
+                is_right[key] = name == slow or self._sums_right(inputs, blocks, rows)
+            if is_right[key]:
+                return rows
+        raise AssertionError("the last route is the definition")
+
+    def _sums_right(self, inputs: Tensor, blocks: Tensor, rows: Tensor) -> bool:
+        """Whether a random combination of rows is one plain backward pass of the batch."""
+        risk, leaves = self._risk, self._risk.leaves()
+        with torch.enable_grad(), torch.random.fork_rng():
+            outputs = flat_rows(risk.forward(leaves, inputs.clone()))
+        generator = torch.Generator().manual_seed(0)
+        factors = torch.randn(blocks.shape[:2], generator=generator).to(rows)
+        plain = pull_one(risk, outputs, leaves, torch.einsum("bk,bkc->bc", factors, blocks))
+        sizes = [prod(shape) for shape in risk.layout.shapes.values()]
+        combined = torch.einsum("bk,bkp->p", factors, rows).split(sizes)
+        terms = [part.norm() * len(rows) ** 0.5 for part in rows.split(sizes, dim=2)]
+        return agree(combined, plain.split(sizes), terms)
 
     def squares(self, inputs: Tensor, cotangents: Tensor, vector: Tensor | None = None) -> PointGrams:
         """Inner products of the rows of each point, their products with a vector, and the rows of ``J_x``.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor
 
 from solset.linalg import LinearOperator
 from solset.operators._cost import HESSIAN_GRAPH, HESSIAN_PRODUCT, MIXED_PRODUCT, ProductCost
-from solset.operators._graphs import GRAPH_BUDGET, Graphs, pull_back
+from solset.operators._differences import GradientDifferences, or_differences
+from solset.operators._graphs import GRAPH_BUDGET, Graphs
+from solset.operators._pull_back import pull_back
 from solset.operators._regularisation import Regularisation
 from solset.risk import EmpiricalRisk, flat_rows
 
@@ -62,13 +65,26 @@ class Hessian(LinearOperator):
         return ProductCost.through(self.graphs, HESSIAN_GRAPH, HESSIAN_PRODUCT)
 
     def _apply(self, block: Tensor) -> Tensor:
+        product = or_differences(
+            self._risk,
+            lambda: self._swept(block),
+            lambda: torch.stack([self._differences.of_weights(v) for v in block.T], dim=1),
+        )
+        return product + self._regularisation @ block
+
+    def _swept(self, block: Tensor) -> Tensor:
+        """The product through the graphs, without weight decay."""
         directions = self._risk.layout.split_block(block)
 
         def product(_: int, graph: _GradientGraph) -> Tensor:
-            parts = pull_back(graph.by_weights, graph.weights, directions)
+            parts = pull_back(graph.by_weights, graph.weights, directions, self._risk.routes)
             return torch.cat([flat_rows(part) for part in parts], dim=1).T
 
-        return self.graphs.summed(torch.zeros_like(block), product) + self._regularisation @ block
+        return self.graphs.summed(torch.zeros_like(block), product)
+
+    @cached_property
+    def _differences(self) -> GradientDifferences:
+        return GradientDifferences(self._risk)
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._apply(block)
@@ -107,18 +123,36 @@ class Mixed(LinearOperator):
         return ProductCost.through(self.graphs, 1.0, MIXED_PRODUCT - 1.0, share=self._share)
 
     def _apply(self, block: Tensor) -> Tensor:
+        return or_differences(
+            self._risk,
+            lambda: self._swept(block),
+            lambda: torch.stack([self._differences.along_inputs(u) for u in block.T], dim=1),
+        )
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return or_differences(
+            self._risk,
+            lambda: self._swept_transposed(block),
+            lambda: torch.stack([self._differences.of_inputs(v) for v in block.T], dim=1),
+        )
+
+    @cached_property
+    def _differences(self) -> GradientDifferences:
+        return GradientDifferences(self._risk)
+
+    def _swept(self, block: Tensor) -> Tensor:
         def product(start: int, graph: _GradientGraph) -> Tensor:
             direction = self._slice(block, start, graph.inputs)
-            parts = pull_back([graph.by_inputs], graph.weights, [direction])
+            parts = pull_back([graph.by_inputs], graph.weights, [direction], self._risk.routes)
             return torch.cat([flat_rows(part) for part in parts], dim=1).T
 
         return self.graphs.summed(block.new_zeros(self.shape[0], block.shape[1]), product)
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
+    def _swept_transposed(self, block: Tensor) -> Tensor:
         directions = self._risk.layout.split_block(block)
 
         def product(_: int, graph: _GradientGraph) -> Tensor:
-            pulled = pull_back(graph.by_weights, [graph.inputs], directions)[0]
+            pulled = pull_back(graph.by_weights, [graph.inputs], directions, self._risk.routes)[0]
             return pulled.flatten(2).permute(1, 2, 0)
 
         return self.graphs.joined(product).reshape(-1, block.shape[1])

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from solset.errors import bad_value
-from solset.operators._graphs import pull_back
+from solset.operators._pull_back import pull_back
 from solset.risk import EmpiricalRisk, flat_rows
 
 AT_ZERO = frozenset(

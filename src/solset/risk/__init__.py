@@ -8,6 +8,7 @@ from solset.risk._identity import digest, identity, settings_of, without_address
 from solset.risk._layout import Layout, choose_parameters, flat_rows
 from solset.risk._points import Indices, Points, as_points
 from solset.risk._probe import probe_indices, probe_model, reduction_of, refuse_model, verify_loss
+from solset.risk._routes import Routes
 
 __all__ = [
     "EmpiricalRisk",
@@ -17,6 +18,7 @@ __all__ = [
     "Points",
     "Reduction",
     "Room",
+    "Routes",
     "Sweep",
     "WeightDecay",
     "as_points",

@@ -1,21 +1,20 @@
 """The empirical risk ``E(x, w)`` of a network on data, as a function of both."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from solset import comm
 from solset.errors import bad_type, bad_value
 from solset.risk._batching import Room, in_batches
+from solset.risk._called import called
 from solset.risk._decay import one_number
 from solset.risk._layout import Layout, flat_rows, matching
 from solset.risk._points import Indices, Points
+from solset.risk._routes import Routes
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["mean", "sum"]
@@ -64,6 +63,7 @@ class EmpiricalRisk:
         fixed: Values of held parameters and of buffers, by name; what is missing is read from the model.
         modes: Training flag of every module of the model held, in order; empty where none is held.
         room: Limit of the batch size since memory ran out.
+        routes: Ways by which derivatives of the model come out right, as far as they were tried.
     """
 
     model: nn.Module
@@ -78,6 +78,7 @@ class EmpiricalRisk:
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
     modes: tuple[bool, ...] = ()
     room: Room = field(default_factory=Room, compare=False)
+    routes: Routes = field(default_factory=Routes, compare=False)
 
     def holding(self, model: nn.Module) -> "EmpiricalRisk":
         """The same risk of a model as it is now: training the model on does not change the risk.
@@ -204,8 +205,7 @@ class EmpiricalRisk:
         buffers = {name: self.fixed.get(name, value) for name, value in self.model.named_buffers()}
         state |= {name: value.clone() for name, value in buffers.items()}  # a forward pass may change them
         state |= dict(zip(self.layout.shapes, parameters, strict=True))
-        with _plain_operations(inputs.device):
-            outputs = functional_call(self.model, state, (inputs,))
+        outputs = called(self.model, state, inputs)
         if not isinstance(outputs, Tensor) or outputs.ndim == 0 or outputs.shape[0] != inputs.shape[0]:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise bad_type(
@@ -315,21 +315,3 @@ def pointwise(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _modes_of(model: nn.Module) -> tuple[bool, ...]:
     return tuple(module.training for module in model.modules())
-
-
-@contextmanager
-def _plain_operations(device: torch.device) -> Iterator[None]:
-    """A context without autocast, and with attention by plain operations.
-
-    Fused kernels have no second or forward-mode derivative, and half precision drowns a second derivative.
-    All switches of PyTorch are set back afterwards.
-    """
-    has_autocast = torch.amp.is_autocast_available(device.type)
-    autocast = torch.autocast(device.type, enabled=False) if has_autocast else nullcontext()
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), autocast:
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)

@@ -1,0 +1,19 @@
+"""Ways by which the derivatives of a model come out right, as far as they were tried."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Routes:
+    """Routes of derivatives; all copies of a risk share one, like its room.
+
+    Attributes:
+        is_right: Whether a fast route gave the numbers of the slow one, by the route and what it was tried
+            on; a route that is missing was never tried.
+        second: Way of second derivatives: ``"autograd"``, or ``"differences"`` of the gradient where autograd
+            has none or a wrong one.
+    """
+
+    is_right: dict[Hashable, bool] = field(default_factory=dict)
+    second: str = "autograd"
