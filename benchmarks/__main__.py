@@ -1,4 +1,7 @@
-"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the five last."""
+"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the six last.
+
+``python -m benchmarks zoo --count N --seed S`` draws combinations of models and losses.
+"""
 
 import argparse
 import json
@@ -9,9 +12,22 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import accuracy, audit, costs, house, isolated, path, poisoning, resnet56, rows, scale, tiles
+from benchmarks import (
+    accuracy,
+    audit,
+    costs,
+    house,
+    isolated,
+    path,
+    poisoning,
+    resnet56,
+    rows,
+    scale,
+    tiles,
+    zoo,
+)
 
-LONG = ("scale", "tiles", "resnet56", "poisoning", "house")  # only where they are asked for
+LONG = ("scale", "tiles", "resnet56", "poisoning", "house", "zoo")  # only where they are asked for
 
 
 def main() -> None:
@@ -35,6 +51,7 @@ def main() -> None:
         "resnet56": lambda: resnet56.run(has_krylov=chosen.large),
         "poisoning": poisoning.run,
         "house": house.run,
+        "zoo": lambda: zoo.run(chosen.count, chosen.seed),
     }
     for name in [n for n in jobs if n not in LONG] if chosen.which == "all" else [chosen.which]:
         results[name] = jobs[name]()
@@ -54,6 +71,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=None, help="for torch and SciPy; their own choice by default"
     )
+    parser.add_argument("--count", type=int, default=3000, help="number of combinations that zoo draws")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the combinations that zoo draws")
     parser.add_argument("--json", type=Path, default=None, help="write the numbers to this file")
     return parser.parse_args()
 

@@ -1,0 +1,190 @@
+"""What the library says about a combination, held against the truth."""
+
+import re
+import warnings
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from solset import Move, Problem, SolsetWarning, SolverError
+from solset.errors import Status
+
+from .combinations import LOSSES, Combination, Training, drawn_from, in_dtype, untrained
+from .minimum import train
+from .oracle import EXACT, Smallest, Truth, smallest, truth
+
+MOVED = [1, 5]
+NAMED = re.compile(r"^`[\w.*\[\]\"' ]+` must be ")  # how a refusal of the library begins
+NOISE = {torch.float64: EXACT, torch.float32: 1e-6}
+ACCURACY = {
+    torch.float64: 1e-9,
+    torch.float32: 2e-6,
+}  # of H, relative: times the condition, that of an answer
+
+
+class Outcome(StrEnum):
+    """How a combination ended; the last two are not outcomes of the library."""
+
+    RIGHT = "right"
+    FLAGGED = "flagged"
+    REFUSED = "refused"
+    SILENT = "SILENT WRONG"
+    CRASH = "RAW CRASH"
+    UNDECIDED = "undecided"
+    UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one combination.
+
+    ``is_needless`` marks a refusal, or a warning at a right number, where the truth is smooth and well posed.
+    """
+
+    combination: Combination
+    outcome: Outcome
+    detail: str = ""
+    is_needless: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: {self.combination}: {self.detail}"
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the library said: a change of the weights and the dimension of the set, and what it warned of."""
+
+    change: Tensor
+    dimension: int | None
+    optimality: str
+    flags: tuple[str, ...]
+
+
+def judge(combination: Combination) -> Verdict:
+    """The outcome of one combination: it is trained, answered by the library and by central differences.
+
+    Args:
+        combination: Combination to try.
+    """
+    training, is_trained = prepared(combination)
+    if not is_trained and LOSSES[combination.loss].is_smooth:
+        return Verdict(combination, Outcome.UNTRAINED)
+    with drawn_from(combination.seed + 1, torch.float64):
+        dx = 1e-2 * torch.randn(len(MOVED), *training.inputs.shape[1:])
+        same = in_dtype(combination, training, torch.float64)  # at weights that the dtype holds
+        known = truth(same, MOVED, dx.to(combination.dtype).double())
+    is_fair = combination.is_smooth and known.is_smooth and is_trained
+    try:
+        answer = ask(training, dx.to(combination.dtype))
+    except (TypeError, ValueError) as error:
+        if NAMED.match(str(error)):
+            return Verdict(combination, Outcome.REFUSED, str(error), is_fair)
+        return Verdict(combination, Outcome.CRASH, f"{type(error).__name__}: {error}")
+    except SolverError as error:
+        return Verdict(combination, Outcome.FLAGGED, str(error))
+    except Exception as error:  # a raw crash is what is counted here
+        return Verdict(combination, Outcome.CRASH, f"{type(error).__name__}: {error}")
+    wrong = mistake(combination, known, answer) if is_trained else "the weights are not stationary"
+    if answer.flags:
+        return Verdict(combination, Outcome.FLAGGED, "; ".join(answer.flags), is_fair and wrong == "")
+    if wrong is None:
+        return Verdict(combination, Outcome.UNDECIDED)
+    return Verdict(combination, Outcome.SILENT if wrong else Outcome.RIGHT, wrong)
+
+
+def prepared(combination: Combination) -> tuple[Training, bool]:
+    """The trained model in the dtype of the combination, and whether its training reached its end.
+
+    Args:
+        combination: Combination to train.
+    """
+    with drawn_from(combination.seed, torch.float64):
+        training = untrained(combination)
+        if combination.training == "stationary":
+            is_trained = train(training)
+            return in_dtype(combination, training, combination.dtype), is_trained
+        training = in_dtype(combination, training, combination.dtype)
+        fitted = LOSSES[combination.loss].fitted
+        assert fitted is not None
+        targets = fitted(training.model(training.inputs).detach())
+    return Training(training.model, training.loss, training.inputs, targets, 0.0), True
+
+
+def ask(training: Training, dx: Tensor, points: list[int] = MOVED, **options) -> Answer:
+    """The estimate of the library for a move of some points.
+
+    Args:
+        training: Trained model with its loss and data.
+        dx: Move of these points.
+        points: Indices of the points that move.
+        options: Options of the problem; the weight decay is that of the training by default.
+    """
+    options = {"weight_decay": training.weight_decay, **options}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        problem = Problem(training.model, training.loss, training.inputs, training.targets, **options)
+        estimate = problem.estimate(Move(points, dx))
+        solution = estimate.min_norm()
+        try:
+            dimension = estimate.dimension
+        except ValueError:
+            dimension = None
+        optimality = problem.graphical_derivative(points=points).optimality
+    flags = [str(w.message) for w in caught if issubclass(w.category, SolsetWarning)]
+    if solution.status is not Status.CONVERGED:
+        flags.append(f"status {solution.status}")
+    change = (solution.value - problem.weights()).double()
+    return Answer(change, dimension, str(optimality), tuple(dict.fromkeys(flags)))
+
+
+def mistake(combination: Combination, known: Truth, answer: Answer) -> str | None:
+    """What is wrong with an answer: nothing (``""``), a description, or ``None`` where it cannot be told.
+
+    Args:
+        combination: Combination that was asked about.
+        known: Truth by central differences.
+        answer: What the library said.
+    """
+    if not known.is_smooth:
+        return "the point lies on a kink"
+    noise = NOISE[combination.dtype]
+    has_learned = len(known.b) > known.weights
+    is_kept = answer.optimality == "interpolating"
+    A, c = (known.J[:, : known.weights], known.j) if is_kept else (known.H, known.b)
+    right = smallest(A, c, noise)
+    if is_kept and right.gap and right.rank < len(A):
+        return f"the rows are called independent; their rank is {right.rank} of {len(A)}"
+    if not bool(torch.isfinite(answer.change).all()):
+        return "the change is not finite"
+    if not right.is_consistent:
+        return "the set is empty" if right.gap else None
+    accuracy = ACCURACY[combination.dtype] * right.condition + 10 * ACCURACY[combination.dtype]
+    if not right.gap or accuracy > 0.1:
+        return by_residual(A, c, answer, has_learned)
+    return by_element(right, known.weights, answer, accuracy, has_learned)
+
+
+def by_residual(A: Tensor, c: Tensor, answer: Answer, has_learned: bool) -> str | None:
+    """Whether the change solves the system, where the element itself is not known well enough."""
+    if has_learned or len(answer.change) != A.shape[1]:
+        return None
+    residual = float((A @ answer.change + c).norm())
+    return "" if residual <= 1e-3 * float(c.norm()) + 1e-9 else None
+
+
+def by_element(right: Smallest, weights: int, answer: Answer, accuracy: float, has_learned: bool) -> str:
+    """Whether the change and the dimension are those of the oracle."""
+    expected = right.value[:weights]
+    if len(answer.change) == len(right.value):
+        expected = right.value
+    if len(answer.change) != len(expected):
+        return f"{len(answer.change)} weights for {len(expected)}"
+    error = float((answer.change - expected).norm()) / (float(expected.norm()) + 1e-5)
+    if error > accuracy:
+        return f"relative error {error:.2g} (accuracy {accuracy:.1g}), length {float(expected.norm()):.2g}"
+    dimension = len(right.value) - right.rank
+    if answer.dimension is not None and answer.dimension != dimension and not has_learned:
+        return f"dimension {answer.dimension} for {dimension}"
+    return ""

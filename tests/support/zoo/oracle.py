@@ -1,0 +1,168 @@
+"""Central differences of the gradient and of the outputs, with the weights set in the module itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from .combinations import Training
+
+STEP = 1e-5  # of weights and inputs of size 1: both errors of a central difference are then 1e-10
+EXACT = 1e-8  # relative size below which an eigenvalue is one of the kernel, for the oracle's accuracy
+
+
+def flat(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part.detach().reshape(-1) for part in parts])
+
+
+class Differences:
+    """The gradient of the risk and all outputs as functions of weights and inputs, in float64."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.leaves: list[nn.Parameter] = [*training.moving, *training.learned]
+        self.start = flat(self.leaves)
+
+    def at(self, w: Tensor, x: Tensor) -> Tensor:
+        """The gradient and the outputs, one after the other."""
+        self._set(w)
+        moved = replace(self.training, inputs=x.clone())
+        outputs = moved.model(moved.inputs)
+        risk = moved.loss(outputs, moved.targets)
+        grads = torch.autograd.grad(risk, self.leaves, allow_unused=True, materialize_grads=True)
+        count = len(moved.moving)
+        decayed = [
+            g + moved.weight_decay * p.detach() * (k < count)
+            for k, (g, p) in enumerate(zip(grads, self.leaves, strict=True))
+        ]
+        return torch.cat([flat(decayed), outputs.detach().reshape(-1)])
+
+    def gradient(self, w: Tensor) -> Tensor:
+        return self.at(w, self.training.inputs)[: len(w)]
+
+    def reset(self) -> None:
+        self._set(self.start)
+
+    def _set(self, w: Tensor) -> None:
+        with torch.no_grad():
+            parts = torch.split(w, [p.numel() for p in self.leaves])
+            for leaf, part in zip(self.leaves, parts, strict=True):
+                leaf.copy_(part.reshape(leaf.shape))
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """Columns of a derivative, and the largest relative jump of a slope: of the step's size where smooth."""
+
+    columns: Tensor
+    jump: float
+
+
+def derivative(f: Callable[[Tensor], Tensor], at: Tensor, directions: Tensor, size: int) -> Derivative:
+    """Central differences of ``f`` along directions, and whether one-sided slopes agree.
+
+    Args:
+        f: Function of a flat vector.
+        at: Point of the derivative.
+        directions: Directions, one per row.
+        size: Number of first entries of ``f`` whose slopes are compared from both sides as one group; the
+            others are the second group.
+    """
+    centre, columns, bends = f(at), [], []
+    for direction in directions:
+        up, down = f(at + STEP * direction), f(at - STEP * direction)
+        columns.append((up - down) / (2 * STEP))
+        bends.append((up + down - 2 * centre) / STEP)
+    matrix, bend = torch.stack(columns, dim=1), torch.stack(bends, dim=1)
+    jumps = [
+        float(b.abs().max() / a.abs().max().clamp(min=1e-12)) if a.numel() else 0.0
+        for a, b in ((matrix[:size], bend[:size]), (matrix[size:], bend[size:]))
+    ]
+    return Derivative(matrix, max(jumps))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the linearised problem is: ``H v = -b`` and ``J v = -j``, and whether it is known well.
+
+    ``H`` is that of the weights of model and loss together, ``weights`` the number of the model's.
+    """
+
+    H: Tensor
+    b: Tensor
+    J: Tensor
+    j: Tensor
+    gradient: Tensor
+    weights: int
+    is_smooth: bool
+
+    @property
+    def is_symmetric(self) -> bool:
+        return float((self.H - self.H.T).norm()) <= 1e-6 * float(self.H.norm())
+
+
+def truth(training: Training, points: list[int], dx: Tensor) -> Truth:
+    """The truth of a trained point in float64, for a move of some points.
+
+    Args:
+        training: Training in float64, at the weights that the library is asked about.
+        points: Indices of the points that move.
+        dx: Move of these points.
+    """
+    differences = Differences(training)
+    w, x, size = differences.start, training.inputs, len(differences.start)
+    full = torch.zeros_like(x)
+    full[points] = dx
+    length = float(full.norm())
+    by_weights = derivative(lambda v: differences.at(v, x), w, torch.eye(size, dtype=w.dtype), size)
+    by_inputs = derivative(
+        lambda t: differences.at(w, x + t * full / length), torch.zeros(1), torch.ones(1, 1), size
+    )
+    at_start = differences.at(w, x)
+    differences.reset()
+    along = length * by_inputs.columns[:, 0]
+    return Truth(
+        H=by_weights.columns[:size],
+        b=along[:size],
+        J=by_weights.columns[size:],
+        j=along[size:],
+        gradient=at_start[:size],
+        weights=sum(p.numel() for p in training.moving),
+        is_smooth=max(by_weights.jump, by_inputs.jump) < 1e-2,
+    )
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """The minimum-norm solution of ``A v = -c`` by a pseudo-inverse, and how well it is defined.
+
+    ``gap`` is whether no singular value lies between the kernel and what is safely not: only then the
+    element and the rank are known.
+    """
+
+    value: Tensor
+    rank: int
+    gap: bool
+    condition: float
+    is_consistent: bool
+
+
+def smallest(A: Tensor, c: Tensor, noise: float) -> Smallest:
+    """The minimum-norm least-squares solution of ``A v = -c``.
+
+    Args:
+        A: Matrix from central differences.
+        c: Right-hand side.
+        noise: Relative size of singular values that are not told from zero.
+    """
+    U, s, Vh = torch.linalg.svd(A, full_matrices=False)
+    top = float(s.max()) if s.numel() else 0.0
+    if top == 0.0:
+        return Smallest(torch.zeros(A.shape[1], dtype=A.dtype), 0, True, 1.0, float(c.norm()) <= 1e-9)
+    cut = s > noise * top
+    rank = int(cut.sum())
+    gap = not bool(((s > noise * top) & (s < 1e3 * noise * top)).any())
+    value = -(Vh[:rank].T / s[:rank]) @ (U[:, :rank].T @ c)
+    miss = float((A @ value + c).norm()) / max(float(c.norm()), 1e-300)
+    return Smallest(value, rank, gap, top / float(s[rank - 1]), miss <= 1e-4)
