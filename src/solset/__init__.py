@@ -9,6 +9,7 @@ from solset.planning import plan
 from solset.poisoning import design_poisoning
 from solset.problem import Problem
 from solset.retraining import retrain
+from solset.risk import embedding_of
 from solset.sets import AffineSet
 from solset.solvers import Solution, SolverError, filters
 
@@ -23,6 +24,7 @@ __all__ = [
     "follow_path",
     "plan",
     "design_poisoning",
+    "embedding_of",
     "Problem",
     "retrain",
     "AffineSet",

@@ -127,18 +127,21 @@ class Move(Change):
     @classmethod
     def space(cls, risk: EmpiricalRisk, points: Sequence[int]) -> Space:
         """One block per moved point, shaped like one input; arguments as for every change."""
-        inputs, _ = risk.points[[0]]
-        return Space("dx", (len(points), *inputs.shape[1:]), risk.weights.dtype, risk.weights.device)
+        shape = risk.points.feature_shape
+        return Space("dx", (len(points), *shape), risk.weights.dtype, risk.weights.device)
 
     def direction(self, risk: EmpiricalRisk) -> Tensor:
         """``dx`` as a flat vector; argument as for every change."""
-        return self.space(risk, self.chosen(risk)).flatten(self.dx)
+        risk.points.require_moving()
+        points = self.chosen(risk)
+        flat = self.space(risk, points).flatten(self.dx)
+        risk.points.require_own(points, self.dx)
+        return flat
 
     def applied_to(self, risk: EmpiricalRisk) -> EmpiricalRisk:
         """The risk on the moved points; argument as for every change."""
         points = self.chosen(risk)
-        space = self.space(risk, points)
-        return risk.move(points, space.unflatten(space.flatten(self.dx)))
+        return risk.move(points, self.space(risk, points).unflatten(self.direction(risk)))
 
     def __repr__(self) -> str:
         if self.points is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from solset.errors import bad_type, bad_value
 from solset.linalg import Space
 from solset.problem import Problem
-from solset.risk import Loss, digest, probe_indices, reduction_of, without_addresses
+from solset.risk import Loss, digest, named_tensors, own_loss, probe_indices, reduction_of, without_addresses
 
 
 class Goal(ABC):
@@ -146,20 +146,21 @@ class HeldOutLoss(Goal):
     label, lowered on chosen test points it is targeted (Koh & Liang 2017, section 5.2).
 
     Attributes:
-        inputs: Inputs of the held-out points, ``(k, *input)``.
+        inputs: Inputs of the held-out points, ``(k, *input)``, or a tree like that of the training inputs.
         targets: Targets of these points, ``(k, ...)``, as the loss takes them.
         is_raised: Whether the loss is to grow.
         loss: Function ``(outputs, targets) -> scalar``, a mean over points; the problem's by default.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Any
+    targets: Any
     is_raised: bool = True
     loss: Loss | None = None
 
     def describe(self) -> str:
         """The loss, per example where it is a mean."""
-        return f"loss on {len(self.inputs)} held-out point{'s' if len(self.inputs) > 1 else ''}"
+        count = point_count(self.inputs)
+        return f"loss on {count} held-out point{'s' if count > 1 else ''}"
 
     @property
     def sign(self) -> float:
@@ -169,8 +170,8 @@ class HeldOutLoss(Goal):
     def quantity(self, problem: Problem, weights: Tensor) -> Tensor:
         """The loss at these weights."""
         risk = problem.risk()
-        outputs = risk.forward(risk.layout.split(weights), self.inputs)
-        return (self.loss or risk.loss)(outputs, self.targets)
+        outputs = risk.forward(risk.layout.split(weights), held_out(problem, self.inputs))
+        return own_loss(risk, self.loss)(outputs, risk.points.target_rows(self.targets, weights))
 
     def check(self, problem: Problem) -> None:
         """Refuses inputs that are not shaped like the problem's, and targets that the loss does not take.
@@ -178,35 +179,36 @@ class HeldOutLoss(Goal):
         Targets that broadcast against the outputs give another number, silently: the loss would no longer be
         a mean, or a sum, over points. Cost: one forward pass over the points.
         """
-        check_inputs(problem, self.inputs)
-        if not isinstance(self.targets, Tensor):
+        inputs = held_out(problem, self.inputs)
+        targets = problem.risk().points.target_rows(self.targets, problem.weights())
+        if not isinstance(targets, Tensor):
             raise bad_type(
-                "targets", expected="a tensor", got=type(self.targets).__name__, cure="Stack the targets."
+                "targets", expected="a tensor", got=type(targets).__name__, cure="Stack the targets."
             )
-        count = len(self.targets) if self.targets.ndim else "none"
-        if count != len(self.inputs):
+        count = len(targets) if targets.ndim else "none"
+        if count != len(inputs):
             raise bad_value(
                 "targets",
-                expected=f"one per input ({len(self.inputs)})",
+                expected=f"one per input ({len(inputs)})",
                 got=count,
                 cure="Pass matching tensors.",
             )
-        self._check_loss(problem)
+        self._check_loss(problem, inputs, targets)
 
-    def _check_loss(self, problem: Problem) -> None:
-        risk, few = problem.risk(), probe_indices(len(self.inputs))
-        loss = self.loss or risk.loss
+    def _check_loss(self, problem: Problem, inputs: Tensor, targets: Tensor) -> None:
+        risk, few = problem.risk(), probe_indices(len(inputs))
+        loss = own_loss(risk, self.loss)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")
-            outputs = risk.forward(risk.layout.split(problem.weights()), self.inputs)
+            outputs = risk.forward(risk.layout.split(problem.weights()), inputs)
             try:
-                loss(outputs, self.targets)
-                reduction_of(loss, outputs[few], self.targets[few])
+                loss(outputs, targets)
+                reduction_of(loss, outputs[few], targets[few])
             except (RuntimeError, IndexError, ValueError, AttributeError, UserWarning) as error:
                 raise bad_value(
                     "targets",
                     expected="such as the loss takes, as a mean or a sum over points",
-                    got=f"shape {tuple(self.targets.shape)} of {self.targets.dtype} beside outputs "
+                    got=f"shape {tuple(targets.shape)} of {targets.dtype} beside outputs "
                     f"{tuple(outputs.shape)}: {str(error).splitlines()[0]}",
                     cure="Shape them like those of training; a loss that is neither is a WeightFunction.",
                 ) from error
@@ -218,7 +220,7 @@ class HeldOutLoss(Goal):
             if self.loss is None
             else getattr(self.loss, "__qualname__", without_addresses(str(self.loss)))
         )
-        points = digest([self.inputs, self.targets])
+        points = digest(value for tree in (self.inputs, self.targets) for _, value in named_tensors(tree))
         return {"kind": "HeldOutLoss", "points": points, "raised": self.is_raised, "loss": loss}
 
 
@@ -282,21 +284,33 @@ class WeightFunction(Goal):
         }
 
 
-def check_inputs(problem: Problem, inputs: Tensor) -> None:
-    """Refuses inputs that the problem's network would not take.
+def point_count(inputs: Any) -> int:
+    """The number of points in inputs, by their first tensor; 0 if there is none.
+
+    Args:
+        inputs: Tensor or tree of tensors with a row per point.
+    """
+    return next((len(value) for _, value in named_tensors(inputs) if value.ndim), 0)
+
+
+def held_out(problem: Problem, inputs: Any) -> Tensor:
+    """Inputs of other points as the problem's network takes them inside.
 
     Args:
         problem: Trained point whose shapes count.
-        inputs: Inputs ``(k, *input)`` of one point or more.
+        inputs: Inputs ``(k, *input)`` of one point or more, or a tree like that of the training inputs.
 
     Raises:
-        TypeError: If they are not a tensor.
+        TypeError: If they are neither.
         ValueError: If there are none, or shape, dtype, device or entries do not fit.
     """
+    points, weights = problem.risk().points, problem.weights()
+    if points.tree is not None:
+        return points.rows(inputs, weights)
     if not isinstance(inputs, Tensor):
         raise bad_type("inputs", expected="a tensor", got=type(inputs).__name__, cure="Stack the points.")
     count = len(inputs) if inputs.ndim else 0
     if not count:
         raise bad_value("inputs", expected="one point or more", got="none", cure="Pass some.")
-    weights = problem.weights()
     Space("inputs", (count, *problem.input_shape), weights.dtype, weights.device).flatten(inputs)
+    return inputs

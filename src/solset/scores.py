@@ -3,14 +3,16 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from solset.changes import Move
 from solset.checks import checked
 from solset.derivatives import Linearisation
 from solset.errors import SolsetWarning, Status, bad_value
-from solset.linalg import Space
+from solset.goals import held_out, point_count
 from solset.operators import Jacobian
 from solset.problem import Problem, Stationary
 from solset.risk import slopes_at
@@ -88,16 +90,14 @@ def influence(problem: Problem, change: Moved | Reweighted, *, solver: Solver | 
     derivative = problem.graphical_derivative(points=points, optimality=Stationary(), solver=solver)
     line, layout = derivative.linearisation, problem.risk().layout.shapes
     if isinstance(change, Moved):
-        solution = derivative(change.dx).min_norm()
+        solution = derivative(Move(points, change.dx).direction(problem.risk())).min_norm()
     else:
         solution = line.solve(-change.factor * problem.risk().select(points).gradient())
     return _checked(solution.with_value(problem.weights() + solution.value, layout), line)
 
 
 @checked
-def removal_scores(
-    problem: Problem, inputs: Tensor, targets: Tensor, *, solver: Solver | None = None
-) -> Tensor:
+def removal_scores(problem: Problem, inputs: Any, targets: Any, *, solver: Solver | None = None) -> Tensor:
     """The predicted change of each test loss when each training point is removed, ``(tests, n)``.
 
     The formula is ``∇ℓ_tᵀ H⁻¹ α∇L_i``. A positive score says that the loss of test point ``t`` rises when
@@ -105,7 +105,7 @@ def removal_scores(
 
     Args:
         problem: Trained point that is studied.
-        inputs: Test inputs ``(tests, *input)``.
+        inputs: Test inputs ``(tests, *input)``, or a tree like that of the training inputs.
         targets: Targets of the test inputs, ``(tests, ...)``.
         solver: Solver for the Hessian; by default the map chooses one that suits the sizes.
 
@@ -120,9 +120,7 @@ def removal_scores(
 
 
 @checked
-def feature_scores(
-    problem: Problem, inputs: Tensor, targets: Tensor, *, solver: Solver | None = None
-) -> Tensor:
+def feature_scores(problem: Problem, inputs: Any, targets: Any, *, solver: Solver | None = None) -> Tensor:
     """The derivative of each test loss in every training feature, ``(tests, n, *input)``.
 
     The formula is ``-Bᵀ H⁻¹ ∇ℓ_t`` (Koh & Liang 2017, equation 5). Large entries mark the pixels of the
@@ -130,29 +128,31 @@ def feature_scores(
 
     Args:
         problem: Trained point that is studied.
-        inputs: Test inputs ``(tests, *input)``.
+        inputs: Test inputs ``(tests, *input)``, or a tree like that of the training inputs.
         targets: Targets of the test inputs, ``(tests, ...)``.
         solver: Solver for the Hessian; by default the map chooses one that suits the sizes.
 
     Cost: one solve and one product with ``Bᵀ`` per test point; ``tests·n·d`` numbers.
     """
+    problem.risk().points.require_moving()
     adjoints = _adjoints(problem, inputs, targets, solver)
     derivative = problem.graphical_derivative(optimality=Stationary(), solver=solver)
     pulled = derivative.linearisation.pull(adjoints)
-    return -pulled.T.reshape(len(inputs), problem.point_count, *problem.input_shape)
+    return -pulled.T.reshape(adjoints.shape[1], problem.point_count, *problem.input_shape)
 
 
-def _adjoints(problem: Problem, inputs: Tensor, targets: Tensor, solver: Solver | None) -> Tensor:
+def _adjoints(problem: Problem, inputs: Any, targets: Any, solver: Solver | None) -> Tensor:
     """``H⁻¹ ∇ℓ_t`` for each test point, ``(p, tests)``."""
-    if len(inputs) == 0 or len(inputs) != len(targets):
+    counts = point_count(inputs), point_count(targets)
+    if counts[0] == 0 or counts[0] != counts[1]:
         raise bad_value(
             "inputs",
             expected="one target per test input",
-            got=f"{len(inputs)} inputs, {len(targets)} targets",
+            got=f"{counts[0]} inputs, {counts[1]} targets",
             cure="Pass matching tensors.",
         )
-    weights = problem.weights()
-    Space("inputs", (len(inputs), *problem.input_shape), weights.dtype, weights.device).flatten(inputs)
+    inputs = held_out(problem, inputs)
+    targets = problem.risk().points.target_rows(targets, problem.weights())
     risk = problem.risk()
     gradients = []
     for i in range(len(inputs)):

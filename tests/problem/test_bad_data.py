@@ -39,7 +39,7 @@ DATA = (
         "token ids",
         lambda m: m.problem(inputs=m.LABELS.reshape(-1, 1)),
         TypeError,
-        "inputs | int64 | embeddings",
+        "model | Long | embeddings",
     ),
     (
         "inputs of another dtype",
@@ -166,14 +166,14 @@ DATA = (
     (
         "triples",
         lambda m: m.problem(inputs=TensorDataset(m.INPUTS, m.TARGETS, m.LABELS)),
-        TypeError,
-        "inputs | Tensor, Tensor, Tensor | two tensors",
+        ValueError,
+        "moves | ['0', '1'] | all other tensors are held",
     ),
     (
         "records",
         lambda m: m.problem(inputs=Records(m.INPUTS, m.TARGETS)),
         TypeError,
-        "inputs | dict, Tensor | two tensors",
+        "model | dict | go in by name",
     ),
 )
 

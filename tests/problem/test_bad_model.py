@@ -157,7 +157,7 @@ MODELS = (
         ValueError,
         "model | rest of the batch | normalisation",
     ),
-    ("model returns a tuple", lambda m: m.problem(m.network(Pair())), TypeError, "model | tuple | logits"),
+    ("model returns a tuple", lambda m: m.problem(m.network(Pair())), TypeError, "loss | tuple | outputs="),
     ("NaN weight", lambda m: m.problem(m.with_weight(NAN)), ValueError, "model | 2.weight | checkpoint"),
     ("infinite weight", lambda m: m.problem(m.with_weight(INF)), ValueError, "model | 2.weight | checkpoint"),
     (

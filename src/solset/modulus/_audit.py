@@ -14,6 +14,7 @@ from solset.changes import Move
 from solset.checks import checked, positive
 from solset.derivatives import Premises
 from solset.errors import SolsetWarning, Status, bad_type, bad_value
+from solset.goals import held_out
 from solset.modulus._audit_batches import (
     AuditRoute,
     Batch,
@@ -85,6 +86,7 @@ def audit(
         tensor([5.0000, 0.5000], dtype=torch.float64)
     """
     _check(validation, prior_precision)
+    problem.risk().points.require_moving()
     patterns = [layer] if isinstance(layer, str) else layer
     part = problem if patterns is None else problem.restrict(parameters=patterns)
     chosen = problem.check_points(points)
@@ -169,17 +171,23 @@ def _route(
     return route, derivative.optimality, text
 
 
-def _validation_gradient(part: Problem, inputs: Tensor, targets: Tensor) -> Tensor:
+def _validation_gradient(part: Problem, inputs: Any, targets: Any) -> Tensor:
     """``∇ℓ`` of the mean (or summed) validation loss at the trained weights, ``(p,)``."""
     risk = part.risk()
-    points = as_points(inputs, targets, risk.weights.device)
-    if tuple(inputs.shape[1:]) != part.input_shape or inputs.dtype != risk.weights.dtype:
-        raise bad_value(
-            "validation",
-            expected=f"inputs of shape (k, {', '.join(map(str, part.input_shape))}) and {risk.weights.dtype}",
-            got=f"{tuple(inputs.shape)} and {inputs.dtype}",
-            cure="Preprocess them like the training data.",
-        )
+    if risk.points.tree is not None or risk.points.targets is not None:
+        x = held_out(part, inputs)
+        points = as_points(x, risk.points.target_rows(targets, x), x.device)
+        points = replace(points, tree=risk.points.tree, moving=risk.points.moving)
+    else:
+        points = as_points(inputs, targets, risk.weights.device)
+        if tuple(inputs.shape[1:]) != part.input_shape or inputs.dtype != risk.weights.dtype:
+            shape = ", ".join(map(str, part.input_shape))
+            raise bad_value(
+                "validation",
+                expected=f"inputs of shape (k, {shape}) and {risk.weights.dtype}",
+                got=f"{tuple(inputs.shape)} and {inputs.dtype}",
+                cure="Preprocess them like the training data.",
+            )
     return replace(risk, points=points, weight_decay=0.0, total=len(points)).gradient()
 
 

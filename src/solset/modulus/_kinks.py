@@ -84,9 +84,10 @@ def _ranked(start: int, count: int, seen: Sequence[Tensor], candidates: int) -> 
 def _nearest(risk: EmpiricalRisk, point: int, chosen: Sequence[tuple[int, int]]) -> float:
     """The margin of one point's candidates; a unit that nothing moves has none."""
     inputs, _ = risk.points[[point]]
-    leaves = [*risk.leaves(), inputs.detach().clone().requires_grad_()]
+    leaf, batch = risk.points.leaf(inputs)
+    leaves = [*risk.leaves(), leaf]
     with torch.enable_grad(), Switches() as watch:
-        risk.forward(leaves[:-1], leaves[-1])
+        risk.forward(leaves[:-1], batch)
     margin = float("inf")
     for layer, unit in chosen:
         z = watch.values[layer].flatten()[unit]

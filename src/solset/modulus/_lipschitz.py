@@ -129,6 +129,7 @@ def _part(
     problem: Problem, points: Sequence[int] | None, layer: str | Sequence[str] | None, *, joint: bool
 ) -> tuple[Problem, list[int]]:
     """The problem of the constraints and weights asked for, and where the moved points stand in it."""
+    problem.risk().points.require_moving()
     moved = problem.check_points(points)
     patterns = [layer] if isinstance(layer, str) else layer
     if joint:

@@ -93,7 +93,7 @@ def rank_is_constant(
 
 def _rank_of_rows(part: Problem, moved: list[int], generator: torch.Generator) -> int:
     risk = part.risk()
-    dx = _small(risk.points[moved][0], generator)
+    dx = _small(risk.points.features(moved), generator)
     near = risk.move(moved, dx).at(risk.weights + _small(risk.weights.unsqueeze(0), generator)[0])
     return _joint_rank(Jacobian(near, memory_budget=0), InputJacobian(near, moved, memory_budget=0))
 
@@ -103,7 +103,7 @@ def _rank_at_a_solution(
 ) -> int | str:
     """The rank at a true solution, if it is where the kernel of ``[H, B]`` says; else what went wrong."""
     risk = part.risk()
-    dx = _small(risk.points[moved][0], generator)
+    dx = _small(risk.points.features(moved), generator)
     random = _small(risk.weights.unsqueeze(0), generator)[0]
     answer = line.system.solve(-(line.data @ dx.flatten())).value
     along = random - line.system.solve(line.constraint.operator @ random).value

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from solset.errors import ProcessError, SolsetWarning, bad_value
-from solset.risk import EmpiricalRisk, Points, is_out_of_memory
+from solset.risk import EmpiricalRisk, is_out_of_memory
 
 STEP = 1e-5  # relative step: its square and the rounding error divided by it are both about 1e-10
 
@@ -83,9 +83,9 @@ class GradientDifferences:
     def along_inputs(self, u: Tensor) -> Tensor:
         """``B u``, ``(p,)``: the change of the weight gradient along ``u``, ``(n·d,)``, in the inputs."""
         risk, places = self._risk, range(len(self._risk.points))
-        inputs, _ = risk.points[places]
-        u = u.to(torch.float64).reshape(inputs.shape)
-        return _difference(lambda step: risk.move(places, step * u).gradient(), inputs, u).to(self._dtype)
+        features = risk.points.features(places)
+        u = u.to(torch.float64).reshape(features.shape)
+        return _difference(lambda step: risk.move(places, step * u).gradient(), features, u).to(self._dtype)
 
 
 def _difference(gradient: Callable[[float], Tensor], here: Tensor, direction: Tensor) -> Tensor:
@@ -109,10 +109,6 @@ def in_float64(risk: EmpiricalRisk) -> EmpiricalRisk:
     def precise(value: Tensor) -> Tensor:
         return value.to(torch.float64) if value.is_floating_point() else value
 
-    def fetch(indices: object) -> tuple[Tensor, Tensor]:
-        inputs, targets = risk.points[indices]  # type: ignore[index]
-        return precise(inputs), precise(targets)
-
     state = {**dict(risk.model.named_parameters()), **dict(risk.model.named_buffers()), **risk.fixed}
     loss = copy.deepcopy(risk.loss).double() if isinstance(risk.loss, nn.Module) else risk.loss
     return replace(
@@ -121,7 +117,7 @@ def in_float64(risk: EmpiricalRisk) -> EmpiricalRisk:
         fixed={
             name: precise(value.detach()) for name, value in state.items() if name not in risk.layout.shapes
         },
-        points=Points(len(risk.points), fetch),
+        points=risk.points.in_float64(),
         loss=loss,
     )
 

@@ -111,11 +111,11 @@ def output_graph(
     per_sample: PerSampleGradients, risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, *, by_inputs: bool
 ) -> OutputGraph:
     """The graph of a batch's flattened outputs, differentiable in the weights or in the inputs."""
-    leaf = inputs.detach().clone().requires_grad_(by_inputs)
+    leaf, inputs = risk.points.leaf(inputs) if by_inputs else (inputs, inputs.detach())
     source = [leaf] if by_inputs else risk.leaves()
     weights = risk.layout.split(risk.weights) if by_inputs else source
     with torch.enable_grad():
-        outputs = flat_rows(risk.forward(weights, leaf))
+        outputs = flat_rows(risk.forward(weights, inputs))
     return OutputGraph(per_sample, risk.routes, leaf, source, outputs, targets)
 
 
@@ -238,8 +238,7 @@ class InputJacobian(LinearOperator):
         self, risk: EmpiricalRisk, points: Sequence[int], *, memory_budget: int = GRAPH_BUDGET
     ) -> None:
         moved = risk.select(points)
-        inputs, _ = moved.points[[0]]
-        self._size, self._c = prod(inputs.shape[1:]), output_count(risk)
+        self._size, self._c = prod(moved.points.feature_shape), output_count(risk)
         m = len(risk.points) * self._c
         super().__init__((m, len(points) * self._size), risk.weights.dtype, risk.weights.device)
         chosen = torch.as_tensor(list(points), device=self.device)

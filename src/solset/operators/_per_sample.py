@@ -188,9 +188,10 @@ class PerSampleGradients:
 
     def _by_inputs(self, inputs: Tensor, cotangents: Tensor) -> Tensor:
         """The rows ``u_iᵀ J_x`` by one backward pass each, ``(b, k, d)``."""
-        risk, leaf = self._risk, inputs.detach().clone().requires_grad_()
+        risk = self._risk
+        leaf, batch = risk.points.leaf(inputs)
         with torch.enable_grad():
-            outputs = flat_rows(risk.forward(risk.layout.split(risk.weights), leaf))
+            outputs = flat_rows(risk.forward(risk.layout.split(risk.weights), batch))
         blocks = cotangents.movedim(1, 0).contiguous()
         rows = [flat_rows(pull_back([outputs], [leaf], [block.unsqueeze(0)])[0][0]) for block in blocks]
         return torch.stack(rows, dim=1)

@@ -42,9 +42,9 @@ def squares_by_rules(
     """
     b, k, c = cotangents.shape
     leaves = risk.leaves()
-    copies = inputs.detach().repeat_interleave(k, 0).requires_grad_()
+    copies, batch = risk.points.leaf(inputs.repeat_interleave(k, 0))
     with torch.enable_grad(), Capture(leaves, b * k) as capture:
-        outputs = flat_rows(risk.forward(leaves, copies))
+        outputs = flat_rows(risk.forward(leaves, batch))
     used = [index for use in capture.uses for index in use.parameters.values()]
     if capture.unruled or len(set(used)) < len(used):
         raise NotCoveredError(

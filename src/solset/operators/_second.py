@@ -29,9 +29,9 @@ class _GradientGraph:
 
 def _gradient_graph(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, *, mixed: bool) -> _GradientGraph:
     weights = risk.leaves()
-    leaf = inputs.detach().clone().requires_grad_(mixed)
+    leaf, inputs = risk.points.leaf(inputs) if mixed else (inputs, inputs.detach())
     with torch.enable_grad():
-        value = risk.batch_value(weights, leaf, targets)
+        value = risk.batch_value(weights, inputs, targets)
         sources = [*weights, leaf] if mixed else weights
         slopes = torch.autograd.grad(
             value, sources, create_graph=True, allow_unused=True, materialize_grads=True
@@ -108,8 +108,7 @@ class Mixed(LinearOperator):
         self, risk: EmpiricalRisk, points: Sequence[int], *, memory_budget: int = GRAPH_BUDGET
     ) -> None:
         moved = risk.select(points)
-        inputs, _ = moved.points[[0]]
-        self._size = prod(inputs.shape[1:])
+        self._size = prod(moved.points.feature_shape)
         super().__init__(
             (risk.layout.size, len(points) * self._size), risk.weights.dtype, risk.weights.device
         )

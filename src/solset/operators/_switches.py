@@ -133,9 +133,9 @@ def switch_gradients(
     Cost: one backward pass over all these points for each value.
     """
     leaves, (inputs, _) = risk.leaves(), risk.points[list(points)]
-    leaf = inputs.detach().clone().requires_grad_()
+    leaf, batch = risk.points.leaf(inputs)
     with torch.enable_grad():
-        values = _values(risk, leaves, leaf)
+        values = _values(risk, leaves, batch)
         if values is None:
             raise bad_value(
                 "model", expected="activations with kinks", got="none", cure="A smooth model has no switches."

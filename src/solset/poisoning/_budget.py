@@ -73,8 +73,9 @@ class Budget:
         Raises:
             ValueError: If points or bounds do not fit, or no perturbation is feasible.
         """
+        problem.risk().points.require_moving()
         points = problem.check_points(self.points)
-        inputs, _ = problem.risk().points[points]
+        inputs = problem.risk().points.features(points)
         lower, upper = (_expanded(name, getattr(self, name), inputs) for name in ("lower", "upper"))
         return FeasibleSet(self, inputs, lower, upper)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from solset.errors import Status
-from solset.goals import Goal, check_inputs
+from solset.goals import Goal, held_out
 from solset.poisoning._adjoint import AdjointGradient
 from solset.poisoning._ascent import Ascent
 from solset.poisoning._budget import Budget
@@ -58,7 +58,8 @@ class PredictionGap(Goal):
 
     def check(self, problem: Problem) -> None:
         """Refuses inputs that do not fit the problem."""
-        check_inputs(problem, self.inputs)
+        if problem.risk().points.tree is None:  # else they are rows, which prediction_margin made
+            held_out(problem, self.inputs)
 
     def identity(self) -> dict[str, Any]:
         """The digest of the input, and the two outputs."""

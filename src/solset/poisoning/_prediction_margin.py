@@ -11,7 +11,7 @@ from torch import Tensor
 
 from solset.checks import checked
 from solset.errors import Status, bad_value
-from solset.goals import check_inputs
+from solset.goals import held_out
 from solset.poisoning._adjoint import AdjointGradient, Response, gradient_of, require_finite
 from solset.poisoning._ascent import Ascent
 from solset.poisoning._budget import Budget
@@ -105,7 +105,7 @@ class PredictionMargin(TableResult):
 @checked
 def stability_margin(
     problem: Problem,
-    inputs: Tensor,
+    inputs: Any,
     budget: Budget,
     *,
     element: Filter | None = None,
@@ -143,8 +143,8 @@ def stability_margin(
 
     Cost: one solve with ``Aᵀ`` for each other class, and about ten designs and solves on the moved data.
     """
-    one = inputs.unsqueeze(0) if tuple(inputs.shape) == problem.input_shape else inputs
-    check_inputs(problem, one)
+    is_one = isinstance(inputs, Tensor) and tuple(inputs.shape) == problem.input_shape
+    one = held_out(problem, inputs.unsqueeze(0) if is_one else inputs)
     _check(budget, radius_tol, len(one))
     label, rivals = _classes(problem, one)
     points = problem.check_points(budget.points)

@@ -25,16 +25,20 @@ from solset.risk import (
     EmpiricalRisk,
     Indices,
     Loss,
+    Moves,
+    Pick,
     WeightDecay,
-    as_points,
     choose_parameters,
     decay_of,
     digest,
     fit_at,
+    open_door,
+    opened,
     probe_indices,
     probe_model,
     reduction_of,
     refuse_model,
+    source_of,
     verify_loss,
 )
 from solset.sets import AffineSet
@@ -48,17 +52,26 @@ class Problem:
     reading, that the loss is a mean or a sum, and that the gradient is small. It never changes the model.
 
     Args:
-        model: Module in evaluation mode that maps ``(b, *input)`` to one tensor ``(b, *out)``.
+        model: Module in evaluation mode, called as it is: with a tensor ``(b, *input)``, with the tensors of
+            a tuple in order, or with those of a dict by name.
         loss: Function ``(outputs, targets) -> scalar`` that is a mean or a sum over points. Evaluations show
             which of the two it is; a ``reduction`` attribute that says otherwise is refused.
-        inputs: Training data: a tensor ``(n, *input)``, a map-style dataset of pairs, or a loader that does
-            not shuffle.
-        targets: Targets ``(n, ...)`` that go with tensor inputs; ``None`` for a dataset or a loader.
+        inputs: Training data: a tensor, array or frame with ``n`` rows; a dict or tuple of them, also nested;
+            a map-style dataset of pairs, of tuples that end in the target or of dicts; or a loader that does
+            not shuffle, with its collate function. All but what ``moves`` is held: masks, token ids.
+        targets: Targets with ``n`` rows, one tensor or a tree; the key of the targets in dicts (by default
+            ``"labels"``); ``None`` for other datasets and loaders.
         weight_decay: Factor ``λ`` of the term ``(λ/2)‖w‖²`` in the risk of the training; 0 by default. With
             one factor for each group of weights: ``{"*.bias": 0.0, "*": 1e-2}``, of which the first pattern
             that matches a name counts; or the optimizer of the training, or its ``param_groups``.
         parameters: Name patterns (such as ``"layer3.*"``) of the weights that may move; by default those
             that require grad.
+        moves: Name of the tensor of the inputs whose entries move, such as ``"pixel_values"``, or
+            ``solset.embedding_of("input_ids")`` for the embeddings of token ids; by default the only tensor
+            of real numbers. Whole numbers are always held.
+        outputs: Attribute, key, index or function that picks what the loss takes from what the model returns,
+            such as ``"logits"``; by default all of it.
+        target_moves: Whether the target is the input and moves with it, as for an autoencoder.
         batch_size: Number of points that are computed together; it changes the memory, not the results.
         memory_budget: Bytes that stored graphs may take, and again rows with their Gram matrix.
         spill_folder: Existing folder on whose disk rows are stored while they are in use, if they do not
@@ -86,10 +99,13 @@ class Problem:
         model: nn.Module,
         loss: Loss,
         inputs: Any,
-        targets: Tensor | None = None,
+        targets: Any = None,
         *,
         weight_decay: WeightDecay = 0.0,
         parameters: Sequence[str] | None = None,
+        moves: Moves = None,
+        outputs: Pick = None,
+        target_moves: bool = False,
         batch_size: int = 256,
         memory_budget: int = 4 * 2**30,
         spill_folder: Path | str | None = None,
@@ -107,19 +123,21 @@ class Problem:
         named = dict(model.named_parameters())
         weights = layout.join([named[name].detach() for name in layout.shapes]).clone()
         decay = decay_of(weight_decay, layout, named)
-        points = as_points(inputs, targets, weights.device)
+        source = source_of(inputs, targets, weights[:0])
+        few = probe_indices(source.count)
+        points, door = open_door(model, source, few, weights[:0], moves=moves, pick=outputs)
         decays = digest([decay]) if isinstance(decay, Tensor) else decay
         same = [len(points), dict(layout.shapes), digest([weights]), decays, batch_size]
         comm.require_same("model", str(same))
-        probe_inputs, probe_targets = points[probe_indices(len(points))]
-        _check_inputs(probe_inputs, weights.dtype)
+        if points.tree is None:
+            _check_inputs(points[few][0], weights.dtype)
         risk = EmpiricalRisk(
-            model, loss, "mean", points, layout, weights, decay, batch_size, len(points)
+            model, loss, "mean", points, layout, weights, decay, batch_size, len(points), door=door
         ).holding(model)
-        outputs = probe_model(risk)
-        self._risk = replace(risk, reduction=reduction_of(loss, outputs, probe_targets))
-        self.input_shape = tuple(probe_inputs.shape[1:])
-        self.output_count = outputs[0].numel()
+        risk = opened(risk, few, target_moves=target_moves)
+        probed = probe_model(risk)
+        self._risk = replace(risk, reduction=reduction_of(risk.loss, probed, points[few][1]))
+        self.output_count = probed[0].numel()
         self.memory_budget, self.spill_folder = memory_budget, existing_folder("spill_folder", spill_folder)
         self._check_stationary(gradient_tol)
 
@@ -134,6 +152,16 @@ class Problem:
     def weights(self) -> Tensor:
         """The trained weights ``w̄``, flat in ``named_parameters`` order, ``(p,)``."""
         return self._risk.weights
+
+    @cached_property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one point's features, those that move.
+
+        Raises:
+            ValueError: If nothing in the inputs can move.
+        """
+        self._risk.points.require_moving()
+        return self._risk.points.feature_shape
 
     @property
     def point_count(self) -> int:
@@ -392,10 +420,7 @@ class Problem:
 
 
 def _check_inputs(inputs: Tensor, dtype: torch.dtype) -> None:
-    """Refuses inputs that cannot be moved, or that the network does not take."""
-    if not inputs.is_floating_point():
-        cure = "Integers such as token ids cannot be perturbed: make the embeddings the inputs."
-        raise bad_type("inputs", expected="floating-point features", got=str(inputs.dtype), cure=cure)
+    """Refuses inputs that the network does not take."""
     if inputs.dtype != dtype:
         cure = "Use `inputs.to(dtype)` or `model.to(dtype)`."
         raise bad_value("inputs", expected=f"{dtype}, like the model", got=str(inputs.dtype), cure=cure)

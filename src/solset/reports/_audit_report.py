@@ -156,7 +156,7 @@ def _peers(result: Audit) -> Section:
 
 def _draw_maps(problem: Problem, result: Audit, folder: RunFolder, name: str, places: list[int]) -> None:
     chosen = [result.points[place] for place in places]
-    images = as_images(problem.risk().points[chosen][0])
+    images = as_images(problem.risk().points.features(chosen))
     maps = as_maps(result.maps[places])
     if images is None or maps is None:
         return

@@ -74,7 +74,7 @@ def check_path_settings(problem: Problem, settings: PathSettings) -> None:
 def run_paths(problem: Problem, settings: PathSettings, folder: RunFolder) -> dict[str, Any]:
     """Follows a path for every size; an interrupted one is taken up where it was left."""
     points = problem.check_points(settings.points)
-    inputs, _ = problem.risk().points[points]
+    inputs = problem.risk().points.features(points)
     directions = chosen_directions(problem, points, inputs, settings.direction, settings.seed)
     rows = []
     for size in settings.sizes:

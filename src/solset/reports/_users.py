@@ -118,7 +118,7 @@ def check_moves(
     Cost: one gradient over the moved points.
     """
     checked = problem.check_points(points)
-    inputs, _ = problem.risk().points[checked]
+    inputs = problem.risk().points.features(checked)
     chosen_directions(problem, checked, inputs, direction, seed)
     asked = as_map(optimality)
     if asked is not None:
@@ -139,7 +139,7 @@ def check_settings(problem: Problem, settings: UserSettings) -> None:
 def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder) -> dict[str, Any]:
     """Estimates the new solution set at every size, stage by stage."""
     points = problem.check_points(settings.points)
-    inputs, _ = problem.risk().points[points]
+    inputs = problem.risk().points.features(points)
     directions = chosen_directions(problem, points, inputs, settings.direction, settings.seed)
     derivative = problem.graphical_derivative(points=points, optimality=map_of(settings.optimality))
     setup = stage(

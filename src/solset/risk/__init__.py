@@ -2,19 +2,27 @@
 
 from solset.risk._batching import Room, in_batches, is_out_of_memory
 from solset.risk._decay import WeightDecay, decay_of
+from solset.risk._door import Moves, Pick, open_door
+from solset.risk._embeddings import embedding_of
 from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep
 from solset.risk._heads import fit_at, losses_at, output_shape, slopes_at, through_loss
 from solset.risk._identity import digest, identity, settings_of, without_addresses
 from solset.risk._layout import Layout, choose_parameters, flat_rows
-from solset.risk._points import Indices, Points, as_points
+from solset.risk._opening import opened
+from solset.risk._points import Indices, Points
 from solset.risk._probe import probe_indices, probe_model, reduction_of, refuse_model, verify_loss
 from solset.risk._routes import Routes
+from solset.risk._sources import as_points, source_of
+from solset.risk._tree_loss import own_loss
+from solset.risk._trees import named_tensors
 
 __all__ = [
     "EmpiricalRisk",
     "Indices",
     "Layout",
     "Loss",
+    "Moves",
+    "Pick",
     "Points",
     "Reduction",
     "Room",
@@ -25,19 +33,25 @@ __all__ = [
     "choose_parameters",
     "decay_of",
     "digest",
+    "embedding_of",
     "fit_at",
     "flat_rows",
     "identity",
     "in_batches",
     "is_out_of_memory",
     "losses_at",
+    "named_tensors",
+    "open_door",
+    "opened",
     "output_shape",
+    "own_loss",
     "probe_indices",
     "probe_model",
     "reduction_of",
     "refuse_model",
     "settings_of",
     "slopes_at",
+    "source_of",
     "through_loss",
     "verify_loss",
     "without_addresses",

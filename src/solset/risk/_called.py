@@ -1,6 +1,6 @@
 """A call of the user's module with other weights; module and PyTorch's switches stay as they were."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
@@ -11,8 +11,12 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import checkpoint
 
+from solset.risk._trees import mapped
 
-def called(model: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Any:
+
+def called(
+    model: nn.Module, state: Mapping[str, Tensor], inputs: Sequence[Any], named: Mapping[str, Any]
+) -> Any:
     """What the module returns at these parameters and buffers.
 
     A forward method may differentiate or write to its input: it gets a copy, and gradients are switched on
@@ -21,13 +25,20 @@ def called(model: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Any
     Args:
         model: Module that is called.
         state: Values of parameters and buffers, by name.
-        inputs: Batch of inputs, ``(b, *input)``.
+        inputs: Tensors of a batch, or trees of them, that go in by their order.
+        named: Tensors of a batch, or trees of them, that go in by name.
     """
     is_wanted = torch.is_grad_enabled()
-    with _plain_operations(inputs.device), _attributes_kept(model), torch.enable_grad():
-        outputs = functional_call(model, dict(state), (inputs.clone(),))
+    with _plain_operations(next(iter(state.values())).device), _attributes_kept(model), torch.enable_grad():
+        outputs = functional_call(
+            model, dict(state), mapped(tuple(inputs), _copy), mapped(dict(named), _copy)
+        )
     is_graph = isinstance(outputs, Tensor) and outputs.requires_grad
     return outputs.detach() if is_graph and not is_wanted else outputs
+
+
+def _copy(value: Any, _: str) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 @contextmanager

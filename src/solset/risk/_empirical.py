@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from solset import comm
-from solset.errors import bad_type, bad_value
+from solset.errors import bad_value
 from solset.risk._batching import Room, in_batches
-from solset.risk._called import called
 from solset.risk._decay import one_number
+from solset.risk._door import Door
 from solset.risk._layout import Layout, flat_rows, matching
 from solset.risk._points import Indices, Points
 from solset.risk._routes import Routes
@@ -64,6 +64,7 @@ class EmpiricalRisk:
         modes: Training flag of every module of the model held, in order; empty where none is held.
         room: Limit of the batch size since memory ran out.
         routes: Ways by which derivatives of the model come out right, as far as they were tried.
+        door: Way in which a batch goes into the model, and its outputs come out.
     """
 
     model: nn.Module
@@ -79,6 +80,7 @@ class EmpiricalRisk:
     modes: tuple[bool, ...] = ()
     room: Room = field(default_factory=Room, compare=False)
     routes: Routes = field(default_factory=Routes, compare=False)
+    door: Door = field(default_factory=Door)
 
     def holding(self, model: nn.Module) -> "EmpiricalRisk":
         """The same risk of a model as it is now: training the model on does not change the risk.
@@ -181,10 +183,23 @@ class EmpiricalRisk:
 
         Args:
             parameters: Parameter-shaped weights, in the order of the layout.
-            inputs: Batch of inputs, ``(b, *input)``.
+            inputs: Inputs of a batch, as :attr:`points` give them.
 
         Raises:
             TypeError: If the model returns anything but one tensor with a row per point.
+            ValueError: If a module was put into another mode since the risk was made.
+        """
+        outputs = self.door.tensor(self.returned(parameters, inputs), len(inputs))
+        return outputs if torch.is_grad_enabled() else outputs.detach()
+
+    def returned(self, parameters: Sequence[Tensor], inputs: Tensor) -> Any:
+        """What the model returns, after the choice among its outputs, as one tensor or a tree of them.
+
+        Args:
+            parameters: Parameter-shaped weights, in the order of the layout.
+            inputs: Inputs of a batch, as :attr:`points` give them.
+
+        Raises:
             ValueError: If a module was put into another mode since the risk was made.
         """
         if self.modes and self.modes != _modes_of(self.model):
@@ -205,16 +220,7 @@ class EmpiricalRisk:
         buffers = {name: self.fixed.get(name, value) for name, value in self.model.named_buffers()}
         state |= {name: value.clone() for name, value in buffers.items()}  # a forward pass may change them
         state |= dict(zip(self.layout.shapes, parameters, strict=True))
-        outputs = called(self.model, state, inputs)
-        if not isinstance(outputs, Tensor) or outputs.ndim == 0 or outputs.shape[0] != inputs.shape[0]:
-            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise bad_type(
-                "model",
-                expected="a module that returns one tensor with a row per point",
-                got=got,
-                cure="Wrap it so that it returns the logits.",
-            )
-        return outputs
+        return self.door.call(self.model, state, self.points, inputs)
 
     def batch_scale(self, count: int) -> float:
         """The factor that turns the loss of a batch of ``count`` points into its share of the risk."""
@@ -294,13 +300,13 @@ class EmpiricalRisk:
             return self.joined(lambda _, x, y: pointwise(self.loss, self.forward(parameters, x), y))
 
     def input_gradients(self) -> Tensor:
-        """``∇_x L`` of each point by itself, ``(n, *input)``. Cost: one gradient."""
+        """``∇_x L`` of each point by itself in its features, ``(n, *input)``. Cost: one gradient."""
         parameters = self.layout.split(self.weights)
 
         def work(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
-            leaf = inputs.detach().clone().requires_grad_()
+            leaf, batch = self.points.leaf(inputs)
             with torch.enable_grad():
-                value = self.loss(self.forward(parameters, leaf), targets)
+                value = self.loss(self.forward(parameters, batch), targets)
             share = len(inputs) if self.reduction == "mean" else 1.0
             return share * torch.autograd.grad(value, leaf)[0]
 

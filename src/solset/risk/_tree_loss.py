@@ -1,0 +1,52 @@
+"""A loss of trees of tensors, as a function of one tensor of outputs and one of targets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from solset.risk._empirical import EmpiricalRisk, Loss
+from solset.risk._trees import Tree
+
+
+@dataclass(frozen=True)
+class TreeLoss:
+    """A user's loss that takes several outputs or targets, as a function of their rows.
+
+    Attributes:
+        loss: The user's function of outputs and targets.
+        outputs: Tree of the outputs; ``None`` for one tensor.
+        targets: Tree of the targets; ``None`` for one tensor.
+        moves_target: Whether the second of the outputs stands for the target.
+    """
+
+    loss: Callable[..., Tensor]
+    outputs: Tree | None
+    targets: Tree | None
+    moves_target: bool = False
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            outputs: Outputs of a batch, or their rows.
+            targets: Targets of a batch, or their rows.
+        """
+        given = outputs if self.outputs is None else self.outputs.unpack(outputs, outputs.dtype)
+        if self.moves_target:
+            return self.loss(*given)
+        return self.loss(
+            given, targets if self.targets is None else self.targets.unpack(targets, outputs.dtype)
+        )
+
+
+def own_loss(risk: EmpiricalRisk, loss: Loss | None) -> Loss:
+    """Another loss of the user on the outputs and targets of a risk; the risk's own for ``None``.
+
+    Args:
+        risk: Risk that knows the trees of outputs and targets.
+        loss: Function ``(outputs, targets) -> scalar`` of the user.
+    """
+    if loss is None or not isinstance(risk.loss, TreeLoss):
+        return loss or risk.loss
+    return replace(risk.loss, loss=loss)
