@@ -5,15 +5,32 @@ A new kind of change is one subclass of :class:`Change`; problems, estimates and
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from solset.checks import points_of
-from solset.errors import bad_type
+from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space
-from solset.operators import InputJacobian, Mixed
-from solset.risk import EmpiricalRisk, Indices
+from solset.operators import InputJacobian, Mixed, PointGradients
+from solset.risk import EmpiricalRisk, Indices, Points
+
+
+@dataclass(frozen=True, eq=False)
+class PointChange:
+    """What a change does to single points of the data, for a training that runs on them.
+
+    Attributes:
+        points: Indices of the points that change, distinct.
+        features: Change of their features, ``(len(points), *input)``; ``None`` where they stay.
+        factors: Change of the factors of their losses, which are 1 at first, ``(len(points),)``; ``None`` where
+            they stay.
+    """
+
+    points: list[int]
+    features: Tensor | None = None
+    factors: Tensor | None = None
 
 
 class Change(ABC):
@@ -84,6 +101,23 @@ class Change(ABC):
             ValueError: As for :meth:`direction`.
         """
 
+    def of_points(self, points: Points) -> PointChange:  # noqa: ARG002 - for the kinds that can say it
+        """What the change does to each point of the data, for a training that runs on them.
+
+        Args:
+            points: Training points before the change.
+
+        Raises:
+            TypeError: As for :meth:`direction`, or if this kind of change does not say it.
+            ValueError: As for :meth:`direction`.
+        """
+        raise bad_type(
+            "change",
+            expected="one that says what it does to single points",
+            got=type(self).__name__,
+            cure="Give it a method of_points, or use Move, Reweight or Remove.",
+        )
+
     def chosen(self, risk: EmpiricalRisk) -> list[int]:
         """The indices of the points that change, as a checked list.
 
@@ -143,13 +177,86 @@ class Move(Change):
         points = self.chosen(risk)
         return risk.move(points, self.space(risk, points).unflatten(self.direction(risk)))
 
+    def of_points(self, points: Points) -> PointChange:
+        """The move of the features; argument as for every change."""
+        chosen = points_of(self.points, len(points))
+        inputs, _ = points[chosen[:1]]
+        space = Space("dx", (len(chosen), *inputs.shape[1:]), inputs.dtype, inputs.device)
+        return PointChange(chosen, features=space.unflatten(space.flatten(self.dx)))
+
     def __repr__(self) -> str:
-        if self.points is None:
-            names = "all points"
-        else:
-            indices = list(self.points)
-            names = "points " + ", ".join(map(str, indices[:5])) + (", …" if len(indices) > 5 else "")
-        return f"Move({names}; dx of shape {tuple(getattr(self.dx, 'shape', ()))})"
+        return f"Move({_named(self.points)}; dx of shape {tuple(getattr(self.dx, 'shape', ()))})"
+
+
+def _named(points: Indices | None) -> str:
+    if points is None:
+        return "all points"
+    indices = [int(i) for i in points]
+    return "points " + ", ".join(map(str, indices[:5])) + (", …" if len(indices) > 5 else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Remove(Change):
+    """Some training points are left out.
+
+    A mean stays a mean over the points that are left, as a loader takes it. To first order the gradient of the
+    risk changes by ``-α Σ_k (∇ℓ_k - g)``, where ``g`` is the gradient of the mean loss, and 0 for a sum.
+
+    Attributes:
+        points: Indices of the points that are left out.
+
+    Example:
+        >>> Remove([7])
+        Remove(points 7)
+    """
+
+    points: Indices
+
+    @classmethod
+    def of_gradient(cls, risk: EmpiricalRisk, points: Sequence[int], memory_budget: int) -> LinearOperator:
+        """The gradients of the points' losses as columns; arguments as for every change."""
+        return PointGradients(risk, points)
+
+    @classmethod
+    def of_outputs(cls, risk: EmpiricalRisk, points: Sequence[int], memory_budget: int) -> LinearOperator:
+        """Refuses: where the data are fitted, nothing moves; arguments as for every change."""
+        raise bad_value(
+            "optimality",
+            expected="'stationary' or 'gauss_newton' for points that are removed",
+            got="'interpolating'",
+            cure="Fitted weights stay a solution without these points: the distance is 0, and the set grows.",
+        )
+
+    @classmethod
+    def space(cls, risk: EmpiricalRisk, points: Sequence[int]) -> Space:
+        """One number per point; arguments as for every change."""
+        return Space("factors", (len(points),), risk.weights.dtype, risk.weights.device)
+
+    def direction(self, risk: EmpiricalRisk) -> Tensor:
+        """A factor less by 1 for each point; argument as for every change."""
+        return -torch.ones(
+            len(self._removed(len(risk.points))), dtype=risk.weights.dtype, device=risk.weights.device
+        )
+
+    def applied_to(self, risk: EmpiricalRisk) -> EmpiricalRisk:
+        """The risk on the points that are left; argument as for every change."""
+        removed = set(self._removed(len(risk.points)))
+        rest = [i for i in range(len(risk.points)) if i not in removed]
+        return replace(risk, points=risk.points.select(rest), total=len(rest))
+
+    def of_points(self, points: Points) -> PointChange:
+        """A factor of 0 for each point; argument as for every change."""
+        removed = self._removed(len(points))
+        return PointChange(removed, factors=-torch.ones(len(removed)))
+
+    def _removed(self, count: int) -> list[int]:
+        removed = points_of(self.points, count)
+        if self.points is None or len(removed) == count:
+            raise bad_value("points", expected="fewer than all points", got="all of them", cure="Leave some.")
+        return removed
+
+    def __repr__(self) -> str:
+        return f"Remove({_named(self.points)})"
 
 
 def require_change(change: object, kind: type[Change] = Change) -> None:

@@ -17,6 +17,7 @@ from solset.operators._output_directions import (
     weighted_squares,
 )
 from solset.operators._per_sample import PerSampleGradients
+from solset.operators._point_gradients import PointGradients
 from solset.operators._point_grams import PointGrams
 from solset.operators._regularisation import Regularisation, regularisation_of
 from solset.operators._second import Hessian, Mixed
@@ -40,6 +41,7 @@ __all__ = [
     "OutputCurvature",
     "OutputDirections",
     "PerSampleGradients",
+    "PointGradients",
     "PointGrams",
     "ProductCost",
     "Regularisation",

@@ -1,10 +1,11 @@
 """The empirical risk of a network: its parameters, points, loss and gradient."""
 
 from solset.risk._batching import Room, in_batches, is_out_of_memory
+from solset.risk._called import called, plain_operations
 from solset.risk._decay import WeightDecay, decay_of
 from solset.risk._door import Moves, Pick, open_door
 from solset.risk._embeddings import embedding_of
-from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep
+from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep, pointwise
 from solset.risk._heads import fit_at, losses_at, output_shape, slopes_at, through_loss
 from solset.risk._identity import digest, identity, settings_of, without_addresses
 from solset.risk._layout import Layout, choose_parameters, flat_rows
@@ -30,6 +31,7 @@ __all__ = [
     "Sweep",
     "WeightDecay",
     "as_points",
+    "called",
     "choose_parameters",
     "decay_of",
     "digest",
@@ -45,6 +47,8 @@ __all__ = [
     "opened",
     "output_shape",
     "own_loss",
+    "plain_operations",
+    "pointwise",
     "probe_indices",
     "probe_model",
     "reduction_of",

@@ -29,7 +29,7 @@ def called(
         named: Tensors of a batch, or trees of them, that go in by name.
     """
     is_wanted = torch.is_grad_enabled()
-    with _plain_operations(next(iter(state.values())).device), _attributes_kept(model), torch.enable_grad():
+    with plain_operations(next(iter(state.values())).device), _attributes_kept(model), torch.enable_grad():
         outputs = functional_call(
             model, dict(state), mapped(tuple(inputs), _copy), mapped(dict(named), _copy)
         )
@@ -42,7 +42,7 @@ def _copy(value: Any, _: str) -> Any:
 
 
 @contextmanager
-def _plain_operations(device: torch.device) -> Iterator[None]:
+def plain_operations(device: torch.device) -> Iterator[None]:
     """A context without autocast and activation checkpointing, and with attention by plain operations.
 
     Fused kernels have no second or forward-mode derivative, and half precision drowns a second derivative. A

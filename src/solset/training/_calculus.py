@@ -1,0 +1,59 @@
+"""Derivatives of a graph in its leaves, backward and forward."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def derivatives(
+    ends: Sequence[Tensor],
+    leaves: Sequence[Tensor],
+    weights: Sequence[Tensor] | None = None,
+    *,
+    keep_graph: bool = False,
+    create_graph: bool = False,
+) -> list[Tensor]:
+    """The derivative of ``Σ ⟨weight, end⟩`` in each leaf; zeros where nothing leads to the leaf.
+
+    Args:
+        ends: Tensors at the end of a graph; those without a graph are constants.
+        leaves: Tensors at its start.
+        weights: Tensor for each end; ones for scalars by default.
+        keep_graph: Whether the graph is used again.
+        create_graph: Whether the derivative gets a graph of its own.
+    """
+    weights = [torch.ones_like(end) for end in ends] if weights is None else weights
+    pairs = [(end, weight) for end, weight in zip(ends, weights, strict=True) if end.requires_grad]
+    if not pairs or not leaves:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    parts = torch.autograd.grad(
+        [end for end, _ in pairs],
+        leaves,
+        [weight for _, weight in pairs],
+        retain_graph=keep_graph or create_graph,
+        create_graph=create_graph,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return list(parts)
+
+
+def pushed(ends: Sequence[Tensor], leaves: Sequence[Tensor], tangents: Sequence[Tensor]) -> list[Tensor]:
+    """The change of each end when the leaves change by the tangents: the product with the Jacobian.
+
+    The product with the transposed Jacobian is linear in its weights, and its derivative in them is the product with the
+    Jacobian itself. So no layer needs a forward-mode derivative.
+
+    Args:
+        ends: Tensors at the end of a graph, which is kept.
+        leaves: Tensors at its start.
+        tangents: Change of each leaf.
+    """
+    with torch.enable_grad():
+        weights = [torch.zeros_like(end, requires_grad=True) for end in ends]
+        parts = derivatives(ends, leaves, weights, create_graph=True)
+        along = [
+            (part * tangent) for part, tangent in zip(parts, tangents, strict=True) if part.requires_grad
+        ]
+    return derivatives(along, weights, [torch.ones_like(part) for part in along], keep_graph=True)

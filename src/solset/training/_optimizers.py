@@ -1,0 +1,186 @@
+"""One step of an optimizer as a differentiable function of weights, gradients and its own state."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from solset.errors import bad_type, bad_value
+from solset.training._state import Settings, Slots, put_settings
+
+MakeOptimizer = Callable[[list[Any]], Optimizer]
+_BY_ENTRY = (
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.RMSprop,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+    torch.optim.Adamax,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.ASGD,
+    torch.optim.Rprop,
+)
+
+
+class OptimizerStep:
+    """The step of a ``torch.optim`` optimizer without side effects, by its own differentiable rule.
+
+    Parameters are taken in blocks: where the rule treats each entry by itself, all parameters of a group
+    are one flat vector. Values differ from those of the optimizer in use by rounding only.
+
+    Args:
+        optimizer: Optimizer of the trained parameters; it is used up.
+        parameters: Trained parameters in their order.
+
+    Attributes:
+        blocks: Places of the parameters of each block.
+
+    Raises:
+        ValueError: If the optimizer's step has no derivative.
+    """
+
+    def __init__(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
+        if "differentiable" not in optimizer.defaults:
+            raise bad_value(
+                "optimizer",
+                expected="one of torch.optim whose step can be differentiated, such as SGD, Adam or AdamW",
+                got=type(optimizer).__name__,
+                cure="Its step has no `differentiable` option, so the run has no derivative.",
+            )
+        optimizer.defaults["differentiable"] = True
+        self._optimizer = optimizer
+        self._shapes = [parameter.shape for parameter in parameters]
+        places = {id(parameter): place for place, parameter in enumerate(parameters)}
+        members = [[places[id(each)] for each in group["params"]] for group in optimizer.param_groups]
+        by_entry = type(optimizer) in _BY_ENTRY or isinstance(optimizer, torch.optim.AdamW)
+        self.blocks = members if by_entry else [[place] for group in members for place in group]
+        self._group_of = [
+            next(i for i, group in enumerate(members) if block[0] in group) for block in self.blocks
+        ]
+
+    def joined(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors for each parameter as one for each block: flat for several parameters.
+
+        Args:
+            tensors: Tensor for each parameter, in their order.
+        """
+        return [
+            torch.cat([tensors[place].reshape(-1) for place in block]) if len(block) > 1 else tensors[block[0]]
+            for block in self.blocks
+        ]
+
+    def split(self, joined: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors for each block as one for each parameter, in their order.
+
+        Args:
+            joined: Tensor for each block.
+        """
+        parts: list[Tensor] = [joined[0]] * len(self._shapes)
+        for tensor, block in zip(joined, self.blocks, strict=True):
+            sizes = [self._shapes[place].numel() for place in block]
+            pieces = torch.split(tensor, sizes) if len(block) > 1 else [tensor]
+            for piece, place in zip(pieces, block, strict=True):
+                parts[place] = piece.reshape(self._shapes[place])
+        return parts
+
+    def joined_slots(self, slots: Sequence[Slots]) -> list[Slots]:
+        """The state of the optimizer for each block.
+
+        Args:
+            slots: State for each parameter, in their order.
+        """
+        return [
+            {name: self._joined_slot(block, slots, name) for name in slots[block[0]]} for block in self.blocks
+        ]
+
+    def _joined_slot(self, block: Sequence[int], slots: Sequence[Slots], name: str) -> Any:
+        first = slots[block[0]][name]
+        if len(block) == 1 or not isinstance(first, Tensor) or first.shape != self._shapes[block[0]]:
+            return first.clone() if isinstance(first, Tensor) else first
+        return torch.cat([slots[place][name].reshape(-1) for place in block])
+
+    def __call__(
+        self,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        slots: Sequence[Slots],
+        settings: Settings,
+    ) -> tuple[list[Tensor], list[Slots]]:
+        """Parameters and slots after the step; autograd can differentiate them in the first three arguments.
+
+        Args:
+            parameters: Values of the blocks.
+            gradients: Gradient for each block.
+            slots: State of the optimizer for each block; empty before the first step.
+            settings: Rates and other numbers of the groups.
+        """
+        moved = [parameter.clone() for parameter in parameters]
+        state = [
+            {name: value.clone() if isinstance(value, Tensor) else value for name, value in slot.items()}
+            for slot in slots
+        ]
+        settings = [_for_derivatives(numbers) for numbers in settings]
+        if isinstance(self._optimizer, torch.optim.SGD):
+            settings, state = _with_momentum(settings, state, moved)
+        for parameter, gradient in zip(moved, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        put_settings(settings, self._optimizer)
+        for place, group in enumerate(self._optimizer.param_groups):
+            group["params"] = [m for m, owner in zip(moved, self._group_of, strict=True) if owner == place]
+        self._optimizer.state.clear()
+        for parameter, slot in zip(moved, state, strict=True):
+            if slot:
+                self._optimizer.state[parameter] = slot
+        self._optimizer.step()
+        after = [dict(self._optimizer.state.get(parameter, {})) for parameter in moved]
+        self._optimizer.state.clear()
+        for parameter in moved:
+            parameter.grad = None
+        return moved, after
+
+
+def _for_derivatives(numbers: dict[str, Any]) -> dict[str, Any]:
+    switches = {"differentiable": True, "foreach": False, "fused": None, "capturable": False}
+    return {**numbers, **{name: value for name, value in switches.items() if name in numbers}}
+
+
+def _with_momentum(
+    settings: Settings, slots: Sequence[Slots], parameters: Sequence[Tensor]
+) -> tuple[Settings, list[Slots]]:
+    """Momentum that starts from zeros: PyTorch detaches the first gradient of SGD from the graph."""
+    is_first = not any(slot.get("momentum_buffer") is not None for slot in slots)
+    if not is_first or not any(numbers["momentum"] for numbers in settings):
+        return settings, list(slots)
+    zeros: list[Slots] = [{"momentum_buffer": torch.zeros_like(parameter)} for parameter in parameters]
+    return [{**numbers, "dampening": 0} for numbers in settings], zeros
+
+
+def differentiable_slots(slots: Sequence[Slots], parameters: Sequence[Tensor]) -> list[tuple[int, str]]:
+    """Place and name of the slots that carry derivatives: floating tensors shaped like their block.
+
+    Args:
+        slots: State of the optimizer for each block.
+        parameters: Blocks in the same order.
+    """
+    return [
+        (place, name)
+        for place, (slot, parameter) in enumerate(zip(slots, parameters, strict=True))
+        for name, value in slot.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and name != "step"
+        if value.shape == parameter.shape
+    ]
+
+
+def made(optimizer: Any) -> Optimizer:
+    """The result of a factory, refused unless it is an optimizer."""
+    if not isinstance(optimizer, Optimizer):
+        raise bad_type(
+            "optimizer",
+            expected="a function of the parameters that returns a torch optimizer",
+            got=type(optimizer).__name__,
+            cure="Write partial(torch.optim.AdamW, lr=1e-3).",
+        )
+    return optimizer

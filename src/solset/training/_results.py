@@ -1,0 +1,191 @@
+"""What a run says: where it ends after a change of the data, and what each point is worth for a goal."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from solset.errors import Status
+from solset.results import Result, TableResult, WeightsResult, computed
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Smoothness(Result):
+    """How well the derivative of a training predicts real reruns along one change of the data.
+
+    Attributes:
+        scales: Parts of the change to which training was really run again.
+        errors: Relative error ``‖real - predicted‖ / ‖real‖`` of the change of the weights at each scale.
+        holds_to: Largest scale from which on downwards every error is at most ``tolerance``; 0 if none is.
+        tolerance: Relative error up to which the derivative is said to hold.
+        is_falling: Whether the error falls with the scale, as it does where training is smooth.
+    """
+
+    scales: tuple[float, ...]
+    errors: tuple[float, ...]
+    holds_to: float
+    tolerance: float
+    is_falling: bool
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: whether training is differentiable at this scale."""
+        if self.holds_to >= max(self.scales):
+            return "training is differentiable at this scale"
+        if self.holds_to > 0:
+            return f"the derivative holds up to {self.holds_to:.3g} of this change"
+        if self.is_falling:
+            return "the change is too large for the derivative: its error falls with the scale"
+        return "training is not differentiable at this scale"
+
+    @property
+    def headline(self) -> str:
+        """The verdict, and the error of the largest rerun."""
+        errors = ", ".join(f"{e:.2g} at {s:.3g}" for s, e in zip(self.scales, self.errors, strict=True))
+        return f"{self.verdict}; relative error {errors}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RunEstimate(WeightsResult):
+    """Where the same recipe would have ended on changed data, by the derivative of the run.
+
+    Attributes:
+        weights: Weights at the end, ``(p,)``, in ``named_parameters`` order.
+        change: Difference to the weights of the run, ``(p,)``.
+        buffers: Running statistics at the end, by name; only those that training moves.
+        smoothness: Comparison with real reruns; ``None`` if it was not asked for.
+        kinks: Number of entries of each parameter in which the optimizer's rule had no derivative at some
+            step; they are left out of the change.
+        shapes: Shape of each trained parameter, by name.
+    """
+
+    weights: Tensor
+    change: Tensor
+    buffers: Mapping[str, Tensor] = field(repr=False)
+    smoothness: Smoothness | None
+    kinks: Mapping[str, int]
+    shapes: Mapping[str, torch.Size] = field(repr=False)
+
+    status = computed(
+        lambda result: Status.CONVERGED if bool(torch.isfinite(result.weights).all()) else Status.NONFINITE
+    )
+
+    message = computed(lambda result: _warned(result))
+
+    @property
+    def headline(self) -> str:
+        """The length of the change, and how far training is smooth."""
+        smooth = "smoothness not measured" if self.smoothness is None else self.smoothness.headline
+        return f"‖w - w_T‖ = {float(self.change.norm()):.4g}; {smooth}"
+
+    def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size]]:
+        return self.weights, self.shapes
+
+    def apply_to(self, model: nn.Module) -> nn.Module:
+        """A deep copy of ``model`` with the new weights and running statistics.
+
+        Args:
+            model: Module with the parameter names of the run, such as ``run.model``.
+
+        Raises:
+            ValueError: If a parameter is missing in the model or has another shape.
+        """
+        changed = super().apply_to(model)
+        buffers = dict(changed.named_buffers())
+        with torch.no_grad():
+            for name, value in self.buffers.items():
+                buffers[name].copy_(value)
+        return changed
+
+
+def _warned(result: RunEstimate) -> str:
+    parts = []
+    if result.smoothness is not None and result.smoothness.holds_to < max(result.smoothness.scales):
+        parts.append(result.smoothness.headline)
+    if result.kinks:
+        parts.append(kink_sentence(result.kinks))
+    return "; ".join(parts)
+
+
+def kink_sentence(kinks: Mapping[str, int]) -> str:
+    """One sentence about the weights in which the optimizer's rule has no derivative."""
+    named = ", ".join(f"{count} of {name}" for name, count in kinks.items())
+    return (
+        f"the optimizer's rule has no derivative in {named}, whose gradient was always zero: any change that "
+        f"wakes them moves them by a whole step, so they are left out"
+    )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Retraining(WeightsResult):
+    """Where the same recipe really ended on changed data.
+
+    Attributes:
+        weights: Weights at the end, ``(p,)``, in ``named_parameters`` order.
+        change: Difference to the weights of the run on the data before, ``(p,)``.
+        model: Trained module, in evaluation mode.
+        losses: Loss of each step's batch.
+        shapes: Shape of each trained parameter, by name.
+    """
+
+    weights: Tensor
+    change: Tensor
+    model: nn.Module = field(repr=False)
+    losses: tuple[float, ...] = field(repr=False)
+    shapes: Mapping[str, torch.Size] = field(repr=False)
+
+    @property
+    def headline(self) -> str:
+        """Number of steps, and distance from the weights of the run."""
+        return f"{len(self.losses)} steps, ‖w - w_T‖ = {float(self.change.norm()):.4g}"
+
+    def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size]]:
+        return self.weights, self.shapes
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution(TableResult):
+    """The derivative of a goal in everything that a training took from its data.
+
+    Attributes:
+        value: Value of the goal at the end of the run.
+        weights: Derivative in each point's factor, ``(n,)``; its negative predicts what removing the point does to
+            the goal. ``None`` for a loss that is no mean over points.
+        features: Derivative in each feature of each point, ``(n, *input)``; ``None`` for integer inputs.
+        targets: Derivative in each target, ``(n, ...)``; ``None`` for integer targets.
+        initial: Derivative in the initial weights, ``(p,)``.
+        kinks: Number of entries of each parameter in which the optimizer's rule had no derivative.
+    """
+
+    value: float
+    weights: Tensor | None
+    features: Tensor | None
+    targets: Tensor | None
+    initial: Tensor
+    kinks: Mapping[str, int]
+
+    message = computed(lambda result: kink_sentence(result.kinks) if result.kinks else "")
+
+    @property
+    def headline(self) -> str:
+        """Value of the goal, and the point whose removal is predicted to change it most."""
+        if self.weights is None:
+            return f"goal {self.value:.4g}"
+        most = int(self.weights.abs().argmax())
+        return f"goal {self.value:.4g}; removing point {most} changes it most, by {-float(self.weights[most]):.3g}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Point, predicted effect of its removal on the goal, rank of that effect, and length of the feature part."""
+        columns: dict[str, list[Any]] = {}
+        if self.weights is not None:
+            columns["removal"] = (-self.weights).tolist()
+            order = self.weights.abs().argsort(descending=True)
+            columns["rank"] = (order.argsort() + 1).tolist()
+        if self.features is not None:
+            columns["feature_norm"] = self.features.flatten(1).norm(dim=1).tolist()
+        count = len(next(iter(columns.values()), []))
+        return [
+            {"point": i, **{name: column[i] for name, column in columns.items()}} for i in range(count)
+        ]

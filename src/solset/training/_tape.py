@@ -1,0 +1,101 @@
+"""What a training wrote down: its steps, and states to start again from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from solset.training._state import State
+from solset.training._step import Record
+
+
+@dataclass(eq=False)
+class Tape:
+    """The record of a training: every step, and the state before every ``stride``-th of them.
+
+    Attributes:
+        stride: Number of steps from one kept state to the next.
+        folder: Folder for the kept states; ``None`` keeps them in memory.
+        records: What was written down about each step.
+        states: Kept states by step; on the disk only what is no tensor stays in memory.
+    """
+
+    stride: int
+    folder: Path | None = None
+    records: list[Record] = field(default_factory=list)
+    states: dict[int, Any] = field(default_factory=dict)
+
+    def keep(self, step: int, state: Callable[[], State]) -> None:
+        """Keeps the state before a step, if it is one of those to keep.
+
+        Args:
+            step: Number of the step, from 0.
+            state: Function that copies the state.
+        """
+        if step % self.stride == 0:
+            self.states[step] = state() if self.folder is None else _written(state(), self._file(step))
+
+    def state(self, step: int) -> State:
+        """The kept state before a step.
+
+        Args:
+            step: Number of a step whose state was kept.
+        """
+        kept = self.states[step]
+        return kept if self.folder is None else _read(kept, self._file(step))
+
+    def segments(self) -> Iterator[range]:
+        """The steps in runs that begin at a kept state, from the first to the last."""
+        for start in sorted(self.states):
+            yield range(start, min(start + self.stride, len(self.records)))
+
+    def _file(self, step: int) -> Path:
+        assert self.folder is not None  # noqa: S101
+        return self.folder / f"state-{step:08d}.safetensors"
+
+
+def stride_for(steps: int, size: int, memory_budget: int) -> tuple[int, bool]:
+    """The shortest stride whose states fit the budget, and whether they do.
+
+    A sweep holds the kept states and those of one stride: ``steps / stride + stride`` in all, fewest at ``√steps``.
+
+    Args:
+        steps: Number of steps of the training.
+        size: Bytes of one state.
+        memory_budget: Bytes that states may take.
+    """
+    stride = 1
+    while stride * stride < steps:
+        held = steps if stride == 1 else -(-steps // stride) + stride
+        if held * size <= memory_budget:
+            return stride, True
+        stride += 1
+    return stride, (-(-steps // stride) + stride) * size <= memory_budget
+
+
+def _written(state: State, file: Path) -> dict[str, Any]:
+    """Writes the tensors of a state; returns where each belongs, and all that is no tensor."""
+    tensors: dict[str, Tensor] = {f"p.{name}": value for name, value in state.parameters.items()}
+    tensors |= {f"b.{name}": value for name, value in state.buffers.items()}
+    rest: list[dict[str, Any]] = []
+    for place, slot in enumerate(state.slots):
+        tensors |= {f"s{place}.{name}": value for name, value in slot.items() if isinstance(value, Tensor)}
+        rest.append({name: None if isinstance(value, Tensor) else value for name, value in slot.items()})
+    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, file)
+    return {"parameters": list(state.parameters), "buffers": list(state.buffers), "slots": rest}
+
+
+def _read(names: dict[str, Any], file: Path) -> State:
+    tensors = load_file(file)
+    slots: Sequence[dict[str, Any]] = [
+        {name: tensors.get(f"s{place}.{name}", value) for name, value in slot.items()}
+        for place, slot in enumerate(names["slots"])
+    ]
+    return State(
+        {name: tensors[f"p.{name}"] for name in names["parameters"]},
+        {name: tensors[f"b.{name}"] for name in names["buffers"]},
+        slots,
+    )
