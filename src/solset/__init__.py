@@ -1,7 +1,7 @@
 """How the solution set of a trained network moves when its training data is perturbed."""
 
 from solset._stability import training_stability
-from solset.changes import Move
+from solset.changes import Move, Remove
 from solset.errors import SolsetWarning
 from solset.modulus import audit, lipschitz_modulus
 from solset.paths import follow_path
@@ -12,6 +12,7 @@ from solset.retraining import retrain
 from solset.risk import embedding_of
 from solset.sets import AffineSet
 from solset.solvers import Solution, SolverError, filters
+from solset.training import Training
 
 __version__ = "0.1.0"
 
@@ -26,9 +27,11 @@ __all__ = [
     "design_poisoning",
     "embedding_of",
     "Problem",
+    "Training",
     "retrain",
     "AffineSet",
     "Move",
+    "Remove",
     "Solution",
     "SolverError",
     "filters",

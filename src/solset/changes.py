@@ -24,8 +24,8 @@ class PointChange:
     Attributes:
         points: Indices of the points that change, distinct.
         features: Change of their features, ``(len(points), *input)``; ``None`` where they stay.
-        factors: Change of the factors of their losses, which are 1 at first, ``(len(points),)``; ``None`` where
-            they stay.
+        factors: Change of the factors of their losses, which are 1 at first, ``(len(points),)``; ``None``
+            where they stay.
     """
 
     points: list[int]
@@ -101,7 +101,7 @@ class Change(ABC):
             ValueError: As for :meth:`direction`.
         """
 
-    def of_points(self, points: Points) -> PointChange:  # noqa: ARG002 - for the kinds that can say it
+    def of_points(self, points: Points) -> PointChange:  # noqa: ARG002
         """What the change does to each point of the data, for a training that runs on them.
 
         Args:
@@ -199,26 +199,26 @@ def _named(points: Indices | None) -> str:
 class Remove(Change):
     """Some training points are left out.
 
-    A mean stays a mean over the points that are left, as a loader takes it. To first order the gradient of the
-    risk changes by ``-α Σ_k (∇ℓ_k - g)``, where ``g`` is the gradient of the mean loss, and 0 for a sum.
+    A mean stays a mean over the points that are left, as a loader takes it. To first order the gradient of
+    the risk changes by ``-α Σ_k (∇ℓ_k - g)``, where ``g`` is the gradient of the mean loss, and 0 for a sum.
 
     Attributes:
-        points: Indices of the points that are left out.
+        points: Indices of the points that are left out; not all of them.
 
     Example:
         >>> Remove([7])
         Remove(points 7)
     """
 
-    points: Indices
+    points: Indices | None
 
     @classmethod
-    def of_gradient(cls, risk: EmpiricalRisk, points: Sequence[int], memory_budget: int) -> LinearOperator:
+    def of_gradient(cls, risk: EmpiricalRisk, points: Sequence[int], memory_budget: int) -> LinearOperator:  # noqa: ARG003
         """The gradients of the points' losses as columns; arguments as for every change."""
         return PointGradients(risk, points)
 
     @classmethod
-    def of_outputs(cls, risk: EmpiricalRisk, points: Sequence[int], memory_budget: int) -> LinearOperator:
+    def of_outputs(cls, risk: EmpiricalRisk, points: Sequence[int], memory_budget: int) -> LinearOperator:  # noqa: ARG003
         """Refuses: where the data are fitted, nothing moves; arguments as for every change."""
         raise bad_value(
             "optimality",
@@ -247,7 +247,7 @@ class Remove(Change):
     def of_points(self, points: Points) -> PointChange:
         """A factor of 0 for each point; argument as for every change."""
         removed = self._removed(len(points))
-        return PointChange(removed, factors=-torch.ones(len(removed)))
+        return PointChange(removed, factors=-torch.ones(len(removed), dtype=torch.float64))
 
     def _removed(self, count: int) -> list[int]:
         removed = points_of(self.points, count)

@@ -15,8 +15,8 @@ from solset.risk import EmpiricalRisk, slopes_at
 class PointGradients(LinearOperator):
     """The derivative of the risk's gradient in the factors of some points, ``(p, |K|)``.
 
-    Column ``k`` is ``α ∇ℓ_k`` for a sum. For a mean it is ``α (∇ℓ_k - g)`` with the gradient ``g`` of the mean loss
-    without weight decay, since a mean over fewer points is divided by their number.
+    Column ``k`` is ``α ∇ℓ_k`` for a sum. For a mean it is ``α (∇ℓ_k - g)`` with the gradient ``g`` of the
+    mean loss without weight decay, since a mean over fewer points is divided by their number.
 
     Args:
         risk: Empirical risk at the point of linearisation.

@@ -42,8 +42,8 @@ def derivatives(
 def pushed(ends: Sequence[Tensor], leaves: Sequence[Tensor], tangents: Sequence[Tensor]) -> list[Tensor]:
     """The change of each end when the leaves change by the tangents: the product with the Jacobian.
 
-    The product with the transposed Jacobian is linear in its weights, and its derivative in them is the product with the
-    Jacobian itself. So no layer needs a forward-mode derivative.
+    The product with the transposed Jacobian is linear in its weights, and its derivative in them is the
+    product with the Jacobian itself. So no layer needs a forward-mode derivative.
 
     Args:
         ends: Tensors at the end of a graph, which is kept.

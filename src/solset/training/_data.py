@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,19 +40,30 @@ class Data:
         inputs, targets = self.points[indices]
         return inputs, targets, None if self.factors is None else self.factors[list(indices)]
 
+    def silent_features(self) -> tuple[int, ...]:
+        """Indices, in a flat input, of the features that are zero in every point."""
+        is_silent: Tensor | None = None
+        for start in range(0, len(self), 256):
+            inputs, _ = self.points[range(start, min(start + 256, len(self)))]
+            if not inputs.is_floating_point():
+                return ()
+            zero = (flat_rows(inputs) == 0).all(dim=0)
+            is_silent = zero if is_silent is None else is_silent & zero
+        return () if is_silent is None else tuple(is_silent.nonzero().flatten().tolist())
+
     def changed(self, change: PointChange, scale: float = 1.0) -> "Data":
         """The data after a change of single points.
 
         Args:
-            change: What happens to which points.
+            change: Change of single points.
             scale: Factor of the change: 0.5 goes half the way.
         """
         points, factors = self.points, self.factors
         if change.features is not None:
             points = points.move(change.points, scale * change.features)
         if change.factors is not None:
-            factors = torch.ones(len(self)).to(change.factors) if factors is None else factors.clone()
-            factors[change.points] += scale * change.factors
+            factors = torch.ones(len(self), dtype=torch.float64) if factors is None else factors.clone()
+            factors[change.points] += scale * change.factors.to(factors)
         return Data(points, factors)
 
 
@@ -63,6 +74,7 @@ def weighted_loss(losses: Tensor, factors: Tensor) -> Tensor:
         losses: Loss of each point, ``(b,)``.
         factors: Factor ``a_i`` of each point, ``(b,)``.
     """
+    factors = factors.to(losses)
     total = factors.sum()
     return (factors * losses).sum() / (total if float(total.detach()) != 0.0 else 1.0)
 
@@ -96,4 +108,4 @@ def _unreduced(loss: Loss) -> Loss | None:
         takes_reduction = "reduction" in inspect.signature(loss).parameters
     except (TypeError, ValueError):
         return None
-    return partial(loss, reduction="none") if takes_reduction else None
+    return cast("Loss", partial(cast("Any", loss), reduction="none")) if takes_reduction else None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from solset.errors import bad_type, bad_value
@@ -33,7 +33,7 @@ class Loop:
         self._losses = None if data.factors is None else losses_of(recipe.loss)
 
     def batches(self) -> Iterator[list[int]]:
-        """The batches of all epochs in order, drawn as ``DataLoader`` draws them; the schedule of epochs steps too."""
+        """The batches of all epochs, as ``DataLoader`` draws them; a schedule by epochs steps between."""
         recipe, count = self._recipe, len(self._data)
         remaining = recipe.step_count(count)
         for _ in range(recipe.epochs):
@@ -52,8 +52,8 @@ class Loop:
         yield from DataLoader(
             range(count),  # type: ignore[arg-type]
             batch_size=self._recipe.batch_size,
-            shuffle=self._recipe.is_shuffled,
-            drop_last=self._recipe.drops_last,
+            shuffle=self._recipe.shuffle,
+            drop_last=self._recipe.drop_last,
             collate_fn=list,
         )
 
@@ -73,6 +73,13 @@ class Loop:
             loss = self._recipe.loss(outputs, targets)
         else:
             loss = weighted_loss(self._losses(outputs, targets), factors)
+        if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
+            raise bad_type(
+                "loss",
+                expected="a function that returns a scalar which depends on the trained parameters",
+                got=f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__,
+                cure="Use a mean over the points of a batch.",
+            )
         loss.backward()
         if self._recipe.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(trained(self.model).values(), self._recipe.clip_norm)
@@ -86,7 +93,8 @@ def fresh_model(make_model: MakeModel, seed: int) -> nn.Module:
     """The model before its first step; the random generators stand where making it left them.
 
     Args:
-        make_model: Function that makes the model, of no argument or of the seed; or a module, which is copied.
+        make_model: Function that makes the model, of no argument or of the seed; or a module, which is
+            copied.
         seed: Seed that is set before.
 
     Raises:

@@ -1,6 +1,7 @@
 """One step of an optimizer as a differentiable function of weights, gradients and its own state."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,6 +51,14 @@ class OptimizerStep:
                 got=type(optimizer).__name__,
                 cure="Its step has no `differentiable` option, so the run has no derivative.",
             )
+        in_groups = {id(each) for group in optimizer.param_groups for each in group["params"]}
+        if in_groups != {id(parameter) for parameter in parameters}:
+            raise bad_value(
+                "optimizer",
+                expected="a function that hands all parameters it is given to the optimizer, and no others",
+                got=f"{len(in_groups)} parameters of {len(parameters)}",
+                cure="Freeze the others with requires_grad_(False).",
+            )
         optimizer.defaults["differentiable"] = True
         self._optimizer = optimizer
         self._shapes = [parameter.shape for parameter in parameters]
@@ -68,7 +77,9 @@ class OptimizerStep:
             tensors: Tensor for each parameter, in their order.
         """
         return [
-            torch.cat([tensors[place].reshape(-1) for place in block]) if len(block) > 1 else tensors[block[0]]
+            torch.cat([tensors[place].reshape(-1) for place in block])
+            if len(block) > 1
+            else tensors[block[0]]
             for block in self.blocks
         ]
 
@@ -99,7 +110,7 @@ class OptimizerStep:
     def _joined_slot(self, block: Sequence[int], slots: Sequence[Slots], name: str) -> Any:
         first = slots[block[0]][name]
         if len(block) == 1 or not isinstance(first, Tensor) or first.shape != self._shapes[block[0]]:
-            return first.clone() if isinstance(first, Tensor) else first
+            return _copy_of(first)
         return torch.cat([slots[place][name].reshape(-1) for place in block])
 
     def __call__(
@@ -118,10 +129,7 @@ class OptimizerStep:
             settings: Rates and other numbers of the groups.
         """
         moved = [parameter.clone() for parameter in parameters]
-        state = [
-            {name: value.clone() if isinstance(value, Tensor) else value for name, value in slot.items()}
-            for slot in slots
-        ]
+        state = [{name: _copy_of(value) for name, value in slot.items()} for slot in slots]
         settings = [_for_derivatives(numbers) for numbers in settings]
         if isinstance(self._optimizer, torch.optim.SGD):
             settings, state = _with_momentum(settings, state, moved)
@@ -134,12 +142,35 @@ class OptimizerStep:
         for parameter, slot in zip(moved, state, strict=True):
             if slot:
                 self._optimizer.state[parameter] = slot
-        self._optimizer.step()
+        with _counters_in_float64():
+            self._optimizer.step()
         after = [dict(self._optimizer.state.get(parameter, {})) for parameter in moved]
         self._optimizer.state.clear()
         for parameter in moved:
             parameter.grad = None
         return moved, after
+
+
+def _copy_of(value: Any) -> Any:
+    """A copy of a slot; a counter of steps in float64."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.double() if value.ndim == 0 and value.is_floating_point() else value.clone()
+
+
+@contextmanager
+def _counters_in_float64() -> Iterator[None]:
+    """A context in which new counters of steps are in float64.
+
+    The differentiable rules take powers ``β^step`` of the counter as a tensor, while the ordinary ones take
+    those of a Python number. In float32 the two differ by 1e-5.
+    """
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _for_derivatives(numbers: dict[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,34 @@ class Smoothness(Result):
         return f"{self.verdict}; relative error {errors}"
 
 
+@dataclass(frozen=True)
+class RecipeKinks:
+    """Where the rule of the optimizer has no derivative: weights whose gradient was zero up to some step.
+
+    Adam divides by the root of the mean squared gradient, so that any change which wakes such a weight,
+    however small, moves it by a whole step. Its share is left out of derivatives.
+
+    Attributes:
+        entries: Number of such entries of each parameter, by name.
+        features: Indices, in a flat input, of the features that are zero in every point.
+    """
+
+    entries: Mapping[str, int]
+    features: tuple[int, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.entries)
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{count} of {name}" for name, count in self.entries.items())
+        first = ", ".join(map(str, self.features[:20])) + (", …" if len(self.features) > 20 else "")
+        silent = f" (features {first} are 0 in every point)" if self.features else ""
+        return (
+            f"the optimizer's rule has no derivative in {named}, whose gradient was zero up to some step"
+            f"{silent}: a change that wakes them earlier moves them by a whole step; their share is left out"
+        )
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class RunEstimate(WeightsResult):
     """Where the same recipe would have ended on changed data, by the derivative of the run.
@@ -56,8 +84,7 @@ class RunEstimate(WeightsResult):
         change: Difference to the weights of the run, ``(p,)``.
         buffers: Running statistics at the end, by name; only those that training moves.
         smoothness: Comparison with real reruns; ``None`` if it was not asked for.
-        kinks: Number of entries of each parameter in which the optimizer's rule had no derivative at some
-            step; they are left out of the change.
+        kinks: Weights in which the rule of the optimizer has no derivative.
         shapes: Shape of each trained parameter, by name.
     """
 
@@ -65,7 +92,7 @@ class RunEstimate(WeightsResult):
     change: Tensor
     buffers: Mapping[str, Tensor] = field(repr=False)
     smoothness: Smoothness | None
-    kinks: Mapping[str, int]
+    kinks: RecipeKinks
     shapes: Mapping[str, torch.Size] = field(repr=False)
 
     status = computed(
@@ -105,17 +132,8 @@ def _warned(result: RunEstimate) -> str:
     if result.smoothness is not None and result.smoothness.holds_to < max(result.smoothness.scales):
         parts.append(result.smoothness.headline)
     if result.kinks:
-        parts.append(kink_sentence(result.kinks))
+        parts.append(str(result.kinks))
     return "; ".join(parts)
-
-
-def kink_sentence(kinks: Mapping[str, int]) -> str:
-    """One sentence about the weights in which the optimizer's rule has no derivative."""
-    named = ", ".join(f"{count} of {name}" for name, count in kinks.items())
-    return (
-        f"the optimizer's rule has no derivative in {named}, whose gradient was always zero: any change that "
-        f"wakes them moves them by a whole step, so they are left out"
-    )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -151,12 +169,12 @@ class Attribution(TableResult):
 
     Attributes:
         value: Value of the goal at the end of the run.
-        weights: Derivative in each point's factor, ``(n,)``; its negative predicts what removing the point does to
-            the goal. ``None`` for a loss that is no mean over points.
+        weights: Derivative in each point's factor, ``(n,)``; its negative predicts what removing the point
+            does to the goal. ``None`` for a loss that is no mean over points.
         features: Derivative in each feature of each point, ``(n, *input)``; ``None`` for integer inputs.
         targets: Derivative in each target, ``(n, ...)``; ``None`` for integer targets.
         initial: Derivative in the initial weights, ``(p,)``.
-        kinks: Number of entries of each parameter in which the optimizer's rule had no derivative.
+        kinks: Weights in which the rule of the optimizer has no derivative.
     """
 
     value: float
@@ -164,9 +182,9 @@ class Attribution(TableResult):
     features: Tensor | None
     targets: Tensor | None
     initial: Tensor
-    kinks: Mapping[str, int]
+    kinks: RecipeKinks
 
-    message = computed(lambda result: kink_sentence(result.kinks) if result.kinks else "")
+    message = computed(lambda result: str(result.kinks) if result.kinks else "")
 
     @property
     def headline(self) -> str:
@@ -174,10 +192,11 @@ class Attribution(TableResult):
         if self.weights is None:
             return f"goal {self.value:.4g}"
         most = int(self.weights.abs().argmax())
-        return f"goal {self.value:.4g}; removing point {most} changes it most, by {-float(self.weights[most]):.3g}"
+        effect = -float(self.weights[most])
+        return f"goal {self.value:.4g}; removing point {most} changes it most, by {effect:.3g}"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Point, predicted effect of its removal on the goal, rank of that effect, and length of the feature part."""
+        """Each point with the predicted effect of its removal, its rank, and the norm of its features."""
         columns: dict[str, list[Any]] = {}
         if self.weights is not None:
             columns["removal"] = (-self.weights).tolist()
@@ -186,6 +205,4 @@ class Attribution(TableResult):
         if self.features is not None:
             columns["feature_norm"] = self.features.flatten(1).norm(dim=1).tolist()
         count = len(next(iter(columns.values()), []))
-        return [
-            {"point": i, **{name: column[i] for name, column in columns.items()}} for i in range(count)
-        ]
+        return [{"point": i, **{name: column[i] for name, column in columns.items()}} for i in range(count)]

@@ -18,7 +18,7 @@ from solset.training._calculus import derivatives
 from solset.training._data import losses_of
 from solset.training._loop import Loop
 from solset.training._optimizers import OptimizerStep, made
-from solset.training._results import Attribution, RunEstimate, Smoothness
+from solset.training._results import Attribution, RecipeKinks, Retraining, RunEstimate, Smoothness
 from solset.training._state import (
     State,
     capture,
@@ -65,6 +65,11 @@ class Run:
         """Loss of each step's batch."""
         return [record.loss for record in self._tape.records]
 
+    @property
+    def stride(self) -> int:
+        """Number of steps from one kept state to the next; those between are computed again when needed."""
+        return self._tape.stride
+
     def __repr__(self) -> str:
         losses = self.losses
         return f"Run({len(losses)} steps, loss of a batch {losses[0]:.3g} to {losses[-1]:.3g})"
@@ -74,11 +79,13 @@ class Run:
 
         Args:
             change: Change of the training data.
-            smoothness: Whether the prediction is compared with two real reruns, at the whole change and half of it.
+            smoothness: Whether the prediction is compared with two real reruns, at the whole change and half
+                of it.
             tolerance: Relative error up to which the derivative is said to hold.
 
         Warns:
-            SolsetWarning: If the reruns show that the derivative does not hold at this scale, or entries of the
+            SolsetWarning: If the reruns show that the derivative does not hold at this scale, or entries of
+            the
                 weights have none.
 
         Cost: about three trainings for the tangent, and two for the reruns.
@@ -92,6 +99,18 @@ class Run:
         if result.message:
             warnings.warn(result.message, SolsetWarning, stacklevel=2)
         return result
+
+    def retrain(self, change: Change, *, scale: float = 1.0, progress: bool | None = None) -> Retraining:
+        """The truth: the same recipe really run on changed data; see :meth:`Training.retrain`.
+
+        Args:
+            change: Change of the training data.
+            scale: Part of the change that is made.
+            progress: Whether to show a progress bar; by default only on a terminal.
+
+        Cost: one training.
+        """
+        return self.training.retrain(change, scale=scale, progress=progress, start=self.weights)
 
     def smoothness(
         self, change: Change, *, scales: Sequence[float] = (1.0, 0.5, 0.1, 0.01), tolerance: float = 0.2
@@ -114,8 +133,8 @@ class Run:
         One replay of the run from its end to its start (Maclaurin et al. 2015) gives all of them.
 
         Args:
-            goal: Function of the trained module, in evaluation mode, that returns one number, such as the loss on
-                held-out points.
+            goal: Function of the trained module, in evaluation mode, that returns one number, such as the
+                loss on held-out points.
 
         Raises:
             TypeError: If the goal does not return a tensor.
@@ -145,9 +164,9 @@ class Run:
             slopes = [slope for slope, _ in pulled]
             for total, (_, batch) in zip(totals, pulled, strict=True):
                 total.add(record, batch)
-        kinks = self._named_kinks(derivative)
+        kinks = self._kinks(derivative)
         if kinks:
-            warnings.warn(Attribution(0.0, None, None, None, self.weights, kinks).message, SolsetWarning, stacklevel=3)
+            warnings.warn(str(kinks), SolsetWarning, stacklevel=3)
         return [
             Attribution(
                 value,
@@ -188,9 +207,10 @@ class Run:
         rule = OptimizerStep(optimizer, parameters)
         return StepDerivative(recipe, model, self.training.data, rule, self._is_mean)
 
-    def _named_kinks(self, derivative: StepDerivative) -> dict[str, int]:
+    def _kinks(self, derivative: StepDerivative) -> RecipeKinks:
         counts = zip(self._end.parameters, derivative.kinks, strict=True)
-        return {name: int(kinks.sum()) for name, kinks in counts if bool(kinks.any())}
+        entries = {name: int(kinks.sum()) for name, kinks in counts if bool(kinks.any())}
+        return RecipeKinks(entries, self.training.data.silent_features() if entries else ())
 
     def _cotangent(self, goal: Goal, derivative: StepDerivative) -> tuple[float, Slope]:
         leaves = {name: value.clone().requires_grad_() for name, value in self._end.parameters.items()}
@@ -203,27 +223,31 @@ class Run:
         if not isinstance(value, Tensor):
             raise bad_type("goal", expected="a tensor as its value", got=type(value).__name__, cure=_CURE)
         if value.numel() != 1 or not value.requires_grad:
-            got = f"shape {tuple(value.shape)}" if value.numel() != 1 else "a number that does not depend on them"
+            got = (
+                f"shape {tuple(value.shape)}"
+                if value.numel() != 1
+                else "a number that does not depend on them"
+            )
             raise bad_value("goal", expected="one number that depends on the weights", got=got, cure=_CURE)
         parts = derivatives([value.reshape(())], [*leaves.values(), *statistics.values()])
         buffers = dict(zip(statistics, parts[len(leaves) :], strict=True))
         return float(value.detach()), Slope(derivative.joined(parts[: len(leaves)]), {}, buffers)
 
-    def _tangent(self, points: PointChange) -> tuple[Slope, Tensor, dict[str, int]]:
+    def _tangent(self, points: PointChange) -> tuple[Slope, Tensor, RecipeKinks]:
         """The change of the state at the end, that of the weights as a flat vector, and the kinks."""
         derivative = self._derivative()
         zeros = derivative.joined([torch.zeros_like(value) for value in self._end.parameters.values()])
         slope = Slope(zeros, {}, derivative.zero_buffers(self._end))
         for before, record in self._forward():
             slope = derivative.push(before, record, slope, _of_batch(derivative, record, points))
-        return slope, derivative.flat(slope.parameters), self._named_kinks(derivative)
+        return slope, derivative.flat(slope.parameters), self._kinks(derivative)
 
     def _smoothness(
         self, change: Change, direction: Tensor, scales: tuple[float, ...], tolerance: float
     ) -> Smoothness:
         errors = []
         for scale in scales:
-            real = self.training.retrained_from(self.weights, change, scale=scale, progress=False).change
+            real = self.retrain(change, scale=scale, progress=False).change
             length = float(real.norm())
             errors.append(float((real - scale * direction).norm()) / length if length else 0.0)
         holding = [scale for i, scale in enumerate(scales) if max(errors[i:]) <= tolerance]
@@ -233,13 +257,17 @@ class Run:
     def _forward(self) -> Iterator[tuple[State, Record]]:
         """The steps from the first to the last, each with the state before it."""
         for segment in self._tape.segments():
-            yield from zip(self._states(segment), self._tape.records[segment.start : segment.stop], strict=True)
+            yield from zip(
+                self._states(segment), self._tape.records[segment.start : segment.stop], strict=True
+            )
 
     def _backward(self) -> Iterator[tuple[State, Record]]:
         """The steps from the last to the first, each with the state before it."""
         for segment in reversed(list(self._tape.segments())):
             states = list(self._states(segment))
-            yield from zip(reversed(states), reversed(self._tape.records[segment.start : segment.stop]), strict=True)
+            yield from zip(
+                reversed(states), reversed(self._tape.records[segment.start : segment.stop]), strict=True
+            )
 
     def _states(self, segment: range) -> Iterator[State]:
         """The states before the steps of a segment; those that were not kept are computed again."""

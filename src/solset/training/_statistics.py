@@ -27,9 +27,7 @@ class Statistics:
             for name, module in model.named_modules()
             if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
         }
-        self.names = [
-            f"{name}.{part}" for name in self._layers for part in ("running_mean", "running_var")
-        ]
+        self.names = [f"{name}.{part}" for name in self._layers for part in ("running_mean", "running_var")]
 
     @contextmanager
     def following(self, before: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -1,8 +1,8 @@
 """One recorded step of a training, and its derivative both ways.
 
-With ``s = (w, state of the optimizer, buffers)`` a step is ``s⁺ = Φ(s; θ)``. It consists of the gradient of a batch,
-clipping, and the rule of the optimizer. Each part is differentiated by itself, so that a weight in which the
-rule has no derivative cannot spoil the others.
+With ``s = (w, state of the optimizer, buffers)`` a step is ``s⁺ = Φ(s; θ)``. It consists of the gradient of
+a batch, clipping, and the rule of the optimizer. Each part is differentiated by itself, so that a weight in
+which the rule has no derivative cannot spoil the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -111,7 +111,7 @@ class StepDerivative:
 
         Args:
             before: State before the step.
-            record: What was written down about the step.
+            record: Record of the step that was taken.
             after: Derivatives of one or more goals in the state after the step.
 
         Cost: one gradient of the batch, and one double backward pass over it per goal.
@@ -138,7 +138,7 @@ class StepDerivative:
 
         Args:
             before: State before the step.
-            record: What was written down about the step.
+            record: Record of the step that was taken.
             slope: Change of the state before the step.
             batch: Change of the batch, complete: each part that the batch has.
 
@@ -193,19 +193,16 @@ class StepDerivative:
         return {name: torch.zeros_like(state.buffers[name]) for name in self._statistics.names}
 
     def batch_leaves(self, record: Record) -> list[Tensor | None]:
-        """Inputs, targets and factors of the batch, each as a fresh leaf, or ``None`` where it has no derivative.
+        """Inputs, targets and factors of a batch as fresh leaves; ``None`` for what has no derivative.
 
         Args:
-            record: What was written down about the step.
+            record: Record of the step that was taken.
         """
         inputs, targets, factors = self._data.batch(record.batch)
         if factors is None:
-            factors = torch.ones(len(record.batch), dtype=self._dtype(inputs, targets), device=self._device)
-        parts = [inputs, targets, factors if self._losses is not None else None]
-        return [_leaf(part) for part in parts]
-
-    def _dtype(self, *candidates: Any) -> torch.dtype:
-        return next(value.dtype for value in self._model.parameters() if value.requires_grad)
+            factors = torch.ones(len(record.batch))
+        factors = factors.to(self._device, next(self._model.parameters()).dtype)
+        return [_leaf(part) for part in (inputs, targets, factors if self._losses is not None else None)]
 
     def _graph(self, before: State, record: Record) -> _Graph:
         inputs, targets, _ = self._data.batch(record.batch)

@@ -19,7 +19,7 @@ class Tape:
     Attributes:
         stride: Number of steps from one kept state to the next.
         folder: Folder for the kept states; ``None`` keeps them in memory.
-        records: What was written down about each step.
+        records: Record of each step, from the first on.
         states: Kept states by step; on the disk only what is no tensor stays in memory.
     """
 
@@ -44,8 +44,8 @@ class Tape:
         Args:
             step: Number of a step whose state was kept.
         """
-        kept = self.states[step]
-        return kept if self.folder is None else _read(kept, self._file(step))
+        entry = self.states[step]
+        return entry if self.folder is None else _read(entry, self._file(step))
 
     def segments(self) -> Iterator[range]:
         """The steps in runs that begin at a kept state, from the first to the last."""
@@ -60,7 +60,8 @@ class Tape:
 def stride_for(steps: int, size: int, memory_budget: int) -> tuple[int, bool]:
     """The shortest stride whose states fit the budget, and whether they do.
 
-    A sweep holds the kept states and those of one stride: ``steps / stride + stride`` in all, fewest at ``√steps``.
+    A sweep holds the kept states and those of one stride: ``steps / stride + stride`` in all, fewest at
+    ``√steps``.
 
     Args:
         steps: Number of steps of the training.

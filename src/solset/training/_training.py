@@ -1,5 +1,6 @@
 """A training as a map: from its data to where it ends."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from tqdm import tqdm
 from solset.changes import Change, require_change
 from solset.errors import bad_value
 from solset.risk import as_points
-from solset.training._data import Data
+from solset.training._data import Data, Loss
 from solset.training._loop import Loop, MakeModel, fresh_model
-from solset.training._recipe import Recipe
+from solset.training._optimizers import MakeOptimizer, OptimizerStep, made
+from solset.training._recipe import MakeSchedule, Recipe
 from solset.training._results import Retraining
 from solset.training._run import Run
 from solset.training._state import capture, own_randomness, randomness, settings_of, trained
@@ -23,17 +25,29 @@ from solset.training._tape import Tape, stride_for
 class Training:
     """A recipe of training with its data; where it ends is a function of the data (method of the run).
 
-    With one seed, everything random is fixed: initial weights, order of batches, augmentation and dropout. So the recipe
-    is a function ``T(θ) = w_T`` of the data ``θ``, and :meth:`run` gives its value and its derivative.
+    With one seed, everything random is fixed: initial weights, order of batches, augmentation and dropout.
+    So the recipe is a function ``T(θ) = w_T`` of the data ``θ``, and :meth:`run` gives its value and its
+    derivative.
 
     Args:
         make_model: Function that makes the model, of no argument or of the seed; or a module with its initial
-            weights, which is copied.
+            weights, which is copied. All its parameters that require grad are trained.
         loss: Function ``(outputs, targets) -> scalar``, a mean over the points of a batch.
         x: Inputs ``(n, ...)``, or a map-style dataset of pairs.
         y: Targets ``(n, ...)`` beside inputs that are a tensor.
-        recipe: Fields of :class:`Recipe`: ``optimizer``, ``epochs``, ``batch_size``, ``schedule``,
-            ``clip_norm``, ``augment``, ``seed`` and others.
+        optimizer: Function of the list of trained parameters that returns an optimizer of ``torch.optim``,
+            such as ``partial(torch.optim.AdamW, lr=1e-3)``.
+        epochs: Number of passes over the data.
+        steps: Number of steps after which training ends; all of the epochs by default.
+        batch_size: Number of points in a batch; ``None`` takes all points in each step.
+        shuffle: Whether each epoch takes the points in a new order, as ``DataLoader`` draws it.
+        drop_last: Whether a last batch that is not full is left out.
+        schedule: Function of the optimizer that returns a scheduler of its learning rate; none by default.
+        schedule_each: Moment at which the scheduler steps: ``"epoch"`` or ``"step"``.
+        clip_norm: Norm to which the gradient of a batch is clipped; not clipped by default.
+        augment: Function of a batch of inputs that returns changed inputs of the same points. It is
+            differentiated like the model, and what it draws has to come from PyTorch's generators.
+        seed: Seed of initial weights, order of batches, augmentation and dropout.
 
     Raises:
         TypeError: If a part is of another type.
@@ -43,21 +57,51 @@ class Training:
         >>> from functools import partial
         >>> x, y = torch.linspace(-1, 1, 8)[:, None], torch.linspace(0, 1, 8)[:, None]
         >>> sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
-        >>> training = Training(lambda: nn.Linear(1, 1), nn.MSELoss(), x, y, optimizer=sgd, epochs=20, batch_size=4)
-        >>> run = training.run()
+        >>> training = Training(lambda: nn.Linear(1, 1), nn.MSELoss(), x, y, optimizer=sgd, epochs=20,
+        batch_size=4) >>> run = training.run()
         >>> len(run.losses)
         40
     """
 
-    def __init__(self, make_model: MakeModel, loss: Any, x: Any, y: Any = None, **recipe: Any) -> None:
-        if not isinstance(make_model, nn.Module) and not callable(make_model):
-            raise bad_value("make_model", expected="a module or a function that makes one", got=make_model,
-                            cure="Pass a function of the seed.")  # fmt: skip
-        self.recipe = Recipe(loss=loss, **recipe)
+    def __init__(
+        self,
+        make_model: MakeModel,
+        loss: Loss,
+        x: Any,
+        y: Any = None,
+        *,
+        optimizer: MakeOptimizer,
+        epochs: int = 1,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        schedule: MakeSchedule | None = None,
+        schedule_each: str = "epoch",
+        clip_norm: float | None = None,
+        augment: Callable[[Any], Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.recipe = Recipe(
+            loss=loss,
+            optimizer=optimizer,
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            schedule=schedule,
+            schedule_each=schedule_each,
+            clip_norm=clip_norm,
+            augment=augment,
+            seed=seed,
+        )
         self.make_model = make_model
         with own_randomness(torch.device("cpu")):
-            model = fresh_model(make_model, self.recipe.seed)
-        self.device = next(model.parameters()).device
+            model = fresh_model(make_model, seed)
+        parameters = list(trained(model).values())
+        OptimizerStep(made(optimizer(parameters)), parameters)  # refuses what has no derivative
+        self.device = parameters[0].device
         self.data = Data(as_points(x, y, self.device))
         self._refuse_unrepeatable()
 
@@ -67,8 +111,8 @@ class Training:
         """Trains once and keeps what its derivative needs.
 
         Args:
-            memory_budget: Bytes that kept states may take; with fewer, states are kept at every ``k``-th step,
-                and those between are computed again when they are needed.
+            memory_budget: Bytes that kept states may take; with fewer, states are kept at every ``k``-th
+                step, and those between are computed again when they are needed.
             folder: Folder for kept states, which is made; by default they stay in memory.
             progress: Whether to show a progress bar; by default only on a terminal.
 
@@ -103,41 +147,30 @@ class Training:
                 tape.records.append(Record(batch, before[1], before[0], value))
             return Run(self, loop.model, capture(loop.model, loop.optimizer), tape, initial)
 
-    def retrain(self, change: Change, *, scale: float = 1.0, progress: bool | None = None) -> Retraining:
+    def retrain(
+        self, change: Change, *, scale: float = 1.0, progress: bool | None = None, start: Tensor | None = None
+    ) -> Retraining:
         """The truth: the same recipe, with the same seed, really run on changed data.
 
-        A removed point keeps its place in its batches with factor 0, and the batch's mean is over the others; the order of
-        all points stays.
+        A removed point keeps its place in its batches with factor 0, and the mean of the batch is over the
+        others; the order of all points stays. Layers that see the whole batch, such as BatchNorm, still see
+        it.
 
         Args:
             change: Change of the training data.
             scale: Part of the change that is made.
             progress: Whether to show a progress bar; by default only on a terminal.
+            start: Weights at the end on the data before the change, ``(p,)``; found by another training if
+                they are not given. :meth:`Run.retrain` knows them.
 
-        Cost: two trainings, one of them on the data before the change.
+        Cost: one training, or two.
         """
         require_change(change)
-        before = self._trained(self.data, progress)[0]
-        return self.retrained_from(_flat(before), change, scale=scale, progress=progress)
-
-    def retrained_from(
-        self, weights: Tensor, change: Change, *, scale: float = 1.0, progress: bool | None = None
-    ) -> Retraining:
-        """Same as :meth:`retrain` where the weights on the data before are known.
-
-        Args:
-            weights: Weights at the end on the data before, ``(p,)``.
-            change: Change of the training data.
-            scale: Part of the change that is made.
-            progress: Whether to show a progress bar; by default only on a terminal.
-
-        Cost: one training.
-        """
         changed = self.data.changed(change.of_points(self.data.points), scale)
+        before = _flat(self._trained(self.data, progress)[0]) if start is None else start
         model, losses = self._trained(changed, progress)
-        end = _flat(model)
         shapes = {name: value.shape for name, value in trained(model).items()}
-        return Retraining(end, end - weights, model.eval(), tuple(losses), shapes)
+        return Retraining(_flat(model), _flat(model) - before, model.eval(), tuple(losses), shapes)
 
     def _trained(self, data: Data, progress: bool | None = False) -> tuple[nn.Module, list[float]]:
         with own_randomness(self.device):

@@ -1,0 +1,109 @@
+"""What cannot be a training, or has no derivative, is refused by name."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from solset import Move, Remove, Training
+
+SGD = partial(torch.optim.SGD, lr=0.1)
+X, Y = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
+
+
+def make() -> nn.Module:
+    return nn.Linear(3, 2)
+
+
+CROSS_ENTROPY = nn.CrossEntropyLoss()
+
+
+def training(make_model=make, loss=CROSS_ENTROPY, **recipe) -> Training:
+    return Training(make_model, loss, X, Y, **{"optimizer": SGD, "batch_size": 4, **recipe})
+
+
+REFUSED = {
+    "L-BFGS": ({"optimizer": torch.optim.LBFGS}, ValueError, "`optimizer`.*LBFGS.*differentiable"),
+    "no optimizer": ({"optimizer": lambda _: None}, TypeError, "`optimizer`.*NoneType"),
+    "some parameters": ({"optimizer": lambda p: SGD(p[:1])}, ValueError, "`optimizer`.*1 parameters of 2"),
+    "schedule_each": ({"schedule_each": "batch"}, ValueError, "`schedule_each`.*'epoch', 'step'"),
+    "no epoch": ({"epochs": 0}, ValueError, "`epochs`.*positive"),
+    "clip": ({"clip_norm": -1.0}, ValueError, "`clip_norm`.*positive"),
+    "no model": ({"make_model": lambda: 3}, TypeError, "`make_model`.*int"),
+    "frozen": (
+        {"make_model": lambda: make().requires_grad_(False)},
+        ValueError,
+        "`make_model`.*require grad",
+    ),
+    "loss of points": ({"loss": nn.CrossEntropyLoss(reduction="none")}, TypeError, r"`loss`.*shape \(4,\)"),
+    "augment by NumPy": (
+        {"augment": lambda x: x + float(np.random.default_rng().normal())},
+        ValueError,
+        "`recipe`.*other weights after two steps",
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "error", "words"), REFUSED.values(), ids=REFUSED)
+def test_recipe_is_refused_by_name(given, error, words):
+    with pytest.raises(error, match=words):
+        training(**given)
+
+
+def test_model_that_differs_each_time_is_refused():
+    weights = iter([torch.zeros(2, 3), torch.ones(2, 3)] * 3)
+
+    def other() -> nn.Module:
+        model = make()
+        model.weight.data = next(weights).clone()
+        return model
+
+    with pytest.raises(ValueError, match="`make_model`.*another model from the same seed"):
+        training(make_model=other)
+
+
+def test_step_at_which_the_loss_is_not_finite_is_named():
+    def squares(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs[:, 0] - targets).square().mean()
+
+    at = training(optimizer=partial(torch.optim.SGD, lr=1e10), loss=squares, epochs=50)
+    with pytest.raises(ValueError, match=r"`loss`.*at step \d+"):
+        at.run()
+
+
+def test_removal_needs_a_loss_that_is_a_mean_over_points():
+    def batch_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs, targets) + outputs.std()
+
+    run = training(loss=batch_loss).run()
+    with pytest.raises(ValueError, match="`change`.*no mean over the points"):
+        run.estimate(Remove([1]))
+    moved = run.estimate(Move([1], 1e-4 * torch.ones(1, 3)), smoothness=False)
+    assert float(moved.change.norm()) > 0
+    assert run.attribute(lambda model: model(X).square().sum()).weights is None
+
+
+@pytest.mark.parametrize(
+    ("goal", "error", "words"),
+    [
+        (lambda _: 3.0, TypeError, "`goal`.*float"),
+        (lambda model: model(X), ValueError, r"`goal`.*shape \(12, 2\)"),
+        (lambda _: X.sum(), ValueError, "`goal`.*does not depend"),
+    ],
+    ids=["number", "block", "constant"],
+)
+def test_goal_is_one_number_of_the_weights(goal, error, words):
+    with pytest.raises(error, match=words):
+        training().run().attribute(goal)
+
+
+def test_budget_that_holds_no_states_says_what_it_takes():
+    with pytest.raises(ValueError, match=r"`memory_budget`.*bytes for the states of 3 steps.*folder"):
+        training().run(memory_budget=10)
+
+
+def test_removing_all_points_is_refused():
+    with pytest.raises(ValueError, match="`points`.*fewer than all"):
+        training().run().estimate(Remove(range(12)))

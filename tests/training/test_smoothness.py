@@ -1,0 +1,80 @@
+"""Where training has no derivative, that is measured and said."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from solset import Move, Remove, SolsetWarning, Training
+
+AdamW = partial(torch.optim.AdamW, lr=3e-3)
+
+
+def digits_like(n: int = 120) -> tuple[torch.Tensor, torch.Tensor]:
+    """Small images of three classes; the first two pixels are black in all of them."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(n) % 3
+    x = torch.rand(n, 12, generator=generator) * 0.5 + torch.nn.functional.one_hot(y, 3).repeat(1, 4) * 0.5
+    x[:, :2] = 0.0
+    return x, y
+
+
+def trained(activation: type[nn.Module], **recipe) -> Training:
+    x, y = digits_like()
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(12, 32), activation(), nn.Linear(32, 3))
+
+    given = {"optimizer": AdamW, "epochs": 8, "batch_size": 16, **recipe}
+    return Training(make, nn.CrossEntropyLoss(), x, y, **given)
+
+
+def brighter(x: torch.Tensor) -> Move:
+    """All points change by 1 % of their values; black pixels stay black."""
+    return Move(None, 0.01 * x * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)))
+
+
+def test_smooth_recipe_is_called_differentiable():
+    at = trained(nn.Tanh, optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9))
+    estimate = at.run().estimate(brighter(digits_like()[0]))
+    assert estimate.smoothness.verdict == "training is differentiable at this scale"
+    assert max(estimate.smoothness.errors) < 0.05
+    assert estimate.message == ""
+    assert "‖w - w_T‖" in repr(estimate)
+
+
+def test_step_of_signs_is_called_not_differentiable():
+    at = trained(nn.Tanh, optimizer=partial(torch.optim.Rprop, lr=1e-2))
+    with pytest.warns(SolsetWarning, match="not differentiable at this scale"):
+        estimate = at.run().estimate(brighter(digits_like()[0]))
+    assert estimate.smoothness.holds_to == 0.0
+
+
+def test_verdict_is_that_of_real_reruns():
+    at = trained(nn.Tanh, optimizer=partial(torch.optim.SGD, lr=0.1))
+    run, change = at.run(), Remove(list(range(40)))
+    measured = run.smoothness(change, scales=(1.0, 0.1))
+    with pytest.warns(SolsetWarning) if measured.holds_to < 1 else torch.no_grad():
+        predicted = run.estimate(change).change
+    real = run.retrain(change, progress=False).change
+    assert measured.errors[0] == pytest.approx(float((predicted - real).norm() / real.norm()))
+    assert measured.errors[1] < 0.2 * measured.errors[0]
+
+
+def test_pixels_that_are_always_black_are_named():
+    run = trained(nn.Tanh).run()
+    with pytest.warns(SolsetWarning, match=r"64 of 0\.weight.*features 0, 1"):
+        worth = run.attribute(lambda model: model(digits_like()[0]).square().mean())
+    assert worth.kinks.entries == {"0.weight": 64}  # two pixels, 32 units
+    assert worth.kinks.features == (0, 1)
+    assert bool(torch.isfinite(worth.features).all())
+
+
+def test_waking_a_black_pixel_moves_the_weights_however_small_the_change():
+    run = trained(nn.Tanh).run()
+    x, _ = digits_like()
+    dx = torch.zeros_like(x)
+    dx[:, 0] = 1e-6
+    moved = run.retrain(Move(None, dx), progress=False).change
+    assert float(moved.norm()) > 0.01
