@@ -181,7 +181,7 @@ class Move(Change):
         """The move of the features; argument as for every change."""
         chosen = points_of(self.points, len(points))
         inputs, _ = points[chosen[:1]]
-        space = Space("dx", (len(chosen), *inputs.shape[1:]), inputs.dtype, inputs.device)
+        space = Space("dx", (len(chosen), *points.feature_shape), inputs.dtype, inputs.device)
         return PointChange(chosen, features=space.unflatten(space.flatten(self.dx)))
 
     def __repr__(self) -> str:

@@ -57,8 +57,9 @@ class Training:
         >>> from functools import partial
         >>> x, y = torch.linspace(-1, 1, 8)[:, None], torch.linspace(0, 1, 8)[:, None]
         >>> sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
-        >>> training = Training(lambda: nn.Linear(1, 1), nn.MSELoss(), x, y, optimizer=sgd, epochs=20,
-        batch_size=4) >>> run = training.run()
+        >>> recipe = {"optimizer": sgd, "epochs": 20, "batch_size": 4}
+        >>> training = Training(lambda: nn.Linear(1, 1), nn.MSELoss(), x, y, **recipe)
+        >>> run = training.run()
         >>> len(run.losses)
         40
     """
