@@ -77,17 +77,20 @@ class Constraint:
         row_weights: Function that gives ``W``, with ``(WA)ᵀ(WA)`` the curvature that training follows, where
             ``A`` are rows; called when a filter first needs it.
         prepared: Preparation of the solver, where it is there already; ``None`` makes it at first use.
+        settle: Function that tells kernel from range in a preparation; ``None`` takes the solver's word.
     """
 
     operator: LinearOperator
     solver: Solver
     row_weights: Callable[[], LinearOperator] | None = None
     prepared: Prepared | None = None
+    settle: Callable[[Prepared], Prepared] | None = None
 
     @cached_property
     def system(self) -> Prepared:
         """The matrix ``A`` with its factorisation or other preparation, computed at first use."""
-        return self.solver.prepare(self.operator) if self.prepared is None else self.prepared
+        prepared = self.solver.prepare(self.operator) if self.prepared is None else self.prepared
+        return prepared if self.settle is None else self.settle(prepared)
 
     @cached_property
     def weights(self) -> LinearOperator | None:
@@ -199,6 +202,8 @@ class Linearisation:
         """
         if self.premises.veto:
             return Qualification(None, self.premises.veto)
+        if self.system.doubt:
+            return Qualification(None, self.system.doubt)
         if self.rank is None:
             return Qualification(None, "the solver does not see the spectrum, so no rank was verified")
         return self.map.qualification(self.rank, self.rows, self.left_out)

@@ -184,6 +184,31 @@ class ColumnScaled(LinearOperator):
         return self._inner.rows(start, stop) * self._scale
 
 
+class Deflated(LinearOperator):
+    """``P A P`` for a symmetric ``A``, where ``P`` projects orthogonally to given directions.
+
+    Args:
+        operator: Symmetric matrix ``A``, ``(p, p)``.
+        basis: Orthonormal columns that become the kernel, ``(p, k)``.
+    """
+
+    is_symmetric = True
+
+    def __init__(self, operator: LinearOperator, basis: Tensor) -> None:
+        super().__init__(operator.shape, operator.dtype, operator.device)
+        self.inner, self.basis = operator, basis.to(operator.dtype)
+
+    def without(self, block: Tensor) -> Tensor:
+        """The part of a vector or block that is orthogonal to the directions."""
+        return block - self.basis @ (self.basis.T @ block)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return self.without(self.inner @ self.without(block))
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._apply(block)
+
+
 class Counted(LinearOperator):
     """An operator that counts its products, forward and transposed, one per column.
 

@@ -55,15 +55,18 @@ class LeftSide:
         return cls(half, kernel, scale, tolerance**0.5)
 
     @classmethod
-    def of_symmetric(cls, decomposition: Spectrum) -> "LeftSide":
+    def of_symmetric(cls, decomposition: Spectrum, blur: float = 0.0) -> "LeftSide":
         """From the spectrum of a symmetric ``A``.
 
         Args:
             decomposition: Eigenvalues and eigenvectors of the matrix.
+            blur: Angle by which the kernel may be off; images of it that are as small count as zero.
         """
         counts, values = decomposition.kept, decomposition.values
         half = (decomposition.vectors[:, counts] / values[counts]).T
-        return cls(half, decomposition.kernel, torch.ones_like(values), decomposition.tolerance**0.5)
+        return cls(
+            half, decomposition.kernel, torch.ones_like(values), max(decomposition.tolerance**0.5, blur)
+        )
 
     @classmethod
     def of_rows(cls, rows: Tensor) -> "LeftSide":

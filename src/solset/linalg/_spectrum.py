@@ -43,6 +43,26 @@ class Spectrum:
         """An orthonormal basis of the numerical kernel, ``(m, m - rank)``."""
         return self.vectors[:, ~self.kept]
 
+    def deflated(self, basis: Tensor) -> "Spectrum":
+        """The spectrum of ``P A P``, where ``P`` projects orthogonally to given directions.
+
+        Args:
+            basis: Orthonormal columns that become the kernel, ``(m, k)``.
+
+        Cost: two decompositions, ``O(m³)`` operations.
+        """
+        k = basis.shape[1]
+        if k == 0:
+            return self
+        complement = torch.linalg.qr(basis.to(self.vectors), mode="complete").Q[:, k:]
+        inside = self.vectors.T @ complement
+        matrix = inside.T @ (self.values.unsqueeze(1) * inside)
+        values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+        values = torch.cat([values, values.new_zeros(k)])
+        order = values.argsort()
+        joined = torch.cat([complement @ vectors, basis.to(self.vectors)], dim=1)
+        return Spectrum(values[order], joined[:, order], self.tolerance)
+
 
 def default_tolerance(shape: tuple[int, int], dtype: torch.dtype) -> float:
     """The usual relative rank tolerance: the larger side times the rounding unit."""

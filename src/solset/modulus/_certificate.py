@@ -13,6 +13,7 @@ from solset.modulus._routes import Ratio
 from solset.problem import Problem
 
 SHARE = 0.01  # share in the combinations, relative to the largest one, from which an output is named
+CLEAR = 1e-10  # size of the smallest eigenvalue, relative to the largest, from which a rank counts as proven
 STILL = 1e-3  # Newton step, relative to the weights, up to which they count as stationary
 
 
@@ -44,6 +45,12 @@ def certify(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, 
         return replace(bare, reason=veto)
     if exact is None:
         return _of_products(bare, line, ratio)
+    if line.system.doubt:
+        return replace(bare, reason=line.system.doubt)
+    clearance = line.system.clearance
+    if clearance is not None and clearance < CLEAR:
+        text = f"an eigenvalue is {clearance:.2g} of the largest, too near to rounding to prove a rank"
+        return replace(bare, reason=text)
     if not line.map.is_exact:
         text = "the Gauss–Newton matrix stands for the Hessian: exact only at zero residual"
         return replace(bare, reason=text)

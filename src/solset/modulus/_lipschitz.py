@@ -11,11 +11,10 @@ from solset.derivatives import Linearisation
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.modulus._certificate import certify
 from solset.modulus._kinks import activation_margin
-from solset.modulus._rank import resolution
 from solset.modulus._result import Carrier, Certainty, Certificate, LipschitzModulus
 from solset.modulus._routes import Ratio, by_decomposition, by_products
-from solset.problem import AUTO, MOST_DENSE, Interpolating, Optimality, Problem, as_map
-from solset.solvers import CG, LSMR, MINRES, Dense, Dual, Solver
+from solset.problem import AUTO, Interpolating, Optimality, Problem, as_map
+from solset.solvers import CG, LSMR, MINRES, Dual, Solver
 
 
 @checked
@@ -140,7 +139,7 @@ def _part(
 def _linearise(
     part: Problem, moved: list[int], optimality: Optimality, solver: Solver | None, *, is_part: bool
 ) -> Linearisation:
-    """The pair of the map asked for; a small Hessian is written out, with a cut above its own noise."""
+    """The pair of the map asked for; a part of the problem takes the interpolating one if fitted."""
     asked = as_map(optimality)
     if asked is None and is_part and part.is_fitted:
         asked = Interpolating()
@@ -151,13 +150,7 @@ def _linearise(
         )
     is_free = isinstance(solver, CG | MINRES)
     used = LSMR() if is_free and has_rows else solver  # LSMR stores nothing of the rows
-    line = part.graphical_derivative(points=moved, optimality=asked or AUTO, solver=used).linearisation
-    is_hessian = line.map.is_exact and not line.map.keeps_outputs
-    if not is_hessian or solver is not None or len(part.weights()) > MOST_DENSE:
-        return line
-    dense = Dense(rank_tolerance=resolution(part))
-    written = part.graphical_derivative(points=moved, optimality="stationary", solver=dense).linearisation
-    return replace(written, reason=line.reason)
+    return part.graphical_derivative(points=moved, optimality=asked or AUTO, solver=used).linearisation
 
 
 def _value(ratio: Ratio, certificate: Certificate) -> float:

@@ -1,4 +1,4 @@
-"""What a rank means: eigenvalues above a Hessian's own noise, and a rank that stays at nearby points."""
+"""Whether a rank stays the same at nearby points."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,37 +9,15 @@ from torch import Tensor
 from solset.derivatives import Linearisation
 from solset.errors import Status
 from solset.linalg import LeftSide, LinearOperator
-from solset.operators import GaussNewton, Hessian, InputJacobian, Jacobian, Mixed
+from solset.operators import Hessian, InputJacobian, Jacobian, Mixed
 from solset.problem import Problem
 from solset.retraining import Newton
 from solset.risk import flat_rows
 from solset.solvers import Dense
 
-LEAST = 1e-10  # size of an eigenvalue that counts, relative to the largest, in float64
-NOISE = 10  # times the part of a fitted Hessian that only the leftover residual makes
 REACH = 1e-3  # distance of nearby points from the trained point, relative to inputs and weights
 SEEN = 1e-6  # relative size of a singular value that counts, in float64
 ENTRIES = 5e7  # entries of a dense matrix that may be written out at a nearby point
-
-
-def resolution(part: Problem) -> float:
-    """Relative size up to which an eigenvalue of a dense Hessian counts as zero.
-
-    Where the training set is fitted, ``H`` and its Gauss–Newton form differ by what the leftover residual
-    adds. Eigenvalues as small as that are not a property of the solution set: they vanish with further
-    training.
-
-    Cost: both matrices written out, if the training set is fitted.
-    """
-    eps = torch.finfo(part.weights().dtype).eps
-    least = max(LEAST, 100 * eps)
-    if not part.is_fitted:
-        return least
-    risk = part.risk()
-    whole, fitted = Hessian(risk).to_dense(), GaussNewton(risk).to_dense()
-    size = float(torch.linalg.matrix_norm(whole, 2))
-    leftover = float(torch.linalg.matrix_norm(whole - fitted, 2))
-    return min(0.5, max(least, NOISE * leftover / size)) if size > 0 else least
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from solset.operators import InformativeRows, OutputCurvature
 from solset.outofcore import gram_solver
 from solset.problem._premises import premises_of
 from solset.risk import EmpiricalRisk, Sweep
-from solset.solvers import Dense, Dual, Solver
+from solset.solvers import Dense, Dual, Prepared, Solver
 
 FIT_TOL = 1e-2  # mean norm of the loss gradient in the outputs up to which a training set counts as fitted
 MOST_ROWS = 6000  # largest number of rows of J of which a Gram matrix is built by default
@@ -34,6 +34,7 @@ class TrainedPoint:
         memory_budget: Bytes that graphs may take, and again rows with their Gram matrix.
         spill_folder: Folder for rows that do not fit the budget; ``None`` computes them again at each use.
         at_door: Premises that were checked when the problem was built.
+        warns: Whether results warn of the gradient that training left; not where a larger one was accepted.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class TrainedPoint:
         memory_budget: int,
         spill_folder: Path | None = None,
         at_door: tuple[Premise, ...] = (),
+        warns: bool = True,
     ) -> None:
         self.risk, self.sweep, self.fit = risk, sweep, fit
         self.memory_budget, self.spill_folder = memory_budget, spill_folder
-        self.at_door = at_door
+        self.at_door, self.warns = at_door, warns
         self.outputs = sweep.outputs[0].numel()
         self.latest: tuple[Hashable, Selection] | None = None
         self._constraints: dict[tuple[LinearisedMap, Solver | None], Constraint] = {}
@@ -128,7 +130,8 @@ class TrainedPoint:
                     got=used,
                     cure=f"Leave it out; this map takes {optimality.solvers}.",
                 )
-            self._constraints[key] = Constraint(operator, used, optimality.row_weights(self))
+            settle = optimality.settle(self, solver)
+            self._constraints[key] = Constraint(operator, used, optimality.row_weights(self), settle=settle)
         return self._constraints[key]
 
     def linearise(
@@ -211,6 +214,19 @@ class LinearisedMap(OptimalityMap, ABC):
 
         Args:
             point: Trained point at which the map is linearised.
+        """
+        return None
+
+    def settle(
+        self,
+        point: TrainedPoint,  # noqa: ARG002 - for Hessians
+        solver: Solver | None,  # noqa: ARG002
+    ) -> Callable[[Prepared], Prepared] | None:
+        """A function that tells kernel from range in a prepared ``A``; ``None`` takes the solver's word.
+
+        Args:
+            point: Trained point at which the map is linearised.
+            solver: Solver that was asked for; ``None`` for the map's default.
         """
         return None
 

@@ -44,6 +44,8 @@ from solset.risk import (
 from solset.sets import AffineSet
 from solset.solvers import Solver
 
+GRADIENT_TOL = 1e-3  # gradient norm up to which weights count as stationary by default
+
 
 class Problem:
     """A trained network, its loss and its training data: the point where the solution map is studied.
@@ -109,7 +111,7 @@ class Problem:
         batch_size: int = 256,
         memory_budget: int = 4 * 2**30,
         spill_folder: Path | str | None = None,
-        gradient_tol: float = 1e-3,
+        gradient_tol: float = GRADIENT_TOL,
     ) -> None:
         require("model", model, nn.Module, cure="Wrap it in an nn.Module.")
         if not callable(loss):
@@ -139,6 +141,7 @@ class Problem:
         self._risk = replace(risk, reduction=reduction_of(risk.loss, probed, points[few][1]))
         self.output_count = probed[0].numel()
         self.memory_budget, self.spill_folder = memory_budget, existing_folder("spill_folder", spill_folder)
+        self._warns = gradient_tol <= GRADIENT_TOL
         self._check_stationary(gradient_tol)
 
     def risk(self) -> EmpiricalRisk:
@@ -209,6 +212,7 @@ class Problem:
             present = self.weights()
             risk = risk.at(Space("weights", (len(present),), present.dtype, present.device).flatten(weights))
         other = copy.copy(self)
+        other._warns = self._warns and weights is None  # other weights need not be a solution
         for cached in ("fit", "point"):
             other.__dict__.pop(cached, None)
         other._risk = risk
@@ -377,6 +381,7 @@ class Problem:
             memory_budget=self.memory_budget,
             spill_folder=self.spill_folder,
             at_door=self._at_door,
+            warns=self._warns,
         )
 
     @cached_property

@@ -1,12 +1,14 @@
 """The stationary map: solutions are the weights at which the gradient of the risk is zero."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from solset.linalg import LinearOperator
 from solset.operators import GaussNewtonInverse, Hessian
+from solset.problem._kernel import settled
 from solset.problem._point import MOST_DENSE, MOST_ROWS, LinearisedMap, TrainedPoint
-from solset.solvers import CG, MINRES, FirstToConverge, Solver
+from solset.solvers import CG, MINRES, Dense, FirstToConverge, Prepared, Solver
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class Stationary(LinearisedMap):
         if point.weights <= MOST_DENSE:
             return point.dense_solver()
         return preconditioned(point) if preconditioner_fits(point) else MINRES()
+
+    def settle(self, point: TrainedPoint, solver: Solver | None) -> Callable[[Prepared], Prepared] | None:
+        """The kernel is that of the solution nearby, unless a cut was asked for; arguments as usual."""
+        if isinstance(solver, Dense) and solver.rank_tolerance is not None:
+            return None
+        return lambda prepared: settled(point.risk, point.sweep.gradient, prepared, warns=point.warns)
 
 
 def smaller_side(point: TrainedPoint) -> int:

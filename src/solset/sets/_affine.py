@@ -251,4 +251,5 @@ class AffineSet:
 
     def _translated(self, solution: Solution) -> Solution:
         moved = solution.with_value(self.reference + solution.value, self.layout)
-        return replace(moved, notes=self.notes + solution.notes) if self.notes else moved
+        notes = self.notes + ((self.system.doubt,) if self.system.doubt else ())
+        return replace(moved, notes=notes + solution.notes) if notes else moved

@@ -22,9 +22,11 @@ class Prepared(ABC):
 
     Attributes:
         operator: The matrix ``A`` of the system ``A v = b``.
+        doubt: Sentence that says why the rank is not known; empty where it is, or was not asked.
     """
 
     operator: LinearOperator
+    doubt: str = ""
 
     @abstractmethod
     def solve(self, rhs: Tensor) -> Solution:
@@ -70,6 +72,11 @@ class Prepared(ABC):
     @property
     def rank(self) -> int | None:
         """The numerical rank, or ``None`` where the solver never sees the spectrum."""
+        return None
+
+    @property
+    def clearance(self) -> float | None:
+        """The smallest eigenvalue that counts, relative to the largest; ``None`` without a spectrum."""
         return None
 
     @property

@@ -7,11 +7,22 @@ from torch import Tensor
 
 from solset.checks import checked
 from solset.errors import bad_value
-from solset.linalg import LeftSide, LinearOperator, NormalOperator, Spectrum, default_tolerance, spectrum
+from solset.linalg import (
+    Deflated,
+    LeftSide,
+    LinearOperator,
+    NormalOperator,
+    Spectrum,
+    default_tolerance,
+    spectrum,
+)
 from solset.solvers._base import Prepared, Solver, judge
 from solset.solvers._needs import Needs
 from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, MinimumNorm
+
+SLACK = 10  # factor above the first-order angle of a kernel up to which a residual counts as explained by it
+MOST_SLACK = 0.01  # largest relative residual that is ever explained so
 
 
 @checked
@@ -63,11 +74,49 @@ class Dense(Solver):
 
 
 class SymmetricPrepared(Prepared):
-    """``A = U diag(s) Uᵀ`` of a symmetric operator."""
+    """``A = U diag(s) Uᵀ`` of a symmetric operator.
 
-    def __init__(self, operator: LinearOperator, decomposition: Spectrum, tol: float) -> None:
-        self.operator = operator
-        self.spectrum, self.tol = decomposition, tol
+    Args:
+        operator: Symmetric matrix ``A``, ``(p, p)``.
+        decomposition: Eigenvalues and eigenvectors of the matrix.
+        tol: Relative residual up to which the system counts as consistent.
+        blur: Angle by which the kernel may be off; residuals that it explains count as consistent.
+        doubt: Sentence that says which eigenvalues may be zero; empty where the rank is known.
+    """
+
+    def __init__(
+        self,
+        operator: LinearOperator,
+        decomposition: Spectrum,
+        tol: float,
+        *,
+        blur: float = 0.0,
+        doubt: str = "",
+    ) -> None:
+        self.operator, self.spectrum, self.tol = operator, decomposition, tol
+        self.blur, self.doubt = blur, doubt
+
+    def doubted(self, doubt: str) -> "SymmetricPrepared":
+        """The same matrix, whose rank is not known.
+
+        Args:
+            doubt: Sentence that says which eigenvalues may be zero.
+        """
+        return SymmetricPrepared(self.operator, self.spectrum, self.tol, doubt=doubt)
+
+    def deflated(self, basis: Tensor) -> "SymmetricPrepared":
+        """The same matrix with a kernel that is known from elsewhere.
+
+        Args:
+            basis: Orthonormal columns that span the kernel, ``(p, k)``.
+        """
+        if basis.shape[1] == 0:
+            return self
+        s = self.spectrum.deflated(basis)
+        image = self.spectrum.values.unsqueeze(1) * (self.spectrum.vectors.T @ basis.to(s.vectors))
+        smallest = float(s.values.abs()[s.kept].min()) if s.rank else 1.0
+        blur = min(MOST_SLACK, SLACK * float(torch.linalg.matrix_norm(image, 2)) / smallest)
+        return SymmetricPrepared(Deflated(self.operator, basis), s, self.tol, blur=blur)
 
     def solve(self, rhs: Tensor) -> Solution:
         """``A⁺ b``."""
@@ -79,7 +128,7 @@ class SymmetricPrepared(Prepared):
         phi = choice(s.values, s.kept).unsqueeze(1)
         block = rhs.reshape(rhs.shape[0], -1).to(torch.float64)
         value = (s.vectors @ (phi * (s.vectors.T @ block))).to(rhs.dtype).reshape(rhs.shape)
-        return judge(self.operator, value, rhs, self.tol, 0, chosen=choice)
+        return judge(self.operator, value, rhs, max(self.tol, self.blur), 0, chosen=choice)
 
     def curvature(self) -> Prepared:
         """The system itself, which is symmetric."""
@@ -90,9 +139,15 @@ class SymmetricPrepared(Prepared):
         """The number of eigenvalues above the tolerance."""
         return self.spectrum.rank
 
+    @property
+    def clearance(self) -> float:
+        """The smallest eigenvalue that counts, relative to the largest."""
+        sizes = self.spectrum.values.abs()
+        return float(sizes[self.spectrum.kept].min() / sizes.max()) if self.rank else 1.0
+
     def left_side(self) -> LeftSide:
         """The decomposition of a symmetric matrix by its spectrum."""
-        return LeftSide.of_symmetric(self.spectrum)
+        return LeftSide.of_symmetric(self.spectrum, self.blur)
 
 
 class _SingularPrepared(Prepared):

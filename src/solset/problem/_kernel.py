@@ -1,0 +1,152 @@
+"""The kernel of a Hessian at trained weights, told from eigenvalues that the leftover gradient explains.
+
+At a solution ``w*`` of a training with continuous symmetries the Hessian is exactly zero along them. The
+trained weights are near ``w*`` and not on it, so that the zeros are blurred to the size of the gradient.
+A few Newton steps towards ``w*`` take the gradient down to rounding: the zeros fall with it, and every
+eigenvalue of the problem itself stays.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from solset.errors import SolsetWarning
+from solset.linalg import Spectrum, spectrum
+from solset.operators import Hessian
+from solset.risk import EmpiricalRisk
+from solset.solvers import Prepared, SymmetricPrepared
+
+CUTS = (
+    0.0,
+    1e-10,
+    1e-8,
+    1e-6,
+    1e-5,
+    1e-4,
+    1e-3,
+    1e-2,
+)  # sizes relative to the spectrum that a step leaves out
+GOOD = 0.03  # factor by which a Newton step lowers the gradient where no better one is looked for
+FAR = 0.1  # distance from the trained weights, relative to their length, beyond which steps prove nothing
+ROUNDS = 4  # largest number of Hessians that are written out at weights nearer to a solution
+PROBES = 4  # random products that estimate how far two Hessians are apart
+SAFETY = 4  # factor above the measured change of the Hessian up to which it explains an eigenvalue
+
+
+@dataclass(frozen=True)
+class _Station:
+    """Weights on the way to a solution.
+
+    Attributes:
+        risk: Empirical risk at these weights.
+        gradient: Gradient there in float64, ``(p,)``.
+    """
+
+    risk: EmpiricalRisk
+    gradient: Tensor
+
+    @property
+    def size(self) -> float:
+        """The norm of the gradient."""
+        return float(self.gradient.norm())
+
+    def hessian(self) -> Hessian:
+        """The Hessian at these weights."""
+        return Hessian(self.risk)
+
+    def away_from(self, other: "_Station") -> float:
+        """The distance between the weights of two stations."""
+        return float((self.risk.weights - other.risk.weights).norm())
+
+
+def settled(risk: EmpiricalRisk, gradient: Tensor, prepared: Prepared, *, warns: bool) -> Prepared:
+    """The prepared Hessian, whose kernel is that of the solution nearby.
+
+    An eigenvalue counts as kernel where the leftover gradient or the dtype explains it. Where nothing can be
+    decided, the eigenvalue is kept, and the preparation says so in ``doubt``.
+
+    Args:
+        risk: Empirical risk at the trained weights.
+        gradient: Gradient of the risk there, ``(p,)``.
+        prepared: Hessian as a solver prepared it.
+        warns: Whether a rank that cannot be decided gives a warning.
+
+    Warns:
+        SolsetWarning: If the leftover gradient explains eigenvalues, and no step removes it.
+
+    Cost: one to eight gradients and four products; where the kernel is blurred, up to four more Hessians.
+    """
+    if not isinstance(prepared, SymmetricPrepared) or not bool((gradient != 0).any()):
+        return prepared
+    start = _Station(risk, gradient.to(torch.float64))
+    here, values = start, prepared.spectrum
+    floor = _floor(values)
+    above = values.values.abs()[values.kept]
+    if not len(above):
+        return prepared
+    there = _newton(here, values)
+    explained = SAFETY * _change(here, there)
+    if float(above.min()) > explained:
+        return prepared
+    for _ in range(ROUNDS):
+        if not there.size <= 0.5 * here.size or there.away_from(start) > FAR * float(risk.weights.norm()):
+            break
+        here, values = there, _spectrum(there, values.tolerance)
+        there = _newton(here, values)
+        explained = SAFETY * _change(here, there)
+        if explained <= floor:
+            break
+    kernel = values.values.abs() <= floor
+    unclear = int((~kernel & (values.values.abs() <= explained)).sum())
+    if not unclear:
+        return prepared.deflated(values.vectors[:, kernel])
+    doubt = _doubt(unclear, explained, start)
+    if warns:
+        warnings.warn(doubt, SolsetWarning, stacklevel=2)
+    return prepared.doubted(doubt)
+
+
+def _floor(values: Spectrum) -> float:
+    """The size of an eigenvalue that rounding explains."""
+    return values.tolerance * float(values.values.abs().max())
+
+
+def _spectrum(station: _Station, tolerance: float) -> Spectrum:
+    matrix = station.hessian().to_dense().to(torch.float64)
+    return spectrum((matrix + matrix.T) / 2, tolerance)
+
+
+def _newton(station: _Station, values: Spectrum) -> _Station:
+    """The weights after the Newton step that lowers the gradient most, over several cuts of the spectrum."""
+    inside = values.vectors.T @ station.gradient
+    largest = values.values.abs().max()
+    best: _Station | None = None
+    for cut in CUTS:
+        used = values.values.abs() > max(cut, values.tolerance) * largest
+        step = -values.vectors[:, used] @ (inside[used] / values.values[used])
+        risk = station.risk.at(station.risk.weights + step.to(station.risk.weights.dtype))
+        tried = _Station(risk, risk.gradient().to(torch.float64))
+        if best is None or not tried.size >= best.size:
+            best = tried
+        if best.size <= GOOD * station.size:
+            break
+    return best if best is not None else station
+
+
+def _change(first: _Station, second: _Station) -> float:
+    """The size of the difference of two Hessians: an estimate of its Frobenius norm by random products."""
+    like = first.risk.weights
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.randn(len(like), PROBES, generator=generator, dtype=torch.float64).to(like)
+    difference = second.hessian() @ draw - first.hessian() @ draw
+    size = float(difference.norm()) / PROBES**0.5
+    return size if size == size else float("inf")
+
+
+def _doubt(count: int, explained: float, start: _Station) -> str:
+    return (
+        f"the weights are not stationary enough to know the rank of the Hessian: the leftover gradient "
+        f"({start.size:.2g}) explains {count} eigenvalues up to {explained:.2g}; train further to decide it"
+    )

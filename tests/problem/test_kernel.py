@@ -1,0 +1,198 @@
+"""The kernel of a Hessian is that of the solution nearby, however far training went."""
+
+import warnings
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from solset import Move, Problem, SolsetWarning, lipschitz_modulus
+from solset.modulus import Certainty
+from solset.solvers import Dense
+
+DECAY = 4e-3
+
+
+class LowRank(nn.Module):
+    """A held matrix plus ``B A`` of rank ``r``: ``(B Qᵀ, Q A)`` is as good for every rotation ``Q``."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.held = nn.Buffer(torch.randn(9, 6) / 3)
+        self.a, self.b = nn.Parameter(torch.randn(rank, 6) / 2), nn.Parameter(torch.randn(9, rank) / 2)
+        self.head = nn.Linear(9, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x @ (self.held + self.b @ self.a).T).tanh())
+
+
+class Attention(nn.Module):
+    """One head over two tokens: rotations of queries with keys, and of values with outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Parameter(torch.randn(2, 3)) for _ in range(4))
+        self.head = nn.Linear(3, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.reshape(len(x), 2, 3)
+        scores = (tokens @ self.q.T) @ (tokens @ self.k.T).mT
+        return self.head((tokens + scores.softmax(-1) @ (tokens @ self.v.T) @ self.o).tanh().sum(1))
+
+
+def embedding() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 3, bias=False), nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 6))
+
+
+def three_layers() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 6))
+
+
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 6, generator=generator, dtype=torch.float64)
+    return x, (x @ torch.randn(6, 6, generator=generator, dtype=torch.float64)).sin()
+
+
+def solved(model: nn.Module, x: Tensor, y: Tensor, decay: float) -> nn.Module:
+    """The model at a stationary point, by L-BFGS."""
+    loss, weights = nn.MSELoss(), list(model.parameters())
+    descent = torch.optim.LBFGS(
+        weights,
+        max_iter=1000,
+        history_size=60,
+        tolerance_grad=1e-11,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        descent.zero_grad()
+        value = loss(model(x), y) + decay / 2 * sum(part.square().sum() for part in weights)
+        value.backward()
+        return value
+
+    descent.step(closure)
+    return model.eval()
+
+
+def off_by(model: nn.Module, size: float, x: Tensor, y: Tensor, decay: float) -> Problem:
+    """The problem at weights that were moved off the solution until the gradient has the given norm."""
+    start = nn.utils.parameters_to_vector(model.parameters()).detach()
+    draw = torch.randn(start.shape, generator=torch.Generator().manual_seed(1), dtype=start.dtype)
+    nn.utils.vector_to_parameters(start + size * draw, model.parameters())
+    step = size**2 / float(Problem(model, nn.MSELoss(), x, y, weight_decay=decay).gradient().norm())
+    nn.utils.vector_to_parameters(start + step * draw, model.parameters())
+    problem = Problem(model, nn.MSELoss(), x, y, weight_decay=decay)
+    nn.utils.vector_to_parameters(start, model.parameters())
+    return problem
+
+
+@cache
+def trained(name: str) -> nn.Module:
+    torch.manual_seed(2)
+    return solved(MODELS[name][0]().double(), *data(), DECAY)
+
+
+MODELS = {
+    "low rank 2": (lambda: LowRank(2), 1),
+    "low rank 4": (lambda: LowRank(4), 6),
+    "attention": (Attention, 2),
+    "embedding": (embedding, 3),
+    "three linear layers": (three_layers, 2),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_symmetries_are_the_kernel_at_every_size_of_the_gradient(name: str) -> None:
+    dimension, model = MODELS[name][1], trained(name)
+    x, y = data()
+    change = Move([3, 8], 1e-3 * torch.randn(2, 6, dtype=torch.float64))
+    answers = []
+    for size in (1e-5, 1e-7, 1e-9):
+        problem = off_by(model, size, x, y, DECAY)
+        estimate = problem.estimate(change, optimality="stationary")
+        answer = estimate.min_norm()
+        assert estimate.dimension == dimension
+        assert answer.status == "converged"
+        assert not estimate.is_empty()
+        answers.append(answer.value - problem.weights())
+        sample = estimate.sample(1, radius=0.1, generator=torch.Generator().manual_seed(3))[0]
+        assert float((sample.value - problem.weights()).norm()) < 0.2
+    problem = off_by(model, 1e-11, x, y, DECAY)
+    line = problem.graphical_derivative(points=[3, 8], optimality="stationary").linearisation
+    exact = Dense(rank_tolerance=1e-7).prepare(line.constraint.operator)
+    assert exact.rank == len(problem.weights()) - dimension
+    truth = exact.solve(-line.push(change.dx)).value
+    for answer in answers:
+        assert float((answer - truth).norm()) <= 0.01 * float(truth.norm())
+
+
+def test_a_modulus_sees_the_kernel_too() -> None:
+    x, y = data()
+    model = trained("low rank 2")
+    found = [
+        lipschitz_modulus(off_by(model, size, x, y, DECAY), points=[3], probes=0)
+        for size in (1e-6, 1e-8, 1e-10)
+    ]
+    ranks = {one.certificate.rank for one in found}
+    assert ranks == {sum(part.numel() for part in model.parameters()) - 1}
+    assert found[0].value == pytest.approx(found[2].value, rel=0.01)
+
+
+@pytest.mark.parametrize("smallest", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("off", [0.0, 1e-6, 1e-3])
+def test_a_small_eigenvalue_of_the_problem_itself_is_kept(smallest: float, off: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right = (
+        torch.linalg.qr(torch.randn(k, 4, generator=generator, dtype=torch.float64)).Q for k in (9, 4)
+    )
+    x = 3 * left @ torch.diag(torch.tensor([1.0, 0.5, 0.1, smallest**0.5], dtype=torch.float64)) @ right.T
+    y = torch.randn(9, 1, generator=generator, dtype=torch.float64)
+    model = nn.Linear(4, 1, bias=False).double().eval()
+    solution = torch.linalg.lstsq(x, y).solution
+    with torch.no_grad():
+        model.weight.copy_((solution + off * torch.randn(4, 1, generator=generator, dtype=torch.float64)).T)
+    problem = Problem(model, nn.MSELoss(), x, y)
+    estimate = problem.estimate(Move([0], x[:1]), optimality="stationary")
+    assert estimate.dimension == 0
+    assert estimate.min_norm().status == "converged"
+
+
+def test_a_small_decay_is_kept_where_the_gradient_is_larger_than_it() -> None:
+    x, y = data()
+    torch.manual_seed(0)
+    decay = 1e-7
+    model = solved(nn.Linear(6, 6).double(), torch.cat([x[:, :4], x[:, :2]], dim=1), y, decay)
+    problem = off_by(model, 1e-5, torch.cat([x[:, :4], x[:, :2]], dim=1), y, decay)
+    assert problem.estimate(Move([0], 0 * x[:1])).dimension == 0
+
+
+def test_a_rank_that_the_gradient_leaves_open_is_not_known() -> None:
+    x, y = data()
+    torch.manual_seed(0)
+    problem = Problem(LowRank(4).double().eval(), nn.MSELoss(), x, y, weight_decay=1e-4, gradient_tol=10.0)
+    derivative = problem.graphical_derivative(points=[0], optimality="stationary")
+    assert derivative.qualification.is_verified is None
+    assert "rank of the Hessian" in derivative.qualification.reason
+    assert "rank of the Hessian" in derivative(0.1 * x[:1]).translate(problem.weights()).min_norm().message
+    assert lipschitz_modulus(problem, points=[0]).certificate.certainty is Certainty.UNKNOWN
+
+
+def test_it_warns_where_the_gradient_counts_as_small() -> None:
+    x, y = data()
+    torch.manual_seed(0)
+    model = LowRank(4).double().eval()
+    tiny = Problem(model, lambda out, target: 1e-4 * nn.functional.mse_loss(out, target), x, y)
+    with pytest.warns(SolsetWarning, match="rank of the Hessian"):
+        tiny.estimate(Move([0], 0.1 * x[:1]), optimality="stationary").min_norm()
+
+
+def test_a_cut_that_was_asked_for_is_left_alone() -> None:
+    x, y = data()
+    problem = off_by(trained("low rank 2"), 1e-6, x, y, DECAY)
+    solver = Dense(rank_tolerance=1e-14)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert problem.estimate(Move([0], 0 * x[:1]), optimality="stationary", solver=solver).dimension == 0
