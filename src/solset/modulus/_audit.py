@@ -37,7 +37,7 @@ def audit(
     problem: Problem,
     *,
     points: Sequence[int] | None = None,
-    validation: tuple[Tensor, Tensor] | None = None,
+    validation: tuple[Any, Any] | None = None,
     layer: str | Sequence[str] | None = None,
     joint: bool | None = None,
     optimality: Optimality = "auto",

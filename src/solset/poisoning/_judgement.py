@@ -20,7 +20,7 @@ from solset.retraining import Method
 from solset.risk import EmpiricalRisk
 from solset.scores import Moved
 
-Trainer = Callable[[Tensor, Tensor, int], "Tensor | nn.Module"]
+Trainer = Callable[[Any, Any, int], "Tensor | nn.Module"]
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,29 @@ def _ways(
     return ways
 
 
+def _training_data(risk: EmpiricalRisk) -> tuple[Any, Any]:
+    """Copies of all inputs and targets in the form in which the user passed them."""
+    points = risk.points
+    inputs, targets = points[range(len(points))]
+    if points.tree is not None and points.moving is not None and points.moving not in points.tree.leaves:
+        raise bad_value(
+            "train",
+            expected="left out where embeddings move: data from which one could train do not hold them",
+            got="a function that trains from scratch",
+            cure="Compare with `methods`, which go on from the trained weights.",
+        )
+    if risk.door.moves_target:
+        targets = points.features_in(inputs)
+    elif points.targets is not None:
+        targets = points.targets.unpack(targets)
+    copies = inputs.clone()
+    given = copies if points.tree is None else points.tree.unpack(copies)
+    return given, targets.clone() if isinstance(targets, Tensor) else targets
+
+
 def _from_scratch(problem: Problem, risk: EmpiricalRisk, train: Trainer | None, seed: int) -> _End:
     assert train is not None  # noqa: S101 - for the type checker: no way is made without one
-    inputs, targets = risk.points[range(problem.point_count)]
-    trained = train(inputs.clone(), targets.clone(), seed)
+    trained = train(*_training_data(risk), seed)
     if isinstance(trained, nn.Module):
         is_training = any(module.training for module in trained.modules())
         try:

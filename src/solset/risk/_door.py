@@ -76,8 +76,11 @@ class Door:
         """
         if self.outputs is not None:
             return self.outputs.joined(chosen, "outputs")
-        if isinstance(chosen, Tensor) and chosen.ndim and chosen.shape[0] == count:
-            return chosen
+        if isinstance(chosen, Tensor):
+            if chosen.ndim and chosen.shape[0] == count:
+                return chosen
+            if count == 1:  # the model ends in a squeeze() that drops the axis of the points too
+                return chosen.unsqueeze(0)
         raise bad_type(
             "model",
             expected="a module that returns one tensor with a row per point",

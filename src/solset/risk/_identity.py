@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from solset import comm
 from solset.risk._empirical import EmpiricalRisk
+from solset.risk._tree_loss import TreeLoss
 from solset.storage import Identity, hash_bytes
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -54,6 +55,9 @@ def identity(
         "reduction": [risk.reduction, risk.total],
         "weight decay": settings_of(risk.weight_decay),
         "data": _data_digest(risk),
+        "door": hash_bytes(
+            without_addresses(repr((risk.points.tree, risk.points.targets, risk.door))).encode()
+        )[:32],
     }
     if depends_on_batches:
         problem["batch size"] = risk.batch_size
@@ -95,6 +99,8 @@ def without_addresses(text: str) -> str:
 
 def _loss_settings(loss: Any) -> list[Any]:
     """A loss by its name and all its plain settings, which its own text does not always show."""
+    if isinstance(loss, TreeLoss):
+        return _loss_settings(loss.loss)
     if isinstance(loss, partial):
         arguments = repr(loss.args), repr(sorted(loss.keywords.items()))
         return [_loss_settings(loss.func), *map(without_addresses, arguments)]
