@@ -12,7 +12,16 @@ from torch import Tensor
 from solset.errors import bad_type, bad_value
 from solset.linalg import Space
 from solset.problem import Problem
-from solset.risk import Loss, digest, named_tensors, own_loss, probe_indices, reduction_of, without_addresses
+from solset.risk import (
+    Loss,
+    WeighedLoss,
+    digest,
+    named_tensors,
+    own_loss,
+    probe_indices,
+    reduction_of,
+    without_addresses,
+)
 
 
 class Goal(ABC):
@@ -203,7 +212,7 @@ class HeldOutLoss(Goal):
             outputs = risk.forward(risk.layout.split(problem.weights()), inputs)
             try:
                 loss(outputs, targets)
-                reduction_of(loss, outputs[few], targets[few])
+                reduction_of(loss, outputs[few], targets[few], strict=not isinstance(loss, WeighedLoss))
             except (RuntimeError, IndexError, ValueError, AttributeError, UserWarning) as error:
                 raise bad_value(
                     "targets",

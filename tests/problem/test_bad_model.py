@@ -85,10 +85,6 @@ def batch_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.mse_loss(outputs - outputs.mean(0), targets)
 
 
-def weighted_mean() -> nn.Module:
-    return nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0], dtype=torch.float64))
-
-
 def explosive(outputs: Tensor, targets: Tensor) -> Tensor:
     """A sum that is infinite where a target is large."""
     return torch.where(targets > 50, outputs / 0.0, outputs - targets).square().sum()
@@ -245,34 +241,10 @@ LOSSES = (
     ),
     ("loss is a float", lambda m: m.problem(loss=lambda *_: 0.0), TypeError, "loss | float | reduction"),
     (
-        "class weights with a mean",
-        lambda m: m.problem(loss=weighted_mean(), targets=m.LABELS),
-        ValueError,
-        'loss | class weights | reduction="sum"',
-    ),
-    (
-        "class weights, one class probed",
-        lambda m: m.problem(loss=weighted_mean(), targets=m.spoiled(0 * m.LABELS, 1, 10)),
-        ValueError,
-        'loss | class weights | reduction="sum"',
-    ),
-    (
-        "ignored targets with a mean",
-        lambda m: m.problem(loss=nn.CrossEntropyLoss(ignore_index=1), targets=m.LABELS),
-        ValueError,
-        "loss | mean | ignored targets",
-    ),
-    (
-        "ignored targets at the end",
-        lambda m: m.problem(loss=nn.CrossEntropyLoss(ignore_index=1), targets=(torch.arange(12) > 8).long()),
-        ValueError,
-        "loss | mean | ignored targets",
-    ),
-    (
         "loss of the whole batch",
         lambda m: m.problem(loss=batch_loss),
         ValueError,
-        "loss | None | batch terms",
+        "loss | one by one, and no such weights | a Dice over the batch",
     ),
     ("loss that lies", lambda m: m.problem(loss=LyingLoss()), ValueError, "loss | 'sum' | sum over points"),
 )

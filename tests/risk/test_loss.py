@@ -1,4 +1,4 @@
-"""A loss is a mean or a sum over all points, of outputs and targets alone, or it is refused."""
+"""A loss is a mean or a sum over all points, weighted or not, of outputs and targets alone, or refused."""
 
 import pytest
 import torch
@@ -40,16 +40,19 @@ def with_a_batch_term(outputs, targets):
     )
 
 
-@pytest.mark.parametrize("loss", [weighted_mean, ignoring, with_a_batch_term])
-def test_what_a_few_points_do_not_show_is_refused_on_all(loss):
+def test_what_a_few_points_do_not_show_is_refused_on_all():
     assert not set(PROBED) & {RARE}
     with pytest.raises(ValueError, match="`loss` must be a mean or a sum over points, on every point"):
-        problem(loss, labels())
+        problem(with_a_batch_term, labels())
 
 
-def test_an_ignored_point_is_named():
-    with pytest.raises(ValueError, match=rf"no finite value for points \[{RARE}\]"):
-        problem(ignoring, labels())
+@pytest.mark.parametrize("loss", [weighted_mean, ignoring])
+def test_weights_that_a_few_points_do_not_show_are_seen_on_all(loss):
+    built = problem(loss, labels())
+    outputs = built.risk().forward(
+        built.risk().layout.split(built.weights()), built.risk().points[range(N)][0]
+    )
+    assert built.risk().value() == pytest.approx(float(loss(outputs, labels())), rel=1e-12)
 
 
 def test_a_penalty_on_weights_inside_the_loss_is_refused():

@@ -28,7 +28,7 @@ from solset.modulus._audit_store import Batches
 from solset.modulus._peers import feature_influence, memory_perturbation, point_slopes
 from solset.modulus._result import Certainty, listed
 from solset.problem import Interpolating, Optimality, Problem, Stationary, as_map, premises_of
-from solset.risk import as_points, identity
+from solset.risk import WeighedLoss, as_points, identity
 from solset.storage import Identity
 
 
@@ -188,7 +188,9 @@ def _validation_gradient(part: Problem, inputs: Any, targets: Any) -> Tensor:
                 got=f"{tuple(inputs.shape)} and {inputs.dtype}",
                 cure="Preprocess them like the training data.",
             )
-    return replace(risk, points=points, weight_decay=0.0, total=len(points)).gradient()
+    at_once = len(points) if isinstance(risk.loss, WeighedLoss) else risk.batch_size  # a mean by its weights
+    whole = replace(risk, points=points, weight_decay=0.0, total=len(points), batch_size=at_once)
+    return whole.gradient()
 
 
 def _identity(

@@ -17,7 +17,7 @@ from solset.poisoning._poisoning import Poisoning
 from solset.problem import Problem
 from solset.results import TableResult
 from solset.retraining import Method
-from solset.risk import EmpiricalRisk
+from solset.risk import EmpiricalRisk, plain_targets
 from solset.scores import Moved
 
 Trainer = Callable[[Any, Any, int], "Tensor | nn.Module"]
@@ -180,6 +180,7 @@ def _training_data(risk: EmpiricalRisk) -> tuple[Any, Any]:
     """Copies of all inputs and targets in the form in which the user passed them."""
     points = risk.points
     inputs, targets = points[range(len(points))]
+    targets = plain_targets(risk, targets)
     if points.tree is not None and points.moving is not None and points.moving not in points.tree.leaves:
         raise bad_value(
             "train",

@@ -38,8 +38,9 @@ from solset.risk import (
     probe_model,
     reduction_of,
     refuse_model,
+    sample_factors,
     source_of,
-    verify_loss,
+    verified,
 )
 from solset.sets import AffineSet
 from solset.solvers import Solver
@@ -56,8 +57,9 @@ class Problem:
     Args:
         model: Module in evaluation mode, called as it is: with a tensor ``(b, *input)``, with the tensors of
             a tuple in order, or with those of a dict by name.
-        loss: Function ``(outputs, targets) -> scalar`` that is a mean or a sum over points. Evaluations show
-            which of the two it is; a ``reduction`` attribute that says otherwise is refused.
+        loss: Function ``(outputs, targets) -> scalar`` that is a mean or a sum over points, or a mean whose
+            weights the targets decide: class weights, ignored targets, masks. Evaluations show which of
+            them it is; a ``reduction`` attribute that says otherwise is refused.
         inputs: Training data: a tensor, array or frame with ``n`` rows; a dict or tuple of them, also nested;
             a map-style dataset of pairs, of tuples that end in the target or of dicts; or a loader that does
             not shuffle, with its collate function. All but what ``moves`` is held: masks, token ids.
@@ -66,6 +68,9 @@ class Problem:
         weight_decay: Factor ``λ`` of the term ``(λ/2)‖w‖²`` in the risk of the training; 0 by default. With
             one factor for each group of weights: ``{"*.bias": 0.0, "*": 1e-2}``, of which the first pattern
             that matches a name counts; or the optimizer of the training, or its ``param_groups``.
+        sample_weights: Weight of each training point, ``(n,)``, at least 0: the loss of a point counts times
+            its weight, and a mean is divided by their sum. Equal weights by default; the weights that the
+            loss itself gives to classes or pixels are seen in its values.
         parameters: Name patterns (such as ``"layer3.*"``) of the weights that may move; by default those
             that require grad.
         moves: Name of the tensor of the inputs whose entries move, such as ``"pixel_values"``, or
@@ -85,7 +90,7 @@ class Problem:
         TypeError: If model, loss or data are of the wrong kind.
         ValueError: If shapes, dtypes, devices or modes do not fit, or numbers are not finite.
 
-    Cost: one gradient and a few forward passes over a handful of points.
+    Cost: one gradient (two where points count unequally) and a few forward passes over a handful of points.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -104,6 +109,7 @@ class Problem:
         targets: Any = None,
         *,
         weight_decay: WeightDecay = 0.0,
+        sample_weights: Tensor | None = None,
         parameters: Sequence[str] | None = None,
         moves: Moves = None,
         outputs: Pick = None,
@@ -138,10 +144,13 @@ class Problem:
         ).holding(model)
         risk = opened(risk, few, target_moves=target_moves)
         probed = probe_model(risk)
-        self._risk = replace(risk, reduction=reduction_of(risk.loss, probed, points[few][1]))
+        self._risk = replace(risk, reduction=reduction_of(risk.loss, probed, points[few][1], strict=False))
         self.output_count = probed[0].numel()
         self.memory_budget, self.spill_folder = memory_budget, existing_folder("spill_folder", spill_folder)
         self._warns = gradient_tol <= GRADIENT_TOL
+        if sample_weights is not None:
+            sample_weights = sample_factors(sample_weights, len(points), weights)
+        self._check_loss(sample_weights)
         self._check_stationary(gradient_tol)
 
     def risk(self) -> EmpiricalRisk:
@@ -402,13 +411,18 @@ class Problem:
         """Whether the interpolating map applies: the outputs are fitted, without weight decay."""
         return not Interpolating().refusal(self.point)
 
+    def _check_loss(self, sample_weights: Tensor | None) -> None:
+        """Finds what the loss is on all points, from the outputs of one sweep."""
+        sweep = self._risk.sweep()
+        if bool(torch.isfinite(sweep.outputs).all()):
+            risk = verified(self._risk, sweep.outputs, sweep.targets, sample_weights)
+            sweep = sweep if risk is self._risk else risk.sweep()
+            self._risk, self._at_door = risk, (Premise("loss", Verdict.HELD),)  # one that fails is refused
+        self._sweep = sweep
+
     def _check_stationary(self, tol: float) -> None:
-        self._sweep = self._risk.sweep()
         size = float(self._sweep.gradient.norm())
-        if size < float("inf"):
-            verify_loss(self._risk, self._sweep.outputs, self._sweep.targets)
-            self._at_door = (Premise("loss", Verdict.HELD),)  # a loss that fails is refused
-        else:
+        if not size < float("inf"):
             losses = self._risk.losses()
             broken = (~torch.isfinite(losses)).nonzero().flatten().tolist()
             got = f"values that are not finite in points {broken[:5]}" if broken else f"gradient norm {size}"

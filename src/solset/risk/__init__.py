@@ -11,11 +11,13 @@ from solset.risk._identity import digest, identity, settings_of, without_address
 from solset.risk._layout import Layout, choose_parameters, flat_rows
 from solset.risk._opening import opened
 from solset.risk._points import Indices, Points
-from solset.risk._probe import probe_indices, probe_model, reduction_of, refuse_model, verify_loss
+from solset.risk._probe import probe_indices, probe_model, refuse_model
 from solset.risk._routes import Routes
 from solset.risk._sources import as_points, source_of
 from solset.risk._tree_loss import own_loss
 from solset.risk._trees import named_tensors
+from solset.risk._verified import reduction_of, verified
+from solset.risk._weighed import WeighedLoss, plain_targets, sample_factors
 
 __all__ = [
     "EmpiricalRisk",
@@ -29,6 +31,7 @@ __all__ = [
     "Room",
     "Routes",
     "Sweep",
+    "WeighedLoss",
     "WeightDecay",
     "as_points",
     "called",
@@ -48,15 +51,17 @@ __all__ = [
     "output_shape",
     "own_loss",
     "plain_operations",
+    "plain_targets",
     "pointwise",
     "probe_indices",
     "probe_model",
     "reduction_of",
     "refuse_model",
+    "sample_factors",
     "settings_of",
     "slopes_at",
     "source_of",
     "through_loss",
-    "verify_loss",
+    "verified",
     "without_addresses",
 ]

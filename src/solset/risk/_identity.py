@@ -104,6 +104,10 @@ def _loss_settings(loss: Any) -> list[Any]:
     if isinstance(loss, partial):
         arguments = repr(loss.args), repr(sorted(loss.keywords.items()))
         return [_loss_settings(loss.func), *map(without_addresses, arguments)]
+    if is_dataclass(loss) and not isinstance(loss, type):
+        parts = {field.name: getattr(loss, field.name) for field in fields(loss)}
+        plain = {name: _loss_settings(part) if callable(part) else str(part) for name, part in parts.items()}
+        return [type(loss).__qualname__, plain]
     if not isinstance(loss, nn.Module):
         return [getattr(loss, "__qualname__", type(loss).__qualname__)]
     plain = {name: value for name, value in sorted(vars(loss).items()) if isinstance(value, _PLAIN)}

@@ -1,7 +1,4 @@
-"""Checks on a few points: a deterministic model without batch effects, and a loss that is a mean or a sum."""
-
-from collections.abc import Sequence
-from typing import cast
+"""Checks of the model on a few points: it is deterministic, and treats every point by itself."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +6,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from solset.errors import bad_type, bad_value
-from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, pointwise
+from solset.risk._empirical import EmpiricalRisk
 
 _PROBED = 8
 
@@ -81,146 +78,6 @@ def _refuse_wrapped(model: nn.Module) -> None:
             continue
         place = f" at '{name}'" if name else ""
         raise bad_type("model", expected="a plain nn.Module", got=f"{kind}{place}", cure=cure)
-
-
-def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor) -> Reduction:
-    """Whether a loss is a mean or a sum over points, by evaluating it on a batch and point by point.
-
-    Args:
-        loss: Function of outputs and targets that returns a scalar.
-        outputs: Network outputs of a few points, ``(b, *out)``.
-        targets: Targets of the same points.
-
-    Raises:
-        TypeError: If the loss does not return a scalar tensor.
-        ValueError: If the loss is neither, or contradicts its ``reduction`` attribute.
-    """
-    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None:
-        _refuse_weighted_mean(loss)
-    shaken = _shaken(outputs)
-    with torch.enable_grad():
-        whole = loss(shaken, targets)
-    if not isinstance(whole, Tensor) or whole.numel() != 1:
-        got = f"shape {tuple(whole.shape)}" if isinstance(whole, Tensor) else type(whole).__name__
-        raise bad_type("loss", expected="a scalar tensor", got=got, cure='Use reduction="mean" or "sum".')
-    if whole.requires_grad:  # the outputs are detached
-        raise bad_value(
-            "loss",
-            expected="a function of outputs and targets alone",
-            got="one that depends on tensors that require grad, such as a penalty on weights",
-            cure="Pass an L2 penalty as weight_decay; detach weights of the loss itself, which are held.",
-        )
-    if not bool(torch.isfinite(whole)):
-        raise bad_value(
-            "loss",
-            expected="finite near the outputs",
-            got=f"{float(whole)} on a few points",
-            cure="Look at the outputs there: they overflow, or leave the loss's domain.",
-        )
-    try:
-        alone = pointwise(loss, shaken, targets)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise bad_type(
-            "loss",
-            expected="a loss that takes a single point too",
-            got=f"{type(error).__name__} on one point: {error}",
-            cure="Look for a squeeze() that drops the axis of the points; squeeze(-1) keeps it.",
-        ) from error
-    stated = getattr(loss, "reduction", None)
-    close = 1e3 * torch.finfo(outputs.dtype).eps * float(alone.abs().sum() + whole.abs())
-    fitting = [
-        name
-        for name, value in (("mean", alone.mean()), ("sum", alone.sum()))
-        if abs(float(whole) - float(value)) <= close
-    ]
-    if not fitting or (stated in {"mean", "sum"} and stated not in fitting):
-        raise bad_value(
-            "loss",
-            expected="a mean or a sum over points",
-            got=f"reduction {stated!r}: {float(whole):.6g} on a batch, {float(alone.sum()):.6g} summed alone",
-            cure="Class weights, ignored targets and batch terms break it; fold them into a sum over points.",
-        )
-    return cast("Reduction", stated if stated in fitting else fitting[0])
-
-
-def verify_loss(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> None:
-    """Refuses a loss that is not the mean or sum over all points that a few points showed.
-
-    A class weight, an ignored target or a term of the whole batch may touch only points that a probe of a
-    few does not meet. The loss of all points at once is compared with the losses of the points one by one,
-    at outputs a little off the trained ones, where no loss is zero.
-
-    Args:
-        risk: The risk at the trained weights.
-        outputs: Outputs of all points, ``(n, *out)``.
-        targets: Targets of all points, ``(n, ...)``.
-
-    Raises:
-        ValueError: If the loss depends on tensors that require grad, or is no such mean or sum.
-
-    Cost: the loss of ``n`` single points and of all at once; no pass through the network.
-    """
-    shaken = _shaken(outputs)
-    with torch.no_grad():
-        # Outputs of another point miss the target by far more than rounding, however well the model fits.
-        foreign = shaken.roll(len(shaken) // 2, dims=0)
-        alone, whole = _one_by_one(risk.loss, foreign, targets), float(risk.loss(foreign, targets))
-        if not bool(torch.isfinite(alone).all()):
-            alone, whole = _one_by_one(risk.loss, shaken, targets), float(risk.loss(shaken, targets))
-    broken = (~torch.isfinite(alone)).nonzero().flatten().tolist()
-    expected = float(alone.mean() if risk.reduction == "mean" else alone.sum())
-    scale = float(alone.abs().mean() if risk.reduction == "mean" else alone.abs().sum())
-    close = 1e3 * torch.finfo(outputs.dtype).eps * scale
-    if not broken and abs(whole - expected) <= close:
-        return
-    got = (
-        f"no finite value for points {broken[:5]} by themselves"
-        if broken
-        else f"{whole:.6g} for all points at once, but a {risk.reduction} of {expected:.6g} one by one"
-    )
-    raise bad_value(
-        "loss",
-        expected="a mean or a sum over points, on every point",
-        got=got,
-        cure="Class weights, ignored targets and batch terms break it; fold them into a sum over points.",
-    )
-
-
-def _one_by_one(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The loss of each point by itself, ``(n,)``: batched where that gives the same numbers."""
-
-    def single(output: Tensor, target: Tensor) -> Tensor:
-        return loss(output.unsqueeze(0), target.unsqueeze(0)).reshape(())
-
-    def looped(points: Sequence[int]) -> Tensor:
-        return torch.stack([single(outputs[i], targets[i]) for i in points])
-
-    probed = probe_indices(len(outputs))
-    try:
-        batched = torch.vmap(single)(outputs, targets)
-        few = looped(probed)
-    except Exception:  # noqa: BLE001 - what a user's loss raises under vmap is anything
-        return looped(range(len(outputs)))
-    if torch.allclose(batched[probed], few, rtol=1e3 * torch.finfo(few.dtype).eps, atol=0.0):
-        return batched
-    return looped(range(len(outputs)))
-
-
-def _shaken(outputs: Tensor) -> Tensor:
-    """Outputs changed by up to a tenth; positive numbers and probabilities stay so."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
-    return torch.where(outputs == 0, 0.1 * noise, outputs * (1.0 - 0.1 * noise))
-
-
-def _refuse_weighted_mean(loss: nn.CrossEntropyLoss | nn.NLLLoss) -> None:
-    if loss.reduction == "mean":
-        raise bad_value(
-            "loss",
-            expected="a mean or a sum over points",
-            got="class weights with a mean, which divides by the weights of each batch",
-            cure='Use reduction="sum".',
-        )
 
 
 def probe_model(risk: EmpiricalRisk) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from solset.risk._empirical import EmpiricalRisk, Loss
 from solset.risk._trees import Tree
+from solset.risk._weighed import WeighedLoss
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def own_loss(risk: EmpiricalRisk, loss: Loss | None) -> Loss:
         risk: Risk that knows the trees of outputs and targets.
         loss: Function ``(outputs, targets) -> scalar`` of the user.
     """
-    if loss is None or not isinstance(risk.loss, TreeLoss):
-        return loss or risk.loss
-    return replace(risk.loss, loss=loss)
+    if loss is None:
+        return risk.loss
+    theirs = risk.loss.loss if isinstance(risk.loss, WeighedLoss) else risk.loss
+    return replace(theirs, loss=loss) if isinstance(theirs, TreeLoss) else loss

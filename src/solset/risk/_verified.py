@@ -1,0 +1,198 @@
+"""A loss as an object: what it is of the losses of single points, verified on all of them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from solset.errors import bad_type, bad_value
+from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, pointwise
+from solset.risk._probe import probe_indices
+from solset.risk._weighed import PointWeights, one_by_one, point_weights, weighed
+
+_ROUNDING = 1e3  # units of rounding by which sums in another order may differ
+
+
+def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor, *, strict: bool = True) -> Reduction:
+    """Whether a loss is a mean or a sum over points, by evaluating it on a batch and point by point.
+
+    Args:
+        loss: Function of outputs and targets that returns a scalar.
+        outputs: Network outputs of a few points, ``(b, *out)``.
+        targets: Targets of the same points.
+        strict: Whether a loss that is neither is refused; a mean is returned for it otherwise.
+
+    Raises:
+        TypeError: If the loss does not return a scalar tensor.
+        ValueError: If the loss is neither, or contradicts its ``reduction`` attribute.
+    """
+    shaken = _shaken(outputs)
+    whole = _checked_value(loss, shaken, targets)
+    try:
+        alone = pointwise(loss, shaken, targets)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise bad_type(
+            "loss",
+            expected="a loss that takes a single point too",
+            got=f"{type(error).__name__} on one point: {error}",
+            cure="Look for a squeeze() that drops the axis of the points; squeeze(-1) keeps it.",
+        ) from error
+    stated = getattr(loss, "reduction", None)
+    close = _ROUNDING * torch.finfo(outputs.dtype).eps * float(alone.abs().sum() + whole.abs())
+    fitting = [
+        name
+        for name, value in (("mean", alone.mean()), ("sum", alone.sum()))
+        if abs(float(whole) - float(value)) <= close
+    ]
+    contradicts = fitting and stated in {"mean", "sum"} and stated not in fitting
+    if contradicts or (strict and not fitting):
+        raise bad_value(
+            "loss",
+            expected="a mean or a sum over points",
+            got=f"reduction {stated!r}: {float(whole):.6g} on a batch, {float(alone.sum()):.6g} summed alone",
+            cure="Fold terms of the whole batch into a sum over points.",
+        )
+    return cast("Reduction", stated if stated in fitting else [*fitting, "mean"][0])
+
+
+def _checked_value(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of a few points, refused if it is no scalar, or depends on anything that requires grad."""
+    with torch.enable_grad():
+        whole = loss(outputs, targets)
+    if not isinstance(whole, Tensor) or whole.numel() != 1:
+        cure = 'Use reduction="mean" or "sum".'
+        if isinstance(whole, Tensor):
+            got = f"shape {tuple(whole.shape)}"
+        else:
+            got = type(whole).__name__
+            cure = 'Return the one number that training minimised, as reduction="mean" does.'
+        raise bad_type("loss", expected="a scalar tensor", got=got, cure=cure)
+    if whole.requires_grad:  # the outputs are detached
+        raise bad_value(
+            "loss",
+            expected="a function of outputs and targets alone",
+            got="one that depends on tensors that require grad, such as a penalty on weights",
+            cure="Pass an L2 penalty as weight_decay; detach weights of the loss itself, which are held.",
+        )
+    if bool(torch.isinf(whole)):
+        raise bad_value(
+            "loss",
+            expected="finite near the outputs",
+            got=f"{float(whole)} on a few points",
+            cure="Look at the outputs there: they overflow, or leave the loss's domain.",
+        )
+    return whole
+
+
+def verified(
+    risk: EmpiricalRisk, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None = None
+) -> EmpiricalRisk:
+    """The risk whose loss is what its points say, each with its own weight where they count unequally.
+
+    A class weight, an ignored target or a term of the whole batch may touch only points that a probe of a
+    few does not meet. The loss of all points at once is compared with the losses of the points one by one,
+    at outputs a little off the trained ones, where no loss is zero. If it is neither their mean nor their
+    sum, the weights are looked for with which it is a sum.
+
+    Args:
+        risk: The risk at the trained weights; its reduction is what a few points showed.
+        outputs: Outputs of all points, ``(n, *out)``.
+        targets: Targets of all points, ``(n, ...)``.
+        sample_weights: Weights of the points, ``(n,)``, by which the loss of each is multiplied; a mean is
+            then divided by their sum. ``None`` for equal ones.
+
+    Returns:
+        The same risk for a plain mean or sum; else the risk in which every point counts with its weight.
+
+    Raises:
+        ValueError: If the loss is no sum over points.
+
+    Cost: the loss of ``n`` single points and of all at once, with gradients where they count unequally; no
+        pass through the network.
+    """
+    shaken = _shaken(outputs)
+    is_batched = _takes_vmap(risk.loss, shaken, targets)
+    with torch.no_grad():
+        # Outputs of another point miss the target by far more than rounding, however well the model fits.
+        foreign = shaken.roll(len(shaken) // 2, dims=0)
+        alone, whole = (
+            one_by_one(risk.loss, foreign, targets, is_batched=is_batched),
+            risk.loss(foreign, targets),
+        )
+        if not bool(torch.isfinite(alone).all()):
+            foreign = shaken
+            alone, whole = (
+                one_by_one(risk.loss, shaken, targets, is_batched=is_batched),
+                risk.loss(shaken, targets),
+            )
+    expected = float(alone.mean() if risk.reduction == "mean" else alone.sum())
+    scale = float(alone.abs().mean() if risk.reduction == "mean" else alone.abs().sum())
+    if abs(float(whole) - expected) <= _ROUNDING * torch.finfo(outputs.dtype).eps * scale:
+        if sample_weights is None:
+            return risk
+        factors = sample_weights / (sample_weights.mean() if risk.reduction == "mean" else 1.0)
+        return weighed(risk, factors, targets, scales=False, is_batched=is_batched)
+    tries = [shaken.roll(len(shaken) // 2, dims=0), shaken, shaken.roll(1, dims=0)]
+    weights = _weights(risk.loss, tries, targets, is_batched=is_batched)
+    if weights is None:
+        _refuse_not_finite(alone, whole)
+        raise bad_value(
+            "loss",
+            expected="a mean or a sum over points, on every point, if need be with a weight for each",
+            got=f"{float(whole):.6g} for all points at once, but a {risk.reduction} of {expected:.6g} one by "
+            f"one, and no such weights",
+            cure="A term of all outputs together, such as a contrastive loss or a Dice over the batch, has "
+            "no losses of single points; fold it into a sum over points.",
+        )
+    alpha, scales = weights.alpha, weights.scales
+    if sample_weights is not None:
+        shares = alpha * sample_weights
+        alpha, scales = shares * (alpha.sum() / shares.sum()), False
+    mean = replace(risk, reduction="mean")
+    return weighed(mean, len(targets) * alpha, targets, scales=scales, is_batched=is_batched)
+
+
+def _refuse_not_finite(alone: Tensor, whole: Tensor) -> None:
+    broken = (~torch.isfinite(alone)).nonzero().flatten().tolist()
+    if broken or not bool(torch.isfinite(whole)):
+        raise bad_value(
+            "loss",
+            expected="finite, with a finite gradient",
+            got=f"values that are not finite in points {broken[:5]}" if broken else float(whole),
+            cure="Look at the outputs there: they overflow, or leave the loss's domain.",
+        )
+
+
+def _weights(
+    loss: Loss, tries: Sequence[Tensor], targets: Tensor, *, is_batched: bool
+) -> PointWeights | None:
+    """The weights of the points in float64 where the loss takes it, so that they are as good as the data."""
+    precise = targets.to(torch.float64) if targets.is_floating_point() else targets
+    try:
+        doubled = [outputs.to(torch.float64) for outputs in tries]
+        return point_weights(loss, doubled, precise, is_batched=is_batched)
+    except (RuntimeError, TypeError):  # a loss with weights of its own dtype
+        return point_weights(loss, tries, targets, is_batched=is_batched)
+
+
+def _takes_vmap(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether the losses of many points at once equal those of single ones, tried on a few."""
+    probed = probe_indices(len(outputs))
+    few, aims = outputs[probed], targets[probed]
+    with torch.no_grad():
+        try:
+            batched = one_by_one(loss, few, aims, is_batched=True)
+        except Exception:  # noqa: BLE001 - what a user's loss raises under vmap is anything
+            return False
+        single = one_by_one(loss, few, aims, is_batched=False)
+    rounding = _ROUNDING * torch.finfo(single.dtype).eps
+    return torch.allclose(batched, single, rtol=rounding, atol=0.0, equal_nan=True)
+
+
+def _shaken(outputs: Tensor) -> Tensor:
+    """Outputs changed by up to a tenth; positive numbers and probabilities stay so."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+    return torch.where(outputs == 0, 0.1 * noise, outputs * (1.0 - 0.1 * noise))
