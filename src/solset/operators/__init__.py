@@ -5,6 +5,7 @@ from solset.operators._curvature import CurvatureRoot, GaussNewton, loss_curvatu
 from solset.operators._first import InputJacobian, Jacobian
 from solset.operators._graphs import Graphs
 from solset.operators._inverses import GaussNewtonInverse, InformativeInverse, rows_at_once
+from solset.operators._kinks import Kinks, one_sided, points_on_kinks
 from solset.operators._output_directions import (
     DirectionalJacobian,
     DirectionChoice,
@@ -37,6 +38,7 @@ __all__ = [
     "InformativeRows",
     "InputJacobian",
     "Jacobian",
+    "Kinks",
     "Mixed",
     "OutputCurvature",
     "OutputDirections",
@@ -50,6 +52,8 @@ __all__ = [
     "directions_to_add",
     "loss_curvature",
     "regularisation_of",
+    "one_sided",
+    "points_on_kinks",
     "rows_at_once",
     "switch_gradients",
     "switch_values",

@@ -5,66 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from solset.errors import bad_value
+from solset.operators._kink_table import bare, kinks_of
 from solset.operators._pull_back import pull_back
 from solset.risk import EmpiricalRisk, flat_rows
-
-AT_ZERO = frozenset(
-    {
-        functional.relu,
-        functional.relu_,
-        functional.leaky_relu,
-        functional.rrelu,
-        functional.prelu,
-        torch.relu,
-        torch.relu_,
-        Tensor.relu,
-        Tensor.relu_,
-        torch.abs,
-        Tensor.abs,
-    }
-)
-"""Functions with a kink at zero."""
-
-CLAMPS: Mapping[Callable[..., Any], tuple[str, ...]] = {
-    torch.clamp: ("min", "max"),
-    Tensor.clamp: ("min", "max"),
-    Tensor.clamp_: ("min", "max"),
-    torch.clamp_min: ("min",),
-    Tensor.clamp_min: ("min",),
-    torch.clamp_max: ("max",),
-    Tensor.clamp_max: ("max",),
-    functional.threshold: ("threshold",),
-}
-"""Functions with kinks at the bounds in their arguments."""
-
-FIXED: Mapping[Callable[..., Any], tuple[float, ...]] = {
-    functional.relu6: (0.0, 6.0),
-    functional.hardswish: (-3.0, 3.0),
-    functional.hardsigmoid: (-3.0, 3.0),
-}
-"""Functions with kinks at these values."""
-
-
-def kinks_of(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """The values of a function's first argument at its kinks; none if the function is smooth."""
-    if func in AT_ZERO:
-        return [0.0]
-    if func in FIXED:
-        return list(FIXED[func])
-    if func is functional.hardtanh:
-        given = dict(zip(("min_val", "max_val"), args[1:], strict=False)) | dict(kwargs)
-        return [given.get("min_val", -1.0), given.get("max_val", 1.0)]
-    if func in CLAMPS:
-        names = CLAMPS[func]
-        given = dict(zip(names, args[1:], strict=False)) | dict(kwargs)
-        return [given[name] for name in names if given.get(name) is not None]
-    if func in {torch.maximum, torch.minimum, Tensor.maximum, Tensor.minimum} and len(args) > 1:
-        return [args[1]]
-    return []
 
 
 class Switches(TorchFunctionMode):
@@ -88,7 +34,9 @@ class Switches(TorchFunctionMode):
         """Calls the function, after recording the distances of its argument from the kinks."""
         if args and isinstance(args[0], Tensor):
             # The difference is a copy, which an in-place activation does not overwrite.
-            self.values += [args[0] - kink for kink in kinks_of(func, args, kwargs or {})]
+            self.values += [
+                args[0] - kink for kink in kinks_of(bare(getattr(func, "__name__", "")), args, kwargs or {})
+            ]
         return func(*args, **(kwargs or {}))
 
 

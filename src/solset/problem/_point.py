@@ -6,11 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from torch import Tensor
+
 from solset.changes import Change
 from solset.derivatives import Constraint, Linearisation, OptimalityMap, Premise, Selection
 from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space
-from solset.operators import InformativeRows, OutputCurvature
+from solset.operators import InformativeRows, Kinks, OutputCurvature, one_sided, points_on_kinks
 from solset.outofcore import gram_solver
 from solset.problem._premises import premises_of
 from solset.risk import EmpiricalRisk, Sweep
@@ -53,6 +55,7 @@ class TrainedPoint:
         self.at_door, self.warns = at_door, warns
         self.outputs = sweep.outputs[0].numel()
         self.latest: tuple[Hashable, Selection] | None = None
+        self._kinks: dict[tuple[tuple[int, ...], bool], Kinks] = {}
         self._constraints: dict[tuple[LinearisedMap, Solver | None], Constraint] = {}
 
     @property
@@ -89,6 +92,23 @@ class TrainedPoint:
     def curvature(self) -> OutputCurvature:
         """The loss's curvature in the outputs of every point, with its eigenvectors."""
         return OutputCurvature.of(self.risk, self.sweep.outputs, self.sweep.targets)
+
+    @cached_property
+    def _suspects(self) -> Tensor:
+        """Whether network and loss have units on a kink at each point. Cost: one forward pass."""
+        return points_on_kinks(self.risk)
+
+    def kinks(self, moved: Sequence[int], *, of_outputs: bool) -> Kinks:
+        """The points at which derivatives are one-sided.
+
+        Args:
+            moved: Indices of the points whose features move.
+            of_outputs: Whether the outputs are differentiated, and not the gradient of the risk.
+        """
+        key = (tuple(moved), of_outputs)
+        if key not in self._kinks:
+            self._kinks[key] = one_sided(self.risk, self._suspects, moved, of_outputs=of_outputs)
+        return self._kinks[key]
 
     def gram_solver(self, *, is_equilibrated: bool = False) -> Dual:
         """The solver by a Gram matrix within the budget.

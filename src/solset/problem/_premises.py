@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from solset.changes import Change
-from solset.derivatives import OptimalityMap, Premises
+from solset.changes import Change, Move
+from solset.derivatives import OptimalityMap, Premise, Premises, Verdict
 
 if TYPE_CHECKING:
     from solset.problem._point import TrainedPoint
 
+NAMED = 3  # modules that a message names
+
 
 def premises_of(
     point: "TrainedPoint",
-    optimality: OptimalityMap,  # noqa: ARG001 - for checks that depend on the map
-    kind: type[Change],  # noqa: ARG001 - for checks that depend on what changes
-    points: Sequence[int],  # noqa: ARG001 - likewise
+    optimality: OptimalityMap,
+    kind: type[Change],
+    points: Sequence[int],
 ) -> Premises:
     """What was checked of a linearisation; every check adds its own premise here, and nowhere else.
 
@@ -24,4 +26,26 @@ def premises_of(
         kind: Class of the changes that are answered.
         points: Indices of the points that change.
     """
-    return Premises(point.at_door)
+    moved = points if issubclass(kind, Move) else []
+    return Premises((*point.at_door, _kinks(point, moved, of_outputs=optimality.keeps_outputs)))
+
+
+def _kinks(point: "TrainedPoint", moved: Sequence[int], *, of_outputs: bool) -> Premise:
+    """Whether the outputs, or the gradient of the risk, are differentiable at the data and the weights."""
+    try:
+        kinks = point.kinks(moved, of_outputs=of_outputs)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        text = f"kinks of the network could not be looked for ({str(error).splitlines()[0]})"
+        return Premise("kinks", Verdict.UNCHECKED, text)
+    if not kinks.points:
+        return Premise("kinks", Verdict.HELD)
+    count, total = len(kinks.points), len(point.risk.points)
+    where = "; ".join(
+        f"{one.units} units ({100 * one.share:.2g} %) of {one.module}" for one in kinks.modules[:NAMED]
+    )
+    of = f"{total} points" if total > 1 else "1 point"
+    text = (
+        f"one-sided at {count} of {of}: {where} stand on a kink, where the derivatives to both sides differ; "
+        f"the formula takes one of them, and its error does not shrink with the change"
+    )
+    return Premise("kinks", Verdict.FAILED, text)

@@ -318,6 +318,8 @@ class Problem:
             optimality: As for :meth:`graphical_derivative`.
             solver: As for :meth:`graphical_derivative`.
             rows: As for :meth:`graphical_derivative`.
+
+        Cost: nothing is solved yet; one forward pass looks for kinks at the data, once for each problem.
         """
         direction = change.direction(self._risk)  # refused before anything is factorised
         derivative = self._derivative(type(change), change.points, optimality, solver, rows)

@@ -1,0 +1,139 @@
+"""The units of a network and a loss that stand on a kink, seen in one forward pass."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from solset.operators._kink_table import bare, distances_to_kinks
+from solset.operators._ties import UNSEEN, ties_of
+from solset.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True, eq=False)
+class Tied:
+    """The units of one call that stand on a kink.
+
+    Attributes:
+        module: Module, or function of the loss, that made the call, in words.
+        count: Number of units of the call, on a kink or not.
+        units: Places of those on a kink among them, in order.
+        points: Place in the batch of the point of each of these; -1 where it is not known.
+    """
+
+    module: str
+    count: int
+    units: Tensor
+    points: Tensor
+
+    def without(self, other: "Tied | None") -> "Tied":
+        """The units that are not on a kink in another pass."""
+        if other is None or other.count != self.count:
+            return self
+        stays = ~torch.isin(self.units, other.units)
+        return Tied(self.module, self.count, self.units[stays], self.points[stays])
+
+
+class KinkWatch(TorchDispatchMode):
+    """A context in which every operation is looked at, also those inside of a user's own functions.
+
+    Args:
+        names: Names of the modules by their identity, as ``id(module)``.
+        batch: Number of points in the batch.
+
+    Attributes:
+        calls: One entry for each call of an operation with kinks, in order.
+    """
+
+    def __init__(self, names: Mapping[int, str], batch: int) -> None:
+        super().__init__()
+        self.calls: list[Tied] = []
+        self._names, self._batch = names, batch
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Iterable[type],  # noqa: ARG002
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Runs the operation, and records where its argument is on a kink."""
+        kwargs = kwargs or {}
+        first = args[0] if args else None
+        if not isinstance(first, Tensor) or not first.is_floating_point() or not first.numel():
+            return func(*args, **kwargs)
+        name = bare(func._schema.name.split("::")[-1])
+        tol = _closeness(first)
+        masks = [z.abs() <= tol for z in distances_to_kinks(name, args, kwargs)]  # before an in-place change
+        result = func(*args, **kwargs)
+        chosen = ties_of(name, args, kwargs, result, tol)
+        if chosen is not None:
+            masks.append(chosen)
+        if name in UNSEEN or (name == "scatter_reduce" and "sum" not in args and "mean" not in args):
+            masks.append(torch.ones((), dtype=torch.bool))
+        for mask in masks:
+            self._record(mask)
+        return result
+
+    def _record(self, mask: Tensor) -> None:
+        units = mask.flatten().nonzero().flatten().cpu()
+        name = _module_now(self._names) if len(units) else ""
+        per_point = mask.numel() // self._batch
+        is_known = mask.ndim > 0 and mask.numel() % self._batch == 0 and mask.shape[0] % self._batch == 0
+        points = units // per_point if is_known else torch.full_like(units, -1)
+        self.calls.append(Tied(name, mask.numel(), units, points))
+
+
+def _closeness(first: Tensor) -> float:
+    """The distance up to which two entries count as equal: rounding in float32, 1e-10 in float64."""
+    relative = max(1e-10, 4 * torch.finfo(first.dtype).eps)
+    return relative * float(first.detach().square().mean().sqrt().nan_to_num(0.0, 0.0))
+
+
+def names_of(model: nn.Module) -> dict[int, str]:
+    """The modules of a network in words, such as ``MaxPool2d 'features.2'``, by their identity.
+
+    Args:
+        model: Network whose modules are named.
+    """
+    return {
+        id(module): f"{type(module).__name__} '{name}'" if name else type(module).__name__
+        for name, module in model.named_modules()
+    }
+
+
+def _module_now(names: Mapping[int, str]) -> str:
+    """The innermost module of the network whose code is running, found in the stack; else the loss."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        text = names.get(id(frame.f_locals.get("self")))
+        if text is not None:
+            return text
+        frame = frame.f_back
+    return "the loss"
+
+
+def watched(
+    risk: EmpiricalRisk, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor
+) -> tuple[list[Tied], list[Tied]]:
+    """The calls with kinks in one forward pass of a batch: those of the network, and those of the loss.
+
+    Args:
+        risk: Empirical risk with the network and the loss.
+        parameters: Weights in the shapes of the parameters.
+        inputs: Inputs of the batch.
+        targets: Targets of the batch.
+    """
+    names = names_of(risk.model)
+    # Some operations take another way, past every watch, where nothing requires grad.
+    leaves = [part.detach().requires_grad_() for part in parameters]
+    with torch.enable_grad():
+        with KinkWatch(names, len(inputs)) as network:
+            outputs = risk.forward(leaves, inputs)
+        with KinkWatch({}, len(inputs)) as loss:
+            risk.loss(outputs, targets)
+    return network.calls, loss.calls

@@ -1,0 +1,248 @@
+"""Whether a network or its loss has one-sided derivatives at the trained point, found at the data themselves.
+
+Units on a kink are seen in one forward pass. A unit that stays on it when data and weights move a little, as
+a window of equal constants does, is left out. What remains is tried: second differences of the outputs, or of
+the gradient, fall with the square of the step where the map is smooth, and with the step itself at a kink.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from solset import comm
+from solset.operators._kink_watch import Tied, watched
+from solset.risk import EmpiricalRisk, flat_rows
+
+STEP = {torch.float64: 1e-7, torch.float32: 1e-3}  # length of a trial step, relative to data and weights
+SHORTER = 8  # ratio of the two trial steps
+LEAST = 1e-5  # part of a difference over a step from which a second difference counts
+UNEVEN = 1e-3  # part of two differences by which that of the sum of the steps may differ
+NOISE = 300  # units of rounding of a value that its second difference may be off
+
+
+@dataclass(frozen=True)
+class Kinked:
+    """The units of one module that stand on a kink.
+
+    Attributes:
+        module: Module in words, or ``"the loss"``.
+        units: Number of its units on a kink, over all points.
+        share: Part of all its units that these are, in (0, 1].
+    """
+
+    module: str
+    units: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Kinks:
+    """The points at which derivatives are one-sided.
+
+    Attributes:
+        points: Indices of these points.
+        modules: Modules whose units stand on a kink there, most units first.
+    """
+
+    points: tuple[int, ...] = ()
+    modules: tuple[Kinked, ...] = ()
+
+
+def points_on_kinks(risk: EmpiricalRisk) -> Tensor:
+    """Whether the network, and the loss, have units on a kink at each point, ``(n, 2)``.
+
+    Args:
+        risk: Empirical risk at the trained point.
+
+    Cost: one forward pass with its graph.
+    """
+    parameters = risk.layout.split(risk.weights)
+
+    def work(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.stack(
+            [_owners(calls, len(targets)) for calls in watched(risk, parameters, inputs, targets)], dim=1
+        ).to(risk.weights.device)
+
+    return risk.joined(work)
+
+
+def _owners(calls: Sequence[Tied], count: int) -> Tensor:
+    owners = torch.zeros(count, dtype=torch.bool)
+    for call in calls:
+        if bool((call.points < 0).any()):
+            return torch.ones(count, dtype=torch.bool)
+        owners[call.points] = True
+    return owners
+
+
+def one_sided(risk: EmpiricalRisk, suspects: Tensor, moved: Sequence[int], *, of_outputs: bool) -> Kinks:
+    """The points at which the outputs, or the gradient of the risk, have one-sided derivatives.
+
+    Args:
+        risk: Empirical risk at the trained point.
+        suspects: Marks of points with units on a kink, from :func:`points_on_kinks`.
+        moved: Indices of the points whose features move; all weights do.
+        of_outputs: Whether the derivatives are those of the outputs, in which the loss has no part.
+
+    Cost: two forward passes and nine of outputs, or nine gradients, over the points with units on a kink.
+    """
+    chosen = (suspects[:, 0] if of_outputs else suspects.any(dim=1)).nonzero().flatten().tolist()
+    if not chosen:
+        return Kinks()
+    part, movable = risk.select(chosen), set(moved)
+    places = [place for place, point in enumerate(chosen) if point in movable]
+    with comm.alone():
+        live = _live(_Line.of(part, places, seed=0), of_outputs=of_outputs)
+        keep = torch.cat([call.points for call in live]).unique().tolist()
+        if not keep:
+            return Kinks()
+        at = {place: i for i, place in enumerate(keep)}
+        moving = [at[place] for place in places if place in at]
+        bent = _bent(_in_double(part.select(keep)), moving, of_outputs=of_outputs)
+    real = [place for place, is_bent in zip(keep, bent.tolist(), strict=True) if is_bent]
+    return Kinks(
+        tuple(chosen[place] for place in real), _by_module(live, real, len(risk.points) / len(chosen))
+    )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line through data and weights, at whose origin the trained point is."""
+
+    risk: EmpiricalRisk
+    places: Sequence[int]
+    dx: Tensor | None
+    dw: Tensor
+    step: float
+
+    @classmethod
+    def of(cls, risk: EmpiricalRisk, places: Sequence[int], *, seed: int) -> "_Line":
+        """A random direction, of the size of the data and of each parameter."""
+        generator = torch.Generator().manual_seed(seed)
+        size = float(risk.weights.square().mean().sqrt()) or 1.0
+        parts = [_random(part, generator, size) for part in risk.layout.split(risk.weights)]
+        dx = None
+        if places:
+            inputs = risk.points[list(places)][0]
+            dx = _random(inputs, generator, 1.0)
+        return cls(risk, places, dx, risk.layout.join(parts), STEP[risk.weights.dtype])
+
+    def at(self, t: float) -> EmpiricalRisk:
+        """The risk at a place of the line."""
+        risk = self.risk.at(self.risk.weights + t * self.dw)
+        return risk if self.dx is None else risk.move(self.places, t * self.dx)
+
+    def plus(self, other: "_Line") -> "_Line":
+        """The line along the sum of two directions."""
+        dx = None if self.dx is None or other.dx is None else self.dx + other.dx
+        return replace(self, dx=dx, dw=self.dw + other.dw)
+
+
+def _in_double(risk: EmpiricalRisk) -> EmpiricalRisk:
+    """The same risk in float64 where network and loss take it: a tie that is rounding is none there."""
+    if risk.weights.dtype == torch.float64:
+        return risk
+    state = {**dict(risk.model.named_parameters()), **dict(risk.model.named_buffers()), **risk.fixed}
+    held = {name: _double(value.detach()) for name, value in state.items() if name not in risk.layout.shapes}
+    points = replace(risk.points, fetch=lambda chosen: tree_map(_double, risk.points.fetch(chosen)))
+    loss = copy.deepcopy(risk.loss).double() if isinstance(risk.loss, nn.Module) else risk.loss
+    double = replace(risk, loss=loss, points=points, weights=risk.weights.double(), fixed=held)
+    try:
+        double.select([0]).sweep()
+    except (RuntimeError, TypeError, ValueError):
+        return risk
+    return double
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _random(like: Tensor, generator: torch.Generator, default: float) -> Tensor:
+    draw = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+    size = float(like.square().mean().sqrt()) or default
+    return size * draw
+
+
+def _live(line: _Line, *, of_outputs: bool) -> list[Tied]:
+    """The units on a kink that leave it along a line, with points counted over all batches."""
+    live: dict[int, list[Tied]] = {}
+    far, here = line.at(line.step), line.risk
+    near_parts, far_parts = here.layout.split(here.weights), far.layout.split(far.weights)
+
+    def work(start: int, inputs: Tensor, targets: Tensor) -> None:
+        indices = range(start, start + len(targets))
+        before = watched(here, near_parts, inputs, targets)
+        after = watched(far, far_parts, *far.points[indices])
+        calls, others = (first if of_outputs else [*first, *second] for first, second in (before, after))
+        for number, call in enumerate(calls):
+            other = others[number] if len(others) == len(calls) else None
+            rest = call.without(other)
+            owners = torch.where(rest.points < 0, rest.points, rest.points + start)
+            if bool((rest.points < 0).any()):  # any point of the batch may be the one
+                owners = torch.arange(start, start + len(targets))
+            live.setdefault(number, []).append(replace(rest, points=owners))
+
+    for _ in here.each(work):
+        pass
+    return [_joined(parts) for parts in live.values()]
+
+
+def _joined(parts: Sequence[Tied]) -> Tied:
+    name = next((part.module for part in parts if part.module), "")
+    count = sum(part.count for part in parts)
+    units, points = torch.cat([p.units for p in parts]), torch.cat([p.points for p in parts])
+    return Tied(name, count, units, points)
+
+
+def _bent(risk: EmpiricalRisk, places: Sequence[int], *, of_outputs: bool) -> Tensor:
+    """Whether the outputs of each point, or else the gradient of all, have one-sided derivatives."""
+    first, second = (_Line.of(risk, places, seed=seed) for seed in (0, 1))
+    bent = _is_bent(first, second, lambda moved: moved.outputs())
+    if of_outputs or bool(bent.any()):
+        return bent
+    # A kink of the gradient, such as that of the loss, shows in its sum over the points.
+    return _is_bent(first, second, lambda moved: moved.gradient().unsqueeze(0)).expand(len(risk.points))
+
+
+def _is_bent(first: _Line, second: _Line, function: Callable[[EmpiricalRisk], Tensor]) -> Tensor:
+    """Whether each row of a function has a one-sided derivative, or jumps, where two lines meet."""
+    long, short = first.step, first.step / SHORTER
+
+    def values(line: _Line, t: float) -> tuple[Tensor, Tensor]:
+        return function(line.at(t)), function(line.at(-t))
+
+    origin = function(first.risk)
+    (far, back), (near, behind) = values(first, long), values(first, short)
+    wide, narrow = _norm(far - 2 * origin + back), _norm(near - 2 * origin + behind)
+    slopes = [near - behind, *(right - left for right, left in (values(second, short),))]
+    right, left = values(first.plus(second), short)
+    uneven, change = _norm(right - left - slopes[0] - slopes[1]), _norm(slopes[0]) + _norm(slopes[1])
+    noise = NOISE * torch.finfo(origin.dtype).eps * _norm(origin)
+    is_one_sided = (narrow > wide / (3 * SHORTER)) & (narrow > noise) & (narrow > LEAST * change)
+    is_nonlinear = (uneven > UNEVEN * change) & (uneven > noise)  # as a median is, odd but not linear
+    jumps = (_norm(slopes[0]) > _norm(far - back) / 2) & (_norm(slopes[0]) > noise)
+    return is_one_sided | is_nonlinear | jumps | ~torch.isfinite(narrow)
+
+
+def _norm(block: Tensor) -> Tensor:
+    return flat_rows(block).norm(dim=1)
+
+
+def _by_module(live: Sequence[Tied], real: Sequence[int], points: float) -> tuple[Kinked, ...]:
+    """The units that matter, by module; ``points`` is the number of all points for each one looked at."""
+    units: dict[str, int] = {}
+    totals: dict[str, float] = {}
+    places = torch.tensor(real)
+    for call in live:
+        number = int(torch.isin(call.points, places).sum())
+        if number:
+            units[call.module] = units.get(call.module, 0) + number
+            totals[call.module] = totals.get(call.module, 0.0) + call.count * points
+    ranked = sorted(units, key=lambda name: -units[name])
+    return tuple(Kinked(name, units[name], units[name] / totals[name]) for name in ranked)

@@ -1,0 +1,199 @@
+"""At points on a kink derivatives are one-sided: said so, and no certificate is given."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from solset import Move, Problem, SolsetWarning, audit, lipschitz_modulus
+from solset.derivatives import Verdict
+
+DOUBLE = {"dtype": torch.float64}
+
+
+def black_images(count: int, dtype: torch.dtype) -> Tensor:
+    """Strokes on a black background, as in handwritten digits."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.zeros(count, 1, 8, 8, dtype=dtype)
+    images[:, 0, 3:5, 2:6] = torch.rand(count, 2, 4, generator=generator, dtype=torch.float64).to(dtype)
+    return images
+
+
+def convolution(*layers: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(1)
+    first = nn.Conv2d(1, 2, 3)
+    nn.init.constant_(first.bias, 0.1)
+    return nn.Sequential(first, *layers, nn.Flatten(), nn.Linear(18, 1)).to(dtype).eval()
+
+
+def problem_of(model: nn.Module, inputs: Tensor, loss: nn.Module | None = None, **options) -> Problem:
+    """A fitted problem, whose targets are the outputs."""
+    return Problem(model, loss or nn.MSELoss(), inputs, model(inputs).detach(), **options)
+
+
+def kinks_of(problem: Problem, optimality: str = "interpolating", points=None):
+    premises = problem.graphical_derivative(points=points, optimality=optimality).premises
+    return next(premise for premise in premises.each if premise.name == "kinks")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("optimality", ["interpolating", "stationary", "gauss_newton"])
+def test_a_black_background_ties_the_windows_of_a_maximum(dtype: torch.dtype, optimality: str):
+    inputs = black_images(4, dtype)
+    pooled = kinks_of(
+        problem_of(convolution(nn.ReLU(), nn.MaxPool2d(2), dtype=dtype), inputs), optimality, [1, 3]
+    )
+    assert pooled.verdict is Verdict.FAILED
+    assert "MaxPool2d '2'" in pooled.reason
+    assert "one-sided at 2 of 4 points" in pooled.reason
+    averaged = problem_of(convolution(nn.ReLU(), nn.AvgPool2d(2), dtype=dtype), inputs)
+    assert kinks_of(averaged, optimality, [1, 3]).verdict is Verdict.HELD
+
+
+def test_ties_that_move_together_are_none():
+    """A background that does not move: its windows hold equal constants, whatever the weights are."""
+    model = convolution(nn.ReLU(), nn.MaxPool2d(2)).requires_grad_(requires_grad=False)
+    model[-1].requires_grad_()
+    inputs = black_images(4, torch.float64)
+    weights_alone = problem_of(model, inputs).point.kinks([], of_outputs=True)
+    assert not weights_alone.points
+    assert problem_of(model, inputs).point.kinks([2], of_outputs=True).points == (2,)
+
+
+def test_ties_behind_a_dead_unit_are_none():
+    model = convolution(nn.MaxPool2d(2), nn.ReLU())
+    nn.init.constant_(model[0].bias, -50.0)
+    nn.init.constant_(model[-1].bias, 1.0)
+    problem = problem_of(model, black_images(3, torch.float64), parameters=["4.bias"])
+    assert not problem.point.kinks([0, 1, 2], of_outputs=True).points
+
+
+@pytest.mark.filterwarnings("ignore::solset.SolsetWarning")
+def test_estimate_modulus_and_audit_are_flagged():
+    problem = problem_of(convolution(nn.ReLU(), nn.MaxPool2d(2)), black_images(4, torch.float64))
+    with pytest.warns(SolsetWarning, match=r"one-sided at 1 of 4 points: .*MaxPool2d '2'"):
+        estimate = problem.estimate(Move([2], 0.01 * torch.ones(1, 1, 8, 8, **DOUBLE)))
+    assert "one-sided" in estimate.min_norm().message
+    assert problem.graphical_derivative(points=[2]).qualification.is_verified is None
+    with pytest.warns(SolsetWarning, match="one-sided at 4 of 4"):
+        modulus = lipschitz_modulus(problem)
+    assert modulus.certificate.certainty == "not known"
+    with pytest.warns(SolsetWarning, match="one-sided at 4 of 4"):
+        report = audit(problem)
+    assert set(report.certainty) == {"not known"}
+    assert "one-sided" in report.message
+
+
+class Calls(nn.Module):
+    """A linear layer on what a function makes of the input times a weight."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function, self.scale = function, nn.Parameter(torch.tensor(1.0, **DOUBLE))
+        self.last = nn.Linear(4, 1, **DOUBLE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = self.function(self.scale * x)
+        return self.last(values.expand(len(x), 4) if values.ndim > 1 else values.unsqueeze(1).expand(-1, 4))
+
+
+class OwnRelu(torch.autograd.Function):
+    """A rectifier with its own derivative."""
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        return z.clamp_min(0)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # noqa: ARG004
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> Tensor:
+        return slope * (ctx.saved_tensors[0] > 0)
+
+
+TIED = {
+    "relu": functional.relu,
+    "in place": lambda z: functional.relu_(z.clone()),
+    "leaky": lambda z: functional.leaky_relu(z, 0.2),
+    "own": OwnRelu.apply,
+    "where": lambda z: torch.where(z > 0, z, 0.5 * z),
+    "mask": lambda z: z * (z >= 0),
+    "clamp": lambda z: z.clamp(0.0, 3.0),
+    "hardtanh": lambda z: functional.hardtanh(z, -1.0, 0.0),
+    "abs": torch.abs,
+    "sign": lambda z: z.sign() * z,
+    "maximum": lambda z: torch.maximum(z, 0.3 * z),
+    "minimum": lambda z: torch.minimum(z, z.flip(1)),
+    "norm": lambda z: z[:, :2].norm(dim=1),
+    "max": lambda z: (-z).max(dim=1).values,
+    "amax": lambda z: (-z).amax(dim=(1,)),
+    "sort": lambda z: z.sort(dim=1).values,
+    "topk": lambda z: (-z).topk(1, dim=1).values,
+    "median": lambda z: z.median(dim=1).values,
+    "kth value": lambda z: z.kthvalue(2, dim=1).values,
+    "gather": lambda z: z.gather(1, (-z).argmax(1, keepdim=True)),
+    "softshrink": lambda z: functional.softshrink(z + 0.5),
+    "max pool": lambda z: functional.max_pool1d(z.unsqueeze(1), 2, stride=1, padding=1).squeeze(1)[:, :4],
+    "adaptive": lambda z: functional.adaptive_max_pool1d(z.unsqueeze(1), 2).squeeze(1).repeat(1, 2),
+    "distance": lambda z: torch.cdist(z.unsqueeze(1), torch.tensor([[[0.0, 0.0, 0.0, 2.0]]], **DOUBLE))[:, 0],
+}
+ON_KINKS = torch.tensor([[0.3, -0.7, 1.1, 2.0], [0.0, 0.0, 0.0, 2.0]], **DOUBLE)
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_kink_is_found_at_the_data_themselves(name: str):
+    torch.manual_seed(0)
+    model = Calls(TIED[name])
+    problem = problem_of(model, ON_KINKS)
+    premise = kinks_of(problem)
+    assert premise.verdict is Verdict.FAILED
+    assert "one-sided at 1 of 2 points" in premise.reason
+    away = problem_of(model, ON_KINKS + torch.tensor([0.31, 0.13, 0.07, 0.01], **DOUBLE))
+    assert kinks_of(away).verdict is Verdict.HELD
+
+
+@pytest.mark.parametrize("name", ["elu", "square"])
+def test_a_kink_of_the_slope_is_one_of_the_gradient_alone(name: str):
+    torch.manual_seed(0)
+    model = Calls(
+        {"elu": lambda z: functional.elu(z - 2), "square": lambda z: functional.relu(z - 2).square()}[name]
+    )
+    problem = Problem(model, nn.MSELoss(), ON_KINKS, torch.ones(2, 1, **DOUBLE), gradient_tol=float("inf"))
+    assert kinks_of(problem, "stationary").verdict is Verdict.FAILED
+    assert kinks_of(problem_of(model, ON_KINKS)).verdict is Verdict.HELD
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.L1Loss(), nn.HuberLoss(delta=0.5), nn.SmoothL1Loss(beta=0.5), nn.HingeEmbeddingLoss()]
+)
+def test_kinks_of_the_loss_are_found_at_the_residuals(loss: nn.Module):
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(3, 1).double(), torch.randn(4, 3, **DOUBLE)
+    outputs = model(inputs).detach()
+    if isinstance(loss, nn.HingeEmbeddingLoss):
+        with torch.no_grad():
+            model.bias -= outputs[2, 0] - 1.0
+        targets = -torch.ones(4, 1, **DOUBLE)
+    else:
+        gaps = torch.tensor([0.2, 0.1, 0.0 if isinstance(loss, nn.L1Loss) else 0.5, 0.3], **DOUBLE)
+        targets = outputs + gaps.unsqueeze(1)
+    problem = Problem(model, loss, inputs, targets, gradient_tol=float("inf"))
+    premise = kinks_of(problem, "stationary")
+    assert premise.verdict is Verdict.FAILED
+    assert "the loss" in premise.reason
+    shifted = Problem(model, loss, inputs + 0.01, targets, gradient_tol=float("inf"))
+    assert kinks_of(shifted, "stationary").verdict is Verdict.HELD
+
+
+def test_a_network_without_kinks_or_far_from_them_pays_one_forward_pass():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).double()
+    problem = problem_of(model, torch.randn(4, 3, **DOUBLE))
+    problem.point._suspects  # noqa: B018 - computed once
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    assert not problem.point.kinks([0, 1, 2, 3], of_outputs=True).points
+    assert not problem.point.kinks([1], of_outputs=False).points
+    assert not calls
