@@ -42,7 +42,7 @@ class TestLeftoverResidual:
         assert found.value == pytest.approx(0.4, rel=1e-4)
         assert found.certificate.rank == 1
 
-    def test_duplicates_with_a_residual_are_not_called_exact(self) -> None:
+    def test_duplicates_at_a_fitted_point_are_infinite_whatever_the_residual(self) -> None:
         x = draw(6, 4)
         x[3] = x[0]
         y = torch.sin(x.sum(dim=1, keepdim=True))
@@ -56,7 +56,10 @@ class TestLeftoverResidual:
         problem = Problem(model.eval(), nn.MSELoss(), x, y, gradient_tol=1.0)
         assert problem.is_fitted
         assert float(problem.gradient().norm()) > 1e-9
-        assert lipschitz_modulus(problem).certificate.certainty is Certainty.UNKNOWN
+        found = lipschitz_modulus(problem)
+        assert found.certificate.certainty is Certainty.INFINITE
+        assert {carrier.point for carrier in found.certificate.carriers} == {0, 3}
+        assert lipschitz_modulus(problem, optimality="stationary").certificate.certainty is Certainty.UNKNOWN
 
     def test_weights_that_are_not_stationary_prove_nothing(self) -> None:
         x = draw(8, 3)

@@ -11,6 +11,7 @@ from solset.derivatives import Linearisation
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.modulus._certificate import certify
 from solset.modulus._kinks import activation_margin
+from solset.modulus._rank import rows_gain_rank
 from solset.modulus._result import Carrier, Certainty, Certificate, LipschitzModulus
 from solset.modulus._routes import Ratio, by_decomposition, by_products
 from solset.problem import AUTO, Interpolating, Optimality, Problem, as_map
@@ -48,7 +49,8 @@ def lipschitz_modulus(
             setting; interpolating map only).
         optimality: Optimality map or its name, as for :meth:`Problem.graphical_derivative`; with a layer, or
             without the other points, ``"auto"`` takes the interpolating map wherever the training set is
-            fitted.
+            fitted. It also does where dependent rows of a fitted problem, which are independent at nearby
+            points, prove an infinite modulus, as those of duplicates do.
         solver: Solver of the linear systems. ``Dual`` (interpolating) and ``Dense`` (the others) see the
             spectrum and give exact values; ``CG`` or ``MINRES`` use products alone. By default the former
             where they fit.
@@ -100,8 +102,12 @@ def lipschitz_modulus(
     ratio = None if is_free else by_decomposition(line)
     if ratio is None:
         ratio = by_products(line, solver if is_free else CG(), max_steps)
-    ratio = replace(ratio, direction=_signed(ratio.direction))
     certificate = certify(part, moved, line, ratio, probes)
+    is_open = as_map(optimality) is None and solver is None and certificate.certainty is Certainty.UNKNOWN
+    proof = _proof_by_rows(part, moved, probes) if is_open and not line.map.keeps_outputs else None
+    if proof is not None:
+        line, ratio, certificate = proof
+    ratio = replace(ratio, direction=_signed(ratio.direction))
     for failure in line.premises.failures:
         warnings.warn(failure, SolsetWarning, stacklevel=3)
     change, residual = _answer(line, ratio.direction)
@@ -151,6 +157,26 @@ def _linearise(
     is_free = isinstance(solver, CG | MINRES)
     used = LSMR() if is_free and has_rows else solver  # LSMR stores nothing of the rows
     return part.graphical_derivative(points=moved, optimality=asked or AUTO, solver=used).linearisation
+
+
+def _proof_by_rows(
+    part: Problem, moved: list[int], probes: int
+) -> tuple[Linearisation, Ratio, Certificate] | None:
+    """The interpolating map, where dependent rows of ``J`` prove that the modulus is infinite; else ``None``.
+
+    Without the proof, the map was left for the stationary one because the rows are dependent.
+    """
+    if not (part.is_fitted and part.gram_fits):
+        return None
+    line = part.graphical_derivative(points=moved, optimality=Interpolating()).linearisation
+    ratio = by_decomposition(line)
+    if ratio is None or ratio.value < float("inf") or not rows_gain_rank(part, moved):
+        return None
+    certificate = certify(part, moved, line, ratio, probes)
+    if certificate.certainty is not Certainty.INFINITE:
+        return None
+    reason = "interpolating because the training set is fitted, and dependent rows of J prove the value"
+    return replace(line, reason=reason), ratio, certificate
 
 
 def _value(ratio: Ratio, certificate: Certificate) -> float:

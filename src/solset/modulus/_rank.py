@@ -12,7 +12,7 @@ from solset.linalg import LeftSide, LinearOperator
 from solset.operators import Hessian, InputJacobian, Jacobian, Mixed
 from solset.problem import Problem
 from solset.retraining import Newton
-from solset.risk import flat_rows
+from solset.risk import EmpiricalRisk, flat_rows
 from solset.solvers import Dense
 
 REACH = 1e-3  # distance of nearby points from the trained point, relative to inputs and weights
@@ -70,10 +70,35 @@ def rank_is_constant(
 
 
 def _rank_of_rows(part: Problem, moved: list[int], generator: torch.Generator) -> int:
-    risk = part.risk()
-    dx = _small(risk.points.features(moved), generator)
-    near = risk.move(moved, dx).at(risk.weights + _small(risk.weights.unsqueeze(0), generator)[0])
+    near = _nearby(part.risk(), moved, generator)
     return _joint_rank(Jacobian(near, memory_budget=0), InputJacobian(near, moved, memory_budget=0))
+
+
+def rows_gain_rank(part: Problem, moved: list[int]) -> bool:
+    """Whether the rows of ``J`` gain rank at a random nearby point, as those of separated duplicates do.
+
+    Rows that stay dependent, as those of more points than a model has degrees of freedom, have solutions in
+    the sense of least squares; rows that gain rank ask for changes of the weights that grow without bound.
+
+    Args:
+        part: Problem with the constraints and weights in use.
+        moved: Indices of the moved points in ``part``.
+
+    Cost: two dense Jacobians and their decomposition.
+    """
+    risk, generator = part.risk(), torch.Generator().manual_seed(0)
+    if len(risk.points) * part.output_count * risk.layout.size > ENTRIES:
+        return False
+    near = _nearby(risk, moved, generator)
+    seen = max(SEEN, 100 * torch.finfo(risk.weights.dtype).eps)
+    here, there = (Jacobian(one, memory_budget=0).to_dense().to(torch.float64) for one in (risk, near))
+    return LeftSide.of_gram(there @ there.T, seen**2).rank > LeftSide.of_gram(here @ here.T, seen**2).rank
+
+
+def _nearby(risk: EmpiricalRisk, moved: list[int], generator: torch.Generator) -> EmpiricalRisk:
+    """The risk at moved data and weights, both at random."""
+    dx = _small(risk.points.features(moved), generator)
+    return risk.move(moved, dx).at(risk.weights + _small(risk.weights.unsqueeze(0), generator)[0])
 
 
 def _rank_at_a_solution(

@@ -128,8 +128,7 @@ class _Line:
         parts = [_random(part, generator, size) for part in risk.layout.split(risk.weights)]
         dx = None
         if places:
-            inputs = risk.points[list(places)][0]
-            dx = _random(inputs, generator, 1.0)
+            dx = _random(risk.points.features(list(places)), generator, 1.0)
         return cls(risk, places, dx, risk.layout.join(parts), STEP[risk.weights.dtype])
 
     def at(self, t: float) -> EmpiricalRisk:
