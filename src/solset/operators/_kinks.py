@@ -126,9 +126,8 @@ class _Line:
         generator = torch.Generator().manual_seed(seed)
         size = float(risk.weights.square().mean().sqrt()) or 1.0
         parts = [_random(part, generator, size) for part in risk.layout.split(risk.weights)]
-        dx = None
-        if places:
-            dx = _random(risk.points.features(list(places)), generator, 1.0)
+        features = risk.points.features(list(places)) if places else None
+        dx = None if features is None or not features.numel() else _random(features, generator, 1.0)
         return cls(risk, places, dx, risk.layout.join(parts), STEP[risk.weights.dtype])
 
     def at(self, t: float) -> EmpiricalRisk:
@@ -144,7 +143,7 @@ class _Line:
 
 def _in_double(risk: EmpiricalRisk) -> EmpiricalRisk:
     """The same risk in float64 where network and loss take it: a tie that is rounding is none there."""
-    if risk.weights.dtype == torch.float64:
+    if risk.weights.dtype == torch.float64 or risk.points.tree is not None:  # a tree keeps its own dtypes
         return risk
     state = {**dict(risk.model.named_parameters()), **dict(risk.model.named_buffers()), **risk.fixed}
     held = {name: _double(value.detach()) for name, value in state.items() if name not in risk.layout.shapes}
