@@ -81,7 +81,7 @@ def test_rows_that_the_check_adds_keep_the_tiles_that_are_there(monkeypatch):
 def test_the_modulus_by_solves():
     problem = fitted().problem()
     exact = lipschitz_modulus(problem, points=[3])
-    found = lipschitz_modulus(problem, points=[3], solver=Tiled(side=7))
+    found = lipschitz_modulus(problem, points=[3], solver=Tiled(side=13))
     assert found.value == pytest.approx(exact.value, rel=1e-8)
 
 

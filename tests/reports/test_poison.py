@@ -165,12 +165,12 @@ class TestRun:
 
 def test_a_retraining_that_diverges_is_told_and_is_no_success(tmp_path):
     settings = PoisonSettings(
-        "a.py:b", points=(2, 5), radius=0.1, training=3000, learning_rate=5.0, rounds=2, random=2
+        "a.py:b", points=(2, 5), radius=0.1, training=300, learning_rate=5.0, rounds=2, random=2
     )
     with pytest.warns(SolsetWarning, match="diverges"):
         page = poison_experiment(run(tmp_path, settings))
     content = page.read_bytes()
-    assert b"Training diverged by 3000 steps of gradient descent" in content
+    assert b"Training diverged by 300 steps of gradient descent" in content
     result = json.loads((page.parent / "result.json").read_text())
     first, second = result["gain"]
     assert (first["change"], first["is_success"], first["times_chance"]) == ("NaN", False, "NaN")
