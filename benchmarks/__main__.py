@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the six last.
+"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the seven last.
 
 ``python -m benchmarks zoo --count N --seed S`` draws combinations of models and losses.
 """
@@ -20,6 +20,7 @@ from benchmarks import (
     isolated,
     path,
     poisoning,
+    recipes,
     resnet56,
     rows,
     scale,
@@ -27,7 +28,7 @@ from benchmarks import (
     zoo,
 )
 
-LONG = ("scale", "tiles", "resnet56", "poisoning", "house", "zoo")  # only where they are asked for
+LONG = ("scale", "tiles", "resnet56", "poisoning", "recipes", "house", "zoo")  # only where they are asked for
 
 
 def main() -> None:
@@ -50,6 +51,7 @@ def main() -> None:
         "tiles": tiles.run,
         "resnet56": lambda: resnet56.run(has_krylov=chosen.large),
         "poisoning": poisoning.run,
+        "recipes": recipes.run,
         "house": house.run,
         "zoo": lambda: zoo.run(chosen.count, chosen.seed),
     }

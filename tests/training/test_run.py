@@ -213,3 +213,11 @@ def test_nothing_of_the_user_changes():
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert loss.reduction == "mean"
     assert not run.model.training
+
+
+def test_training_takes_no_notice_of_a_context_without_gradients():
+    at = training(plain_net)
+    with torch.no_grad():
+        run = at.run()
+        worth = run.attribute(held_out)
+    assert torch.equal(worth.features, at.run().attribute(held_out).features)

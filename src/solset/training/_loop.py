@@ -57,6 +57,7 @@ class Loop:
             collate_fn=list,
         )
 
+    @torch.enable_grad()
     def step(self, batch: Sequence[int], *, scheduled: bool = True) -> float:
         """Takes one step and returns the loss of the batch.
 

@@ -66,6 +66,11 @@ class Run:
         return [record.loss for record in self._tape.records]
 
     @property
+    def batches(self) -> list[list[int]]:
+        """Indices of the points of each step's batch."""
+        return [record.batch for record in self._tape.records]
+
+    @property
     def stride(self) -> int:
         """Number of steps from one kept state to the next; those between are computed again when needed."""
         return self._tape.stride
@@ -229,7 +234,7 @@ class Run:
                 else "a number that does not depend on them"
             )
             raise bad_value("goal", expected="one number that depends on the weights", got=got, cure=_CURE)
-        parts = derivatives([value.reshape(())], [*leaves.values(), *statistics.values()])
+        parts = derivatives([value], [*leaves.values(), *statistics.values()])
         buffers = dict(zip(statistics, parts[len(leaves) :], strict=True))
         return float(value.detach()), Slope(derivative.joined(parts[: len(leaves)]), {}, buffers)
 

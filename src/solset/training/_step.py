@@ -235,6 +235,7 @@ class StepDerivative:
         values = [before.parameters[name].detach() for name in self._names]
         return [block.clone().requires_grad_() for block in self._rule.joined(values)]
 
+    @torch.enable_grad()
     def _rule_graph(
         self, before: State, record: Record, clipped: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor], list[tuple[int, str]], list[tuple[int, str]]]:
