@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from solset import Move, follow_path, retrain
-from solset.errors import Status
+from solset.errors import SolsetWarning, Status
 from solset.retraining import GradientDescent, follow_retraining
 
 MOVED = [1, 4]
@@ -25,7 +25,8 @@ def test_a_retraining(fitted, change):
 
 
 def test_a_training_that_diverges_says_so(fitted, change):
-    result = retrain(fitted.problem(), change, method=GradientDescent(200, 1e6))
+    with pytest.warns(SolsetWarning, match="status 'nonfinite'"):
+        result = retrain(fitted.problem(), change, method=GradientDescent(200, 1e6))
     assert result.status is Status.NONFINITE
     assert "nonfinite" in result.message
 

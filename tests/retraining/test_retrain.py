@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from solset import Move, retrain
-from solset.errors import Status
+from solset.errors import SolsetWarning, Status
 from solset.operators import Hessian
 from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, Newton, tangent_recursion
 
@@ -76,7 +76,8 @@ class TestGradientDescent:
         assert torch.equal(found.change, found.weights - problem.weights())
 
     def test_that_runs_away_says_so(self, fitted_sum):
-        found = retrain(fitted_sum.problem(), Move(None, draw(6, 3)), method=GradientDescent(200, 1e3))
+        with pytest.warns(SolsetWarning, match="status 'nonfinite'"):
+            found = retrain(fitted_sum.problem(), Move(None, draw(6, 3)), method=GradientDescent(200, 1e3))
         assert found.status == "nonfinite"
 
     def test_of_no_steps_stays(self, fitted):
@@ -106,6 +107,7 @@ class TestLBFGS:
         assert (found.weights - newton.weights).norm() <= 1.1 * found.gradient_norm / smallest
 
     @pytest.mark.parametrize("budget", [1, 5, 12])
+    @pytest.mark.filterwarnings("ignore:training ended with status")
     def test_keeps_its_budget_up_to_one_line_search(self, isolated_net, budget):
         # SciPy looks at the budget between iterations: the line search that exceeds it, at most 20
         # evaluations, is finished first.
@@ -117,6 +119,7 @@ class TestLBFGS:
         assert found.status == "max_steps"
         assert all(count <= found.gradients for count in found.course)
 
+    @pytest.mark.filterwarnings("ignore:training ended with status")
     def test_lowers_the_risk_with_every_kept_iterate(self, isolated_net):
         case, weight_decay = isolated_net
         problem, dx = case.problem(weight_decay=weight_decay), draw(2, 3)
@@ -150,7 +153,8 @@ class TestNewton:
     def test_that_is_cut_short_says_so(self, logistic):
         case, weight_decay = logistic
         problem = case.problem(weight_decay=weight_decay)
-        found = retrain(problem, Move(POINTS, draw(2, 3)), method=Newton(max_steps=1))
+        with pytest.warns(SolsetWarning, match="status 'max_steps' at gradient norm"):
+            found = retrain(problem, Move(POINTS, draw(2, 3)), method=Newton(max_steps=1))
         assert found.status == "max_steps"
         assert found.gradient_norm > 1e-10
 
@@ -169,7 +173,8 @@ class TestLevenbergMarquardt:
 
     def test_that_does_not_settle_ends_on_the_set(self, fitted):
         problem, dx = fitted.problem(), 0.1 * draw(2, 3)
-        found = retrain(problem, Move(POINTS, dx), method=LevenbergMarquardt())
+        with pytest.warns(SolsetWarning, match="status 'max_steps'"):
+            found = retrain(problem, Move(POINTS, dx), method=LevenbergMarquardt())
         outputs = problem.risk().move(POINTS, dx).at(found.weights).outputs()
         assert found.status == "max_steps"
         assert (outputs - problem.risk().outputs()).abs().max() <= 1e-10
@@ -287,6 +292,7 @@ def test_a_perturbation_of_the_wrong_shape_is_refused(fitted, method):
         retrain(fitted.problem(), Move(POINTS, draw(3, 3)), method=method)
 
 
+@pytest.mark.filterwarnings("ignore:training ended with status")
 def test_the_model_and_the_random_state_stay_as_they_were(fitted):
     model, dx = copy.deepcopy(fitted.model), 0.1 * draw(2, 3)
     model[0].bias.requires_grad_(False)  # a wish of the user's that must survive

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from solset.errors import Status
-from solset.results import WeightsResult
+from solset.results import WeightsResult, computed
 from solset.risk import Layout
 
 
@@ -21,9 +21,12 @@ class Retrained(WeightsResult):
         gradient_norm: Norm of the gradient of the changed risk at the end.
         risk: Changed risk at the end.
         gradients: Number of full-batch gradients taken, or their equivalent in passes over the data.
-        status: Outcome: ``converged`` if the method's own target was met, else ``max_steps`` or
-            ``nonfinite``. A training of a stated duration meets its target by taking all its steps.
+        status: Outcome: ``converged`` if the method's own target was met, else ``max_steps``,
+            ``indefinite`` (at a saddle) or ``nonfinite``. A training of a stated duration meets its target
+            by taking all its steps.
         layout: Names and shapes of the weights.
+        smallest: Smallest eigenvalue of the Hessian at the end that was met, where the method looked for one;
+            ``nan`` elsewhere. It is negative at a saddle.
         course: Weights at the recorded steps of gradient descent, or after each iteration of L-BFGS by its
             number of gradients.
     """
@@ -35,6 +38,7 @@ class Retrained(WeightsResult):
     gradients: int
     status: Status
     layout: Layout = field(repr=False)
+    smallest: float = float("nan")
     course: dict[int, Tensor] = field(default_factory=dict)
 
     @property
@@ -44,6 +48,16 @@ class Retrained(WeightsResult):
             f"{self.status} after {self.gradients} gradients, ‖w - w̄‖ = {float(self.change.norm()):.4g}, "
             f"gradient norm {self.gradient_norm:.3g}"
         )
+
+    @computed
+    def message(self) -> str:
+        """How the training ended short of its target, with what is left; empty where it met it."""
+        if self.status is Status.CONVERGED:
+            return ""
+        text = f"training ended with status '{self.status}' at gradient norm {self.gradient_norm:.3g}"
+        if self.status is Status.INDEFINITE:
+            return f"{text}, at a saddle: the Hessian has an eigenvalue of {self.smallest:.3g}"
+        return f"{text} after {self.gradients} gradients: these weights are not where it would end"
 
     def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size]]:
         return self.weights, self.layout.shapes

@@ -12,6 +12,7 @@ from solset.linalg._algebra import (
     Sum,
     shifted,
 )
+from solset.linalg._lanczos import SmallestEigenvalue, krylov, smallest_eigenpair
 from solset.linalg._largest import LargestEigenvalue, largest_eigenpair
 from solset.linalg._operator import LinearOperator
 from solset.linalg._panels import WIDTH, KeptRows, Stacked
@@ -52,6 +53,7 @@ __all__ = [
     "NormalOperator",
     "Product",
     "ROUNDING",
+    "SmallestEigenvalue",
     "Space",
     "Spectrum",
     "SpreadRows",
@@ -67,6 +69,7 @@ __all__ = [
     "gram_block",
     "gram_by_parts",
     "in_parts",
+    "krylov",
     "largest_eigenpair",
     "largest_ratio",
     "largest_ratios",
@@ -75,6 +78,7 @@ __all__ = [
     "own_columns",
     "own_part",
     "shifted",
+    "smallest_eigenpair",
     "spectrum",
     "spread",
     "stacked",

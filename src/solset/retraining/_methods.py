@@ -1,4 +1,4 @@
-"""Ways to retrain from the trained weights: gradient descent, L-BFGS, Newton's method."""
+"""Ways to retrain from the trained weights by first derivatives: gradient descent and L-BFGS."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,8 @@ from tqdm import trange
 from solset.checks import checked, within
 from solset.courses import Retrained
 from solset.errors import Status, bad_value
-from solset.operators import Hessian
-from solset.retraining._ends import backtracked, finish
+from solset.retraining._ends import finish
 from solset.risk import EmpiricalRisk
-from solset.solvers import MINRES, Dense, Solver
 
 
 @checked
@@ -101,37 +99,6 @@ class LBFGS:
 
 def _as_array(vector: Tensor) -> np.ndarray:
     return vector.to("cpu", torch.float64).numpy()
-
-
-@checked
-@dataclass(frozen=True)
-class Newton:
-    """Newton's method on the gradient of the changed risk: the solution near ``w̄`` of an isolated problem.
-
-    Attributes:
-        gradient_tol: Gradient norm at which to stop.
-        max_steps: Limit of Newton steps.
-        solver: Solver of the Hessian systems; by default Dense up to 1000 weights, MINRES beyond.
-    """
-
-    gradient_tol: float = 1e-10
-    max_steps: int = 30
-    solver: Solver | None = None
-
-    def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:  # noqa: ARG002 - part of the interface
-        """Where the iteration from ``w̄`` ends; a step is halved while it does not lower the gradient norm."""
-        solver = self.solver or (Dense() if start.layout.size <= 1000 else MINRES(tol=1e-10))
-        risk, gradient, passes = start, start.gradient(), 1
-        for _ in range(self.max_steps):
-            size = float(gradient.norm())
-            if size <= self.gradient_tol:
-                break
-            step = solver.solve(Hessian(risk), -gradient)
-            passes += 2 * max(step.steps, 1)
-            risk, gradient, tried = backtracked(risk, step.value, lambda r: r.gradient(), size)
-            passes += tried
-        is_met = float(gradient.norm()) <= self.gradient_tol
-        return finish(start, risk, passes, Status.CONVERGED if is_met else Status.MAX_STEPS)
 
 
 def check_recorded(record_at: Sequence[int], steps: int) -> None:

