@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from solset import Move, Problem, follow_path, retrain
-from solset.errors import Status
+from solset.errors import SolsetWarning, Status
 from solset.operators import InformativeRows
 from solset.paths import StopReason
 from solset.retraining import Newton
@@ -139,7 +139,8 @@ class TestKeptOutputs:
         assert log_slope(sizes, errors) == pytest.approx(2.0, abs=0.1)
 
     def test_the_nearest_solution_is_no_farther_than_the_end(self, fitted):
-        found = follow_path(fitted.problem(), Move(MOVED, direction()), nearest=True)
+        with pytest.warns(SolsetWarning, match="status 'max_steps' at output error"):
+            found = follow_path(fitted.problem(), Move(MOVED, direction()), nearest=True)
         assert found.nearest is not None
         assert float(found.nearest.change.norm()) <= float(found.change.norm()) * (1 + 1e-9)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from solset import Move, Problem, design_poisoning, retrain
 from solset.goals import HeldOutLoss, TargetWeights, WeightFunction
-from solset.poisoning import Ascent, Budget, Corrected, Follower, Nearest, Reason, judge_poisoning
+from solset.poisoning import Ascent, BasePoint, Budget, Corrected, Follower, Nearest, Reason, judge_poisoning
 from solset.retraining import GradientDescent, LevenbergMarquardt
 from solset.scores import Moved
 from solset.solvers import filters
@@ -36,7 +36,7 @@ class Watched:
         self.inner, self.stop_at = inner or Nearest(), stop_at
         self.seen: list[Tensor] = []
 
-    def follow(self, problem, points, base, dx, predicted) -> Tensor:
+    def follow(self, problem, points, base, dx, predicted) -> BasePoint:
         self.seen.append(dx)
         if len(self.seen) == self.stop_at:
             raise KeyboardInterrupt

@@ -27,6 +27,7 @@ class Retrained(WeightsResult):
         layout: Names and shapes of the weights.
         smallest: Smallest eigenvalue of the Hessian at the end that was met, where the method looked for one;
             ``nan`` elsewhere. It is negative at a saddle.
+        left: Description of what is left to the method's target, where that is no gradient.
         course: Weights at the recorded steps of gradient descent, or after each iteration of L-BFGS by its
             number of gradients.
     """
@@ -39,6 +40,7 @@ class Retrained(WeightsResult):
     status: Status
     layout: Layout = field(repr=False)
     smallest: float = float("nan")
+    left: str = ""
     course: dict[int, Tensor] = field(default_factory=dict)
 
     @property
@@ -54,7 +56,8 @@ class Retrained(WeightsResult):
         """How the training ended short of its target, with what is left; empty where it met it."""
         if self.status is Status.CONVERGED:
             return ""
-        text = f"training ended with status '{self.status}' at gradient norm {self.gradient_norm:.3g}"
+        left = self.left or f"gradient norm {self.gradient_norm:.3g}"
+        text = f"training ended with status '{self.status}' at {left}"
         if self.status is Status.INDEFINITE:
             return f"{text}, at a saddle: the Hessian has an eigenvalue of {self.smallest:.3g}"
         return f"{text} after {self.gradients} gradients: these weights are not where it would end"

@@ -7,8 +7,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from solset.errors import Status
 from solset.problem import Problem, keeps_outputs
-from solset.retraining import GradientDescent, LevenbergMarquardt, Method, Newton
+from solset.retraining import GradientDescent, LevenbergMarquardt, Method, Newton, Retrained
+from solset.risk import EmpiricalRisk
 from solset.solvers.filters import Filter, GradientFlow
 
 
@@ -19,10 +21,19 @@ class BasePoint:
     Attributes:
         dx: Change from the trained point's data, ``(|K|, *input)``.
         weights: Weights ``w`` on the moved data, ``(p,)``.
+        status: Outcome of the solve on the moved data.
     """
 
     dx: Tensor
     weights: Tensor
+    status: Status = Status.CONVERGED
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the weights are a solution on the moved data, or where a stated training ended."""
+        return self.status in {Status.CONVERGED, Status.MAX_STEPS} and bool(
+            torch.isfinite(self.weights).all()
+        )
 
 
 @runtime_checkable
@@ -31,8 +42,8 @@ class Follower(Protocol):
 
     def follow(
         self, problem: Problem, points: Sequence[int], base: BasePoint, dx: Tensor, predicted: Tensor
-    ) -> Tensor:
-        """The weights at ``x̄ + Δx``, ``(p,)``.
+    ) -> BasePoint:
+        """The place at ``x̄ + Δx``: the weights there, and how the solve for them ended.
 
         The first call is for data that did not move. Effects are counted from the weights that it returns.
 
@@ -63,10 +74,11 @@ class Corrected:
         base: BasePoint,  # noqa: ARG002 - part of the interface
         dx: Tensor,
         predicted: Tensor,
-    ) -> Tensor:
-        """The weights at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
+    ) -> BasePoint:
+        """The place at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
         start = problem.risk().move(points, dx).at(predicted)
-        return self.method.run(start, problem.risk().outputs()).weights
+        target = problem.risk().outputs()
+        return _place(dx, self.method, start, self.method.run(start, target), target)
 
 
 @dataclass(frozen=True)
@@ -89,12 +101,16 @@ class Nearest:
         base: BasePoint,  # noqa: ARG002 - part of the interface
         dx: Tensor,
         predicted: Tensor,
-    ) -> Tensor:
-        """The weights at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
+    ) -> BasePoint:
+        """The place at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
         if not bool(dx.any()):
-            return problem.weights()  # they keep the outputs, and no weights are nearer to them
+            return BasePoint(
+                dx, problem.weights()
+            )  # they keep the outputs, and no weights are nearer to them
         start = problem.risk().move(points, dx).at(predicted)
-        return self.method.run_towards(problem.weights(), start, problem.risk().outputs()).weights
+        target = problem.risk().outputs()
+        solved = self.method.run_towards(problem.weights(), start, target)
+        return _place(dx, self.method, start, solved, target)
 
 
 @dataclass(frozen=True)
@@ -114,9 +130,10 @@ class FromTrained:
         base: BasePoint,  # noqa: ARG002 - part of the interface
         dx: Tensor,
         predicted: Tensor,  # noqa: ARG002 - part of the interface
-    ) -> Tensor:
-        """The weights at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
-        return self.method.run(problem.risk().move(points, dx), problem.risk().outputs()).weights
+    ) -> BasePoint:
+        """The place at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
+        start, target = problem.risk().move(points, dx), problem.risk().outputs()
+        return _place(dx, self.method, start, self.method.run(start, target), target)
 
 
 def default_follower(optimality: str, element: Filter | None) -> Follower:
@@ -132,6 +149,29 @@ def default_follower(optimality: str, element: Filter | None) -> Follower:
     return Corrected(Newton())
 
 
-def is_finite(weights: Tensor) -> bool:
-    """Whether all weights are finite."""
-    return bool(torch.isfinite(weights).all())
+def _place(dx: Tensor, method: Method, start: EmpiricalRisk, solved: Retrained, target: Tensor) -> BasePoint:
+    return BasePoint(dx, solved.weights, outcome(method, start, solved, target))
+
+
+def outcome(method: Method, start: EmpiricalRisk, solved: Retrained, target: Tensor) -> Status:
+    """The status of a solve: ``inconsistent`` where a method that looks for a solution ended off the set.
+
+    Args:
+        method: Way of retraining that solved on the changed data.
+        start: Changed risk at the weights where it began.
+        solved: Result of the method.
+        target: Outputs ``f̄`` before the change, ``(n, c)``.
+    """
+    if solved.status is Status.MAX_STEPS and not _is_solution(method, start, solved, target):
+        return Status.INCONSISTENT
+    return solved.status
+
+
+def _is_solution(method: Method, start: EmpiricalRisk, solved: Retrained, target: Tensor) -> bool:
+    """Whether a method that looks for a solution and ran out of steps still ended on the set, to rounding."""
+    rounding = torch.finfo(target.dtype).eps ** 0.5
+    if isinstance(method, LevenbergMarquardt):
+        error = float((start.at(solved.weights).outputs() - target).abs().max())
+        return error <= max(method.output_tol, rounding * float(target.abs().max()))
+    # Any other training ends where its steps end.
+    return not isinstance(method, Newton)

@@ -19,13 +19,15 @@ from solset.poisoning._budget import Budget, FeasibleSet
 from solset.poisoning._followers import Follower, default_follower
 from solset.poisoning._poisoning_file import PoisoningFile, Progress, Reason, Round
 from solset.poisoning._rounds import Rounds
-from solset.problem import Optimality, Problem
+from solset.problem import Optimality, Problem, keeps_outputs
 from solset.results import TableResult, WeightsResult, computed
+from solset.retraining import LBFGS, Newton
 from solset.risk import Layout, identity
 from solset.solvers import Solver
 from solset.solvers.filters import Filter
 from solset.storage import Checkpoint, Probe
 
+OFF = 0.1  # difference between predicted and real change, relative to it, that passes without a warning
 DRIFT = 0.1  # largest drift, relative to the effect of a perturbation, that passes without a warning
 
 
@@ -43,6 +45,10 @@ class Poisoning(WeightsResult, TableResult):
         linear: Goal ``φ(w_0 + v)`` with the chosen element ``v`` of the linear response at the trained point.
         predicted: Goal ``φ`` at :attr:`weights`, which the follower reached. For a flow element the follower
             is a training of that duration, and :attr:`linear` is the model's prediction.
+        solved: Outcome of the follower's solve at :attr:`weights`.
+        real: Goal ``φ`` where warm retraining from ``w̄`` on the moved data ends, by L-BFGS and then Newton's
+            method; ``None`` where solutions are not isolated or the element is a training itself. It differs
+            from :attr:`predicted` where a path of solutions and a training end at different minima.
         drift: Change that the follower makes on data that did not move, relative to the change by the
             perturbation: of the goal, ``|φ(w_0) - φ(w̄)|``, or of the weights, ``‖w_0 - w̄‖``, whichever is
             larger. If it is not small, the weights were no solution. Then the gradient, the ranking,
@@ -60,6 +66,8 @@ class Poisoning(WeightsResult, TableResult):
     first_order: float
     linear: float
     predicted: float
+    solved: Status
+    real: float | None
     drift: float
     adjoint: AdjointGradient
     course: tuple[Round, ...]
@@ -69,22 +77,41 @@ class Poisoning(WeightsResult, TableResult):
     @property
     def headline(self) -> str:
         """Predicted change of the goal, number of rounds, and the reason to stop."""
-        return f"goal {self.clean:.4g} → {self.predicted:.4g} after {len(self.course)} rounds: {self.reason}"
+        real = "" if self.is_confirmed else f" ({self.real:.4g} by retraining)"
+        ended = f"after {len(self.course)} rounds: {self.reason}"
+        return f"goal {self.clean:.4g} → {self.predicted:.4g}{real} {ended}"
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether retraining changes the goal as predicted, to a tenth; true where it was not asked."""
+        if self.real is None:
+            return True
+        return abs(self.real - self.predicted) <= OFF * abs(self.predicted - self.clean)
 
     @computed
     def status(self) -> Status:
-        """``converged`` where no better perturbation is near, ``nonfinite``, or ``max_steps``."""
+        """``converged`` where no better perturbation is near; else ``max_steps``, or why solving failed."""
         if self.reason is Reason.NOT_FINITE:
             return Status.NONFINITE
+        if self.solved not in {Status.CONVERGED, Status.MAX_STEPS}:
+            return self.solved
         is_done = self.reason in {Reason.STATIONARY, Reason.NO_ROOM}
         return Status.CONVERGED if is_done else Status.MAX_STEPS
 
     @computed
     def message(self) -> str:
         """The reason to stop, and how far the predictions can be trusted."""
-        if self.drift <= DRIFT:
-            return str(self.reason)
-        return f"{self.reason}; training had not stopped (drift {self.drift:.2g}): judge by retraining"
+        text = str(self.reason)
+        if self.solved not in {Status.CONVERGED, Status.MAX_STEPS}:
+            text += f"; the weights are no solution: solving for them ended with status '{self.solved}'"
+        if not self.is_confirmed:
+            text += (
+                f"; retraining from the trained weights ends elsewhere: the goal goes from {self.clean:.4g} "
+                f"to {self.real:.4g} and not to {self.predicted:.4g}"
+            )
+        if self.drift > DRIFT:
+            text += f"; training had not stopped (drift {self.drift:.2g}): judge by retraining"
+        return text
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per round, with the attributes of :class:`Round`."""
@@ -145,10 +172,12 @@ def design_poisoning(
 
     Warns:
         SolsetWarning: If the goal or the weights move by themselves by more than a tenth of the
-            perturbation's effect: training had not stopped.
+            perturbation's effect: training had not stopped. If the weights are no solution on the moved data,
+            or retraining from ``w̄`` misses the predicted change of the goal by more than a tenth.
 
     Cost: each round prepares the solver (for the interpolating map ``nc`` rows and their Gram matrix) and
-    makes two solves a step. The follower adds its cost in each round, and once for the clean data.
+    makes two solves a step. The follower adds its cost in each round, and once for the clean data. At an
+    isolated solution one warm retraining at the end tests the prediction.
 
     Example:
         >>> import torch
@@ -162,6 +191,43 @@ def design_poisoning(
         >>> round(float(poisoning.dx), 6), round(float(poisoning.weights), 6)
         (-0.2, 2.5)
     """
+    poisoning = designed(
+        problem,
+        goal,
+        budget,
+        element=element,
+        ascent=ascent,
+        follower=follower,
+        start=start,
+        optimality=optimality,
+        solver=solver,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    if element is None and not keeps_outputs(poisoning.adjoint.optimality) and bool(poisoning.dx.any()):
+        poisoning = replace(poisoning, real=goal.value(problem, _retrained(problem, poisoning)))
+    if poisoning.drift > DRIFT:
+        _warn_of_drift(poisoning)
+    if not poisoning.is_confirmed or poisoning.solved not in {Status.CONVERGED, Status.MAX_STEPS}:
+        warnings.warn(poisoning.message, SolsetWarning, stacklevel=3)
+    return poisoning
+
+
+def designed(
+    problem: Problem,
+    goal: Goal,
+    budget: Budget,
+    *,
+    element: Filter | None = None,
+    ascent: Ascent | None = None,
+    follower: Follower | None = None,
+    start: Tensor | None = None,
+    optimality: Optimality = "auto",
+    solver: Solver | None = None,
+    checkpoint: Path | str | None = None,
+    progress: bool | None = None,
+) -> Poisoning:
+    """A perturbation as by :func:`design_poisoning`, without a retraining that tests it, and no warnings."""
     goal.check(problem)
     feasible = budget.at(problem)
     points = problem.check_points(budget.points)
@@ -191,10 +257,14 @@ def design_poisoning(
     for reached in search.run(state, adjoint, progress=progress):
         file.write(reached)
         state = reached
-    poisoning = _result(search, state, adjoint)
-    if poisoning.drift > DRIFT:
-        _warn_of_drift(poisoning)
-    return poisoning
+    return _result(search, state, adjoint)
+
+
+def _retrained(problem: Problem, poisoning: Poisoning) -> Tensor:
+    """The weights where warm retraining from ``w̄`` on the moved data ends, ``(p,)``."""
+    moved, target = problem.risk().move(poisoning.points, poisoning.dx), problem.risk().outputs()
+    warm = LBFGS(gradient_tol=1e-8, max_gradients=1000).run(moved, target)
+    return Newton().run(moved.at(warm.weights), target).weights
 
 
 def _result(search: Rounds, state: Progress, adjoint: AdjointGradient) -> Poisoning:
@@ -213,6 +283,8 @@ def _result(search: Rounds, state: Progress, adjoint: AdjointGradient) -> Poison
         first_order=clean + float((adjoint.gradient * dx).sum()),
         linear=goal.value(problem, start + search.trained.push(dx)),
         predicted=reached,
+        solved=state.base.status,
+        real=None,
         drift=drift,
         adjoint=adjoint,
         course=state.course,

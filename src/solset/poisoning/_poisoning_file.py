@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from solset.errors import Status
 from solset.poisoning._followers import BasePoint
 from solset.storage import Checkpoint, matched
 
@@ -19,6 +20,7 @@ class Reason(StrEnum):
     MAX_ROUNDS = "the limit of rounds is reached"
     NO_PROGRESS = "the linear model no longer predicts a rise that the follower confirms"
     NOT_FINITE = "the goal or its gradient is not finite beyond this point"
+    NOT_SOLVED = "solving on the moved data ends at no solution beyond this point"
     LEFT_FIT = "the training set is no longer fitted beyond this point"
 
 
@@ -85,10 +87,12 @@ class PoisoningFile:
             "course": [asdict(one) for one in state.course],
             "reason": state.reason,
         }
+        records["status"] = str(state.base.status)
         self.checkpoint.write(records, {"dx": state.base.dx, "weights": state.base.weights})
 
     def _restored(self, records: Any, arrays: dict[str, Tensor]) -> Progress:
-        base = BasePoint(*(matched(arrays[name], self.like[name]) for name in ("dx", "weights")))
+        dx, weights = (matched(arrays[name], self.like[name]) for name in ("dx", "weights"))
+        base = BasePoint(dx, weights, Status(records["status"]))
         course = tuple(Round(**one) for one in records["course"])
         reason = str(records["reason"])
         if reason and reason not in Reason.__members__:

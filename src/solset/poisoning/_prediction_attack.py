@@ -12,10 +12,11 @@ from solset.goals import Goal, held_out
 from solset.poisoning._adjoint import AdjointGradient
 from solset.poisoning._ascent import Ascent
 from solset.poisoning._budget import Budget
-from solset.poisoning._poisoning import design_poisoning
+from solset.poisoning._followers import outcome
+from solset.poisoning._poisoning import designed
 from solset.problem import Optimality, Problem
-from solset.retraining import LevenbergMarquardt, Method, Newton, Retrained
-from solset.risk import EmpiricalRisk, digest
+from solset.retraining import Method
+from solset.risk import digest
 from solset.solvers import Solver
 from solset.solvers.filters import Filter
 
@@ -130,7 +131,7 @@ class Attack:
         if self.ascent is None:
             dx = budget.at(problem).farthest(-self.adjoint.gradient)
         else:
-            dx = design_poisoning(problem, goal, budget, ascent=self.ascent, **self.options).dx
+            dx = designed(problem, goal, budget, ascent=self.ascent, **self.options).dx
         outputs, status = resolved(problem, self.method, self.adjoint.points, dx, goal.inputs)
         predicted = self.clean_gap + float((self.adjoint.gradient * dx).sum())
         return Trial(radius, float(gaps_of(outputs, goal.label).min()), predicted, status), dx
@@ -146,21 +147,7 @@ def resolved(
         outputs = outputs_at(problem, solved.weights, inputs)
     if not bool(torch.isfinite(outputs).all()):
         return outputs, Status.NONFINITE
-    if solved.status is Status.MAX_STEPS and not _is_solution(method, moved, solved, target):
-        return outputs, Status.INCONSISTENT
-    return outputs, solved.status
-
-
-def _is_solution(method: Method, moved: EmpiricalRisk, solved: Retrained, target: Tensor) -> bool:
-    """Whether a method that looks for a solution and ran out of steps still ended on the set, to rounding."""
-    rounding = torch.finfo(target.dtype).eps ** 0.5
-    if isinstance(method, LevenbergMarquardt):
-        error = float((moved.at(solved.weights).outputs() - target).abs().max())
-        return error <= max(method.output_tol, rounding * float(target.abs().max()))
-    if isinstance(method, Newton):
-        first = float(torch.linalg.vector_norm(moved.gradient()))
-        return solved.gradient_norm <= max(method.gradient_tol, rounding * first)
-    return True  # any other training ends where its steps end
+    return outputs, outcome(method, moved, solved, target)
 
 
 def gaps_of(outputs: Tensor, label: int) -> Tensor:

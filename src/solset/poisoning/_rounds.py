@@ -15,7 +15,7 @@ from solset.goals import Goal
 from solset.poisoning._adjoint import AdjointGradient, Response
 from solset.poisoning._ascent import Ascent, Climb, Slope, climb
 from solset.poisoning._budget import FeasibleSet
-from solset.poisoning._followers import BasePoint, Follower, is_finite
+from solset.poisoning._followers import BasePoint, Follower
 from solset.poisoning._poisoning_file import Progress, Reason, Round
 from solset.problem import FIT_TOL, GaussNewton, LinearisedMap, Problem
 from solset.solvers import Solver
@@ -62,18 +62,17 @@ class Rounds:
         """
         zero = torch.zeros_like(self.feasible.inputs)
         trained = BasePoint(zero, self.problem.weights())
-        weights = self.follower.follow(self.problem, self.points, trained, zero, trained.weights)
-        return BasePoint(zero, weights)
+        return self.follower.follow(self.problem, self.points, trained, zero, trained.weights)
 
     def first(self, dx: Tensor) -> Progress:
         """The state before the first round."""
-        if not is_finite(self.clean.weights):
+        if not bool(torch.isfinite(self.clean.weights).all()):
             return Progress(self.clean, self.settings.stride, (), Reason.NOT_FINITE.name)
         if not bool(dx.any()):
             return Progress(self.clean, self.settings.stride, (), "")
         predicted = self.clean.weights + self.trained.push(dx)
-        weights = self.follower.follow(self.problem, self.points, self.clean, dx, predicted)
-        return Progress(BasePoint(dx, weights), self.settings.stride, (), "")
+        begin = self.follower.follow(self.problem, self.points, self.clean, dx, predicted)
+        return Progress(begin, self.settings.stride, (), "")
 
     def run(self, state: Progress, adjoint: AdjointGradient, *, progress: bool | None) -> Iterator[Progress]:
         """The states after each round, the last one with a reason."""
@@ -110,19 +109,26 @@ class Rounds:
 
     def _judged(self, state: Progress, end: Climb) -> Progress:
         """The state at the end of an ascent if the follower confirms it, else at its start."""
-        weights = self.follower.follow(self.problem, self.points, state.base, end.dx, end.weights)
-        before = self.goal.value(self.problem, state.base.weights)
-        after = self.goal.value(self.problem, weights) if is_finite(weights) else float("nan")
+        reached = self.follower.follow(self.problem, self.points, state.base, end.dx, end.weights)
+        before, is_finite = (
+            self.goal.value(self.problem, state.base.weights),
+            reached.weights.isfinite().all(),
+        )
+        after = self.goal.value(self.problem, reached.weights) if is_finite else float("nan")
         share = (after - before) / (end.value - before)
-        reached, stride = BasePoint(end.dx, weights), state.stride
+        stride = state.stride
         rises = isfinite(share) and share > DISAGREES
-        is_kept = rises and self._is_fitted(reached)
+        is_kept = rises and reached.is_solved and self._is_fitted(reached)
         size = self.feasible.size(end.dx)
         made = Round(len(state.course) + 1, after, end.value, size, stride, end.room, is_kept)
         course = (*state.course, made)
         if is_kept:
             return Progress(reached, min(1.0, 2 * stride) if share > AGREES else stride, course, "")
-        why = Reason.NOT_FINITE if not isfinite(share) else Reason.LEFT_FIT if rises else Reason.NO_PROGRESS
+        why = Reason.LEFT_FIT if rises else Reason.NO_PROGRESS
+        if not isfinite(share):
+            why = Reason.NOT_FINITE
+        elif not reached.is_solved:
+            why = Reason.NOT_SOLVED
         return Progress(state.base, stride / 4, course, why.name if stride / 4 < SHORTEST else "")
 
     def _why_none(self, slope: Slope, room: float, enough: float) -> Reason:

@@ -1,6 +1,6 @@
 """The solution nearest to the trained weights that keeps the training outputs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -53,7 +53,7 @@ class LevenbergMarquardt:
             start: Changed risk at the weights to begin with.
             target: Outputs ``f̄`` to keep, ``(n, c)``.
         """
-        risk, scale, previous = start, 1.0, float("inf")
+        risk, scale, previous, travelled = start, 1.0, float("inf"), 0.0
         for step in range(1, self.max_steps + 1):
             error = (risk.outputs() - target).flatten()
             rows = self.solver.prepare(Jacobian(risk, memory_budget=0))
@@ -67,7 +67,11 @@ class LevenbergMarquardt:
             scale = scale / 2 if length > 0.9 * previous and scale > 0.1 else scale
             risk, previous = risk.at(risk.weights + scale * direction), length
         risk, steps = self._onto_set(risk, target)
-        return finish(start, risk, self.max_steps + steps, Status.MAX_STEPS)
+        error = float((risk.outputs() - target).abs().max())
+        left = f"output error {error:.2g}"
+        if self.max_steps:
+            left += f", where the last step was {previous / (travelled or 1.0):.2g} of the way"
+        return replace(finish(start, risk, self.max_steps + steps, Status.MAX_STEPS), left=left)
 
     def _onto_set(self, risk: EmpiricalRisk, target: Tensor) -> tuple[EmpiricalRisk, int]:
         """Gauss–Newton steps until the outputs are kept, each halved while it raises the output error."""
