@@ -10,12 +10,17 @@ from solset.errors import needed
 needed("matplotlib", by="a figure", extra="report")
 
 # ruff: noqa: E402 - the check above must come before anything that imports Matplotlib
-from solset.plotting._audit import ranking_bars, sensitivity_maps, sorted_values
-from solset.plotting._comparisons import bars_before_after, scatter_agreement
-from solset.plotting._course import course_losses
-from solset.plotting._images import image_grid
+from solset.plotting._bars import bars_before_after, ranking_bars
+from solset.plotting._curves import (
+    course_losses,
+    error_against_cost,
+    error_against_step,
+    scatter_agreement,
+    sorted_values,
+    station_losses,
+)
+from solset.plotting._images import image_grid, sensitivity_maps
 from solset.plotting._landscape import landscape_contour, landscape_line, landscape_surface
-from solset.plotting._lines import error_against_cost, error_against_step
 from solset.plotting._plot import plot
 from solset.plotting._style import ROLE_COLOURS, Figure, figure_bytes, number_text
 
@@ -37,4 +42,5 @@ __all__ = [
     "scatter_agreement",
     "sensitivity_maps",
     "sorted_values",
+    "station_losses",
 ]

@@ -7,8 +7,8 @@ from solset.errors import bad_type
 from solset.landscapes import Landscape
 from solset.modulus import Audit
 from solset.paths import Course
-from solset.plotting._audit import ranking_bars
-from solset.plotting._course import course_losses
+from solset.plotting._bars import ranking_bars
+from solset.plotting._curves import station_losses
 from solset.plotting._landscape import landscape_contour, landscape_line, landscape_surface
 from solset.plotting._style import Figure
 
@@ -48,13 +48,8 @@ def _(result: Audit, *, top: int = 10) -> Figure:
 
 @plot.register
 def _(result: Course, *, title: str = "") -> Figure:
-    places = [station.place for station in result.stations]
-    curves = {
-        "moved points": (places, [station.moved_loss for station in result.stations]),
-        "all points": (places, [station.all_loss for station in result.stations]),
-        "distance travelled": (places, [station.length for station in result.stations]),
-    }
-    return course_losses(curves, stop=None if result.is_complete else result.end.place, title=title)
+    stop = None if result.is_complete else result.end.place
+    return station_losses(result.rows(), stop=stop, title=title)
 
 
 @plot.register

@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Float, Num
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from solset.errors import bad_value
 
@@ -103,6 +105,15 @@ def empty_axes(figure: Figure, axes: Axes) -> Figure:
         0.5, 0.5, "no value that this axis can show", transform=axes.transAxes, ha="center", color=MUTED
     )
     return figure
+
+
+def tick_by_numbers(axis: Axis) -> None:
+    """Writes out the ticks of a logarithmic axis, at 1, 2 and 5 where powers of ten would be few."""
+    low, high = sorted(axis.get_view_interval())
+    subs = (1.0, 2.0, 5.0) if math.log10(high / low) < 2.5 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(float(value))))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def colours_of(labels: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,268 @@
+"""Curves on logarithmic axes: errors against steps and costs, a path station by station, values in order."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from solset.plotting._labels import label_places
+from solset.plotting._style import (
+    DASHES,
+    MARKERS,
+    MUTED,
+    ROLE_COLOURS,
+    Curve,
+    Values,
+    colours_of,
+    empty_axes,
+    new_figure,
+    note,
+    number_text,
+    same_length,
+    styled,
+    tick_by_numbers,
+    unshown,
+)
+
+_WEIGHT_ERROR = "relative error of the weight change"
+
+
+@styled
+def error_against_step(
+    series: Mapping[str, Curve],
+    *,
+    xlabel: str = "step (% of the input norm)",
+    ylabel: str = _WEIGHT_ERROR,
+    title: str = "",
+) -> Figure:
+    """Errors against the size of the perturbation, on logarithmic axes, every line named at its end.
+
+    Args:
+        series: Lines by name, as points ``(x, y)``; the names in ``ROLE_COLOURS`` have their colours.
+        xlabel: Name of the horizontal axis, with its unit.
+        ylabel: Name of the vertical axis, with its unit.
+        title: Text above the axes; none by default.
+    """
+    figure, drawn = _named_lines(series, xlabel, ylabel, title)
+    if drawn:
+        _tick_at(figure.axes[0], np.unique(np.concatenate([points[0] for points in drawn.values()])))
+    return figure
+
+
+@styled
+def error_against_cost(
+    curves: Mapping[str, Curve],
+    *,
+    xlabel: str = "cost (gradients of the risk)",
+    ylabel: str = _WEIGHT_ERROR,
+    title: str = "",
+) -> Figure:
+    """What accuracy costs, on logarithmic axes; a method that has one cost is one point.
+
+    Args:
+        curves: Curves by name, as points ``(cost, error)``.
+        xlabel: Name of the horizontal axis, with its unit.
+        ylabel: Name of the vertical axis, with its unit.
+        title: Text above the axes; none by default.
+    """
+    return _named_lines(curves, xlabel, ylabel, title)[0]
+
+
+@styled
+def course_losses(
+    curves: Mapping[str, Curve],
+    *,
+    stop: float | None = None,
+    xlabel: str = "share of the perturbation",
+    ylabel: str = "loss per example; distance in weight units",
+    title: str = "",
+) -> Figure:
+    """Quantities along a path, on a logarithmic axis.
+
+    Args:
+        curves: Curves by name, as points ``(place, value)``.
+        stop: Place where the path stopped early; ``None`` if it reached its end.
+        xlabel: Name of the horizontal axis, with its unit.
+        ylabel: Name of the vertical axis, with its unit.
+        title: Text above the axes; none by default.
+    """
+    figure, axes = new_figure(7.2, 4.2)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if _draw(figure, axes, curves, markersize=4):
+        if stop is not None:
+            axes.axvline(stop, color=MUTED, linewidth=1, label=f"stopped at {stop:.4g}")
+        axes.legend(loc="best")
+    return figure
+
+
+def station_losses(
+    stations: Sequence[Mapping[str, Any]], *, stop: float | None = None, title: str = ""
+) -> Figure:
+    """The losses and the distance travelled along a path.
+
+    Args:
+        stations: Rows of a course, one for each station.
+        stop: Place where the path stopped early; ``None`` if it reached its end.
+        title: Text above the axes; none by default.
+    """
+    names = {"moved points": "moved_loss", "all points": "all_loss", "distance travelled": "length"}
+    places = [station["place"] for station in stations]
+    curves = {text: (places, [station[name] for station in stations]) for text, name in names.items()}
+    return course_losses(curves, stop=stop, title=title)
+
+
+@styled
+def sorted_values(columns: Mapping[str, Values], *, xlabel: str, ylabel: str, title: str = "") -> Figure:
+    """Every column from its largest value to its smallest: how unequal the points are.
+
+    Args:
+        columns: Values by the name of their column.
+        xlabel: Name of what is counted.
+        ylabel: Name of the vertical axis, with its unit.
+        title: Text above the axes; none by default.
+    """
+    figure, axes = new_figure(7.2, 3.8)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ordered = {name: np.sort(np.asarray(values, float))[::-1] for name, values in columns.items()}
+    curves: dict[str, Curve] = {
+        name: (np.arange(1.0, 1 + len(values)), values) for name, values in ordered.items()
+    }
+    if _draw(figure, axes, curves, markersize=3, max_markers=60):
+        tick_by_numbers(axes.yaxis)
+        axes.legend(loc="upper right")
+    return figure
+
+
+@styled
+def scatter_agreement(
+    predicted: Values,
+    actual: Values,
+    *,
+    correlation: float | None = None,
+    xlabel: str = "predicted",
+    ylabel: str = "by retraining",
+    title: str = "",
+) -> Figure:
+    """Predictions against what happened, with the line on which they agree.
+
+    Args:
+        predicted: Values that were predicted, ``(k,)``.
+        actual: Values that came about, ``(k,)``, in the same unit.
+        correlation: Correlation to write into the figure, with the number of points; none by default.
+        xlabel: Name of the horizontal axis, with its unit.
+        ylabel: Name of the vertical axis, with its unit.
+        title: Text above the axes; none by default.
+    """
+    figure, axes = new_figure(5.6, 5.0)
+    points = np.stack(same_length("actual", predicted, actual))
+    shown = np.asarray(np.isfinite(points).all(axis=0))
+    note(figure, unshown({"the points": (points, shown)}))
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if not shown.any():
+        return empty_axes(figure, axes)
+    low, high = points[:, shown].min(), points[:, shown].max()
+    pad = 0.06 * (high - low) or 1.0
+    ends = [low - pad, high + pad]
+    axes.plot(ends, ends, color=ROLE_COLOURS["clean"], linewidth=1, linestyle=DASHES[1])
+    dots = {"color": ROLE_COLOURS["estimate"], "edgecolors": "white", "linewidths": 0.5}
+    axes.scatter(*points[:, shown], s=24, alpha=0.75, **dots)
+    axes.set(xlim=ends, ylim=ends, aspect="equal")
+    count = int(shown.sum())
+    facts = f"{number_text(count)} points" if count > 1 else "1 point"
+    facts += "" if correlation is None else f"\ncorrelation {number_text(correlation)}"
+    text = f"{facts}\ndashed: agreement"
+    axes.text(0.03, 0.97, text, transform=axes.transAxes, va="top", linespacing=1.5, color=MUTED)
+    return figure
+
+
+def _draw(
+    figure: Figure,
+    axes: Axes,
+    curves: Mapping[str, Curve],
+    *,
+    is_log_x: bool = False,
+    max_markers: int | None = None,
+    **style: Any,
+) -> dict[str, Float[np.ndarray, "2 k"]]:
+    """The points that are drawn, by curve; those that the axes cannot show are noted below them.
+
+    The vertical axis is logarithmic, and the horizontal one where ``is_log_x``. A curve of more than
+    ``max_markers`` points has no markers.
+    """
+    points = {label: np.stack(same_length(label, x, y)) for label, (x, y) in curves.items()}
+    logarithmic = slice(0 if is_log_x else 1, 2)
+    shown = {
+        label: np.asarray(np.isfinite(both).all(axis=0) & (both[logarithmic] > 0).all(axis=0))
+        for label, both in points.items()
+    }
+    note(figure, unshown({label: (both, shown[label]) for label, both in points.items()}))
+    drawn = {label: both[:, shown[label]] for label, both in points.items() if shown[label].any()}
+    if not drawn:
+        empty_axes(figure, axes)
+        return drawn
+    axes.set(yscale="log", xscale="log" if is_log_x else "linear")
+    colours = colours_of(list(curves))
+    for order, label in enumerate(curves):
+        if label in drawn:
+            has_markers = max_markers is None or points[label].shape[1] <= max_markers
+            form = {
+                "linestyle": DASHES[order % len(DASHES)],
+                "marker": MARKERS[order % len(MARKERS)] if has_markers else None,
+                "color": colours[label],
+            }
+            axes.plot(*drawn[label], label=label, **form, **style)
+    return drawn
+
+
+def _named_lines(
+    series: Mapping[str, Curve], xlabel: str, ylabel: str, title: str
+) -> tuple[Figure, dict[str, Float[np.ndarray, "2 k"]]]:
+    """The figure of lines on logarithmic axes, each named beside its last point, and the points drawn."""
+    figure, axes = new_figure(7.2, 4.2)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    drawn = _draw(figure, axes, series, is_log_x=True, markeredgecolor="white", markeredgewidth=0.7)
+    if not drawn:
+        return figure, drawn
+    for line in axes.lines:
+        line.set_markersize(5 if len(line.get_xdata()) > 1 else 8)  # type: ignore[arg-type]
+    _read_narrow_axis(axes)
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+    figure.draw_without_rendering()
+    corners = {label: axes.transData.transform(both.T) * (72 / figure.dpi) for label, both in drawn.items()}
+    text = {"va": "center", "path_effects": [patheffects.withStroke(linewidth=3, foreground="white")]}
+    colours = colours_of(list(series))
+    for label, place in label_places(corners).items():
+        axes.annotate(
+            label,
+            drawn[label][:, -1].tolist(),
+            xytext=place.offset,
+            textcoords="offset points",
+            ha=place.alignment,
+            color=colours[label],
+            annotation_clip=False,
+            **text,
+        )
+    return figure, drawn
+
+
+def _read_narrow_axis(axes: Axes) -> None:
+    """Round numbers on an error axis that does not span a decade, where powers of ten say nothing."""
+    low, high = np.log10(axes.get_ylim())
+    if high - low < 1:
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number_text(float(value), ".4g")))
+
+
+def _tick_at(axes: Axes, x: Float[np.ndarray, " k"]) -> None:
+    """Ticks at the values themselves, if they are few and far enough apart to be read."""
+    low, high = np.log10(axes.get_xlim())
+    if 2 <= len(x) <= 9 and np.diff(np.log10(x)).min() > 0.07 * (high - low):
+        axes.xaxis.set_major_locator(FixedLocator(x.tolist()))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number_text(float(value))))
