@@ -7,8 +7,7 @@ the page to them, and this command mends it. What stands above and below the two
 from pathlib import Path
 
 from solset.cli import _FOLDER_HELP, commands
-from solset.reports._command import Command
-from solset.reports._options import help_of, options_of
+from solset.reports import Command, help_of, options_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "api" / "command_line.md"
 BEGIN, END = "<!-- options: begin -->\n", "<!-- options: end -->\n"

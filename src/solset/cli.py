@@ -13,9 +13,7 @@ from solset import comm
 from solset.errors import ProcessError, bad_value, needed
 
 if TYPE_CHECKING:
-    from solset.reports._command import Command
-    from solset.reports._options import Settings
-    from solset.reports._run_folder import RunFolder
+    from solset.reports import Command, RunFolder, Settings
 
 _HELP = "Where would a trained network have ended up, had its training data been slightly different?"
 _FOLDER_HELP = {
@@ -51,20 +49,19 @@ def commands() -> "tuple[Command, ...]":
     for module in ("typer", "jinja2", "matplotlib"):
         needed(module, by="the command line", extra="report")
     from solset.paper import _commands as of_the_paper
-    from solset.reports import _commands as of_users
+    from solset.reports import COMMANDS
 
     toy, demo, resnet56 = of_the_paper.COMMANDS
-    return toy, demo, *of_users.COMMANDS, resnet56
+    return toy, demo, *COMMANDS, resnet56
 
 
 def app() -> Any:
     """The Typer application with every command, its options and their help made from the settings."""
-    known_commands = commands()
     typer = needed("typer", by="the command line", extra="report")
     application = typer.Typer(
         no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_HELP
     )
-    for command in known_commands:
+    for command in commands():
         application.command(command.name, help=command.help)(_callback(command))
     return application
 
@@ -87,7 +84,7 @@ def _parameters(command: "Command") -> Iterator[tuple[str, Any, Any]]:
     """Name, default and annotation of every parameter; what was not given arrives as ``None``."""
     from typer import Argument, Option
 
-    from solset.reports._options import help_of, hint_of, options_of
+    from solset.reports import help_of, hint_of, options_of
 
     for field, said in options_of(command.settings):
         text = help_of(command.settings, field)
@@ -107,8 +104,7 @@ def _parameters(command: "Command") -> Iterator[tuple[str, Any, Any]]:
 
 def _perform(command: "Command", values: dict[str, Any]) -> None:
     """Runs a command from its options, or from a settings file in the place of its source."""
-    from solset.reports._options import settings_from_texts
-    from solset.reports._settings_file import SETTINGS_FILE, settings_text
+    from solset.reports import SETTINGS_FILE, settings_from_texts, settings_text
 
     out = values.pop("out", None)
     how = {name: values.pop(name, False) for name in ("overwrite", "resume")}
@@ -127,7 +123,7 @@ def _perform(command: "Command", values: dict[str, Any]) -> None:
 
 def _replayed(values: Mapping[str, Any]) -> "tuple[Command, Settings]":
     """The command and the settings of a settings file."""
-    from solset.reports._settings_file import read_settings, settings_of_table
+    from solset.reports import read_settings, settings_of_table
 
     others = [name for name, value in values.items() if name != "source" and value is not None]
     if others:
@@ -148,7 +144,7 @@ def _replayed(values: Mapping[str, Any]) -> "tuple[Command, Settings]":
 def _open(
     out: Path, settings: Mapping[str, object], facts: Mapping[str, object], *, overwrite: bool, resume: bool
 ) -> "RunFolder":
-    from solset.reports._run_folder import RunFolder
+    from solset.reports import RunFolder
 
     if overwrite and resume:
         raise bad_value(

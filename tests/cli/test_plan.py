@@ -9,7 +9,7 @@ import pytest
 from solset import plan
 from solset.planning import Cost
 from solset.reports._plan_table import plan_text
-from solset.reports._users import load_problem
+from solset.reports._source import load_problem
 
 CASES = {
     "build": "stationary because of a training set that is not fitted",

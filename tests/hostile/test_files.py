@@ -26,7 +26,6 @@ from solset.paper import cifar10, load_checkpoint
 from solset.poisoning import Ascent, Budget
 from solset.reports._directions import directions_from_file
 from solset.reports._run_folder import RunFolder
-from solset.reports._stages import stage
 from support.hostile_files import DAMAGES, damaged, hostile_contents
 from support.tiny import tiny_problem as problem
 
@@ -103,7 +102,7 @@ def _derivative(folder: Path) -> object:
 
 def _run(folder: Path) -> object:
     run = RunFolder.open(folder, settings={"seed": 0}, on_existing="resume")
-    return stage(run, "first", lambda: [1.0])
+    return run.stage("first", lambda: [1.0])
 
 
 READERS = {

@@ -11,11 +11,11 @@ from torch import nn
 
 from solset import Move, Problem, follow_path
 from solset.reports._directions import random_directions, step_of
+from solset.reports._moves import MoveSettings
 from solset.reports._options import settings_from
-from solset.reports._paths import PathSettings, check_path_settings, run_paths
+from solset.reports._paths import PathSettings, run_paths
 from solset.reports._paths_report import path_experiment
 from solset.reports._run_folder import RunFolder
-from solset.reports._users import check_moves
 from solset.retraining import LevenbergMarquardt
 
 SETTINGS = PathSettings("mine.py:build", points=(4, 1), direction="random", sizes=(0.02, 0.1))
@@ -121,12 +121,11 @@ def test_bad_settings_are_refused(options, says):
 
 def test_a_direction_that_cannot_be_had_is_refused_first(fitted):
     with pytest.raises(ValueError, match="fitted to zero residual"):
-        check_path_settings(fitted.problem(), dataclasses.replace(SETTINGS, direction="gradient"))
+        dataclasses.replace(SETTINGS, direction="gradient").check(fitted.problem())
 
 
 def test_a_problem_without_a_path_is_refused_first(build_case):
     problem = build_case("tanh-ce-mean").problem()
-    asked = {name: getattr(SETTINGS, name) for name in ("points", "direction", "optimality", "seed")}
-    check_moves(problem, **asked)
+    MoveSettings.check(SETTINGS, problem)
     with pytest.raises(ValueError, match="weight decay"):
-        check_path_settings(problem, SETTINGS)
+        SETTINGS.check(problem)

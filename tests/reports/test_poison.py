@@ -11,8 +11,9 @@ from torch import nn
 from solset import Move, Problem, SolsetWarning
 from solset.goals import HeldOutLoss, WeightFunction
 from solset.poisoning import Reason
+from solset.reports._images import as_images
 from solset.reports._poison import CHECKPOINT, PoisonRun
-from solset.reports._poison_report import as_images, poison_experiment
+from solset.reports._poison_report import poison_experiment
 from solset.reports._poison_task import PoisonSettings, PoisonTask, check_poison_settings, load_task
 from solset.reports._run_folder import RunFolder
 

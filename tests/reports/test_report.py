@@ -14,15 +14,22 @@ from solset.plotting import scatter_agreement
 from solset.reports._report import write_report
 from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
 from solset.reports._run_folder import RunFolder
+from solset.storage import Identity
 
 HOSTILE = "</style><script>alert('x')</script>\"&{{ 7 * 7 }}"
 ROWS = ({"point": 3, "loss": 1.23e-7, "ok": True},)
 COLUMNS = (Column("point", "Point"), Column("loss", "Loss", ".2g", "nats"), Column("ok", "Fitted"))
 
 
+def with_identity(run: RunFolder, settings, versions) -> RunFolder:
+    """The run folder as a run with these settings and versions sees it."""
+    return replace(run, identity=Identity(settings, versions))
+
+
 @pytest.fixture
 def folder(tmp_path) -> RunFolder:
-    run = RunFolder.open(tmp_path / "run", settings={"seed": 0})
+    run = RunFolder.open(tmp_path / "run", settings={"b": 0.1, "a": [1, 2]})
+    run = with_identity(run, run.settings, {"torch": "2.6"})
     run.write_figure("agreement", scatter_agreement([1.0, 2.0], [1.0, 2.5]))
     return run
 
@@ -42,8 +49,6 @@ def report(rows=ROWS, **changes) -> Report:
         summary=(Finding("Modulus", 0.4, "Weight units per input unit.", unit="1/px"),),
         sections=(section,),
         warnings=("Not fitted.",),
-        settings={"b": 0.1, "a": [1, 2]},
-        versions={"torch": "2.6"},
     )
     return replace(whole, **changes)
 
@@ -101,7 +106,8 @@ def test_the_page_holds_everything_it_was_given(folder):
 
 def test_the_page_is_the_same_byte_for_byte(folder):
     first = write_report(folder, report()).read_bytes()
-    assert write_report(folder, report(settings={"a": [1, 2], "b": 0.1})).read_bytes() == first
+    reordered = with_identity(folder, {"a": [1, 2], "b": 0.1}, folder.versions)
+    assert write_report(reordered, report()).read_bytes() == first
     assert write_report(folder, report(title="Another")).read_bytes() != first
 
 
@@ -175,10 +181,8 @@ def test_hostile_text_stays_text(folder):
         summary=(Finding(HOSTILE, HOSTILE, HOSTILE, unit=HOSTILE),),
         sections=(hostile,),
         warnings=(HOSTILE,),
-        settings={HOSTILE: HOSTILE},
-        versions={HOSTILE: HOSTILE},
     )
-    text = page_of(folder, content)
+    text = page_of(with_identity(folder, {HOSTILE: HOSTILE}, {HOSTILE: HOSTILE}), content)
     page = Outline(text)
     assert "<script" not in text
     assert ">49<" not in text
@@ -207,7 +211,8 @@ def test_tables_and_figures_are_numbered_through(folder):
 
 
 def test_an_empty_report_is_a_page_without_empty_parts(folder):
-    page = Outline(page_of(folder, Report("Nothing", "Was anything asked?")))
+    nameless = with_identity(folder, {}, {})
+    page = Outline(page_of(nameless, Report("Nothing", "Was anything asked?")))
     assert page.text("h1") == ["Nothing"]
     assert page.all("section") == []
     assert page.all("aside") == []

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from solset import Problem, SolsetWarning
-from solset.reports._identity import problem_facts
+from solset.reports._commands import problem_facts
 from solset.reports._run_folder import RunFolder
-from solset.reports._stages import stage, tensor_stage
 from support.tiny import tiny_model
 
 SETTINGS = {"seed": 0}
@@ -26,8 +25,8 @@ def open_run(path: Path, on_existing="resume") -> RunFolder:
 
 def work(run: RunFolder) -> None:
     """Stages, a file that is replaced by another version of itself, a table, and a result of all."""
-    first = stage(run, "first", lambda: [1.0])
-    tensor_stage(run, "weights", lambda: {"w": torch.ones(2)})
+    first = run.stage("first", lambda: [1.0])
+    run.tensor_stage("weights", lambda: {"w": torch.ones(2)})
     run.write_json("course.json", [*first, 2.0])
     run.write_json("course.json", [*first, 2.0, 3.0])
     run.reserve("rows.safetensors")
@@ -120,7 +119,7 @@ def test_damage_during_the_run_is_noticed_too(tmp_path):
     work(run)
     (run.path / "first.json").write_text("[2.0]")
     with pytest.warns(SolsetWarning, match=r"first\.json"):
-        assert stage(run, "first", lambda: [1.0]) == [1.0]
+        assert run.stage("first", lambda: [1.0]) == [1.0]
 
 
 def test_a_stage_is_done_only_with_all_its_files(tmp_path):
@@ -132,10 +131,10 @@ def test_a_stage_is_done_only_with_all_its_files(tmp_path):
         return 1
 
     for _ in range(2):
-        assert stage(run, "one", compute, beside=["extra.safetensors"]) == 1
+        assert run.stage("one", compute, beside=["extra.safetensors"]) == 1
     assert len(calls) == 1
     (run.path / "extra.safetensors").unlink()
-    stage(run, "one", compute, beside=["extra.safetensors"])
+    run.stage("one", compute, beside=["extra.safetensors"])
     assert len(calls) == 2
 
 

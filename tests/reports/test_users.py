@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from solset import Problem
 from solset.reports._run_folder import RunFolder
-from solset.reports._users import UserSettings, check_settings, load_problem, run_user_problem
+from solset.reports._source import load_problem
+from solset.reports._users import UserSettings, run_user_problem
 from solset.reports._users_report import user_experiment
 
 SOURCE = """
@@ -146,7 +147,7 @@ class TestSettings:
         path = tmp_path / "directions.safetensors"
         path.write_bytes(b"{}") if tensors is None else save_file(tensors, path)
         with pytest.raises(ValueError, match=says):
-            check_settings(regression(), dataclasses.replace(SETTINGS, direction=str(path)))
+            dataclasses.replace(SETTINGS, direction=str(path)).check(regression())
 
     @pytest.mark.parametrize(
         ("change", "says"),
@@ -161,7 +162,7 @@ class TestSettings:
     )
     def test_impossible_settings_are_refused(self, change, says):
         with pytest.raises(ValueError, match=says):
-            check_settings(regression(), dataclasses.replace(SETTINGS, **change))
+            dataclasses.replace(SETTINGS, **change).check(regression())
 
     @pytest.mark.parametrize("residual", [0.0, 1e-15])
     def test_the_gradient_of_a_perfect_fit_is_noise_and_is_refused(self, residual):
@@ -173,8 +174,8 @@ class TestSettings:
         )
         settings = dataclasses.replace(SETTINGS, points=(0,))
         with pytest.raises(ValueError, match=r"`direction` .*fitted to zero residual: use random directions"):
-            check_settings(problem, settings)
-        check_settings(problem, dataclasses.replace(settings, direction="random"))
+            settings.check(problem)
+        dataclasses.replace(settings, direction="random").check(problem)
 
 
 class TestRun:

@@ -13,8 +13,7 @@ from solset.paper._resnet56_run import ResNet56Run
 from solset.paper._resnet56_setup import ResNet56Settings, TrainedResNet56
 from solset.paper._toy import ToySettings
 from solset.paper._toy_report import toy_experiment, toy_text
-from solset.reports._command import Command, Job
-from solset.reports._run_folder import RunFolder
+from solset.reports import Command, Job, RunFolder
 from solset.risk import digest
 
 

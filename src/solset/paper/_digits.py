@@ -16,23 +16,16 @@ from solset.errors import bad_value
 from solset.goals import HeldOutLoss
 from solset.modulus import Audit, audit, lipschitz_modulus
 from solset.operators import GaussNewton
-from solset.paper._handwritten import Digits, digits
+from solset.paper._handwritten import digits
 from solset.paper._training import fit_exactly
 from solset.problem import Problem
+from solset.reports import RunFolder
 from solset.reports._directions import cross_entropy_directions, random_directions, step_of
+from solset.reports._moves import mean_losses
 from solset.reports._options import Settings, option, seed_option
 from solset.reports._poison import PoisonRun
 from solset.reports._poison_task import PoisonSettings, PoisonTask
-from solset.reports._run_folder import RunFolder
-from solset.reports._stages import stage, tensor_stage
-from solset.retraining import (
-    LBFGS,
-    GradientDescent,
-    LevenbergMarquardt,
-    Retrained,
-    follow_retraining,
-    retrain,
-)
+from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, follow_retraining, retrain
 from solset.risk import EmpiricalRisk
 from solset.solvers import largest_eigenvalue
 from solset.solvers.filters import GradientFlow
@@ -121,7 +114,7 @@ class DigitsRun:
             error = fit_exactly(self.model, self.train.inputs, targets, progress=self.progress)
             return {**self.model.state_dict(), "largest_error": torch.tensor(error)}
 
-        weights = tensor_stage(self.folder, "trained", fit)
+        weights = self.folder.tensor_stage("trained", fit)
         self.fit_error = float(weights.pop("largest_error"))
         self.model.load_state_dict(weights)
 
@@ -164,24 +157,21 @@ class DigitsRun:
 
     def numbers(self) -> dict[str, Any]:
         """Everything the report shows, computed or read back stage by stage."""
-        setup = stage(self.folder, "setup", self._setup)
-        rows = [
-            stage(
-                self.folder,
+        folder, result = self.folder, {"setup": self.folder.stage("setup", self._setup)}
+        result["sizes"] = [
+            folder.stage(
                 f"size_{size:g}",
                 lambda size=size: self._at_size(size),
                 beside=[f"weights_{size:g}.safetensors"] if size in self.settings.nearest_at else [],
             )
             for size in tqdm(self.settings.sizes, desc="sizes", disable=not self.progress)
         ]
-        compare = stage(self.folder, "warm_retraining", self._warm_retraining)
-        whole = stage(self.folder, "modulus", self._modulus)
-        large = stage(self.folder, "large", self._large)
-        result = {"setup": setup, "sizes": rows, "warm_retraining": compare, "modulus": whole}
-        result["large"] = large
+        result["warm_retraining"] = folder.stage("warm_retraining", self._warm_retraining)
+        result["modulus"] = folder.stage("modulus", self._modulus)
+        result["large"] = folder.stage("large", self._large)
         if self.settings.poisoned:
             result["poisoning"] = self.poisoning.numbers()
-        self.folder.write_json("result.json", result)
+        folder.write_json("result.json", result)
         return result
 
     @cached_property
@@ -228,7 +218,7 @@ class DigitsRun:
         rows = {
             name: {
                 "error": relative_error(change, truth.change),
-                **self._losses(moved.at(start + change)),
+                **mean_losses(moved.at(start + change), self.moved),
             }
             for name, change in changes.items()
         }
@@ -243,9 +233,9 @@ class DigitsRun:
             "largest_fit_error": self.fit_error,
             "gradient_norm": float(problem.gradient().norm()),
             "moved": self.moved,
-            "optimality": self.derivative.optimality,
-            "reason": self.derivative.reason,
-            "qualification": self.derivative.qualification.reason,
+            "optimality": derivative.optimality,
+            "reason": derivative.reason,
+            "qualification": derivative.qualification.reason,
             "rank": derivative.rank,
             "rows": derivative.rows,
             "dimension": None if derivative.rank is None else len(problem.weights()) - derivative.rank,
@@ -260,70 +250,57 @@ class DigitsRun:
     def _at_size(self, size: float) -> dict[str, Any]:
         """Prediction and truth at one step size."""
         problem, dx, steps = self.problem, self.dx(size), self.settings.steps
+        move, start, last = Move(self.moved, dx), problem.weights(), max(steps)
         generator = torch.Generator().manual_seed(self.settings.seed + 1)
-        stability = training_stability(
-            problem, Move(self.moved, dx), samples=self.settings.samples, generator=generator
-        )
-        moved = problem.risk().move(self.moved, dx)
-        changes = self.derivative(dx)
+        stability = training_stability(problem, move, samples=self.settings.samples, generator=generator)
+        estimate, samples = stability.solution.value, [sample.value for sample in stability.samples]
+        moved, changes = problem.risk().move(self.moved, dx), self.derivative(dx)
         flow = {k: changes.element(GradientFlow(k, self.learning_rate)).value for k in steps}
-        method = GradientDescent(max(steps), self.learning_rate, record_at=steps, progress=self.progress)
-        truth = retrain(problem, Move(self.moved, dx), method=method)
-        actual = {k: truth.course[k] - problem.weights() for k in steps}
-        last = max(steps)
-        estimate = stability.solution.value
+        method = GradientDescent(last, self.learning_rate, record_at=steps, progress=self.progress)
+        truth = retrain(problem, move, method=method)
+        actual = {k: truth.course[k] - start for k in steps}
+        reached = {
+            "trained": start,
+            "estimate": estimate,
+            "flow": start + flow[last],
+            "retraining": truth.weights,
+        }
         row: dict[str, Any] = {
             "size": size,
             "perturbation": stability.perturbation,
             "distance": stability.distance,
             "sampled_distance": stability.sampled_distance,
             "residual": stability.solution.residual,
-            "losses": {
-                "trained": self._losses(moved),
-                "estimate": self._losses(moved.at(estimate)),
-                "flow": self._losses(moved.at(problem.weights() + flow[last])),
-                "retraining": self._losses(moved.at(truth.weights)),
-            },
+            "losses": {name: mean_losses(moved.at(weights), self.moved) for name, weights in reached.items()},
             "output_error": {
                 "trained": self._output_error(moved),
                 "estimate": self._output_error(moved.at(estimate)),
-                "samples": max(self._output_error(moved.at(s.value)) for s in stability.samples),
+                "samples": max(self._output_error(moved.at(sample)) for sample in samples),
             },
             "flow_error": {str(k): relative_error(flow[k], actual[k]) for k in steps},
-            "min_norm_error_against_retraining": relative_error(estimate - problem.weights(), actual[last]),
-            "test": self._test_agreement(problem.weights() + flow[last], truth.weights),
+            "min_norm_error_against_retraining": relative_error(estimate - start, actual[last]),
+            "test": self._test_agreement(start + flow[last], truth.weights),
         }
         if size in self.settings.nearest_at:
-            nearest = self._nearest(dx)
+            nearest = retrain(problem, move, method=LevenbergMarquardt(max_steps=8))
             row["nearest"] = {
-                "error": relative_error(estimate - problem.weights(), nearest.change),
+                "error": relative_error(estimate - start, nearest.change),
                 "distance": float(nearest.change.norm()),
                 "status": nearest.status.value,
                 "gram_builds": nearest.gradients,
                 "output_error": self._output_error(moved.at(nearest.weights)),
             }
-            name = f"weights_{size:g}.safetensors"
-            self.folder.write_tensors(
-                name,
-                {
-                    "dx": dx,
-                    "trained": problem.weights().clone(),
-                    "estimate": estimate,
-                    "gradient_flow": problem.weights() + flow[last],
-                    "retrained": truth.weights,
-                    "nearest": nearest.weights,
-                    "samples": torch.stack([s.value for s in stability.samples]),
-                },
-            )
+            tensors = {
+                "dx": dx,
+                "trained": start.clone(),
+                "estimate": estimate,
+                "gradient_flow": start + flow[last],
+                "retrained": truth.weights,
+                "nearest": nearest.weights,
+                "samples": torch.stack(samples),
+            }
+            self.folder.write_tensors(f"weights_{size:g}.safetensors", tensors)
         return row
-
-    def _nearest(self, dx: Tensor) -> Retrained:
-        return retrain(self.problem, Move(self.moved, dx), method=LevenbergMarquardt(max_steps=8))
-
-    def _losses(self, risk: EmpiricalRisk) -> dict[str, float]:
-        """Mean loss per example on the moved points and on all points."""
-        losses = risk.losses()
-        return {"moved": float(losses[self.moved].mean()), "all": float(losses.mean())}
 
     def _output_error(self, risk: EmpiricalRisk) -> float:
         """``‖f - f̄‖`` over all training points."""
@@ -331,10 +308,8 @@ class DigitsRun:
 
     def _test_agreement(self, predicted: Tensor, actual: Tensor) -> dict[str, Any]:
         """Predicted and actual change of each test digit's loss, and their correlation."""
-        test = Digits(self.test.inputs, self.test.labels)
-        risk = Problem(
-            self.model, nn.MSELoss(), test.inputs, test.one_hot(), gradient_tol=float("inf")
-        ).risk()
+        targets = self.test.one_hot()
+        risk = Problem(self.model, nn.MSELoss(), self.test.inputs, targets, gradient_tol=float("inf")).risk()
         before = risk.losses()
         guess, truth = risk.at(predicted).losses() - before, risk.at(actual).losses() - before
         correlation = float(torch.corrcoef(torch.stack([guess, truth]))[0, 1])
@@ -348,9 +323,8 @@ class DigitsRun:
         """
         size = 0.005 if 0.005 in self.settings.sizes else self.settings.sizes[len(self.settings.sizes) // 2]
         first, each = self.problem.output_count + 2, 2
-        one = self._race(
-            self.directions, size, {"same": first, "10 times": 10 * first, "50 times": 50 * first}
-        )
+        budgets = {"same": first, "10 times": 10 * first, "50 times": 50 * first}
+        one = self._race(self.directions, size, budgets)
         generator = torch.Generator().manual_seed(self.settings.seed + 2)
         like = self.train.inputs[self.moved]
         many = [random_directions(like.shape, like, generator) for _ in range(10)]
@@ -372,11 +346,15 @@ class DigitsRun:
         dx = step_of(self.train.inputs[self.moved], directions, size)
         moved = self.problem.risk().move(self.moved, dx)
         estimate = self.problem.weights() + self.derivative(dx).min_norm().value
-        losses = {"trained": self._losses(moved), "estimate": self._losses(moved.at(estimate))}
+        losses: dict[str, Any] = {
+            "trained": mean_losses(moved, self.moved),
+            "estimate": mean_losses(moved.at(estimate), self.moved),
+        }
         for name, budget in budgets.items():
             method = LBFGS(gradient_tol=1e-14, max_gradients=budget)
             warm = retrain(self.problem, Move(self.moved, dx), method=method)
-            losses[f"warm, {name}"] = {**self._losses(moved.at(warm.weights)), "gradients": warm.gradients}
+            reached = mean_losses(moved.at(warm.weights), self.moved)
+            losses[f"warm, {name}"] = {**reached, "gradients": warm.gradients}
         return losses
 
 

@@ -10,49 +10,49 @@ import numpy as np
 from solset.paper._digits import DigitsRun
 from solset.plotting import bars_before_after, error_against_step, image_grid, scatter_agreement
 from solset.reports._audit_report import audit_sections, draw_audit
-from solset.reports._poison_report import poison_sections, write_figures
+from solset.reports._poison_report import poison_sections
 from solset.reports._report import write_report
-from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
+from solset.reports._report_parts import STEP, Column, Finding, Picture, Report, Section, Table
 
 Numbers = Mapping[str, Any]
+Rows = Sequence[Mapping[str, object]]
 TOP = 10  # digits shown of the audit
 
 
 def digits_experiment(run: DigitsRun) -> Path:
     """Runs what is not done yet and writes figures, tables and the page; returns the page's path."""
     numbers = run.numbers()
-    rows = size_rows(numbers["sizes"])
+    rows, shown = [_row(row) for row in numbers["sizes"]], _shown(numbers)
     run.folder.write_csv("sizes.csv", rows)
-    _draw(run, numbers)
+    _draw(run, numbers, shown)
+    sections = [
+        _setting_section(run, numbers["setup"]),
+        _prediction_section(run, rows),
+        _loss_section(rows, 100 * shown["size"]),
+        _warm_section(numbers["warm_retraining"]),
+        _test_section(shown),
+    ]
+    if numbers["large"]:
+        sections.append(_large_section(numbers["large"]))
     if numbers["modulus"]:
         draw_audit(run.problem, run.audit, run.folder, top=TOP)
         run.folder.write_csv("ranking.csv", run.audit.rows())
-    designed = _designed_sections(run, numbers)
-    return write_report(run.folder, _report(run, numbers, rows, designed))
+        sections += [_modulus_section(numbers), *audit_sections(run.audit, run.folder, top=TOP)]
+    if "poisoning" in numbers:
+        sections += poison_sections(run.poisoning, numbers["poisoning"])
+    return write_report(run.folder, _report(run, numbers, shown, sections))
 
 
-def size_rows(sizes: Sequence[Numbers]) -> list[dict[str, object]]:
-    """One flat row per step size."""
-    rows = []
-    for row in sizes:
-        flat: dict[str, object] = {
-            "step_percent": 100 * row["size"],
-            "perturbation": row["perturbation"],
-            "distance": row["distance"],
-            "sampled_distance": row["sampled_distance"],
-        }
-        for where in ("trained", "estimate", "flow", "retraining"):
-            for part in ("moved", "all"):
-                flat[f"loss_{part}_{where}"] = row["losses"][where][part]
-        flat |= {f"flow_error_{k}": error for k, error in row["flow_error"].items()}
-        flat["nearest_error"] = row["nearest"]["error"] if "nearest" in row else None
-        flat["nearest_status"] = row["nearest"]["status"] if "nearest" in row else None
-        flat["output_error_trained"] = row["output_error"]["trained"]
-        flat["output_error_estimate"] = row["output_error"]["estimate"]
-        flat["output_error_samples"] = row["output_error"]["samples"]
-        flat["test_correlation"] = row["test"]["correlation"]
-        rows.append(flat)
-    return rows
+def _row(row: Numbers) -> dict[str, object]:
+    """The numbers of a step size, flat."""
+    flat = {"step_percent": 100 * row["size"]}
+    flat |= {name: row[name] for name in ("perturbation", "distance", "sampled_distance")}
+    for where in ("trained", "estimate", "flow", "retraining"):
+        flat |= {f"loss_{part}_{where}": row["losses"][where][part] for part in ("moved", "all")}
+    flat |= {f"flow_error_{k}": error for k, error in row["flow_error"].items()}
+    flat |= {f"nearest_{name}": row.get("nearest", {}).get(name) for name in ("error", "status")}
+    flat |= {f"output_error_{name}": row["output_error"][name] for name in ("trained", "estimate", "samples")}
+    return {**flat, "test_correlation": row["test"]["correlation"]}
 
 
 def _shown(numbers: Numbers) -> Numbers:
@@ -61,44 +61,33 @@ def _shown(numbers: Numbers) -> Numbers:
     return next((row for row in sizes if row["size"] == 0.005), sizes[len(sizes) // 2])
 
 
-def _draw(run: DigitsRun, numbers: Numbers) -> None:
-    folder, sizes, shown = run.folder, numbers["sizes"], _shown(numbers)
+def _draw(run: DigitsRun, numbers: Numbers, shown: Numbers) -> None:
+    folder, sizes = run.folder, numbers["sizes"]
     percent = [100 * row["size"] for row in sizes]
     curves = {
         f"gradient flow, {k} steps": (percent, [row["flow_error"][str(k)] for row in sizes])
         for k in run.settings.steps
     }
-    near = [row for row in sizes if "nearest" in row]
+    near = [(100 * row["size"], row["nearest"]["error"]) for row in sizes if "nearest" in row]
     if near:
-        curves["minimum norm, nearest solution"] = (
-            [100 * row["size"] for row in near],
-            [row["nearest"]["error"] for row in near],
-        )
+        curves["minimum norm, nearest solution"] = ([x for x, _ in near], [y for _, y in near])
     folder.write_figure("error_against_step", error_against_step(curves))
-    losses = shown["losses"]
-    folder.write_figure(
-        "losses",
-        bars_before_after(
-            ("moved points", "all points"),
-            {
-                "trained": [losses["trained"]["moved"], losses["trained"]["all"]],
-                "estimate": [losses["estimate"]["moved"], losses["estimate"]["all"]],
-                "retraining": [losses["retraining"]["moved"], losses["retraining"]["all"]],
-            },
-            ylabel="mean squared error on the moved data",
-        ),
-    )
+    losses = {
+        name: [shown["losses"][name][part] for part in ("moved", "all")]
+        for name in ("trained", "estimate", "retraining")
+    }
+    labels = ("moved points", "all points")
+    bars = bars_before_after(labels, losses, ylabel="mean squared error on the moved data")
+    folder.write_figure("losses", bars)
     test = shown["test"]
-    folder.write_figure(
-        "test_losses",
-        scatter_agreement(
-            np.array(test["predicted"]),
-            np.array(test["actual"]),
-            correlation=test["correlation"],
-            xlabel="predicted change of a test digit's loss",
-            ylabel="change after real retraining",
-        ),
+    agreement = scatter_agreement(
+        np.array(test["predicted"]),
+        np.array(test["actual"]),
+        correlation=test["correlation"],
+        xlabel="predicted change of a test digit's loss",
+        ylabel="change after real retraining",
     )
+    folder.write_figure("test_losses", agreement)
     images = run.train.inputs[run.moved[:5]]
     moved = images + run.dx(shown["size"])[:5]
     captions = [f"training digit {i}" for i in run.moved[:5]]
@@ -106,38 +95,21 @@ def _draw(run: DigitsRun, numbers: Numbers) -> None:
     folder.write_figure("moved_digits", grid)
 
 
-def _designed_sections(run: DigitsRun, numbers: Numbers) -> tuple[Section, ...]:
-    """The designed perturbation: its effect, the digits before and after, and the digits to guard."""
-    if "poisoning" not in numbers:
-        return ()
-    result = dict(numbers["poisoning"])
-    return poison_sections(run.poisoning, result, write_figures(run.poisoning, result))
-
-
-def _report(
-    run: DigitsRun, numbers: Numbers, rows: list[dict[str, object]], designed: tuple[Section, ...]
-) -> Report:
-    settings, setup, shown = run.settings, numbers["setup"], _shown(numbers)
-    step, losses = 100 * shown["size"], shown["losses"]
-    last = str(max(settings.steps))
+def _report(run: DigitsRun, numbers: Numbers, shown: Numbers, sections: Sequence[Section]) -> Report:
+    losses, last = shown["losses"], str(max(run.settings.steps))
     return Report(
-        title="Ten training digits move: where does the network go?",
-        question=(
-            f"If {settings.moved} of {settings.points} training digits had been slightly different, where would "
-            f"the trained network have ended up, and is the answer the one that retraining gives?"
-        ),
+        "Ten training digits move: where does the network go?",
+        f"If {run.settings.moved} of {run.settings.points} training digits had been slightly different, where would the trained network have ended up, and is the answer the one that retraining gives?",
         summary=(
             Finding(
                 "training stability",
                 shown["distance"],
-                f"Distance in weight space from the trained network to the estimated solution set at a step of "
-                f"{step:g} %.",
+                f"Distance in weight space from the trained network to the estimated solution set at a step of {100 * shown['size']:g} %.",
             ),
             Finding(
                 "loss on the moved points",
                 losses["trained"]["moved"],
-                f"Of the trained network; {losses['estimate']['moved']:.2g} at the estimated minimum-norm solution, "
-                f"without retraining.",
+                f"Of the trained network; {losses['estimate']['moved']:.2g} at the estimated minimum-norm solution, without retraining.",
                 ".2g",
             ),
             Finding(
@@ -153,19 +125,8 @@ def _report(
                 ".3f",
             ),
         ),
-        sections=(
-            _setting_section(run, setup),
-            _prediction_section(run, rows),
-            _loss_section(rows, step),
-            _warm_section(numbers["warm_retraining"]),
-            _test_section(shown),
-            *_large_sections(numbers),
-            *_modulus_sections(run, numbers),
-            *designed,
-        ),
+        sections=tuple(sections),
         warnings=_warnings(numbers),
-        settings=run.folder.settings,
-        versions=run.folder.versions,
     )
 
 
@@ -182,16 +143,17 @@ def _warnings(numbers: Numbers) -> tuple[str, ...]:
 
 
 def _setting_section(run: DigitsRun, setup: Numbers) -> Section:
-    kinds = {
-        "cross_entropy": "along the gradient of the cross-entropy of the outputs (the gradient of the fitted squared "
-        "loss is rounding noise)",
+    directions = {
+        "cross_entropy": "along the gradient of the cross-entropy of the outputs (the gradient of the fitted squared loss is rounding noise)",
         "random": "along random directions",
     }
+    dimension = f"The dimension of the solution set is not known: {setup['qualification']}."
+    if setup["rank"] is not None:
+        dimension = f"The solution set is a manifold of dimension {setup['dimension']:,}: {setup['weights']:,} weights, {setup['rank']:,} independent constraints."
+    network = "ReLU" if run.settings.activation == "relu" else "tanh"
     return Section(
         "What was moved",
-        f"A {'ReLU' if run.settings.activation == 'relu' else 'tanh'} network with {setup['weights']:,} weights is fitted to {setup['points']} "
-        f"digits up to an output error of {setup['largest_fit_error']:.0e}; {len(setup['moved'])} of them move "
-        f"{kinds[run.settings.direction]}, each by the stated percentage of its own norm.",
+        f"A {network} network with {setup['weights']:,} weights is fitted to {setup['points']} digits up to an output error of {setup['largest_fit_error']:.0e}; {len(setup['moved'])} of them move {directions[run.settings.direction]}, each by the stated percentage of its own norm.",
         figures=(
             Picture(
                 "moved_digits",
@@ -201,34 +163,23 @@ def _setting_section(run: DigitsRun, setup: Numbers) -> Section:
         ),
         notes=(
             f"Optimality map: {setup['reason']}.",
-            _dimension_note(setup),
+            dimension,
             f"Accuracy on 500 unseen digits: {setup['test_accuracy']:.3f}.",
         ),
     )
 
 
-def _dimension_note(setup: Numbers) -> str:
-    if setup["rank"] is None:
-        return f"The dimension of the solution set is not known: {setup['qualification']}."
-    return (
-        f"The solution set is a manifold of dimension {setup['dimension']:,}: {setup['weights']:,} weights, "
-        f"{setup['rank']:,} independent constraints."
-    )
-
-
-def _prediction_section(run: DigitsRun, rows: list[dict[str, object]]) -> Section:
-    columns = [
-        Column("step_percent", "step", ".3g", "%"),
+def _prediction_section(run: DigitsRun, rows: Rows) -> Section:
+    columns = (
+        STEP,
         Column("distance", "distance to the set", ".3g"),
         Column("sampled_distance", "nearest of the samples", ".3g"),
-    ]
-    columns += [Column(f"flow_error_{k}", f"error, flow of {k} steps", ".2g") for k in run.settings.steps]
-    columns.append(Column("nearest_error", "error, minimum norm", ".2g"))
+        *(Column(f"flow_error_{k}", f"error, flow of {k} steps", ".2g") for k in run.settings.steps),
+        Column("nearest_error", "error, minimum norm", ".2g"),
+    )
     return Section(
         "The predicted weight change against the real one",
-        "Gradient descent of a finite duration stops short of the solution set; the gradient-flow element predicts "
-        "where. The minimum-norm element predicts the solution nearest to the trained weights. Errors are relative "
-        "to the length of the real change.",
+        "Gradient descent of a finite duration stops short of the solution set; the gradient-flow element predicts where. The minimum-norm element predicts the solution nearest to the trained weights. Errors are relative to the length of the real change.",
         figures=(
             Picture(
                 "error_against_step",
@@ -236,28 +187,26 @@ def _prediction_section(run: DigitsRun, rows: list[dict[str, object]]) -> Sectio
                 "Curves of relative error against step size.",
             ),
         ),
-        table=Table("Predicted and actual weight change", tuple(columns), rows),
+        table=Table("Predicted and actual weight change", columns, rows),
     )
 
 
-def _loss_section(rows: list[dict[str, object]], step: float) -> Section:
-    names = {
-        "trained": "trained",
-        "estimate": "estimate",
-        "retraining": "after retraining",
-    }
-    columns = [Column("step_percent", "step", ".3g", "%")]
-    for part in ("moved", "all"):
-        columns += [Column(f"loss_{part}_{key}", f"{part}: {name}", ".1e") for key, name in names.items()]
-    columns += [
+def _loss_section(rows: Rows, step: float) -> Section:
+    names = {"trained": "trained", "estimate": "estimate", "retraining": "after retraining"}
+    columns = (
+        STEP,
+        *(
+            Column(f"loss_{part}_{key}", f"{part}: {name}", ".1e")
+            for part in ("moved", "all")
+            for key, name in names.items()
+        ),
         Column("output_error_trained", "‖f − f̄‖ trained", ".1e"),
         Column("output_error_estimate", "‖f − f̄‖ estimate", ".1e"),
         Column("output_error_samples", "‖f − f̄‖ worst sample", ".1e"),
-    ]
+    )
     return Section(
         "Losses on the moved data",
-        "Mean squared error per example on the moved points and on all points. The estimate is the minimum-norm "
-        "solution applied to the model; retraining is real gradient descent for the longest duration.",
+        "Mean squared error per example on the moved points and on all points. The estimate is the minimum-norm solution applied to the model; retraining is real gradient descent for the longest duration.",
         figures=(
             Picture(
                 "losses",
@@ -265,49 +214,38 @@ def _loss_section(rows: list[dict[str, object]], step: float) -> Section:
                 "Bars of losses on a log axis.",
             ),
         ),
-        table=Table("Losses before and after", tuple(columns), rows),
+        table=Table("Losses before and after", columns, rows),
         notes=(
-            "One linear step can overshoot to a loss below that of retraining; therefore the output error ‖f − f̄‖ "
-            "over all training points stands beside it.",
+            "One linear step can overshoot to a loss below that of retraining; therefore the output error ‖f − f̄‖ over all training points stands beside it.",
         ),
     )
 
 
 def _warm_section(race: Numbers) -> Section:
-    rows = []
-    for title, part in (
-        ("one direction", "one_direction"),
-        ("ten random directions, mean", "ten_directions"),
-    ):
-        outcome = race[part]
-        each = outcome.get("gradients_each")
-        names = ("trained", "estimate", "warm, same", "warm, 10 times", "warm, 50 times")
-        for name in names:
-            if name not in outcome:
-                continue
-            value = outcome[name]
-            cost = value.get("gradients")
-            if name == "estimate":
-                cost = each if each is not None else outcome["gradients"]
-            rows.append(
-                {
-                    "job": title,
-                    "method": name,
-                    "cost": cost,
-                    "moved": value["moved"],
-                    "all": value["all"],
-                }
-            )
+    jobs = {"one direction": race["one_direction"], "ten random directions, mean": race["ten_directions"]}
+    names = ("trained", "estimate", "warm, same", "warm, 10 times", "warm, 50 times")
+    rows = [
+        {
+            "job": job,
+            "method": name,
+            "cost": outcome.get("gradients_each", outcome["gradients"])
+            if name == "estimate"
+            else outcome[name].get("gradients"),
+            "moved": outcome[name]["moved"],
+            "all": outcome[name]["all"],
+        }
+        for job, outcome in jobs.items()
+        for name in names
+        if name in outcome
+    ]
     return Section(
         "What the same work buys by warm retraining",
-        f"L-BFGS from the trained weights on the moved data, for as many gradients as the estimate costs and for 10 "
-        f"and 50 times as many, at a step of {100 * race['size']:g} %. The estimate is counted as one gradient per "
-        f"network output for the rows of its Gram matrix, which serve every direction, and two per direction.",
+        f"L-BFGS from the trained weights on the moved data, for as many gradients as the estimate costs and for 10 and 50 times as many, at a step of {100 * race['size']:g} %. The estimate is counted as one gradient per network output for the rows of its Gram matrix, which serve every direction, and two per direction.",
         table=Table(
             "Estimate and warm retraining",
             (
-                Column("job", "job", ""),
-                Column("method", "method", ""),
+                Column("job", "job"),
+                Column("method", "method"),
                 Column("cost", "gradients", ".3g"),
                 Column("moved", "loss, moved points", ".1e"),
                 Column("all", "loss, all points", ".1e"),
@@ -321,8 +259,7 @@ def _warm_section(race: Numbers) -> Section:
 def _test_section(shown: Numbers) -> Section:
     return Section(
         "Unseen digits",
-        "The change of each test digit's loss, predicted without retraining (gradient-flow element) and after real "
-        "retraining of the same duration.",
+        "The change of each test digit's loss, predicted without retraining (gradient-flow element) and after real retraining of the same duration.",
         figures=(
             Picture(
                 "test_losses",
@@ -333,56 +270,47 @@ def _test_section(shown: Numbers) -> Section:
     )
 
 
-def _large_sections(numbers: Numbers) -> tuple[Section, ...]:
-    large = numbers["large"]
-    if not large:
-        return ()
-    rows = [{"name": name, **row} for name, row in large["rows"].items()]
-    section = Section(
+def _large_section(large: Numbers) -> Section:
+    return Section(
         "A large perturbation",
         f"At a step of {100 * large['size']:g} % one linearisation is no longer enough. Retraining for {large['steps']} steps is followed by linearising again on the way (exponential Euler in time), and compared with the real thing.",
         table=Table(
             "Predicted and real retraining",
             (
-                Column("name", "method", ""),
+                Column("name", "method"),
                 Column("error", "error of the weight change", ".2g"),
                 Column("moved", "loss, moved points", ".2e"),
                 Column("all", "loss, all points", ".2e"),
             ),
-            rows,
+            [{"name": name, **row} for name, row in large["rows"].items()],
         ),
         notes=(f"The course {large['message']}.",),
     )
-    return (section,)
-
-
-def _modulus_sections(run: DigitsRun, numbers: Numbers) -> tuple[Section, ...]:
-    if not numbers["modulus"]:
-        return ()
-    return _modulus_section(numbers), *audit_sections(run.audit, run.folder, top=TOP)
 
 
 def _modulus_section(numbers: Numbers) -> Section:
     names = {"moved": "the moved digits", "all": "all training digits"}
     rows = [{"name": text, **numbers["modulus"][key]} for key, text in names.items()]
-    distance = [row["distance"] / row["perturbation"] for row in numbers["sizes"]]
+    largest, margin = rows[0]["value"], float(rows[0]["margin"])
+    distance = numbers["sizes"][0]["distance"] / numbers["sizes"][0]["perturbation"]
+    kink = "The network has no activation kinks."
+    if math.isfinite(margin):
+        kink = f"The nearest activation kink is about {margin:.2g} away, in the joint norm of an input and the weights (first-order estimate, over the 200 relatively smallest pre-activations)."
     return Section(
         "How far at most: the Lipschitz modulus",
         "The largest distance that the solution set moves per unit of perturbation, over all directions in which these digits can move together, and what is known of the number.",
         table=Table(
             "Lipschitz modulus of the solution map",
             (
-                Column("name", "points that move", ""),
-                Column("value", "modulus", ".4g"),
-                Column("certainty", "certificate", ""),
-                Column("reason", "because", ""),
+                Column("name", "points that move"),
+                Column("value", "modulus"),
+                Column("certainty", "certificate"),
+                Column("reason", "because"),
             ),
             rows,
         ),
         notes=(
-            f"Along the directions of this page the set moves by {distance[0]:.3g} per unit, which is {distance[0] / rows[0]['value']:.2g} of the largest.",
-            f"The nearest activation kink is about {rows[0]['margin']:.2g} away, in the joint norm of an input and the weights (first-order estimate, over the 200 relatively smallest pre-activations)."
-            if math.isfinite(float(rows[0]["margin"]))
-            else "The network has no activation kinks.",
+            f"Along the directions of this page the set moves by {distance:.3g} per unit, which is {distance / largest:.2g} of the largest.",
+            kink,
         ),
     )

@@ -11,7 +11,6 @@ from solset.landscapes import Landscape, filter_normalised, landscape
 from solset.landscapes._filter_norms import filter_length
 from solset.paper._resnet56_setup import TrainedResNet56
 from solset.reports._directions import step_of
-from solset.reports._stages import tensor_stage
 
 ALONG = (-1.0, -0.5, 0.5, 1.0)  # where other elements of the set lie on the kernel direction
 BEYOND = (-0.6, 3.0)  # what the landscape shows along the minimum-norm change, in its lengths
@@ -35,7 +34,7 @@ class LandscapeFigure:
     @cached_property
     def changes(self) -> dict[str, Tensor]:
         """The minimum-norm element of the set and a direction that stays in it."""
-        return tensor_stage(self.run.folder, "figure_changes", self._changes)
+        return self.run.folder.tensor_stage("figure_changes", self._changes)
 
     @cached_property
     def elements(self) -> Tensor:

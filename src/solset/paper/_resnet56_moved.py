@@ -13,7 +13,6 @@ from solset.errors import bad_value
 from solset.operators import Hessian, InputJacobian, Mixed
 from solset.paper._resnet56_setup import TrainedResNet56
 from solset.reports._directions import step_of
-from solset.reports._stages import stage, tensor_stage
 from solset.retraining import LBFGS, WithOptimizer, retrain
 from solset.solvers import LSMR
 
@@ -35,23 +34,23 @@ class MovedPoints:
     def numbers(self) -> dict[str, Any]:
         """The stages of this number of points."""
         folder, settings = self.run.folder, self.run.settings
-        changes = tensor_stage(folder, f"{self.name}_changes", self._changes)
-        check = stage(folder, f"{self.name}_check", lambda: self._check(changes))
+        changes = folder.tensor_stage(f"{self.name}_changes", self._changes)
+        check = folder.stage(f"{self.name}_check", lambda: self._check(changes))
         clean = cross_entropy(self.run.clean, self.run.data.labels, reduction="none")
         numbers = {
             "points": self.points,
             "clean": {"moved": float(clean[self.points].mean()), "all": float(clean.mean())},
             "check": check,
             "sizes": [
-                stage(folder, f"{self.name}_size_{size:g}", lambda size=size: self._at(size, changes))
+                folder.stage(f"{self.name}_size_{size:g}", lambda size=size: self._at(size, changes))
                 for size in tqdm(
                     settings.sizes, desc="sizes", disable=None if self.run.progress else True, leave=False
                 )
             ],
         }
         if settings.retraining_gradients:
-            numbers["retraining"] = stage(
-                folder, f"{self.name}_retraining", lambda: self._retraining(changes["change"])
+            numbers["retraining"] = folder.stage(
+                f"{self.name}_retraining", lambda: self._retraining(changes["change"])
             )
         return numbers
 

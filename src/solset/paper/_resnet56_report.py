@@ -16,7 +16,7 @@ from solset.paper._resnet56_tables import (
 )
 from solset.plotting import error_against_step, image_grid, landscape_contour, landscape_surface
 from solset.reports._report import write_report
-from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
+from solset.reports._report_parts import STEP, Column, Finding, Picture, Report, Section, Table
 
 Numbers = Mapping[str, Any]
 
@@ -44,21 +44,17 @@ def _most(numbers: Numbers) -> Numbers:
 
 def _draw(run: ResNet56Run, numbers: Numbers) -> None:
     folder, sizes = run.folder, _most(numbers)["sizes"]
-    percent = [100 * row["size"] for row in sizes]
-    clean = _most(numbers)["clean"]
-    folder.write_figure(
-        "losses",
-        error_against_step(
-            {
-                "moved: trained": (percent, [row["trained"]["moved"] for row in sizes]),
-                "moved: estimate": (percent, [row["estimate"]["moved"] for row in sizes]),
-                "moved: paper's way": (percent, [row["paper_way"]["moved"] for row in sizes]),
-                "all: estimate": (percent, [row["estimate"]["all"] for row in sizes]),
-                "all: clean": (percent, [clean["all"]] * len(percent)),
-            },
-            ylabel="mean cross-entropy on the moved data",
-        ),
-    )
+    percent, clean = [100 * row["size"] for row in sizes], _most(numbers)["clean"]["all"]
+    shown = {
+        "moved: trained": ("trained", "moved"),
+        "moved: estimate": ("estimate", "moved"),
+        "moved: paper's way": ("paper_way", "moved"),
+        "all: estimate": ("estimate", "all"),
+    }
+    curves = {text: (percent, [row[at][part] for row in sizes]) for text, (at, part) in shown.items()}
+    curves["all: clean"] = (percent, [clean] * len(percent))
+    losses = error_against_step(curves, ylabel="mean cross-entropy on the moved data")
+    folder.write_figure("losses", losses)
     count = max(run.settings.moved)
     part = MovedPoints(run.start, count)
     few, size = part.points[:5], max(run.settings.sizes)
@@ -90,11 +86,8 @@ def _report(run: ResNet56Run, numbers: Numbers, tables: Mapping[str, list[dict[s
     if "figure" in numbers:
         sections.append(_figure_section(numbers["figure"]))
     return Report(
-        title="ResNet56 on CIFAR-10: where would the weights have gone?",
-        question=(
-            f"If {count} of {setup['points']:,} training images had been slightly different, which weights would "
-            f"fit them and all the others, without retraining?"
-        ),
+        "ResNet56 on CIFAR-10: where would the weights have gone?",
+        f"If {count} of {setup['points']:,} training images had been slightly different, which weights would fit them and all the others, without retraining?",
         summary=(
             Finding(
                 "loss on the moved images, trained",
@@ -123,8 +116,6 @@ def _report(run: ResNet56Run, numbers: Numbers, tables: Mapping[str, list[dict[s
         ),
         sections=tuple(sections),
         warnings=_warnings(numbers),
-        settings=run.folder.settings,
-        versions=run.folder.versions,
     )
 
 
@@ -171,7 +162,7 @@ def _table_1_section(rows: list[dict[str, object]]) -> Section:
             "Loss on the moved images",
             (
                 Column("moved", "images moved", "d"),
-                Column("step_percent", "step", ".3g", "%"),
+                STEP,
                 Column("trained", "at w̄", ".2g"),
                 Column("estimate", "estimated", ".2g"),
                 Column("all", "estimated, all images", ".2g"),
@@ -192,7 +183,7 @@ def _retraining_section(run: ResNet56Run, rows: list[dict[str, object]]) -> Sect
             "Estimate and retraining",
             (
                 Column("moved", "images moved", "d"),
-                Column("method", "method", ""),
+                Column("method", "method"),
                 Column("gradients", "gradients", "d"),
                 Column("relative_change", "relative change", ".2g"),
                 Column("cosine", "cosine with the estimate", ".2g"),
@@ -219,7 +210,7 @@ def _step_section(rows: list[dict[str, object]], count: int, clean: float) -> Se
         table=Table(
             "Losses by step",
             (
-                Column("step_percent", "step", ".3g", "%"),
+                STEP,
                 Column("trained", "moved: at w̄", ".2g"),
                 Column("estimate", "moved: estimated", ".2g"),
                 Column("samples", "moved: worst sample", ".2g"),
@@ -243,7 +234,7 @@ def _limit_section(rows: list[dict[str, object]], count: int) -> Section:
         table=Table(
             "Beyond first order",
             (
-                Column("step_percent", "step", ".3g", "%"),
+                STEP,
                 Column("linear", "‖J_x Δx‖", ".3g"),
                 Column("inputs", "inputs alone", ".2g"),
                 Column("weights", "weights alone", ".2g"),
@@ -286,11 +277,7 @@ def _figure_section(figure: Numbers) -> Section:
                 f"The mean loss of all images, of which the others hold the weights back where the moved ones alone would let them go on: {figure['trained']['all']:.2g} at the trained weights, {figure['estimate']['all']:.2g} at the minimum-norm solution, {min(losses):.2g} to {max(losses):.2g} at the other elements.",
                 "A surface over the plane, with the marked weights at their own loss.",
             ),
-            Picture(
-                "contour",
-                "The same from above.",
-                "Filled contours with the marked points.",
-            ),
+            Picture("contour", "The same from above.", "Filled contours with the marked points."),
         ),
         notes=(
             f"{figure['rows']} rows in use, numerical rank {figure['rank']}, residual over all rows {figure['residual']:.2g}; the kernel direction shown is {figure['kernel_ratio']:.2g} times as long as the minimum-norm change. On the moved images alone: {figure['trained']['moved']:.2g} at the trained weights, {figure['estimate']['moved']:.2g} at the estimate.",

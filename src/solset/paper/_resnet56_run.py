@@ -8,7 +8,6 @@ from tqdm import tqdm
 from solset.paper._resnet56_figure import LandscapeFigure
 from solset.paper._resnet56_moved import MovedPoints
 from solset.paper._resnet56_setup import TrainedResNet56
-from solset.reports._stages import stage
 
 
 class ResNet56Run:
@@ -26,11 +25,11 @@ class ResNet56Run:
         """Everything the report shows, computed or read back stage by stage."""
         result: dict[str, Any] = {
             "tol": self.settings.tol,
-            "setup": stage(self.folder, "setup", self.start.facts),
+            "setup": self.folder.stage("setup", self.start.facts),
         }
         parts = tqdm(self.settings.moved, desc="moved points", disable=None if self.start.progress else True)
         result["moved"] = {str(count): MovedPoints(self.start, count).numbers() for count in parts}
         if self.figure is not None:
-            result["figure"] = stage(self.folder, "figure", self.figure.numbers)
+            result["figure"] = self.folder.stage("figure", self.figure.numbers)
         self.folder.write_json("result.json", result)
         return result

@@ -18,6 +18,7 @@ from solset.operators import InformativeRows
 from solset.paper._cifar import CIFAR10
 from solset.paper._resnet import ResNet
 from solset.problem import Problem
+from solset.reports import RunFolder
 from solset.reports._directions import unit
 from solset.reports._options import (
     Settings,
@@ -27,7 +28,6 @@ from solset.reports._options import (
     seed_option,
     steps_option,
 )
-from solset.reports._run_folder import RunFolder
 from solset.risk import EmpiricalRisk
 
 

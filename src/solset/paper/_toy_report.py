@@ -7,9 +7,9 @@ import numpy as np
 
 from solset.paper._toy import MOVED_PRODUCT, ToyResult, ToySettings, run_toy
 from solset.paper._toy_figure import ToyPlane, toy_loss_contours, toy_solution_sets
+from solset.reports import RunFolder
 from solset.reports._report import write_report
 from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
-from solset.reports._run_folder import RunFolder
 
 MODULUS_NOTE = (
     "The modulus is |w₁w₂| / (‖x‖‖w‖) = 2 / (√5·√5) = 0.4. The paper prints 0.2 beside the radius 0.178; but "
@@ -25,7 +25,7 @@ def toy_experiment(settings: ToySettings, folder: RunFolder) -> tuple[ToyResult,
     folder.write_csv("samples.csv", rows)
     folder.write_tensors("solutions.safetensors", {"change": result.change, "samples": result.samples})
     _draw(folder, result)
-    return result, write_report(folder, _report(folder, result, rows))
+    return result, write_report(folder, _report(result, rows))
 
 
 def toy_text(result: ToyResult) -> str:
@@ -86,65 +86,54 @@ def _draw(folder: RunFolder, result: ToyResult) -> None:
     folder.write_figure("loss_contours", toy_loss_contours(plane, w1=w1, w2=w2, loss=loss))
 
 
-def _report(folder: RunFolder, result: ToyResult, rows: list[dict[str, object]]) -> Report:
+def _report(result: ToyResult, rows: list[dict[str, object]]) -> Report:
+    sets = Section(
+        "Solution sets",
+        "The trained point sits on w₁w₂ = 2; the moved data is fitted by w₁w₂ = 2.5. The estimated set is a line: tangent to first order, it leaves the hyperbola as it leaves the trained point.",
+        figures=(
+            Picture(
+                "solution_sets",
+                "Both solution sets, the old one expanded by κ‖Δx‖, and elements of the estimated set.",
+                "Two hyperbola branches in the plane of the weights and a line near the outer one.",
+            ),
+            Picture(
+                "loss_contours",
+                "The same points on the loss of the moved data.",
+                "Loss contours with the sampled solutions lying along the valley.",
+            ),
+        ),
+        notes=(f"Optimality map: {result.reason}.",),
+    )
+    elements = Section(
+        "Elements of the estimated set",
+        "Every element satisfies H v + B Δx = 0; its loss grows with the square of its distance along the set.",
+        table=Table(
+            "Sampled solutions",
+            (
+                Column("element", "element"),
+                Column("w1", "w₁", ".4f"),
+                Column("w2", "w₂", ".4f"),
+                Column("product", "w₁w₂", ".4f"),
+                Column("distance", "distance from w̄", ".4f"),
+                Column("risk", "loss on moved data", ".5f"),
+            ),
+            rows,
+        ),
+        notes=(f"Largest violation of the set equation over the samples: {result.set_residual:.1e}.",),
+    )
+    true_distance = "From w̄ to the hyperbola w₁w₂ = 2.5, solved exactly."
     return Report(
-        title="The toy example: one product of two weights",
-        question="Where does the solution set w₁w₂ = 2 go when the two training inputs shrink by a fifth?",
+        "The toy example: one product of two weights",
+        "Where does the solution set w₁w₂ = 2 go when the two training inputs shrink by a fifth?",
         summary=(
             Finding(
                 "distance to the estimated set", result.distance, "‖Δw‖ of the minimum-norm element.", ".8f"
             ),
-            Finding(
-                "true distance",
-                result.true_distance,
-                "From w̄ to the hyperbola w₁w₂ = 2.5, solved exactly.",
-                ".7f",
-            ),
+            Finding("true distance", result.true_distance, true_distance, ".7f"),
             Finding("Lipschitz modulus", result.modulus, MODULUS_NOTE, ".10g"),
             Finding("radius κ‖Δx‖", result.radius, "How far the modulus lets the set move.", ".6f"),
             Finding("loss at w̄ on the moved data", result.risk_moved, "Before any correction.", ".6g"),
             Finding("loss at w̄ + Δw", result.risk_estimated, "After the minimum-norm correction.", ".7f"),
         ),
-        sections=(
-            Section(
-                "Solution sets",
-                "The trained point sits on w₁w₂ = 2; the moved data is fitted by w₁w₂ = 2.5. The estimated set is "
-                "a line: tangent to first order, it leaves the hyperbola as it leaves the trained point.",
-                figures=(
-                    Picture(
-                        "solution_sets",
-                        "Both solution sets, the old one expanded by κ‖Δx‖, and elements of the estimated set.",
-                        "Two hyperbola branches in the plane of the weights and a line near the outer one.",
-                    ),
-                    Picture(
-                        "loss_contours",
-                        "The same points on the loss of the moved data.",
-                        "Loss contours with the sampled solutions lying along the valley.",
-                    ),
-                ),
-                notes=(f"Optimality map: {result.reason}.",),
-            ),
-            Section(
-                "Elements of the estimated set",
-                "Every element satisfies H v + B Δx = 0; its loss grows with the square of its distance along "
-                "the set.",
-                table=Table(
-                    "Sampled solutions",
-                    (
-                        Column("element", "element", ""),
-                        Column("w1", "w₁", ".4f"),
-                        Column("w2", "w₂", ".4f"),
-                        Column("product", "w₁w₂", ".4f"),
-                        Column("distance", "distance from w̄", ".4f"),
-                        Column("risk", "loss on moved data", ".5f"),
-                    ),
-                    rows,
-                ),
-                notes=(
-                    f"Largest violation of the set equation over the samples: {result.set_residual:.1e}.",
-                ),
-            ),
-        ),
-        settings=folder.settings,
-        versions=folder.versions,
+        sections=(sets, elements),
     )

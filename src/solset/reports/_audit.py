@@ -1,23 +1,17 @@
 """An audit of a user's training data: every point ranked by how far it can move the model."""
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from solset.checks import within
-from solset.errors import bad_type, bad_value
 from solset.modulus import Audit, audit
 from solset.problem import Problem, as_map
+from solset.reports._moves import map_of
 from solset.reports._options import Settings, indices, map_option, option, source_option
 from solset.reports._run_folder import RunFolder
-from solset.reports._stages import stage
-from solset.reports._users import map_of
 
 
 @dataclass(frozen=True)
@@ -63,36 +57,13 @@ class AuditSettings(Settings):
         help="Number of points shown in figures and tables.",
     )
 
-
-def load_validation(source: str, name: str) -> tuple[Tensor, Tensor]:
-    """What the function ``name`` of a loaded user's file returns: inputs and targets."""
-    module = sys.modules[f"solset_user_{Path(source.rpartition(':')[0]).stem}"]
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise bad_value("validation", expected="a function of the file", got=name, cure="Check the name.")
-    try:
-        returned: Any = function()
-    except Exception as error:
-        raise bad_value(
-            "validation", expected=f"{name}() to run", got=f"{type(error).__name__}: {error}", cure="Call it."
-        ) from error
-    if not isinstance(returned, Sequence) or [isinstance(part, Tensor) for part in returned] != [True, True]:
-        raise bad_type(
-            "validation",
-            expected="inputs and targets",
-            got=type(returned).__name__,
-            cure="Return two tensors.",
-        )
-    return returned[0], returned[1]
-
-
-def check_audit(problem: Problem, settings: AuditSettings) -> None:
-    """Refuses settings that do not fit the problem, before a folder is made."""
-    points = problem.check_points(settings.points or None)
-    part = problem.restrict(parameters=[settings.layer]) if settings.layer else problem
-    asked = as_map(settings.optimality)
-    if asked is not None:
-        part.graphical_derivative(points=points[:1], optimality=asked)
+    def check(self, problem: Problem) -> None:
+        """Refuses settings that do not fit the problem, before a run folder is made."""
+        points = problem.check_points(self.points or None)
+        part = problem.restrict(parameters=[self.layer]) if self.layer else problem
+        asked = as_map(self.optimality)
+        if asked is not None:
+            part.graphical_derivative(points=points[:1], optimality=asked)
 
 
 def run_audit(
@@ -117,11 +88,11 @@ def run_audit(
     )
     folder.write_csv("ranking.csv", result.rows())
     folder.write_tensors("audit.safetensors", {"directions": result.directions, "maps": result.maps})
-    stage(folder, "result", lambda: audit_record(problem, result))
+    folder.stage("result", lambda: _record(problem, result))
     return result
 
 
-def audit_record(problem: Problem, result: Audit) -> dict[str, Any]:
+def _record(problem: Problem, result: Audit) -> dict[str, Any]:
     """An audit in the types of JSON, without directions and maps."""
     return {
         "problem": repr(problem),
@@ -131,21 +102,3 @@ def audit_record(problem: Problem, result: Audit) -> dict[str, Any]:
         "correlations": result.correlations(),
         "ranking": result.rows(),
     }
-
-
-def as_images(inputs: Tensor) -> Tensor | None:
-    """Inputs as ``(k, height, width)`` or ``(k, height, width, 3)``; ``None`` if they are no images."""
-    shape, count = tuple(inputs.shape[1:]), len(inputs)
-    values = inputs.detach().to("cpu", torch.float64)
-    if len(shape) == 3 and shape[0] in {1, 3}:
-        return values[:, 0] if shape[0] == 1 else values.movedim(1, 3)
-    if len(shape) == 2:
-        return values
-    side = round(shape[0] ** 0.5) if len(shape) == 1 else 0
-    return values.reshape(count, side, side) if side >= 8 and side * side == shape[0] else None
-
-
-def as_maps(maps: Tensor) -> Tensor | None:
-    """Maps of images as ``(k, height, width)``: colours together, by root of squares."""
-    images = as_images(maps)
-    return images if images is None or images.ndim == 3 else images.square().sum(dim=3).sqrt()

@@ -1,25 +1,84 @@
-"""The commands for a user's own model."""
+"""What a command of the command line consists of, and the commands for a user's own model."""
 
-from solset.reports._audit import AuditSettings, check_audit, load_validation
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from solset.problem import Problem
+from solset.reports._audit import AuditSettings
 from solset.reports._audit_report import audit_experiment
-from solset.reports._command import Command, Job
-from solset.reports._identity import directions_fact, problem_facts, tensors_fact
-from solset.reports._paths import PathSettings, check_path_settings
+from solset.reports._moves import MoveSettings
+from solset.reports._options import Settings
+from solset.reports._paths import PathSettings
 from solset.reports._paths_report import path_experiment
 from solset.reports._plan_table import PlanSettings, plan_from
 from solset.reports._poison import PoisonRun
 from solset.reports._poison_report import poison_experiment
 from solset.reports._poison_task import PoisonSettings, check_poison_settings, load_task
-from solset.reports._users import UserSettings, check_settings, load_problem
+from solset.reports._run_folder import RunFolder
+from solset.reports._source import load_problem, load_validation
+from solset.reports._users import UserSettings
 from solset.reports._users_report import user_experiment
+from solset.risk import digest, identity
+from solset.storage import has_file, hash_file
+
+Facts = Mapping[str, object]
 
 
-def _run(settings: UserSettings) -> Job:
-    problem = load_problem(settings.source)
-    print(problem)
-    check_settings(problem, settings)
-    facts = {**problem_facts(problem), **directions_fact(settings.direction)}
-    return Job(facts, lambda folder: user_experiment(problem, settings, folder))
+@dataclass(frozen=True)
+class Job:
+    """Work that is ready to begin: its arguments were checked, and nothing was computed yet.
+
+    Attributes:
+        facts: Facts besides the settings that a resumed run must share, such as a digest of the data.
+        work: Function that computes into a run folder and returns the path of the page.
+    """
+
+    facts: Facts
+    work: Callable[[RunFolder], Path]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: ``solset NAME``.
+
+    Attributes:
+        name: Name on the command line.
+        help: Sentence that says what the command answers.
+        settings: Settings dataclass from which the options are made.
+        prepare: Function that takes the settings, refuses what cannot work and returns the job; ``None``
+            for a command that makes no folder and has printed its answer.
+        has_folder: Whether the command writes a run folder.
+    """
+
+    name: str
+    help: str
+    settings: type[Settings]
+    prepare: Callable[[Any], Job | None]
+    has_folder: bool = True
+
+
+def problem_facts(problem: Problem) -> Facts:
+    """Digests of weights, data, loss and model of a trained point, at the cost of one read of the data."""
+    return identity(problem.risk(), depends_on_batches=False).settings
+
+
+def _moving(
+    experiment: Callable[[Problem, Any, RunFolder], Path],
+) -> Callable[[MoveSettings], Job]:
+    """The preparation of a command that moves points; a file of directions is part of its facts."""
+
+    def prepare(settings: MoveSettings) -> Job:
+        problem = load_problem(settings.source)
+        print(problem)
+        settings.check(problem)
+        facts, stored = dict(problem_facts(problem)), Path(settings.direction)
+        if settings.direction not in {"gradient", "random"} and has_file(stored):
+            facts["file of directions"] = hash_file(stored.resolve())
+        return Job(facts, lambda folder: experiment(problem, settings, folder))
+
+    return prepare
 
 
 def _plan(settings: PlanSettings) -> None:
@@ -29,9 +88,11 @@ def _plan(settings: PlanSettings) -> None:
 def _audit(settings: AuditSettings) -> Job:
     problem = load_problem(settings.source)
     print(problem)
-    check_audit(problem, settings)
-    held_out = load_validation(settings.source, settings.validation) if settings.validation else None
-    facts = {**problem_facts(problem), **tensors_fact("validation data", held_out or ())}
+    settings.check(problem)
+    facts, held_out = dict(problem_facts(problem)), None
+    if settings.validation:
+        held_out = load_validation(settings.source, settings.validation)
+        facts["validation data"] = digest(held_out)
     return Job(facts, lambda folder: audit_experiment(problem, settings, folder, validation=held_out))
 
 
@@ -43,21 +104,13 @@ def _poison(settings: PoisonSettings) -> Job:
     return Job(facts, lambda folder: poison_experiment(PoisonRun(task, settings, folder)))
 
 
-def _path(settings: PathSettings) -> Job:
-    problem = load_problem(settings.source)
-    print(problem)
-    check_path_settings(problem, settings)
-    facts = {**problem_facts(problem), **directions_fact(settings.direction)}
-    return Job(facts, lambda folder: path_experiment(problem, settings, folder))
-
-
 COMMANDS = (
     Command(
         "run",
         "Moves training points of your own model and estimates its new solution set; with a run folder's "
         "settings.toml as SOURCE, repeats that run.",
         UserSettings,
-        _run,
+        _moving(user_experiment),
     ),
     Command(
         "plan",
@@ -83,6 +136,6 @@ COMMANDS = (
         "path",
         "Follows the solution of your own model along large changes of training points.",
         PathSettings,
-        _path,
+        _moving(path_experiment),
     ),
 )

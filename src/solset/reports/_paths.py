@@ -3,26 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from solset.changes import Move
 from solset.errors import bad_value
 from solset.paths import Course, check_path, follow_path
 from solset.problem import Problem, keeps_outputs
-from solset.reports._directions import step_of
-from solset.reports._options import (
-    Settings,
-    direction_option,
-    indices,
-    map_option,
-    option,
-    seed_option,
-    source_option,
-    steps_option,
-)
+from solset.reports._moves import MoveSettings, map_of, mean_losses
+from solset.reports._options import map_option, option, steps_option
 from solset.reports._run_folder import RunFolder
-from solset.reports._stages import stage
-from solset.reports._users import check_moves, chosen_directions, map_of
 
 
 def _below_one(name: str, value: float) -> None:
@@ -31,14 +20,9 @@ def _below_one(name: str, value: float) -> None:
 
 
 @dataclass(frozen=True)
-class PathSettings(Settings):
+class PathSettings(MoveSettings):
     """Settings of ``solset path``; each field says what it is in its help text."""
 
-    source: str = source_option("a solset.Problem")
-    points: tuple[int, ...] = option(
-        flag="--points", parse=indices, help="Indices of the training points that move, such as 0,3,7."
-    )
-    direction: str = direction_option()
     sizes: tuple[float, ...] = steps_option((0.05,), "one path is followed for each")
     optimality: str = map_option("are followed", only_exact=True)
     max_error: float = option(
@@ -48,57 +32,33 @@ class PathSettings(Settings):
         help="Error of the path's end along the solution set, relative to the length of the path.",
     )
     nearest: bool = option(
-        False,
-        flag="--nearest",
-        help="Search for the solution nearest to the trained weights too.",
+        False, flag="--nearest", help="Search for the solution nearest to the trained weights too."
     )
-    seed: int = seed_option("random directions")
 
-
-def check_path_settings(problem: Problem, settings: PathSettings) -> None:
-    """Refuses settings that do not fit the problem, and a problem that has no path.
-
-    Cost: one gradient over the moved points, and what the run needs anyway.
-    """
-    check_moves(
-        problem,
-        points=settings.points,
-        direction=settings.direction,
-        optimality=settings.optimality,
-        seed=settings.seed,
-    )
-    points = problem.check_points(settings.points)
-    check_path(problem, points=points, optimality=map_of(settings.optimality), nearest=settings.nearest)
+    def check(self, problem: Problem) -> None:
+        """Refuses settings that do not fit the problem, and a problem that has no path."""
+        super().check(problem)
+        points = problem.check_points(self.points)
+        check_path(problem, points=points, optimality=map_of(self.optimality), nearest=self.nearest)
 
 
 def run_paths(problem: Problem, settings: PathSettings, folder: RunFolder) -> dict[str, Any]:
     """Follows a path for every size; an interrupted one is taken up where it was left."""
-    points = problem.check_points(settings.points)
-    inputs = problem.risk().points.features(points)
-    directions = chosen_directions(problem, points, inputs, settings.direction, settings.seed)
-    rows = []
-    for size in settings.sizes:
-        dx = step_of(inputs, directions, size)
-        rows.append(
-            stage(
-                folder,
-                f"path_{size:g}",
-                lambda dx=dx, size=size: _along(problem, points, dx, size, settings, folder),
-                beside=[f"weights_{size:g}.safetensors"],
-            )
-        )
-    result = {"setup": {"problem": repr(problem), "risk": problem.risk().value()}, "paths": rows}
+    moves = settings.moves(problem)
+
+    def follow(dx: Tensor, size: float) -> dict[str, Any]:
+        return _along(problem, moves.points, dx, size, settings, folder)
+
+    result = {
+        "setup": {"problem": repr(problem), "risk": problem.risk().value()},
+        "paths": moves.stages(folder, "path", settings.sizes, follow),
+    }
     folder.write_json("result.json", result)
     return result
 
 
 def _along(
-    problem: Problem,
-    points: list[int],
-    dx: torch.Tensor,
-    size: float,
-    settings: PathSettings,
-    folder: RunFolder,
+    problem: Problem, points: list[int], dx: Tensor, size: float, settings: PathSettings, folder: RunFolder
 ) -> dict[str, Any]:
     course = follow_path(
         problem,
@@ -108,22 +68,20 @@ def _along(
         nearest=settings.nearest,
         checkpoint=folder.reserve(f"course_{size:g}.safetensors"),
     )
-    moved = problem.risk().move(points, dx)
-    losses = moved.losses()
     tensors = {"dx": dx, "trained": problem.weights().clone(), "end": course.weights}
     if course.nearest is not None:
         tensors["nearest"] = course.nearest.weights
     folder.write_tensors(f"weights_{size:g}.safetensors", tensors)
+    trained = mean_losses(problem.risk().move(points, dx), points)
     return {
-        "size": size,
-        "trained_moved": float(losses[points].mean()),
-        "trained_all": float(losses.mean()),
+        "trained_moved": trained["moved"],
+        "trained_all": trained["all"],
         **_nearest(problem, points, course.end.place * dx, course),
         **_facts(course),
     }
 
 
-def _nearest(problem: Problem, points: list[int], dx: torch.Tensor, course: Course) -> dict[str, Any]:
+def _nearest(problem: Problem, points: list[int], dx: Tensor, course: Course) -> dict[str, Any]:
     """How far the nearest solution is, and how well it solves; the residual is that of the stations."""
     nearest = course.nearest
     if nearest is None:
@@ -156,17 +114,5 @@ def _facts(course: Course) -> dict[str, Any]:
         "smallest": course.smallest,
         "gradients": end.gradients,
         "steps": len(course.stations) - 1,
-        "stations": [
-            {
-                "place": station.place,
-                "moved_loss": station.moved_loss,
-                "all_loss": station.all_loss,
-                "residual": station.residual,
-                "length": station.length,
-                "smallest": station.smallest,
-                "rows": station.rows,
-                "gradients": station.gradients,
-            }
-            for station in course.stations
-        ],
+        "stations": course.rows(),
     }

@@ -3,12 +3,29 @@
 from pathlib import Path
 from typing import Any
 
-from solset.plotting import course_losses
+from solset.plotting import station_losses
 from solset.problem import Problem
 from solset.reports._paths import PathSettings, run_paths
 from solset.reports._report import write_report
-from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
+from solset.reports._report_parts import STEP, Column, Finding, Picture, Report, Section, Table
 from solset.reports._run_folder import RunFolder
+
+_COLUMNS = (
+    STEP,
+    Column("reached_percent", "reached", ".4g", "%"),
+    Column("reason", "ended with"),
+    Column("distance", "distance"),
+    Column("length", "length"),
+    Column("nearest_distance", "nearest"),
+    Column("nearest_status", "nearest: status"),
+    Column("nearest_residual", "nearest: residual", ".1e"),
+    Column("residual", "residual", ".1e"),
+    Column("smallest", "smallest", ".2e"),
+    Column("trained_moved", "moved: trained", ".3g"),
+    Column("end_moved", "moved: end", ".3g"),
+    Column("end_all", "all: end", ".3g"),
+    Column("gradients", "gradients", ".3g"),
+)
 
 
 def path_experiment(problem: Problem, settings: PathSettings, folder: RunFolder) -> Path:
@@ -17,19 +34,27 @@ def path_experiment(problem: Problem, settings: PathSettings, folder: RunFolder)
     rows = [_flat(row) for row in result["paths"]]
     folder.write_csv("paths.csv", rows)
     for row in result["paths"]:
-        folder.write_figure(f"course_{row['size']:g}", _figure(row))
-    return write_report(folder, _report(result, rows, settings, folder))
-
-
-def _figure(row: dict[str, Any]) -> Any:
-    stations = row["stations"]
-    places = [station["place"] for station in stations]
-    curves = {
-        "moved points": (places, [station["moved_loss"] for station in stations]),
-        "all points": (places, [station["all_loss"] for station in stations]),
-        "distance travelled": (places, [station["length"] for station in stations]),
-    }
-    return course_losses(curves, stop=None if row["is_complete"] else row["place"])
+        stop = None if row["is_complete"] else row["place"]
+        folder.write_figure(f"course_{row['size']:g}", station_losses(row["stations"], stop=stop))
+    last = max(result["paths"], key=lambda row: row["size"])
+    report = Report(
+        "Where does the solution go?",
+        f"If {len(settings.points)} training points moved little by little, along which weights would the network's solution move with them, and how far does that go well?",
+        summary=(
+            Finding("how it ended", last["reason"], f"The path to the largest step {last['message']}."),
+            Finding(
+                "distance", last["distance"], "From the trained weights to the end of the path, weight units."
+            ),
+            Finding(
+                "loss on the moved points",
+                last["trained_moved"],
+                f"Of the trained weights, at the whole step; {last['end_moved']:.3g} at the end of the path, on the data reached there.",
+            ),
+        ),
+        sections=(_section(result, last, rows, settings),),
+        warnings=tuple(warning for row in result["paths"] for warning in _warnings(row)),
+    )
+    return write_report(folder, report)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, object]:
@@ -48,64 +73,27 @@ def _warnings(row: dict[str, Any]) -> list[str]:
     return warnings
 
 
-def _report(
-    result: dict[str, Any], rows: list[dict[str, object]], settings: PathSettings, folder: RunFolder
-) -> Report:
-    last = max(result["paths"], key=lambda row: row["size"])
-    columns = (
-        Column("step_percent", "step", ".3g", "%"),
-        Column("reached_percent", "reached", ".4g", "%"),
-        Column("reason", "ended with", ""),
-        Column("distance", "distance", ".4g"),
-        Column("length", "length", ".4g"),
-        Column("nearest_distance", "nearest", ".4g"),
-        Column("nearest_status", "nearest: status", ""),
-        Column("nearest_residual", "nearest: residual", ".1e"),
-        Column("residual", "residual", ".1e"),
-        Column("smallest", "smallest", ".2e"),
-        Column("trained_moved", "moved: trained", ".3g"),
-        Column("end_moved", "moved: end", ".3g"),
-        Column("end_all", "all: end", ".3g"),
-        Column("gradients", "gradients", ".3g"),
-    )
-    return Report(
-        title="Where does the solution go?",
-        question=f"If {len(settings.points)} training points moved little by little, along which weights would the network's solution move with them, and how far does that go well?",
-        summary=(
-            Finding("how it ended", last["reason"], f"The path to the largest step {last['message']}."),
-            Finding(
-                "distance", last["distance"], "From the trained weights to the end of the path, weight units."
-            ),
-            Finding(
-                "loss on the moved points",
-                last["trained_moved"],
-                f"Of the trained weights, at the whole step; {last['end_moved']:.3g} at the end of the path, on the data reached there.",
-            ),
+def _section(
+    result: dict[str, Any], last: dict[str, Any], rows: list[dict[str, object]], settings: PathSettings
+) -> Section:
+    return Section(
+        "Paths",
+        "Each path starts at the trained weights and follows the solution while the points move. Its end is a point of the moved solution set, not the nearest one, and not what a training of finite length reaches.",
+        figures=tuple(
+            Picture(
+                f"course_{row['size']:g}",
+                f"Losses and distance along the path to a step of {100 * row['size']:g} %; it {row['message']}.",
+                "Lines of losses and distance against the share of the perturbation.",
+            )
+            for row in result["paths"]
         ),
-        sections=(
-            Section(
-                "Paths",
-                "Each path starts at the trained weights and follows the solution while the points move. Its end is a point of the moved solution set, not the nearest one, and not what a training of finite length reaches.",
-                figures=tuple(
-                    Picture(
-                        f"course_{row['size']:g}",
-                        f"Losses and distance along the path to a step of {100 * row['size']:g} %; it {row['message']}.",
-                        "Lines of losses and distance against the share of the perturbation.",
-                    )
-                    for row in result["paths"]
-                ),
-                table=Table("Paths", columns, rows),
-                notes=(
-                    f"{result['setup']['problem']}; map followed: {last['optimality']}.",
-                    f"Directions: {settings.direction}; each point moves by the stated percentage of its own norm, in input units after preprocessing.",
-                    "Residual: the largest error of an output that is kept, or the gradient norm of the risk where the stationary map is followed.",
-                    "Nearest: the solution nearest to the trained weights for the data that the path reached, where asked for.",
-                    "Smallest: singular value of the rows of the Jacobian in use, or eigenvalue of the Hessian on the directions searched, along the path.",
-                    "Gradients: cost by count, in gradients of the risk over all points; a forward pass counts a third, a Hessian product two, a row of the Jacobian one gradient of its point.",
-                ),
-            ),
+        table=Table("Paths", _COLUMNS, rows),
+        notes=(
+            f"{result['setup']['problem']}; map followed: {last['optimality']}.",
+            f"Directions: {settings.direction}; each point moves by the stated percentage of its own norm, in input units after preprocessing.",
+            "Residual: the largest error of an output that is kept, or the gradient norm of the risk where the stationary map is followed.",
+            "Nearest: the solution nearest to the trained weights for the data that the path reached, where asked for.",
+            "Smallest: singular value of the rows of the Jacobian in use, or eigenvalue of the Hessian on the directions searched, along the path.",
+            "Gradients: cost by count, in gradients of the risk over all points; a forward pass counts a third, a Hessian product two, a row of the Jacobian one gradient of its point.",
         ),
-        warnings=tuple(warning for row in result["paths"] for warning in _warnings(row)),
-        settings=folder.settings,
-        versions=folder.versions,
     )

@@ -7,7 +7,7 @@ from textwrap import wrap
 
 from solset.planning import Cost, Plan, Route, plan
 from solset.reports._options import Settings, indices, option, path_of, source_option
-from solset.reports._users import load_problem
+from solset.reports._source import load_problem
 from solset.solvers import size_text
 from solset.storage import replace_file
 

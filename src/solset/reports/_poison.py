@@ -21,7 +21,6 @@ from solset.poisoning import (
 from solset.reports._poison_task import PoisonSettings, PoisonTask
 from solset.reports._records import restored
 from solset.reports._run_folder import RunFolder
-from solset.reports._stages import stage, tensor_stage
 from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, Method, Newton
 from solset.scores import Moved
 from solset.solvers import largest_eigenvalue
@@ -67,13 +66,13 @@ class PoisonRun:
     def numbers(self) -> dict[str, Any]:
         """Everything the report shows, computed or read back stage by stage."""
         result = {
-            "guard": stage(self.folder, "guard", self._guard),
-            "design": self._design(),
-            "judgement": stage(self.folder, "judgement", lambda: self._judged(self._designed)),
+            "guard": self.folder.stage("guard", self._guard),
+            "design": self.folder.stage("design", self._design, beside=["perturbation.safetensors"]),
+            "judgement": self.folder.stage("judgement", lambda: self._judged(self._designed)),
         }
         numbers = tqdm(range(self.settings.random), desc="random directions", disable=not self.progress)
         result["random"] = [
-            stage(self.folder, f"random_{k}", lambda k=k: self._judged(self._random(k))) for k in numbers
+            self.folder.stage(f"random_{k}", lambda k=k: self._judged(self._random(k))) for k in numbers
         ]
         result = restored(result)  # a retraining may have ended at what JSON has no number for
         result["gain"] = [self._gain(result, place) for place in range(len(result["judgement"]["verdicts"]))]
@@ -86,7 +85,7 @@ class PoisonRun:
     @cached_property
     def dx(self) -> Tensor:
         """The designed perturbation."""
-        return tensor_stage(self.folder, "perturbation", self._tensors)["dx"]
+        return self.folder.tensor_stage("perturbation", self._tensors)["dx"]
 
     def _tensors(self) -> dict[str, Tensor]:
         designed = self._designed
@@ -110,32 +109,29 @@ class PoisonRun:
         )
 
     def _design(self) -> dict[str, Any]:
-        def compute() -> dict[str, Any]:
-            designed = self._designed
-            self.folder.write_tensors("perturbation.safetensors", self._tensors())
-            return {
-                "problem": repr(self.task.problem),
-                "goal": self.task.goal.describe(),
-                "is_raised": self.task.goal.sign > 0,
-                "optimality": designed.adjoint.optimality,
-                "trained": designed.adjoint.value,
-                "clean": designed.clean,
-                "drift": designed.drift,
-                "first_order": designed.first_order,
-                "linear": designed.linear,
-                "predicted": designed.predicted,
-                "unbounded": designed.adjoint.unbounded,
-                "weight_gradient": designed.adjoint.weight_gradient,
-                "gradient_norm": float(self.task.problem.gradient().norm()),
-                "size": self.feasible.size(designed.dx),
-                "is_feasible": self.feasible.contains(designed.dx),
-                "reason": designed.reason.value,
-                "learning_rate": self.rate if self.settings.training else None,
-                "course": [asdict(one) for one in designed.course],
-                "sizes": designed.dx.flatten(1).norm(dim=1),
-            }
-
-        return stage(self.folder, "design", compute, beside=["perturbation.safetensors"])
+        designed = self._designed
+        self.folder.write_tensors("perturbation.safetensors", self._tensors())
+        return {
+            "problem": repr(self.task.problem),
+            "goal": self.task.goal.describe(),
+            "is_raised": self.task.goal.sign > 0,
+            "optimality": designed.adjoint.optimality,
+            "trained": designed.adjoint.value,
+            "clean": designed.clean,
+            "drift": designed.drift,
+            "first_order": designed.first_order,
+            "linear": designed.linear,
+            "predicted": designed.predicted,
+            "unbounded": designed.adjoint.unbounded,
+            "weight_gradient": designed.adjoint.weight_gradient,
+            "gradient_norm": float(self.task.problem.gradient().norm()),
+            "size": self.feasible.size(designed.dx),
+            "is_feasible": self.feasible.contains(designed.dx),
+            "reason": designed.reason.value,
+            "learning_rate": self.rate if self.settings.training else None,
+            "course": [asdict(one) for one in designed.course],
+            "sizes": designed.dx.flatten(1).norm(dim=1),
+        }
 
     def _guard(self) -> list[dict[str, Any]]:
         """All training points, ranked by what a unit move of each would do."""
@@ -183,9 +179,7 @@ class PoisonRun:
             "gradient_norm": verdict["gradient_norm"],
             "random_mean": sum(others) / len(others) if others else None,
             "random_typical": typical,
-            "random_best": max(others, key=lambda one: sign * one if isfinite(one) else -inf)
-            if others
-            else None,
+            "random_best": max(others, key=lambda one: sign * one if isfinite(one) else -inf, default=None),
             "times_chance": sign * verdict["change"] / typical if typical else None,
             "is_success": sign * verdict["change"] > 0,  # not for a change that is no number
         }

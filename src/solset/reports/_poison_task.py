@@ -23,7 +23,7 @@ from solset.reports._options import (
     shape,
     source_option,
 )
-from solset.reports._users import returned_by
+from solset.reports._source import returned_by
 
 
 def _check_seeds(name: str, seeds: tuple[int, ...]) -> None:

@@ -13,10 +13,8 @@ from torch import Tensor
 from solset.errors import bad_value, needed
 from solset.plotting import number_text
 from solset.reports._records import plain
-from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
+from solset.reports._report_parts import Column, Picture, Report, Section, Table
 from solset.reports._run_folder import RunFolder
-
-__all__ = ["Column", "Finding", "Picture", "Report", "Section", "Table", "write_report"]
 
 PAGE = "report.html"
 jinja2 = needed("jinja2", by="a report page", extra="report")
@@ -40,8 +38,8 @@ def write_report(folder: RunFolder, report: Report) -> Path:
             for finding in report.summary
         ],
         sections=_numbered(folder, report.sections),
-        settings=_pairs(report.settings),
-        versions=_pairs(report.versions),
+        settings=_pairs(folder.settings),
+        versions=_pairs(folder.versions),
     )
     return folder.write_text(PAGE, page)
 

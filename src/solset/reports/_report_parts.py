@@ -1,7 +1,7 @@
 """What a report consists of, as values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the page says.
+    """Everything that the page says; the settings and versions of the run are added to it.
 
     Attributes:
         title: Title of the whole page.
@@ -101,8 +101,6 @@ class Report:
         summary: Numbers and words that answer the question.
         sections: Sections that give the grounds for the answer.
         warnings: Premises that do not hold, for the whole report.
-        settings: Settings that reproduce the run; usually ``folder.settings``.
-        versions: Versions of the packages; usually ``folder.versions``.
     """
 
     title: str
@@ -110,5 +108,6 @@ class Report:
     summary: tuple[Finding, ...] = ()
     sections: tuple[Section, ...] = ()
     warnings: tuple[str, ...] = ()
-    settings: Mapping[str, object] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+STEP = Column("step_percent", "step", ".3g", "%")  # every table by step begins with it

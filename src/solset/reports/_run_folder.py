@@ -3,10 +3,10 @@
 import errno
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safetensors.torch import load
 from torch import Tensor
@@ -183,6 +183,27 @@ class RunFolder:
         if found_sum not in {None, stated, marker.replaced.get(name)}:
             warn_of_damage(self.path, [name])
         return found_sum == stated
+
+    def stage(self, name: str, compute: Callable[[], Any], *, beside: Sequence[str] = ()) -> Any:
+        """The JSON result of a stage: read from the folder if this run has it, else computed and written.
+
+        Args:
+            name: Name of the stage, that of its file without the suffix.
+            compute: Function that computes the result.
+            beside: Names of other files that ``compute`` writes; if one is not there, it is called again.
+        """
+        file = f"{name}.json"
+        are_there = [self.has(part) for part in (file, *beside)]  # asks for all: each names its damage
+        if not all(are_there):
+            self.write_json(file, compute())
+        return self.read_json(file)
+
+    def tensor_stage(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors of a stage, as :meth:`stage` does for numbers."""
+        file = f"{name}.safetensors"
+        if not self.has(file):
+            self.write_tensors(file, compute())
+        return self.read_tensors(file)
 
     def _write(self, name: str, data_here: bytes, suffix: str) -> Path:
         target = self.path / plain_name(name, suffix)

@@ -1,0 +1,106 @@
+"""Points that move along unit directions, step by step: what the commands ``run`` and ``path`` share."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from solset.problem import AUTO, Optimality, Problem, as_map
+from solset.reports._directions import directions_from_file, loss_directions, random_directions, step_of
+from solset.reports._options import (
+    Settings,
+    direction_option,
+    indices,
+    map_option,
+    option,
+    seed_option,
+    source_option,
+    steps_option,
+)
+from solset.reports._run_folder import RunFolder
+from solset.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True)
+class MoveSettings(Settings):
+    """Settings of a command that moves points; each field says what it is in its help text."""
+
+    source: str = source_option("a solset.Problem")
+    points: tuple[int, ...] = option(
+        flag="--points", parse=indices, help="Indices of the training points that move, such as 0,3,7."
+    )
+    direction: str = direction_option()
+    sizes: tuple[float, ...] = steps_option((0.01,), "the set is estimated for each")
+    optimality: str = map_option("are estimated")
+    seed: int = seed_option("random directions")
+
+    def moves(self, problem: Problem) -> "Moves":
+        """The points that move with their directions; refuses settings that do not fit the problem."""
+        points = problem.check_points(self.points)
+        inputs = problem.risk().points.features(points)
+        return Moves(points, inputs, self._directions(problem, points, inputs))
+
+    def check(self, problem: Problem) -> None:
+        """Refuses settings that do not fit the problem, before a run folder is made.
+
+        Cost: one gradient over the moved points.
+        """
+        points, asked = self.moves(problem).points, as_map(self.optimality)
+        if asked is not None:
+            problem.graphical_derivative(points=points, optimality=asked)
+
+    def _directions(self, problem: Problem, points: list[int], inputs: Tensor) -> Tensor:
+        if self.direction == "gradient":
+            return loss_directions(problem, points)
+        if self.direction == "random":
+            return random_directions(inputs.shape, inputs, torch.Generator().manual_seed(self.seed))
+        return directions_from_file(Path(self.direction), inputs.shape, inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """Points that move.
+
+    Attributes:
+        points: Indices of the moved points.
+        inputs: The moved points as they are, ``(|K|, *input)``.
+        directions: Unit directions in which they move, in the same shape.
+    """
+
+    points: list[int]
+    inputs: Tensor
+    directions: Tensor
+
+    def stages(
+        self,
+        folder: RunFolder,
+        name: str,
+        sizes: Sequence[float],
+        compute: Callable[[Tensor, float], dict[str, Any]],
+    ) -> list[dict[str, Any]]:
+        """The results of ``compute(dx, size)``, a stage for each size, with its weights beside it."""
+        return [
+            folder.stage(
+                f"{name}_{size:g}",
+                lambda size=size: {
+                    "size": size,
+                    **compute(step_of(self.inputs, self.directions, size), size),
+                },
+                beside=[f"weights_{size:g}.safetensors"],
+            )
+            for size in sizes
+        ]
+
+
+def map_of(name: str) -> Optimality:
+    """The optimality map of this name, or the word for the automatic choice."""
+    return as_map(name) or AUTO
+
+
+def mean_losses(risk: EmpiricalRisk, moved: Sequence[int]) -> dict[str, float]:
+    """The mean loss per example, on the moved points and on all points."""
+    losses = risk.losses()
+    return {"moved": float(losses[list(moved)].mean()), "all": float(losses.mean())}
