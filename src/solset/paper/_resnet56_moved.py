@@ -34,18 +34,18 @@ class MovedPoints:
     def numbers(self) -> dict[str, Any]:
         """The stages of this number of points."""
         folder, settings = self.run.folder, self.run.settings
-        changes = folder.tensor_stage(f"{self.name}_changes", self._changes)
-        check = folder.stage(f"{self.name}_check", lambda: self._check(changes))
+        stored = f"{self.name}_changes.safetensors"
+        check = folder.stage(f"{self.name}_check", lambda: self._solved(stored), beside=[stored])
+        changes = folder.read_tensors(stored)
         clean = cross_entropy(self.run.clean, self.run.data.labels, reduction="none")
+        hidden = None if self.run.progress else True  # None: tqdm looks for a terminal
         numbers = {
             "points": self.points,
             "clean": {"moved": float(clean[self.points].mean()), "all": float(clean.mean())},
             "check": check,
             "sizes": [
                 folder.stage(f"{self.name}_size_{size:g}", lambda size=size: self._at(size, changes))
-                for size in tqdm(
-                    settings.sizes, desc="sizes", disable=None if self.run.progress else True, leave=False
-                )
+                for size in tqdm(settings.sizes, desc="sizes", disable=hidden, leave=False)
             ],
         }
         if settings.retraining_gradients:
@@ -54,8 +54,11 @@ class MovedPoints:
             )
         return numbers
 
-    def _changes(self) -> dict[str, Tensor]:
-        """Weight changes per 100 %: the minimum-norm solution, samples of the set, the paper's way."""
+    def _solved(self, stored: str) -> dict[str, float]:
+        """Stores the weight changes per 100 %, and returns how accurate the linear solve was.
+
+        The changes are the minimum-norm solution, samples of the set, and the paper's way.
+        """
         run, settings = self.run, self.run.settings
         derivative = run.derivative(self.points)
         answer = derivative(self.unit)
@@ -65,13 +68,22 @@ class MovedPoints:
         check = derivative.check
         if check is None:
             raise bad_value("moved", expected="images that move", got="none", cure="Give a step.")
-        facts = [check.residual, check.moved_residual, check.unit_residual, check.risk_rise, check.discarded]
-        rank = derivative.rank if derivative.rank is not None else -1
-        return {
+        changes = {
             "change": smallest.value,
-            "samples": torch.stack([s.value for s in drawn]),
+            "samples": torch.stack([sample.value for sample in drawn]),
             "paper": self._paper_way(),
-            "facts": torch.tensor([*facts, smallest.residual, check.rows, check.all_rows, rank]).double(),
+        }
+        run.folder.write_tensors(stored, changes)
+        return {
+            "residual": check.residual,
+            "moved_residual": check.moved_residual,
+            "unit_residual": check.unit_residual,
+            "risk_rise": check.risk_rise,
+            "discarded": check.discarded,
+            "residual_in_use": smallest.residual,
+            "rows": check.rows,
+            "all_rows": check.all_rows,
+            "rank": -1 if derivative.rank is None else derivative.rank,
         }
 
     def _paper_way(self) -> Tensor:
@@ -81,37 +93,25 @@ class MovedPoints:
         solver = LSMR(tol=1e-12, max_steps=self.run.settings.paper_steps)
         return solver.solve(Hessian(risk), -force).value
 
-    def _check(self, changes: dict[str, Tensor]) -> dict[str, float]:
-        names = (
-            "residual",
-            "moved_residual",
-            "unit_residual",
-            "risk_rise",
-            "discarded",
-            "residual_in_use",
-            "rows",
-            "all_rows",
-            "rank",
-        )
-        return dict(zip(names, changes["facts"].tolist(), strict=True))
-
     def _at(self, size: float, changes: dict[str, Tensor]) -> dict[str, Any]:
         """Losses at one step size; the change is linear in it."""
         problem, weights = self.run.problem, self.run.problem.weights()
         risk = problem.risk().move(self.points, size * self.unit)
         step = size * changes["change"]
+
+        def losses(at: Tensor) -> dict[str, float]:
+            return self.run.losses(risk.at(at), self.points)
+
         return {
             "size": size,
             "perturbation": float((size * self.unit).norm()),
             "distance": float(step.norm()),
             "sampled_distance": min(float((size * s).norm()) for s in changes["samples"]),
             "relative_change": float(step.norm() / weights.norm()),
-            "trained": self.run.losses(risk, self.points),
-            "estimate": self.run.losses(risk.at(weights + step), self.points),
-            "samples": [
-                self.run.losses(risk.at(weights + size * s), self.points) for s in changes["samples"]
-            ],
-            "paper_way": self.run.losses(risk.at(weights + size * changes["paper"]), self.points),
+            "trained": losses(weights),
+            "estimate": losses(weights + step),
+            "samples": [losses(weights + size * sample) for sample in changes["samples"]],
+            "paper_way": losses(weights + size * changes["paper"]),
             "beyond_first_order": self._beyond_first_order(size, step),
         }
 

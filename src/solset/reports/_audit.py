@@ -10,7 +10,7 @@ from solset.checks import within
 from solset.modulus import Audit, audit
 from solset.problem import Problem, as_map
 from solset.reports._moves import map_of
-from solset.reports._options import Settings, indices, map_option, option, source_option
+from solset.reports._options import Settings, map_option, option, points_option, source_option
 from solset.reports._run_folder import RunFolder
 
 
@@ -19,13 +19,7 @@ class AuditSettings(Settings):
     """Settings of ``solset audit``; each field says what it is in its help text."""
 
     source: str = source_option("a solset.Problem")
-    points: tuple[int, ...] = option(
-        (),
-        flag="--points",
-        parse=indices,
-        default_help="all points",
-        help="Indices of the training points to audit, such as 0,3,7.",
-    )
+    points: tuple[int, ...] = points_option("to audit", default=(), default_help="all points")
     validation: str = option(
         "",
         flag="--validation",

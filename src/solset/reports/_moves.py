@@ -12,10 +12,9 @@ from solset.problem import AUTO, Optimality, Problem, as_map
 from solset.reports._directions import directions_from_file, loss_directions, random_directions, step_of
 from solset.reports._options import (
     Settings,
-    direction_option,
-    indices,
     map_option,
     option,
+    points_option,
     seed_option,
     source_option,
     steps_option,
@@ -29,10 +28,13 @@ class MoveSettings(Settings):
     """Settings of a command that moves points; each field says what it is in its help text."""
 
     source: str = source_option("a solset.Problem")
-    points: tuple[int, ...] = option(
-        flag="--points", parse=indices, help="Indices of the training points that move, such as 0,3,7."
+    points: tuple[int, ...] = points_option("that move")
+    direction: str = option(
+        "gradient",
+        flag="--direction",
+        help="Directions in which the points move: gradient (each point moves along the gradient of its own "
+        "loss), random, or a safetensors file with the key directions.",
     )
-    direction: str = direction_option()
     sizes: tuple[float, ...] = steps_option((0.01,), "the set is estimated for each")
     optimality: str = map_option("are estimated")
     seed: int = seed_option("random directions")

@@ -49,12 +49,7 @@ class Option:
 
 
 def option(default: Any = MISSING, **appearance: Any) -> Any:
-    """A field of a settings dataclass that knows its own help text.
-
-    Args:
-        default: Value where the option is not given; without one the option is required.
-        appearance: Attributes of :class:`Option`, ``help`` at least.
-    """
+    """A field of a settings dataclass with the attributes of :class:`Option`; required without a default."""
     return dataclasses.field(default=default, metadata={"option": Option(**appearance)})
 
 
@@ -70,37 +65,26 @@ class Settings:
 
     def recorded(self) -> dict[str, Any]:
         """The settings that a resumed run must share, by name."""
-        return {
-            field.name: getattr(self, field.name)
-            for field, said in options_of(type(self))
-            if said.is_recorded
-        }
+        fields = options_of(type(self))
+        return {field.name: getattr(self, field.name) for field, said in fields if said.is_recorded}
 
 
 def settings_from_texts(kind: type[Settings], values: Mapping[str, Any]) -> Any:
-    """The settings that a command line asks for.
-
-    Args:
-        kind: Settings dataclass of the command.
-        values: Values that were given, by the name of the field; ``None`` for what was not given.
+    """The settings that a command line asks for; ``None`` stands for an option that was not given.
 
     Raises:
         ValueError: If a required option is missing, or a text cannot be read.
     """
-    given: dict[str, Any] = {}
-    for field, said in options_of(kind):
-        value = values.get(field.name)
-        if value is not None:
-            given[field.name] = said.parse(said.flag, value) if said.parse else value
+    given = {
+        field.name: said.parse(said.flag, values[field.name]) if said.parse else values[field.name]
+        for field, said in options_of(kind)
+        if values.get(field.name) is not None
+    }
     return settings_from(kind, given)
 
 
 def settings_from(kind: type[Settings], values: Mapping[str, Any]) -> Any:
-    """The settings of these values.
-
-    Args:
-        kind: Settings dataclass of the command.
-        values: Values of the right types by the name of the field; a field that is missing has its default.
+    """The settings of values of the right types; a field that is missing has its default.
 
     Raises:
         ValueError: If a required setting is missing, or a value is impossible.
@@ -115,21 +99,12 @@ def settings_from(kind: type[Settings], values: Mapping[str, Any]) -> Any:
 
 
 def options_of(settings: type[Settings]) -> list[tuple[dataclasses.Field[Any], Option]]:
-    """Every field of a settings class with its option, in order.
-
-    Args:
-        settings: Settings dataclass of a command.
-    """
+    """Every field of a settings class with its option, in order."""
     return [(field, field.metadata["option"]) for field in dataclasses.fields(settings)]
 
 
 def hint_of(settings: type[Settings], name: str) -> Any:
-    """The type of a field, without ``None``.
-
-    Args:
-        settings: Settings dataclass of a command.
-        name: Name of the field.
-    """
+    """The type of a field, without ``None``."""
     hint = typing.get_type_hints(settings)[name]
     if isinstance(hint, types.UnionType):
         return next(part for part in typing.get_args(hint) if part is not types.NoneType)
@@ -137,22 +112,17 @@ def hint_of(settings: type[Settings], name: str) -> Any:
 
 
 def help_of(settings: type[Settings], field: dataclasses.Field[Any]) -> str:
-    """The help text of an option, with its choices and its default.
-
-    Args:
-        settings: Settings dataclass of a command.
-        field: Field of the settings.
-    """
+    """The help text of an option, with its choices and its default."""
     said: Option = field.metadata["option"]
     choices, parts = _choices(settings, field), [said.help]
     if choices:
         parts.append(f"One of {', '.join(choices)}.")
-    if said.is_argument:
-        return " ".join(parts)
-    if field.default is MISSING:
-        return " ".join([*parts, "Required."])
-    default = said.default_help or (said.show or _shown)(field.default)
-    return " ".join([*parts, f"Default: {default}."] if default else parts)
+    if field.default is not MISSING:
+        default = said.default_help or (said.show or _shown)(field.default)
+        parts += [f"Default: {default}."] if default else []
+    elif not said.is_argument:
+        parts.append("Required.")
+    return " ".join(parts)
 
 
 def _choices(settings: type[Settings], field: dataclasses.Field[Any]) -> tuple[str, ...]:
@@ -170,17 +140,7 @@ def _shown(value: Any) -> str:
 
 
 def integers(flag: str, text: str, *, expected: str, cure: str) -> tuple[int, ...]:
-    """``"1,10"`` as integers.
-
-    Args:
-        flag: Name of the option for the message.
-        text: Integers with commas between them.
-        expected: Description of such a text with an example.
-        cure: Sentence that says what to do.
-
-    Raises:
-        ValueError: If a part is no integer.
-    """
+    """``"1,10"`` as integers; refused, as ``expected`` and ``cure`` say, if a part is none."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
@@ -191,15 +151,7 @@ indices = partial(integers, expected="indices such as 0,3,7", cure="Count points
 
 
 def shape(flag: str, text: str) -> tuple[int, int]:
-    """``"8x8"`` as height and width.
-
-    Args:
-        flag: Name of the option for the message.
-        text: Two integers with an x between them.
-
-    Raises:
-        ValueError: If the text is not of that kind.
-    """
+    """``"8x8"`` as height and width."""
     expected, cure = "height and width such as 8x8", "Leave it out for none."
     sides = integers(flag, text.replace("x", ","), expected=expected, cure=cure)
     if len(sides) != 2 or min(sides) < 1:
@@ -208,15 +160,7 @@ def shape(flag: str, text: str) -> tuple[int, int]:
 
 
 def fractions(flag: str, text: str) -> tuple[float, ...]:
-    """``"0.5%,1%"`` as 0.005 and 0.01; a number without a percent sign is a fraction.
-
-    Args:
-        flag: Name of the option for the message.
-        text: Steps with commas between them.
-
-    Raises:
-        ValueError: If a step is no positive number.
-    """
+    """``"0.5%,1%"`` as 0.005 and 0.01; a number without a percent sign is a fraction."""
     return tuple(_fraction(flag, part.strip()) for part in text.split(","))
 
 
@@ -227,48 +171,18 @@ def _fraction(flag: str, text: str) -> float:
         value = math.nan
     fraction = value / 100 if text.endswith("%") else value
     if not 0 < fraction < math.inf:
-        raise bad_value(
-            flag, expected="positive steps such as 0.5%,1%", got=repr(text), cure="0.01 means 1%."
-        )
+        expected = "positive steps such as 0.5%,1%"
+        raise bad_value(flag, expected=expected, got=repr(text), cure="0.01 means 1%.")
     return fraction
 
 
-def check_seed(name: str, seed: object) -> None:
-    """Refuses a seed that random generators do not take.
-
-    Args:
-        name: Name of the setting for the message.
-        seed: Seed that the user asked for.
-
-    Raises:
-        TypeError: If the seed is not an integer.
-        ValueError: If the seed is negative or too large.
-    """
-    require(name, seed, int, cure="Use 0.")
-    within(name, typing.cast("int", seed), 0, LARGEST_SEED, cure="Use 0.")
-
-
-def check_steps(name: str, steps: tuple[float, ...]) -> None:
-    """Refuses steps that are not positive, or that the files of a run could not tell from each other.
-
-    Args:
-        name: Name of the setting for the message.
-        steps: Fractions of each moved point's norm.
-
-    Raises:
-        ValueError: If there is no step, one is not positive, or two are the same to six digits.
-    """
-    if not steps or min(steps) <= 0:
-        raise bad_value(name, expected="positive steps", got=steps, cure="0.01 means 1%.")
-    if len({f"{step:g}" for step in steps}) < len(steps):
-        raise bad_value(name, expected="distinct to six digits", got=steps, cure="Name each step once.")
+def path_of(_flag: str, text: str) -> Path:
+    """The path that a text names."""
+    return Path(text)
 
 
 def percent(steps: tuple[float, ...]) -> str:
     """Steps as the command line takes them.
-
-    Args:
-        steps: Fractions, such as 0.01 for 1%.
 
     Example:
         >>> percent((0.005, 0.01))
@@ -277,62 +191,45 @@ def percent(steps: tuple[float, ...]) -> str:
     return ",".join(f"{100 * step:g}%" for step in steps)
 
 
-def source_option(returned: str) -> Any:
-    """The field for the file and function that build the problem.
+def check_seed(name: str, seed: object) -> None:
+    """Refuses a seed that random generators do not take."""
+    require(name, seed, int, cure="Use 0.")
+    within(name, typing.cast("int", seed), 0, LARGEST_SEED, cure="Use 0.")
 
-    Args:
-        returned: Description of the value that the function returns.
-    """
+
+def check_steps(name: str, steps: tuple[float, ...]) -> None:
+    """Refuses steps that are not positive, or that the files of a run could not tell from each other."""
+    if not steps or min(steps) <= 0:
+        raise bad_value(name, expected="positive steps", got=steps, cure="0.01 means 1%.")
+    if len({f"{step:g}" for step in steps}) < len(steps):
+        raise bad_value(name, expected="distinct to six digits", got=steps, cure="Name each step once.")
+
+
+def source_option(returned: str) -> Any:
+    """The field for the file and function that build the problem, or whatever is ``returned``."""
     text = f"File and function, FILE.py:FUNCTION; the function takes no arguments and returns {returned}."
     return option(is_argument=True, flag="SOURCE", help=text)
 
 
-def direction_option() -> Any:
-    """The field for the directions along which points move."""
-    return option(
-        "gradient",
-        flag="--direction",
-        help="Directions in which the points move: gradient (each point moves along the gradient of its own "
-        "loss), random, or a safetensors file with the key directions.",
-    )
+def points_option(which: str, **appearance: Any) -> Any:
+    """The field for indices of training points; ``which`` says what they do."""
+    text = f"Indices of the training points {which}, such as 0,3,7."
+    return option(flag="--points", parse=indices, help=text, **appearance)
 
 
 def map_option(used: str, *, only_exact: bool = False) -> Any:
-    """The field for the name of an optimality map.
-
-    Args:
-        used: Phrase that says what the map's solutions are used for.
-        only_exact: Whether maps that approximate another one are left out.
-    """
+    """The field for the optimality map whose solutions are used so; no approximate map if ``only_exact``."""
     names = [name for name, each in MAPS.items() if each.is_exact or not only_exact]
     text = f"Map whose solutions {used}; {AUTO} takes the first of the others that fits the problem."
     return option(AUTO, flag="--optimality", choices=(AUTO, *names), help=text)
 
 
 def steps_option(default: tuple[float, ...], each: str) -> Any:
-    """The field for the sizes of the steps.
-
-    Args:
-        default: Steps as fractions of each moved point's norm.
-        each: Sentence that says what happens for each step.
-    """
+    """The field for the sizes of the steps; ``each`` says what happens for each of them."""
     text = f"Step sizes in percent of each moved point's norm, such as 0.5%,1%; {each}."
     return option(default, flag="--size", parse=fractions, show=percent, check=check_steps, help=text)
 
 
 def seed_option(random: str) -> Any:
-    """The field for the seed.
-
-    Args:
-        random: Phrase that says what is drawn at random.
-    """
+    """The field for the seed of what is ``random``."""
     return option(0, flag="--seed", check=check_seed, help=f"Seed of the random generator for {random}.")
-
-
-def path_of(_flag: str, text: str) -> Path:
-    """The path that a text names.
-
-    Args:
-        text: Path as it was typed.
-    """
-    return Path(text)

@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import wrap
 
 from solset.planning import Cost, Plan, Route, plan
-from solset.reports._options import Settings, indices, option, path_of, source_option
+from solset.reports._options import Settings, option, path_of, points_option, source_option
 from solset.reports._source import load_problem
 from solset.solvers import size_text
 from solset.storage import replace_file
@@ -27,13 +27,7 @@ class PlanSettings(Settings):
     """Settings of ``solset plan``; each field says what it is in its help text."""
 
     source: str = source_option("a solset.Problem")
-    points: tuple[int, ...] = option(
-        (),
-        flag="--points",
-        parse=indices,
-        default_help="all points",
-        help="Indices of the training points that would move, such as 0,3,7.",
-    )
+    points: tuple[int, ...] = points_option("that would move", default=(), default_help="all points")
     json: Path | None = option(
         None, flag="--json", parse=path_of, help="File to which all numbers are written as JSON."
     )

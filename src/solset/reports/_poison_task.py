@@ -16,9 +16,9 @@ from solset.problem import Problem
 from solset.reports._options import (
     Settings,
     check_seed,
-    indices,
     integers,
     option,
+    points_option,
     seed_option,
     shape,
     source_option,
@@ -36,9 +36,7 @@ class PoisonSettings(Settings):
     """Settings of ``solset poison``; each field says what it is in its help text."""
 
     source: str = source_option("(problem, goal) or (problem, goal, train)")
-    points: tuple[int, ...] = option(
-        flag="--points", parse=indices, help="Indices of the training points that may move, such as 0,3,7."
-    )
+    points: tuple[int, ...] = points_option("that may move")
     radius: float = option(
         flag="--radius",
         check=partial(positive, cure="It is in input units."),

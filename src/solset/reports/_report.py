@@ -2,10 +2,11 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from importlib.resources import files
-from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from solset.errors import bad_value, needed
 from solset.plotting import number_text
 from solset.reports._records import plain
-from solset.reports._report_parts import Column, Picture, Report, Section, Table
+from solset.reports._report_parts import Column, Picture, Report, Table
 from solset.reports._run_folder import RunFolder
 
 PAGE = "report.html"
@@ -33,49 +34,23 @@ def write_report(folder: RunFolder, report: Report) -> Path:
     source = files("solset.reports").joinpath("report.html.jinja").read_text(encoding="utf-8")
     page = environment.from_string(source).render(
         report=report,
-        summary=[
-            {"finding": finding, "text": _text(finding.value, finding.format, finding.label)}
-            for finding in report.summary
-        ],
-        sections=_numbered(folder, report.sections),
+        picture_of=partial(_embedded, folder),
+        shown=_shown,
+        text=_text,
         settings=_pairs(folder.settings),
         versions=_pairs(folder.versions),
     )
     return folder.write_text(PAGE, page)
 
 
-def _numbered(folder: RunFolder, sections: Sequence[Section]) -> list[dict[str, object]]:
-    """The sections with tables and pictures as the page shows them, numbered through."""
-    table_number, figure_number = count(1), count(1)
-    return [
-        {
-            "number": number,
-            "content": section,
-            "table": section.table and {"number": next(table_number), **_shown_table(section.table)},
-            "figures": [
-                {"number": next(figure_number), **_embedded(folder, picture)} for picture in section.figures
-            ],
-        }
-        for number, section in enumerate(sections, start=1)
-    ]
-
-
-def _shown_table(table: Table) -> dict[str, object]:
-    values = [
-        [_value_of(row, column, place) for column in table.columns] for place, row in enumerate(table.rows)
-    ]
-    numeric = [any(_is_number(line[place]) for line in values) for place in range(len(table.columns))]
+def _shown(table: Table) -> dict[str, list[Any]]:
+    """The texts of a table row by row, and which columns hold numbers."""
+    columns = table.columns
+    values = [[_value_of(row, column, place) for column in columns] for place, row in enumerate(table.rows)]
     return {
-        "caption": table.caption,
-        "columns": [
-            {"header": column.header, "unit": column.unit, "numeric": is_numeric}
-            for column, is_numeric in zip(table.columns, numeric, strict=True)
-        ],
+        "numeric": [any(_is_number(line[place]) for line in values) for place in range(len(columns))],
         "rows": [
-            [
-                {"text": _text(value, column.format, column.key), "numeric": is_numeric}
-                for value, column, is_numeric in zip(line, table.columns, numeric, strict=True)
-            ]
+            [_text(value, column.format, column.key) for value, column in zip(line, columns, strict=True)]
             for line in values
         ],
     }
@@ -138,7 +113,6 @@ def _embedded(folder: RunFolder, picture: Picture) -> dict[str, object]:
     # Width and height stand in bytes 16 to 24 of every PNG.
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
     return {
-        "picture": picture,
         "source": "data:image/png;base64," + base64.b64encode(data).decode(),
         "width": round(width * _CSS_PIXELS_PER_DOT),
         "height": round(height * _CSS_PIXELS_PER_DOT),

@@ -15,12 +15,7 @@ _HEAD = "# To repeat this run in another folder: solset run settings.toml --out 
 
 
 def settings_text(command: str, settings: Settings) -> str:
-    """The text of ``settings.toml``: the name of the command, then every setting that has a value.
-
-    Args:
-        command: Name of the command.
-        settings: Settings of the run.
-    """
+    """The text of ``settings.toml``: the name of the command, then every setting that has a value."""
     lines = [_HEAD, f"command = {_written(command)}", ""]
     values = ((field.name, getattr(settings, field.name)) for field, _ in options_of(type(settings)))
     lines += [f"{name} = {_written(value)}" for name, value in values if value is not None]
@@ -30,22 +25,17 @@ def settings_text(command: str, settings: Settings) -> str:
 def read_settings(path: Path) -> dict[str, Any]:
     """The name of the command (under ``"command"``) and the settings that a file holds.
 
-    Args:
-        path: File that :func:`settings_text` wrote, or one written by hand.
-
     Raises:
         ValueError: If there is no such file, it is not TOML, or it names no command.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise bad_value(
-            "source", expected="an existing settings file", got=str(path), cure="Check the path."
-        ) from error
+        expected = "an existing settings file"
+        raise bad_value("source", expected=expected, got=str(path), cure="Check the path.") from error
     except ValueError as error:  # not TOML, or not UTF-8
-        raise bad_value(
-            "source", expected="a settings file in TOML", got=f"{path}: {error}", cure="Mend the file."
-        ) from error
+        got, expected = f"{path}: {error}", "a settings file in TOML"
+        raise bad_value("source", expected=expected, got=got, cure="Mend the file.") from error
     if not isinstance(table.get("command"), str):
         cure = "Write a line such as command = 'audit'."
         raise bad_value("source", expected="a file that names its command", got=str(path), cure=cure)
@@ -53,11 +43,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def settings_of_table(kind: type[Settings], table: dict[str, Any]) -> Settings:
-    """The settings that a file's table describes.
-
-    Args:
-        kind: Settings dataclass of the command.
-        table: Values by the name of the field; a field that is missing has its default.
+    """The settings that a file's table describes; a field that is missing has its default.
 
     Raises:
         ValueError: If a name is unknown, a required one is missing, or a value is impossible.
