@@ -15,7 +15,7 @@ from solset.storage import has_file, read_file
 def unit(directions: Tensor) -> Tensor:
     """Each point's direction divided by its own norm."""
     norms = directions.flatten(1).norm(dim=1)
-    if not bool((norms > 0).all()) or not bool(torch.isfinite(norms).all()):
+    if not bool(((norms > 0) & torch.isfinite(norms)).all()):
         raise bad_value(
             "directions",
             expected="finite and not zero for every moved point",
@@ -51,12 +51,12 @@ def loss_directions(problem: Problem, points: Sequence[int]) -> Tensor:
     """Unit gradients of each moved point's own loss in its inputs."""
     risk = problem.risk().select(points)
     gradients = risk.input_gradients()
-    noise = 1e4 * torch.finfo(gradients.dtype).eps
-    if not float(gradients.flatten(1).norm(dim=1).min()) > noise:
+    smallest = float(gradients.flatten(1).norm(dim=1).min())
+    if not smallest > 1e4 * torch.finfo(gradients.dtype).eps:
         raise bad_value(
             "direction",
             expected="a loss gradient above rounding at every moved point",
-            got=f"norms down to {float(gradients.flatten(1).norm(dim=1).min()):.3g}",
+            got=f"norms down to {smallest:.3g}",
             cure="The points are fitted to zero residual: use random directions, or give your own.",
         )
     return unit(gradients)
@@ -66,24 +66,17 @@ def directions_from_file(path: Path, shape: Sequence[int], like: Tensor) -> Tens
     """Directions stored under the key ``directions`` in a safetensors file, made unit."""
     data = read_file(path) if has_file(path) else None
     if data is None:
-        raise bad_value(
-            "direction",
-            expected='"gradient", "random" or a safetensors file',
-            got=repr(str(path)),
-            cure="Check the path.",
-        )
+        expected = '"gradient", "random" or a safetensors file'
+        raise bad_value("direction", expected=expected, got=repr(str(path)), cure="Check the path.")
     try:
         stored = load(data)
     except Exception as error:
+        got = f"{path.name}: {error}"
         raise bad_value(
-            "direction", expected="a safetensors file", got=f"{path.name}: {error}", cure="Save it as one."
+            "direction", expected="a safetensors file", got=got, cure="Save it as one."
         ) from error
-    if "directions" not in stored or tuple(stored["directions"].shape) != tuple(shape):
-        got = {key: tuple(value.shape) for key, value in stored.items()}
-        raise bad_value(
-            "direction",
-            expected=f"key 'directions' of shape {tuple(shape)}",
-            got=f"{got} in {path.name}",
-            cure="Store it so.",
-        )
+    shapes = {key: tuple(value.shape) for key, value in stored.items()}
+    if shapes.get("directions") != tuple(shape):
+        expected = f"key 'directions' of shape {tuple(shape)}"
+        raise bad_value("direction", expected=expected, got=f"{shapes} in {path.name}", cure="Store it so.")
     return unit(stored["directions"].to(like.device, like.dtype))

@@ -31,40 +31,32 @@ def plain(value: object) -> object:
         >>> plain({"modulus": float("inf"), "shape": (2, 3)})
         {'modulus': 'Infinity', 'shape': [2, 3]}
     """
-    if value is None or isinstance(value, (bool, int)):
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         if math.isfinite(value):
             return float(value)
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, (str, Path, torch.dtype, torch.device)):
+    if isinstance(value, str | Path | torch.dtype | torch.device):
         return str(value)
-    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+    if isinstance(value, Tensor | np.ndarray | np.generic):
         return plain(value.tolist())
-    return _plain_container(value)
-
-
-def _plain_container(value: object) -> object:
-    if isinstance(value, Mapping):
-        named = {str(key): plain(item) for key, item in value.items()}
-        if len(named) < len(value):
-            raise bad_value(
-                "value",
-                expected="a mapping whose keys differ as strings",
-                got=f"the keys {list(value)}",
-                cure="JSON has string keys only: rename one.",
-            )
-        return named
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [plain(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return [plain(item) for item in value]
-    raise bad_type(
-        "value",
-        expected="numbers, strings, arrays, tensors, dataclasses, and mappings or sequences of them",
-        got=type(value).__name__,
-        cure="Convert it before it is written.",
-    )
+    if not isinstance(value, Mapping):
+        raise bad_type(
+            "value",
+            expected="numbers, strings, arrays, tensors, dataclasses, and mappings or sequences of them",
+            got=type(value).__name__,
+            cure="Convert it before it is written.",
+        )
+    named = {str(key): plain(item) for key, item in value.items()}
+    if len(named) < len(value):
+        expected, got = "a mapping whose keys differ as strings", f"the keys {list(value)}"
+        raise bad_value("value", expected=expected, got=got, cure="JSON has string keys only: rename one.")
+    return named
 
 
 def restored(value: Any) -> Any:
