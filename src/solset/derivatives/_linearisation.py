@@ -11,7 +11,8 @@ from torch import Tensor
 from solset.derivatives._premises import Premises
 from solset.linalg import LinearOperator, Product, Space
 from solset.results import Result, computed
-from solset.solvers import Prepared, Solution, Solver
+from solset.solvers import GramPrepared, Prepared, Solution, Solver
+from solset.solvers.filters import Filter
 
 _VERDICTS = {True: "equality verified", False: "qualification fails", None: "equality not verified"}
 
@@ -161,9 +162,14 @@ class Linearisation:
         return self.map.name
 
     @property
+    def operator(self) -> LinearOperator:
+        """The matrix ``A``."""
+        return self.constraint.operator
+
+    @property
     def rows(self) -> int:
         """The number of rows of ``A`` that are in use."""
-        return self.constraint.operator.shape[0]
+        return self.operator.shape[0]
 
     @property
     def rank(self) -> int | None:
@@ -177,6 +183,31 @@ class Linearisation:
             rhs: Right-hand side ``b``, ``(m,)`` or a block ``(m, k)``.
         """
         return self.system.solve(rhs)
+
+    def filtered(self, choice: Filter, rhs: Tensor) -> Tensor:
+        """The element ``Aᵀ_W φ(A_W Aᵀ_W) W b`` for rows ``A_W = W A``; ``φ(A) b`` for a symmetric ``A``.
+
+        Args:
+            choice: Filter ``φ`` that follows training.
+            rhs: Right-hand side ``b``, ``(m,)``.
+        """
+        return self.constraint.flow.filtered(choice, self.constraint.weigh(rhs)).value
+
+    def filtered_transposed(self, choice: Filter, q: Tensor) -> Tensor:
+        """The adjoint of :meth:`filtered`: ``Wᵀ A_W φ(Aᵀ_W A_W) q``, or ``φ(A) q``, ``(m,)``.
+
+        Args:
+            choice: Filter ``φ`` that follows training.
+            q: Weight direction, ``(p,)``.
+        """
+        flow, weights = self.constraint.flow, self.constraint.weights
+        inner = flow.curvature().filtered(choice, q).value
+        image = inner if flow.operator.is_symmetric else flow.operator @ inner
+        return image if weights is None else weights.T @ image
+
+    def gram_side(self) -> GramPrepared | None:
+        """The rows with their Gram matrix, where the solver has one; the solver's work is done now."""
+        return self.system.gram_side()
 
     def push(self, dx: Tensor) -> Tensor:
         """The product ``C Δx``, ``(m,)``.

@@ -183,7 +183,7 @@ class Routes:
         )
         if selection is None:
             return route if point.curvature_fits else refused(route, point.memory_budget)
-        operator, n = selection.linearisation.constraint.operator, len(point.risk.points)
+        operator, n = selection.linearisation.operator, len(point.risk.points)
         least = max(point.curvature_bytes, selection.solver.smallest_budget(operator))
         route = replace(route, rows=operator.shape[0], smallest_budget=least)
         try:

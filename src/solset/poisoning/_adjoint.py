@@ -15,7 +15,7 @@ from solset.errors import SolsetWarning, Status, bad_value
 from solset.goals import Goal
 from solset.problem import Optimality, Problem
 from solset.results import TableResult
-from solset.solvers import Prepared, Solution, Solver
+from solset.solvers import Solution, Solver
 from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, Tikhonov
 
 
@@ -51,9 +51,8 @@ class Response:
         line = self.linearisation
         rhs = -(line.data @ line.data_space.flatten(dx))
         if self.follows_training:
-            constraint = line.constraint
-            return constraint.flow.filtered(self._filter, constraint.weigh(rhs)).value
-        return line.system.solve(rhs).value
+            return line.filtered(self._filter, rhs)
+        return line.solve(rhs).value
 
     def pull(self, q: Tensor) -> tuple[Tensor, Solution]:
         """The adjoint ``-Cᵀ (Aᵀ)⁺ q`` of a weight direction ``q``, shaped like ``dx``, and the solve for it.
@@ -65,17 +64,8 @@ class Response:
         """
         line = self.linearisation
         solved = line.system.solve_transposed(q)
-        y = self._filtered(q) if self.follows_training else solved.value
+        y = line.filtered_transposed(self._filter, q) if self.follows_training else solved.value
         return line.data_space.unflatten(-(line.data.T @ y)), solved
-
-    def _filtered(self, q: Tensor) -> Tensor:
-        """``φ(H) q``, or ``Wᵀ A_W φ(Aᵀ_W A_W) q``: the adjoint of the filtered solve."""
-        constraint = self.linearisation.constraint
-        flow: Prepared = constraint.flow
-        inner = flow.curvature().filtered(self._filter, q).value
-        if constraint.weights is None:
-            return inner if flow.operator.is_symmetric else flow.operator @ inner
-        return constraint.weights.T @ (flow.operator @ inner)
 
     @property
     def _filter(self) -> Filter:

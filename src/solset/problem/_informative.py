@@ -96,7 +96,7 @@ class InformativeSelection(Selection):
     @property
     def prepared(self) -> GramPrepared:
         """The rows in use and their Gram matrix, computed now if they were not computed before."""
-        rows = self.linearisation.system.gram_side()
+        rows = self.linearisation.gram_side()
         if rows is None:
             raise bad_type("solver", expected="Dual", got=self.solver, cure="Leave it out.")
         return rows
@@ -122,7 +122,7 @@ class InformativeSelection(Selection):
     @property
     def plan(self) -> str:
         """One sentence with the number of rows, their bytes and the expected gradients."""
-        rows = self.linearisation.constraint.operator
+        rows = self.linearisation.operator
         n = len(self.risk.points)
         sweeps = self.solver.plan(rows)
         count = rows.shape[0] * sweeps.sweeps / n
@@ -141,9 +141,7 @@ class InformativeSelection(Selection):
         count = len(self.choice.directions)
         if count > self.settings.max_rows:
             return f"{count} rows of J, more than the {self.settings.max_rows} allowed"
-        gradients = (
-            self.solver.plan(self.linearisation.constraint.operator).sweeps * count / len(self.risk.points)
-        )
+        gradients = self.solver.plan(self.linearisation.operator).sweeps * count / len(self.risk.points)
         if gradients > MOST_GRADIENTS:
             return (
                 f"{count} rows of J, whose Gram matrix takes {gradients:.0f} gradients in this memory budget"
