@@ -22,7 +22,7 @@ from solset.retraining import LBFGS
 
 SIZES = (0.01, 0.02, 0.05)
 TOLS = (0.3, 0.1, 0.03, 0.01, 0.001)
-MOST_GRADIENTS = 3000
+MAX_GRADIENTS = 3000
 GOALS = (0.05, 0.01)  # relative errors that costs are compared at
 
 
@@ -50,7 +50,7 @@ def retrained(data: IsolatedDigits, size: float, truth: Tensor) -> list[dict[str
     """Cost and error of L-BFGS from the trained weights at every step it took."""
     problem = problem_of(data)
     gradient = median(seconds_of(problem.risk().gradient) for _ in range(10))
-    method = LBFGS(gradient_tol=0.0, max_gradients=MOST_GRADIENTS)
+    method = LBFGS(gradient_tol=0.0, max_gradients=MAX_GRADIENTS)
     start = perf_counter()
     retrained = retrain(problem, Move(data.points, data.dx(size)), method=method)
     each = (perf_counter() - start) / retrained.gradients / gradient

@@ -168,7 +168,7 @@ def test_where_rows_are_left_out_the_value_is_a_lower_bound(monkeypatch: pytest.
     fit = net("connected")
     exact = lipschitz_modulus(fit.problem(), points=MOVED, optimality="interpolating")
     assert exact.certificate.certainty is Certainty.EXACT
-    monkeypatch.setattr(defaults, "MOST_ROWS", 100)  # too many for a Gram matrix of all
+    monkeypatch.setattr(defaults, "MAX_ROWS", 100)  # too many for a Gram matrix of all
     found = lipschitz_modulus(fit.problem(), points=MOVED, optimality="interpolating")
     assert found.certificate.certainty is Certainty.UNKNOWN
     assert "lower bound" in found.certificate.reason

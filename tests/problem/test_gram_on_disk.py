@@ -27,7 +27,7 @@ def direction(size: float = 0.01, seed: int = 0) -> Tensor:
 
 @pytest.fixture
 def small(tmp_path, monkeypatch) -> Problem:
-    monkeypatch.setattr(disk_plan, "MOST_TILES", 12)  # tiles are for larger problems, but a test is not
+    monkeypatch.setattr(disk_plan, "MAX_TILES", 12)  # tiles are for larger problems, but a test is not
     (tmp_path / "spill").mkdir()
     return net("connected").problem(memory_budget=BUDGET, spill_folder=tmp_path / "spill")
 

@@ -8,8 +8,8 @@ from solset.linalg import LinearOperator
 from solset.solvers.filters import Filter, GradientFlow
 
 FEW = 30  # so many steps of descent cost less than a factor
-MOST_PRODUCTS = 5000  # largest number of steps of descent, where nothing else is exact
-MOST_SOLVES = 120  # largest number of steps of Lanczos
+MAX_PRODUCTS = 5000  # largest number of steps of descent, where nothing else is exact
+MAX_SOLVES = 120  # largest number of steps of Lanczos
 FORGOTTEN = 1e-13  # share of the largest eigenvalue's part after training, below which it may be found late
 AGREE = 1e-10  # relative change of the answer over the last LAG steps at which the iteration stops
 LAG = 5
@@ -35,7 +35,7 @@ def by_descent(matrix: LinearOperator, training: GradientFlow, rhs: Tensor) -> t
 
     Cost: one product a step.
     """
-    value, most = torch.zeros_like(rhs), min(training.steps, MOST_PRODUCTS)
+    value, most = torch.zeros_like(rhs), min(training.steps, MAX_PRODUCTS)
     for step in trange(most, desc="descent", leave=False, disable=None):
         value = value - training.learning_rate * (matrix @ value - rhs)
         if not bool(torch.isfinite(value).all()):
@@ -57,7 +57,7 @@ def by_inverse(inverse: LinearOperator, shift: float, phi: Filter, rhs: Tensor) 
     size = torch.linalg.vector_norm(rhs)
     if bool(size == 0):
         return torch.zeros_like(rhs), 0, True
-    most = min(MOST_SOLVES, len(rhs))
+    most = min(MAX_SOLVES, len(rhs))
     basis, projected = rhs.new_zeros(len(rhs), most), rhs.new_zeros(most, most)
     vector, answers = rhs / size, []
     for k in range(most):

@@ -11,7 +11,7 @@ from solset.solvers import RowPlan, RowSizes, size_text
 
 TILES = 8  # tiles in memory at once
 FILES = 3  # on the disk: the matrix, its factor, one with a shift
-LEAST_SIDE, MOST_TILES = 16, 64  # tiles in a row: of smaller ones there would be too many to read
+LEAST_SIDE, MAX_TILES = 16, 64  # tiles in a row: of smaller ones there would be too many to read
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DiskSizes:
     @property
     def least_rows(self) -> int:
         """The fewest rows worth reading together."""
-        return -(-self.sizes.rows // MOST_TILES)
+        return -(-self.sizes.rows // MAX_TILES)
 
     @property
     def least_side(self) -> int:

@@ -15,7 +15,7 @@ from solset.planning._result import Memory, Route, refused, too_small
 from solset.planning._rows import points_per_block, single_rows, whole_point_rows
 from solset.problem import GaussNewton, Interpolating, LinearisedMap, Stationary, TrainedPoint
 from solset.problem._informative import InformativeSelection
-from solset.problem._point import MOST_ROWS
+from solset.problem._point import MAX_ROWS
 from solset.problem._stationary import preconditioned, smaller_side
 from solset.solvers import CG, LSMR, MINRES, RowPlan, Solver
 
@@ -156,7 +156,7 @@ class Routes:
             rows=point.rows,
             smallest_budget=solver.smallest_budget(self.jacobian),
         )
-        if point.rows <= MOST_ROWS:  # below that, a call for Dual works on chosen rows
+        if point.rows <= MAX_ROWS:  # below that, a call for Dual works on chosen rows
             route = replace(route, smallest_budget=max(route.smallest_budget, point.gram_bytes))
         try:
             plan = solver.plan(self.jacobian)
@@ -166,8 +166,8 @@ class Routes:
         route = self._by_gram(route, plan, rows, self.data(Interpolating()), self._cost(Interpolating()))
         if not Interpolating().chooses_rows(point):
             return route
-        short = f"{point.rows} rows are more than the {MOST_ROWS} that a Gram matrix is built of unasked"
-        if point.rows <= MOST_ROWS:
+        short = f"{point.rows} rows are more than the {MAX_ROWS} that a Gram matrix is built of unasked"
+        if point.rows <= MAX_ROWS:
             short = too_small(point.memory_budget, route.smallest_budget)
         return replace(route, obstacle=f"{short}; Dual takes informative rows instead")
 

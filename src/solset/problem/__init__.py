@@ -3,7 +3,7 @@
 from solset.problem._gauss_newton import GaussNewton
 from solset.problem._interpolating import Interpolating
 from solset.problem._maps import AUTO, MAPS, Optimality, as_map, keeps_outputs
-from solset.problem._point import FIT_TOL, MOST_DENSE, LinearisedMap, TrainedPoint
+from solset.problem._point import FIT_TOL, MAX_DENSE, LinearisedMap, TrainedPoint
 from solset.problem._premises import premises_of
 from solset.problem._problem import Problem
 from solset.problem._stationary import Stationary
@@ -12,7 +12,7 @@ __all__ = [
     "AUTO",
     "FIT_TOL",
     "MAPS",
-    "MOST_DENSE",
+    "MAX_DENSE",
     "GaussNewton",
     "Interpolating",
     "LinearisedMap",

@@ -8,7 +8,7 @@ from torch import Tensor
 from solset import operators
 from solset.derivatives import Qualification
 from solset.linalg import LinearOperator
-from solset.problem._point import MOST_DENSE, LinearisedMap, TrainedPoint
+from solset.problem._point import MAX_DENSE, LinearisedMap, TrainedPoint
 from solset.solvers import CG, Solver
 
 
@@ -36,7 +36,7 @@ class GaussNewton(LinearisedMap):
         """
         if point.gram_fits and not isinstance(point.risk.weight_decay, Tensor):
             return point.gram_solver()
-        return point.dense_solver() if point.weights <= MOST_DENSE else CG()
+        return point.dense_solver() if point.weights <= MAX_DENSE else CG()
 
     def qualification(self, rank: int, rows: int, left_out: int) -> Qualification:  # noqa: ARG002 - never exact
         """Never verified: the matrix stands for the Hessian; arguments as for every map."""

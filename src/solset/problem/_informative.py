@@ -27,7 +27,7 @@ from solset.problem._point import LinearisedMap, TrainedPoint
 from solset.problem._stored import Stored, store
 from solset.solvers import LSMR, Dual, GramPrepared, Prepared
 
-MOST_GRADIENTS = 200  # the cost of a hundred steps of LSMR
+MAX_GRADIENTS = 200  # the cost of a hundred steps of LSMR
 
 
 @dataclass
@@ -142,7 +142,7 @@ class InformativeSelection(Selection):
         if count > self.settings.max_rows:
             return f"{count} rows of J, more than the {self.settings.max_rows} allowed"
         gradients = self.solver.plan(self.linearisation.operator).sweeps * count / len(self.risk.points)
-        if gradients > MOST_GRADIENTS:
+        if gradients > MAX_GRADIENTS:
             return (
                 f"{count} rows of J, whose Gram matrix takes {gradients:.0f} gradients in this memory budget"
             )

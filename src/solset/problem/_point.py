@@ -19,8 +19,8 @@ from solset.risk import EmpiricalRisk, Sweep
 from solset.solvers import Dense, Dual, Prepared, Solver
 
 FIT_TOL = 1e-2  # mean norm of the loss gradient in the outputs up to which a training set counts as fitted
-MOST_ROWS = 6000  # largest number of rows of J of which a Gram matrix is built by default
-MOST_DENSE = 1000  # largest number of weights for which a Hessian is written out by default
+MAX_ROWS = 6000  # largest number of rows of J of which a Gram matrix is built by default
+MAX_DENSE = 1000  # largest number of weights for which a Hessian is written out by default
 
 
 class TrainedPoint:
@@ -76,7 +76,7 @@ class TrainedPoint:
     @property
     def gram_fits(self) -> bool:
         """Whether all rows of ``J`` and their Gram matrix fit the memory budget, and so are the default."""
-        return self.rows <= MOST_ROWS and self.gram_bytes <= self.memory_budget
+        return self.rows <= MAX_ROWS and self.gram_bytes <= self.memory_budget
 
     @property
     def curvature_bytes(self) -> int:

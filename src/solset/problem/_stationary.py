@@ -7,7 +7,7 @@ from typing import ClassVar
 from solset.linalg import LinearOperator
 from solset.operators import GaussNewtonInverse, Hessian
 from solset.problem._kernel import settled
-from solset.problem._point import MOST_DENSE, MOST_ROWS, LinearisedMap, TrainedPoint
+from solset.problem._point import MAX_DENSE, MAX_ROWS, LinearisedMap, TrainedPoint
 from solset.solvers import CG, MINRES, Dense, FirstToConverge, Prepared, Solver
 
 
@@ -27,7 +27,7 @@ class Stationary(LinearisedMap):
 
     def default_solver(self, point: TrainedPoint) -> Solver:
         """``Dense``, preconditioned ``CG``, or ``MINRES``; argument as for every map."""
-        if point.weights <= MOST_DENSE:
+        if point.weights <= MAX_DENSE:
             return point.dense_solver()
         return preconditioned(point) if preconditioner_fits(point) else MINRES()
 
@@ -54,7 +54,7 @@ def preconditioner_fits(point: TrainedPoint) -> bool:
         point: Trained point at which the map is linearised.
     """
     side = smaller_side(point)
-    return point.risk.least_decay > 0 and side <= MOST_ROWS and 16 * side * side <= point.memory_budget
+    return point.risk.least_decay > 0 and side <= MAX_ROWS and 16 * side * side <= point.memory_budget
 
 
 def preconditioned(point: TrainedPoint) -> FirstToConverge:
