@@ -109,19 +109,19 @@ def _report(run: DigitsRun, numbers: Numbers, shown: Numbers, sections: Sequence
             Finding(
                 "loss on the moved points",
                 losses["trained"]["moved"],
-                f"Of the trained network; {losses['estimate']['moved']:.2g} at the estimated minimum-norm solution, without retraining.",
+                f"The loss of the trained network; at the estimated minimum-norm solution it is {losses['estimate']['moved']:.2g}, without retraining.",
                 ".2g",
             ),
             Finding(
                 "error of the predicted weight change",
                 shown["flow_error"][last],
-                f"Relative, against {last} real gradient-descent steps on the moved data.",
+                f"Relative error against the weight change after {last} real gradient-descent steps on the moved data.",
                 ".3f",
             ),
             Finding(
                 "correlation on unseen digits",
                 shown["test"]["correlation"],
-                "Between predicted and actual change of 500 test losses.",
+                "Correlation between the predicted and the actual changes of 500 test losses.",
                 ".3f",
             ),
         ),

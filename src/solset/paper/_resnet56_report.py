@@ -104,13 +104,13 @@ def _report(run: ResNet56Run, numbers: Numbers, tables: Mapping[str, list[dict[s
             Finding(
                 f"on all {setup['points']:,} images",
                 shown["estimate"]["all"],
-                f"At the same weights; {most['clean']['all']:.2g} for the trained network on the clean images.",
+                f"The mean loss at the same weights; for the trained network on the clean images it is {most['clean']['all']:.2g}.",
                 ".2g",
             ),
             Finding(
                 "relative change of the weights",
                 shown["relative_change"],
-                "‖Δw‖ / ‖w̄‖ on the rows in use: a lower bound on the relative distance of Algorithm 1.",
+                "Ratio ‖Δw‖ / ‖w̄‖ on the rows in use: a lower bound on the relative distance of Algorithm 1.",
                 ".2g",
             ),
         ),
@@ -274,7 +274,7 @@ def _figure_section(figure: Numbers) -> Section:
         figures=(
             Picture(
                 "surface",
-                f"The mean loss of all images, of which the others hold the weights back where the moved ones alone would let them go on: {figure['trained']['all']:.2g} at the trained weights, {figure['estimate']['all']:.2g} at the minimum-norm solution, {min(losses):.2g} to {max(losses):.2g} at the other elements.",
+                f"The mean loss of all images. The images that do not move hold the weights back where the moved ones alone would let them go on. The loss is {figure['trained']['all']:.2g} at the trained weights, {figure['estimate']['all']:.2g} at the minimum-norm solution, {min(losses):.2g} to {max(losses):.2g} at the other elements.",
                 "A surface over the plane, with the marked weights at their own loss.",
             ),
             Picture("contour", "The same from above.", "Filled contours with the marked points."),

@@ -121,19 +121,31 @@ def _report(result: ToyResult, rows: list[dict[str, object]]) -> Report:
         ),
         notes=(f"Largest violation of the set equation over the samples: {result.set_residual:.1e}.",),
     )
-    true_distance = "From w̄ to the hyperbola w₁w₂ = 2.5, solved exactly."
+    true_distance = "Distance from w̄ to the hyperbola w₁w₂ = 2.5, solved exactly."
     return Report(
         "The toy example: one product of two weights",
         "Where does the solution set w₁w₂ = 2 go when the two training inputs shrink by a fifth?",
         summary=(
             Finding(
-                "distance to the estimated set", result.distance, "‖Δw‖ of the minimum-norm element.", ".8f"
+                "distance to the estimated set",
+                result.distance,
+                "Norm ‖Δw‖ of the minimum-norm element.",
+                ".8f",
             ),
             Finding("true distance", result.true_distance, true_distance, ".7f"),
             Finding("Lipschitz modulus", result.modulus, MODULUS_NOTE, ".10g"),
-            Finding("radius κ‖Δx‖", result.radius, "How far the modulus lets the set move.", ".6f"),
-            Finding("loss at w̄ on the moved data", result.risk_moved, "Before any correction.", ".6g"),
-            Finding("loss at w̄ + Δw", result.risk_estimated, "After the minimum-norm correction.", ".7f"),
+            Finding(
+                "radius κ‖Δx‖",
+                result.radius,
+                "The largest distance that the modulus lets the set move.",
+                ".6f",
+            ),
+            Finding(
+                "loss at w̄ on the moved data", result.risk_moved, "The loss before any correction.", ".6g"
+            ),
+            Finding(
+                "loss at w̄ + Δw", result.risk_estimated, "The loss after the minimum-norm correction.", ".7f"
+            ),
         ),
         sections=(sets, elements),
     )

@@ -49,7 +49,7 @@ def audit_experiment(
             Finding(
                 "largest modulus",
                 float(result.score.max()),
-                f"Of point {result.points[result.order[0]]}: weight units per input unit.",
+                f"It is that of point {result.points[result.order[0]]}, in weight units per input unit.",
             ),
             Finding(
                 "median modulus", float(result.score.median()), "Half of the points move the network less."

@@ -43,12 +43,14 @@ def path_experiment(problem: Problem, settings: PathSettings, folder: RunFolder)
         summary=(
             Finding("how it ended", last["reason"], f"The path to the largest step {last['message']}."),
             Finding(
-                "distance", last["distance"], "From the trained weights to the end of the path, weight units."
+                "distance",
+                last["distance"],
+                "Distance from the trained weights to the end of the path, in weight units.",
             ),
             Finding(
                 "loss on the moved points",
                 last["trained_moved"],
-                f"Of the trained weights, at the whole step; {last['end_moved']:.3g} at the end of the path, on the data reached there.",
+                f"The loss at the trained weights for the whole step; at the end of the path it is {last['end_moved']:.3g}, on the data reached there.",
             ),
         ),
         sections=(_section(result, last, rows, settings),),

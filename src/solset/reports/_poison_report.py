@@ -66,17 +66,17 @@ def poison_experiment(run: PoisonRun) -> Path:
             Finding(
                 f"change after {first['name']}",
                 first["change"],
-                f"By real retraining on the moved points, minus the same on clean ones; one linear estimate predicted {first['linear_change']:.4g}.",
+                f"The goal after real retraining on the moved points, minus the goal after the same retraining on the clean ones; one linear estimate predicted {first['linear_change']:.4g}.",
             ),
             Finding(
                 "random directions of the same size",
                 first["random_mean"],
-                "Mean change over random perturbations that use the whole budget, retrained alike.",
+                "Mean change over random perturbations that use the whole budget, after the same retraining.",
             ),
             Finding(
                 "times chance",
                 first["times_chance"],
-                "The designed change over the mean size of the random ones.",
+                "The designed change divided by the mean size of the changes of the random perturbations.",
                 ".3g",
             ),
             Finding(
@@ -158,7 +158,7 @@ def _points_section(run: PoisonRun, result: dict[str, Any]) -> Section:
     inside = "is" if result["design"]["is_feasible"] else "IS NOT"
     return Section(
         "The moved points",
-        "How far each point moved, in input units after preprocessing.",
+        "The distance that each point moved, in input units after preprocessing.",
         figures=(picture,) if _draw_points(run) else (),
         table=Table("Points", _POINTS, rows),
         notes=(
@@ -182,7 +182,7 @@ def _guard_section(result: dict[str, Any]) -> Section:
     guard = result["guard"]
     return Section(
         "Which points to guard",
-        "All training points by what a unit move of each alone does to the goal, to first order, along its own worst direction: a poisoner moves the first, a defender checks them first.",
+        "All training points, ranked by the change of the goal, to first order, when one point alone moves by one unit along its own worst direction. A poisoner moves the first points of this list, and a defender checks them first.",
         table=Table(
             f"The first {min(SHOWN_GUARDED, len(guard))} of {len(guard)} points",
             _GUARD,
@@ -197,7 +197,7 @@ def _guard_section(result: dict[str, Any]) -> Section:
 def _course_section(design: dict[str, Any]) -> Section:
     return Section(
         "The course of the ascent",
-        "Each round linearises at the moved data, climbs, and re-solves; a round whose rise re-solving does not confirm is taken back.",
+        "Each round linearises the problem at the moved data, takes a step, and solves the problem again. A round is taken back if the goal does not rise after solving again.",
         table=Table("Rounds", _ROUNDS, design["course"]),
         notes=(f"It stopped because: {design['reason']}.", f"Optimality map: {design['optimality']}."),
     )

@@ -28,13 +28,17 @@ def user_experiment(problem: Problem, settings: UserSettings, folder: RunFolder)
             Finding(
                 "training stability",
                 last["distance"],
-                "Distance from the trained weights to the estimated solution set, at the largest step run.",
+                "Distance from the trained weights to the estimated solution set, at the largest step that was run.",
             ),
-            Finding("per unit of perturbation", last["ratio"], "Weight units per input unit."),
+            Finding(
+                "per unit of perturbation",
+                last["ratio"],
+                "The same distance over the norm of the perturbation, in weight units per input unit.",
+            ),
             Finding(
                 "loss on the moved points",
                 last["trained"]["moved"],
-                f"Of the trained weights; {last['estimate']['moved']:.3g} at the estimated ones.",
+                f"The loss at the trained weights; at the estimated ones it is {last['estimate']['moved']:.3g}.",
             ),
         ),
         sections=(_estimates(result["setup"], last, rows, settings),),
