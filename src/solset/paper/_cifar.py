@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from solset.checks import within
 from solset.errors import bad_type, bad_value
 from solset.paper._data_batches import archive_batches, folder_batches
-from solset.paper._places import CIFAR10_ARCHIVE, NOT_AN_NPZ
+from solset.paper._places import CIFAR10_ARCHIVE
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PLANES, _PIXELS = (3072,), (32, 32, 3)  # one image: three planes one after another, or rows of pixels
@@ -113,8 +114,8 @@ def cifar10(
     Cost: Memory of 12 kB per image in float32, 0.6 GB for all 50,000, and half as much again while reading.
     """
     place = Path(path)
-    if count is not None and count < 1:
-        raise bad_value("count", expected="at least 1", got=count, cure="Leave it out for all images.")
+    if count is not None:
+        within("count", count, 1, cure="Leave it out for all images.")
     if not dtype.is_floating_point:
         raise bad_type("dtype", expected="floating point", got=dtype, cure="Leave it out for float32.")
     images, labels = [], []
@@ -146,13 +147,8 @@ def _stored(
     if magic[:2] == b"\x1f\x8b":
         return _PLANES, archive_batches(place, split or "train", sha256)
     if magic != b"PK\x03\x04":
-        size = place.stat().st_size
-        raise bad_value(
-            "path",
-            expected="a .tar.gz or a .npz",
-            got=f"{place} of {size} bytes, which is neither",
-            cure=_CURE,
-        )
+        got = f"{place} of {place.stat().st_size} bytes, which is neither"
+        raise bad_value("path", expected="a .tar.gz or a .npz", got=got, cure=_CURE)
     if split is not None:
         raise bad_value(
             "split",
@@ -167,10 +163,11 @@ def _npz(file: Path) -> tuple[str, np.ndarray, np.ndarray]:
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return str(file), stored["images"], stored["labels"]
-    except NOT_AN_NPZ as error:
-        raise bad_value(
-            "path", expected="a whole .npz of `images` and `labels`", got=f"{file}: {error}", cure=_CURE
-        ) from error
+    except OSError:
+        raise
+    except Exception as error:  # a file that is cut short, damaged, of other arrays, or of too many
+        expected = "a whole .npz of `images` and `labels`"
+        raise bad_value("path", expected=expected, got=f"{file}: {error}", cure=_CURE) from error
 
 
 def _checked(
@@ -178,25 +175,16 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images ``(n, 3, 32, 32)`` and labels ``(n,)`` int64, if that is what they are."""
     if images.dtype != np.uint8 or not len(images) or images.shape[1:] != layout:
-        raise bad_value(
-            "path",
-            expected=f"images uint8 (n, {', '.join(map(str, layout))})",
-            got=f"{images.dtype} {images.shape} in {source}",
-            cure=_CURE,
-        )
+        expected, got = f"images uint8 (n, {', '.join(map(str, layout))})", f"{images.dtype} {images.shape}"
+        raise bad_value("path", expected=expected, got=f"{got} in {source}", cure=_CURE)
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-        raise bad_value(
-            "path",
-            expected=f"one integer label for each of {len(images)} images",
-            got=f"{labels.dtype} {labels.shape} in {source}",
-            cure=_CURE,
+        expected, got = (
+            f"one integer label for each of {len(images)} images",
+            f"{labels.dtype} {labels.shape}",
         )
+        raise bad_value("path", expected=expected, got=f"{got} in {source}", cure=_CURE)
     if labels.min() < 0 or labels.max() > 9:
-        raise bad_value(
-            "path",
-            expected="labels from 0 to 9",
-            got=f"{labels.min()} to {labels.max()} in {source}",
-            cure=_CURE,
-        )
+        got = f"{labels.min()} to {labels.max()} in {source}"
+        raise bad_value("path", expected="labels from 0 to 9", got=got, cure=_CURE)
     planes = images.reshape(-1, 3, 32, 32) if layout == _PLANES else images.transpose(0, 3, 1, 2)
     return planes, labels.astype(np.int64)

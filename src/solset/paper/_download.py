@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from solset.checks import within
 from solset.errors import bad_value
 from solset.paper._checkpoints import sha256_of
 
@@ -96,18 +97,12 @@ def fetch(
 
 def _check(url: str, sha256: str, attempts: int) -> None:
     if not url.startswith(("http://", "https://")):
-        raise bad_value(
-            "url", expected="http:// or https://", got=repr(url), cure="Give a path where the file is local."
-        )
+        cure = "Give a path where the file is local."
+        raise bad_value("url", expected="http:// or https://", got=repr(url), cure=cure)
     if not re.fullmatch("[0-9a-f]{8,64}", sha256):
-        raise bad_value(
-            "sha256",
-            expected="8 to 64 lower-case hexadecimal digits",
-            got=repr(sha256),
-            cure="Take them from the publisher of the file.",
-        )
-    if attempts < 1:
-        raise bad_value("attempts", expected="at least 1", got=attempts, cure="Leave it out.")
+        expected, cure = "8 to 64 lower-case hexadecimal digits", "Take them from the publisher of the file."
+        raise bad_value("sha256", expected=expected, got=repr(sha256), cure=cure)
+    within("attempts", attempts, 1, cure="Leave it out.")
 
 
 def _complete(url: str, part: Path, timeout: float, attempts: int, progress: bool) -> None:

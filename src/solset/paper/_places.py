@@ -1,24 +1,10 @@
 """The places of data files: a path that is given, or the cache and the public copies that fill it."""
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 
 from solset import comm
 from solset.paper._download import PublicFile, fetch
-
-# What NumPy raises for a .npz that is cut short, damaged, of other arrays, or of more than there is room for.
-NOT_AN_NPZ = (
-    KeyError,
-    ValueError,
-    TypeError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    MemoryError,
-    NotImplementedError,
-)
 
 CIFAR10_ARCHIVE = PublicFile(
     name="cifar-10-python.tar.gz",
