@@ -7,13 +7,13 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from solset import comm
 from solset.errors import ProcessError, bad_value, needed
 
 if TYPE_CHECKING:
-    from solset.reports import Command, RunFolder, Settings
+    from solset.reports import Command, Settings
 
 _HELP = "Where would a trained network have ended up, had its training data been slightly different?"
 _FOLDER_HELP = {
@@ -104,10 +104,10 @@ def _parameters(command: "Command") -> Iterator[tuple[str, Any, Any]]:
 
 def _perform(command: "Command", values: dict[str, Any]) -> None:
     """Runs a command from its options, or from a settings file in the place of its source."""
-    from solset.reports import SETTINGS_FILE, settings_from_texts, settings_text
+    from solset.reports import SETTINGS_FILE, RunFolder, settings_from_texts, settings_text
 
     out = values.pop("out", None)
-    how = {name: values.pop(name, False) for name in ("overwrite", "resume")}
+    how = [name for name in ("overwrite", "resume") if values.pop(name, False)]
     if command.name == "run" and values["source"].endswith(".toml"):
         command, settings = _replayed(values)
     else:
@@ -115,7 +115,12 @@ def _perform(command: "Command", values: dict[str, Any]) -> None:
     job = command.prepare(settings)  # refuses before the folder is made: a corrected call finds it free
     if job is None:
         return
-    folder = _open(out or Path("runs", command.name), settings.recorded(), job.facts, **how)
+    if len(how) == 2:
+        expected, cure = "given without --resume", "They exclude each other."
+        raise bad_value("--overwrite", expected=expected, got="both", cure=cure)
+    existing: Any = how[0] if how else "refuse"
+    facts = {**settings.recorded(), **job.facts}
+    folder = RunFolder.open(out or Path("runs", command.name), settings=facts, on_existing=existing)
     folder.write_text(SETTINGS_FILE, settings_text(command.name, settings))
     with _interruptible():
         print(f"Open the report: {job.work(folder)}")
@@ -139,21 +144,6 @@ def _replayed(values: Mapping[str, Any]) -> "tuple[Command, Settings]":
     if name not in by_name:
         raise bad_value("command", expected=f"one of {', '.join(by_name)}", got=name, cure="Mend the file.")
     return by_name[name], settings_of_table(by_name[name].settings, table)
-
-
-def _open(
-    out: Path, settings: Mapping[str, object], facts: Mapping[str, object], *, overwrite: bool, resume: bool
-) -> "RunFolder":
-    from solset.reports import RunFolder
-
-    if overwrite and resume:
-        raise bad_value(
-            "--overwrite", expected="given without --resume", got="both", cure="They exclude each other."
-        )
-    existing: Literal["refuse", "resume", "overwrite"] = "refuse"
-    if overwrite or resume:
-        existing = "overwrite" if overwrite else "resume"
-    return RunFolder.open(out, settings={**settings, **facts}, on_existing=existing)
 
 
 def _refuse(message: str, *, status: int = 2) -> NoReturn:
