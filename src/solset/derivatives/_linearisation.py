@@ -198,7 +198,7 @@ class Linearisation:
 
         Args:
             choice: Filter ``φ`` that follows training.
-            q: Weight direction, ``(p,)``.
+            q: Direction in the space of the weights, ``(p,)``.
         """
         flow, weights = self.constraint.flow, self.constraint.weights
         inner = flow.curvature().filtered(choice, q).value
