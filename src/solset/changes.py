@@ -14,7 +14,7 @@ from solset.checks import points_of
 from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space
 from solset.operators import InputJacobian, Mixed, PointGradients
-from solset.risk import EmpiricalRisk, Indices, Points
+from solset.risk import EmpiricalRisk, Indices, Points, point_factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +242,9 @@ class Remove(Change):
         """The risk on the points that are left; argument as for every change."""
         removed = set(self._removed(len(risk.points)))
         rest = [i for i in range(len(risk.points)) if i not in removed]
-        return replace(risk, points=risk.points.select(rest), total=len(rest))
+        factors = point_factors(risk, rest)
+        total = len(rest) if factors is None else float(factors.sum())
+        return replace(risk, points=risk.points.select(rest), total=total)
 
     def of_points(self, points: Points) -> PointChange:
         """A factor of 0 for each point; argument as for every change."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from solset import Move, Problem, audit, retrain
+from solset import Move, Problem, Remove, audit, retrain
 from solset.goals import HeldOutLoss
 from solset.operators import GaussNewton, Hessian, Mixed
 from solset.retraining import Newton
@@ -81,7 +81,7 @@ UNEQUAL: dict[str, tuple[Loss, Tensor]] = {
     "padded": (lambda o, t: functional.cross_entropy(pixels(o), t), SEQUENCES),
     "masked": (masked_mse, MASKED),
     "slightly masked": (slightly_masked, MASKED),
-    "normalised by positives": (focal, LABELS),
+    "normalised by positives": (focal, (torch.arange(N) % 5 == 1).long()),
     "weights in the targets": (sampled, REAL),
     "without vmap": (looping, IGNORED),
 }
@@ -179,6 +179,34 @@ def test_an_ignored_point_moves_nothing():
     assert result.modulus is not None
     assert float(result.modulus[0]) == 0.0 < float(result.modulus[1])
     assert float(result.loss[0]) == 0.0
+
+
+@pytest.mark.parametrize("name", ["class weights", "ignored", "weights in the targets", "sum"])
+def test_a_removed_point_leaves_the_loss_of_the_others(name):
+    """The mean over fewer points is divided by their own weights, as the user's loss divides."""
+    loss, targets = CASES[name]
+    model = nn.Linear(D, C).double().eval()
+    start = Problem(model, loss, X, targets, weight_decay=0.1, gradient_tol=float("inf"))
+    rest = [i for i in range(N) if i != 4]
+    without = Problem(model, loss, X[rest], targets[rest], weight_decay=0.1, gradient_tol=float("inf"))
+    torch.testing.assert_close(Remove([4]).applied_to(start.risk()).gradient(), without.gradient())
+    assert Remove([4]).applied_to(start.risk()).value() == pytest.approx(without.risk().value(), rel=1e-12)
+
+    def at(factor: float) -> Tensor:  # of point 4
+        weights = torch.ones(N, dtype=torch.float64)
+        weights[4] = factor
+        of_point = Problem(
+            model, loss, X, targets, weight_decay=0.1, sample_weights=weights, gradient_tol=float("inf")
+        )
+        return of_point.gradient()
+
+    derivative = Remove.of_gradient(start.risk(), [4], 2**30).to_dense()[:, 0]
+    torch.testing.assert_close(derivative, (at(1 + 1e-5) - at(1 - 1e-5)) / 2e-5, rtol=1e-6, atol=1e-9)
+
+
+def test_a_divisor_that_is_not_known_of_fewer_points_is_refused():
+    with pytest.raises(ValueError, match="got one whose divisor is no sum over the points"):
+        problem("normalised by positives").estimate(Remove([4]))
 
 
 class TestWeightsOfSamples:

@@ -9,14 +9,15 @@ from torch import Tensor
 from solset.linalg import LinearOperator
 from solset.operators._first import Jacobian
 from solset.operators._graphs import GRAPH_BUDGET
-from solset.risk import EmpiricalRisk, slopes_at
+from solset.risk import EmpiricalRisk, point_factors, slopes_at
 
 
 class PointGradients(LinearOperator):
     """The derivative of the risk's gradient in the factors of some points, ``(p, |K|)``.
 
     Column ``k`` is ``α ∇ℓ_k`` for a sum. For a mean it is ``α (∇ℓ_k - g)`` with the gradient ``g`` of the
-    mean loss without weight decay, since a mean over fewer points is divided by their number.
+    mean loss without weight decay, since a mean over fewer points is divided by their number. Where points
+    count unequally, each column has its point's own ``α_k``.
 
     Args:
         risk: Empirical risk at the point of linearisation.
@@ -30,15 +31,18 @@ class PointGradients(LinearOperator):
         chosen = risk.select(points)
         self._rows = Jacobian(chosen, memory_budget=GRAPH_BUDGET)
         self._slopes = slopes_at(chosen, chosen.outputs())  # (|K|, c), with α
-        is_mean = risk.reduction == "mean"
-        self._share = replace(risk, weight_decay=0.0).gradient() / risk.total if is_mean else None  # α g
+        self._share, factors = None, point_factors(risk, points)
+        if risk.reduction == "mean":
+            share = replace(risk, weight_decay=0.0).gradient() / risk.total  # α g
+            ones = share.new_ones(len(points))
+            self._share = share.unsqueeze(1) * (ones if factors is None else factors)  # (p, |K|)
 
     def _apply(self, block: Tensor) -> Tensor:
         weighted = torch.einsum("nk,nc->nck", block, self._slopes).reshape(-1, block.shape[1])
         columns = self._rows.T @ weighted
-        return columns if self._share is None else columns - self._share[:, None] * block.sum(dim=0)
+        return columns if self._share is None else columns - self._share @ block
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         pushed = (self._rows @ block).reshape(*self._slopes.shape, block.shape[1])
         rows = torch.einsum("nc,nck->nk", self._slopes, pushed)
-        return rows if self._share is None else rows - self._share @ block
+        return rows if self._share is None else rows - self._share.T @ block

@@ -17,7 +17,7 @@ from solset.risk._sources import as_points, source_of
 from solset.risk._tree_loss import own_loss
 from solset.risk._trees import named_tensors
 from solset.risk._verified import reduction_of, verified
-from solset.risk._weighed import WeighedLoss, plain_targets, sample_factors
+from solset.risk._weighed import WeighedLoss, plain_targets, point_factors, sample_factors
 
 __all__ = [
     "EmpiricalRisk",
@@ -52,6 +52,7 @@ __all__ = [
     "own_loss",
     "plain_operations",
     "plain_targets",
+    "point_factors",
     "pointwise",
     "probe_indices",
     "probe_model",

@@ -59,7 +59,8 @@ class EmpiricalRisk:
             ``(p,)`` with the number of each.
         batch_size: Number of points per batch; results depend on it by rounding only. A batch that does not
             fit the memory is halved, with a warning.
-        total: Number ``n`` in ``α``; unchanged if some of the points are selected.
+        total: Number ``n`` in ``α``, or the sum of the factors of points that count unequally; unchanged if
+            some of the points are selected.
         fixed: Values of held parameters and of buffers, by name; what is missing is read from the model.
         modes: Training flag of every module of the model held, in order; empty where none is held.
         room: Limit of the batch size since memory ran out.
@@ -75,7 +76,7 @@ class EmpiricalRisk:
     weights: Tensor
     weight_decay: float | Tensor
     batch_size: int
-    total: int
+    total: int | float
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
     modes: tuple[bool, ...] = ()
     room: Room = field(default_factory=Room, compare=False)

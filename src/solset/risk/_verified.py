@@ -133,7 +133,7 @@ def verified(
         if sample_weights is None:
             return risk
         factors = sample_weights / (sample_weights.mean() if risk.reduction == "mean" else 1.0)
-        return weighed(risk, factors, targets, scales=False, is_batched=is_batched)
+        return weighed(risk, factors, targets, scales=False, is_batched=is_batched, is_normalised=True)
     tries = [shaken.roll(len(shaken) // 2, dims=0), shaken, shaken.roll(1, dims=0)]
     weights = _weights(risk.loss, tries, targets, is_batched=is_batched)
     if weights is None:
@@ -151,7 +151,8 @@ def verified(
         shares = alpha * sample_weights
         alpha, scales = shares * (alpha.sum() / shares.sum()), False
     mean = replace(risk, reduction="mean")
-    return weighed(mean, len(targets) * alpha, targets, scales=scales, is_batched=is_batched)
+    factors = len(targets) * alpha
+    return weighed(mean, factors, targets, scales=scales, is_batched=is_batched, is_normalised=weights.scales)
 
 
 def _refuse_not_finite(alone: Tensor, whole: Tensor) -> None:

@@ -7,11 +7,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from solset.checks import require, shaped
+from solset.checks import points_of, require, shaped
 from solset.errors import bad_value
 from solset.risk._empirical import EmpiricalRisk, Loss
 from solset.risk._layout import flat_rows
-from solset.risk._points import Batch
+from solset.risk._points import Batch, Indices
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class WeighedLoss:
         scales: Whether the user's loss of a batch times the mean of ``c_i`` is the mean of ``c_i ℓ_i``, as it
             is for class weights; otherwise the loss is taken of each point by itself.
         is_batched: Whether :func:`torch.vmap` takes the loss of many points by themselves at once.
+        is_normalised: Whether the loss of fewer points is divided by the sum of their own factors, so that it
+            is known when points are removed.
     """
 
     loss: Loss
@@ -37,6 +39,7 @@ class WeighedLoss:
     is_mean: bool
     scales: bool
     is_batched: bool
+    is_normalised: bool
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch.
@@ -91,8 +94,37 @@ def plain_targets(risk: EmpiricalRisk, targets: Tensor) -> Tensor:
     return loss.plain(targets, loss.dtype) if isinstance(loss, WeighedLoss) else targets
 
 
+def point_factors(risk: EmpiricalRisk, points: Indices) -> Tensor | None:
+    """The factors ``c_i`` of some points, ``(|K|,)``; ``None`` where all points count alike.
+
+    Args:
+        risk: Empirical risk at the trained point.
+        points: Indices of the points.
+
+    Raises:
+        ValueError: If it is not known by what a mean over fewer points is divided.
+    """
+    loss = risk.loss
+    if not isinstance(loss, WeighedLoss):
+        return None
+    if risk.reduction == "mean" and not loss.is_normalised:
+        raise bad_value(
+            "loss",
+            expected="a weighted mean over the points of any batch, where points are removed or reweighted",
+            got="one whose divisor is no sum over the points, such as the number of positives",
+            cure="Write it as a sum, or divide by a fixed number.",
+        )
+    return risk.points[points_of(points, len(risk.points))][1][:, -1].to(risk.weights)
+
+
 def weighed(
-    risk: EmpiricalRisk, factors: Tensor, targets: Tensor, *, scales: bool, is_batched: bool
+    risk: EmpiricalRisk,
+    factors: Tensor,
+    targets: Tensor,
+    *,
+    scales: bool,
+    is_batched: bool,
+    is_normalised: bool,
 ) -> EmpiricalRisk:
     """The risk in which the loss of each point counts times a factor.
 
@@ -102,6 +134,7 @@ def weighed(
         targets: Targets of some points, for their shape and type.
         scales: Whether the loss of a batch scales, as :class:`WeighedLoss` says.
         is_batched: Whether ``torch.vmap`` takes the loss.
+        is_normalised: Whether a mean is divided by the sum of the factors, as :class:`WeighedLoss` says.
     """
     points, column = risk.points, factors.to(torch.float64)
 
@@ -110,9 +143,8 @@ def weighed(
         columns = (flat_rows(plain).to(torch.float64), column[list(indices)].unsqueeze(1))
         return inputs, torch.cat(columns, dim=1)
 
-    loss = WeighedLoss(
-        risk.loss, tuple(targets.shape[1:]), targets.dtype, risk.reduction == "mean", scales, is_batched
-    )
+    shape, is_mean = tuple(targets.shape[1:]), risk.reduction == "mean"
+    loss = WeighedLoss(risk.loss, shape, targets.dtype, is_mean, scales, is_batched, is_normalised)
     return replace(risk, points=replace(points, fetch=fetch, moved={}), loss=loss)
 
 
