@@ -15,6 +15,7 @@ PAGES = (
     "docs/results.md",
     "docs/choosing.md",
     "docs/own_model.md",
+    "docs/trainings.md",
     "docs/modulus.md",
     "docs/scale.md",
     "docs/large_perturbations.md",
