@@ -16,6 +16,7 @@ PAGES = (
     "docs/choosing.md",
     "docs/own_model.md",
     "docs/trainings.md",
+    "docs/batches.md",
     "docs/modulus.md",
     "docs/scale.md",
     "docs/large_perturbations.md",

@@ -26,7 +26,7 @@ def ridge() -> Problem:
     with torch.no_grad():
         model.weight.copy_(torch.eye(2))
     eye = torch.eye(2, dtype=torch.float64)
-    return Problem(model, nn.MSELoss(), eye, eye)
+    return Problem(model, nn.MSELoss(), eye, eye, target_moves=False)
 
 
 def outputs(problem: Problem, margin: PredictionMargin, x: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def test_a_margin():
     model, eye = nn.Linear(2, 2, bias=False).double().eval(), torch.eye(2, dtype=torch.float64)
     with torch.no_grad():
         model.weight.copy_(eye)
-    problem = Problem(model, nn.MSELoss(), eye, eye)
+    problem = Problem(model, nn.MSELoss(), eye, eye, target_moves=False)
     margin = stability_margin(problem, eye[0] + 0.5 * eye[1], Budget([0], 1e-3), ascent=None)
     assert repr(margin).startswith(f"PredictionMargin(class {margin.label} → {margin.rival} at radius ")
     assert margin.reason is MarginReason.TOO_SMALL

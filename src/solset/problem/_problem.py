@@ -78,7 +78,8 @@ class Problem:
             of real numbers. Whole numbers are always held.
         outputs: Attribute, key, index or function that picks what the loss takes from what the model returns,
             such as ``"logits"``; by default all of it.
-        target_moves: Whether the target is the input and moves with it, as for an autoencoder.
+        target_moves: Whether the target is the input and moves with it, as for an autoencoder; by default
+            it is held, with a warning if it equals the input.
         batch_size: Number of points that are computed together; it changes the memory, not the results.
         memory_budget: Bytes that stored graphs may take, and again rows with their Gram matrix.
         spill_folder: Existing folder on whose disk rows are stored while they are in use, if they do not
@@ -113,7 +114,7 @@ class Problem:
         parameters: Sequence[str] | None = None,
         moves: Moves = None,
         outputs: Pick = None,
-        target_moves: bool = False,
+        target_moves: bool | None = None,
         batch_size: int = 256,
         memory_budget: int = 4 * 2**30,
         spill_folder: Path | str | None = None,

@@ -16,13 +16,13 @@ from solset.risk._tree_loss import TreeLoss
 from solset.risk._trees import Leaf, Tree, named_tensors
 
 
-def opened(risk: EmpiricalRisk, few: Sequence[int], *, target_moves: bool = False) -> EmpiricalRisk:
+def opened(risk: EmpiricalRisk, few: Sequence[int], *, target_moves: bool | None = None) -> EmpiricalRisk:
     """The risk whose outputs and targets are one tensor each, whatever model and loss take.
 
     Args:
         risk: Risk with the user's loss; its points and door are made.
         few: Indices of a few points that are looked at.
-        target_moves: Whether the target is the input and moves with it.
+        target_moves: Whether the target is the input and moves with it; ``None`` warns if they are equal.
 
     Raises:
         TypeError: If the model does not take a batch or returns something else than tensors, or the loss does
@@ -58,7 +58,7 @@ def opened(risk: EmpiricalRisk, few: Sequence[int], *, target_moves: bool = Fals
     return whole
 
 
-def _target_moves(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, asked: bool) -> bool:
+def _target_moves(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, asked: bool | None) -> bool:
     """Whether the target moves with its input; warns where an autoencoder's would be held silently."""
     points = risk.points
     if points.tree is not None and points.moving is None:
@@ -73,14 +73,14 @@ def _target_moves(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, asked: b
             got=f"True, with targets of shape {tuple(targets.shape)}",
             cure="Pass the same tensor as inputs and targets.",
         )
-    if is_input and not asked:
+    if is_input and asked is None:
         warnings.warn(
             "the targets equal the inputs, but are held where an input moves: pass target_moves=True for an "
-            "autoencoder, whose target moves with its input",
+            "autoencoder, whose target moves with its input, or False to hold it",
             SolsetWarning,
             stacklevel=4,
         )
-    return asked
+    return bool(asked)
 
 
 def _first_call(risk: EmpiricalRisk, inputs: Tensor) -> Any:
