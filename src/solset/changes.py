@@ -4,7 +4,7 @@ A new kind of change is one subclass of :class:`Change`; problems, estimates and
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from solset.checks import points_of
 from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space
 from solset.operators import InputJacobian, Mixed, PointGradients
-from solset.risk import EmpiricalRisk, Indices, Points, point_factors
+from solset.risk import EmpiricalRisk, Indices, point_factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +101,12 @@ class Change(ABC):
             ValueError: As for :meth:`direction`.
         """
 
-    def of_points(self, points: Points) -> PointChange:  # noqa: ARG002
+    def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:  # noqa: ARG002
         """What the change does to each point of the data, for a training that runs on them.
 
         Args:
-            points: Training points before the change.
+            count: Number of training points.
+            features: Function that gives the space of one point's features, or refuses if none may move.
 
         Raises:
             TypeError: As for :meth:`direction`, or if this kind of change does not say it.
@@ -177,11 +178,10 @@ class Move(Change):
         points = self.chosen(risk)
         return risk.move(points, self.space(risk, points).unflatten(self.direction(risk)))
 
-    def of_points(self, points: Points) -> PointChange:
-        """The move of the features; argument as for every change."""
-        chosen = points_of(self.points, len(points))
-        inputs, _ = points[chosen[:1]]
-        space = Space("dx", (len(chosen), *points.feature_shape), inputs.dtype, inputs.device)
+    def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:
+        """The move of the features; arguments as for every change."""
+        chosen, one = points_of(self.points, count), features()
+        space = replace(one, shape=(len(chosen), *one.shape))
         return PointChange(chosen, features=space.unflatten(space.flatten(self.dx)))
 
     def __repr__(self) -> str:
@@ -246,9 +246,9 @@ class Remove(Change):
         total = len(rest) if factors is None else float(factors.sum())
         return replace(risk, points=risk.points.select(rest), total=total)
 
-    def of_points(self, points: Points) -> PointChange:
-        """A factor of 0 for each point; argument as for every change."""
-        removed = self._removed(len(points))
+    def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:  # noqa: ARG002
+        """A factor of 0 for each point; arguments as for every change."""
+        removed = self._removed(count)
         return PointChange(removed, factors=-torch.ones(len(removed), dtype=torch.float64))
 
     def _removed(self, count: int) -> list[int]:

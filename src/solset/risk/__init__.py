@@ -3,9 +3,9 @@
 from solset.risk._batching import Room, in_batches, is_out_of_memory
 from solset.risk._called import called, plain_operations
 from solset.risk._decay import WeightDecay, decay_of
-from solset.risk._door import Moves, Pick, open_door
+from solset.risk._door import Moves, Pick, open_door, picked, style_of
 from solset.risk._embeddings import embedding_of
-from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep, pointwise
+from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep
 from solset.risk._heads import fit_at, losses_at, output_shape, slopes_at, through_loss
 from solset.risk._identity import digest, identity, settings_of, without_addresses
 from solset.risk._layout import Layout, choose_parameters, flat_rows
@@ -13,9 +13,9 @@ from solset.risk._opening import opened
 from solset.risk._points import Indices, Points
 from solset.risk._probe import probe_indices, probe_model, refuse_model
 from solset.risk._routes import Routes
-from solset.risk._sources import as_points, source_of
+from solset.risk._sources import Source, as_points, source_of
 from solset.risk._tree_loss import own_loss
-from solset.risk._trees import named_tensors
+from solset.risk._trees import mapped, named_tensors
 from solset.risk._verified import reduction_of, verified
 from solset.risk._weighed import WeighedLoss, plain_targets, point_factors, sample_factors
 
@@ -30,6 +30,7 @@ __all__ = [
     "Reduction",
     "Room",
     "Routes",
+    "Source",
     "Sweep",
     "WeighedLoss",
     "WeightDecay",
@@ -45,15 +46,16 @@ __all__ = [
     "in_batches",
     "is_out_of_memory",
     "losses_at",
+    "mapped",
     "named_tensors",
     "open_door",
     "opened",
     "output_shape",
     "own_loss",
+    "picked",
     "plain_operations",
     "plain_targets",
     "point_factors",
-    "pointwise",
     "probe_indices",
     "probe_model",
     "reduction_of",
@@ -62,6 +64,7 @@ __all__ = [
     "settings_of",
     "slopes_at",
     "source_of",
+    "style_of",
     "through_loss",
     "verified",
     "without_addresses",

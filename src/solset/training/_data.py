@@ -2,8 +2,8 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from solset.changes import PointChange
-from solset.risk import Points, flat_rows, pointwise
+from solset.errors import bad_value
+from solset.linalg import Space
+from solset.risk import Source, flat_rows, mapped, named_tensors
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -21,15 +23,37 @@ class Data:
     """Training points with what was changed in them.
 
     Attributes:
-        points: Points with their features, some of which may have been moved.
+        source: Reader of the points, whose inputs may be trees of tensors.
+        moving: Path of the tensor in the inputs that may move; empty for inputs that are one tensor, ``None``
+            where no tensor is of real numbers.
+        moved: Change of the features of moved points, by index.
         factors: Factor of each point's loss, ``(n,)``; ``None`` where every factor is 1.
     """
 
-    points: Points
+    source: Source
+    moving: str | None
+    moved: Mapping[int, Tensor] = field(default_factory=dict)
     factors: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.points)
+        return self.source.count
+
+    @property
+    def space(self) -> Space:
+        """The space of one point's features.
+
+        Raises:
+            ValueError: If no tensor of the inputs may move.
+        """
+        features = self.features_in(self.source.read([0])[0])
+        if features is None:
+            raise bad_value(
+                "change",
+                expected="of something else than features, since no input is of real numbers",
+                got="a move of features",
+                cure="Remove or reweight points, or make embeddings the inputs.",
+            )
+        return Space("dx", tuple(features.shape[1:]), features.dtype, features.device)
 
     def batch(self, indices: Sequence[int]) -> tuple[Any, Any, Tensor | None]:
         """Inputs, targets and factors of a batch.
@@ -37,17 +61,40 @@ class Data:
         Args:
             indices: Indices of the points, in the order of the batch.
         """
-        inputs, targets = self.points[indices]
+        inputs, targets = self.source.read(indices)
+        if not self.moved.keys().isdisjoint(indices):
+            features = self.features_in(inputs)
+            assert features is not None  # noqa: S101 - a change of features was accepted
+            zero = torch.zeros_like(features[0])
+            moves = torch.stack([self.moved.get(i, zero) for i in indices])
+            inputs = self.with_features(inputs, features + moves)
         return inputs, targets, None if self.factors is None else self.factors[list(indices)]
+
+    def features_in(self, inputs: Any) -> Tensor | None:
+        """The tensor in the inputs of a batch that may move.
+
+        Args:
+            inputs: Tensor, or tree of tensors.
+        """
+        return None if self.moving is None else dict(named_tensors(inputs))[self.moving]
+
+    def with_features(self, inputs: Any, features: Tensor) -> Any:
+        """The inputs of a batch with another tensor in the place of the one that may move.
+
+        Args:
+            inputs: Tensor, or tree of tensors.
+            features: Tensor to put in.
+        """
+        return mapped(inputs, lambda value, path: features if path == self.moving else value)
 
     def silent_features(self) -> tuple[int, ...]:
         """Indices, in a flat input, of the features that are zero in every point."""
         is_silent: Tensor | None = None
         for start in range(0, len(self), 256):
-            inputs, _ = self.points[range(start, min(start + 256, len(self)))]
-            if not inputs.is_floating_point():
+            features = self.features_in(self.source.read(range(start, min(start + 256, len(self))))[0])
+            if features is None:
                 return ()
-            zero = (flat_rows(inputs) == 0).all(dim=0)
+            zero = (flat_rows(features) == 0).all(dim=0)
             is_silent = zero if is_silent is None else is_silent & zero
         return () if is_silent is None else tuple(is_silent.nonzero().flatten().tolist())
 
@@ -58,13 +105,39 @@ class Data:
             change: Change of single points.
             scale: Factor of the change: 0.5 goes half the way.
         """
-        points, factors = self.points, self.factors
+        moved, factors = dict(self.moved), self.factors
         if change.features is not None:
-            points = points.move(change.points, scale * change.features)
+            for point, dx in zip(change.points, scale * change.features, strict=True):
+                moved[point] = moved[point] + dx if point in moved else dx
         if change.factors is not None:
             factors = torch.ones(len(self), dtype=torch.float64) if factors is None else factors.clone()
             factors[change.points] += scale * change.factors.to(factors)
-        return Data(points, factors)
+        return replace(self, moved=moved, factors=factors)
+
+
+def moving_in(inputs: Any, moves: str | None) -> str | None:
+    """The path of the tensor in the inputs that may move; ``None`` if none is of real numbers.
+
+    Args:
+        inputs: Inputs of a few points.
+        moves: Path that the user chose; by default that of the only tensor of real numbers.
+
+    Raises:
+        ValueError: If there is no such tensor, or there are several and none is chosen.
+    """
+    real = [name for name, value in named_tensors(inputs) if value.is_floating_point()]
+    if moves is None and len(real) <= 1:
+        return real[0] if real else None
+    if moves not in real:
+        raise bad_value(
+            "moves",
+            expected=f"one of {', '.join(map(repr, real))}"
+            if real
+            else "left out: no input is of real numbers",
+            got=repr(moves),
+            cure="Name the tensor of the inputs that may move.",
+        )
+    return moves
 
 
 def weighted_loss(losses: Tensor, factors: Tensor) -> Tensor:
@@ -88,13 +161,22 @@ def losses_of(loss: Loss) -> Loss:
     """
     unreduced = _unreduced(loss)
     if unreduced is None:
-        return lambda outputs, targets: pointwise(loss, outputs, targets)
+        return lambda outputs, targets: _one_by_one(loss, outputs, targets)
 
     def losses(outputs: Any, targets: Any) -> Tensor:
         values = unreduced(outputs, targets)
         return flat_rows(values).mean(dim=1) if values.ndim > 1 else values
 
     return losses
+
+
+def _one_by_one(loss: Loss, outputs: Any, targets: Any) -> Tensor:
+    count = len(named_tensors(outputs)[0][1])
+
+    def of_point(tree: Any, i: int) -> Any:
+        return mapped(tree, lambda value, _: value[i : i + 1] if isinstance(value, Tensor) else value)
+
+    return torch.stack([loss(of_point(outputs, i), of_point(targets, i)) for i in range(count)]).reshape(-1)
 
 
 def _unreduced(loss: Loss) -> Loss | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from solset.errors import bad_type, bad_value
+from solset.training._call import Call
 from solset.training._data import Data, losses_of, weighted_loss
 from solset.training._optimizers import made
 from solset.training._recipe import Recipe
@@ -26,8 +27,8 @@ class Loop:
         optimizer: Optimizer of its parameters.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module, data: Data) -> None:
-        self.model, self._recipe, self._data = model.train(), recipe, data
+    def __init__(self, recipe: Recipe, call: Call, model: nn.Module, data: Data) -> None:
+        self.model, self._recipe, self._call, self._data = model.train(), recipe, call, data
         self.optimizer = made(recipe.optimizer(list(trained(model).values())))
         self._scheduler = None if recipe.schedule is None else recipe.schedule(self.optimizer)
         self._losses = None if data.factors is None else losses_of(recipe.loss)
@@ -69,7 +70,7 @@ class Loop:
         if self._recipe.augment is not None:
             inputs = self._recipe.augment(inputs)
         self.optimizer.zero_grad()
-        outputs = self.model(inputs)
+        outputs = self._call(self.model, inputs)
         if factors is None or self._losses is None:
             loss = self._recipe.loss(outputs, targets)
         else:

@@ -186,7 +186,7 @@ class Run:
 
     def _points_of(self, change: Change) -> PointChange:
         require_change(change)
-        points = change.of_points(self.training.data.points)
+        points = change.of_points(len(self.training.data), lambda: self.training.data.space)
         if points.factors is not None and not self._is_mean:
             raise bad_value(
                 "change",
@@ -200,7 +200,7 @@ class Run:
         recipe = self.training.recipe
         inputs, targets, _ = self.training.data.batch(self._tape.records[0].batch)
         with torch.no_grad():
-            outputs = self.model(inputs)
+            outputs = self.training.call(self.model, inputs)
             whole, parts = recipe.loss(outputs, targets), losses_of(recipe.loss)(outputs, targets)
         scale = float(parts.abs().mean())
         return abs(float(whole) - float(parts.mean())) <= 1e-4 * scale
@@ -210,7 +210,7 @@ class Run:
         parameters = list(trained(model).values())
         optimizer = made(recipe.optimizer(parameters))
         rule = OptimizerStep(optimizer, parameters)
-        return StepDerivative(recipe, model, self.training.data, rule, self._is_mean)
+        return StepDerivative(recipe, self.training.call, model, self.training.data, rule, self._is_mean)
 
     def _kinks(self, derivative: StepDerivative) -> RecipeKinks:
         counts = zip(self._end.parameters, derivative.kinks, strict=True)
@@ -280,7 +280,9 @@ class Run:
         yield state
         if len(segment) == 1:
             return
-        loop = Loop(self.training.recipe, copy.deepcopy(self._replayed), self.training.data)
+        loop = Loop(
+            self.training.recipe, self.training.call, copy.deepcopy(self._replayed), self.training.data
+        )
         restore(state, loop.model, loop.optimizer)
         for step in segment[:-1]:
             record = self._tape.records[step]

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from solset.risk import plain_operations
 from solset.training._calculus import derivatives, pushed
+from solset.training._call import Call
 from solset.training._data import Data, losses_of, weighted_loss
 from solset.training._optimizers import OptimizerStep, differentiable_slots
 from solset.training._recipe import Recipe, clipped_gradients
@@ -95,10 +95,10 @@ class StepDerivative:
     """The derivative of recorded steps."""
 
     def __init__(
-        self, recipe: Recipe, model: nn.Module, data: Data, rule: OptimizerStep, is_mean: bool
+        self, recipe: Recipe, call: Call, model: nn.Module, data: Data, rule: OptimizerStep, is_mean: bool
     ) -> None:
         named = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self._recipe, self._model, self._data, self._rule = recipe, model, data, rule
+        self._recipe, self._call, self._model, self._data, self._rule = recipe, call, model, data, rule
         self._names = list(named)
         self._losses = losses_of(recipe.loss) if is_mean else None
         self._statistics = Statistics(model)
@@ -199,6 +199,7 @@ class StepDerivative:
             record: Record of the step that was taken.
         """
         inputs, targets, factors = self._data.batch(record.batch)
+        inputs = self._data.features_in(inputs)
         if factors is None:
             factors = torch.ones(len(record.batch))
         factors = factors.to(self._device, next(self._model.parameters()).dtype)
@@ -207,9 +208,8 @@ class StepDerivative:
     def _graph(self, before: State, record: Record) -> _Graph:
         inputs, targets, _ = self._data.batch(record.batch)
         leaves = self.batch_leaves(record)
-        inputs, targets = (
-            part if leaf is None else leaf for part, leaf in zip((inputs, targets), leaves[:2], strict=True)
-        )
+        inputs = inputs if leaves[0] is None else self._data.with_features(inputs, leaves[0])
+        targets = targets if leaves[1] is None else leaves[1]
         parameters = self._blocks(before)
         statistics = {name: before.buffers[name].clone().requires_grad_() for name in self._statistics.names}
         with own_randomness(self._device), torch.enable_grad(), plain_operations(self._device):
@@ -217,7 +217,7 @@ class StepDerivative:
             seen = inputs if self._recipe.augment is None else self._recipe.augment(inputs)
             with self._statistics.following(statistics) as buffers:
                 state = self._state(before, self._rule.split(parameters))
-                outputs = functional_call(self._model, state, (seen,))
+                outputs = self._call.at(self._model, state, seen)
             if self._losses is None or leaves[2] is None:
                 loss = self._recipe.loss(outputs, targets)
             else:

@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from solset.changes import Change, require_change
 from solset.errors import bad_value
-from solset.risk import as_points
-from solset.training._data import Data, Loss
+from solset.risk import Pick, source_of, style_of
+from solset.training._call import Call
+from solset.training._data import Data, Loss, moving_in
 from solset.training._loop import Loop, MakeModel, fresh_model
 from solset.training._optimizers import MakeOptimizer, OptimizerStep, made
 from solset.training._recipe import MakeSchedule, Recipe
@@ -33,8 +34,9 @@ class Training:
         make_model: Function that makes the model, of no argument or of the seed; or a module with its initial
             weights, which is copied. All its parameters that require grad are trained.
         loss: Function ``(outputs, targets) -> scalar``, a mean over the points of a batch.
-        x: Inputs ``(n, ...)``, or a map-style dataset of pairs.
-        y: Targets ``(n, ...)`` beside inputs that are a tensor.
+        x: Inputs ``(n, ...)``: a tensor, an array, or a tree of them (a dict is passed to the model by
+            name, a tuple spread); or a map-style dataset of pairs or dicts.
+        y: Targets ``(n, ...)`` beside inputs in memory; for a dataset the key of its dicts, or ``None``.
         optimizer: Function of the list of trained parameters that returns an optimizer of ``torch.optim``,
             such as ``partial(torch.optim.AdamW, lr=1e-3)``.
         epochs: Number of passes over the data.
@@ -47,6 +49,8 @@ class Training:
         clip_norm: Norm to which the gradient of a batch is clipped; not clipped by default.
         augment: Function of a batch of inputs that returns changed inputs of the same points. It is
             differentiated like the model, and what it draws has to come from PyTorch's generators.
+        moves: Path of the tensor in the inputs that may move; by default the only one of real numbers.
+        outputs: Attribute, key, index or function that picks the outputs for the loss, such as ``"logits"``.
         seed: Seed of initial weights, order of batches, augmentation and dropout.
 
     Raises:
@@ -81,6 +85,8 @@ class Training:
         schedule_each: str = "epoch",
         clip_norm: float | None = None,
         augment: Callable[[Any], Any] | None = None,
+        moves: str | None = None,
+        outputs: Pick = None,
         seed: int = 0,
     ) -> None:
         self.recipe = Recipe(
@@ -103,7 +109,10 @@ class Training:
         parameters = list(trained(model).values())
         OptimizerStep(made(optimizer(parameters)), parameters)  # refuses what has no derivative
         self.device = parameters[0].device
-        self.data = Data(as_points(x, y, self.device))
+        source = source_of(x, y, parameters[0].detach())
+        first, _ = source.read([0])
+        self.data = Data(source, moving_in(first, moves))
+        self.call = Call(style_of(model, first), outputs)
         self._refuse_unrepeatable()
 
     def run(
@@ -167,7 +176,7 @@ class Training:
         Cost: one training, or two.
         """
         require_change(change)
-        changed = self.data.changed(change.of_points(self.data.points), scale)
+        changed = self.data.changed(change.of_points(len(self.data), lambda: self.data.space), scale)
         before = _flat(self._trained(self.data, progress)[0]) if start is None else start
         model, losses = self._trained(changed, progress)
         shapes = {name: value.shape for name, value in trained(model).items()}
@@ -183,7 +192,7 @@ class Training:
             return loop.model, losses
 
     def _loop(self, data: Data) -> Loop:
-        return Loop(self.recipe, fresh_model(self.make_model, self.recipe.seed), data)
+        return Loop(self.recipe, self.call, fresh_model(self.make_model, self.recipe.seed), data)
 
     def _shown(self, loop: Loop, steps: int, progress: bool | None) -> Any:
         hidden = None if progress is None else not progress

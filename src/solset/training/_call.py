@@ -1,0 +1,48 @@
+"""How a batch goes into the model in training, and which of its outputs the loss takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from solset.risk import Pick, called, picked
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of the model on a batch.
+
+    Attributes:
+        style: Way of passing a batch: ``"whole"`` as one argument, ``"spread"`` a tuple as several,
+            ``"named"`` a dict as keyword arguments.
+        pick: Choice among the outputs; ``None`` takes what the model returns.
+    """
+
+    style: str
+    pick: Pick
+
+    def __call__(self, model: nn.Module, inputs: Any) -> Any:
+        """The outputs of the model as it is.
+
+        Args:
+            model: Model in training.
+            inputs: Tensor, or tree of tensors.
+        """
+        positional, named = self._arguments(inputs)
+        return picked(model(*positional, **named), self.pick)
+
+    def at(self, model: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> Any:
+        """The outputs of the model at other parameters and buffers, by operations with second derivatives.
+
+        Args:
+            model: Model in training, which is called functionally.
+            state: Values of parameters and buffers, by name.
+            inputs: Tensor, or tree of tensors.
+        """
+        return picked(called(model, state, *self._arguments(inputs)), self.pick)
+
+    def _arguments(self, inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        if self.style == "named":
+            return (), inputs
+        return (tuple(inputs) if self.style == "spread" else (inputs,)), {}
