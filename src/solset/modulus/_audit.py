@@ -189,8 +189,8 @@ def _validation_gradient(part: Problem, inputs: Any, targets: Any) -> Tensor:
                 cure="Preprocess them like the training data.",
             )
     at_once = len(points) if isinstance(risk.loss, WeighedLoss) else risk.batch_size  # a mean by its weights
-    whole = replace(risk, points=points, weight_decay=0.0, total=len(points), batch_size=at_once)
-    return whole.gradient()
+    whole = replace(risk, points=points, total=len(points), batch_size=at_once)
+    return whole.without_regularisation().gradient()
 
 
 def _identity(

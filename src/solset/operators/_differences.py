@@ -61,7 +61,7 @@ class GradientDifferences:
 
     def __init__(self, risk: EmpiricalRisk) -> None:
         self._dtype = risk.weights.dtype
-        self._risk = in_float64(replace(risk, weight_decay=0.0))
+        self._risk = in_float64(risk.without_regularisation())
         if self._dtype != torch.float64:
             _require_float64(self._risk)
 

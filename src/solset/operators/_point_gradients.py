@@ -1,7 +1,6 @@
 """The gradients of single points' losses, as the columns of an operator."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ class PointGradients(LinearOperator):
         self._slopes = slopes_at(chosen, chosen.outputs())  # (|K|, c), with α
         self._share, factors = None, point_factors(risk, points)
         if risk.reduction == "mean":
-            share = replace(risk, weight_decay=0.0).gradient() / risk.total  # α g
+            share = risk.without_regularisation().gradient() / risk.total  # α g
             ones = share.new_ones(len(points))
             self._share = share.unsqueeze(1) * (ones if factors is None else factors)  # (p, |K|)
 

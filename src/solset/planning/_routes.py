@@ -214,7 +214,7 @@ class Routes:
             rows=point.rows,
         )
         if matrix.rest is not None:
-            text = "unequal weight decays: the Gram side knows one multiple of the identity only"
+            text = "unequal weight decays or a penalty: the Gram side knows one multiple of the identity only"
             return replace(route, obstacle=text)
         try:
             plan = solver.plan(matrix)

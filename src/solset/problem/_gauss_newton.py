@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from solset import operators
 from solset.derivatives import Qualification
 from solset.linalg import LinearOperator
@@ -22,7 +20,7 @@ class GaussNewton(LinearisedMap):
 
     name: ClassVar[str] = "gauss_newton"
     is_exact: ClassVar[bool] = False
-    solvers: ClassVar[str] = "Dual (where all weights decay alike), Dense, MINRES or CG"
+    solvers: ClassVar[str] = "Dual (where all weights decay alike, without a penalty), Dense, MINRES or CG"
 
     def operator(self, point: TrainedPoint) -> LinearOperator:
         """The Gauss–Newton matrix; argument as for every map."""
@@ -34,7 +32,7 @@ class GaussNewton(LinearisedMap):
         Args:
             point: Trained point at which the map is linearised.
         """
-        if point.gram_fits and not isinstance(point.risk.weight_decay, Tensor):
+        if point.gram_fits and operators.regularisation_of(point.risk)[1] is None:
             return point.gram_solver()
         return point.dense_solver() if point.weights <= MAX_DENSE else CG()
 

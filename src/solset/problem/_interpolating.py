@@ -60,6 +60,8 @@ class Interpolating(LinearisedMap):
         if point.risk.has_decay:
             decay = torch.as_tensor(point.risk.weight_decay).max()
             return f"weight decay {float(decay):g}, under which the training outputs are not kept"
+        if point.risk.penalty is not None:
+            return "a penalty on the weights, under which the training outputs are not kept"
         if not point.fit <= FIT_TOL:
             return (
                 f"a training set that is not fitted (mean loss gradient in the outputs {point.fit:.3g} > "

@@ -26,8 +26,10 @@ from solset.risk import (
     Indices,
     Loss,
     Moves,
+    Penalty,
     Pick,
     WeightDecay,
+    check_penalty,
     choose_parameters,
     decay_of,
     digest,
@@ -68,6 +70,8 @@ class Problem:
         weight_decay: Factor ``λ`` of the term ``(λ/2)‖w‖²`` in the risk of the training; 0 by default. With
             one factor for each group of weights: ``{"*.bias": 0.0, "*": 1e-2}``, of which the first pattern
             that matches a name counts; or the optimizer of the training, or its ``param_groups``.
+        penalty: Function of all parameters by name that the training added to the risk, and returns a scalar:
+            ``lambda named: 1e-3 * named["0.weight"].abs().sum()``. None by default.
         sample_weights: Weight of each training point, ``(n,)``, at least 0: the loss of a point counts times
             its weight, and a mean is divided by their sum. Equal weights by default; the weights that the
             loss itself gives to classes or pixels are seen in its values.
@@ -110,6 +114,7 @@ class Problem:
         targets: Any = None,
         *,
         weight_decay: WeightDecay = 0.0,
+        penalty: Penalty | None = None,
         sample_weights: Tensor | None = None,
         parameters: Sequence[str] | None = None,
         moves: Moves = None,
@@ -135,13 +140,24 @@ class Problem:
         source = source_of(inputs, targets, weights[:0])
         few = probe_indices(source.count)
         points, door = open_door(model, source, few, weights[:0], moves=moves, pick=outputs)
+        kink = "" if penalty is None else check_penalty(penalty, named, list(layout.shapes))
         decays = digest([decay]) if isinstance(decay, Tensor) else decay
         same = [len(points), dict(layout.shapes), digest([weights]), decays, batch_size]
         comm.require_same("model", str(same))
         if points.tree is None:
             _check_inputs(points[few][0], weights.dtype)
         risk = EmpiricalRisk(
-            model, loss, "mean", points, layout, weights, decay, batch_size, len(points), door=door
+            model,
+            loss,
+            "mean",
+            points,
+            layout,
+            weights,
+            decay,
+            batch_size,
+            len(points),
+            door=door,
+            penalty=penalty,
         ).holding(model)
         risk = opened(risk, few, target_moves=target_moves)
         probed = probe_model(risk)
@@ -153,6 +169,8 @@ class Problem:
             sample_weights = sample_factors(sample_weights, len(points), weights)
         self._check_loss(sample_weights)
         self._check_stationary(gradient_tol)
+        if kink:
+            self._at_door = (*self._at_door, Premise("kinks", Verdict.FAILED, kink))
 
     def risk(self) -> EmpiricalRisk:
         """The empirical risk at ``(x̄, w̄)``; its methods move it to other data and weights."""
@@ -211,7 +229,7 @@ class Problem:
         """
         risk = self._risk
         if points is not None:
-            risk = replace(risk.select(points), weight_decay=risk.weight_decay)
+            risk = replace(risk.select(points), weight_decay=risk.weight_decay, penalty=risk.penalty)
         if parameters is not None:
             risk = risk.restrict(parameters)
         return self._of(risk)

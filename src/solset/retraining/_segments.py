@@ -65,11 +65,11 @@ class Segment:
             return None
         force = force.flatten().to(outputs.dtype)
         curvature_part = prepared.operator.T @ force
-        drift = risk.weight_decay * risk.weights
+        drift = risk.regularisation_gradient()
         if float(rest.norm()) > NEGLIGIBLE * float(slopes.norm()):
             drift = drift + jacobian.T @ rest.flatten()
             meter.add(JACOBIAN_PRODUCT)
-        has_drift = risk.has_decay or bool(drift.any())
+        has_drift = risk.has_decay or risk.penalty is not None or bool(drift.any())
         damped = _damped(prepared, risk, solver) if has_drift else None
         total = curvature_part + drift
         return cls(prepared, roots, slopes, force, total, drift if has_drift else None, damped)

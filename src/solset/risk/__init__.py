@@ -10,6 +10,7 @@ from solset.risk._heads import fit_at, losses_at, output_shape, slopes_at, throu
 from solset.risk._identity import digest, identity, settings_of, without_addresses
 from solset.risk._layout import Layout, choose_parameters, flat_rows
 from solset.risk._opening import opened
+from solset.risk._penalty import Penalty, check_penalty
 from solset.risk._points import Indices, Points
 from solset.risk._probe import probe_indices, probe_model, refuse_model
 from solset.risk._routes import Routes
@@ -26,6 +27,7 @@ __all__ = [
     "Loss",
     "Moves",
     "Pick",
+    "Penalty",
     "Points",
     "Reduction",
     "Room",
@@ -36,6 +38,7 @@ __all__ = [
     "WeightDecay",
     "as_points",
     "called",
+    "check_penalty",
     "choose_parameters",
     "decay_of",
     "digest",

@@ -13,6 +13,7 @@ from solset.risk._batching import Room, in_batches
 from solset.risk._decay import one_number
 from solset.risk._door import Door
 from solset.risk._layout import Layout, flat_rows, matching
+from solset.risk._penalty import Penalty
 from solset.risk._points import Indices, Points
 from solset.risk._routes import Routes
 
@@ -66,6 +67,7 @@ class EmpiricalRisk:
         room: Limit of the batch size since memory ran out.
         routes: Ways by which derivatives of the model come out right, as far as they were tried.
         door: Way in which a batch goes into the model, and its outputs come out.
+        penalty: Function of all parameters by name that is added to the risk; ``None`` for none.
     """
 
     model: nn.Module
@@ -82,6 +84,7 @@ class EmpiricalRisk:
     room: Room = field(default_factory=Room, compare=False)
     routes: Routes = field(default_factory=Routes, compare=False)
     door: Door = field(default_factory=Door)
+    penalty: Penalty | None = None
 
     def holding(self, model: nn.Module) -> "EmpiricalRisk":
         """The same risk of a model as it is now: training the model on does not change the risk.
@@ -105,7 +108,11 @@ class EmpiricalRisk:
 
     def select(self, points: Indices) -> "EmpiricalRisk":
         """The part of the risk that comes from these points: same ``α``, no weight decay."""
-        return replace(self, points=self.points.select(points), weight_decay=0.0)
+        return replace(self, points=self.points.select(points)).without_regularisation()
+
+    def without_regularisation(self) -> "EmpiricalRisk":
+        """The losses of the points alone: no weight decay, and no penalty."""
+        return replace(self, weight_decay=0.0, penalty=None)
 
     def restrict(self, patterns: Sequence[str]) -> "EmpiricalRisk":
         """The same risk as a function of some of its weights; the others are held at their values.
@@ -243,16 +250,40 @@ class EmpiricalRisk:
         return float(loss) + self._decay()
 
     def regularisation(self, parameters: Sequence[Tensor]) -> Tensor:
-        """``½ Σ λ_j w_j²``, differentiable in parameter-shaped weights.
+        """``½ Σ λ_j w_j²`` and the penalty, differentiable in parameter-shaped weights.
 
         Args:
             parameters: Parameter-shaped weights, in the order of the layout.
         """
         weights = self.layout.join(parameters)
-        return 0.5 * ((self.weight_decay * weights) @ weights)
+        return 0.5 * ((self.weight_decay * weights) @ weights) + self.penalty_at(parameters)
+
+    def penalty_at(self, parameters: Sequence[Tensor]) -> Tensor:
+        """The penalty, differentiable in parameter-shaped weights; 0 without one.
+
+        Args:
+            parameters: Parameter-shaped weights, in the order of the layout.
+        """
+        if self.penalty is None:
+            return self.weights.new_zeros(())
+        named = {name: value.detach() for name, value in self.model.named_parameters()}
+        held = {name: self.fixed.get(name, value) for name, value in named.items()}
+        return self.penalty(held | dict(zip(self.layout.shapes, parameters, strict=True))).reshape(())
+
+    def regularisation_gradient(self) -> Tensor:
+        """The gradient of weight decay and penalty, ``(p,)``."""
+        drift = self.weight_decay * self.weights
+        if self.penalty is None:
+            return drift
+        leaves = self.leaves()
+        with torch.enable_grad():
+            value = self.penalty_at(leaves)
+        parts = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+        return drift + self.layout.join(parts)
 
     def _decay(self) -> float:
-        return float(self.regularisation(self.layout.split(self.weights)))
+        with torch.no_grad():
+            return float(self.regularisation(self.layout.split(self.weights)))
 
     def gradient(self) -> Tensor:
         """``R(x, w) = ∇_w E``, ``(p,)``, with weight decay. Cost: one gradient."""
@@ -271,7 +302,7 @@ class EmpiricalRisk:
             outputs.append(part.outputs)
             targets.append(part.targets)
         value = float(comm.total(torch.tensor([value], dtype=torch.float64)))
-        gradient = comm.total(gradient) + self.weight_decay * self.weights
+        gradient = comm.total(gradient) + self.regularisation_gradient()
         device = self.weights.device
         outputs, targets = (
             comm.join(torch.cat(parts) if parts else None, device=device) for parts in (outputs, targets)

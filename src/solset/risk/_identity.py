@@ -54,6 +54,7 @@ def identity(
         "loss": _loss_settings(risk.loss),
         "reduction": [risk.reduction, risk.total],
         "weight decay": settings_of(risk.weight_decay),
+        "penalty": None if risk.penalty is None else digest([risk.regularisation_gradient()]),
         "data": _data_digest(risk),
         "door": hash_bytes(
             without_addresses(repr((risk.points.tree, risk.points.targets, risk.door))).encode()

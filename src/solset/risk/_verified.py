@@ -74,7 +74,8 @@ def _checked_value(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
             "loss",
             expected="a function of outputs and targets alone",
             got="one that depends on tensors that require grad, such as a penalty on weights",
-            cure="Pass an L2 penalty as weight_decay; detach weights of the loss itself, which are held.",
+            cure="Pass an L2 penalty as weight_decay and any other as penalty=, a function of the parameters "
+            "by name; detach weights of the loss itself, which are held.",
         )
     if bool(torch.isinf(whole)):
         raise bad_value(
