@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from solset import (
     Move,
     Problem,
+    Remove,
     SolsetWarning,
     audit,
     design_poisoning,
@@ -131,6 +132,8 @@ CAPABILITIES = {
     ),
     "a margin": lambda p, _: stability_margin(p, inputs_of(p, TESTS[:1]), BUDGET).linear,
     "moved features": lambda p, _: influence(p, Moved(POINTS, MOVE.dx)).weights,
+    "left out": lambda p, _: p.estimate(Remove([1, 4]), optimality="stationary").min_norm().weights,
+    "retraining without": lambda p, _: retrain(p, Remove([1]), method=GradientDescent(20, 0.1)).weights,
     "removed points": lambda p, _: influence(p, removed([1])).weights,
     "scores of removal": lambda p, y: removal_scores(p, inputs_of(p, TESTS), y[:2]),
     "scores of features": lambda p, y: feature_scores(p, inputs_of(p, TESTS), y[:2]),

@@ -416,6 +416,17 @@ REFUSED = {
         ValueError,
         "collate_fn pads",
     ),
+    "a tree for a training": (
+        lambda: solset.Training(
+            text_model,
+            nn.CrossEntropyLoss(),
+            {"input_ids": IDS, "attention_mask": MASK},
+            LABELS,
+            optimizer=lambda weights: torch.optim.SGD(weights, lr=0.1),
+        ),
+        TypeError,
+        "Only a solset.Problem takes trees",
+    ),
     "a column of texts": (
         lambda: Problem(
             nn.Linear(1, 3).double().eval(),
@@ -462,3 +473,12 @@ def test_arrays_are_read_in_the_dtype_of_the_model():
         model, nn.CrossEntropyLoss(), TABLE.numpy(), LABELS.numpy().astype(np.int64), gradient_tol=INF
     )
     assert problem.risk().points[[0]][0].dtype == torch.float32
+
+
+def test_a_share_of_a_displacement_that_is_zero_is_refused():
+    from solset.reports._directions import step_of
+
+    problem = text_problem(text_model(), moves=solset.embedding_of())
+    features = problem.risk().points.features([0, 1])
+    with pytest.raises(ValueError, match="`size` must be a share of features that are not zero"):
+        step_of(features, torch.ones_like(features), 0.01)

@@ -27,8 +27,15 @@ def unit(directions: Tensor) -> Tensor:
 
 def step_of(inputs: Tensor, directions: Tensor, size: float) -> Tensor:
     """``Δx``: each point moved by ``size · ‖x_k‖`` along its unit direction."""
-    lengths = size * inputs.flatten(1).norm(dim=1)
-    return lengths.reshape(-1, *[1] * (inputs.ndim - 1)) * directions
+    norms = inputs.flatten(1).norm(dim=1)
+    if not bool(norms.all()):
+        raise bad_value(
+            "size",
+            expected="a share of features that are not zero",
+            got=f"{size} of zeros, as the displacement of an embedding has",
+            cure="Choose other points, or call solset.Problem.estimate with a dx of your own.",
+        )
+    return (size * norms).reshape(-1, *[1] * (inputs.ndim - 1)) * directions
 
 
 def random_directions(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:

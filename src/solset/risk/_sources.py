@@ -84,6 +84,14 @@ def as_points(inputs: Any, targets: Tensor | None, device: torch.device) -> Poin
         ValueError: As for :func:`source_of`.
     """
     source = source_of(inputs, targets, torch.empty(0, device=device))
+    for name, part in zip(("inputs", "targets"), source.read([0]), strict=True):
+        if not isinstance(part, Tensor):
+            raise bad_type(
+                name,
+                expected="one tensor with a row for each point",
+                got=f"a {type(part).__name__}",
+                cure="Only a solset.Problem takes trees; wrap the model so that it takes one tensor.",
+            )
     return Points(source.count, source.read)
 
 
