@@ -26,7 +26,7 @@ class Call:
         """The outputs of the model as it is.
 
         Args:
-            model: Model in training.
+            model: Model that is in training.
             inputs: Tensor, or tree of tensors.
         """
         positional, named = self._arguments(inputs)
