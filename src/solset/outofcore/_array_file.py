@@ -50,12 +50,7 @@ class ArrayFile:
 
     @classmethod
     def create(cls, path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> "ArrayFile":
-        """A file of zeros with all its room reserved.
-
-        Args:
-            path: Place of the file; an earlier file there is replaced.
-            shape: Shape of the array, row-major.
-            dtype: Floating-point type of the entries.
+        """A file of zeros with all its room reserved, in place of an earlier one; arguments as for the class.
 
         Raises:
             OSError: If the disk has no room for it; nothing is left behind.

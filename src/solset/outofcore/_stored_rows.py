@@ -50,11 +50,7 @@ class StoredRows(KeptRows):
     ) -> "StoredRows":
         """A file of zeros with all its room reserved, to be filled by :meth:`write`.
 
-        Args:
-            path: Place of the file; an earlier file there is replaced.
-            shape: Numbers ``(m, p)`` of rows and columns.
-            dtype: Floating-point type of the entries.
-            device: Device on which products will be computed.
+        It replaces an earlier file of its name; arguments as for the class.
 
         Raises:
             OSError: If the disk has no room for it; nothing is left behind.

@@ -51,14 +51,7 @@ class Tiles:
     def create(
         cls, path: Path, size: int, side: int, device: torch.device, *, has_all: bool = False
     ) -> "Tiles":
-        """A file of zeros with all its room reserved.
-
-        Args:
-            path: Place of the file; an earlier file there is replaced.
-            size: Number ``m`` of rows.
-            side: Number of rows and columns of a tile.
-            device: Device on which tiles will be worked on.
-            has_all: Whether to make room for all tiles.
+        """A file of zeros with all its room reserved, in place of an earlier one; arguments as for the class.
 
         Raises:
             OSError: If the disk has no room for it; nothing is left behind.
@@ -68,13 +61,7 @@ class Tiles:
 
     @classmethod
     def temporary(cls, folder: Path, size: int, side: int, device: torch.device) -> "Tiles":
-        """The same in a file that vanishes with the object.
-
-        Args:
-            folder: Existing folder for the file.
-            size: Number ``m`` of rows.
-            side: Number of rows and columns of a tile.
-            device: Device on which tiles will be worked on.
+        """The same in a file of an existing folder, which vanishes with the object.
 
         Raises:
             OSError: If the disk has no room for it; nothing is left behind.

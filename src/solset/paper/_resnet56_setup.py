@@ -31,27 +31,25 @@ from solset.reports._options import (
 from solset.risk import EmpiricalRisk
 
 
+def _file_option(flag: str, size: str, text: str) -> Any:
+    """The field for a public file, which is downloaded where no path is given."""
+    default = f"a download of {size} to the cache folder, with its hash checked"
+    return option(None, flag=flag, parse=path_of, is_recorded=False, default_help=default, help=text)
+
+
 @dataclass(frozen=True)
 class ResNet56Settings(Settings):
     """Settings of ``solset resnet56``; each field says what it is in its help text."""
 
     seed: int = seed_option("the choice of points and the samples")
-    data: Path | None = option(
-        None,
-        flag="--data",
-        parse=path_of,
-        is_recorded=False,
-        default_help="a download of 170 MB to the cache folder, with its hash checked",
-        help="CIFAR-10: the archive cifar-10-python.tar.gz, its unpacked folder, or an .npz file with images "
-        "and labels.",
+    data: Path | None = _file_option(
+        "--data",
+        "170 MB",
+        "CIFAR-10: the archive cifar-10-python.tar.gz, its unpacked folder, or an .npz file with images and "
+        "labels.",
     )
-    weights: Path | None = option(
-        None,
-        flag="--weights",
-        parse=path_of,
-        is_recorded=False,
-        default_help="a download of 3.5 MB to the cache folder, with its hash checked",
-        help="Checkpoint of the trained network: the public file resnet56-4bfd9763.th.",
+    weights: Path | None = _file_option(
+        "--weights", "3.5 MB", "Checkpoint of the trained network: the public file resnet56-4bfd9763.th."
     )
     points: int = option(
         1000, flag="--points", help="Number of training images in the problem, the first of the file."
