@@ -17,7 +17,7 @@ from solset.goals import HeldOutLoss
 from solset.modulus import Audit, audit, lipschitz_modulus
 from solset.operators import GaussNewton
 from solset.paper._handwritten import digits
-from solset.paper._training import fit_exactly
+from solset.paper._training import fit_exactly, retrained_within
 from solset.problem import Problem
 from solset.reports import RunFolder
 from solset.reports._directions import cross_entropy_directions, random_directions, step_of
@@ -282,7 +282,7 @@ class DigitsRun:
             "test": self._test_agreement(start + flow[last], truth.weights),
         }
         if size in self.settings.nearest_at:
-            nearest = retrain(problem, move, method=LevenbergMarquardt(max_steps=8))
+            nearest = retrained_within(problem, move, LevenbergMarquardt(max_steps=8))
             row["nearest"] = {
                 "error": relative_error(estimate - start, nearest.change),
                 "distance": float(nearest.change.norm()),
@@ -352,7 +352,7 @@ class DigitsRun:
         }
         for name, budget in budgets.items():
             method = LBFGS(gradient_tol=1e-14, max_gradients=budget)
-            warm = retrain(self.problem, Move(self.moved, dx), method=method)
+            warm = retrained_within(self.problem, Move(self.moved, dx), method)
             reached = mean_losses(moved.at(warm.weights), self.moved)
             losses[f"warm, {name}"] = {**reached, "gradients": warm.gradients}
         return losses

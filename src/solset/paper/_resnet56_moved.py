@@ -12,8 +12,9 @@ from solset.changes import Move
 from solset.errors import bad_value
 from solset.operators import Hessian, InputJacobian, Mixed
 from solset.paper._resnet56_setup import TrainedResNet56
+from solset.paper._training import retrained_within
 from solset.reports._directions import step_of
-from solset.retraining import LBFGS, WithOptimizer, retrain
+from solset.retraining import LBFGS, WithOptimizer
 from solset.solvers import LSMR
 
 
@@ -161,7 +162,7 @@ class MovedPoints:
             },
         }
         for name, method in methods.items():
-            truth = retrain(problem, Move(self.points, dx), method=method)
+            truth = retrained_within(problem, Move(self.points, dx), method)
             numbers[name] = {
                 "gradients": truth.gradients,
                 "relative_change": float(truth.change.norm()) / size,

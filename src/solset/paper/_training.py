@@ -4,7 +4,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from solset.changes import Change
 from solset.operators import Jacobian
+from solset.problem import Problem
+from solset.retraining import Method, Retrained
 from solset.risk import EmpiricalRisk, Points, as_points, choose_parameters
 
 
@@ -14,6 +17,14 @@ def squared_risk(model: nn.Module, inputs: Tensor, targets: Tensor) -> Empirical
     weights = layout.join([value.detach() for value in model.parameters()])
     points: Points = as_points(inputs, targets, weights.device)
     return EmpiricalRisk(model, nn.MSELoss(), "mean", points, layout, weights, 0.0, len(inputs), len(inputs))
+
+
+def retrained_within(problem: Problem, change: Change, method: Method) -> Retrained:
+    """Where training ends within the budget of its method, which is meant to cut it short.
+
+    :func:`solset.retrain` warns of such an end; a page that states the budget, or how it ended, need not.
+    """
+    return method.run(change.applied_to(problem.risk()), problem.risk().outputs())
 
 
 def fit_exactly(
