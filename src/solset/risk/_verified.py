@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from solset.errors import bad_type, bad_value
 from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, pointwise
@@ -69,6 +69,15 @@ def _checked_value(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
             got = type(whole).__name__
             cure = 'Return the one number that training minimised, as reduction="mean" does.'
         raise bad_type("loss", expected="a scalar tensor", got=got, cure=cure)
+    if whole.requires_grad and (learned := _learned(loss)):
+        raise bad_value(
+            "loss",
+            expected="a function of outputs and targets, whose own weights are held or belong to the model",
+            got=f"weights of its own that require grad ({', '.join(learned)})",
+            cure="Hold them with requires_grad_(False). To let them move, make them parameters of the model, "
+            "which returns them beside its outputs, one row per point: (outputs, s.expand(len(x), -1)). If "
+            "they are the model's, pass an L2 penalty as weight_decay and any other as penalty=.",
+        )
     if whole.requires_grad:  # the outputs are detached
         raise bad_value(
             "loss",
@@ -85,6 +94,13 @@ def _checked_value(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
             cure="Look at the outputs there: they overflow, or leave the loss's domain.",
         )
     return whole
+
+
+def _learned(loss: Loss) -> list[str]:
+    """The names of the parameters of a loss that require grad."""
+    module = loss if isinstance(loss, nn.Module) else getattr(loss, "loss", None)  # of a loss of trees
+    parameters = module.named_parameters() if isinstance(module, nn.Module) else []
+    return [name for name, value in parameters if value.requires_grad]
 
 
 def verified(
