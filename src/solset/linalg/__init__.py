@@ -28,17 +28,20 @@ from solset.linalg._ratio import (
 from solset.linalg._scipy_bridge import as_scipy, from_numpy, to_numpy
 from solset.linalg._space import Space
 from solset.linalg._spectrum import (
+    CLOSE,
     Spectrum,
     cross_gram,
     default_tolerance,
     gram,
     gram_block,
     gram_by_parts,
+    sharp_spectrum,
     spectrum,
 )
 from solset.linalg._spread import SpreadRows, in_parts, most_columns, own_columns, own_part, spread, stacked
 
 __all__ = [
+    "CLOSE",
     "BlockDiagonal",
     "ColumnScaled",
     "Counted",
@@ -77,6 +80,7 @@ __all__ = [
     "most_columns",
     "own_columns",
     "own_part",
+    "sharp_spectrum",
     "shifted",
     "smallest_eigenpair",
     "spectrum",

@@ -55,6 +55,19 @@ class LeftSide:
         return cls(half, kernel, scale, tolerance**0.5)
 
     @classmethod
+    def of_scaled_rows(cls, decomposition: Spectrum, scale: Tensor) -> "LeftSide":
+        """From the spectrum of ``D AAᵀ D``, where ``D`` brings rows to length one.
+
+        Args:
+            decomposition: Eigenvalues and eigenvectors, from the rows themselves.
+            scale: Diagonal of ``D``, ``(m,)``.
+        """
+        counts, values = decomposition.kept, decomposition.values
+        half = (decomposition.vectors[:, counts] * values[counts].rsqrt()).T * scale
+        kernel = scale.unsqueeze(1) * decomposition.kernel
+        return cls(half, kernel, scale, DENSE_MARGIN * decomposition.tolerance**0.5)
+
+    @classmethod
     def of_symmetric(cls, decomposition: Spectrum, blur: float = 0.0) -> "LeftSide":
         """From the spectrum of a symmetric ``A``.
 

@@ -1,18 +1,24 @@
 """A Gram matrix with its eigen-decomposition in memory: any filter, any rank."""
 
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from solset.errors import Status
 from solset.linalg import (
+    CLOSE,
     DenseOperator,
+    KeptRows,
     LeftSide,
     LinearOperator,
     NormalOperator,
     Product,
     Spectrum,
     default_tolerance,
+    equilibrated,
+    sharp_spectrum,
     spectrum,
 )
 from solset.solvers._base import Prepared, judge
@@ -53,8 +59,17 @@ class DualPrepared(GramPrepared):
 
     @cached_property
     def spectrum(self) -> Spectrum:
-        """The spectrum of the scaled Gram matrix."""
-        return spectrum(self.scale.unsqueeze(1) * self.gram * self.scale, self.tolerance)
+        """The spectrum of the scaled Gram matrix, from the rows where that matrix would lose a part of it."""
+        of_gram = spectrum(self.scale.unsqueeze(1) * self.gram * self.scale, self.tolerance)
+        return self._sharpened(of_gram, self.scale) or of_gram
+
+    def _sharpened(self, of_gram: Spectrum, scale: Tensor) -> Spectrum | None:
+        """The spectrum from the rows, where it is needed, they are at hand, and no coarser cut was asked."""
+        is_close = bool(of_gram.values[0] <= CLOSE * of_gram.values[-1]) and bool(of_gram.values[-1] > 0)
+        is_default = self.tolerance <= default_tolerance(self.operator.shape, torch.float64)
+        if not (is_close and is_default and isinstance(self.operator, KeptRows)):
+            return None
+        return sharp_spectrum(self.operator, scale)
 
     @cached_property
     def plain(self) -> "DualPrepared":
@@ -78,7 +93,10 @@ class DualPrepared(GramPrepared):
         """``Aᵀ (AAᵀ)⁺ b`` with one step of iterative refinement."""
         value = self.operator.T @ self.inverse(rhs)
         value = value + self.operator.T @ self.inverse(rhs - self.operator @ value)
-        return judge(self.operator, value, rhs, self.tol, 0, chosen=MinimumNorm())
+        solution = judge(self.operator, value, rhs, self.tol, 0, chosen=MinimumNorm())
+        if solution.status is Status.INCONSISTENT and self.rank == len(self.gram):
+            return replace(solution, status=Status.MAX_STEPS)  # independent rows contradict nothing
+        return solution
 
     def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
         """``Aᵀ φ(AAᵀ) b``; a rank cut acts on the scaled rows, every other filter on the rows as they are."""
@@ -106,6 +124,10 @@ class DualPrepared(GramPrepared):
 
     def left_side(self) -> LeftSide:
         """The decomposition of the rows by their Gram matrix, refined by the rows themselves."""
+        scale, scaled = equilibrated(self.gram)
+        sharp = self._sharpened(spectrum(scaled, self.tolerance), scale)
+        if sharp is not None:
+            return LeftSide.of_scaled_rows(sharp, scale)
         return LeftSide.of_gram(self.gram, self.tolerance).refined(self.operator)
 
     @property
