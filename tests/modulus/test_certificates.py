@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Move, Problem, lipschitz_modulus
+from solset import Move, Problem, audit, filters, lipschitz_modulus
 from solset.modulus import Certainty
 from solset.operators import InputJacobian, Jacobian
 
@@ -66,5 +66,76 @@ def test_duplicates_are_infinite_by_default():
     assert {carrier.point for carrier in found.certificate.carriers} == {0, 3}
 
 
-def as_tensor(values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+@pytest.mark.parametrize("distance", [0.0, 1e-8, 1e-7, 3e-7])
+def test_float32_claims_infinity_only_where_float64_does(distance: float):
+    problem = twins(0.0, torch.float32)
+    inputs = problem.risk().points[range(5)][0].clone()
+    if distance:
+        inputs[3, 1] = torch.nextafter(inputs[3, 1], torch.tensor(9.0)) + distance
+    model = problem.risk().model
+    near = Problem(model, nn.MSELoss(), inputs, model(inputs).detach())
+    found = lipschitz_modulus(near, optimality="interpolating")
+    if not distance:
+        assert found.certificate.certainty is Certainty.INFINITE
+        assert "float64" in found.certificate.reason
+        assert audit(near).certainty[0] is Certainty.INFINITE
+    else:
+        assert found.certificate.certainty is Certainty.UNKNOWN
+        double = near.in_double()
+        assert double is not None
+        assert found.value == pytest.approx(modulus_by_rows(double), rel=1e-5)
+        assert Certainty.INFINITE not in audit(near).certainty
+
+
+@pytest.mark.parametrize("bias", [5.0, 20.0, 30.0])
+def test_saturated_outputs_are_not_exact_under_constant_rank(bias: float):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2), nn.Sigmoid()).double()
+    with torch.no_grad():
+        model[2].bias[1] = bias
+    inputs = torch.randn(5, 2, dtype=torch.float64)
+    problem = Problem(model, nn.MSELoss(), inputs, model(inputs).detach())
+    found = lipschitz_modulus(problem, optimality="stationary")
+    if found.certificate.certainty is not Certainty.UNKNOWN:
+        assert found.value == pytest.approx(modulus_by_rows(problem), rel=1e-6)
+    if bias > 5:
+        assert found.certificate.certainty is Certainty.UNKNOWN
+
+
+class Flat(nn.Module):
+    """Two outputs: one linear in a weight, and the difference of two powers that is flat at zero."""
+
+    def __init__(self, power: int) -> None:
+        super().__init__()
+        self.power, self.weight = power, nn.Parameter(torch.tensor([1.5, 0.0], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight[1] ** self.power - x[:, 1] ** self.power
+        return torch.stack([self.weight[0] * x[:, 0], flat], dim=1)
+
+
+@pytest.mark.parametrize("power", [2, 3, 5, 7])
+def test_a_rank_that_only_looks_constant_is_found_out(power: int):
+    model, inputs = Flat(power), torch.tensor([[2.0, 0.0]], dtype=torch.float64)
+    problem = Problem(model, nn.MSELoss(), inputs, model(inputs).detach())
+    found = lipschitz_modulus(problem, optimality="interpolating")
+    assert found.certificate.certainty is Certainty.UNKNOWN
+    assert "not constant" in found.certificate.reason
+
+
+def test_a_certificate_below_its_own_measurement_is_withheld(monkeypatch):
+    monkeypatch.setattr("solset.modulus._certificate._measured", lambda *_: 1e9)
+    certificate = lipschitz_modulus(twins(1e-2)).certificate
+    assert certificate.certainty is Certainty.UNKNOWN
+    assert "lies below a ratio that was measured" in certificate.reason
+
+
+def test_a_loss_without_curvature_has_no_training_flow():
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(3, 1).double(), torch.randn(2, 3, dtype=torch.float64)
+    problem = Problem(model, nn.L1Loss(), inputs, model(inputs).detach())
+    estimate = problem.estimate(Move([0], torch.ones(1, 3, dtype=torch.float64)))
+    assert estimate.min_norm().status == "converged"
+    for choice in (filters.GradientFlow(100, 0.1), filters.Tikhonov(1e-3)):
+        with pytest.raises(ValueError, match="without curvature"):
+            estimate.element(choice)

@@ -116,6 +116,18 @@ class TestEmptySets:
     def test_two_empty_sets_are_equal(self):
         assert pompeiu_hausdorff(EMPTY, NOWHERE).value == 0.0
 
+    def test_two_sets_beyond_the_radius_are_not_compared(self):
+        sets = [affine(rows([0.0, 1.0]), torch.tensor([y], dtype=torch.float64)) for y in (5.0, 7.0)]
+        with pytest.raises(ValueError, match="more than 5"):
+            pompeiu_hausdorff(*sets, radius=1.0)
+        assert pompeiu_hausdorff(*sets, radius=8.0).value == pytest.approx(2.0)
+
+    def test_a_single_point_is_an_affine_set_too(self):
+        point = affine(torch.eye(2, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64))
+        line = affine(rows([0.0, 1.0]), torch.tensor([3.0], dtype=torch.float64))
+        assert excess(point, line, radius=10.0) == SetDistance(3.0, is_exact=True)
+        assert excess(point, point, radius=10.0) == SetDistance(0.0, is_exact=True)
+
     def test_an_affine_set_beyond_the_radius_has_nothing_in_the_ball(self):
         plane = affine(rows([1.0, 0.0, 0.0]), torch.tensor([5.0], dtype=torch.float64))
         assert excess(plane, EMPTY, radius=4.9) == SetDistance(0.0, is_exact=True)

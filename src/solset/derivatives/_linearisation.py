@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from solset.derivatives._premises import Premises
+from solset.errors import bad_value
 from solset.linalg import LinearOperator, Product, Space
 from solset.results import Result, computed
 from solset.solvers import GramPrepared, Prepared, Solution, Solver
@@ -108,9 +109,21 @@ class Constraint:
         return self.solver.prepare(Product(weights, self.operator)) if cheap is None else cheap
 
     def weigh(self, rhs: Tensor) -> Tensor:
-        """A right-hand side of ``A`` as one of the flow's system."""
+        """A right-hand side of ``A`` as one of the flow's system.
+
+        Raises:
+            ValueError: If the loss has no curvature at any output that changes, so that nothing would move.
+        """
         weights = self.weights
-        return rhs if weights is None else weights @ rhs
+        weighed = rhs if weights is None else weights @ rhs
+        if bool(rhs.any()) and not bool(weighed.any()):
+            raise bad_value(
+                "choice",
+                expected="MinimumNorm or RankCut for a loss without curvature, such as an absolute error",
+                got="a filter that follows training, whose gradient flow is linearised by the curvature",
+                cure="Take min_norm(), or a loss that is curved at its minimum, such as nn.HuberLoss.",
+            )
+        return weighed
 
 
 @dataclass(frozen=True)

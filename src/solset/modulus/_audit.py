@@ -116,7 +116,7 @@ def audit(
         maps=columns["map"].reshape(shape),
         optimality=optimality_used,
         reason=reason,
-        certainty=_certainties(route, columns),
+        certainty=_certainties(route, chosen, columns),
         notes=_premises(route, chosen, columns.get("is_solved")),
     )
     result = _vetoed(result, premises_of(part.point, as_map(optimality_used) or Stationary(), Move, chosen))
@@ -218,7 +218,7 @@ def _check(validation: Any, prior_precision: float | None) -> None:
         positive("prior_precision", prior_precision, cure="Leave it out.")
 
 
-def _certainties(route: AuditRoute, columns: Batch) -> tuple[Certainty, ...]:
+def _certainties(route: AuditRoute, points: Sequence[int], columns: Batch) -> tuple[Certainty, ...]:
     """The certainty that ranks prove: full row rank is exact, a kernel that products confirm infinite."""
     if isinstance(route, StationaryAudit):  # whether the weights are stationary was not looked at
         return (Certainty.UNKNOWN,) * len(columns["modulus"])
@@ -228,7 +228,21 @@ def _certainties(route: AuditRoute, columns: Batch) -> tuple[Certainty, ...]:
         )
     side = route.constraints.side
     finite = Certainty.EXACT if side.rank == len(side.scale) else Certainty.UNKNOWN
-    return tuple(Certainty.INFINITE if at else finite for at in columns["modulus"].isinf().tolist())
+    is_infinite = columns["modulus"].isinf()
+    infinite = Certainty.INFINITE if _is_proven(route, points, is_infinite) else Certainty.UNKNOWN
+    return tuple(infinite if at else finite for at in is_infinite.tolist())
+
+
+def _is_proven(route: JointAudit, points: Sequence[int], is_infinite: Tensor) -> bool:
+    """Whether moduli that are infinite to rounding are so in float64, where near-duplicates differ."""
+    if route.problem.weights().dtype == torch.float64 or not bool(is_infinite.any()):
+        return True
+    double = route.problem.in_double()
+    if double is None:
+        return False
+    chosen = [point for point, at in zip(points, is_infinite.tolist(), strict=True) if at]
+    moduli = JointAudit(double, None, route.slopes.double()).batch(chosen)["modulus"]
+    return bool(moduli.isinf().all())
 
 
 def _premises(route: AuditRoute, points: list[int], is_solved: Tensor | None) -> tuple[str, ...]:

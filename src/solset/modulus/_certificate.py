@@ -1,24 +1,26 @@
 """What is known of a modulus: which theorem applies, checked and not assumed."""
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from solset.derivatives import Linearisation
 from solset.linalg import ROUNDING, LargestRatio
-from solset.modulus._rank import rank_is_constant
+from solset.modulus._rank import flat_outputs, rank_is_constant
 from solset.modulus._result import Carrier, Certainty, Certificate
-from solset.modulus._routes import Ratio
-from solset.problem import Problem
+from solset.modulus._routes import Ratio, by_decomposition
+from solset.problem import LinearisedMap, Problem
 
 SHARE = 0.01  # share in the combinations, relative to the largest one, from which an output is named
 CLEAR = 1e-10  # size of the smallest eigenvalue, relative to the largest, from which a rank counts as proven
+AGREE = 100  # times the root of rounding: relative difference up to which two ratios agree
 STILL = 1e-3  # Newton step, relative to the weights, up to which they count as stationary
 
 
 def certify(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, probes: int) -> Certificate:
-    """The certificate, without residual and activation margin.
+    """The certificate, without residual and activation margin; withheld where its own numbers contradict it.
 
     Args:
         part: Problem with the constraints and weights in use.
@@ -27,6 +29,18 @@ def certify(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, 
         ratio: Ratio that stands for the modulus.
         probes: Number of nearby points at which a rank is looked at.
     """
+    certificate = _judged(part, moved, line, ratio, probes)
+    slack = AGREE * torch.finfo(line.data.dtype).eps ** 0.5
+    if certificate.upper < (1 - slack) * certificate.lower:
+        text = (
+            f"the value {certificate.upper:.6g} lies below a ratio that was measured, {certificate.lower:.6g}"
+        )
+        return replace(certificate, certainty=Certainty.UNKNOWN, reason=text, upper=float("inf"))
+    return certificate
+
+
+def _judged(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, probes: int) -> Certificate:
+    """The same, before its bounds are compared."""
     exact = ratio.exact
     bare = Certificate(
         certainty=Certainty.UNKNOWN,
@@ -67,7 +81,9 @@ def certify(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, 
         text = f"the weights are not stationary: a Newton step would change them by {off:.2g} of their length"
         return replace(bare, reason=text)
     if exact.value == float("inf"):
-        return _infinite(bare, part, line, exact, exact.attained_at.to(line.data.dtype))
+        claim = _infinite(bare, part, line, exact, exact.attained_at.to(line.data.dtype))
+        is_single = claim.certainty is Certainty.INFINITE and line.data.dtype != torch.float64
+        return _confirmed(claim, bare, part, moved, line) if is_single else claim
     return _finite(part, moved, line, replace(bare, criterion_holds=True), ratio, probes)
 
 
@@ -104,6 +120,9 @@ def _finite(
         if not line.map.keeps_outputs:
             text = f"[H, B] has full row rank {bare.rows} and the criterion holds"
         return replace(bare, certainty=Certainty.EXACT, reason=text, upper=ratio.upper)
+    flat = "" if line.map.keeps_outputs else flat_outputs(part, bare.rank or 0)
+    if flat:
+        return replace(bare, reason=flat)
     verdict = rank_is_constant(part, moved, line, expected=bare.joint_rank or 0, probes=probes)
     text = f"rank {bare.rank} of {bare.rows}; {verdict.reason}"
     if not verdict.holds:
@@ -134,6 +153,24 @@ def _infinite(
         multiplier=u.reshape(-1, c) if has_rows else u,
         lower=float("inf"),
     )
+
+
+def _confirmed(
+    claim: Certificate, bare: Certificate, part: Problem, moved: list[int], line: Linearisation
+) -> Certificate:
+    """An infinite modulus of float32 where it is one in float64 too: rounding makes near-duplicates equal."""
+    double = None if line.left_out else part.in_double()
+    text = "a combination u vanishes to the rounding of float32, and float64 could not be tried"
+    if double is None:
+        return replace(bare, reason=text)
+    optimality = cast("LinearisedMap", line.map)
+    ratio = by_decomposition(double.graphical_derivative(points=moved, optimality=optimality).linearisation)
+    if ratio is None:
+        return replace(bare, reason=text)
+    if ratio.value < float("inf"):
+        text = "a combination u vanishes to the rounding of float32, but in float64 the ratio is finite"
+        return replace(bare, reason=text, lower=ratio.value)
+    return replace(claim, reason=claim.reason.replace("float32", "float64"))
 
 
 def _size(line: Linearisation, u: Tensor) -> float:

@@ -16,7 +16,10 @@ from solset.risk import EmpiricalRisk, flat_rows
 from solset.solvers import Dense
 
 REACH = 1e-3  # distance of nearby points from the trained point, relative to inputs and weights
-SEEN = 1e-6  # relative size of a singular value that counts, in float64
+FARTHEST = 0.1  # the same, for rows that may be flat to a high order
+SEEN = 1e-6  # relative size of a singular value that counts, in float64, where a matrix was solved for
+FAINT = 1e-10  # the same, of rows that were only differentiated
+CURVED = 1e-8  # curvature of the loss in an output, relative to the point's largest, that counts
 ENTRIES = 5e7  # entries of a dense matrix that may be written out at a nearby point
 
 
@@ -58,7 +61,8 @@ def rank_is_constant(
     generator = torch.Generator().manual_seed(0)
     for number in range(1, probes + 1):
         if line.map.keeps_outputs:
-            rank = _rank_of_rows(part, moved, generator)
+            reach = REACH * (FARTHEST / REACH) ** ((number - 1) / max(probes - 1, 1))
+            rank = _rank_of_rows(part, moved, generator, reach)
         else:
             rank = _rank_at_a_solution(part, line, moved, generator)
         if isinstance(rank, str):
@@ -69,9 +73,9 @@ def rank_is_constant(
     return Verdict(True, f"the joint rank {expected} is the same at {probes} nearby points")
 
 
-def _rank_of_rows(part: Problem, moved: list[int], generator: torch.Generator) -> int:
-    near = _nearby(part.risk(), moved, generator)
-    return _joint_rank(Jacobian(near, memory_budget=0), InputJacobian(near, moved, memory_budget=0))
+def _rank_of_rows(part: Problem, moved: list[int], generator: torch.Generator, reach: float) -> int:
+    near = _nearby(part.risk(), moved, generator, reach)
+    return _joint_rank(Jacobian(near, memory_budget=0), InputJacobian(near, moved, memory_budget=0), FAINT)
 
 
 def rows_gain_rank(part: Problem, moved: list[int]) -> bool:
@@ -95,10 +99,41 @@ def rows_gain_rank(part: Problem, moved: list[int]) -> bool:
     return LeftSide.of_gram(there @ there.T, seen**2).rank > LeftSide.of_gram(here @ here.T, seen**2).rank
 
 
-def _nearby(risk: EmpiricalRisk, moved: list[int], generator: torch.Generator) -> EmpiricalRisk:
+def _nearby(
+    risk: EmpiricalRisk, moved: list[int], generator: torch.Generator, reach: float = REACH
+) -> EmpiricalRisk:
     """The risk at moved data and weights, both at random."""
-    dx = _small(risk.points.features(moved), generator)
-    return risk.move(moved, dx).at(risk.weights + _small(risk.weights.unsqueeze(0), generator)[0])
+    dx = _small(risk.points.features(moved), generator, reach)
+    return risk.move(moved, dx).at(risk.weights + _small(risk.weights.unsqueeze(0), generator, reach)[0])
+
+
+def flat_outputs(part: Problem, rank: int) -> str:
+    """What speaks against the rank of a Hessian: more outputs than that which move, though hardly.
+
+    The Hessian holds the squares of the outputs' slopes. Outputs that are saturated move the weights as all
+    others do, but their squares are rounding.
+
+    Args:
+        part: Problem with the constraints and weights in use.
+        rank: Numerical rank of the Hessian.
+
+    Cost: the dense Jacobian and its decomposition.
+    """
+    risk = part.risk()
+    if risk.has_decay or len(risk.points) * part.output_count * risk.layout.size > ENTRIES:
+        return ""
+    values = part.point.curvature.values
+    curved = int((values > CURVED * values.amax(dim=1, keepdim=True)).sum())
+    rows = Jacobian(risk).to_dense().to(torch.float64)
+    rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    seen = max(FAINT, 100 * torch.finfo(risk.weights.dtype).eps)
+    singular = torch.linalg.svdvals(rows)
+    slopes = min(curved, int((singular > seen * singular.max()).sum()))
+    if slopes <= rank:
+        return ""
+    return (
+        f"the Hessian has rank {rank}, but {slopes} outputs move: some are so flat that it does not show them"
+    )
 
 
 def _rank_at_a_solution(
@@ -124,17 +159,19 @@ def _rank_at_a_solution(
     return _joint_rank(Hessian(end, memory_budget=0), Mixed(end, moved, memory_budget=0))
 
 
-def _joint_rank(first: LinearOperator, second: LinearOperator) -> int:
+def _joint_rank(first: LinearOperator, second: LinearOperator, seen: float = SEEN) -> int:
     """The rank of the two side by side, rows and blocks scaled alike."""
     left, right = first.to_dense(), second.to_dense()
     sizes = [float(torch.linalg.matrix_norm(part, 2)) for part in (left, right)]
     joined = torch.cat([part / size for part, size in zip((left, right), sizes, strict=True) if size > 0], 1)
-    return LeftSide.of_gram(joined @ joined.T, SEEN**2).rank
+    rows = joined / joined.norm(dim=1, keepdim=True).clamp_min(torch.finfo(joined.dtype).tiny)
+    singular = torch.linalg.svdvals(rows)
+    return int((singular > seen * singular.max()).sum())
 
 
-def _small(like: Tensor, generator: torch.Generator) -> Tensor:
+def _small(like: Tensor, generator: torch.Generator, reach: float = REACH) -> Tensor:
     """A random step for each row, of a length relative to it."""
     draw = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
     lengths = flat_rows(like).norm(dim=1) / flat_rows(draw).norm(dim=1)
     typical = torch.where(lengths > 0, lengths, lengths.max().clamp_min(torch.finfo(like.dtype).tiny))
-    return REACH * draw * typical.reshape(-1, *[1] * (like.ndim - 1))
+    return reach * draw * typical.reshape(-1, *[1] * (like.ndim - 1))

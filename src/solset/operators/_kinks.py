@@ -5,18 +5,15 @@ a window of equal constants does, is left out. What remains is tried: second dif
 the gradient, fall with the square of the step where the map is smooth, and with the step itself at a kink.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import Tensor
 
 from solset import comm
 from solset.operators._kink_watch import Tied, watched
-from solset.risk import EmpiricalRisk, flat_rows
+from solset.risk import EmpiricalRisk, flat_rows, in_double
 
 STEP = {torch.float64: 1e-7, torch.float32: 1e-3}  # length of a trial step, relative to data and weights
 SHORTER = 8  # ratio of the two trial steps
@@ -103,7 +100,7 @@ def one_sided(risk: EmpiricalRisk, suspects: Tensor, moved: Sequence[int], *, of
             return Kinks()
         at = {place: i for i, place in enumerate(keep)}
         moving = [at[place] for place in places if place in at]
-        bent = _bent(_in_double(part.select(keep)), moving, of_outputs=of_outputs)
+        bent = _bent(in_double(part.select(keep)), moving, of_outputs=of_outputs)
     real = [place for place, is_bent in zip(keep, bent.tolist(), strict=True) if is_bent]
     return Kinks(
         tuple(chosen[place] for place in real), _by_module(live, real, len(risk.points) / len(chosen))
@@ -139,26 +136,6 @@ class _Line:
         """The line along the sum of two directions."""
         dx = None if self.dx is None or other.dx is None else self.dx + other.dx
         return replace(self, dx=dx, dw=self.dw + other.dw)
-
-
-def _in_double(risk: EmpiricalRisk) -> EmpiricalRisk:
-    """The same risk in float64 where network and loss take it: a tie that is rounding is none there."""
-    if risk.weights.dtype == torch.float64 or risk.points.tree is not None:  # a tree keeps its own dtypes
-        return risk
-    state = {**dict(risk.model.named_parameters()), **dict(risk.model.named_buffers()), **risk.fixed}
-    held = {name: _double(value.detach()) for name, value in state.items() if name not in risk.layout.shapes}
-    points = replace(risk.points, fetch=lambda chosen: tree_map(_double, risk.points.fetch(chosen)))
-    loss = copy.deepcopy(risk.loss).double() if isinstance(risk.loss, nn.Module) else risk.loss
-    double = replace(risk, loss=loss, points=points, weights=risk.weights.double(), fixed=held)
-    try:
-        double.select([0]).sweep()
-    except (RuntimeError, TypeError, ValueError):
-        return risk
-    return double
-
-
-def _double(value: Any) -> Any:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _random(like: Tensor, generator: torch.Generator, default: float) -> Tensor:

@@ -34,6 +34,7 @@ from solset.risk import (
     decay_of,
     digest,
     fit_at,
+    in_double,
     open_door,
     opened,
     probe_indices,
@@ -233,6 +234,14 @@ class Problem:
         if parameters is not None:
             risk = risk.restrict(parameters)
         return self._of(risk)
+
+    def in_double(self) -> "Problem | None":
+        """The same problem in float64; ``None`` where network or loss do not take it.
+
+        Cost: one gradient.
+        """
+        double = in_double(self._risk)
+        return self._of(double) if double.weights.dtype == torch.float64 else None
 
     def _of(self, risk: EmpiricalRisk, weights: Tensor | None = None) -> "Problem":
         """The same problem for another risk, at its own weights or at others; computes one gradient."""

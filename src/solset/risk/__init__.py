@@ -4,6 +4,7 @@ from solset.risk._batching import Room, in_batches, is_out_of_memory
 from solset.risk._called import called, plain_operations
 from solset.risk._decay import WeightDecay, decay_of
 from solset.risk._door import Moves, Pick, open_door, picked, style_of
+from solset.risk._double import in_double
 from solset.risk._embeddings import embedding_of
 from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep
 from solset.risk._heads import fit_at, losses_at, output_shape, slopes_at, through_loss
@@ -46,6 +47,7 @@ __all__ = [
     "fit_at",
     "flat_rows",
     "identity",
+    "in_double",
     "in_batches",
     "is_out_of_memory",
     "losses_at",

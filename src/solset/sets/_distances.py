@@ -125,7 +125,7 @@ def pompeiu_hausdorff(
         generator: As for :func:`excess`.
 
     Raises:
-        ValueError: If ``ρ`` or the generator is needed and missing.
+        ValueError: If ``ρ`` or the generator is needed and missing, or both sets lie beyond ``ρ``.
 
     Example:
         >>> first = PointCloud(torch.tensor([[0.0], [1.0]]))
@@ -136,6 +136,14 @@ def pompeiu_hausdorff(
     forth = excess(first, second, radius=radius, generator=generator)
     back = excess(second, first, radius=radius, generator=generator)
     value = max(forth.value, back.value)
+    offsets = [_offset(closed) for closed in (first, second)]
+    if value == 0.0 and radius is not None and min(offsets) > radius:
+        raise bad_value(
+            "radius",
+            expected=f"more than {min(offsets):.4g}, the distance at which the nearer of the two sets begins",
+            got=radius,
+            cure="Within a smaller ball both sets are empty, and there is nothing to compare.",
+        )
     return SetDistance(value, is_exact=value == inf or (forth.is_exact and back.is_exact))
 
 
@@ -194,6 +202,13 @@ def _is_empty(closed: ClosedSet) -> bool:
     if isinstance(closed, AffineSet):
         return closed.is_empty()
     return isinstance(closed, PointCloud) and closed.is_empty
+
+
+def _offset(closed: ClosedSet) -> float:
+    """The distance from its reference at which an affine set begins; 0 for other sets and for empty ones."""
+    if not isinstance(closed, AffineSet) or closed.is_empty():
+        return 0.0
+    return float(torch.linalg.vector_norm(closed.min_norm().value - closed.reference))
 
 
 def _required(radius: float | None) -> float:

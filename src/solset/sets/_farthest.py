@@ -22,6 +22,8 @@ def farthest_affine(source: AffineSet, target: AffineSet, center: Tensor, reach:
     projector = source.directions(unit).to(torch.float64)
     values, vectors = torch.linalg.eigh((projector + projector.T) / 2)
     basis = vectors[:, values > 0.5]
+    if basis.shape[1] == 0:
+        return float(torch.linalg.vector_norm(center - target.project(center).value))
     gap = (center - target.project(center).value).to(torch.float64)
     moved = basis.to(center.dtype)
     off = (moved - target.directions(moved)).to(torch.float64)
