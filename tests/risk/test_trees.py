@@ -224,6 +224,21 @@ def test_trees_of_outputs_and_targets_go_to_the_loss_as_they_are(optimality):
         assert problem.estimate(Move(None, dx), optimality=optimality).min_norm().status == "converged"
 
 
+@pytest.mark.parametrize("pick", ["1", 1, "2.kinds"])
+def test_an_output_is_picked_by_the_path_that_messages_show(pick):
+    class Listed(Heads):
+        def forward(self, x):
+            returned = super().forward(x)
+            return returned["more"], returned["kinds"], returned
+
+    model = Listed().double().eval()
+    options = {"parameters": ["body.*", "kinds.*"], "gradient_tol": INF}
+    listed = Problem(model, nn.CrossEntropyLoss(), TABLE, LABELS, outputs=pick, **options)
+    assert listed.output_count == 3
+    with pytest.raises(TypeError, match="outputs='0.0'"):
+        Problem(model, nn.CrossEntropyLoss(), TABLE, LABELS, **options)
+
+
 @pytest.mark.parametrize("pick", ["kinds", lambda returned: returned["kinds"]], ids=["key", "function"])
 def test_an_output_is_picked(pick):
     model = Heads().double().eval()
@@ -416,17 +431,6 @@ REFUSED = {
         ValueError,
         "collate_fn pads",
     ),
-    "a tree for a training": (
-        lambda: solset.Training(
-            text_model,
-            nn.CrossEntropyLoss(),
-            {"input_ids": IDS, "attention_mask": MASK},
-            LABELS,
-            optimizer=lambda weights: torch.optim.SGD(weights, lr=0.1),
-        ),
-        TypeError,
-        "Only a solset.Problem takes trees",
-    ),
     "a column of texts": (
         lambda: Problem(
             nn.Linear(1, 3).double().eval(),
@@ -482,3 +486,36 @@ def test_a_share_of_a_displacement_that_is_zero_is_refused():
     features = problem.risk().points.features([0, 1])
     with pytest.raises(ValueError, match="`size` must be a share of features that are not zero"):
         step_of(features, torch.ones_like(features), 0.01)
+
+
+class TiedWithScale(nn.Module):
+    """A language model whose output layer is its embedding, with a learned scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.out = nn.Embedding(WORDS, 2), nn.Linear(2, WORDS, bias=False)
+        self.out.weight = self.words.weight
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, input_ids, shift=None):
+        embedded = self.words(input_ids) if shift is None else self.words(input_ids) + shift
+        return {"logits": self.scale.exp() * self.out(embedded.tanh().cumsum(1))}
+
+
+def next_words(logits, ids):
+    return functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:])
+
+
+@pytest.mark.parametrize("optimality", ["stationary", "gauss_newton"])
+def test_tied_and_scalar_weights_in_dict_batches_are_those_of_autograd(optimality):
+    model = TiedWithScale().double().eval()
+    options = {"outputs": "logits", "weight_decay": DECAY, "gradient_tol": INF, "batch_size": 4}
+    problem = Problem(model, next_words, {"input_ids": IDS}, IDS, moves=solset.embedding_of(), **options)
+    dx = torch.zeros(N, T, 2, dtype=torch.float64)
+    dx[2] = 0.1 * drawn(T, 2)
+    change = Move([2], dx[2:3])
+    if optimality == "gauss_newton":
+        assert problem.estimate(change, optimality=optimality).min_norm().status == "converged"
+        return
+    truth = dense(model, lambda shift: next_words(model(IDS, shift)["logits"], IDS))
+    assert_close(estimated(problem, change), truth(torch.zeros_like(dx), dx))

@@ -117,11 +117,9 @@ def picked(returned: Any, pick: Pick) -> Any:
         return returned
     if callable(pick):
         return pick(returned)
-    if isinstance(pick, str) and not isinstance(returned, Mapping) and hasattr(returned, pick):
-        return getattr(returned, pick)
     try:
-        return returned[pick]
-    except (KeyError, IndexError, TypeError) as error:
+        return _part(returned, pick)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         parts = list(returned) if isinstance(returned, Mapping) else type(returned).__name__
         raise bad_value(
             "outputs",
@@ -129,6 +127,18 @@ def picked(returned: Any, pick: Pick) -> Any:
             got=f"{pick!r}, where the model returns {parts}",
             cure="Name one of its parts, or give a function of what it returns.",
         ) from error
+
+
+def _part(returned: Any, pick: str | int) -> Any:
+    """An attribute, entry or element; a text with dots is a path of them, as error messages show it."""
+    if isinstance(pick, int) or (isinstance(returned, Mapping) and pick in returned):
+        return returned[pick]
+    if not isinstance(returned, Mapping) and hasattr(returned, pick):
+        return getattr(returned, pick)
+    first, _, rest = pick.partition(".")
+    if rest:
+        return _part(_part(returned, first), rest)
+    return returned[first] if isinstance(returned, Mapping) else returned[int(first)]
 
 
 def style_of(model: nn.Module, batch: Any) -> str:

@@ -90,7 +90,7 @@ def as_points(inputs: Any, targets: Tensor | None, device: torch.device) -> Poin
                 name,
                 expected="one tensor with a row for each point",
                 got=f"a {type(part).__name__}",
-                cure="Only a solset.Problem takes trees; wrap the model so that it takes one tensor.",
+                cure="Pass one tensor, like the data of training.",
             )
     return Points(source.count, source.read)
 
