@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from solset.errors import Status, bad_value, needed
+from solset.errors import Status, bad_type, bad_value, needed
 
 
 class _Computed:
@@ -168,7 +168,15 @@ def copy_of(model: nn.Module) -> nn.Module:
         for value in vars(module).values()
         if isinstance(value, Tensor) and value.grad_fn is not None
     }
-    return copy.deepcopy(model, memo=computed)
+    try:
+        return copy.deepcopy(model, memo=computed)
+    except (RuntimeError, TypeError) as error:
+        raise bad_type(
+            "model",
+            expected="a module that copy.deepcopy can copy",
+            got=f"{error}",
+            cure="Keep locks, files and tensors with a graph outside of the module, or define __deepcopy__.",
+        ) from error
 
 
 class TableResult(Result):

@@ -86,7 +86,7 @@ def test_first_derivatives_are_exact_and_need_no_warning(name):
 
 def test_the_warning_says_why_and_how_exact():
     risk = problem("hardsigmoid").risk()
-    with pytest.warns(SolsetWarning, match=r"differences of the gradient.*1e-9.*hardsigmoid"):
+    with pytest.warns(SolsetWarning, match=r"differences of the gradient.*1e-9.*Hardsigmoid"):
         _ = Hessian(risk) @ torch.ones_like(risk.weights)
 
 

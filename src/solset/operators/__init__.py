@@ -1,7 +1,9 @@
 """Derivatives of the risk and of the network's outputs, as linear operators."""
 
 from solset.operators._cost import Cost, ProductCost
+from solset.operators._culprit import culprit
 from solset.operators._curvature import CurvatureRoot, GaussNewton, loss_curvature
+from solset.operators._differences import in_float64, take_differences
 from solset.operators._first import InputJacobian, Jacobian
 from solset.operators._graphs import Graphs
 from solset.operators._inverses import GaussNewtonInverse, InformativeInverse, rows_at_once
@@ -22,9 +24,13 @@ from solset.operators._point_gradients import PointGradients
 from solset.operators._point_grams import PointGrams
 from solset.operators._regularisation import Regularisation, regularisation_of
 from solset.operators._second import Hessian, Mixed
+from solset.operators._steps import jumping_features, stepping_features
 from solset.operators._switches import Switches, switch_gradients, switch_values
+from solset.operators._verify import Call, Comparison, Probe, Verdict, on_leaves
 
 __all__ = [
+    "Call",
+    "Comparison",
     "Cost",
     "CurvatureRoot",
     "DirectionChoice",
@@ -45,17 +51,25 @@ __all__ = [
     "PerSampleGradients",
     "PointGradients",
     "PointGrams",
+    "Probe",
     "ProductCost",
     "Regularisation",
     "Switches",
+    "Verdict",
     "choose_directions",
+    "culprit",
     "directions_to_add",
+    "in_float64",
+    "jumping_features",
     "loss_curvature",
     "regularisation_of",
     "one_sided",
     "points_on_kinks",
+    "on_leaves",
     "rows_at_once",
+    "stepping_features",
     "switch_gradients",
     "switch_values",
+    "take_differences",
     "weighted_squares",
 ]

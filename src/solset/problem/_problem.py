@@ -18,6 +18,7 @@ from solset.derivatives import Coderivative, GraphicalDerivative, Premise, Verdi
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.linalg import Space
 from solset.operators import InformativeRows
+from solset.problem._derivatives import derivative_premise, unverified
 from solset.problem._interpolating import Interpolating, restored
 from solset.problem._maps import AUTO, Optimality, linearise
 from solset.problem._point import TrainedPoint
@@ -91,12 +92,16 @@ class Problem:
             fit the budget; ``None`` computes them again at each use.
         gradient_tol: Largest gradient norm of the risk at which ``w̄`` counts as stationary; above it, a
             warning says so.
+        verify_derivatives: Whether autograd's derivatives are compared with differences of the module; no
+            certificate is given without it. Switch it off if a model is refused for what does not matter.
 
     Raises:
         TypeError: If model, loss or data are of the wrong kind.
         ValueError: If shapes, dtypes, devices or modes do not fit, or numbers are not finite.
 
     Cost: one gradient (two where points count unequally) and a few forward passes over a handful of points.
+    The comparison of derivatives takes less than three gradients of eight points, and the memory of a copy of
+    the model in float64.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -125,6 +130,7 @@ class Problem:
         memory_budget: int = 4 * 2**30,
         spill_folder: Path | str | None = None,
         gradient_tol: float = GRADIENT_TOL,
+        verify_derivatives: bool = True,
     ) -> None:
         require("model", model, nn.Module, cure="Wrap it in an nn.Module.")
         if not callable(loss):
@@ -172,6 +178,7 @@ class Problem:
         self._check_stationary(gradient_tol)
         if kink:
             self._at_door = (*self._at_door, Premise("kinks", Verdict.FAILED, kink))
+        self._check_derivatives(is_asked=verify_derivatives)
 
     def risk(self) -> EmpiricalRisk:
         """The empirical risk at ``(x̄, w̄)``; its methods move it to other data and weights."""
@@ -449,6 +456,14 @@ class Problem:
             sweep = sweep if risk is self._risk else risk.sweep()
             self._risk, self._at_door = risk, (Premise("loss", Verdict.HELD),)  # one that fails is refused
         self._sweep = sweep
+
+    def _check_derivatives(self, *, is_asked: bool) -> None:
+        """Compares autograd's derivatives with differences of the module and of the loss."""
+        sweep = self._sweep
+        if not is_asked:
+            self._at_door += (unverified(),)
+        else:
+            self._at_door += (derivative_premise(self._risk, sweep.outputs, sweep.targets),)
 
     def _check_stationary(self, tol: float) -> None:
         size = float(self._sweep.gradient.norm())

@@ -88,6 +88,18 @@ class Points:
             held = inputs[:, moving.stop :].detach()
             return leaf, torch.cat([leaf.reshape(len(leaf), moving.stop), held], dim=1)
 
+    def with_features(self, inputs: Tensor, features: Tensor) -> Tensor:
+        """The inputs of a batch with other features, as a differentiable function of them.
+
+        Args:
+            inputs: Inputs of a batch, whose other columns are held.
+            features: Features of these points, ``(b, *feature_shape)``.
+        """
+        if self.tree is None:
+            return features
+        moving = self._moving
+        return torch.cat([features.reshape(len(features), moving.stop), inputs[:, moving.stop :]], dim=1)
+
     def move(self, points: Indices, dx: Tensor) -> "Points":
         """The same points with ``dx[j]`` added to the features of point ``points[j]``.
 

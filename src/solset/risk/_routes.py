@@ -13,7 +13,13 @@ class Routes:
             on; a route that is missing was never tried.
         second: Way of second derivatives: ``"autograd"``, or ``"differences"`` of the gradient where autograd
             has none or a wrong one.
+        loss: Way of the second derivatives of the loss in the outputs, likewise.
+        reason: Clause that says why differences are taken.
+        is_told: Whether a warning said so.
     """
 
     is_right: dict[Hashable, bool] = field(default_factory=dict)
     second: str = "autograd"
+    loss: str = "autograd"
+    reason: str = ""
+    is_told: bool = False
