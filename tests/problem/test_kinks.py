@@ -197,3 +197,23 @@ def test_a_network_without_kinks_or_far_from_them_pays_one_forward_pass():
     assert not problem.point.kinks([0, 1, 2, 3], of_outputs=True).points
     assert not problem.point.kinks([1], of_outputs=False).points
     assert not calls
+
+
+class Sloped(nn.Module):
+    """A net beside its second derivative, taken by ``torch.func`` in the forward method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(1, 4, **DOUBLE), nn.Tanh(), nn.Linear(4, 1, **DOUBLE))
+
+    def forward(self, t: Tensor) -> Tensor:
+        second = torch.func.hessian(lambda s: self.net(s[None])[0, 0])
+        return torch.func.vmap(lambda s: second(s)[0, 0])(t)[:, None] + self.net(t)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # PyTorch's own, in torch.func.hessian
+def test_a_forward_method_that_uses_torch_func_is_looked_at():
+    """Reading tensors inside of its transforms would end the process."""
+    torch.manual_seed(0)
+    problem = problem_of(Sloped().eval(), torch.linspace(0, 1, 4, **DOUBLE)[:, None])
+    assert kinks_of(problem).verdict is Verdict.HELD

@@ -13,6 +13,8 @@ from solset.operators._kink_table import bare, distances_to_kinks
 from solset.operators._ties import UNSEEN, ties_of
 from solset.risk import EmpiricalRisk
 
+_TRANSFORMS = ("_functorch/eager_transforms.py", "_functorch/vmap.py")  # files that run transformed functions
+
 
 @dataclass(frozen=True, eq=False)
 class Tied:
@@ -66,6 +68,8 @@ class KinkWatch(TorchDispatchMode):
         first = args[0] if args else None
         if not isinstance(first, Tensor) or not first.is_floating_point() or not first.numel():
             return func(*args, **kwargs)
+        if _is_transformed():  # another operation here would end the process inside of PyTorch
+            return func(*args, **kwargs)
         name = bare(func._schema.name.split("::")[-1])
         tol = _closeness(first)
         masks = [z.abs() <= tol for z in distances_to_kinks(name, args, kwargs)]  # before an in-place change
@@ -86,6 +90,16 @@ class KinkWatch(TorchDispatchMode):
         is_known = mask.ndim > 0 and mask.numel() % self._batch == 0 and mask.shape[0] % self._batch == 0
         points = units // per_point if is_known else torch.full_like(units, -1)
         self.calls.append(Tied(name, mask.numel(), units, points))
+
+
+def _is_transformed() -> bool:
+    """Whether a model calls the operation inside of a ``torch.func`` transform, such as ``vmap``."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_filename.endswith(_TRANSFORMS):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _closeness(first: Tensor) -> float:

@@ -243,7 +243,9 @@ WAYS: dict[str, Layer] = {
     "layer through NumPy": Layer(lambda: Branch("NumPy"), 3, is_smooth=False),
     "half detached layer": Layer(lambda: Branch("half"), 3, is_smooth=False),
     "checkpoint": Layer(lambda: Recomputed(False), 3),
-    "checkpoint, reentrant": Layer(lambda: Recomputed(True), 3, is_smooth=False),
+    "checkpoint, reentrant": Layer(
+        lambda: nn.Sequential(nn.Linear(3, 3), Recomputed(True)), 3, is_smooth=False
+    ),
     "derivative in forward": Layer(lambda: Slopes("autograd"), 4),
     "derivative in forward by torch.func": Layer(lambda: Slopes("torch.func"), 4),
 }

@@ -8,14 +8,16 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from solset import Move, Problem, SolsetWarning, SolverError
+from solset import Move, Problem, SolsetWarning, SolverError, lipschitz_modulus
 from solset.errors import Status
+from solset.modulus import Certainty, LipschitzModulus
 
 from .combinations import LOSSES, Combination, Training, drawn_from, in_dtype, untrained
 from .minimum import train
-from .oracle import EXACT, Smallest, Truth, smallest, truth
+from .oracle import EXACT, Smallest, Truth, norm_of_map, smallest, truth
 
 MOVED = [1, 5]
+MODULUS_OF = 4  # each fourth combination is asked for its modulus too
 NAMED = re.compile(r"^`[\w.*\[\]\"' ]+` must be ")  # how a refusal of the library begins
 NOISE = {torch.float64: EXACT, torch.float32: 1e-6}
 ACCURACY = {
@@ -54,12 +56,17 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What the library said: a change of the weights and the dimension of the set, and what it warned of."""
+    """What the library said: a change of the weights and the dimension of the set, and what it warned of.
+
+    ``rounding`` is how exactly the new weights can be told from the old ones in their dtype.
+    """
 
     change: Tensor
+    rounding: float
     dimension: int | None
     optimality: str
     flags: tuple[str, ...]
+    modulus: LipschitzModulus | None = None
 
 
 def judge(combination: Combination) -> Verdict:
@@ -74,10 +81,11 @@ def judge(combination: Combination) -> Verdict:
     with drawn_from(combination.seed + 1, torch.float64):
         dx = 1e-2 * torch.randn(len(MOVED), *training.inputs.shape[1:])
         same = in_dtype(combination, training, torch.float64)  # at weights that the dtype holds
-        known = truth(same, MOVED, dx.to(combination.dtype).double())
+        has_modulus = combination.seed % MODULUS_OF == 0
+        known = truth(same, MOVED, dx.to(combination.dtype).double(), has_columns=has_modulus)
     is_fair = combination.is_smooth and known.is_smooth and is_trained
     try:
-        answer = ask(training, dx.to(combination.dtype))
+        answer = ask(training, dx.to(combination.dtype), has_modulus=has_modulus)
     except (TypeError, ValueError) as error:
         if NAMED.match(str(error)):
             return Verdict(combination, Outcome.REFUSED, str(error), is_fair)
@@ -112,31 +120,49 @@ def prepared(combination: Combination) -> tuple[Training, bool]:
     return Training(training.model, training.loss, training.inputs, targets, 0.0), True
 
 
-def ask(training: Training, dx: Tensor, points: list[int] = MOVED, **options) -> Answer:
+def ask(
+    training: Training,
+    dx: Tensor,
+    points: list[int] = MOVED,
+    optimality: str = "auto",
+    *,
+    has_modulus: bool = False,
+    **options,
+) -> Answer:
     """The estimate of the library for a move of some points.
 
     Args:
         training: Trained model with its loss and data.
         dx: Move of these points.
         points: Indices of the points that move.
+        optimality: Name of the optimality map.
+        has_modulus: Whether the modulus of these points is asked for too.
         options: Options of the problem; the weight decay is that of the training by default.
     """
     options = {"weight_decay": training.weight_decay, **options}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         problem = Problem(training.model, training.loss, training.inputs, training.targets, **options)
-        estimate = problem.estimate(Move(points, dx))
+        estimate = problem.estimate(Move(points, dx), optimality=optimality)
         solution = estimate.min_norm()
         try:
             dimension = estimate.dimension
         except ValueError:
             dimension = None
-        optimality = problem.graphical_derivative(points=points).optimality
+        used = problem.graphical_derivative(points=points, optimality=optimality).optimality
+    modulus = None
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always")
+        if has_modulus:
+            modulus = lipschitz_modulus(problem, points=points)
+    if any(issubclass(w.category, SolsetWarning) for w in doubts):
+        modulus = None  # flagged
     flags = [str(w.message) for w in caught if issubclass(w.category, SolsetWarning)]
     if solution.status is not Status.CONVERGED:
         flags.append(f"status {solution.status}")
     change = (solution.value - problem.weights()).double()
-    return Answer(change, dimension, str(optimality), tuple(dict.fromkeys(flags)))
+    rounding = torch.finfo(solution.value.dtype).eps * float(problem.weights().norm())
+    return Answer(change, rounding, dimension, str(used), tuple(dict.fromkeys(flags)), modulus)
 
 
 def mistake(combination: Combination, known: Truth, answer: Answer) -> str | None:
@@ -161,9 +187,18 @@ def mistake(combination: Combination, known: Truth, answer: Answer) -> str | Non
     if not right.is_consistent:
         return "the set is empty" if right.gap else None
     accuracy = ACCURACY[combination.dtype] * right.condition + 10 * ACCURACY[combination.dtype]
-    if not right.gap or accuracy > 0.1:
+    is_squared = combination.training == "fitted" and not is_kept  # H is then J's square, and hides its ends
+    if not right.gap or accuracy > 0.1 or (is_squared and has_small(known.J)):
         return by_residual(A, c, answer, has_learned)
-    return by_element(right, known.weights, answer, accuracy, has_learned)
+    return by_element(right, known.weights, answer, accuracy, has_learned) or by_modulus(
+        known, answer, noise, accuracy
+    )
+
+
+def has_small(J: Tensor) -> bool:
+    """Whether singular values of ``J`` are small, and yet no zeros: their squares are not told from zeros."""
+    s = torch.linalg.svdvals(J)
+    return bool(((s > 1e-9 * s.max()) & (s < 1e-3 * s.max())).any())
 
 
 def by_residual(A: Tensor, c: Tensor, answer: Answer, has_learned: bool) -> str | None:
@@ -181,10 +216,26 @@ def by_element(right: Smallest, weights: int, answer: Answer, accuracy: float, h
         expected = right.value
     if len(answer.change) != len(expected):
         return f"{len(answer.change)} weights for {len(expected)}"
-    error = float((answer.change - expected).norm()) / (float(expected.norm()) + 1e-5)
+    off = max(float((answer.change - expected).norm()) - 2 * answer.rounding, 0.0)
+    error = off / (float(expected.norm()) + 1e-5)
     if error > accuracy:
         return f"relative error {error:.2g} (accuracy {accuracy:.1g}), length {float(expected.norm()):.2g}"
     dimension = len(right.value) - right.rank
     if answer.dimension is not None and answer.dimension != dimension and not has_learned:
         return f"dimension {answer.dimension} for {dimension}"
     return ""
+
+
+def by_modulus(known: Truth, answer: Answer, noise: float, accuracy: float) -> str:
+    """Whether the modulus is what its certificate says, if it was asked for."""
+    if answer.modulus is None or known.B is None or len(known.b) > known.weights:
+        return ""
+    is_kept = answer.modulus.optimality == "interpolating"
+    right = norm_of_map(*((known.J, known.Jx) if is_kept else (known.H, known.B)), noise)
+    said, value = answer.modulus.certificate.certainty, answer.modulus.value
+    if right is None or said is Certainty.UNKNOWN:
+        return ""
+    if said is Certainty.NO_CONSTRAINT:
+        return "" if right <= 1e-6 else f"no constraint is said, the modulus is {right:.3g}"
+    is_equal = value == right or abs(value - right) <= 10 * accuracy * right + 1e-6
+    return "" if is_equal else f"modulus {value:.6g} ({said}) for {right:.6g}"

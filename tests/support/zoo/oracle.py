@@ -27,10 +27,13 @@ class Differences:
     def at(self, w: Tensor, x: Tensor) -> Tensor:
         """The gradient and the outputs, one after the other."""
         self._set(w)
+        for leaf in self.leaves:
+            leaf.grad = None
         moved = replace(self.training, inputs=x.clone())
         outputs = moved.model(moved.inputs)
         risk = moved.loss(outputs, moved.targets)
-        grads = torch.autograd.grad(risk, self.leaves, allow_unused=True, materialize_grads=True)
+        risk.backward()  # not autograd.grad, which the older activation checkpointing refuses
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.leaves]
         count = len(moved.moving)
         decayed = [
             g + moved.weight_decay * p.detach() * (k < count)
@@ -43,6 +46,8 @@ class Differences:
 
     def reset(self) -> None:
         self._set(self.start)
+        for leaf in self.leaves:
+            leaf.grad = None
 
     def _set(self, w: Tensor) -> None:
         with torch.no_grad():
@@ -76,7 +81,7 @@ def derivative(f: Callable[[Tensor], Tensor], at: Tensor, directions: Tensor, si
         bends.append((up + down - 2 * centre) / STEP)
     matrix, bend = torch.stack(columns, dim=1), torch.stack(bends, dim=1)
     jumps = [
-        float(b.abs().max() / a.abs().max().clamp(min=1e-12)) if a.numel() else 0.0
+        float(b.abs().max() / a.abs().max().clamp(min=1e-7)) if a.numel() else 0.0
         for a, b in ((matrix[:size], bend[:size]), (matrix[size:], bend[size:]))
     ]
     return Derivative(matrix, max(jumps))
@@ -86,7 +91,8 @@ def derivative(f: Callable[[Tensor], Tensor], at: Tensor, directions: Tensor, si
 class Truth:
     """What the linearised problem is: ``H v = -b`` and ``J v = -j``, and whether it is known well.
 
-    ``H`` is that of the weights of model and loss together, ``weights`` the number of the model's.
+    ``H`` is that of the weights of model and loss together, ``weights`` the number of the model's. ``B`` and
+    ``Jx`` are the derivatives in all features of the moved points, where they were asked for.
     """
 
     H: Tensor
@@ -96,19 +102,22 @@ class Truth:
     gradient: Tensor
     weights: int
     is_smooth: bool
+    B: Tensor | None = None
+    Jx: Tensor | None = None
 
     @property
     def is_symmetric(self) -> bool:
         return float((self.H - self.H.T).norm()) <= 1e-6 * float(self.H.norm())
 
 
-def truth(training: Training, points: list[int], dx: Tensor) -> Truth:
+def truth(training: Training, points: list[int], dx: Tensor, *, has_columns: bool = False) -> Truth:
     """The truth of a trained point in float64, for a move of some points.
 
     Args:
         training: Training in float64, at the weights that the library is asked about.
         points: Indices of the points that move.
         dx: Move of these points.
+        has_columns: Whether the derivatives in each single feature are computed too.
     """
     differences = Differences(training)
     w, x, size = differences.start, training.inputs, len(differences.start)
@@ -120,8 +129,17 @@ def truth(training: Training, points: list[int], dx: Tensor) -> Truth:
         lambda t: differences.at(w, x + t * full / length), torch.zeros(1), torch.ones(1, 1), size
     )
     at_start = differences.at(w, x)
+    along, columns = length * by_inputs.columns[:, 0], None
+    if has_columns:
+        entries = dx.numel()
+
+        def moved(t: Tensor) -> Tensor:
+            place = torch.zeros_like(x)
+            place[points] = t.reshape(dx.shape)
+            return differences.at(w, x + place)
+
+        columns = derivative(moved, torch.zeros(entries), torch.eye(entries), size).columns
     differences.reset()
-    along = length * by_inputs.columns[:, 0]
     return Truth(
         H=by_weights.columns[:size],
         b=along[:size],
@@ -130,6 +148,8 @@ def truth(training: Training, points: list[int], dx: Tensor) -> Truth:
         gradient=at_start[:size],
         weights=sum(p.numel() for p in training.moving),
         is_smooth=max(by_weights.jump, by_inputs.jump) < 1e-2,
+        B=None if columns is None else columns[:size],
+        Jx=None if columns is None else columns[size:],
     )
 
 
@@ -166,3 +186,22 @@ def smallest(A: Tensor, c: Tensor, noise: float) -> Smallest:
     value = -(Vh[:rank].T / s[:rank]) @ (U[:, :rank].T @ c)
     miss = float((A @ value + c).norm()) / max(float(c.norm()), 1e-300)
     return Smallest(value, rank, gap, top / float(s[rank - 1]), miss <= 1e-4)
+
+
+def norm_of_map(A: Tensor, C: Tensor, noise: float) -> float | None:
+    """``‖A⁺C‖``, infinite where columns of ``C`` leave the range of ``A``, ``None`` where it is not known.
+
+    Args:
+        A: Matrix from central differences.
+        C: Right-hand sides, one per feature.
+        noise: Relative size of singular values that are not told from zero.
+    """
+    U, s, _ = torch.linalg.svd(A, full_matrices=False)
+    cut = s > noise * s.max()
+    if bool((cut & (s < 1e3 * noise * s.max())).any()):
+        return None
+    inside = U[:, cut].T @ C
+    outside = float((C - U[:, cut] @ inside).norm()) / max(float(C.norm()), 1e-300)
+    if outside > 1e-4:
+        return float("inf") if outside > 1e-2 else None
+    return float(torch.linalg.matrix_norm(inside / s[cut, None], 2))
