@@ -17,6 +17,8 @@ from solset.paths import StopReason
 from solset.retraining import Newton
 from solset.testing import log_slope
 
+pytestmark = pytest.mark.filterwarnings("ignore:the path ended early")
+
 MOVED = [4, 1]
 
 

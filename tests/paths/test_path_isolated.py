@@ -5,7 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from solset import Move, Problem, follow_path
+from solset.errors import SolsetWarning
 from solset.paths import StopReason
+
+pytestmark = pytest.mark.filterwarnings("ignore:the path ended early")
 
 FOLD = 0.271729  # of the curve below; there 6w² = 1 - λ
 
@@ -78,3 +81,56 @@ class TestWhereNothingPulls:
         found = follow_path(problem, Move(None, torch.full((1, 1), size, dtype=torch.float64)))
         assert found.reason is StopReason.END
         assert float(found.weights) == pytest.approx(-2 * size**2 / (2 + decay), rel=1e-3)
+
+
+class Fork(nn.Module):
+    """Outputs ``v + x`` and ``u² - 2x + 1``: the data never pull at ``u``, whose curvature they change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, v = self.w
+        return torch.cat([v + x, (u.square() - 2 * x + 1) / 2], dim=1)
+
+
+class Wave(nn.Module):
+    """Outputs ``x w`` and ``sin(3w)``, for the loss below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([torch.pi / 12], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x * self.w, torch.sin(3 * self.w).expand(len(x), 1)], dim=1)
+
+
+def wave_loss(outputs: Tensor, _: Tensor) -> Tensor:
+    return (-outputs[:, 0] + outputs[:, 1].square() / 6).mean()
+
+
+class TestWhatTheSlopeDoesNotShow:
+    def test_a_bifurcation_ends_the_path_at_its_place(self):
+        # In u the Hessian is 1 - 2x + λ, whatever v is.
+        zero = torch.zeros(1, 1, dtype=torch.float64)
+        targets = torch.zeros(1, 2, dtype=torch.float64)
+        problem = Problem(Fork().eval(), nn.MSELoss(reduction="sum"), zero, targets, weight_decay=0.1)
+        with pytest.warns(SolsetWarning, match=r"the path ended early: bifurcation at τ = 0\.5"):
+            course = follow_path(problem, Move(None, zero + 1.0), optimality="stationary")
+        assert course.reason is StopReason.BIFURCATION
+        assert course.end.place == pytest.approx(0.55, abs=1e-3)
+        assert 0 < course.smallest < 2e-3
+
+    @pytest.mark.parametrize("periods", [1, 2, 3, 5, 7])
+    def test_a_parallel_branch_is_not_taken_for_the_same(self, periods):
+        # E' = -x + sin(6w)/2 + w/2 from cos(6w) = 0: the linear prediction lands on a solution.
+        x = torch.tensor([[0.5 + torch.pi / 24]], dtype=torch.float64)
+        targets = torch.zeros(1, 1, dtype=torch.float64)
+        problem = Problem(Wave().eval(), wave_loss, x, targets, weight_decay=0.5)
+        size = periods * torch.pi / 6
+        course = follow_path(problem, Move(None, torch.full((1, 1), size, dtype=torch.float64)))
+        assert course.reason is StopReason.FOLD
+        w = torch.acos(torch.tensor(-1 / 6)) / 6  # 3 cos(6w) + 1/2 = 0
+        fold = float((6 * w).sin() / 2 + w / 2 - 0.5 - torch.pi / 24)
+        assert size * course.end.place == pytest.approx(fold, rel=5e-3)

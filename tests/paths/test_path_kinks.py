@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from solset import Move, Problem, follow_path
 
+pytestmark = pytest.mark.filterwarnings("ignore:the path ended early")
+
 
 class Shift(nn.Module):
     """``a + relu(b - x)``: the kink is crossed at ``x = 2``, and behind it no weight moves."""

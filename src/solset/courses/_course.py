@@ -20,6 +20,7 @@ class StopReason(StrEnum):
 
     END = "reached the end"
     FOLD = "fold"
+    BIFURCATION = "bifurcation"
     RANK_LOSS = "rank loss"
     UNFITTED = "left the fitted regime"
     KINK = "activation kink"

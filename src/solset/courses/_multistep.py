@@ -63,6 +63,19 @@ class Slopes:
         high = float((parabola - self.predict(step)).norm())
         return Correction(parabola, high, 3) if high < low else Correction(trapezoid, low, 2)
 
+    def between(self, share: float, step: float, change: Tensor, ahead: Tensor) -> Tensor:
+        """The change after a share of a step, by the cubic that has the slopes at both of its ends.
+
+        Args:
+            share: Part of the step, between 0 and 1.
+            step: Length ``Δτ`` of the step.
+            change: Change of the weights over the whole step, ``(p,)``.
+            ahead: Slope at the end of the step, ``(p,)``.
+        """
+        rest = 1.0 - share
+        bent = share * rest * (rest * (step * self.now - change) - share * (step * ahead - change))
+        return share * change + bent
+
     def advance(self, step: float, ahead: Tensor) -> "Slopes":
         """The slopes after a step of length ``step`` that ends at the slope ``ahead``."""
         return Slopes(ahead, self.now, step)

@@ -14,6 +14,9 @@ from solset.paths._options import PathOptions
 from solset.paths._stepper import Refusal
 from solset.risk import fit_at, losses_at
 
+BETWEEN = (0.15, 0.382, 0.7)  # shares of a step at which it is looked at; no common period
+BETWEEN_OFF = 0.5  # change of the outputs there, relative to that without a move of the weights
+
 
 @dataclass(frozen=True)
 class _Projected:
@@ -125,7 +128,26 @@ class FittedSteps:
         if not fit <= self._max_fit:
             detail = f"the loss pulls at the outputs with {fit:.3g}, more than {self._max_fit:.3g}"
             return Refusal(StopReason.UNFITTED, 0.5, detail)
+        if along.end is None and not self._is_between(state, step, end):
+            detail = "points between the ends of the step do not keep the outputs"
+            return Refusal(self._cause(state, end.factor, StopReason.SMALL_STEP), 0.5, detail)
         return self._accepted(state, step, end, along)
+
+    def _is_between(self, state: State, step: float, end: _Projected) -> bool:
+        """Whether the cubic through a step with its slopes keeps the outputs, but for half of their change.
+
+        Corrections may end on another sheet of the set, even one with the same slope; between them outputs
+        change. Cost: three forward passes.
+        """
+        change, factor = end.weights - state.weights, end.factor
+        allowed = max(BETWEEN_OFF * step * float(factor.answer.norm()), 10 * self._output_tol)
+        for share in BETWEEN:
+            weights = state.weights + state.slopes.between(share, step, change, factor.slope)
+            risk = self._constraint.risk(state.station.place + share * step, weights)
+            error = factor.rows_of(self._constraint.outputs(risk) - self._constraint.target)
+            if not float(error.norm()) <= allowed:
+                return False
+        return True
 
     def _along(self, state: State, step: float, factor: Factor, guess: Tensor) -> _Step | Refusal:
         """The change over a step: by formulas for a smooth path where that is good enough."""

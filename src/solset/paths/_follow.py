@@ -1,6 +1,7 @@
 """Large perturbations: the path of the solution set from the trained point to the moved data."""
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from solset.courses import (
     course_of,
 )
 from solset.derivatives import GraphicalDerivative
-from solset.errors import bad_value
+from solset.errors import SolsetWarning, bad_value
 from solset.operators import InformativeRows
 from solset.outofcore import gram_solver
 from solset.paths._fitted import KeptOutputs
@@ -86,9 +87,12 @@ def follow_path(
 
     Returns:
         The course with the reason why it ended: a fold (the smallest eigenvalue of ``H`` or singular value of
-        ``J`` goes to zero), rows of ``J`` that lose their rank, a loss that pulls at the outputs again, an
-        activation kink that no step gets across, or one of the limits. A course that ended early is what
-        was reached until there.
+        ``J`` goes to zero), a bifurcation (minima go on as saddles), rows of ``J`` that lose their rank, a
+        loss that pulls at the outputs again, an activation kink that no step gets across, or one of the
+        limits. A course that ended early is what was reached until there.
+
+    Warns:
+        SolsetWarning: If the path ended early, with its place; or if the nearest solution was not found.
 
     Raises:
         ValueError: If the arguments do not fit, the map has no path, the problem has neither kept outputs
@@ -141,6 +145,8 @@ def follow_path(
         follower = _Follower(stepper, file, meter, max_gradients or math.inf, options.min_step)
         ending = follower.run(states, hidden)
     course = course_of(states, ending, derivative.optimality, risk.layout)
+    if not course.is_complete:
+        warnings.warn(f"the path ended early: {course.message}", SolsetWarning, stacklevel=3)
     if not nearest:
         return course
     reached = Move(points, course.end.place * dx)

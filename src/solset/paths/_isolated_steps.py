@@ -8,7 +8,7 @@ from torch import Tensor
 
 from solset.courses import Meter, Slopes, State, Station, StopReason
 from solset.errors import Status, bad_value
-from solset.linalg import LinearOperator
+from solset.linalg import LinearOperator, SmallestEigenvalue, smallest_eigenpair
 from solset.operators import GaussNewtonInverse, Hessian, InformativeInverse, Mixed
 from solset.operators._cost import FACTOR_ROW, FORWARD, HESSIAN_PRODUCT, INPUT_JACOBIAN
 from solset.paths._options import PathOptions
@@ -18,6 +18,9 @@ from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers import CG
 
+BETWEEN = (0.15, 0.382, 0.7)  # shares of a step at which it is looked at; no common period
+OFF = 0.1  # gradient there, relative to the one that the data would make, up to which the step is believed
+NEGATIVE = 1e-8  # share of the largest eigenvalue met below which a negative one is more than rounding
 SHARE = 0.5  # of the length of the last correction, taken for the error that it leaves
 
 
@@ -30,12 +33,14 @@ class _Solved:
         status: Status that conjugate gradients ended with.
         smallest: Smallest eigenvalue of the Hessian on the directions searched.
         pairs: Earlier pairs and those of this solve, ``(2, p, k)``.
+        size: Length of the right-hand side.
     """
 
     value: Tensor
     status: Status
     smallest: float
     pairs: Tensor
+    size: float
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,17 @@ class IsolatedSteps:
                 got=f"a Hessian with an eigenvalue of {solved.smallest:.3g} or less",
                 cure="Train further: no minimum goes through a saddle.",
             )
-        station = self._station(0.0, self._risk, self._floor, 0.0, solved.smallest, 0.0)
-        reference = (solved.smallest, float(solved.value.norm()))
+        lowest = self._lowest(self._risk, solved.pairs)
+        if lowest.relative < -NEGATIVE:
+            raise bad_value(
+                "problem",
+                expected="at a minimum of its risk",
+                got=f"a Hessian with an eigenvalue of {lowest.value:.3g}",
+                cure="Train further: no minimum goes through a saddle.",
+            )
+        smallest = _lower(solved.smallest, lowest.value)
+        station = self._station(0.0, self._risk, self._floor, 0.0, smallest, 0.0)
+        reference = (smallest, float(solved.value.norm()))
         return State(
             self._risk.weights, station, self.first_step, Slopes(solved.value), reference, solved.pairs
         )
@@ -129,10 +143,11 @@ class IsolatedSteps:
         """One step of length ``Δτ``, if its end lies on the branch that it started on.
 
         Where a path folds, Newton's method may still converge, to a solution far away. Then the slope of the
-        solution there differs from the chord that led to it.
+        solution there differs from the chord that led to it, or the gradient does not vanish between them.
+        Where a branch of minima becomes one of saddles, a negative eigenvalue tells; the slope may not.
 
         Cost: some Newton steps, each a gradient and about ten Hessian products; a few more products for the
-        slope at the end.
+        slope at the end, six gradients between, and up to 16 products for the smallest eigenvalue.
         """
         end = self._newton(state, step)
         if isinstance(end, Refusal):
@@ -150,7 +165,51 @@ class IsolatedSteps:
                 return self._refusal(state, smallest, "the slope at the end is not that of the step")
             if state.station.place > 0.0 and not surprise <= 0.5:  # more than half of the step is unexpected
                 return self._refusal(state, smallest, "the end of the step is not where it was predicted")
+        between = self._between(state, step, change, ahead)
+        if between is None:
+            return self._refusal(state, smallest, "points between the ends of the step are no solutions")
+        lowest = self._lowest(end.risk, ahead.pairs)
+        if lowest.relative < -NEGATIVE or self._dips(between, lowest):
+            detail = f"beyond it the Hessian has an eigenvalue of {lowest.value:.3g}: saddles, no minima"
+            return Refusal(StopReason.BIFURCATION, 0.5, detail)
+        smallest = _lower(smallest, lowest.value)
         return self._accepted(state, step, replace(end, smallest=smallest), ahead, surprise)
+
+    def _between(
+        self, state: State, step: float, change: Tensor, ahead: _Solved
+    ) -> list[tuple[EmpiricalRisk, Tensor]] | None:
+        """Risks on the cubic through a step, with their gradients; ``None`` if they are no solutions.
+
+        A gradient may be a tenth of the one that the move of the data makes where no weight moves.
+        """
+        allowed, places = max(OFF * step * ahead.size, 10 * self._floor), []
+        for share in BETWEEN:
+            weights = state.weights + state.slopes.between(share, step, change, ahead.value)
+            risk = self._at(state.station.place + share * step).at(weights)
+            places.append((risk, risk.gradient()))
+            self._meter.add(1.0)
+            if not float(places[-1][1].norm()) <= allowed:
+                return None
+        return places
+
+    def _dips(self, places: list[tuple[EmpiricalRisk, Tensor]], lowest: SmallestEigenvalue) -> bool:
+        """Whether the curvature along an eigenvector of the end is negative between, by differences."""
+        vector = lowest.vector
+        for risk, gradient in places:
+            length = torch.finfo(vector.dtype).eps ** 0.4 * (float(risk.weights.norm()) or 1.0)
+            beside = risk.at(risk.weights + length * vector).gradient()
+            self._meter.add(1.0)
+            if float(vector @ (beside - gradient)) / length < -0.01 * abs(lowest.value):
+                return True
+        return False
+
+    def _lowest(self, risk: EmpiricalRisk, pairs: Tensor) -> SmallestEigenvalue:
+        """The smallest eigenvalue of the Hessian, in all directions and not only those that the data push."""
+        inverse = Recycled(self._inverse, pairs) if pairs.shape[2] else self._inverse
+        hessian = Hessian(risk, memory_budget=self._budget)
+        lowest = smallest_eigenpair(hessian, inverse=inverse, steps=8, restarts=2, tol=0.02)
+        self._meter.add(HESSIAN_PRODUCT, times=lowest.products)
+        return lowest
 
     def _agree(self, change: Tensor, ahead: Tensor) -> bool:
         """Whether a step may have followed one smooth branch to where the slope would change this much."""
@@ -223,7 +282,7 @@ class IsolatedSteps:
         near: Tensor | None = None,
     ) -> _Solved:
         """``H⁻¹`` times a vector; ``tol`` is relative to the larger of it and of what ``near`` leaves."""
-        hessian = Watched(Hessian(risk, memory_budget=self._budget))
+        hessian, force = Watched(Hessian(risk, memory_budget=self._budget)), float(rhs.norm())
         inverse = self._inverse if pairs is None else Recycled(self._inverse, pairs)
         value, status = torch.zeros_like(rhs), Status.CONVERGED
         if near is not None and bool(near.any()):
@@ -236,7 +295,7 @@ class IsolatedSteps:
             value, status = value + solution.value, solution.status
         self._meter.add(HESSIAN_PRODUCT, times=hessian.count)
         all_pairs = pairs_of(hessian, pairs, self._options.max_pairs, self._budget)
-        return _Solved(value, status, smallest_eigenvalue(hessian), all_pairs)
+        return _Solved(value, status, smallest_eigenvalue(hessian), all_pairs, force)
 
     def _refusal(self, state: State, smallest: float, detail: str) -> Refusal:
         lowest = _lower(smallest, state.station.smallest)
