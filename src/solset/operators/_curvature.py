@@ -7,6 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from solset.errors import bad_value
 from solset.linalg import BlockDiagonal, LinearOperator, NormalOperator, Product
 from solset.operators._cost import (
     FORWARD,
@@ -21,6 +22,8 @@ from solset.operators._graphs import GRAPH_BUDGET
 from solset.operators._pushes import push_forward
 from solset.operators._regularisation import regularisation_of
 from solset.risk import EmpiricalRisk, flat_rows, is_out_of_memory, output_shape, through_loss
+
+MOST_OUTPUTS = 256  # outputs of a point up to which the loss's curvature is written out for products
 
 
 def loss_curvature(
@@ -103,6 +106,45 @@ def _column(slope: Tensor, leaf: Tensor, j: int) -> Tensor:
     return torch.autograd.grad(slope[:, j].sum(), leaf, retain_graph=True)[0]
 
 
+def _curved(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor, pushed: Tensor) -> Tensor:
+    """``αΛ`` times changes of the outputs of a batch, ``(k, b, c)``, by products alone.
+
+    Cost: a sweep through the loss for each change; memory for a few of them.
+    """
+    try:
+        curved = _products(risk, *_doubled(outputs, targets), pushed.to(torch.float64))
+    except (RuntimeError, TypeError) as error:  # as for the blocks
+        if is_out_of_memory(error):
+            raise
+        curved = _products(risk, outputs, targets, pushed)
+    return curved.to(pushed.dtype)
+
+
+def _products(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor, pushed: Tensor) -> Tensor:
+    def slope_at(leaf: Tensor, *, create_graph: bool = False) -> Tensor:
+        with torch.enable_grad():
+            value = risk.batch_scale(len(outputs)) * risk.loss(leaf.reshape(outputs.shape), targets)
+            return torch.autograd.grad(value, leaf, create_graph=create_graph)[0]
+
+    leaf = flat_rows(outputs).detach().clone().requires_grad_()
+    try:
+        slope = slope_at(leaf, create_graph=True)
+        if not slope.requires_grad:
+            return torch.zeros_like(pushed)
+        return torch.stack([torch.autograd.grad(slope, leaf, part, retain_graph=True)[0] for part in pushed])
+    except RuntimeError as error:
+        if is_out_of_memory(error) or leaf.dtype != torch.float64:
+            raise
+        return torch.stack([_along(slope_at, leaf.detach(), part) for part in pushed])
+
+
+def _along(slope_at: Callable[[Tensor], Tensor], outputs: Tensor, direction: Tensor) -> Tensor:
+    """The derivative of the slope of the loss along a direction, as a central difference."""
+    length = STEP * outputs.abs().amax().clamp_min(1.0) / direction.abs().amax().clamp_min(1e-300)
+    ahead, behind = ((outputs + sign * length * direction).requires_grad_() for sign in (1.0, -1.0))
+    return (slope_at(ahead) - slope_at(behind)) / (2 * length)
+
+
 def _root(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
     """``(αΛ_i)^{1/2}`` of a batch, ``(b, c, c)``."""
     values, vectors = torch.linalg.eigh(_of_batch(risk, outputs, targets))
@@ -116,12 +158,16 @@ class CurvatureRoot(BlockDiagonal):
 
     Args:
         risk: Empirical risk with the loss and the network.
+        memory_budget: Bytes that the blocks may take with what they are computed from; a gigabyte at least.
+
+    Raises:
+        ValueError: If the blocks of all points do not fit the budget.
 
     Cost: one forward pass at the first use; memory for ``n·c²`` numbers.
     """
 
-    def __init__(self, risk: EmpiricalRisk) -> None:
-        self._risk, self._shape = risk, output_shape(risk)
+    def __init__(self, risk: EmpiricalRisk, *, memory_budget: int = GRAPH_BUDGET) -> None:
+        self._risk, self._shape, self._budget = risk, output_shape(risk), memory_budget
         m = len(risk.points) * prod(self._shape)
         LinearOperator.__init__(self, (m, m), risk.weights.dtype, risk.weights.device)
 
@@ -130,15 +176,30 @@ class CurvatureRoot(BlockDiagonal):
         """One block for each point, ``(n, c, c)``."""
         return self._computed
 
+    @property
+    def bytes(self) -> int:
+        """Memory that the blocks take."""
+        return self.shape[0] * prod(self._shape) * self._risk.weights.element_size()
+
     @cached_property
     def _computed(self) -> Tensor:
+        needed = 3 * 8 * self.shape[0] * prod(self._shape)
+        if needed > max(self._budget, 2**30):
+            raise bad_value(
+                "memory_budget",
+                expected=f"at least {needed} bytes: the loss has {prod(self._shape)} outputs a point",
+                got=self._budget,
+                cure="Take a solver that needs products only: CG() for gauss_newton, else MINRES().",
+            )
         return _through_network(self._risk, _root)
 
 
 class GaussNewton(NormalOperator):
     """The Gauss–Newton matrix ``AᵀA + λI`` with rows ``A = √α Λ^{1/2} J``, ``(p, p)``.
 
-    Unequal weight decays stand on the diagonal in place of ``λI``.
+    Unequal weight decays stand on the diagonal in place of ``λI``. Where points have more than 256 outputs,
+    products go through the loss and not through ``Λ^{1/2}``:
+    then a loss that is not convex in the outputs keeps its negative curvature.
 
     It equals the Hessian at zero residual, and if the outputs are linear in the weights. The factor ``A`` is
     an attribute, so that solvers may work on the smaller side.
@@ -148,14 +209,14 @@ class GaussNewton(NormalOperator):
         memory_budget: Bytes that graphs kept between products may take.
 
     Cost: about one gradient for each product with a kept graph; 1.5 to 2.4 without one, or with convolutions.
-    The loss's curvature (``n·c²`` numbers) is kept if it fits the budget too.
+    The loss's curvature (``n·c²`` numbers) is kept for up to 256 outputs a point if it fits the budget too.
     """
 
     def __init__(self, risk: EmpiricalRisk, *, memory_budget: int = GRAPH_BUDGET) -> None:
         self._jacobian = Jacobian(risk, memory_budget=memory_budget)
-        self._risk, self._weights = risk, CurvatureRoot(risk)
-        needed = self._weights.shape[0] * self._jacobian.outputs * risk.weights.element_size()
-        self.keeps_weights = needed <= memory_budget
+        self._risk, self._weights = risk, CurvatureRoot(risk, memory_budget=memory_budget)
+        is_small = self._jacobian.outputs <= MOST_OUTPUTS
+        self.keeps_weights = is_small and self._weights.bytes <= memory_budget
         damping, rest = regularisation_of(risk)
         super().__init__(Product(self._weights, self._jacobian), damping, rest)
 
@@ -186,8 +247,7 @@ class GaussNewton(NormalOperator):
     @property
     def weights_cost(self) -> ProductCost:
         """The cost of the loss's curvature at every point, where it is kept."""
-        size = self._weights.shape[0] * self._jacobian.outputs * self._risk.weights.element_size()
-        return ProductCost(Cost(1.0, FORWARD), Cost(), size)
+        return ProductCost(Cost(1.0, FORWARD), Cost(), self._weights.bytes)
 
     @property
     def _kept_weights_cost(self) -> ProductCost:
@@ -198,7 +258,10 @@ class GaussNewton(NormalOperator):
         if self.keeps_weights:
             roots = self._weights.blocks[start : start + len(outputs)]
         else:
-            roots = _root(self._risk, outputs.detach().reshape(-1, *output_shape(self._risk)), targets)
+            shaped = outputs.detach().reshape(-1, *output_shape(self._risk))
+            if self._jacobian.outputs > MOST_OUTPUTS:
+                return _curved(self._risk, shaped, targets, pushed)
+            roots = _root(self._risk, shaped, targets)
         return torch.einsum("bij,bjl,kbl->kbi", roots, roots, pushed)
 
     def _apply(self, block: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from solset.courses import Meter, Slopes, State, Station, StopReason
 from solset.errors import Status, bad_value
-from solset.linalg import LinearOperator, SmallestEigenvalue, smallest_eigenpair
+from solset.linalg import Identity, LinearOperator, SmallestEigenvalue, smallest_eigenpair
 from solset.operators import GaussNewtonInverse, Hessian, InformativeInverse, Mixed
 from solset.operators._cost import FACTOR_ROW, FORWARD, HESSIAN_PRODUCT, INPUT_JACOBIAN
 from solset.paths._options import PathOptions
@@ -95,7 +95,10 @@ class IsolatedSteps:
         self._meter.add(1.0)
 
     def _preconditioner(self) -> LinearOperator:
-        """The Gauss–Newton inverse, on the informative rows alone if they are few."""
+        """The Gauss–Newton inverse, on the informative rows alone if they are few; none for dense outputs."""
+        count = len(self._risk.points) * self._outputs
+        if 24 * count * self._outputs > self._budget:  # the loss's curvature does not fit
+            return Identity(self._risk.layout.size, self._risk.weights.dtype, self._risk.weights.device)
         chosen = InformativeInverse(self._risk, self._points, memory_budget=self._budget)
         self._meter.add(FORWARD)
         size, total = self._risk.layout.size, len(self._risk.points) * self._outputs

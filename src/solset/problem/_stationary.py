@@ -54,6 +54,8 @@ def preconditioner_fits(point: TrainedPoint) -> bool:
         point: Trained point at which the map is linearised.
     """
     side = smaller_side(point)
+    if not point.curvature_fits:  # its rows are weighted by the roots of the loss's curvature
+        return False
     return point.risk.least_decay > 0 and side <= MAX_ROWS and 16 * side * side <= point.memory_budget
 
 
