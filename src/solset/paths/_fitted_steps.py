@@ -140,6 +140,8 @@ class FittedSteps:
         change. Cost: three forward passes.
         """
         change, factor = end.weights - state.weights, end.factor
+        if factor.picked is not None:  # chosen rows leave the other outputs as far off as their choice allows
+            return True
         allowed = max(BETWEEN_OFF * step * float(factor.answer.norm()), 10 * self._output_tol)
         for share in BETWEEN:
             weights = state.weights + state.slopes.between(share, step, change, factor.slope)
