@@ -56,7 +56,7 @@ class Problem:
     """A trained network, its loss and its training data: the point where the solution map is studied.
 
     The constructor checks that the model is in evaluation mode, that data and outputs are the same at every
-    reading, that the loss is a mean or a sum, and that the gradient is small. It never changes the model.
+    reading, that the loss is a sum over points, and that the gradient is small. It never changes the model.
 
     Args:
         model: Module in evaluation mode, called as it is: with a tensor ``(b, *input)``, with the tensors of

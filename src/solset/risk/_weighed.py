@@ -70,7 +70,8 @@ class WeighedLoss:
         Args:
             targets: Targets of some points.
         """
-        return tuple(targets.shape[1:]) == (prod(self.shape) + 1,) != self.shape
+        has_column = tuple(targets.shape[1:]) == (prod(self.shape) + 1,) != self.shape
+        return has_column and targets.dtype == torch.float64
 
     def plain(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
         """The targets alone, real numbers in the type of the outputs.
