@@ -368,6 +368,18 @@ def test_a_loss_that_squeezes_its_outputs_itself_is_taken():
     assert squeezed.output_count == 1
 
 
+class Ring(nn.Module):
+    """A graph of which each point is a node, with its edges built in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.register_buffer("neighbour", torch.arange(1, N + 1) % N)
+
+    def forward(self, x):
+        return self.layer(x) + self.layer(x)[self.neighbour]
+
+
 REFUSED = {
     "two tensors of real numbers": (
         lambda: Problem(TwoInputs().double().eval(), nn.CrossEntropyLoss(), (IMAGE, TABLE), LABELS),
@@ -430,6 +442,26 @@ REFUSED = {
         ),
         ValueError,
         "collate_fn pads",
+    ),
+    "texts": (
+        lambda: Problem(text_model(), nn.CrossEntropyLoss(), [("a", 0), ("b", 1)]),
+        TypeError,
+        "Turn texts into token ids",
+    ),
+    "objects": (
+        lambda: Problem(text_model(), nn.CrossEntropyLoss(), [(object(), 0), (object(), 1)]),
+        ValueError,
+        "and makes tensors",
+    ),
+    "nodes of one graph": (
+        lambda: Problem(Ring().double().eval(), nn.CrossEntropyLoss(), TABLE, LABELS),
+        ValueError,
+        "nodes of a graph",
+    ),
+    "whole targets beside outputs of one column": (
+        lambda: Problem(regressor(), lambda o, t: (o - t).square().mean(), TABLE, LABELS),
+        ValueError,
+        "every pair of points",
     ),
     "a column of texts": (
         lambda: Problem(

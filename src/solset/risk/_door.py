@@ -205,6 +205,14 @@ def _points(
     """Points whose inputs and targets are one tensor each."""
     batch, targets = read(few)
     batch = plain(batch)
+    for name, part in (("inputs", batch), ("targets", targets)):
+        if not named_tensors(part):
+            raise bad_type(
+                name,
+                expected="tensors, with a row for each point",
+                got=f"a {type(part).__name__} without any",
+                cure="Turn texts into token ids, and objects into tensors.",
+            )
     aims = None if isinstance(targets, Tensor) else Tree.of(targets, len(few), "targets")
     tree, moving = None, None
     if lookup is not None:

@@ -29,13 +29,14 @@ def opened(risk: EmpiricalRisk, few: Sequence[int], *, target_moves: bool | None
             not take outputs and targets.
         ValueError: If outputs depend on how far a point is padded, or outputs and targets broadcast.
 
-    Cost: a forward pass of these points, and of each by itself where batches are padded.
+    Cost: two forward passes of these points, and one of each by itself where batches are padded.
     """
     inputs, targets = risk.points[few]
     risk = replace(
         risk, door=replace(risk.door, moves_target=_target_moves(risk, inputs, targets, target_moves))
     )
     returned = _first_call(risk, inputs)
+    _call_alone(risk, inputs)
     door, aims = risk.door, risk.points.targets
     if not isinstance(returned, Tensor):
         tree = Tree.of(returned, len(few), "outputs")
@@ -105,6 +106,20 @@ def _first_call(risk: EmpiricalRisk, inputs: Tensor) -> Any:
         ) from error
 
 
+def _call_alone(risk: EmpiricalRisk, inputs: Tensor) -> None:
+    """Refuses a model that does not take a point by itself, such as one of all nodes of a graph."""
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            risk.returned(risk.layout.split(risk.weights), inputs[:1])
+    except (TypeError, RuntimeError, ValueError, IndexError) as error:
+        raise bad_value(
+            "model",
+            expected="to treat every point by itself",
+            got=f"{type(error).__name__} for one point alone: {error}",
+            cure="Points that depend on each other, such as the nodes of a graph, are not taken.",
+        ) from error
+
+
 def _check_loss(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> None:
     """Refuses a loss that does not take the outputs, or broadcasts ``(b, 1)`` against ``(b,)``."""
     with torch.no_grad(), _Broadcasts(outputs, targets) as seen:
@@ -133,6 +148,9 @@ def _check_loss(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> None:
         )
 
 
+_OF_CLASSES = {functional.cross_entropy, functional.nll_loss, functional.multi_margin_loss}
+
+
 class _Broadcasts(TorchFunctionMode):
     """A context that records functions which meet ``(b, 1)`` and ``(b,)`` in one call and pair all points."""
 
@@ -140,8 +158,7 @@ class _Broadcasts(TorchFunctionMode):
         super().__init__()
         count = len(outputs)
         shapes = {tuple(outputs.shape), tuple(targets.shape)}
-        is_real = outputs.is_floating_point() and targets.is_floating_point()
-        self._is_open = count > 1 and is_real and shapes == {(count,), (count, 1)}
+        self._is_open = count > 1 and shapes == {(count,), (count, 1)}
         self._pair, self._all = shapes, (count, count)
         self.names: list[str] = []
 
@@ -160,6 +177,7 @@ class _Broadcasts(TorchFunctionMode):
             }
             made = {tuple(part.shape) for _, part in named_tensors(result)}
             is_reduced = getattr(func, "__module__", "") == functional.__name__ and () in made
+            is_reduced &= func not in _OF_CLASSES
             if self._pair <= given and (self._all in made or is_reduced):
                 self.names.append(getattr(func, "__name__", str(func)))
         return result

@@ -213,14 +213,15 @@ def _of_dataset(
     def read(indices: Sequence[int]) -> tuple[Any, Any]:
         points = [dataset[i] for i in indices]  # type: ignore[index]
         try:
-            inputs, targets = _split(collate(points), key)
-        except RuntimeError as error:
+            collated = collate(points)
+        except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             raise bad_value(
                 "inputs",
                 expected="points that can be stacked",
                 got=f"{type(error).__name__}: {error}",
-                cure="Pass a DataLoader whose collate_fn pads points of different shapes.",
+                cure="Pass a DataLoader whose collate_fn pads points of different shapes and makes tensors.",
             ) from error
+        inputs, targets = _split(collated, key)
         for name, tree in (("inputs", inputs), ("targets", targets)):
             for path, value in named_tensors(tree):
                 if value.ndim and len(value) == len(indices):
