@@ -60,7 +60,7 @@ def test_a_bad_argument_ends_in_one_line(solset, arguments, says):
 def test_an_obstacle_is_said_below_its_route(solset):
     lines = solset("plan", "mine.py:build").out.splitlines()
     place = next(i for i, line in enumerate(lines) if line.startswith("- preconditioned CG"))
-    assert lines[place + 1].strip().startswith("does not apply: no weight decay")
+    assert lines[place + 1].strip().startswith("does not apply: weights without weight decay")
 
 
 def test_large_numbers_keep_their_columns(solset):

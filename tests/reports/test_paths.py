@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from solset import Move, Problem, follow_path
+from solset import Move, Problem, SolsetWarning, follow_path
 from solset.reports._directions import random_directions, step_of
 from solset.reports._moves import MoveSettings
 from solset.reports._options import settings_from
@@ -92,7 +92,8 @@ def test_a_nearest_solution_that_is_not_found_is_called_so(fitted, tmp_path, mon
 
     monkeypatch.setattr(follow, "LevenbergMarquardt", lambda **_: LevenbergMarquardt(max_steps=0))
     settings = dataclasses.replace(SETTINGS, nearest=True)
-    page = path_experiment(fitted.problem(), settings, opened(tmp_path, settings)).read_text(encoding="utf-8")
+    with pytest.warns(SolsetWarning, match="training ended with status 'max_steps'"):
+        page = path_experiment(fitted.problem(), settings, opened(tmp_path, settings)).read_text("utf-8")
     assert "The path to 10 %: the search for the nearest solution ended with max_steps, at a resid" in page
 
 
