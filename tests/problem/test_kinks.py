@@ -217,3 +217,14 @@ def test_a_forward_method_that_uses_torch_func_is_looked_at():
     torch.manual_seed(0)
     problem = problem_of(Sloped().eval(), torch.linspace(0, 1, 4, **DOUBLE)[:, None])
     assert kinks_of(problem).verdict is Verdict.HELD
+
+
+def test_points_that_stay_are_looked_at_once():
+    problem = problem_of(convolution(nn.ReLU(), nn.MaxPool2d(2)), black_images(6, torch.float64))
+    assert problem.point.kinks([0], of_outputs=True).points == (0,)
+    batches = []
+    problem.risk().model.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    assert problem.point.kinks([3], of_outputs=True).points == (3,)
+    assert batches
+    assert set(batches) == {1}
+    assert problem.point.kinks(range(6), of_outputs=True).points == tuple(range(6))

@@ -49,6 +49,22 @@ class Kinks:
     points: tuple[int, ...] = ()
     modules: tuple[Kinked, ...] = ()
 
+    def joined(self, other: "Kinks") -> "Kinks":
+        """Both together; a unit that both may have counted is counted once.
+
+        Args:
+            other: Kinks of the same network at the same trained point.
+        """
+        both = {one.module: one for one in self.modules}
+        are_apart = not set(self.points) & set(other.points)
+        for one in other.modules:
+            first = both.get(one.module, Kinked(one.module, 0, 0.0))
+            units, share = first.units + one.units, first.share + one.share
+            most = first if first.units >= one.units else one
+            both[one.module] = Kinked(one.module, units, share) if are_apart else most
+        ranked = sorted(both.values(), key=lambda one: -one.units)
+        return Kinks(tuple(sorted({*self.points, *other.points})), tuple(ranked))
+
 
 def points_on_kinks(risk: EmpiricalRisk) -> Tensor:
     """Whether the network, and the loss, have units on a kink at each point, ``(n, 2)``.

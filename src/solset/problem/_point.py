@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from solset.changes import Change
@@ -105,9 +106,21 @@ class TrainedPoint:
             moved: Indices of the points whose features move.
             of_outputs: Whether the outputs are differentiated, and not the gradient of the risk.
         """
+        chosen = torch.zeros(len(self._suspects), dtype=torch.bool, device=self._suspects.device)
+        chosen[list(moved)] = True
+        kinks = self._kinks_of(chosen, of_outputs=of_outputs) if moved else Kinks()
+        if bool((self._suspects.any(dim=1) & ~chosen).any()):  # at points that stay, the weights move
+            held = self._kinks_of(torch.zeros_like(chosen), of_outputs=of_outputs)
+            kinks = held.joined(kinks)
+        return kinks
+
+    def _kinks_of(self, chosen: Tensor, *, of_outputs: bool) -> Kinks:
+        """The kinks at chosen points as these move; at all points, with their features held, for none."""
+        moved = chosen.nonzero().flatten().tolist()
         key = (tuple(moved), of_outputs)
         if key not in self._kinks:
-            self._kinks[key] = one_sided(self.risk, self._suspects, moved, of_outputs=of_outputs)
+            suspects = self._suspects & chosen.unsqueeze(1) if moved else self._suspects
+            self._kinks[key] = one_sided(self.risk, suspects, moved, of_outputs=of_outputs)
         return self._kinks[key]
 
     def gram_solver(self, *, is_equilibrated: bool = False) -> Dual:
