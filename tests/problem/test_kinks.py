@@ -137,6 +137,12 @@ TIED = {
     "softshrink": lambda z: functional.softshrink(z + 0.5),
     "max pool": lambda z: functional.max_pool1d(z.unsqueeze(1), 2, stride=1, padding=1).squeeze(1)[:, :4],
     "adaptive": lambda z: functional.adaptive_max_pool1d(z.unsqueeze(1), 2).squeeze(1).repeat(1, 2),
+    "transformed": lambda z: torch.func.vmap(torch.relu)(z),
+    "sampled": lambda z: functional.grid_sample(
+        torch.tensor([[[[1.0, 3.0, 2.0]]]], **DOUBLE).expand(len(z), 1, 1, 3),
+        torch.stack([z[:, :1], 0 * z[:, :1]], dim=-1).unsqueeze(1),
+        align_corners=True,
+    ).reshape(len(z), 1),
     "distance": lambda z: torch.cdist(z.unsqueeze(1), torch.tensor([[[0.0, 0.0, 0.0, 2.0]]], **DOUBLE))[:, 0],
 }
 ON_KINKS = torch.tensor([[0.3, -0.7, 1.1, 2.0], [0.0, 0.0, 0.0, 2.0]], **DOUBLE)
@@ -146,7 +152,8 @@ ON_KINKS = torch.tensor([[0.3, -0.7, 1.1, 2.0], [0.0, 0.0, 0.0, 2.0]], **DOUBLE)
 def test_a_kink_is_found_at_the_data_themselves(name: str):
     torch.manual_seed(0)
     model = Calls(TIED[name])
-    problem = problem_of(model, ON_KINKS)
+    # The comparison with differences at the door refuses some kinks; here the look at ties is tested alone.
+    problem = problem_of(model, ON_KINKS, verify_derivatives=False)
     premise = kinks_of(problem)
     assert premise.verdict is Verdict.FAILED
     assert "one-sided at 1 of 2 points" in premise.reason

@@ -131,3 +131,16 @@ _SPECIAL: Mapping[str, Callable[[Sequence[Any], Mapping[str, Any]], Tensor]] = {
     **dict.fromkeys(("smooth_l1_loss", "huber_loss"), _to_bend),
     "round": _to_halves,
 }
+
+ELEMENTWISE = frozenset(
+    {
+        *AT_ZERO,
+        *BOUNDS,
+        *FIXED,
+        *JUMPS_AT_ZERO,
+        *COMPARISONS,
+        *_SPECIAL,
+        *("hardtanh", "softshrink", "hardshrink", "pow", "asin", "acos", "arcsin", "arccos"),
+    }
+)
+"""All operations of which :func:`distances_to_kinks` knows kinks."""

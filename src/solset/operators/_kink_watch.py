@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from solset.operators._kink_table import bare, distances_to_kinks
-from solset.operators._ties import UNSEEN, ties_of
+from solset.operators._kink_table import ELEMENTWISE, bare, distances_to_kinks
+from solset.operators._ties import TYING, UNSEEN, ties_of
 from solset.risk import EmpiricalRisk
 
 _TRANSFORMS = ("_functorch/eager_transforms.py", "_functorch/vmap.py")  # files that run transformed functions
@@ -33,10 +33,10 @@ class Tied:
     points: Tensor
 
     def without(self, other: "Tied | None") -> "Tied":
-        """The units that are not on a kink in another pass."""
+        """The units that are not on a kink in another pass, and those of which it is not known."""
         if other is None or other.count != self.count:
             return self
-        stays = ~torch.isin(self.units, other.units)
+        stays = ~torch.isin(self.units, other.units) | (self.points < 0)
         return Tied(self.module, self.count, self.units[stays], self.points[stays])
 
 
@@ -55,6 +55,9 @@ class KinkWatch(TorchDispatchMode):
         super().__init__()
         self.calls: list[Tied] = []
         self._names, self._batch = names, batch
+        self._unseen = Tied(
+            "a torch.func transform", 1, torch.zeros(1, dtype=torch.long), -torch.ones(1).long()
+        )
 
     def __torch_dispatch__(
         self,
@@ -68,16 +71,19 @@ class KinkWatch(TorchDispatchMode):
         first = args[0] if args else None
         if not isinstance(first, Tensor) or not first.is_floating_point() or not first.numel():
             return func(*args, **kwargs)
-        if _is_transformed():  # another operation here would end the process inside of PyTorch
-            return func(*args, **kwargs)
         name = bare(func._schema.name.split("::")[-1])
+        if not has_kinks(name):
+            return func(*args, **kwargs)
+        if _is_transformed():  # another operation here would end the process inside of PyTorch
+            self.calls.append(self._unseen)
+            return func(*args, **kwargs)
         tol = _closeness(first)
         masks = [z.abs() <= tol for z in distances_to_kinks(name, args, kwargs)]  # before an in-place change
         result = func(*args, **kwargs)
         chosen = ties_of(name, args, kwargs, result, tol)
         if chosen is not None:
             masks.append(chosen)
-        if name in UNSEEN or (name == "scatter_reduce" and "sum" not in args and "mean" not in args):
+        if name in UNSEEN:
             masks.append(torch.ones((), dtype=torch.bool))
         for mask in masks:
             self._record(mask)
@@ -90,6 +96,15 @@ class KinkWatch(TorchDispatchMode):
         is_known = mask.ndim > 0 and mask.numel() % self._batch == 0 and mask.shape[0] % self._batch == 0
         points = units // per_point if is_known else torch.full_like(units, -1)
         self.calls.append(Tied(name, mask.numel(), units, points))
+
+
+def has_kinks(name: str) -> bool:
+    """Whether an operation may have kinks, by its bare name.
+
+    Args:
+        name: Bare name of the operation.
+    """
+    return name in ELEMENTWISE or name in TYING or name in UNSEEN or "max_pool" in name
 
 
 def _is_transformed() -> bool:

@@ -13,6 +13,9 @@ PLACES = frozenset({"argmax", "argmin", "aminmax"})
 ORDERS = frozenset({"sort", "msort", "argsort", "topk", "cummax", "cummin"})
 NORMS = frozenset({"linalg_vector_norm", "norm", "cdist_forward", "pdist_forward", "dist", "std", "hypot"})
 
+TYING = CHOICES | PLACES | ORDERS | NORMS
+"""Operations whose entries may be tied, beside max pooling."""
+
 UNSEEN = frozenset(
     {
         "grid_sampler_2d",
@@ -27,6 +30,7 @@ UNSEEN = frozenset(
         "bucketize",
         "searchsorted",
         "index_reduce",
+        "scatter_reduce",
     }
 )
 """Operations with kinks whose places are not looked for."""
