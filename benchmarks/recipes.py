@@ -132,9 +132,7 @@ def _replay(activation: type[nn.Module]) -> dict[str, float]:
     def goal(model: nn.Module) -> Tensor:
         return test_losses(model).mean()
 
-    jobs: dict[str, Callable[[], object]] = {
-        "training": lambda: at.retrain(Remove([0]), start=runs["all states"].weights)
-    }
+    jobs: dict[str, Callable[[], object]] = {"training": lambda: runs["all states"].retrain(Remove([0]))}
     jobs |= {name: partial(each.attribute, goal) for name, each in runs.items()}
     seconds = medians(jobs, rounds=3)
     run = runs["all states"]

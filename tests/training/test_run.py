@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from solset import Move, Remove, Training
+from solset.training import Run
 
 SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
 
@@ -109,9 +110,9 @@ def held_out(model: nn.Module) -> Tensor:
     return nn.functional.cross_entropy(model(x[24:]), y[24:])
 
 
-def central(at: Training, weights: Tensor, change, step: float) -> tuple[Tensor, float]:
+def central(run: Run, change, step: float) -> tuple[Tensor, float]:
     """Central differences of the weights and of the held-out loss, by real reruns."""
-    ends = [at.retrain(change, scale=sign * step, progress=False, start=weights) for sign in (1, -1)]
+    ends = [run.retrain(change, scale=sign * step, progress=False) for sign in (1, -1)]
     with torch.no_grad():
         goals = [float(held_out(end.model)) for end in ends]
     return (ends[0].weights - ends[1].weights) / (2 * step), (goals[0] - goals[1]) / (2 * step)
@@ -130,12 +131,9 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_tangent_is_the_limit_of_central_differences_of_reruns(optimizer, change):
-    at = training(plain_net, optimizer=optimizer)
-    run = at.run()
+    run = training(plain_net, optimizer=optimizer).run()
     tangent = run.estimate(change, smoothness=False).change
-    errors = [
-        relative(central(at, run.weights, change, step)[0], tangent) for step in (4e-3, 2e-3, 1e-3, 1e-4)
-    ]
+    errors = [relative(central(run, change, step)[0], tangent) for step in (4e-3, 2e-3, 1e-3, 1e-4)]
     assert errors[-1] < 1e-6
     assert errors[1] < 0.3 * errors[0]  # a quarter: the square of the step
 
@@ -143,9 +141,8 @@ def test_tangent_is_the_limit_of_central_differences_of_reruns(optimizer, change
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_derivative_passes_through_norms_dropout_schedule_clipping_and_augmentation(recipe, change):
-    at = training(optimizer=OPTIMIZERS["SGD with momentum"], **recipe)
-    run = at.run()
-    weights, goal = central(at, run.weights, change, 1e-4)
+    run = training(optimizer=OPTIMIZERS["SGD with momentum"], **recipe).run()
+    weights, goal = central(run, change, 1e-4)
     assert relative(run.estimate(change, smoothness=False).change, weights) < 1e-6
     worth = run.attribute(held_out)
     assert predicted(worth, change) == pytest.approx(goal, rel=1e-5)

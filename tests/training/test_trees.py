@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from solset import Move, Remove, Training
+from solset.training import Run
 
 IDS = torch.randint(0, 9, (20, 5), generator=torch.Generator().manual_seed(0))
 MASK = (torch.rand(20, 5, generator=torch.Generator().manual_seed(1)) > 0.3).long()
@@ -40,32 +41,25 @@ def goal(model: nn.Module) -> Tensor:
     return nn.functional.cross_entropy(model(IDS, MASK).logits, LABELS)
 
 
-def slope(at: Training, weights: Tensor, change: Move | Remove) -> float:
+def slope(run: Run, change: Move | Remove) -> float:
     """The central difference of the goal over real reruns."""
     with torch.no_grad():
-        ends = [
-            float(goal(at.retrain(change, scale=s, start=weights, progress=False).model))
-            for s in (1e-4, -1e-4)
-        ]
+        ends = [float(goal(run.retrain(change, scale=s, progress=False).model)) for s in (1e-4, -1e-4)]
     return (ends[0] - ends[1]) / 2e-4
 
 
 def test_documents_are_removed_from_a_model_of_token_ids():
-    at = training()
-    run = at.run()
+    run = training().run()
     worth = run.attribute(goal)
     assert worth.features is None
-    assert -float(worth.weights[[3, 8]].sum()) == pytest.approx(
-        slope(at, run.weights, Remove([3, 8])), rel=1e-6
-    )
+    assert -float(worth.weights[[3, 8]].sum()) == pytest.approx(slope(run, Remove([3, 8])), rel=1e-6)
 
 
 def test_the_real_tensor_of_a_dict_moves():
-    at = training(shade=torch.zeros(20, 5, 4, dtype=torch.float64))
-    run = at.run()
+    run = training(shade=torch.zeros(20, 5, 4, dtype=torch.float64)).run()
     dx = torch.randn(2, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     worth = run.attribute(goal)
-    expected = slope(at, run.weights, Move([1, 6], dx))
+    expected = slope(run, Move([1, 6], dx))
     assert float((worth.features[[1, 6]] * dx).sum()) == pytest.approx(expected, rel=1e-6)
 
 

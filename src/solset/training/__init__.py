@@ -1,7 +1,18 @@
 """A training as a map: where your own recipe goes when its data change."""
 
+from solset.training._recorder import Recorder, record
 from solset.training._results import Attribution, RecipeKinks, Retraining, RunEstimate, Smoothness
 from solset.training._run import Run
 from solset.training._training import Training
 
-__all__ = ["Attribution", "RecipeKinks", "Retraining", "Run", "RunEstimate", "Smoothness", "Training"]
+__all__ = [
+    "Attribution",
+    "RecipeKinks",
+    "Recorder",
+    "Retraining",
+    "Run",
+    "RunEstimate",
+    "Smoothness",
+    "Training",
+    "record",
+]

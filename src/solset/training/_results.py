@@ -1,6 +1,6 @@
 """What a run says: where it ends after a change of the data, and what each point is worth for a goal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,6 +161,20 @@ class Retraining(WeightsResult):
 
     def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size]]:
         return self.weights, self.shapes
+
+
+def retraining(model: nn.Module, losses: Sequence[float], before: Tensor) -> Retraining:
+    """The result of a real rerun.
+
+    Args:
+        model: Trained module of the rerun.
+        losses: Loss of each step's batch.
+        before: Weights at the end of the run on the data before, ``(p,)``.
+    """
+    named = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    end = torch.cat([value.reshape(-1) for value in named.values()])
+    shapes = {name: value.shape for name, value in named.items()}
+    return Retraining(end, end - before, model.eval(), tuple(losses), shapes)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,11 +1,8 @@
 """One recorded run of a training, and its derivative in the data."""
 
-from __future__ import annotations
-
-import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +12,10 @@ from solset.changes import Change, PointChange, require_change
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.risk import plain_operations
 from solset.training._calculus import derivatives
-from solset.training._data import losses_of
-from solset.training._loop import Loop
-from solset.training._optimizers import OptimizerStep, made
-from solset.training._results import Attribution, RecipeKinks, Retraining, RunEstimate, Smoothness
+from solset.training._data import Data, losses_of
+from solset.training._optimizers import OptimizerStep
+from solset.training._results import Attribution, RecipeKinks, Retraining, RunEstimate, Smoothness, retraining
+from solset.training._setting import Loop, Setting
 from solset.training._state import (
     State,
     capture,
@@ -32,9 +29,7 @@ from solset.training._statistics import with_plain_statistics
 from solset.training._step import BatchSlope, Record, Slope, StepDerivative
 from solset.training._tape import Tape
 
-if TYPE_CHECKING:
-    from solset.training._training import Training
-
+Rerun = Callable[[Data, bool | None], tuple[nn.Module, list[float]]]
 Goal = Callable[[nn.Module], Tensor]
 
 
@@ -42,17 +37,22 @@ class Run:
     """A training that was run once, with the record from which its derivative is computed.
 
     Attributes:
-        training: Training that was run.
         model: Trained module, in evaluation mode.
         initial: Initial value of each trained parameter, by name.
     """
 
     def __init__(
-        self, training: Training, model: nn.Module, end: State, tape: Tape, initial: dict[str, Tensor]
+        self,
+        setting: Setting,
+        tape: Tape,
+        model: nn.Module,
+        end: State,
+        initial: Mapping[str, Tensor],
+        rerun: Rerun,
     ) -> None:
-        self.training, self.initial, self._end, self._tape = training, initial, end, tape
-        self._replayed = copy.deepcopy(model)  # in training mode, for steps that are taken again
+        self.initial, self._setting, self._tape, self._end, self._rerun = initial, setting, tape, end, rerun
         self.model = model.eval()
+        self._device = next(model.parameters()).device
         self._is_mean = self._loss_is_mean()
 
     @property
@@ -106,7 +106,10 @@ class Run:
         return result
 
     def retrain(self, change: Change, *, scale: float = 1.0, progress: bool | None = None) -> Retraining:
-        """The truth: the same recipe really run on changed data; see :meth:`Training.retrain`.
+        """The truth: the same recipe, with the same seed, really run on changed data.
+
+        A removed point keeps its place in its batches with factor 0, and the mean of the batch is over the
+        others; the order of all points stays. Layers that see the whole batch still see the point.
 
         Args:
             change: Change of the training data.
@@ -115,7 +118,11 @@ class Run:
 
         Cost: one training.
         """
-        return self.training.retrain(change, scale=scale, progress=progress, start=self.weights)
+        require_change(change)
+        data = self._setting.data
+        changed = data.changed(change.of_points(len(data), lambda: data.space), scale)
+        model, losses = self._rerun(changed, progress)
+        return retraining(model, losses, self.weights)
 
     def smoothness(
         self, change: Change, *, scales: Sequence[float] = (1.0, 0.5, 0.1, 0.01), tolerance: float = 0.2
@@ -163,7 +170,7 @@ class Run:
         derivative = self._derivative()
         measured = [self._cotangent(goal, derivative) for goal in goals]
         slopes = [slope for _, slope in measured]
-        totals = [_Totals(len(self.training.data)) for _ in goals]
+        totals = [_Totals(len(self._setting.data)) for _ in goals]
         for before, record in self._backward():
             pulled = derivative.pull(before, record, slopes)
             slopes = [slope for slope, _ in pulled]
@@ -186,7 +193,7 @@ class Run:
 
     def _points_of(self, change: Change) -> PointChange:
         require_change(change)
-        points = change.of_points(len(self.training.data), lambda: self.training.data.space)
+        points = change.of_points(len(self._setting.data), lambda: self._setting.data.space)
         if points.factors is not None and not self._is_mean:
             raise bad_value(
                 "change",
@@ -197,25 +204,23 @@ class Run:
         return points
 
     def _loss_is_mean(self) -> bool:
-        recipe = self.training.recipe
-        inputs, targets, _ = self.training.data.batch(self._tape.records[0].batch)
+        loss = self._setting.loss
+        inputs, targets, _ = self._setting.data.batch(self._tape.records[0].batch)
         with torch.no_grad():
-            outputs = self.training.call(self.model, inputs)
-            whole, parts = recipe.loss(outputs, targets), losses_of(recipe.loss)(outputs, targets)
+            outputs = self._setting.call(self.model, inputs)
+            whole, parts = loss(outputs, targets), losses_of(loss)(outputs, targets)
         scale = float(parts.abs().mean())
         return abs(float(whole) - float(parts.mean())) <= 1e-4 * scale
 
     def _derivative(self) -> StepDerivative:
-        recipe, model = self.training.recipe, copy.deepcopy(self._replayed)
-        parameters = list(trained(model).values())
-        optimizer = made(recipe.optimizer(parameters))
-        rule = OptimizerStep(optimizer, parameters)
-        return StepDerivative(recipe, self.training.call, model, self.training.data, rule, self._is_mean)
+        model, optimizer = self._setting.pair()
+        rule = OptimizerStep(optimizer, list(trained(model).values()))
+        return StepDerivative(self._setting, model, rule, is_mean=self._is_mean)
 
     def _kinks(self, derivative: StepDerivative) -> RecipeKinks:
         counts = zip(self._end.parameters, derivative.kinks, strict=True)
         entries = {name: int(kinks.sum()) for name, kinks in counts if bool(kinks.any())}
-        return RecipeKinks(entries, self.training.data.silent_features() if entries else ())
+        return RecipeKinks(entries, self._setting.data.silent_features() if entries else ())
 
     def _cotangent(self, goal: Goal, derivative: StepDerivative) -> tuple[float, Slope]:
         leaves = {name: value.clone().requires_grad_() for name, value in self._end.parameters.items()}
@@ -223,7 +228,7 @@ class Run:
         statistics = {name: self._end.buffers[name].clone().requires_grad_() for name in zeros}
         named = {f"model.{name}": value for name, value in {**leaves, **statistics}.items()}
         measured = _Measured(with_plain_statistics(self.model), goal)
-        with torch.enable_grad(), plain_operations(self.training.device):
+        with torch.enable_grad(), plain_operations(self._device):
             value = functional_call(measured, named, ())
         if not isinstance(value, Tensor):
             raise bad_type("goal", expected="a tensor as its value", got=type(value).__name__, cure=_CURE)
@@ -280,16 +285,15 @@ class Run:
         yield state
         if len(segment) == 1:
             return
-        loop = Loop(
-            self.training.recipe, self.training.call, copy.deepcopy(self._replayed), self.training.data
-        )
+        model, optimizer = self._setting.pair()
+        loop = Loop(self._setting, model, optimizer, self._setting.data)
         restore(state, loop.model, loop.optimizer)
         for step in segment[:-1]:
             record = self._tape.records[step]
-            with own_randomness(self.training.device):
-                set_randomness(record.randomness, self.training.device)
+            with own_randomness(self._device):
+                set_randomness(record.randomness, self._device)
                 put_settings(record.settings, loop.optimizer)
-                loop.step(record.batch, scheduled=False)
+                loop.step(record.batch)
             yield capture(loop.model, loop.optimizer)
 
 

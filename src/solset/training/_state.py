@@ -27,13 +27,6 @@ class State:
     buffers: Mapping[str, Tensor]
     slots: Sequence[Slots]
 
-    @property
-    def size(self) -> int:
-        """Bytes that the tensors of the state take."""
-        tensors = [*self.parameters.values(), *self.buffers.values()]
-        tensors += [value for slot in self.slots for value in slot.values() if isinstance(value, Tensor)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that require grad, by name, in the order of ``named_parameters``."""

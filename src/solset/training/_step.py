@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from solset.risk import plain_operations
 from solset.training._calculus import derivatives, pushed
-from solset.training._call import Call
-from solset.training._data import Data, losses_of, weighted_loss
+from solset.training._data import losses_of, weighted_loss
 from solset.training._optimizers import OptimizerStep, differentiable_slots
-from solset.training._recipe import Recipe, clipped_gradients
+from solset.training._recipe import clipped_gradients
+from solset.training._setting import Setting
 from solset.training._state import Settings, State, own_randomness, set_randomness
 from solset.training._statistics import Statistics
 
@@ -94,13 +94,11 @@ class _Graph:
 class StepDerivative:
     """The derivative of recorded steps."""
 
-    def __init__(
-        self, recipe: Recipe, call: Call, model: nn.Module, data: Data, rule: OptimizerStep, is_mean: bool
-    ) -> None:
+    def __init__(self, setting: Setting, model: nn.Module, rule: OptimizerStep, *, is_mean: bool) -> None:
         named = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self._recipe, self._call, self._model, self._data, self._rule = recipe, call, model, data, rule
+        self._setting, self._model, self._data, self._rule = setting, model, setting.data, rule
         self._names = list(named)
-        self._losses = losses_of(recipe.loss) if is_mean else None
+        self._losses = losses_of(setting.loss) if is_mean else None
         self._statistics = Statistics(model)
         self._device = next(iter(named.values())).device
         values = [value.detach() for value in named.values()]
@@ -152,7 +150,7 @@ class StepDerivative:
         gradients = derivatives([torch.as_tensor(along)], graph.parameters, keep_graph=True)
         clipping = [gradient.detach().requires_grad_() for gradient in graph.gradients]
         with torch.enable_grad():
-            clipped = clipped_gradients(clipping, self._recipe.clip_norm)
+            clipped = clipped_gradients(clipping, self._setting.clip_norm)
         gradients = pushed(clipped, clipping, gradients)
         parameters, slots = self._push_rule(before, record, graph.clipped, slope, gradients)
         starts = [*graph.leaves, *graph.statistics.values()]
@@ -214,16 +212,16 @@ class StepDerivative:
         statistics = {name: before.buffers[name].clone().requires_grad_() for name in self._statistics.names}
         with own_randomness(self._device), torch.enable_grad(), plain_operations(self._device):
             set_randomness(record.randomness, self._device)
-            seen = inputs if self._recipe.augment is None else self._recipe.augment(inputs)
+            seen = inputs if self._setting.augment is None else self._setting.augment(inputs)
             with self._statistics.following(statistics) as buffers:
                 state = self._state(before, self._rule.split(parameters))
-                outputs = self._call.at(self._model, state, seen)
+                outputs = self._setting.call.at(self._model, state, seen)
             if self._losses is None or leaves[2] is None:
-                loss = self._recipe.loss(outputs, targets)
+                loss = self._setting.loss(outputs, targets)
             else:
                 loss = weighted_loss(self._losses(outputs, targets), leaves[2])
             gradients = derivatives([loss], parameters, keep_graph=True, create_graph=True)
-            clipped = clipped_gradients(gradients, self._recipe.clip_norm)
+            clipped = clipped_gradients(gradients, self._setting.clip_norm)
         return _Graph(parameters, statistics, leaves, loss, gradients, clipped, buffers)
 
     def _state(self, before: State, parameters: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -1,13 +1,15 @@
 """What a training wrote down: its steps, and states to start again from."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from solset.errors import bad_value
 from solset.training._state import State
 from solset.training._step import Record
 
@@ -57,24 +59,36 @@ class Tape:
         return self.folder / f"state-{step:08d}.safetensors"
 
 
-def stride_for(steps: int, size: int, memory_budget: int) -> tuple[int, bool]:
-    """The shortest stride whose states fit the budget, and whether they do.
+def fitting_stride(steps: int, model: nn.Module, memory_budget: int, folder: Path | None) -> int:
+    """The shortest stride whose states fit the budget; ``√steps`` if they are on the disk.
 
     A sweep holds the kept states and those of one stride: ``steps / stride + stride`` in all, fewest at
-    ``√steps``.
+    ``√steps``. One state counts as four times the model: two slots for each weight, and room.
 
     Args:
         steps: Number of steps of the training.
-        size: Bytes of one state.
+        model: Model before its first step.
         memory_budget: Bytes that states may take.
+        folder: Folder for the kept states; ``None`` keeps them in memory.
+
+    Raises:
+        ValueError: If the states do not fit and there is no folder.
     """
-    stride = 1
-    while stride * stride < steps:
+    tensors = [*model.parameters(), *model.buffers()]
+    size = 4 * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    longest = math.isqrt(max(steps - 1, 0)) + 1
+    for stride in range(1, longest + 1):
         held = steps if stride == 1 else -(-steps // stride) + stride
         if held * size <= memory_budget:
-            return stride, True
-        stride += 1
-    return stride, (-(-steps // stride) + stride) * size <= memory_budget
+            return stride
+    if folder is None:
+        raise bad_value(
+            "memory_budget",
+            expected=f"about {2 * longest * size:,} bytes for the states of {steps} steps",
+            got=f"{memory_budget:,}",
+            cure="Raise it, or name a folder for the states.",
+        )
+    return longest
 
 
 def _written(state: State, file: Path) -> dict[str, Any]:

@@ -1,11 +1,16 @@
 """A training as a map: from its data to where it ends."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from solset.changes import Change, require_change
@@ -13,14 +18,15 @@ from solset.errors import bad_value
 from solset.risk import Pick, source_of, style_of
 from solset.training._call import Call
 from solset.training._data import Data, Loss, moving_in
-from solset.training._loop import Loop, MakeModel, fresh_model
+from solset.training._fresh import MakeModel, batches_of_epoch, fresh_model
 from solset.training._optimizers import MakeOptimizer, OptimizerStep, made
 from solset.training._recipe import MakeSchedule, Recipe
-from solset.training._results import Retraining
+from solset.training._results import Retraining, retraining
 from solset.training._run import Run
+from solset.training._setting import Loop, Setting
 from solset.training._state import capture, own_randomness, randomness, settings_of, trained
 from solset.training._step import Record
-from solset.training._tape import Tape, stride_for
+from solset.training._tape import Tape, fitting_stride
 
 
 class Training:
@@ -105,14 +111,19 @@ class Training:
         )
         self.make_model = make_model
         with own_randomness(torch.device("cpu")):
-            model = fresh_model(make_model, seed)
+            model = fresh_model(make_model, seed).train()
         parameters = list(trained(model).values())
         OptimizerStep(made(optimizer(parameters)), parameters)  # refuses what has no derivative
         self.device = parameters[0].device
         source = source_of(x, y, parameters[0].detach())
         first, _ = source.read([0])
-        self.data = Data(source, moving_in(first, moves))
-        self.call = Call(style_of(model, first), outputs)
+        data, call = Data(source, moving_in(first, moves)), Call(style_of(model, first), outputs)
+
+        def pair() -> tuple[nn.Module, Optimizer]:
+            twin = copy.deepcopy(model)
+            return twin, optimizer(list(trained(twin).values()))
+
+        self._setting = Setting(loss, call, data, clip_norm, augment, pair)
         self._refuse_unrepeatable()
 
     def run(
@@ -134,81 +145,73 @@ class Training:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         with own_randomness(self.device):
-            loop = self._loop(self.data)
-            size = 4 * capture(loop.model, loop.optimizer).size  # with two slots and room for one more
-            steps = self.recipe.step_count(len(self.data))
-            stride, does_fit = stride_for(steps, size, memory_budget)
-            if not does_fit and folder is None:
-                needed = (-(-steps // stride) + stride) * size
-                raise bad_value(
-                    "memory_budget",
-                    expected=f"about {needed:,} bytes for the states of {steps} steps",
-                    got=f"{memory_budget:,}",
-                    cure="Raise it, or name a folder for the states.",
-                )
-            tape = Tape(stride, folder)
-            initial = {name: value.detach().clone() for name, value in trained(loop.model).items()}
-            for batch in self._shown(loop, steps, progress):
-                step = len(tape.records)
-                tape.keep(step, lambda: capture(loop.model, loop.optimizer))
-                before = randomness(self.device), settings_of(loop.optimizer)
-                value = loop.step(batch)
-                _require_finite(value, step)
-                tape.records.append(Record(batch, before[1], before[0], value))
-            return Run(self, loop.model, capture(loop.model, loop.optimizer), tape, initial)
+            loop, schedule = self._begin(self._setting.data)
+            steps = self.recipe.step_count(len(self._setting.data))
+            tape = Tape(fitting_stride(steps, loop.model, memory_budget, folder), folder)
+            initial = capture(loop.model, loop.optimizer).parameters
+            for step, batch in enumerate(self._batches(schedule, progress)):
+                tape.keep(step, partial(capture, loop.model, loop.optimizer))
+                states, settings = randomness(self.device), settings_of(loop.optimizer)
+                tape.records.append(Record(batch, settings, states, loop.finite_step(batch, step)))
+            end = capture(loop.model, loop.optimizer)
+        return Run(self._setting, tape, loop.model, end, initial, self._trained)
 
-    def retrain(
-        self, change: Change, *, scale: float = 1.0, progress: bool | None = None, start: Tensor | None = None
-    ) -> Retraining:
-        """The truth: the same recipe, with the same seed, really run on changed data.
-
-        A removed point keeps its place in its batches with factor 0, and the mean of the batch is over the
-        others; the order of all points stays. Layers that see the whole batch, such as BatchNorm, still see
-        it.
+    def retrain(self, change: Change, *, scale: float = 1.0, progress: bool | None = None) -> Retraining:
+        """The truth: the same recipe, with the same seed, run on changed data, as by :meth:`Run.retrain`.
 
         Args:
             change: Change of the training data.
             scale: Part of the change that is made.
             progress: Whether to show a progress bar; by default only on a terminal.
-            start: Weights at the end on the data before the change, ``(p,)``; found by another training if
-                they are not given. :meth:`Run.retrain` knows them.
 
-        Cost: one training, or two.
+        Cost: two trainings, one of them on the data before the change.
         """
         require_change(change)
-        changed = self.data.changed(change.of_points(len(self.data), lambda: self.data.space), scale)
-        before = _flat(self._trained(self.data, progress)[0]) if start is None else start
-        model, losses = self._trained(changed, progress)
-        shapes = {name: value.shape for name, value in trained(model).items()}
-        return Retraining(_flat(model), _flat(model) - before, model.eval(), tuple(losses), shapes)
+        data = self._setting.data
+        changed = data.changed(change.of_points(len(data), lambda: data.space), scale)
+        before, _ = self._trained(data, progress)
+        return retraining(*self._trained(changed, progress), _flat(before))
 
     def _trained(self, data: Data, progress: bool | None = False) -> tuple[nn.Module, list[float]]:
         with own_randomness(self.device):
-            loop = self._loop(data)
-            losses = []
-            for batch in self._shown(loop, self.recipe.step_count(len(data)), progress):
-                losses.append(loop.step(batch))
-                _require_finite(losses[-1], len(losses) - 1)
-            return loop.model, losses
+            loop, schedule = self._begin(data)
+            batches = enumerate(self._batches(schedule, progress))
+            losses = [loop.finite_step(batch, step) for step, batch in batches]
+        return loop.model, losses
 
-    def _loop(self, data: Data) -> Loop:
-        return Loop(self.recipe, self.call, fresh_model(self.make_model, self.recipe.seed), data)
+    def _begin(self, data: Data) -> tuple[Loop, LRScheduler | None]:
+        """A model before its first step, and the scheduler of its optimizer."""
+        model = fresh_model(self.make_model, self.recipe.seed).train()
+        optimizer = made(self.recipe.optimizer(list(trained(model).values())))
+        schedule = None if self.recipe.schedule is None else self.recipe.schedule(optimizer)
+        return Loop(self._setting, model, optimizer, data), schedule
 
-    def _shown(self, loop: Loop, steps: int, progress: bool | None) -> Any:
-        hidden = None if progress is None else not progress
-        return tqdm(loop.batches(), desc="training", total=steps, disable=hidden, leave=False)
+    def _batches(self, schedule: LRScheduler | None, progress: bool | None = False) -> Iterator[list[int]]:
+        """The batches in turn; after the caller took its step with each, the scheduler takes its own."""
+        recipe, count = self.recipe, len(self._setting.data)
+        steps, hidden = recipe.step_count(count), None if progress is None else not progress
+        with tqdm(desc="training", total=steps, disable=hidden, leave=False) as bar:
+            for _ in range(recipe.epochs):
+                for batch in batches_of_epoch(recipe, count):
+                    if steps == 0:
+                        return
+                    steps -= 1
+                    yield batch
+                    if schedule is not None and recipe.schedule_each == "step":
+                        schedule.step()
+                    bar.update()
+                if schedule is not None and recipe.schedule_each == "epoch":
+                    schedule.step()
 
     def _refuse_unrepeatable(self) -> None:
         """Takes the first two steps twice, from two models made from the same seed."""
         ends = []
         for _ in range(2):
             with own_randomness(self.device):
-                loop = self._loop(self.data)
+                loop, schedule = self._begin(self._setting.data)
                 start = _flat(loop.model)
-                for step, batch in enumerate(loop.batches()):
+                for batch in islice(self._batches(schedule), 2):
                     loop.step(batch)
-                    if step == 1:
-                        break
                 ends.append((start, _flat(loop.model)))
         for name, place in (("make_model", 0), ("recipe", 1)):
             first, second = ends[0][place], ends[1][place]
@@ -223,13 +226,3 @@ class Training:
 
 def _flat(model: nn.Module) -> Tensor:
     return torch.cat([value.detach().reshape(-1) for value in trained(model).values()])
-
-
-def _require_finite(loss: float, step: int) -> None:
-    if loss != loss or abs(loss) == float("inf"):
-        raise bad_value(
-            "loss",
-            expected="finite at every step",
-            got=f"{loss} at step {step}",
-            cure="Lower the learning rate, or clip the gradient with clip_norm.",
-        )

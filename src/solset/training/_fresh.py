@@ -1,0 +1,78 @@
+"""A model before its first step, and the batches of a recipe."""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from solset.errors import bad_type, bad_value
+from solset.training._recipe import Recipe
+from solset.training._state import trained
+
+MakeModel = nn.Module | Callable[..., nn.Module]
+
+
+def batches_of_epoch(recipe: Recipe, count: int) -> Iterator[list[int]]:
+    """The batches of one epoch, as ``DataLoader`` draws them from PyTorch's generator.
+
+    Args:
+        recipe: Recipe with the size of a batch.
+        count: Number of training points.
+    """
+    if recipe.batch_size is None:
+        yield list(range(count))
+        return
+    yield from DataLoader(
+        range(count),  # type: ignore[arg-type]
+        batch_size=recipe.batch_size,
+        shuffle=recipe.shuffle,
+        drop_last=recipe.drop_last,
+        collate_fn=list,
+    )
+
+
+def fresh_model(make_model: MakeModel, seed: int) -> nn.Module:
+    """The model before its first step; the random generators stand where making it left them.
+
+    Args:
+        make_model: Function that makes the model, of no argument or of the seed; or a module, which is
+            copied.
+        seed: Seed that is set before.
+
+    Raises:
+        TypeError: If this is no module.
+        ValueError: If it has no parameters that require grad.
+    """
+    torch.manual_seed(seed)
+    model = copy.deepcopy(make_model) if isinstance(make_model, nn.Module) else _call(make_model, seed)
+    if not isinstance(model, nn.Module):
+        raise bad_type(
+            "make_model",
+            expected="a module, or a function that returns one",
+            got=type(model).__name__,
+            cure="Return the model.",
+        )
+    if not trained(model):
+        raise bad_value(
+            "make_model",
+            expected="a model with parameters that require grad",
+            got="none",
+            cure="Call requires_grad_() on the ones to train.",
+        )
+    return model
+
+
+def _call(make_model: Callable[..., Any], seed: int) -> Any:
+    try:
+        needed = [
+            each
+            for each in inspect.signature(make_model).parameters.values()
+            if each.default is each.empty and each.kind in {each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD}
+        ]
+    except (TypeError, ValueError):
+        needed = []
+    return make_model(seed) if needed else make_model()

@@ -1,0 +1,221 @@
+"""A record of the user's own training loop, taken by hooks while it runs."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from solset.errors import bad_type, bad_value
+from solset.risk import Pick, source_of, style_of
+from solset.training._call import Call
+from solset.training._data import Data, Loss, moving_in
+from solset.training._optimizers import OptimizerStep
+from solset.training._run import Run
+from solset.training._setting import Loop, Setting
+from solset.training._state import (
+    capture,
+    own_randomness,
+    put_settings,
+    randomness,
+    restore,
+    set_randomness,
+    settings_of,
+    trained,
+)
+from solset.training._step import Record
+from solset.training._tape import Tape
+
+
+class Recorder:
+    """Writes down a loop that the user runs; see :func:`record`."""
+
+    def __init__(self, setting: Setting, model: nn.Module, optimizer: Optimizer, stride: int) -> None:
+        self._setting, self._model, self._optimizer = setting, model, optimizer
+        self._device = next(model.parameters()).device
+        self._tape, self._queue = Tape(stride), list[list[int]]()
+        self._before: tuple[Tensor, ...] | None = None
+        self._initial = capture(model, optimizer).parameters
+        self._hooks: list[Any] = [
+            model.register_forward_pre_hook(self._note_forward),
+            optimizer.register_step_pre_hook(self._note_step),
+        ]
+
+    def follow(self, loader: DataLoader[Any]) -> Iterator[Any]:
+        """The batches of a loader, as it gives them; the indices of their points are written down.
+
+        Args:
+            loader: Loader without worker processes whose data set is the recorded data, in the same order.
+        """
+        if loader.num_workers or loader.batch_sampler is None:
+            raise bad_value(
+                "loader",
+                expected="one that batches its points in this process",
+                got=f"{loader.num_workers} workers" if loader.num_workers else "one without batches",
+                cure="Build it with num_workers=0 and a batch_size.",
+            )
+        sampler, taken = loader.batch_sampler, self._queue
+        noted = copy.copy(loader)
+        noted.__dict__["batch_sampler"] = _Noted(sampler, taken)
+        yield from noted
+
+    def run(self) -> Run:
+        """Ends the record and returns the run, after it took the first steps again to compare.
+
+        Raises:
+            ValueError: If nothing was recorded, or the steps taken again end at other weights: the loop then
+                does something that was not named, such as clipping or augmentation.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        if not self._tape.records:
+            raise bad_value(
+                "loop", expected="steps of the optimizer", got="none", cure="Train between record and run."
+            )
+        end = capture(self._model, self._optimizer)
+        self._compare(end.parameters)
+        return Run(self._setting, self._tape, copy.deepcopy(self._model), end, self._initial, self._again)
+
+    def _note_forward(self, model: nn.Module, _: Any) -> None:
+        if not model.training or not torch.is_grad_enabled():
+            return  # an evaluation on the way
+        if self._before is not None:
+            raise bad_value(
+                "loop",
+                expected="one forward pass for each step of the optimizer",
+                got="two",
+                cure="Record loops without accumulated gradients.",
+            )
+        self._tape.keep(len(self._tape.records), lambda: capture(self._model, self._optimizer))
+        self._before = randomness(self._device)
+
+    def _note_step(self, optimizer: Optimizer, _: Any, __: Any) -> None:
+        if self._before is None or not self._queue:
+            raise bad_value(
+                "loop",
+                expected="a forward pass on a batch of the followed loader before each step",
+                got="a step of the optimizer without one",
+                cure="Iterate over recorder.follow(loader).",
+            )
+        record = Record(self._queue.pop(0), settings_of(optimizer), self._before, math.nan)
+        self._tape.records.append(record)
+        self._before = None
+
+    def _again(self, data: Data, _: bool | None = None) -> tuple[nn.Module, list[float]]:
+        """The recorded steps taken again on other data: the model and the losses."""
+        model, optimizer = self._setting.pair()
+        restore(self._tape.state(0), model, optimizer)
+        loop, losses = Loop(self._setting, model, optimizer, data), []
+        for step, record in enumerate(self._tape.records):
+            with own_randomness(self._device):
+                set_randomness(record.randomness, self._device)
+                put_settings(record.settings, optimizer)
+                losses.append(loop.finite_step(record.batch, step))
+        return model, losses
+
+    def _compare(self, end: Any) -> None:
+        """Takes all steps again and refuses another end; fills in the losses."""
+        model, losses = self._again(self._setting.data)
+        self._tape.records = [
+            Record(record.batch, record.settings, record.randomness, loss)
+            for record, loss in zip(self._tape.records, losses, strict=True)
+        ]
+        scale = max(float(value.abs().max()) for value in end.values())
+        gap = max(float((value.detach() - end[name]).abs().max()) for name, value in trained(model).items())
+        if not gap <= 1e-5 * scale:
+            raise bad_value(
+                "loop",
+                expected="a loss of a batch, clipping and augmentation as named, and a step",
+                got=f"one that ends {gap:.3g} away from its record taken again",
+                cure="Name clip_norm and augment, and let nothing else change batches, gradients or weights.",
+            )
+
+
+def record(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss: Loss,
+    x: Any,
+    y: Any = None,
+    *,
+    clip_norm: float | None = None,
+    augment: Callable[[Any], Any] | None = None,
+    moves: str | None = None,
+    outputs: Pick = None,
+    stride: int = 1,
+) -> Recorder:
+    """A recorder for a training loop of one's own, whose ``run()`` is a :class:`Run`.
+
+    Hooks on the model and the optimizer write down each step, and are removed by ``run()``. The loop stays as
+    it is, but for the loader, which is followed.
+
+    Args:
+        model: Module in training, before its first recorded step; what came before is the start.
+        optimizer: Optimizer of all its parameters that require grad.
+        loss: Function ``(outputs, targets) -> scalar`` that the loop uses.
+        x: Training inputs, or the data set of the loader.
+        y: Targets beside inputs in memory.
+        clip_norm: Norm to which the loop clips the gradient; ``None`` if it does not.
+        augment: Function of a batch of inputs that the loop applies; ``None`` if it does not.
+        moves: Path of the tensor in the inputs that may move; by default the only one of real numbers.
+        outputs: Choice among the outputs for the loss, such as ``"logits"``.
+        stride: Number of steps from one kept state to the next; 1 keeps all.
+
+    Raises:
+        TypeError: If a part is of another type.
+        ValueError: If the optimizer's step has no derivative, or it does not hold all trained parameters.
+
+    Cost: a copy of the state at each kept step, and one training for the comparison in ``run()``.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> x, y = torch.linspace(-1, 1, 8)[:, None], torch.linspace(0, 1, 8)[:, None]
+        >>> model, loss = nn.Linear(1, 1), nn.MSELoss()
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> recorder = record(model, optimizer, loss, x, y)
+        >>> for inputs, targets in recorder.follow(DataLoader(TensorDataset(x, y), batch_size=4)):
+        ...     optimizer.zero_grad()
+        ...     loss(model(inputs), targets).backward()
+        ...     optimizer.step()
+        >>> recorder.run().batches
+        [[0, 1, 2, 3], [4, 5, 6, 7]]
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise bad_type(
+            "optimizer",
+            expected="the optimizer of the loop",
+            got=type(optimizer).__name__,
+            cure="Pass it as it is.",
+        )
+    start = copy.deepcopy((model, optimizer))
+
+    def pair() -> tuple[nn.Module, Optimizer]:
+        twin, its_optimizer = copy.deepcopy(start)
+        return twin.train(), its_optimizer
+
+    twin, its_optimizer = pair()
+    OptimizerStep(its_optimizer, list(trained(twin).values()))  # refuses what has no derivative
+    parameters = list(trained(model).values())
+    source = source_of(x, y, parameters[0].detach())
+    first, _ = source.read([0])
+    data, call = Data(source, moving_in(first, moves)), Call(style_of(model, first), outputs)
+    return Recorder(Setting(loss, call, data, clip_norm, augment, pair), model, optimizer, stride)
+
+
+class _Noted:
+    """A sampler of batches that writes down what it gives."""
+
+    def __init__(self, sampler: Any, taken: list[list[int]]) -> None:
+        self._sampler, self._taken = sampler, taken
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._sampler:
+            self._taken.append([int(i) for i in batch])
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self._sampler)

@@ -1,0 +1,99 @@
+"""What a step of a training needs, beside the model, its state and the batch."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from solset.errors import bad_type, bad_value
+from solset.training._call import Call
+from solset.training._data import Data, Loss, losses_of, weighted_loss
+from solset.training._state import trained
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """The parts of a training that are the same in every step.
+
+    Attributes:
+        loss: Function ``(outputs, targets) -> scalar``, a mean over the points of a batch.
+        call: Call of the model on a batch.
+        data: Training points before any change.
+        clip_norm: Norm to which the gradient of a batch is clipped; ``None`` clips nothing.
+        augment: Function of a batch of inputs that returns changed inputs; ``None`` changes nothing.
+        pair: Function that makes a copy of the model in training mode, and an optimizer of it.
+    """
+
+    loss: Loss
+    call: Call
+    data: Data
+    clip_norm: float | None
+    augment: Callable[[Any], Any] | None
+    pair: Callable[[], tuple[nn.Module, Optimizer]]
+
+
+class Loop:
+    """A model in training: one step is what a user writes by hand.
+
+    Attributes:
+        model: Module that is trained, in training mode.
+        optimizer: Optimizer of its parameters.
+    """
+
+    def __init__(self, setting: Setting, model: nn.Module, optimizer: Optimizer, data: Data) -> None:
+        self.model, self.optimizer = model, optimizer
+        self._setting, self._data = setting, data
+        self._losses = None if data.factors is None else losses_of(setting.loss)
+
+    @torch.enable_grad()
+    def step(self, batch: Sequence[int]) -> float:
+        """Takes one step and returns the loss of the batch.
+
+        Args:
+            batch: Indices of the points.
+        """
+        inputs, targets, factors = self._data.batch(batch)
+        if self._setting.augment is not None:
+            inputs = self._setting.augment(inputs)
+        self.optimizer.zero_grad()
+        outputs = self._setting.call(self.model, inputs)
+        if factors is None or self._losses is None:
+            loss = self._setting.loss(outputs, targets)
+        else:
+            loss = weighted_loss(self._losses(outputs, targets), factors)
+        if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
+            raise bad_type(
+                "loss",
+                expected="a function that returns a scalar which depends on the trained parameters",
+                got=f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__,
+                cure="Use a mean over the points of a batch.",
+            )
+        loss.backward()
+        if self._setting.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(trained(self.model).values(), self._setting.clip_norm)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def finite_step(self, batch: Sequence[int], step: int) -> float:
+        """Takes one step and returns the loss of the batch, which has to be finite.
+
+        Args:
+            batch: Indices of the points.
+            step: Number of the step, from 0, for the message.
+
+        Raises:
+            ValueError: If the loss is not finite.
+        """
+        loss = self.step(batch)
+        if not math.isfinite(loss):
+            raise bad_value(
+                "loss",
+                expected="finite at every step",
+                got=f"{loss} at step {step}",
+                cure="Lower the learning rate, or clip the gradient with clip_norm.",
+            )
+        return loss
