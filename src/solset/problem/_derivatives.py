@@ -45,7 +45,7 @@ def derivative_premise(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) ->
     Raises:
         ValueError: If a first derivative is wrong; the message names the module.
 
-    Cost: less than three gradients of eight points in float64, and the memory of a copy of the model.
+    Cost: about one gradient of eight points by count, in float64, and the memory of a copy of the model.
     """
     probed = probe_indices(len(risk.points))
     last = probed[-1:] if len(probed) > 1 and risk.layout.size <= LARGE else []

@@ -1,5 +1,6 @@
 """A loss whose points count unequally: class weights, ignored targets, masks, weights of samples."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -163,7 +164,10 @@ def one_by_one(loss: Loss, outputs: Tensor, targets: Tensor, *, is_batched: bool
         return loss(output.unsqueeze(0), target.unsqueeze(0)).reshape(())
 
     if is_batched:
-        return torch.vmap(single)(outputs, targets)
+        with warnings.catch_warnings():
+            # Losses without a batching rule run in a loop: slow, and as correct as the others.
+            warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+            return torch.vmap(single)(outputs, targets)
     return torch.stack([single(output, target) for output, target in zip(outputs, targets, strict=True)])
 
 
