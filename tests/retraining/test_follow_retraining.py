@@ -9,6 +9,8 @@ from solset.courses import Course, StopReason
 from solset.retraining import GradientDescent, follow_retraining
 from solset.solvers import filters
 
+pytestmark = pytest.mark.filterwarnings("ignore:the retraining")
+
 MOVED, RATE = [4, 1], 0.02
 
 
@@ -216,3 +218,22 @@ def test_data_beyond_all_numbers_end_it_at_once():
 def test_bad_calls_are_refused(fitted, options, says):
     with pytest.raises(ValueError, match=says):
         followed(fitted.problem(), **options)
+
+
+@pytest.mark.parametrize("steps", [30, 300])
+def test_a_residual_counts_in_the_defect(steps):
+    # Eight points that 21 weights do not fit: the slopes of the loss hardly change, J does.
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1)).double().eval()
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(8, 2, generator=generator, dtype=torch.float64)
+    y = 3 + torch.randn(8, 1, generator=generator, dtype=torch.float64)
+    problem = Problem(model, nn.MSELoss(), x, y, gradient_tol=100.0)
+    change = Move(None, 0.3 * torch.randn(8, 2, generator=generator, dtype=torch.float64))
+    course = follow_retraining(problem, change, steps=steps, learning_rate=0.05, max_builds=40)
+    real = retrain(problem, change, method=GradientDescent(steps, 0.05, progress=False))
+    error = float((course.weights - real.weights).norm() / real.change.norm())
+    assert error <= 2 * max(station.error for station in course.stations)
+    assert error <= 0.1
+    with pytest.warns(SolsetWarning, match=r"its largest defect is .* where 0\.05 is allowed"):
+        follow_retraining(problem, change, steps=steps, learning_rate=0.05, max_builds=1)

@@ -45,8 +45,8 @@ class Station(Result):
         rows: Number of rows of ``J`` in use; 0 where none are.
         error: Estimated error of this step along the set, in weight units, which no residual shows; at an
             isolated solution, what the last correction left. Along a retraining it is the defect of the
-            segment that contains the station: the distance of the loss's slopes from their linearisation at
-            the end of the segment, relative to the slopes at its start, without unit.
+            segment that contains the station: the distance of gradient and loss's slopes from their
+            linearisation at the end of the segment, relative to those at its start, without unit.
         gradients: Cost from the start, in gradients of all points.
         held: Number of activations that the path holds at their kinks there.
     """

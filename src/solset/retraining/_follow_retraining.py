@@ -1,8 +1,9 @@
 """Where a retraining of a stated length would end, for large changes: exponential Euler in time."""
 
 import math
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from solset.courses import (
     StopReason,
     course_of,
 )
+from solset.errors import SolsetWarning
 from solset.operators._cost import FORWARD
 from solset.outofcore import gram_solver
 from solset.problem import Problem
@@ -61,9 +63,9 @@ def follow_retraining(
         steps: Number of gradient-descent steps.
         learning_rate: Learning rate ``η`` for the loss as reduced.
         record_at: Steps, from 1 to ``steps``, at which the weights are wanted too; they cost no build.
-        max_defect: Largest distance of the slopes ``∇_f L`` of the loss in the outputs from the linearisation
-            at the end of a segment, relative to their norm at its start. It is not an error of the weights;
-            the message states the largest one seen.
+        max_defect: Largest distance of the gradient, and of the slopes ``∇_f L`` of the loss in the outputs,
+            from the linearisation at the end of a segment, relative to their norms at its start. It is not an
+            error of the weights; the message states the largest one seen.
         max_builds: Limit of Gram matrices. Where it is small, segments are longer than ``max_defect`` allows.
         checkpoint: File that holds the course so far, as for :func:`solset.follow_path`.
         progress: Whether to show a progress bar; by default only on a terminal.
@@ -71,11 +73,14 @@ def follow_retraining(
     Returns:
         The course, with stations at the ends of segments and at ``record_at``; their place counts steps.
 
+    Warns:
+        SolsetWarning: If a segment had to be longer than ``max_defect`` allows, or numbers are not finite.
+
     Raises:
         ValueError: If the arguments do not fit, the rows of ``J`` do not fit the memory budget, or the
             checkpoint is of another course; says what differs.
 
-    Cost: all rows of ``J`` for each build, and some forward passes.
+    Cost: all rows of ``J`` for each build, and some gradients.
 
     Notes:
         Meaningful while gradient descent itself is stable, ``ηs < 2``; beyond that the filter warns.
@@ -115,7 +120,13 @@ def follow_retraining(
         states = states or [run.start()]
         hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
         ending = run.follow(states, file, hidden)
-    return course_of(states, ending, "retraining", moved.layout)
+    course = course_of(states, ending, "retraining", moved.layout)
+    worst = states[-1].reference[1]
+    if worst > max_defect or not course.is_complete:
+        left = f"its largest defect is {worst:.2g} where {max_defect:.2g} is allowed: weights may be far off"
+        text = f"the retraining {course.message}; {left}; allow more builds"
+        warnings.warn(text, SolsetWarning, stacklevel=3)
+    return course
 
 
 @dataclass(frozen=True)
@@ -230,8 +241,11 @@ class _Retraining:
         return end
 
     def _tried(self, segment: Segment, state: State, length: int) -> "_End":
-        end = self._record(segment, state, length, math.nan)
-        return replace(end, defect=segment.defect(end.change, slopes_at(self._risk, end.outputs)))
+        change = segment.change(length, self._flow.learning_rate)
+        sweep = self._risk.at(state.weights + change).sweep()
+        self._meter.add(1.0)
+        slopes = slopes_at(self._risk, sweep.outputs)
+        return _End(length, change, sweep.outputs, segment.defect(change, slopes, sweep.gradient))
 
     def _outputs(self, weights: Tensor) -> Tensor:
         self._meter.add(FORWARD)

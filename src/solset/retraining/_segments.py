@@ -38,6 +38,7 @@ class Segment:
     gradient: Tensor
     drift: Tensor | None
     damped: Prepared | None
+    decay: Tensor | float
 
     @classmethod
     def at(cls, risk: EmpiricalRisk, solver: Dual, meter: Meter) -> "Segment | None":
@@ -72,7 +73,8 @@ class Segment:
         has_drift = risk.has_decay or risk.penalty is not None or bool(drift.any())
         damped = _damped(prepared, risk, solver) if has_drift else None
         total = curvature_part + drift
-        return cls(prepared, roots, slopes, force, total, drift if has_drift else None, damped)
+        drift = drift if has_drift else None
+        return cls(prepared, roots, slopes, force, total, drift, damped, risk.weight_decay)
 
     def change(self, steps: int, learning_rate: float) -> Tensor:
         """``w - w_k`` after some steps: ``-Aᵀ φ(AAᵀ) r``, or ``-φ(AᵀA + λI) ∇E`` if there is a drift."""
@@ -81,15 +83,23 @@ class Segment:
             return -self.rows.filtered(flow, self.force).value
         return -self.damped.filtered(flow, self.gradient).value
 
-    def defect(self, change: Tensor, slopes: Tensor) -> float:
-        """The distance of the loss's slopes from their linearisation, relative to the slopes at ``w_k``.
+    def defect(self, change: Tensor, slopes: Tensor, gradient: Tensor) -> float:
+        """The distance of slopes and gradient from their linearisation, relative to those at ``w_k``.
 
-        ``slopes`` are ``α ∇_f L`` at the changed weights, ``(n, c)``. The distance covers network and loss
-        at once: ``Λ`` is frozen like ``J``, and only squared loss has a constant one.
+        The larger of two: that of the slopes ``α ∇_f L`` of the loss, for ``Λ`` and the outputs; and that of
+        the gradient, for the change of ``J`` too, which a residual multiplies.
+
+        Args:
+            change: Change of the weights since ``w_k``, ``(p,)``.
+            slopes: Slopes of the loss at the changed weights, ``(n, c)``.
+            gradient: Gradient of the risk at the changed weights, ``(p,)``.
         """
-        answer = self.roots @ (self.rows.operator @ change)
-        size = float(self.slopes.norm())
-        return float((slopes - self.slopes - answer.view_as(slopes)).norm()) / size if size > 0 else 0.0
+        pushed = self.rows.operator @ change
+        answer = (self.roots @ pushed).view_as(slopes)
+        turned = self.gradient + self.rows.operator.T @ pushed + self.decay * change
+        pairs = ((slopes - self.slopes - answer, self.slopes), (gradient - turned, self.gradient))
+        sizes = [(float(left.norm()), float(whole.norm())) for left, whole in pairs]
+        return max(left / size if size > 0 else 0.0 for left, size in sizes)
 
     @property
     def smallest(self) -> float:
