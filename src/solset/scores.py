@@ -92,7 +92,7 @@ def influence(problem: Problem, change: Moved | Reweighted, *, solver: Solver | 
     if isinstance(change, Moved):
         solution = derivative(Move(points, change.dx).direction(problem.risk())).min_norm()
     else:
-        solution = line.solve(-change.factor * problem.risk().select(points).gradient())
+        solution = line.answers(-change.factor * problem.risk().select(points).gradient()).min_norm()
     return _checked(solution.with_value(problem.weights() + solution.value, layout), line)
 
 

@@ -3,14 +3,13 @@
 import warnings
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from solset.derivatives._linearisation import Linearisation, Qualification
 from solset.derivatives._premises import Premises
 from solset.derivatives._selection import RowCheck, Selection
 from solset.errors import SolsetWarning, bad_value
-from solset.sets import AffineSet, TrainingFlow
+from solset.sets import AffineSet
 from solset.solvers import Solver
 
 
@@ -56,17 +55,7 @@ class GraphicalDerivative:
         line = self.linearisation
         for failure in line.premises.failures:
             warnings.warn(failure, SolsetWarning, stacklevel=2)
-        rhs = -line.push(flat)
-        training = TrainingFlow(
-            lambda: line.constraint.flow, lambda: line.constraint.weigh(rhs), line.gradient
-        )
-        return AffineSet(
-            lambda: line.system,
-            rhs,
-            torch.zeros_like(line.gradient),
-            training=training,
-            notes=line.premises.failures,
-        )
+        return line.answers(-line.push(flat))
 
     def verify(self, dx: Tensor) -> RowCheck:
         """Checks the rows in use against all rows for this data direction; adds rows until it holds.

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from solset.derivatives._premises import Premises
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, Product, Space
 from solset.results import Result, computed
+from solset.sets import AffineSet, Leftover, TrainingFlow
 from solset.solvers import GramPrepared, Prepared, Solution, Solver
 from solset.solvers.filters import Filter
 
@@ -80,6 +82,7 @@ class Constraint:
             ``A`` are rows; called when a filter first needs it.
         prepared: Preparation of the solver, where it is there already; ``None`` makes it at first use.
         settle: Function that tells kernel from range in a preparation; ``None`` takes the solver's word.
+        gradient: Gradient that training left, ``(p,)``, where solutions have none; ``None`` elsewhere.
     """
 
     operator: LinearOperator
@@ -87,12 +90,23 @@ class Constraint:
     row_weights: Callable[[], LinearOperator] | None = None
     prepared: Prepared | None = None
     settle: Callable[[Prepared], Prepared] | None = None
+    gradient: Tensor | None = None
 
     @cached_property
     def system(self) -> Prepared:
         """The matrix ``A`` with its factorisation or other preparation, computed at first use."""
         prepared = self.solver.prepare(self.operator) if self.prepared is None else self.prepared
         return prepared if self.settle is None else self.settle(prepared)
+
+    @cached_property
+    def drift(self) -> float:
+        """The length of the change of the weights that the leftover gradient alone makes, ``‖A⁺R‖``.
+
+        Cost: one solve.
+        """
+        if self.gradient is None or not bool((self.gradient != 0).any()):
+            return 0.0
+        return float(self.system.solve(self.gradient).value.norm())
 
     @cached_property
     def weights(self) -> LinearOperator | None:
@@ -140,6 +154,7 @@ class Linearisation:
         reason: Sentence that says why this map was taken.
         left_out: Number of rows of the whole constraint that are not in use.
         check: Function that checks the premises; called when they are first asked for.
+        warns: Whether answers warn of a leftover gradient that moves the weights as well.
     """
 
     constraint: Constraint
@@ -151,6 +166,7 @@ class Linearisation:
     reason: str
     left_out: int = 0
     check: Callable[[], Premises] = Premises
+    warns: bool = True
 
     @cached_property
     def premises(self) -> Premises:
@@ -221,6 +237,23 @@ class Linearisation:
     def gram_side(self) -> GramPrepared | None:
         """The rows with their Gram matrix, where the solver has one; the solver's work is done now."""
         return self.system.gram_side()
+
+    def answers(self, rhs: Tensor) -> AffineSet:
+        """The affine set of weight directions ``v`` with ``A v = b``.
+
+        Args:
+            rhs: Right-hand side ``b``, ``(m,)``.
+        """
+        constraint = self.constraint
+        leftover = Leftover(lambda: constraint.drift, self.warns, self.map.is_exact)
+        return AffineSet(
+            lambda: self.system,
+            rhs,
+            torch.zeros_like(self.gradient),
+            training=TrainingFlow(lambda: constraint.flow, lambda: constraint.weigh(rhs), self.gradient),
+            notes=self.premises.failures,
+            leftover=None if self.map.keeps_outputs else leftover,
+        )
 
     def push(self, dx: Tensor) -> Tensor:
         """The product ``C Δx``, ``(m,)``.

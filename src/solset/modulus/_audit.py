@@ -119,6 +119,10 @@ def audit(
         certainty=_certainties(route, chosen, columns),
         notes=_premises(route, chosen, columns.get("is_solved")),
     )
+    if bool(result.score.isinf().all()) and len(chosen) > 1:
+        text = f"all {len(chosen)} moduli are infinite, so that nothing ranks these points: {_cause(part)}"
+        warnings.warn(text, SolsetWarning, stacklevel=3)
+        result = replace(result, notes=(text, *result.notes))
     result = _vetoed(result, premises_of(part.point, as_map(optimality_used) or Stationary(), Move, chosen))
     return _with_peers(result, part, route, gradient if influence else None, prior_precision)
 
@@ -261,6 +265,8 @@ def _premises(route: AuditRoute, points: list[int], is_solved: Tensor | None) ->
             notes.append("the solver does not see the Hessian's spectrum, so that it may be singular")
         elif rank < size:
             notes.append(f"the Hessian has rank {rank} of {size}: moduli are not known to be exact")
+        if route.line.system.doubt:
+            notes.append(route.line.system.doubt)
     if is_solved is not None and not bool(is_solved.all()):
         unsolved = [points[i] for i in (~is_solved).nonzero().flatten().tolist()]
         notes.append(
@@ -268,6 +274,16 @@ def _premises(route: AuditRoute, points: list[int], is_solved: Tensor | None) ->
             f"not a number where the solver did not get there"
         )
     return tuple(notes)
+
+
+def _cause(part: Problem) -> str:
+    """Why no point can be answered."""
+    rows, weights = part.point_count * part.output_count, len(part.weights())
+    if part.is_fitted and rows > weights:
+        return f"{rows} constraints for {weights} weights"
+    dtype = str(part.weights().dtype).removeprefix("torch.")
+    cure = "; compute in float64" if dtype == "float32" else ""
+    return f"the system loses rank in {dtype} for every point, with a misfit of {part.misfit:.2g}{cure}"
 
 
 def _with_peers(

@@ -77,8 +77,10 @@ class Audit(TableResult):
 
     @property
     def order(self) -> list[int]:
-        """Places in ``points``, most sensitive first."""
-        return self.score.argsort(descending=True, stable=True).tolist()
+        """Places in ``points``, most sensitive first; by the isolated modulus where the score is infinite."""
+        second = self.score if self.isolated_modulus is None else self.isolated_modulus
+        places = second.argsort(descending=True, stable=True)
+        return places[self.score[places].argsort(descending=True, stable=True)].tolist()
 
     @property
     def headline(self) -> str:

@@ -149,7 +149,7 @@ class Rounds:
         if not self._map.keeps_outputs:
             return True
         moved = self.problem.moved_to(Move(self.points, base.dx), base.weights)
-        return moved.fit <= FIT_TOL
+        return moved.misfit <= FIT_TOL
 
     @property
     def _map(self) -> LinearisedMap:

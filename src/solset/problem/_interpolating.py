@@ -62,10 +62,10 @@ class Interpolating(LinearisedMap):
             return f"weight decay {float(decay):g}, under which the training outputs are not kept"
         if point.risk.penalty is not None:
             return "a penalty on the weights, under which the training outputs are not kept"
-        if not point.fit <= FIT_TOL:
+        if not point.misfit <= FIT_TOL:
             return (
-                f"a training set that is not fitted (mean loss gradient in the outputs {point.fit:.3g} > "
-                f"{FIT_TOL:g})"
+                f"a training set that is not fitted (mean loss gradient in the outputs {point.fit:.3g}, "
+                f"{point.misfit:.2g} of that of a constant output > {FIT_TOL:g})"
             )
         return ""
 

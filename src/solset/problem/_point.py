@@ -16,10 +16,10 @@ from solset.linalg import LinearOperator, Space
 from solset.operators import InformativeRows, Kinks, OutputCurvature, one_sided, points_on_kinks
 from solset.outofcore import gram_solver
 from solset.problem._premises import premises_of
-from solset.risk import EmpiricalRisk, Sweep
+from solset.risk import EmpiricalRisk, Sweep, misfit_at
 from solset.solvers import Dense, Dual, Prepared, Solver
 
-FIT_TOL = 1e-2  # mean norm of the loss gradient in the outputs up to which a training set counts as fitted
+FIT_TOL = 1e-2  # misfit, relative to a constant output, up to which a training set counts as fitted
 MAX_ROWS = 6000  # largest number of rows of J of which a Gram matrix is built by default
 MAX_DENSE = 1000  # largest number of weights for which a Hessian is written out by default
 
@@ -58,6 +58,14 @@ class TrainedPoint:
         self.latest: tuple[Hashable, Selection] | None = None
         self._kinks: dict[tuple[tuple[int, ...], bool], Kinks] = {}
         self._constraints: dict[tuple[LinearisedMap, Solver | None], Constraint] = {}
+
+    @cached_property
+    def misfit(self) -> float:
+        """The fit relative to that of a constant output, the same for all points; 0 if fitted.
+
+        Cost: two passes through the loss; the network is not run.
+        """
+        return misfit_at(self.risk, self.sweep.outputs)
 
     @property
     def rows(self) -> int:
@@ -164,7 +172,13 @@ class TrainedPoint:
                     cure=f"Leave it out; this map takes {optimality.solvers}.",
                 )
             settle = optimality.settle(self, solver)
-            self._constraints[key] = Constraint(operator, used, optimality.row_weights(self), settle=settle)
+            self._constraints[key] = Constraint(
+                operator,
+                used,
+                optimality.row_weights(self),
+                settle=settle,
+                gradient=None if optimality.keeps_outputs else self.sweep.gradient,
+            )
         return self._constraints[key]
 
     def linearise(
@@ -201,6 +215,7 @@ class TrainedPoint:
             reason=reason,
             left_out=self.rows - operator.shape[0] if optimality.keeps_outputs else 0,
             check=lambda: premises_of(self, optimality, kind, points),
+            warns=self.warns,
         )
 
 

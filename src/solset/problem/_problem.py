@@ -35,6 +35,7 @@ from solset.risk import (
     decay_of,
     digest,
     fit_at,
+    gradient_scale,
     in_double,
     open_door,
     opened,
@@ -49,7 +50,9 @@ from solset.risk import (
 from solset.sets import AffineSet
 from solset.solvers import Solver
 
-GRADIENT_TOL = 1e-3  # gradient norm up to which weights count as stationary by default
+STATIONARY = (
+    1e-3  # gradient norm, relative to the terms that cancel in it, of weights that count as stationary
+)
 
 
 class Problem:
@@ -91,7 +94,8 @@ class Problem:
         spill_folder: Existing folder on whose disk rows are stored while they are in use, if they do not
             fit the budget; ``None`` computes them again at each use.
         gradient_tol: Largest gradient norm of the risk at which ``w̄`` counts as stationary; above it, a
-            warning says so.
+            warning says so. By default 1e-3 times the terms that cancel in it, as those of eight points are
+            for a constant output; so units of targets and loss do not matter.
         verify_derivatives: Whether autograd's derivatives are compared with differences of the module; no
             certificate is given without it. Switch it off if a model is refused for what does not matter.
 
@@ -99,9 +103,9 @@ class Problem:
         TypeError: If model, loss or data are of the wrong kind.
         ValueError: If shapes, dtypes, devices or modes do not fit, or numbers are not finite.
 
-    Cost: one gradient (two where points count unequally) and a few forward passes over a handful of points.
-    The comparison of derivatives takes about one gradient of eight points by count, in float64 (the time of
-    some three in float32), and the memory of a copy of the model in float64.
+    Cost: one gradient (two where points count unequally), and a few forward passes and one gradient over a
+    handful of points. The comparison of derivatives takes about one gradient of eight points by count, in
+    float64 (the time of some three in float32), and the memory of a copy of the model in float64.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -129,14 +133,14 @@ class Problem:
         batch_size: int = 256,
         memory_budget: int = 4 * 2**30,
         spill_folder: Path | str | None = None,
-        gradient_tol: float = GRADIENT_TOL,
+        gradient_tol: float | None = None,
         verify_derivatives: bool = True,
     ) -> None:
         require("model", model, nn.Module, cure="Wrap it in an nn.Module.")
         if not callable(loss):
             kind, cure = type(loss).__name__, "Pass one of torch.nn's losses."
             raise bad_type("loss", expected="a callable (outputs, targets) -> scalar", got=kind, cure=cure)
-        require("gradient_tol", gradient_tol, float, cure="Leave it out.")
+        require("gradient_tol", gradient_tol, float | None, cure="Leave it out.")
         require("batch_size", batch_size, int, cure="Leave it out.")
         positive("batch_size", batch_size, cure="Leave it out.")
         refuse_model(model)
@@ -171,7 +175,6 @@ class Problem:
         self._risk = replace(risk, reduction=reduction_of(risk.loss, probed, points[few][1], strict=False))
         self.output_count = probed[0].numel()
         self.memory_budget, self.spill_folder = memory_budget, existing_folder("spill_folder", spill_folder)
-        self._warns = gradient_tol <= GRADIENT_TOL
         if sample_weights is not None:
             sample_weights = sample_factors(sample_weights, len(points), weights)
         self._check_loss(sample_weights)
@@ -440,6 +443,11 @@ class Problem:
         return fit_at(self._risk, self._sweep.outputs, self._sweep.targets)
 
     @property
+    def misfit(self) -> float:
+        """The fit relative to that of a constant output, the same for all points; 0 if fitted."""
+        return self.point.misfit
+
+    @property
     def gram_fits(self) -> bool:
         """Whether all rows of ``J`` and their Gram matrix fit the memory budget, and so are the default."""
         return self.point.gram_fits
@@ -466,7 +474,7 @@ class Problem:
         else:
             self._at_door += (derivative_premise(self._risk, sweep.outputs, sweep.targets),)
 
-    def _check_stationary(self, tol: float) -> None:
+    def _check_stationary(self, asked: float | None) -> None:
         size = float(self._sweep.gradient.norm())
         if not size < float("inf"):
             losses = self._risk.losses()
@@ -474,6 +482,10 @@ class Problem:
             got = f"values that are not finite in points {broken[:5]}" if broken else f"gradient norm {size}"
             cure = "Look at the outputs there: they overflow, or leave the loss's domain."
             raise bad_value("loss", expected="finite, with a finite gradient", got=got, cure=cure)
+        scale = gradient_scale(self._risk, self._sweep.outputs)
+        usual = STATIONARY * scale if 0 < scale < float("inf") else STATIONARY
+        tol = usual if asked is None else asked
+        self._warns = tol <= max(usual, STATIONARY)
         if size > tol:
             warnings.warn(
                 f"the weights are not stationary: the gradient norm of the risk is {size:.3g} (tolerance "

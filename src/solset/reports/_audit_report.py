@@ -57,7 +57,7 @@ def audit_experiment(
             Finding(
                 "points of infinite modulus",
                 int(result.score.isinf().sum()),
-                "No change of the weights answers some perturbation of them: duplicates, or too few weights.",
+                "No change of the weights answers some perturbation of them; the notes say what was found.",
                 "d",
             ),
         ),

@@ -15,6 +15,7 @@ from solset.risk._penalty import Penalty, check_penalty
 from solset.risk._points import Indices, Points
 from solset.risk._probe import probe_indices, probe_model, refuse_model
 from solset.risk._routes import Routes
+from solset.risk._scale import gradient_scale, misfit_at
 from solset.risk._sources import Source, as_points, source_of
 from solset.risk._tree_loss import own_loss
 from solset.risk._trees import mapped, named_tensors
@@ -45,6 +46,7 @@ __all__ = [
     "digest",
     "embedding_of",
     "fit_at",
+    "gradient_scale",
     "flat_rows",
     "identity",
     "in_double",
@@ -52,6 +54,7 @@ __all__ = [
     "is_out_of_memory",
     "losses_at",
     "mapped",
+    "misfit_at",
     "named_tensors",
     "open_door",
     "opened",

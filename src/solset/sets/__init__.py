@@ -16,6 +16,7 @@ from solset.sets._distances import (
 from solset.sets._image import affine_image
 from solset.sets._intersections import BoxedBall
 from solset.sets._polyhedron import Polyhedron
+from solset.sets._trust import Leftover
 
 __all__ = [
     "AffineSet",
@@ -38,4 +39,5 @@ __all__ = [
     "normal_cone",
     "pompeiu_hausdorff",
     "tangent_cone",
+    "Leftover",
 ]

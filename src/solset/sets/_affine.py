@@ -12,6 +12,7 @@ from torch import Tensor
 from solset.checks import positive, shaped, within
 from solset.errors import SolsetWarning, Status, bad_value
 from solset.sets._convex import slack_at
+from solset.sets._trust import Leftover, examined
 from solset.solvers import Prepared, Solution, attainable
 from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, RankCut
 
@@ -68,6 +69,7 @@ class AffineSet:
         defect: Relative residual inherited from the set of which this one is an image.
         training: System that gradient flow and Tikhonov act on; ``None`` for ``(A, b)``.
         notes: Sentences on premises of the set that do not hold; every element carries them in its message.
+        leftover: Gradient that training left, which is compared with every answer; ``None`` for none.
 
     Example:
         >>> from solset.linalg import DenseOperator
@@ -89,6 +91,7 @@ class AffineSet:
     defect: float = 0.0
     training: TrainingFlow | None = None
     notes: tuple[str, ...] = ()
+    leftover: Leftover | None = None
 
     @cached_property
     def system(self) -> Prepared:
@@ -101,7 +104,7 @@ class AffineSet:
         Returns:
             The solution; a residual above the solver's tolerance says that the set is empty.
         """
-        return self._translated(self._smallest)
+        return self._translated(self._examined(self._smallest))
 
     def project(self, point: Tensor) -> Solution:
         """The element nearest to ``point``: ``v - A⁺(A v - b)``.
@@ -128,8 +131,8 @@ class AffineSet:
             return self.min_norm()
         # A rank cut of the weighted spectrum would drop confident points, and moved points may be among them.
         if self.training is not None and not isinstance(choice, RankCut):
-            return self._translated(self.training.element(choice))
-        return self._translated(self.system.filtered(choice, self.rhs))
+            return self._translated(self._examined(self.training.element(choice)))
+        return self._translated(self._examined(self.system.filtered(choice, self.rhs)))
 
     def sample(self, k: int, *, radius: float, generator: torch.Generator) -> tuple[Solution, ...]:
         """Projections onto the set of ``k`` points drawn uniformly from a ball around the reference.
@@ -237,6 +240,11 @@ class AffineSet:
         if self.defect > attainable(1e-8, self.system.operator):
             return replace(solution, residual=max(self.defect, solution.residual), status=Status.INCONSISTENT)
         return solution
+
+    def _examined(self, solution: Solution) -> Solution:
+        """The solution with notes on what speaks against it; its length is compared with the weights'."""
+        size = 0.0 if self.layout is None else float(torch.linalg.vector_norm(self.reference))
+        return examined(solution, self.rhs, size, self.leftover)
 
     def _change(self, point: Tensor) -> Tensor:
         shaped("point", point, self.reference.shape, cure="Pass a flat vector of the set's own space.")

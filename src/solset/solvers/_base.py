@@ -16,6 +16,8 @@ from solset.solvers.filters import Filter, MinimumNorm
 if TYPE_CHECKING:
     from solset.solvers._gram_side import GramPrepared
 
+LARGEST = 1.0 + 1e-4  # relative residual that a least-squares solution cannot exceed, with room for rounding
+
 
 class Prepared(ABC):
     """An operator with everything that a solver keeps about it.
@@ -163,9 +165,10 @@ def judge(
 
     ``converged`` if ``‖r‖ ≤ tol ‖b‖``, where a ``tol`` below what the dtype can tell from rounding counts
     as that; ``inconsistent`` if the residual is larger but orthogonal to the range of ``A`` (a least-squares
-    solution); ``max_steps`` if it is neither. A filter other than the pseudo-inverse leaves a residual on
-    purpose and is ``converged`` whenever it is finite. With ``steps=0``, a direct solve, a larger residual is
-    taken for that of a least-squares solution without a check.
+    solution); ``diverged`` if it exceeds 1, which no least-squares solution does; ``max_steps`` if it is
+    none of these. A filter other than the pseudo-inverse leaves a residual on purpose and is ``converged``
+    whenever it is finite. With ``steps=0``, a direct solve, a larger residual up to 1 is taken for that of
+    a least-squares solution without a check.
     """
     if not bool(torch.isfinite(value).all()):
         return Solution(value, Status.NONFINITE, float("inf"), steps)
@@ -175,5 +178,7 @@ def judge(
         return Solution(value, Status.CONVERGED, residual, steps)
     normal = torch.linalg.vector_norm(operator.T @ difference)
     pulled = torch.linalg.vector_norm(operator.T @ rhs)
+    if residual > LARGEST:  # zero itself has residual 1: no least-squares solution is worse
+        return Solution(value, Status.DIVERGED, residual, steps)
     is_least_squares = bool(normal <= small * pulled) or steps == 0
     return Solution(value, Status.INCONSISTENT if is_least_squares else Status.MAX_STEPS, residual, steps)

@@ -37,6 +37,8 @@ class Solution(WeightsResult):
         steps: Number of iterations; 0 for a direct solve.
         layout: Names and shapes of the parameters when ``value`` holds weights, else ``None``.
         notes: Sentences on premises that do not hold, though the linear system was solved.
+        drift: Length of the change that the gradient left by training would make alone, ``‖A⁺R‖``, relative
+            to the length of this change; 0 where nothing was asked, or no gradient was left.
 
     Example:
         >>> Solution(torch.tensor([3.0, 4.0]), Status.CONVERGED, 1e-12, steps=7)
@@ -49,6 +51,7 @@ class Solution(WeightsResult):
     steps: int
     layout: Mapping[str, torch.Size] | None = None
     notes: tuple[str, ...] = ()
+    drift: float = 0.0
 
     @property
     def headline(self) -> str:
@@ -70,6 +73,10 @@ class Solution(WeightsResult):
     def with_value(self, value: Tensor, layout: Mapping[str, torch.Size] | None = None) -> "Solution":
         """The same outcome for another value, such as a translate or an image of this one."""
         return replace(self, value=value, layout=layout)
+
+    def with_notes(self, notes: tuple[str, ...], drift: float) -> "Solution":
+        """The same solution with more sentences on what speaks against it, and its drift."""
+        return replace(self, notes=self.notes + notes, drift=drift)
 
     def raise_if_failed(self) -> "Solution":
         """This solution, if it converged.

@@ -1,0 +1,71 @@
+"""The sizes of a loss's slopes and of a gradient at outputs that tell the points apart by nothing."""
+
+import torch
+from torch import Tensor
+
+from solset.risk._empirical import EmpiricalRisk
+from solset.risk._heads import fit_at, slopes_at
+from solset.risk._layout import flat_rows
+from solset.risk._probe import probe_indices
+
+
+def constant_slopes(risk: EmpiricalRisk, outputs: Tensor) -> Tensor:
+    """``α ∇_f L`` at the mean of all outputs, the same for every point, ``(n, c)``.
+
+    If every target is the same, a constant output may fit them all and tells no scale: then at zero outputs.
+
+    Args:
+        risk: Empirical risk with the loss.
+        outputs: Outputs of all points, ``(n, *out)``.
+
+    Cost: one pass through the loss, or two; the network is not run.
+    """
+    flat = flat_rows(outputs)
+    slopes = slopes_at(risk, flat.mean(dim=0).expand_as(flat).contiguous())
+    if bool((slopes == slopes[0]).all()):
+        return slopes_at(risk, torch.zeros_like(flat))
+    return slopes
+
+
+def misfit_at(risk: EmpiricalRisk, outputs: Tensor) -> float:
+    """The fit of outputs relative to that of a constant output; 0 if every point is fitted.
+
+    Args:
+        risk: Empirical risk with the loss.
+        outputs: Outputs of all points, ``(n, *out)``.
+
+    Cost: a few passes through the loss; the network is not run.
+    """
+    fit = fit_at(risk, outputs)
+    if fit == 0:
+        return 0.0
+    scale = risk.total if risk.reduction == "mean" else 1.0
+    constant = scale * float(constant_slopes(risk, outputs).norm(dim=1).mean())
+    return fit / constant if constant > 0 else float("inf")
+
+
+def gradient_scale(risk: EmpiricalRisk, outputs: Tensor) -> float:
+    """The size of the terms that cancel in a gradient: ``Σ_i ‖α J_iᵀ ∇_f L‖ + ‖λ w‖`` at a constant output.
+
+    The sum is estimated by the points of a probe. It is in the units of the gradient, whatever those of the
+    targets and of the loss are.
+
+    Args:
+        risk: Empirical risk at the trained weights.
+        outputs: Outputs of all points, ``(n, *out)``.
+
+    Cost: the gradients of eight points, one by one, and a pass through the loss.
+    """
+    slopes = constant_slopes(risk, outputs)
+    probe = probe_indices(len(risk.points))
+    sizes = []
+    for index in probe:
+        inputs, _ = risk.points[[index]]
+        leaves = risk.leaves()
+        with torch.enable_grad():
+            out = risk.forward(leaves, inputs)
+        slope = slopes[index].reshape(out.shape).to(out)
+        parts = torch.autograd.grad(out, leaves, slope, allow_unused=True, materialize_grads=True)
+        sizes.append(float(risk.layout.join(parts).norm()))
+    decay = float((risk.weight_decay * risk.weights).norm())
+    return len(risk.points) * sum(sizes) / len(sizes) + decay
