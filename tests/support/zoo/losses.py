@@ -15,7 +15,8 @@ class LossKind:
     """How a loss is made, and which data go with it.
 
     ``build(model)`` is the loss, which may read the model's weights. ``targets(n)`` are targets that no net
-    fits; ``fitted(outputs)`` are those at which the loss's gradient in the outputs is 0.
+    fits; ``fitted(outputs)`` are those at which the loss's gradient in the outputs is 0. A loss that is not
+    taken is refused by name on any model: a function of all outputs together, or one with weights inside.
     """
 
     build: Callable[[nn.Module], Loss]
@@ -23,6 +24,7 @@ class LossKind:
     outputs: int
     fitted: Callable[[Tensor], Tensor] | None = None
     is_smooth: bool = True
+    is_taken: bool = True
 
 
 def real(c: int) -> Callable[[int], Tensor]:
@@ -181,10 +183,12 @@ LOSSES: dict[str, LossKind] = {
     "Poisson": LossKind(plain(nn.PoissonNLLLoss()), lambda n: torch.poisson(torch.ones(n, 1)), 1, Tensor.exp),
     "Gaussian": LossKind(plain(gaussian), real(1), 2),
     "cosine": LossKind(plain(lambda o, t: 1 - functional.cosine_similarity(o, t).mean()), real(2), 2, same),
-    "Dice": LossKind(plain(dice), bits(1), 1),
-    "contrastive": LossKind(plain(contrast), lambda n: torch.arange(n) // 2, 2),
-    "ranking": LossKind(plain(ranking), labels(2), 1),
-    "learned task weights": LossKind(lambda _: TaskWeights(), real(2), 2),
-    "elastic penalty": LossKind(penalty(lambda p: (p.square() + 1e-2).sqrt().sum()), real(2), 2),
-    "quartic penalty": LossKind(penalty(lambda p: p.pow(4).sum()), real(2), 2),
+    "Dice": LossKind(plain(dice), bits(1), 1, is_taken=False),
+    "contrastive": LossKind(plain(contrast), lambda n: torch.arange(n) // 2, 2, is_taken=False),
+    "ranking": LossKind(plain(ranking), labels(2), 1, is_taken=False),
+    "learned task weights": LossKind(lambda _: TaskWeights(), real(2), 2, is_taken=False),
+    "elastic penalty": LossKind(
+        penalty(lambda p: (p.square() + 1e-2).sqrt().sum()), real(2), 2, is_taken=False
+    ),
+    "quartic penalty": LossKind(penalty(lambda p: p.pow(4).sum()), real(2), 2, is_taken=False),
 }

@@ -1,0 +1,42 @@
+"""Drawn combinations of layer, loss, dtype, training and weights: right, refused by name, or flagged.
+
+``pytest -s`` prints the table of each part; ``python -m benchmarks zoo`` that of 3,000 combinations.
+"""
+
+import pytest
+
+from support.zoo import Outcome, draw, print_table, run_many
+from support.zoo.losses import LOSSES
+
+FEW, MANY = 96, 288  # combinations of the fast and of the slow suite
+PART = 24
+MOST_NEEDLESS = (
+    0.02  # of refusals where the truth is smooth and well posed, and the loss is one that is taken
+)
+
+
+def parts(count: int, seed: int) -> list:
+    drawn = draw(count, seed)
+    return [drawn[k : k + PART] for k in range(0, count, PART)]
+
+
+def check(combinations: list) -> None:
+    verdicts = run_many(combinations)
+    print()
+    print_table(verdicts)
+    needless = [v for v in verdicts if v.is_needless and v.outcome is Outcome.REFUSED]
+    needless = [str(v) for v in needless if LOSSES[v.combination.loss].is_taken]
+    assert len(needless) <= MOST_NEEDLESS * len(verdicts), "\n".join(needless)
+    bad = [str(v) for v in verdicts if v.outcome in {Outcome.SILENT, Outcome.CRASH}]
+    assert not bad, "\n".join(bad)
+
+
+@pytest.mark.parametrize("combinations", parts(FEW, seed=0), ids=lambda part: f"from-{part[0].seed}")
+def test_no_combination_is_silently_wrong_or_a_raw_crash(combinations):
+    check(combinations)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("combinations", parts(MANY, seed=1), ids=lambda part: f"from-{part[0].seed}")
+def test_no_combination_of_many_is_silently_wrong_or_a_raw_crash(combinations):
+    check(combinations)
