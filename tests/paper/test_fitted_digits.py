@@ -9,7 +9,12 @@ from solset.retraining import LevenbergMarquardt
 from solset.testing import log_slope
 from support.fitted_digits import fitted
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:the path ended early"),
+    pytest.mark.filterwarnings("ignore:the retraining"),
+    pytest.mark.filterwarnings("ignore:training ended with status"),
+]
 
 
 @pytest.mark.parametrize(

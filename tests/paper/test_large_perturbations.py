@@ -16,7 +16,12 @@ from solset.retraining import follow_retraining
 from support.fitted_digits import STEPS, fitted, followed_densely
 from support.reference import IsolatedDigits, isolated_digits
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:the path ended early"),
+    pytest.mark.filterwarnings("ignore:the retraining"),
+    pytest.mark.filterwarnings("ignore:training ended with status"),
+]
 
 SMOOTH = 100  # equal steps of the dense integration; half as many end less than 2e-4 away
 

@@ -11,7 +11,12 @@ from solset.retraining import GradientDescent, tangent_recursion
 from solset.solvers import filters
 from solset.zoo import DFCNN
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:the path ended early"),
+    pytest.mark.filterwarnings("ignore:the retraining"),
+    pytest.mark.filterwarnings("ignore:training ended with status"),
+]
 
 RATE = 0.1
 

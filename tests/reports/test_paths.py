@@ -18,6 +18,12 @@ from solset.reports._paths_report import path_experiment
 from solset.reports._run_folder import RunFolder
 from solset.retraining import LevenbergMarquardt
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the path ended early"),
+    pytest.mark.filterwarnings("ignore:the retraining"),
+    pytest.mark.filterwarnings("ignore:training ended with status"),
+]
+
 SETTINGS = PathSettings("mine.py:build", points=(4, 1), direction="random", sizes=(0.02, 0.1))
 
 
