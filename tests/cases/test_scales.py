@@ -3,7 +3,6 @@
 import math
 import warnings
 
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional
@@ -20,7 +19,6 @@ def flags(call) -> list[str]:
     return [str(w.message) for w in seen if issubclass(w.category, SolsetWarning)]
 
 
-@pytest.mark.xfail(reason="fitted and stationary are told in the units of the loss")
 def test_an_untrained_net_on_targets_in_small_units_is_not_called_fitted():
     x = torch.randn(40, 4)
     y = 2e-3 * torch.sin(3 * x[:, :1])
@@ -38,7 +36,6 @@ def test_an_untrained_net_on_targets_in_small_units_is_not_called_fitted():
     assert modulus.certificate.certainty != "exact"
 
 
-@pytest.mark.xfail(reason="fitted and stationary are told in the units of the loss")
 def test_a_scaled_loss_does_not_hide_that_nothing_was_trained():
     x, model = torch.randn(40, 4), nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 1)).eval()
     y = torch.sin(3 * x[:, :1])
