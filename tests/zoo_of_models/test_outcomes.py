@@ -8,6 +8,7 @@ import pytest
 from support.zoo import Outcome, draw, print_table, run_many
 from support.zoo.losses import LOSSES
 
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
 FEW, MANY = 96, 288  # combinations of the fast and of the slow suite
 PART = 24
 MOST_NEEDLESS = (

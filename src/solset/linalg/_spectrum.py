@@ -74,6 +74,13 @@ def default_tolerance(shape: tuple[int, int], dtype: torch.dtype) -> float:
 
 def spectrum(matrix: Tensor, tolerance: float) -> Spectrum:
     """The eigen-decomposition of a symmetric matrix ``(m, m)``, computed in float64."""
+    if not bool(torch.isfinite(matrix).all()):  # else the decomposition fails in words of its own
+        raise bad_value(
+            "matrix",
+            expected="finite",
+            got="entries that are not finite",
+            cure="A second derivative of the model or the loss is not a number; look for the function.",
+        )
     values, vectors = torch.linalg.eigh(matrix.to(torch.float64))
     return Spectrum(values, vectors, tolerance)
 

@@ -216,7 +216,7 @@ def by_element(right: Smallest, weights: int, answer: Answer, accuracy: float, h
         expected = right.value
     if len(answer.change) != len(expected):
         return f"{len(answer.change)} weights for {len(expected)}"
-    off = max(float((answer.change - expected).norm()) - 2 * answer.rounding, 0.0)
+    off = max(float((answer.change - expected).norm()) - 2 * answer.rounding - 1e-11, 0.0)
     error = off / (float(expected.norm()) + 1e-5)
     if error > accuracy:
         return f"relative error {error:.2g} (accuracy {accuracy:.1g}), length {float(expected.norm()):.2g}"
