@@ -1,7 +1,6 @@
-"""The problem: a trained network with its loss and its data, the only door between networks and sets."""
+"""The problem: a trained network with its loss and its data, where networks and sets meet."""
 
 import copy
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -11,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from solset import comm
 from solset.changes import Change, Move, require_change
-from solset.checks import checked, existing_folder, points_of, positive, require
-from solset.derivatives import Coderivative, GraphicalDerivative, Premise, Verdict
-from solset.errors import SolsetWarning, bad_type, bad_value
+from solset.checks import checked, existing_folder, points_of
+from solset.derivatives import Coderivative, GraphicalDerivative
 from solset.linalg import Space
 from solset.operators import InformativeRows
-from solset.problem._derivatives import derivative_premise, unverified
+from solset.problem._entrance import open_problem, weights_of
 from solset.problem._interpolating import Interpolating, restored
 from solset.problem._maps import AUTO, Optimality, linearise
 from solset.problem._point import TrainedPoint
@@ -30,29 +27,11 @@ from solset.risk import (
     Penalty,
     Pick,
     WeightDecay,
-    check_penalty,
-    choose_parameters,
-    decay_of,
-    digest,
     fit_at,
-    gradient_scale,
     in_double,
-    open_door,
-    opened,
-    probe_indices,
-    probe_model,
-    reduction_of,
-    refuse_model,
-    sample_factors,
-    source_of,
-    verified,
 )
 from solset.sets import AffineSet
 from solset.solvers import Solver
-
-STATIONARY = (
-    1e-3  # gradient norm, relative to the terms that cancel in it, of weights that count as stationary
-)
 
 
 class Problem:
@@ -136,52 +115,25 @@ class Problem:
         gradient_tol: float | None = None,
         verify_derivatives: bool = True,
     ) -> None:
-        require("model", model, nn.Module, cure="Wrap it in an nn.Module.")
-        if not callable(loss):
-            kind, cure = type(loss).__name__, "Pass one of torch.nn's losses."
-            raise bad_type("loss", expected="a callable (outputs, targets) -> scalar", got=kind, cure=cure)
-        require("gradient_tol", gradient_tol, float | None, cure="Leave it out.")
-        require("batch_size", batch_size, int, cure="Leave it out.")
-        positive("batch_size", batch_size, cure="Leave it out.")
-        refuse_model(model)
-        layout = choose_parameters(model, parameters)
-        named = dict(model.named_parameters())
-        weights = layout.join([named[name].detach() for name in layout.shapes]).clone()
-        decay = decay_of(weight_decay, layout, named)
-        source = source_of(inputs, targets, weights[:0])
-        few = probe_indices(source.count)
-        points, door = open_door(model, source, few, weights[:0], moves=moves, pick=outputs)
-        kink = "" if penalty is None else check_penalty(penalty, named, list(layout.shapes))
-        decays = digest([decay]) if isinstance(decay, Tensor) else decay
-        same = [len(points), dict(layout.shapes), digest([weights]), decays, batch_size]
-        comm.require_same("model", str(same))
-        if points.tree is None:
-            _check_inputs(points[few][0], weights.dtype)
-        risk = EmpiricalRisk(
+        opened = open_problem(
             model,
             loss,
-            "mean",
-            points,
-            layout,
-            weights,
-            decay,
-            batch_size,
-            len(points),
-            door=door,
+            inputs,
+            targets,
+            weight_decay=weight_decay,
             penalty=penalty,
-        ).holding(model)
-        risk = opened(risk, few, target_moves=target_moves)
-        probed = probe_model(risk)
-        self._risk = replace(risk, reduction=reduction_of(risk.loss, probed, points[few][1], strict=False))
-        self.output_count = probed[0].numel()
+            sample_weights=sample_weights,
+            parameters=parameters,
+            moves=moves,
+            outputs=outputs,
+            target_moves=target_moves,
+            batch_size=batch_size,
+            gradient_tol=gradient_tol,
+            verify_derivatives=verify_derivatives,
+        )
+        self._risk, self._sweep, self._at_door = opened.risk, opened.sweep, opened.premises
+        self._warns, self.output_count = opened.warns, opened.output_count
         self.memory_budget, self.spill_folder = memory_budget, existing_folder("spill_folder", spill_folder)
-        if sample_weights is not None:
-            sample_weights = sample_factors(sample_weights, len(points), weights)
-        self._check_loss(sample_weights)
-        self._check_stationary(gradient_tol)
-        if kink:
-            self._at_door = (*self._at_door, Premise("kinks", Verdict.FAILED, kink))
-        self._check_derivatives(is_asked=verify_derivatives)
 
     def risk(self) -> EmpiricalRisk:
         """The empirical risk at ``(x̄, w̄)``; its methods move it to other data and weights."""
@@ -395,15 +347,7 @@ class Problem:
 
         Cost: one gradient.
         """
-        refuse_model(model)
-        named, shapes = dict(model.named_parameters()), self._risk.layout.shapes
-        unlike = [name for name in shapes if name not in named or named[name].shape != shapes[name]]
-        if unlike:
-            expected = "a network with the names and shapes of the problem's weights"
-            got = f"one without {unlike[:3]} in these shapes"
-            raise bad_value("model", expected=expected, got=got, cure="Build the same network.")
-        weights = self._risk.layout.join([named[name].detach() for name in shapes])
-        return self._of(self._risk.holding(model), weights)
+        return self._of(self._risk.holding(model), weights_of(model, self._risk.layout))
 
     def check_points(self, points: Indices | None) -> list[int]:
         """The indices as a list, all of them for ``None``.
@@ -456,48 +400,3 @@ class Problem:
     def is_fitted(self) -> bool:
         """Whether the interpolating map applies: the outputs are fitted, without weight decay."""
         return not Interpolating().refusal(self.point)
-
-    def _check_loss(self, sample_weights: Tensor | None) -> None:
-        """Finds what the loss is on all points, from the outputs of one sweep."""
-        sweep = self._risk.sweep()
-        if bool(torch.isfinite(sweep.outputs).all()):
-            risk = verified(self._risk, sweep.outputs, sweep.targets, sample_weights)
-            sweep = sweep if risk is self._risk else risk.sweep()
-            self._risk, self._at_door = risk, (Premise("loss", Verdict.HELD),)  # one that fails is refused
-        self._sweep = sweep
-
-    def _check_derivatives(self, *, is_asked: bool) -> None:
-        """Compares autograd's derivatives with differences of the module and of the loss."""
-        sweep = self._sweep
-        if not is_asked:
-            self._at_door += (unverified(),)
-        else:
-            self._at_door += (derivative_premise(self._risk, sweep.outputs, sweep.targets),)
-
-    def _check_stationary(self, asked: float | None) -> None:
-        size = float(self._sweep.gradient.norm())
-        if not size < float("inf"):
-            losses = self._risk.losses()
-            broken = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-            got = f"values that are not finite in points {broken[:5]}" if broken else f"gradient norm {size}"
-            cure = "Look at the outputs there: they overflow, or leave the loss's domain."
-            raise bad_value("loss", expected="finite, with a finite gradient", got=got, cure=cure)
-        scale = gradient_scale(self._risk, self._sweep.outputs)
-        usual = STATIONARY * scale if 0 < scale < float("inf") else STATIONARY
-        tol = usual if asked is None else asked
-        self._warns = tol <= max(usual, STATIONARY)
-        if size > tol:
-            warnings.warn(
-                f"the weights are not stationary: the gradient norm of the risk is {size:.3g} (tolerance "
-                f"{tol:.3g}); estimates describe a set that the weights are not on. Train further, pass the "
-                f"weight_decay of training, or raise gradient_tol",
-                SolsetWarning,
-                stacklevel=3,
-            )
-
-
-def _check_inputs(inputs: Tensor, dtype: torch.dtype) -> None:
-    """Refuses inputs that the network does not take."""
-    if inputs.dtype != dtype:
-        cure = "Use `inputs.to(dtype)` or `model.to(dtype)`."
-        raise bad_value("inputs", expected=f"{dtype}, like the model", got=str(inputs.dtype), cure=cure)

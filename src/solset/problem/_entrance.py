@@ -1,0 +1,189 @@
+"""What is looked at before there is a problem: model, data, loss, stationarity and derivatives."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from solset import comm
+from solset.checks import positive, require
+from solset.derivatives import Premise, Verdict
+from solset.errors import SolsetWarning, bad_type, bad_value
+from solset.problem._derivatives import derivative_premise, unverified
+from solset.risk import (
+    EmpiricalRisk,
+    Layout,
+    Loss,
+    Moves,
+    Penalty,
+    Pick,
+    Sweep,
+    WeightDecay,
+    check_penalty,
+    choose_parameters,
+    decay_of,
+    digest,
+    gradient_scale,
+    open_door,
+    opened,
+    probe_indices,
+    probe_model,
+    reduction_of,
+    refuse_model,
+    sample_factors,
+    source_of,
+    verified,
+)
+
+STATIONARY = 1e-3  # gradient norm of stationary weights, relative to the terms that cancel in it
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A trained point that passed the checks.
+
+    Attributes:
+        risk: Empirical risk at the trained weights.
+        sweep: Results of one pass over all points.
+        output_count: Number of outputs of a point.
+        premises: Premises of certificates that were checked.
+        warns: Whether answers warn of a gradient that is left.
+    """
+
+    risk: EmpiricalRisk
+    sweep: Sweep
+    output_count: int
+    premises: tuple[Premise, ...]
+    warns: bool
+
+
+def open_problem(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Any,
+    targets: Any,
+    *,
+    weight_decay: WeightDecay,
+    penalty: Penalty | None,
+    sample_weights: Tensor | None,
+    parameters: Sequence[str] | None,
+    moves: Moves,
+    outputs: Pick,
+    target_moves: bool | None,
+    batch_size: int,
+    gradient_tol: float | None,
+    verify_derivatives: bool,
+) -> Opened:
+    """The checks that every problem passes; arguments, errors and cost as for :class:`Problem`."""
+    require("model", model, nn.Module, cure="Wrap it in an nn.Module.")
+    if not callable(loss):
+        kind, cure = type(loss).__name__, "Pass one of torch.nn's losses."
+        raise bad_type("loss", expected="a callable (outputs, targets) -> scalar", got=kind, cure=cure)
+    require("gradient_tol", gradient_tol, float | None, cure="Leave it out.")
+    require("batch_size", batch_size, int, cure="Leave it out.")
+    positive("batch_size", batch_size, cure="Leave it out.")
+    refuse_model(model)
+    layout, named = choose_parameters(model, parameters), dict(model.named_parameters())
+    weights = layout.join([named[name].detach() for name in layout.shapes]).clone()
+    decay = decay_of(weight_decay, layout, named)
+    kink = "" if penalty is None else check_penalty(penalty, named, list(layout.shapes))
+    risk = _risk_of(model, loss, inputs, targets, layout, weights, decay, batch_size, penalty, moves, outputs)
+    few = probe_indices(len(risk.points))
+    risk = opened(risk, few, target_moves=target_moves)
+    probed = probe_model(risk)
+    risk = replace(risk, reduction=reduction_of(risk.loss, probed, risk.points[few][1], strict=False))
+    factors = None if sample_weights is None else sample_factors(sample_weights, len(risk.points), weights)
+    risk, sweep, premises = _with_verified_loss(risk, factors)
+    warns = _warned_of_drift(risk, sweep, gradient_tol)
+    if kink:
+        premises = (*premises, Premise("kinks", Verdict.FAILED, kink))
+    if verify_derivatives:
+        premises = (*premises, derivative_premise(risk, sweep.outputs, sweep.targets))
+    else:
+        premises = (*premises, unverified())
+    return Opened(risk, sweep, probed[0].numel(), premises, warns)
+
+
+def _risk_of(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Any,
+    targets: Any,
+    layout: Layout,
+    weights: Tensor,
+    decay: float | Tensor,
+    batch_size: int,
+    penalty: Penalty | None,
+    moves: Moves,
+    outputs: Pick,
+) -> EmpiricalRisk:
+    """The risk of a mean, before it is known whether the loss is one."""
+    source = source_of(inputs, targets, weights[:0])
+    few = probe_indices(source.count)
+    points, door = open_door(model, source, few, weights[:0], moves=moves, pick=outputs)
+    decays = digest([decay]) if isinstance(decay, Tensor) else decay
+    same = [len(points), dict(layout.shapes), digest([weights]), decays, batch_size]
+    comm.require_same("model", str(same))
+    if points.tree is None and points[few][0].dtype != weights.dtype:
+        cure = "Use `inputs.to(dtype)` or `model.to(dtype)`."
+        got = str(points[few][0].dtype)
+        raise bad_value("inputs", expected=f"{weights.dtype}, like the model", got=got, cure=cure)
+    count = len(points)
+    risk = EmpiricalRisk(
+        model, loss, "mean", points, layout, weights, decay, batch_size, count, door=door, penalty=penalty
+    )
+    return risk.holding(model)
+
+
+def _with_verified_loss(
+    risk: EmpiricalRisk, factors: Tensor | None
+) -> tuple[EmpiricalRisk, Sweep, tuple[Premise, ...]]:
+    """The risk with what the loss is on all points, from the outputs of one sweep."""
+    sweep = risk.sweep()
+    if not bool(torch.isfinite(sweep.outputs).all()):
+        return risk, sweep, ()
+    known = verified(risk, sweep.outputs, sweep.targets, factors)
+    sweep = sweep if known is risk else known.sweep()
+    return known, sweep, (Premise("loss", Verdict.HELD),)  # one that fails is refused
+
+
+def _warned_of_drift(risk: EmpiricalRisk, sweep: Sweep, asked: float | None) -> bool:
+    """Warns of weights that are not stationary; returns whether answers are to warn of what is left."""
+    size = float(sweep.gradient.norm())
+    if not size < float("inf"):
+        broken = (~torch.isfinite(risk.losses())).nonzero().flatten().tolist()
+        got = f"values that are not finite in points {broken[:5]}" if broken else f"gradient norm {size}"
+        cure = "Look at the outputs there: they overflow, or leave the loss's domain."
+        raise bad_value("loss", expected="finite, with a finite gradient", got=got, cure=cure)
+    scale = gradient_scale(risk, sweep.outputs)
+    usual = STATIONARY * scale if 0 < scale < float("inf") else STATIONARY
+    tol = usual if asked is None else asked
+    if size > tol:
+        warnings.warn(
+            f"the weights are not stationary: the gradient norm of the risk is {size:.3g} (tolerance "
+            f"{tol:.3g}); estimates describe a set that the weights are not on. Train further, pass the "
+            f"weight_decay of training, or raise gradient_tol",
+            SolsetWarning,
+            stacklevel=4,
+        )
+    return tol <= max(usual, STATIONARY)
+
+
+def weights_of(model: nn.Module, layout: Layout) -> Tensor:
+    """The weights of another copy of the network, flat ``(p,)``, refused if they are not those of the layout.
+
+    Args:
+        model: Network in evaluation mode.
+        layout: Names and shapes of the weights.
+    """
+    refuse_model(model)
+    named, shapes = dict(model.named_parameters()), layout.shapes
+    unlike = [name for name in shapes if name not in named or named[name].shape != shapes[name]]
+    if unlike:
+        expected = "a network with the names and shapes of the problem's weights"
+        got = f"one without {unlike[:3]} in these shapes"
+        raise bad_value("model", expected=expected, got=got, cure="Build the same network.")
+    return layout.join([named[name].detach() for name in shapes])
