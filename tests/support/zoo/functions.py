@@ -253,7 +253,11 @@ WAYS: dict[str, Layer] = {
 BEHIND: dict[str, Layer] = {
     **{named(make): behind(make) for make in ACTIVATIONS},
     **{
-        name: behind(lambda function=function: Apply(function), features, is_smooth=name != "cdist")
+        name: behind(
+            lambda function=function: Apply(function),
+            features,
+            is_smooth=name not in {"cdist", "cumulative logsumexp"},
+        )
         for name, (function, features) in FUNCTIONS.items()
     },
     **WAYS,
