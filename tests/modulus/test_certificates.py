@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from solset import Move, Problem, audit, filters, lipschitz_modulus
 from solset.modulus import Certainty
-from solset.operators import InputJacobian, Jacobian
+from solset.operators import Hessian, InputJacobian, Jacobian, Mixed
 
 
 def twins(distance: float, dtype: torch.dtype = torch.float64, **options) -> Problem:
@@ -139,3 +139,22 @@ def test_a_loss_without_curvature_has_no_training_flow():
     for choice in (filters.GradientFlow(100, 0.1), filters.Tikhonov(1e-3)):
         with pytest.raises(ValueError, match="without curvature"):
             estimate.element(choice)
+
+
+def test_a_network_with_complex_values_and_a_frozen_layer_has_a_modulus():
+    class Spectrum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.after = nn.Linear(4, 4).requires_grad_(False), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.after(torch.fft.rfft(self.before(x)).abs())
+
+    torch.manual_seed(0)
+    model = Spectrum().double().eval()
+    x, y = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 2, dtype=torch.float64)
+    problem = Problem(model, nn.MSELoss(), x, y, weight_decay=0.1, gradient_tol=float("inf"))
+    risk = problem.risk()
+    solved = torch.linalg.solve(Hessian(risk).to_dense(), Mixed(risk, range(6)).to_dense())
+    expected = float(torch.linalg.matrix_norm(solved, 2))
+    assert lipschitz_modulus(problem, optimality="stationary").value == pytest.approx(expected, rel=1e-6)

@@ -71,7 +71,7 @@ def _ranked(start: int, count: int, seen: Sequence[Tensor], candidates: int) -> 
         return torch.full((1, 4), float("nan"), dtype=torch.float64)
     ranked = [torch.zeros(0, 4, dtype=torch.float64)]
     for number, values in enumerate(seen):
-        z = values.reshape(count, -1).to("cpu", torch.float64)
+        z = _real(values).reshape(count, -1).to("cpu", torch.float64)
         scale = z.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
         flat = (z.abs() / scale).flatten()
         sizes, where = flat.topk(min(candidates, len(flat)), largest=False)
@@ -79,6 +79,11 @@ def _ranked(start: int, count: int, seen: Sequence[Tensor], candidates: int) -> 
         ranked.append(torch.stack([sizes, point, torch.full_like(sizes, number), unit], dim=1))
     best = torch.cat(ranked)
     return best[best[:, 0].argsort()[:candidates]]
+
+
+def _real(values: Tensor) -> Tensor:
+    """The values, or the absolute values of complex ones, whose kink is at zero."""
+    return values.abs() if values.is_complex() else values
 
 
 def _nearest(risk: EmpiricalRisk, point: int, chosen: Sequence[tuple[int, int]]) -> float:
@@ -90,7 +95,7 @@ def _nearest(risk: EmpiricalRisk, point: int, chosen: Sequence[tuple[int, int]])
         risk.forward(leaves[:-1], batch)
     margin = float("inf")
     for layer, unit in chosen:
-        z = watch.values[layer].flatten()[unit]
+        z = _real(watch.values[layer].flatten()[unit])
         if not z.requires_grad:
             continue
         slopes = torch.autograd.grad(z, leaves, retain_graph=True, allow_unused=True)

@@ -163,7 +163,6 @@ class Problem:
         return len(self._risk.points)
 
     def __repr__(self) -> str:
-        """Sizes and the gradient norm in one line."""
         return (
             f"Problem({type(self._risk.model).__name__}, n={self.point_count}, p={len(self.weights())}, "
             f"c={self.output_count}, gradient norm {float(self._sweep.gradient.norm()):.3g})"
@@ -198,10 +197,7 @@ class Problem:
         return self._of(risk)
 
     def in_double(self) -> "Problem | None":
-        """The same problem in float64; ``None`` where network or loss do not take it.
-
-        Cost: one gradient.
-        """
+        """The same problem in float64; ``None`` where network or loss do not take it. Cost: one gradient."""
         double = in_double(self._risk)
         return self._of(double) if double.weights.dtype == torch.float64 else None
 
@@ -393,7 +389,7 @@ class Problem:
 
     @property
     def gram_fits(self) -> bool:
-        """Whether all rows of ``J`` and their Gram matrix fit the memory budget, and so are the default."""
+        """Whether all rows of ``J`` and their Gram matrix fit the memory budget."""
         return self.point.gram_fits
 
     @property
