@@ -277,7 +277,8 @@ class TestCheckpoint:
     def test_what_is_not_finite_is_kept(self, tmp_path):
         model = nn.Linear(1, 1, bias=False).double()
         nn.init.constant_(model.weight, 1.0)
-        problem = Problem(model, _log_loss, torch.ones(2, 1).double(), torch.ones(2, 1).double())
+        ones = torch.ones(2, 1).double()
+        problem = Problem(model, _log_loss, ones, ones, target_moves=False)
         for _ in range(2):  # computed, and read back
             found = landscape(
                 problem,

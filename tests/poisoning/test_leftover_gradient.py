@@ -114,7 +114,10 @@ def test_a_finished_problem_starts_at_the_trained_weights(fitted):
 
 def test_clean_training_that_diverges_ends_the_search(fitted):
     aim, flow = HeldOutLoss(draw(5, 3, seed=1), draw(5, 2, seed=2)), filters.GradientFlow(300, 1e3)
-    with pytest.warns(SolsetWarning, match="diverges"):
+    with (
+        pytest.warns(SolsetWarning, match="diverges"),
+        pytest.warns(SolsetWarning, match="solving for them ended with status 'nonfinite'"),
+    ):
         found = design_poisoning(fitted.problem(), aim, Budget([4, 1], 0.3), element=flow)
     assert found.reason is Reason.NOT_FINITE
     assert (found.course, bool(found.dx.any())) == ((), False)

@@ -41,7 +41,8 @@ def test_a_course(fitted, change):
 
 
 def test_a_course_that_stops_early(fitted, change):
-    course = follow_path(fitted.problem(), change, max_gradients=1e-9, progress=False)
+    with pytest.warns(SolsetWarning, match="ended early: budget"):
+        course = follow_path(fitted.problem(), change, max_gradients=1e-9, progress=False)
     assert (course.status, len(course.stations)) == (Status.MAX_STEPS, 1)
     assert course.message in repr(course)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from solset.operators import Cost
 from solset.operators._cost import FACTOR_ROW, FORWARD, INPUT_ROW, ROW
 from solset.planning._result import Memory, Route, refused
-from solset.planning._routes import Routes
+from solset.planning._routes import KINKS, Routes
 from solset.planning._rows import whole_point_rows
 from solset.problem import Interpolating, Problem, Stationary, keeps_outputs
 from solset.problem._stationary import smaller_side
@@ -62,7 +62,8 @@ class OtherRoutes:
             place=plan.place,
             disk=plan.disk,
             memory=Memory(plan.memory - square, 2 * square, vectors=4 * 8 * point.weights),
-            prepare=whole_point_rows(plan, point.outputs, n)
+            prepare=KINKS
+            + whole_point_rows(plan, point.outputs, n)
             + SLOPES
             + Cost(1.0, FORWARD),  # the last pass is for the curvature
             direction=self._share * Cost(2.0, 2 * FORWARD + point.outputs * INPUT_ROW),
@@ -79,7 +80,7 @@ class OtherRoutes:
             is_default=not point.gram_fits and not Interpolating().refusal(point),
             rows=len(self.routes.moved) * point.outputs,
             memory=Memory(vectors=4 * 8 * point.weights),
-            prepare=SLOPES,
+            prepare=KINKS + SLOPES,
             direction=self._share * Cost(2.0, FORWARD + ROW * point.outputs),
             note="a batch of points takes up to a quarter of the memory budget",
         )

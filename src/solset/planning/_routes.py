@@ -10,7 +10,7 @@ from solset.changes import Move
 from solset.linalg import gram_block
 from solset.operators import Cost, Hessian, InputJacobian, Jacobian, Mixed, ProductCost, rows_at_once
 from solset.operators import GaussNewton as GaussNewtonMatrix
-from solset.operators._cost import FACTOR_ROW
+from solset.operators._cost import FACTOR_ROW, FORWARD
 from solset.planning._result import Memory, Route, refused, too_small
 from solset.planning._rows import points_per_block, single_rows, whole_point_rows
 from solset.problem import GaussNewton, Interpolating, LinearisedMap, Stationary, TrainedPoint
@@ -18,6 +18,8 @@ from solset.problem._informative import InformativeSelection
 from solset.problem._point import MAX_ROWS
 from solset.problem._stationary import preconditioned, smaller_side
 from solset.solvers import CG, LSMR, MINRES, RowPlan, Solver
+
+KINKS = Cost(1.0, FORWARD)  # once a problem, each point is looked at for kinks
 
 CHUNK = 64  # columns of a matrix that are written out together
 
@@ -116,7 +118,7 @@ class Routes:
             solver=name,
             rows=point.rows if optimality.keeps_outputs else None,
             memory=Memory(graphs=cost.graphs + data.graphs, vectors=needs.memory),
-            prepare=cost.once + data.once,
+            prepare=KINKS + cost.once + data.once,
             direction=data.each + needs.products / together * cost.each,
             step=needs.products_per_step / together * cost.each,
             max_steps=needs.max_steps,
@@ -141,7 +143,7 @@ class Routes:
             obstacle=too_small(point.memory_budget, needs.memory) if short else "",
             smallest_budget=needs.memory,
             memory=Memory(needs.memory // 3, 2 * needs.memory // 3, block.graphs, self._vectors),
-            prepare=block.once + written + data.once,
+            prepare=KINKS + block.once + written + data.once,
             direction=data.each + needs.products * self._cost(optimality).each,
             note=f"a product of {CHUNK} columns holds as many copies of a batch's activations",
         )
@@ -239,7 +241,7 @@ class Routes:
             place=plan.place,
             disk=plan.disk,
             memory=Memory(plan.memory - square, square, data.graphs + factor.graphs, self._vectors),
-            prepare=rows + data.once + factor.once,
+            prepare=KINKS + rows + data.once + factor.once,
             direction=data.each + 2 * factor.each,  # the solve, its refinement and its check
         )
 
@@ -276,7 +278,7 @@ class Routes:
         return replace(
             route,
             memory=Memory(held, 24 * side**2, hessian.graphs + inner.graphs, rows.graphs + needs.memory),
-            prepare=made + hessian.once + inner.once + data.once,
+            prepare=KINKS + made + hessian.once + inner.once + data.once,
             direction=data.each + hessian.each,
         )
 

@@ -65,7 +65,7 @@ class TrainedPoint:
 
         Cost: two passes through the loss; the network is not run.
         """
-        return misfit_at(self.risk, self.sweep.outputs)
+        return misfit_at(self.risk, self.sweep.outputs, self.sweep.targets)
 
     @property
     def rows(self) -> int:

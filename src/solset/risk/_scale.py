@@ -9,7 +9,7 @@ from solset.risk._layout import flat_rows
 from solset.risk._probe import probe_indices
 
 
-def constant_slopes(risk: EmpiricalRisk, outputs: Tensor) -> Tensor:
+def constant_slopes(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None = None) -> Tensor:
     """``α ∇_f L`` at the mean of all outputs, the same for every point, ``(n, c)``.
 
     If every target is the same, a constant output may fit them all and tells no scale: then at zero outputs.
@@ -17,30 +17,32 @@ def constant_slopes(risk: EmpiricalRisk, outputs: Tensor) -> Tensor:
     Args:
         risk: Empirical risk with the loss.
         outputs: Outputs of all points, ``(n, *out)``.
+        targets: Targets of all points; read from the risk by default.
 
     Cost: one pass through the loss, or two; the network is not run.
     """
     flat = flat_rows(outputs)
-    slopes = slopes_at(risk, flat.mean(dim=0).expand_as(flat).contiguous())
+    slopes = slopes_at(risk, flat.mean(dim=0).expand_as(flat).contiguous(), targets)
     if bool((slopes == slopes[0]).all()):
-        return slopes_at(risk, torch.zeros_like(flat))
+        return slopes_at(risk, torch.zeros_like(flat), targets)
     return slopes
 
 
-def misfit_at(risk: EmpiricalRisk, outputs: Tensor) -> float:
+def misfit_at(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None = None) -> float:
     """The fit of outputs relative to that of a constant output; 0 if every point is fitted.
 
     Args:
         risk: Empirical risk with the loss.
         outputs: Outputs of all points, ``(n, *out)``.
+        targets: Targets of all points; read from the risk by default.
 
     Cost: a few passes through the loss; the network is not run.
     """
-    fit = fit_at(risk, outputs)
+    fit = fit_at(risk, outputs, targets)
     if fit == 0:
         return 0.0
     scale = risk.total if risk.reduction == "mean" else 1.0
-    constant = scale * float(constant_slopes(risk, outputs).norm(dim=1).mean())
+    constant = scale * float(constant_slopes(risk, outputs, targets).norm(dim=1).mean())
     return fit / constant if constant > 0 else float("inf")
 
 
