@@ -205,6 +205,9 @@ class HeldOutLoss(Goal):
         self._check_loss(problem, inputs, targets)
 
     def _check_loss(self, problem: Problem, inputs: Tensor, targets: Tensor) -> None:
+        if targets.is_floating_point() and not bool(torch.isfinite(targets).all()):
+            cure = "Leave out or mend these points."
+            raise bad_value("targets", expected="finite", got="NaN or infinite entries", cure=cure)
         risk, few = problem.risk(), probe_indices(len(inputs))
         loss = own_loss(risk, self.loss)
         with torch.no_grad(), warnings.catch_warnings():

@@ -9,6 +9,7 @@ from torch import Tensor
 from solset.derivatives import Linearisation
 from solset.errors import Status
 from solset.linalg import LeftSide, LinearOperator
+from solset.modulus._kinks import activation_margin
 from solset.operators import Hessian, InputJacobian, Jacobian, Mixed
 from solset.problem import Problem
 from solset.retraining import Newton
@@ -59,9 +60,10 @@ def rank_is_constant(
     if probes < 1 or risk.weights.dtype != torch.float64 or m * (risk.layout.size + q) > ENTRIES:
         return Verdict(False, "whether the rank is constant nearby was not probed")
     generator = torch.Generator().manual_seed(0)
+    farthest = _within_a_piece(risk, moved) if line.map.keeps_outputs else REACH
     for number in range(1, probes + 1):
         if line.map.keeps_outputs:
-            reach = REACH * (FARTHEST / REACH) ** ((number - 1) / max(probes - 1, 1))
+            reach = REACH * (farthest / REACH) ** ((number - 1) / max(probes - 1, 1))
             rank = _rank_of_rows(part, moved, generator, reach)
         else:
             rank = _rank_at_a_solution(part, line, moved, generator)
@@ -71,6 +73,13 @@ def rank_is_constant(
             text = f"not constant: the joint rank is {expected} here and {rank} at nearby point {number}"
             return Verdict(False, text)
     return Verdict(True, f"the joint rank {expected} is the same at {probes} nearby points")
+
+
+def _within_a_piece(risk: EmpiricalRisk, moved: list[int]) -> float:
+    """The farthest reach of a probe: beyond a kink other rows count, which say nothing of the rank here."""
+    size = float(risk.weights.norm()) + float(flat_rows(risk.points.features(moved)).norm(dim=1).max())
+    margin = activation_margin(risk)
+    return max(REACH, min(FARTHEST, margin / (2 * size))) if size > 0 else REACH
 
 
 def _rank_of_rows(part: Problem, moved: list[int], generator: torch.Generator, reach: float) -> int:

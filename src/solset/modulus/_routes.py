@@ -71,7 +71,9 @@ def _row_root(data: LinearOperator, count: int) -> tuple[Tensor, Tensor]:
         return picked[touched], touched
     if isinstance(data, InputJacobian):
         values, vectors = torch.linalg.eigh(data.gram_blocks())
-        roots = vectors * values.clamp_min(0).sqrt().unsqueeze(1)
+        # The root of an eigenvalue that is rounding would be 1e-8 of the largest: far above rounding.
+        rounding = 10 * values.shape[-1] * torch.finfo(values.dtype).eps * values.amax(dim=-1, keepdim=True)
+        roots = vectors * torch.where(values > rounding, values, 0.0).sqrt().unsqueeze(1)
         return torch.block_diag(*roots), data.moved_rows
     return data.to_dense().to(torch.float64), torch.arange(count, device=data.device)
 
