@@ -9,6 +9,8 @@ from solset.sets._affine import AffineSet
 from solset.solvers import LSMR, Prepared, Solution
 from solset.solvers.filters import Filter
 
+MAX_DENSE = 500  # rows or columns of a matrix that is written out
+
 
 class _OffRange(LinearOperator):
     """``x ↦ x - M M⁺ x``, the orthogonal projector whose kernel is ``range M``."""
@@ -25,6 +27,36 @@ class _OffRange(LinearOperator):
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self._apply(block)
+
+
+class _OffColumns(LinearOperator):
+    """``x ↦ x - U Uᵀ x`` with an orthonormal basis ``U`` of the range, ``(q, r)``."""
+
+    is_symmetric = True
+
+    def __init__(self, basis: Tensor) -> None:
+        super().__init__((len(basis), len(basis)), basis.dtype, basis.device)
+        self._basis = basis
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return block - self._basis @ (self._basis.T @ block)
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._apply(block)
+
+
+def _off_range(generators: LinearOperator) -> tuple[LinearOperator, int | None]:
+    """The projector off the range of ``M``, and its rank where a decomposition shows it.
+
+    Products with ``M`` carry rounding of solves, which an iteration would take for a part of the range.
+    """
+    q, r = generators.shape
+    if max(q, r) > MAX_DENSE:
+        return _OffRange(generators, LSMR(tol=1e-12)), None
+    left, values, _ = torch.linalg.svd(generators.to_dense(), full_matrices=False)
+    rounding = torch.finfo(values.dtype).eps ** 0.5
+    basis = left[:, values > rounding * values.max()]
+    return _OffColumns(basis), q - basis.shape[1]
 
 
 class _Projector(Prepared):
@@ -59,5 +91,5 @@ def affine_image(point: Tensor, generators: LinearOperator | None, *, defect: fl
     if generators is None:
         system: Prepared = _Projector(Identity(len(point), point.dtype, point.device), len(point))
         return AffineSet(system, point, torch.zeros_like(point), defect=defect)
-    system = _Projector(_OffRange(generators, LSMR(tol=1e-12)), None)
+    system = _Projector(*_off_range(generators))
     return AffineSet(system, system.operator @ point, torch.zeros_like(point), defect=defect)
