@@ -145,9 +145,9 @@ def _with_verified_loss(
     sweep = risk.sweep()
     if not bool(torch.isfinite(sweep.outputs).all()):
         return risk, sweep, ()
-    known = verified(risk, sweep.outputs, sweep.targets, factors)
-    sweep = sweep if known is risk else known.sweep()
-    return known, sweep, (Premise("loss", Verdict.HELD),)  # one that fails is refused
+    checked_risk = verified(risk, sweep.outputs, sweep.targets, factors)
+    sweep = sweep if checked_risk is risk else checked_risk.sweep()
+    return checked_risk, sweep, (Premise("loss", Verdict.HELD),)  # one that fails is refused
 
 
 def _warned_of_drift(risk: EmpiricalRisk, sweep: Sweep, asked: float | None) -> bool:
