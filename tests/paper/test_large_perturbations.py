@@ -130,7 +130,8 @@ def test_an_isolated_solution_is_followed_beyond_first_order(reference, size: fl
     error = float((course.change - truth).norm() / truth.norm())
     print(f"{100 * size:g} %: relative error {error:.1e} after {course.end.gradients:.0f} gradients")
     assert error <= 0.01
-    assert course.end.gradients <= 200
+    # Of these some 30 for each step prove that its ends, and places between, are minima of one branch.
+    assert course.end.gradients <= 240
 
 
 @cache
