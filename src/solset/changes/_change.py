@@ -1,0 +1,158 @@
+"""The base of every change: what it is for the derivatives, for the data and for a training."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from solset.checks import points_of
+from solset.errors import bad_type
+from solset.linalg import LinearOperator, Space
+from solset.risk import EmpiricalRisk, Indices
+
+
+@dataclass(frozen=True, eq=False)
+class PointChange:
+    """What a change does to single points of the data, for a training that runs on them.
+
+    Attributes:
+        points: Indices of the points that change, distinct.
+        features: Change of their features, ``(len(points), *input)``; ``None`` where they stay.
+        factors: Change of the factors of their losses, which are 1 at first, ``(len(points),)``; ``None``
+            where they stay.
+    """
+
+    points: list[int]
+    features: Tensor | None = None
+    factors: Tensor | None = None
+
+
+class Change(ABC):
+    """A change of the training data, which a kind of change describes by coordinates ``t`` of some points.
+
+    The kind (the class) knows the two data operators, the instance knows how far to go along them. With
+    ``C`` one of the operators and ``t`` the coordinates, an estimate solves ``A v = -C t``.
+
+    Attributes:
+        points: Indices of the points that change; ``None`` stands for all points.
+    """
+
+    points: Indices | None
+
+    @classmethod
+    @abstractmethod
+    def of_gradient(cls, risk: EmpiricalRisk, points: Sequence[int], memory_budget: int) -> LinearOperator:
+        """The derivative of the risk's gradient in the coordinates, ``(p, q)``: ``C`` of a Hessian side.
+
+        Args:
+            risk: Empirical risk at the trained point.
+            points: Indices of the points that change, checked.
+            memory_budget: Bytes that graphs kept between products may take.
+        """
+
+    @classmethod
+    @abstractmethod
+    def of_outputs(cls, risk: EmpiricalRisk, points: Sequence[int], memory_budget: int) -> LinearOperator:
+        """The derivative of all training outputs in the coordinates, ``(n·c, q)``: ``C`` for rows of ``J``.
+
+        Args:
+            risk: Empirical risk at the trained point.
+            points: Indices of the points that change, checked.
+            memory_budget: Bytes that graphs kept between products may take.
+        """
+
+    @classmethod
+    @abstractmethod
+    def space(cls, risk: EmpiricalRisk, points: Sequence[int]) -> Space:
+        """The shape, dtype and device that coordinates for these points have.
+
+        Args:
+            risk: Empirical risk at the trained point.
+            points: Indices of the points that change, checked.
+        """
+
+    @abstractmethod
+    def direction(self, risk: EmpiricalRisk) -> Tensor:
+        """The coordinates, flat ``(q,)``, checked against the data of the risk.
+
+        Args:
+            risk: Empirical risk at the trained point.
+
+        Raises:
+            TypeError: If they are not a tensor, or the points are not integers.
+            ValueError: If points, shape, dtype or device do not fit the data, or an entry is not finite.
+        """
+
+    @abstractmethod
+    def applied_to(self, risk: EmpiricalRisk) -> EmpiricalRisk:
+        """The risk on the changed data, at the same weights.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+
+        Raises:
+            TypeError: As for :meth:`direction`.
+            ValueError: As for :meth:`direction`.
+        """
+
+    def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:  # noqa: ARG002
+        """What the change does to each point of the data, for a training that runs on them.
+
+        Args:
+            count: Number of training points.
+            features: Function that gives the space of one point's features, or refuses if none may move.
+
+        Raises:
+            TypeError: As for :meth:`direction`, or if this kind of change does not say it.
+            ValueError: As for :meth:`direction`.
+        """
+        raise bad_type(
+            "change",
+            expected="one that says what it does to single points",
+            got=type(self).__name__,
+            cure="Give it a method of_points, or use Move, Reweight or Remove.",
+        )
+
+    def chosen(self, risk: EmpiricalRisk) -> list[int]:
+        """The indices of the points that change, as a checked list.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+
+        Raises:
+            TypeError: If the points are not integers.
+            ValueError: If they are none, repeated or out of range.
+        """
+        return points_of(self.points, len(risk.points))
+
+
+def named_points(points: Indices | None) -> str:
+    """The points of a change in a few words.
+
+    Args:
+        points: Indices of the points; ``None`` stands for all points.
+    """
+    if points is None:
+        return "all points"
+    indices = [int(i) for i in points]
+    return "points " + ", ".join(map(str, indices[:5])) + (", …" if len(indices) > 5 else "")
+
+
+def require_change(change: object, kind: type[Change] = Change) -> None:
+    """Refuses what is not a change of the data, such as a bare tensor.
+
+    Args:
+        change: Argument that the caller passed as a change.
+        kind: Class that the change has to be of; any change by default.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if not isinstance(change, kind):
+        raise bad_type(
+            "change",
+            expected="a change of the training data",
+            got=type(change).__name__,
+            cure="Use solset.Move(points, dx), with points=None for all points.",
+        )
