@@ -1,5 +1,6 @@
 """A training as a map: where your own recipe goes when its data change."""
 
+from solset.training._ensemble import CloudChange, Ensemble, SeedAttribution
 from solset.training._recorder import Recorder, record
 from solset.training._results import Attribution, RecipeKinks, Retraining, RunEstimate, Smoothness
 from solset.training._run import Run
@@ -7,11 +8,14 @@ from solset.training._training import Training
 
 __all__ = [
     "Attribution",
+    "CloudChange",
+    "Ensemble",
     "RecipeKinks",
     "Recorder",
     "Retraining",
     "Run",
     "RunEstimate",
+    "SeedAttribution",
     "Smoothness",
     "Training",
     "record",

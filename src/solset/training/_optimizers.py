@@ -1,7 +1,9 @@
 """One step of an optimizer as a differentiable function of weights, gradients and its own state."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from solset.errors import bad_type, bad_value
-from solset.training._state import Settings, Slots, put_settings
+from solset.training._state import Settings, Slots, put_settings, settings_of
 
 MakeOptimizer = Callable[[list[Any]], Optimizer]
 _BY_ENTRY = (
@@ -203,6 +205,53 @@ def differentiable_slots(slots: Sequence[Slots], parameters: Sequence[Tensor]) -
         if isinstance(value, Tensor) and value.is_floating_point() and name != "step"
         if value.shape == parameter.shape
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class Continued:
+    """A factory of optimizers that start from the state of a checkpoint.
+
+    Attributes:
+        make: Function of the parameters that returns an optimizer that starts anew.
+        state: State dict of the optimizer whose work goes on.
+    """
+
+    make: MakeOptimizer
+    state: dict[str, Any]
+
+    def __call__(self, parameters: list[Any]) -> Optimizer:
+        """An optimizer with its own learning rates and the state of the checkpoint.
+
+        Args:
+            parameters: Trained parameters, in the order of the checkpoint.
+
+        Raises:
+            ValueError: If the state does not fit the parameters.
+        """
+        optimizer = made(self.make(parameters))
+        settings = settings_of(optimizer)
+        try:
+            optimizer.load_state_dict(copy.deepcopy(self.state))
+            shapes = [
+                (name, tuple(value.shape), tuple(parameter.shape))
+                for parameter, slot in optimizer.state.items()
+                for name, value in slot.items()
+                if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape
+            ]
+        except (KeyError, ValueError, TypeError) as error:
+            raise self._misfit(f"{type(error).__name__}: {error}") from error
+        if shapes:
+            raise self._misfit("{} of shape {} for a parameter of shape {}".format(*shapes[0]))
+        put_settings(settings, optimizer)
+        return optimizer
+
+    def _misfit(self, how: str) -> ValueError:
+        return bad_value(
+            "optimizer_state",
+            expected="the state dict of the same optimizer, for the trained parameters in the same order",
+            got=how,
+            cure="Pass optimizer.state_dict() of the checkpoint whose model make_model is.",
+        )
 
 
 def made(optimizer: Any) -> Optimizer:

@@ -1,7 +1,8 @@
 """A training as a map: from its data to where it ends."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,11 +16,13 @@ from tqdm import tqdm
 
 from solset.changes import Change, require_change
 from solset.errors import bad_value
+from solset.results import copy_of
 from solset.risk import Pick, source_of, style_of
 from solset.training._call import Call
 from solset.training._data import Data, Loss, moving_in
+from solset.training._ensemble import Ensemble, checked_seeds
 from solset.training._fresh import MakeModel, batches_of_epoch, fresh_model
-from solset.training._optimizers import MakeOptimizer, OptimizerStep, made
+from solset.training._optimizers import Continued, MakeOptimizer, OptimizerStep, made
 from solset.training._recipe import MakeSchedule, Recipe
 from solset.training._results import Retraining, retraining
 from solset.training._run import Run
@@ -57,6 +60,10 @@ class Training:
             differentiated like the model, and what it draws has to come from PyTorch's generators.
         moves: Path of the tensor in the inputs that may move; by default the only one of real numbers.
         outputs: Attribute, key, index or function that picks the outputs for the loss, such as ``"logits"``.
+        optimizer_state: State from which the optimizer starts, as ``optimizer.state_dict()`` gave it. With
+            the model of the same checkpoint as ``make_model``, this is further training. By default the
+            optimizer starts anew. Learning rates stay those of ``optimizer``, and what the data did before
+            counts as fixed.
         seed: Seed of initial weights, order of batches, augmentation and dropout.
 
     Raises:
@@ -93,8 +100,11 @@ class Training:
         augment: Callable[[Any], Any] | None = None,
         moves: str | None = None,
         outputs: Pick = None,
+        optimizer_state: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
+        if optimizer_state is not None:
+            optimizer = Continued(optimizer, copy.deepcopy(dict(optimizer_state)))
         self.recipe = Recipe(
             loss=loss,
             optimizer=optimizer,
@@ -109,6 +119,8 @@ class Training:
             augment=augment,
             seed=seed,
         )
+        if isinstance(make_model, nn.Module):
+            make_model = copy_of(make_model)  # the user may train it on
         self.make_model = make_model
         with own_randomness(torch.device("cpu")):
             model = fresh_model(make_model, seed).train()
@@ -118,12 +130,7 @@ class Training:
         source = source_of(x, y, parameters[0].detach())
         first, _ = source.read([0])
         data, call = Data(source, moving_in(first, moves)), Call(style_of(model, first), outputs)
-
-        def pair() -> tuple[nn.Module, Optimizer]:
-            twin = copy.deepcopy(model)
-            return twin, optimizer(list(trained(twin).values()))
-
-        self._setting = Setting(loss, call, data, clip_norm, augment, pair)
+        self._setting = Setting(loss, call, data, clip_norm, augment, partial(_pair, model, optimizer))
         self._refuse_unrepeatable()
 
     def run(
@@ -171,6 +178,35 @@ class Training:
         changed = data.changed(change.of_points(len(data), lambda: data.space), scale)
         before, _ = self._trained(data, progress)
         return retraining(*self._trained(changed, progress), _flat(before))
+
+    def ensemble(
+        self, seeds: Sequence[int], *, memory_budget: int = 2**30, progress: bool | None = None
+    ) -> Ensemble:
+        """The same recipe run once from each of several seeds: what chance does, beside what the data do.
+
+        Args:
+            seeds: Different seeds, at least two; the seed of this training need not be among them.
+            memory_budget: Bytes that the kept states of all runs together may take.
+            progress: Whether to show a progress bar; by default only on a terminal.
+
+        Raises:
+            ValueError: If a seed stands twice, or there are fewer than two.
+
+        Cost: one training for each seed.
+        """
+        numbers = checked_seeds(seeds)
+        share = memory_budget // len(numbers)
+        runs = [self._seeded(seed).run(memory_budget=share, progress=progress) for seed in numbers]
+        return Ensemble(tuple(runs), numbers)
+
+    def _seeded(self, seed: int) -> "Training":
+        """The same training from another seed."""
+        other = copy.copy(self)
+        other.recipe = replace(self.recipe, seed=seed)
+        with own_randomness(self.device):
+            model = fresh_model(self.make_model, seed).train()
+        other._setting = replace(self._setting, pair=partial(_pair, model, self.recipe.optimizer))
+        return other
 
     def _trained(self, data: Data, progress: bool | None = False) -> tuple[nn.Module, list[float]]:
         with own_randomness(self.device):
@@ -222,6 +258,12 @@ class Training:
                     got="another model from the same seed" if place == 0 else "other weights after two steps",
                     cure="Draw only from PyTorch's generators, and use deterministic kernels.",
                 )
+
+
+def _pair(model: nn.Module, optimizer: MakeOptimizer) -> tuple[nn.Module, Optimizer]:
+    """A copy of a model, and an optimizer of it."""
+    twin = copy.deepcopy(model)
+    return twin, optimizer(list(trained(twin).values()))
 
 
 def _flat(model: nn.Module) -> Tensor:

@@ -1,0 +1,234 @@
+"""The same recipe from several seeds: what the data do to a training, beside what chance does to it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from solset.changes import Change
+from solset.errors import Status, bad_value
+from solset.results import Result, TableResult, computed
+from solset.sets import PointCloud, excess, pompeiu_hausdorff
+from solset.training._results import Attribution
+from solset.training._run import Goal, Run
+
+CERTAIN = 2.0  # standard errors from 0 at which the sign of a mean is believed
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SeedAttribution(TableResult):
+    """What each training point is worth for a goal, over the seeds of a recipe.
+
+    Attributes:
+        mean: Mean over seeds of the derivative in each point's factor, ``(n,)``; its negative predicts what
+            removing the point does to the goal.
+        standard_error: Standard error of that mean, ``(n,)``.
+        agreement: Share of the seeds whose derivative has the sign of the mean, ``(n,)``.
+        per_seed: Attribution of each seed's run.
+    """
+
+    mean: Tensor
+    standard_error: Tensor
+    agreement: Tensor
+    per_seed: tuple[Attribution, ...]
+
+    @property
+    def is_noise(self) -> Tensor:
+        """Whether the mean lies within two standard errors of 0, for each point, ``(n,)``."""
+        return self.mean.abs() <= CERTAIN * self.standard_error
+
+    message = computed(
+        lambda result: (
+            f"the sign is not stable over {len(result.per_seed)} seeds for {int(result.is_noise.sum())} of "
+            f"{len(result.mean)} points: their means lie within two standard errors of 0"
+            if bool(result.is_noise.any())
+            else ""
+        )
+    )
+
+    @property
+    def headline(self) -> str:
+        """The number of seeds, and how many points have a sign that can be believed."""
+        stable, count = int((~self.is_noise).sum()), len(self.mean)
+        return f"{len(self.per_seed)} seeds; the sign is stable for {stable} of {count} points"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Each point with the predicted effect of its removal, its rank, and how sure it is."""
+        rank = self.mean.abs().argsort(descending=True).argsort() + 1
+        names = ("removal", "standard_error", "agreement", "rank", "is_noise")
+        parts = (-self.mean, self.standard_error, self.agreement, rank, self.is_noise)
+        columns = zip(*(part.tolist() for part in parts), strict=True)
+        return [{"point": i, **dict(zip(names, row, strict=True))} for i, row in enumerate(columns)]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CloudChange(Result):
+    """The set of what a recipe can end with, over seeds, before and after a change of the data.
+
+    Weights of different seeds cannot be compared, since hidden units may be exchanged; outputs can. Each
+    element of a cloud is what the model of one seed says of the stated inputs.
+
+    Attributes:
+        before: Outputs on the data before the change, one row for each seed.
+        predicted: Outputs of the predicted weights and running statistics.
+        real: Outputs after real reruns; ``None`` if they were not asked for.
+    """
+
+    before: PointCloud
+    predicted: PointCloud
+    real: PointCloud | None
+
+    @property
+    def signal_to_noise(self) -> float:
+        """How far the change moves a seed's outputs, in mean distances of two seeds before the change.
+
+        The real change, where it is known, else the predicted one. Below 1, another seed changes more.
+        """
+        after = self.predicted if self.real is None else self.real
+        moved = torch.linalg.vector_norm(after.points - self.before.points, dim=1).mean()
+        between = torch.pdist(self.before.points).mean()
+        return float(moved / between) if float(between) > 0 else inf
+
+    def excesses(self) -> dict[str, float]:
+        """The excess of each cloud over the others, by name, such as ``"real over before"``."""
+        clouds = self._clouds()
+        return {
+            f"{one} over {other}": excess(clouds[one], clouds[other]).value
+            for one in clouds
+            for other in clouds
+            if one != other
+        }
+
+    def distances(self) -> dict[str, float]:
+        """The Pompeiu–Hausdorff distance of each pair of clouds, by name, such as ``"before to real"``."""
+        clouds = self._clouds()
+        names = list(clouds)
+        return {
+            f"{one} to {other}": pompeiu_hausdorff(clouds[one], clouds[other]).value
+            for place, one in enumerate(names)
+            for other in names[place + 1 :]
+        }
+
+    def _clouds(self) -> dict[str, PointCloud]:
+        clouds = {"before": self.before, "predicted": self.predicted}
+        return clouds if self.real is None else {**clouds, "real": self.real}
+
+    @property
+    def status(self) -> Status:  # type: ignore[override]
+        """Whether every output is a finite number; a cloud refuses others."""
+        return Status.CONVERGED
+
+    @property
+    def headline(self) -> str:
+        """The distances of the clouds, and the size of the change beside that of chance."""
+        distances = ", ".join(f"{name} {value:.3g}" for name, value in self.distances().items())
+        return f"{len(self.before.points)} seeds; {distances}; signal to noise {self.signal_to_noise:.2g}"
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """One recipe, run once from each of several seeds.
+
+    Attributes:
+        runs: Run of each seed.
+        seeds: Seed of each run.
+    """
+
+    runs: tuple[Run, ...]
+    seeds: tuple[int, ...]
+
+    def attribute(self, goal: Goal) -> SeedAttribution:
+        """The derivative of a goal in each point's factor: mean, standard error and agreement over seeds.
+
+        Args:
+            goal: Function of the trained module, in evaluation mode, that returns one number.
+
+        Raises:
+            ValueError: If the loss is no mean over points, so that points have no factors.
+
+        Warns:
+            SolsetWarning: If entries of the weights have no derivative.
+
+        Cost: about three trainings for each seed.
+        """
+        single = tuple(run.attribute(goal) for run in self.runs)
+        factors = [attribution.weights for attribution in single if attribution.weights is not None]
+        if len(factors) < len(single):
+            raise bad_value(
+                "loss",
+                expected="a mean over the points of a batch",
+                got="one in which points have no factors",
+                cure="Ask the single runs: run.attribute(goal).features.",
+            )
+        stacked = torch.stack(factors)
+        mean = stacked.mean(dim=0)
+        agreement = (stacked.sign() == mean.sign()).to(stacked).mean(dim=0)
+        return SeedAttribution(mean, stacked.std(dim=0) / sqrt(len(single)), agreement, single)
+
+    def clouds(
+        self,
+        change: Change,
+        inputs: Any,
+        *,
+        outputs: Callable[[nn.Module, Any], Tensor] | None = None,
+        retrain: bool = False,
+    ) -> CloudChange:
+        """The outputs of all seeds on some inputs, before and after a change of the data.
+
+        Args:
+            change: Change of the training data.
+            inputs: Inputs whose outputs stand for a model, such as held-out points.
+            outputs: Function of a module and the inputs that returns a tensor; by default the module itself.
+            retrain: Whether the recipe is really run again for each seed, beside the prediction.
+
+        Cost: about three trainings for each seed, and one more for each real rerun.
+        """
+        ask = _whole if outputs is None else outputs
+        before, predicted, real = [], [], []
+        for run in self.runs:
+            before.append(_flat(ask, run.model, inputs))
+            estimate = run.estimate(change, smoothness=False)
+            predicted.append(_flat(ask, estimate.apply_to(run.model), inputs))
+            if retrain:
+                real.append(_flat(ask, run.retrain(change, progress=False).model, inputs))
+        return CloudChange(
+            PointCloud(torch.stack(before)),
+            PointCloud(torch.stack(predicted)),
+            PointCloud(torch.stack(real)) if retrain else None,
+        )
+
+    def __repr__(self) -> str:
+        ends = [run.losses[-1] for run in self.runs]
+        return f"Ensemble({len(self.runs)} seeds, last loss of a batch {min(ends):.3g} to {max(ends):.3g})"
+
+
+def checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """The seeds of an ensemble, which are different and at least two.
+
+    Args:
+        seeds: Seeds as the user gave them.
+
+    Raises:
+        ValueError: If there are fewer than two, or one stands twice.
+    """
+    numbers = tuple(int(seed) for seed in seeds)
+    if len(numbers) < 2 or len(set(numbers)) < len(numbers):
+        raise bad_value(
+            "seeds",
+            expected="at least two different seeds",
+            got=f"{list(numbers)[:10]}",
+            cure="Pass range(8), for example; one seed alone is training.run().",
+        )
+    return numbers
+
+
+def _whole(model: nn.Module, inputs: Any) -> Tensor:
+    return model(inputs)
+
+
+def _flat(ask: Callable[[nn.Module, Any], Tensor], model: nn.Module, inputs: Any) -> Tensor:
+    with torch.no_grad():
+        return ask(model.eval(), inputs).reshape(-1).double()
