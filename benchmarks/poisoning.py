@@ -271,7 +271,7 @@ def differences(problem: Problem, goal: HeldOutLoss, method: Method, element: fi
     adjoint = adjoint_gradient(problem, goal, points=points, element=element).gradient
 
     def solved(dx: Tensor) -> float:
-        return goal.value(problem, retrain(problem, Move(points, dx), method=method).weights)
+        return goal.value(problem.risk(), retrain(problem, Move(points, dx), method=method).weights)
 
     truth = torch.zeros_like(adjoint)
     for place in range(truth.numel()):

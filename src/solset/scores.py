@@ -151,7 +151,7 @@ def _adjoints(problem: Problem, inputs: Any, targets: Any, solver: Solver | None
             got=f"{counts[0]} inputs, {counts[1]} targets",
             cure="Pass matching tensors.",
         )
-    inputs = held_out(problem, inputs)
+    inputs = held_out(problem.risk(), inputs)
     targets = problem.risk().points.target_rows(targets, problem.weights())
     risk = problem.risk()
     gradients = []

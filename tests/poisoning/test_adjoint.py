@@ -29,7 +29,7 @@ def by_differences(problem: Problem, goal: HeldOutLoss, method, size: float = 1e
     found = torch.zeros(2, 3, dtype=torch.float64)
 
     def solved(dx: Tensor) -> float:
-        return goal.value(problem, retrain(problem, Move(POINTS, dx), method=method).weights)
+        return goal.value(problem.risk(), retrain(problem, Move(POINTS, dx), method=method).weights)
 
     for place in range(6):
         dx = torch.zeros(6, dtype=torch.float64)
@@ -44,7 +44,7 @@ class TestAgainstReSolving:
         truth = by_differences(problem, goal, method)
         found = adjoint_gradient(problem, goal, points=POINTS, element=element)
         assert float((found.gradient - truth).norm()) <= 1e-5 * float(truth.norm())
-        assert found.value == goal.value(problem, problem.weights())
+        assert found.value == goal.value(problem.risk(), problem.weights())
 
     def test_nearest_solution(self, fitted):
         self.check(fitted.problem(), held_out(2), LevenbergMarquardt(output_tol=1e-11, max_steps=40))
@@ -93,7 +93,7 @@ def test_by_dense_algebra_with_the_part_outside_the_range(fitted):
     found = adjoint_gradient(problem, goal, points=POINTS)
     risk = problem.risk()
     J, J_x = Jacobian(risk).to_dense(), InputJacobian(risk, POINTS).to_dense()
-    _, slope = goal.slope(problem, problem.weights())
+    _, slope = goal.slope(problem.risk(), problem.weights())
     truth = -(J_x.T @ torch.linalg.pinv(J.T) @ slope).reshape(2, 3)
     torch.testing.assert_close(found.gradient, truth, rtol=1e-8, atol=1e-10)
     outside = slope - torch.linalg.pinv(J) @ (J @ slope)
@@ -223,7 +223,7 @@ class TestHeldOutTargets:
     def test_that_broadcast_point_by_point_are_refused_by_the_losses_of_torch(self, isolated_net):
         case, weight_decay = isolated_net
         with pytest.raises(ValueError, match=r"got shape \(5, 2\) .*beside outputs \(5, 1\): Using a target"):
-            HeldOutLoss(draw(5, 3), draw(5, 2)).check(case.problem(weight_decay=weight_decay))
+            HeldOutLoss(draw(5, 3), draw(5, 2)).check(case.problem(weight_decay=weight_decay).risk())
 
     @pytest.mark.parametrize(
         ("targets", "says"),

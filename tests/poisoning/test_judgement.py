@@ -37,8 +37,8 @@ def test_numbers_are_those_of_retraining(problem, goal):
     (verdict,) = judge_poisoning(problem, goal, moved, methods={"twenty steps": method}).verdicts
     real = retrain(problem, Move(POINTS, moved.dx), method=method)
     still = retrain(problem, Move(POINTS, 0 * moved.dx), method=method)
-    assert verdict.poisoned == goal.value(problem, real.weights)
-    assert verdict.clean == goal.value(problem, still.weights)
+    assert verdict.poisoned == goal.value(problem.risk(), real.weights)
+    assert verdict.clean == goal.value(problem.risk(), still.weights)
     assert verdict.change == verdict.poisoned - verdict.clean
     assert verdict.gradient_norm == pytest.approx(real.gradient_norm)
     assert verdict.predicted is None
@@ -75,7 +75,7 @@ def test_trains_from_scratch_on_all_points_with_every_seed(isolated_net, problem
     assert (first.name, second.name) == ("from scratch, seed 0", "from scratch, seed 3")
     assert first.change == 0
     filled = torch.full_like(problem.weights(), 3 * float(seen[3][0].sum()))
-    assert second.poisoned == goal.value(problem, filled)
+    assert second.poisoned == goal.value(problem.risk(), filled)
     seen.clear()
     again = judge_poisoning(problem, goal, moved, train=train, seeds=(0, 3), clean=judged.clean)
     assert again == judged

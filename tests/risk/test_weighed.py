@@ -243,8 +243,8 @@ def test_held_out_points_have_the_loss_of_the_user():
     held_out = draw(4, D, seed=5), torch.tensor([1, 0, 2, 1])
     weighted, (loss, _) = problem("class weights"), CASES["class weights"]
     goal = HeldOutLoss(*held_out)
-    goal.check(weighted)
-    value = goal.quantity(weighted, weighted.weights())
+    goal.check(weighted.risk())
+    value = goal.quantity(weighted.risk(), weighted.weights())
     torch.testing.assert_close(value, loss(network()(held_out[0]), held_out[1]))
     found = audit(weighted, points=[0], validation=held_out, optimality="stationary")
     assert found.validation_change is not None

@@ -179,7 +179,7 @@ def _validation_gradient(part: Problem, inputs: Any, targets: Any) -> Tensor:
     """``∇ℓ`` of the mean (or summed) validation loss at the trained weights, ``(p,)``."""
     risk = part.risk()
     if risk.points.tree is not None or risk.points.targets is not None:
-        x = held_out(part, inputs)
+        x = held_out(part.risk(), inputs)
         points = as_points(x, risk.points.target_rows(targets, x), x.device)
         points = replace(points, tree=risk.points.tree, moving=risk.points.moving)
     else:

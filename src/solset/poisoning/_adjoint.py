@@ -171,7 +171,7 @@ def adjoint_gradient(
         >>> adjoint.gradient  # w = 2 / x
         tensor([[-2.]])
     """
-    goal.check(problem)
+    goal.check(problem.risk())
     derivative = problem.graphical_derivative(points=points, optimality=optimality, solver=solver)
     response = Response(derivative.linearisation, element)
     adjoint = gradient_of(problem, goal, response, problem.check_points(points))
@@ -184,7 +184,7 @@ def adjoint_gradient(
 
 def gradient_of(problem: Problem, goal: Goal, response: Response, points: Sequence[int]) -> AdjointGradient:
     """The gradient at a linearisation that was made already; its numbers may not be finite."""
-    value, slope = goal.slope(problem, problem.weights())
+    value, slope = goal.slope(problem.risk(), problem.weights())
     size = float(torch.linalg.vector_norm(slope))
     if not size < float("inf"):
         space = response.linearisation.data_space

@@ -89,7 +89,7 @@ class Slope:
 
     def gradient(self, weights: Tensor) -> Tensor:
         """``±∇ψ`` where the linearisation gives these weights, shaped like ``dx``; it points uphill."""
-        _, slope = self.goal.slope(self.problem, weights)
+        _, slope = self.goal.slope(self.problem.risk(), weights)
         if not bool(torch.isfinite(slope).all()):
             return torch.full_like(self.base.dx, torch.nan)
         return self.goal.sign * self.response.pull(slope)[0]
@@ -113,7 +113,7 @@ def climb(slope: Slope, settings: Ascent, stride: float, enough: float) -> Climb
     Cost: two solves a step and one for each shortening of it.
     """
     dx, weights = slope.base.dx, slope.base.weights
-    value, room, taken = slope.goal.value(slope.problem, weights), 0.0, 0
+    value, room, taken = slope.goal.value(slope.problem.risk(), weights), 0.0, 0
     for _ in range(settings.max_steps):
         gradient = slope.gradient(weights)
         if not bool(torch.isfinite(gradient).all()):
@@ -137,7 +137,7 @@ def _line_search(
     for halving in range(12):
         trial = slope.feasible.project(dx + 0.5**halving * step)
         weights = slope.weights(trial)
-        reached = slope.goal.value(slope.problem, weights)
+        reached = slope.goal.value(slope.problem.risk(), weights)
         rise = slope.goal.sign * (reached - value)
         first_order = float((gradient * (trial - dx)).sum())
         if isfinite(reached) and rise > 0 and rise >= 1e-4 * first_order:  # Armijo's usual share

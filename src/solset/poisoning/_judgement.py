@@ -126,7 +126,7 @@ def judge_poisoning(
 
     Cost: twice every retraining.
     """
-    goal.check(problem)
+    goal.check(problem.risk())
     if not methods and not (train and seeds):
         raise bad_value("methods", expected="one way to retrain or more", got="none", cure="Name one.")
     if seeds and train is None:
@@ -141,7 +141,7 @@ def judge_poisoning(
             before = retrained(problem.risk()).value(goal)
         end = retrained(moved)
         verdicts.append(Verdict(name, before, end.value(goal), *estimates, end.gradient_norm(moved)))
-    return Judgement(goal.value(problem, problem.weights()), tuple(verdicts), goal.sign)
+    return Judgement(goal.value(problem.risk(), problem.weights()), tuple(verdicts), goal.sign)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class _End:
     weights: Tensor
 
     def value(self, goal: Goal) -> float:
-        return goal.value(self.problem, self.weights)
+        return goal.value(self.problem.risk(), self.weights)
 
     def gradient_norm(self, moved: EmpiricalRisk) -> float:
         """The gradient norm of the risk on the moved data."""

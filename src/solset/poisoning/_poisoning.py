@@ -205,7 +205,7 @@ def design_poisoning(
         progress=progress,
     )
     if element is None and not keeps_outputs(poisoning.adjoint.optimality) and bool(poisoning.dx.any()):
-        poisoning = replace(poisoning, real=goal.value(problem, _retrained(problem, poisoning)))
+        poisoning = replace(poisoning, real=goal.value(problem.risk(), _retrained(problem, poisoning)))
     if poisoning.drift > DRIFT:
         _warn_of_drift(poisoning)
     if not poisoning.is_confirmed or poisoning.solved not in {Status.CONVERGED, Status.MAX_STEPS}:
@@ -228,7 +228,7 @@ def designed(
     progress: bool | None = None,
 ) -> Poisoning:
     """A perturbation as by :func:`design_poisoning`, without a retraining that tests it, and no warnings."""
-    goal.check(problem)
+    goal.check(problem.risk())
     feasible = budget.at(problem)
     points = problem.check_points(budget.points)
     begin = _start(feasible, problem, start)
@@ -270,7 +270,7 @@ def _retrained(problem: Problem, poisoning: Poisoning) -> Tensor:
 def _result(search: Rounds, state: Progress, adjoint: AdjointGradient) -> Poisoning:
     problem, goal, start = search.problem, search.goal, search.clean.weights
     dx, weights = state.base.dx, state.base.weights
-    clean, reached = goal.value(problem, start), goal.value(problem, weights)
+    clean, reached = goal.value(problem.risk(), start), goal.value(problem.risk(), weights)
     changes = [abs(reached - clean), *(abs(one.predicted - clean) for one in state.course[:1])]
     drift = _share(abs(clean - adjoint.value), max(changes)) if state.course or bool(dx.any()) else 0.0
     if bool(dx.any()):
@@ -281,7 +281,7 @@ def _result(search: Rounds, state: Progress, adjoint: AdjointGradient) -> Poison
         weights=weights,
         clean=clean,
         first_order=clean + float((adjoint.gradient * dx).sum()),
-        linear=goal.value(problem, start + search.trained.push(dx)),
+        linear=goal.value(problem.risk(), start + search.trained.push(dx)),
         predicted=reached,
         solved=state.base.status,
         real=None,

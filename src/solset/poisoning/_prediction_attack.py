@@ -16,7 +16,7 @@ from solset.poisoning._followers import outcome
 from solset.poisoning._poisoning import designed
 from solset.problem import Optimality, Problem
 from solset.retraining import Method
-from solset.risk import digest
+from solset.risk import EmpiricalRisk, digest
 from solset.solvers import Solver
 from solset.solvers.filters import Filter
 
@@ -52,15 +52,15 @@ class PredictionGap(Goal):
         """-1, because the gap is lowered."""
         return -1.0
 
-    def quantity(self, problem: Problem, weights: Tensor) -> Tensor:
+    def quantity(self, risk: EmpiricalRisk, weights: Tensor) -> Tensor:
         """``f_label - f_rival``."""
-        outputs = outputs_at(problem, weights, self.inputs)
+        outputs = outputs_at(risk, weights, self.inputs)
         return outputs[self.label] - outputs[self.rival]
 
-    def check(self, problem: Problem) -> None:
+    def check(self, risk: EmpiricalRisk) -> None:
         """Refuses inputs that do not fit the problem."""
-        if problem.risk().points.tree is None:  # else they are rows, which prediction_margin made
-            held_out(problem, self.inputs)
+        if risk.points.tree is None:  # else they are rows, which prediction_margin made
+            held_out(risk, self.inputs)
 
     def identity(self) -> dict[str, Any]:
         """The digest of the input, and the two outputs."""
@@ -144,7 +144,7 @@ def resolved(
     moved, target = problem.risk().move(points, dx), problem.risk().outputs()
     solved = method.run(moved, target)
     with torch.no_grad():
-        outputs = outputs_at(problem, solved.weights, inputs)
+        outputs = outputs_at(problem.risk(), solved.weights, inputs)
     if not bool(torch.isfinite(outputs).all()):
         return outputs, Status.NONFINITE
     return outputs, outcome(method, moved, solved, target)
@@ -155,7 +155,6 @@ def gaps_of(outputs: Tensor, label: int) -> Tensor:
     return outputs[label] - torch.cat([outputs[:label], outputs[label + 1 :]])
 
 
-def outputs_at(problem: Problem, weights: Tensor, inputs: Tensor) -> Tensor:
+def outputs_at(risk: EmpiricalRisk, weights: Tensor, inputs: Tensor) -> Tensor:
     """The network's flattened outputs for one input at given weights, ``(c,)``."""
-    risk = problem.risk()
     return risk.forward(risk.layout.split(weights), inputs).reshape(-1)

@@ -144,7 +144,7 @@ def stability_margin(
     Cost: one solve with ``Aᵀ`` for each other class, and about ten designs and solves on the moved data.
     """
     is_one = isinstance(inputs, Tensor) and tuple(inputs.shape) == problem.input_shape
-    one = held_out(problem, inputs.unsqueeze(0) if is_one else inputs)
+    one = held_out(problem.risk(), inputs.unsqueeze(0) if is_one else inputs)
     _check(budget, radius_tol, len(one))
     label, rivals = _classes(problem, one)
     points = problem.check_points(budget.points)
@@ -188,7 +188,7 @@ def _check(budget: Budget, radius_tol: float, count: int) -> None:
 def _classes(problem: Problem, inputs: Tensor) -> tuple[int, list[int]]:
     """The predicted class and all other classes."""
     with torch.no_grad():
-        outputs = outputs_at(problem, problem.weights(), inputs)
+        outputs = outputs_at(problem.risk(), problem.weights(), inputs)
     if len(outputs) < 2:
         raise bad_value(
             "problem",

@@ -111,10 +111,10 @@ class Rounds:
         """The state at the end of an ascent if the follower confirms it, else at its start."""
         reached = self.follower.follow(self.problem, self.points, state.base, end.dx, end.weights)
         before, is_finite = (
-            self.goal.value(self.problem, state.base.weights),
+            self.goal.value(self.problem.risk(), state.base.weights),
             reached.weights.isfinite().all(),
         )
-        after = self.goal.value(self.problem, reached.weights) if is_finite else float("nan")
+        after = self.goal.value(self.problem.risk(), reached.weights) if is_finite else float("nan")
         share = (after - before) / (end.value - before)
         stride = state.stride
         rises = isfinite(share) and share > DISAGREES
@@ -141,7 +141,7 @@ class Rounds:
         # There is a direction that rises, but no step along it does: values there are not finite, or the
         # line search failed.
         nearest = slope.feasible.project(slope.base.dx + 1e-3 * slope.direction(slope.base.dx, gradient))
-        value = self.goal.value(self.problem, slope.weights(nearest))
+        value = self.goal.value(self.problem.risk(), slope.weights(nearest))
         return Reason.NO_PROGRESS if isfinite(value) else Reason.NOT_FINITE
 
     def _is_fitted(self, base: BasePoint) -> bool:

@@ -126,7 +126,7 @@ class PoisonTask:
 
         Cost: one evaluation of the goal.
         """
-        value = self.goal.value(self.problem, self.problem.weights())
+        value = self.goal.value(self.problem.risk(), self.problem.weights())
         return {
             "goal": self.goal.identity(),
             "goal at the trained weights": f"{value:.6g}",  # rounded: sums may differ in their last digits
@@ -157,8 +157,8 @@ def check_poison_settings(task: PoisonTask, settings: PoisonSettings) -> None:
     Cost: one backward pass over the goal.
     """
     problem, features = task.problem, prod(task.problem.input_shape)
-    task.goal.check(problem)
-    task.goal.slope(problem, problem.weights())
+    task.goal.check(problem.risk())
+    task.goal.slope(problem.risk(), problem.weights())
     feasible = settings.budget().at(problem)
     if not feasible.contains(torch.zeros_like(feasible.inputs)):
         raise bad_value(

@@ -200,6 +200,20 @@ class EmpiricalRisk:
         outputs = self.door.tensor(self.returned(parameters, inputs), len(inputs))
         return outputs if torch.is_grad_enabled() else outputs.detach()
 
+    def require_mode(self) -> None:
+        """Refuses a model whose modules were put into another mode since the risk was made.
+
+        Raises:
+            ValueError: If any was; says what to call.
+        """
+        if self.modes and self.modes != _modes_of(self.model):
+            raise bad_value(
+                "model",
+                expected="in the mode in which the problem was built",
+                got="one whose modules were put into another mode since",
+                cure="Call model.eval(), or build the problem again.",
+            )
+
     def returned(self, parameters: Sequence[Tensor], inputs: Tensor) -> Any:
         """What the model returns, after the choice among its outputs, as one tensor or a tree of them.
 
@@ -210,13 +224,7 @@ class EmpiricalRisk:
         Raises:
             ValueError: If a module was put into another mode since the risk was made.
         """
-        if self.modes and self.modes != _modes_of(self.model):
-            raise bad_value(
-                "model",
-                expected="in the mode in which the problem was built",
-                got="one whose modules were put into another mode since",
-                cure="Call model.eval(), or build the problem again.",
-            )
+        self.require_mode()
         if torch.is_inference_mode_enabled():
             raise bad_value(
                 "model",

@@ -1,0 +1,22 @@
+"""Functions of the weights to raise, to lower or to explain, as values."""
+
+from solset.goals._goal import Goal, Slopes
+from solset.goals._held_out import HeldOutLoss, held_out, point_count
+from solset.goals._of_outputs import Margin, PointGoal, PointLosses, Prediction, SmoothedAUROC
+from solset.goals._of_weights import ModelFunction, TargetWeights, WeightFunction
+
+__all__ = [
+    "Goal",
+    "HeldOutLoss",
+    "Margin",
+    "ModelFunction",
+    "PointGoal",
+    "PointLosses",
+    "Prediction",
+    "Slopes",
+    "SmoothedAUROC",
+    "TargetWeights",
+    "WeightFunction",
+    "held_out",
+    "point_count",
+]

@@ -1,0 +1,153 @@
+"""The base of every goal: a function of the weights, with its derivative in them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from solset.errors import bad_type, bad_value
+from solset.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """The values of a goal at some weights, with their derivatives.
+
+    Attributes:
+        values: Values of the goal, ``(k,)``.
+        gradients: Derivative of each value in the weights as a column, ``(p, k)``.
+        is_block: Whether the goal has several values, such as one for each test point; otherwise ``k`` is 1.
+    """
+
+    values: Tensor
+    gradients: Tensor
+    is_block: bool
+
+    @staticmethod
+    def joined(parts: "Sequence[Slopes]") -> "Slopes":
+        """The values of several goals as one block.
+
+        Args:
+            parts: Values and derivatives of each goal.
+        """
+        values, gradients = [part.values for part in parts], [part.gradients for part in parts]
+        return Slopes(torch.cat(values), torch.cat(gradients, dim=1), is_block=True)
+
+
+class Goal(ABC):
+    """A smooth function ``φ`` of the weights and the direction in which it is to change."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What ``φ`` is, in a phrase."""
+
+    @property
+    @abstractmethod
+    def sign(self) -> float:
+        """1 if ``φ`` is to grow, -1 if it is to shrink."""
+
+    @abstractmethod
+    def quantity(self, risk: EmpiricalRisk, weights: Tensor) -> Tensor:
+        """``φ(w)``, a scalar or a vector ``(k,)`` of several values, which autograd can differentiate.
+
+        Args:
+            risk: Empirical risk with the network, the data and the names of its weights.
+            weights: Weights ``w``, flat ``(p,)``.
+        """
+
+    @abstractmethod
+    def check(self, risk: EmpiricalRisk) -> None:
+        """Refuses a goal whose shapes do not fit the problem.
+
+        Args:
+            risk: Empirical risk whose shapes count.
+        """
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What tells this goal from another, in the types of JSON."""
+
+    def value(self, risk: EmpiricalRisk, weights: Tensor) -> float:
+        """``φ(w)`` as a number. Cost: one forward pass over whatever the goal looks at."""
+        with torch.no_grad():
+            return float(_one_number(self._values(risk, weights)))
+
+    def slope(self, risk: EmpiricalRisk, weights: Tensor) -> tuple[float, Tensor]:
+        """``φ(w)`` and ``∇φ(w)``, ``(p,)``, by autograd.
+
+        Args:
+            risk: Empirical risk with the network, the data and the names of its weights.
+            weights: Weights ``w``, flat ``(p,)``.
+
+        Raises:
+            TypeError: If the goal returns anything but a tensor.
+            ValueError: If it is not a scalar, or autograd finds no way from it to the weights.
+
+        Cost: one backward pass over whatever the goal looks at.
+        """
+        leaf = weights.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            value = _one_number(self._values(risk, leaf))
+        return float(value.detach()), _differentiated(value, leaf)
+
+    def slopes(self, risk: EmpiricalRisk, weights: Tensor) -> Slopes:
+        """All values of the goal with their derivatives.
+
+        Args:
+            risk: Empirical risk with the network, the data and the names of its weights.
+            weights: Weights ``w``, flat ``(p,)``.
+
+        Raises:
+            TypeError: If the goal returns anything but a tensor.
+            ValueError: If it has more than one dimension, or autograd finds no way from it to the weights.
+
+        Cost: one backward pass for each value.
+        """
+        leaf = weights.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            values = self._values(risk, leaf)
+        if values.ndim > 1 or values.numel() == 0:
+            got = f"shape {tuple(values.shape)}"
+            raise bad_value("goal", expected="one number, or a vector of them", got=got, cure=_CURE)
+        each = [_differentiated(value, leaf) for value in values.reshape(-1)]
+        return Slopes(values.detach().reshape(-1), torch.stack(each, dim=1), values.ndim == 1)
+
+    def _values(self, risk: EmpiricalRisk, weights: Tensor) -> Tensor:
+        values = self.quantity(risk, weights)
+        if not isinstance(values, Tensor):
+            raise bad_type("goal", expected="a tensor as its value", got=type(values).__name__, cure=_CURE)
+        return values
+
+
+_CURE = "Return a scalar tensor computed from the weights with torch operations."
+
+
+def _one_number(value: Tensor) -> Tensor:
+    if value.numel() != 1:
+        raise bad_value("goal", expected="one number", got=f"shape {tuple(value.shape)}", cure=_CURE)
+    return value.reshape(())
+
+
+def _differentiated(value: Tensor, leaf: Tensor) -> Tensor:
+    got = "a value that does not depend on the weights through differentiable operations"
+    gradient = None
+    if value.requires_grad:
+        try:
+            (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True, retain_graph=True)
+        except RuntimeError as error:
+            got = str(error).splitlines()[0]
+    if gradient is None:
+        raise bad_value("goal", expected="differentiable in the weights", got=got, cure=_CURE)
+    return gradient
+
+
+def as_scalar(value: Any) -> Any:
+    """A tensor of one entry as a scalar; everything else as it is.
+
+    Args:
+        value: Result of a function that a user wrote.
+    """
+    return value.reshape(()) if isinstance(value, Tensor) and value.numel() == 1 else value
