@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from solset.changes import PointChange
 from solset.errors import bad_value
 from solset.linalg import Space
-from solset.risk import Source, flat_rows, mapped, named_tensors
+from solset.risk import Source, digest, flat_rows, mapped, named_tensors
+from solset.storage import hash_bytes
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -97,6 +98,14 @@ class Data:
             zero = (flat_rows(features) == 0).all(dim=0)
             is_silent = zero if is_silent is None else is_silent & zero
         return () if is_silent is None else tuple(is_silent.nonzero().flatten().tolist())
+
+    def digest(self) -> str:
+        """A sum over all inputs and targets, of whatever tree. Cost: one read of the data."""
+        parts = []
+        for start in range(0, len(self), 256):
+            inputs, targets = self.source.read(range(start, min(start + 256, len(self))))
+            parts.append(digest(value for tree in (inputs, targets) for _, value in named_tensors(tree)))
+        return hash_bytes("".join(parts).encode())[:32]
 
     def changed(self, change: PointChange, scale: float = 1.0) -> "Data":
         """The data after a change of single points.

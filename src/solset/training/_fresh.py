@@ -1,38 +1,17 @@
-"""A model before its first step, and the batches of a recipe."""
+"""A model before its first step."""
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from solset.errors import bad_type, bad_value
-from solset.training._recipe import Recipe
 from solset.training._state import trained
 
 MakeModel = nn.Module | Callable[..., nn.Module]
-
-
-def batches_of_epoch(recipe: Recipe, count: int) -> Iterator[list[int]]:
-    """The batches of one epoch, as ``DataLoader`` draws them from PyTorch's generator.
-
-    Args:
-        recipe: Recipe with the size of a batch.
-        count: Number of training points.
-    """
-    if recipe.batch_size is None:
-        yield list(range(count))
-        return
-    yield from DataLoader(
-        range(count),  # type: ignore[arg-type]
-        batch_size=recipe.batch_size,
-        shuffle=recipe.shuffle,
-        drop_last=recipe.drop_last,
-        collate_fn=list,
-    )
 
 
 def fresh_model(make_model: MakeModel, seed: int) -> nn.Module:

@@ -46,9 +46,17 @@ class Recipe:
         Args:
             count: Number of training points.
         """
+        most = self.steps_of_epoch(count) * self.epochs
+        return most if self.steps is None else min(self.steps, most)
+
+    def steps_of_epoch(self, count: int) -> int:
+        """The number of batches of a whole epoch.
+
+        Args:
+            count: Number of training points.
+        """
         size = count if self.batch_size is None else self.batch_size
-        each = count // size if self.drop_last else -(-count // size)
-        return each * self.epochs if self.steps is None else min(self.steps, each * self.epochs)
+        return count // size if self.drop_last else -(-count // size)
 
 
 def clipped_gradients(gradients: Sequence[Tensor], clip_norm: float | None) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """What a training wrote down: its steps, and states to start again from."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Tape:
             step: Number of a step whose state was kept.
         """
         entry = self.states[step]
-        return entry if self.folder is None else _read(entry, self._file(step))
+        return entry if self.folder is None else unpacked(entry, load_file(self._file(step)))
 
     def segments(self) -> Iterator[range]:
         """The steps in runs that begin at a kept state, from the first to the last."""
@@ -91,26 +91,45 @@ def fitting_stride(steps: int, model: nn.Module, memory_budget: int, folder: Pat
     return longest
 
 
-def _written(state: State, file: Path) -> dict[str, Any]:
-    """Writes the tensors of a state; returns where each belongs, and all that is no tensor."""
-    tensors: dict[str, Tensor] = {f"p.{name}": value for name, value in state.parameters.items()}
-    tensors |= {f"b.{name}": value for name, value in state.buffers.items()}
+def packed(state: State, prefix: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A state as names and values in the types of JSON, and tensors by name.
+
+    Args:
+        state: State before a step.
+        prefix: Start of each tensor's name.
+    """
+    tensors: dict[str, Tensor] = {f"{prefix}p.{name}": value for name, value in state.parameters.items()}
+    tensors |= {f"{prefix}b.{name}": value for name, value in state.buffers.items()}
     rest: list[dict[str, Any]] = []
     for place, slot in enumerate(state.slots):
-        tensors |= {f"s{place}.{name}": value for name, value in slot.items() if isinstance(value, Tensor)}
+        tensors |= {
+            f"{prefix}s{place}.{name}": value for name, value in slot.items() if isinstance(value, Tensor)
+        }
         rest.append({name: None if isinstance(value, Tensor) else value for name, value in slot.items()})
-    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, file)
-    return {"parameters": list(state.parameters), "buffers": list(state.buffers), "slots": rest}
+    return {"parameters": list(state.parameters), "buffers": list(state.buffers), "slots": rest}, tensors
 
 
-def _read(names: dict[str, Any], file: Path) -> State:
-    tensors = load_file(file)
+def unpacked(names: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix: str = "") -> State:
+    """The state that :func:`packed` took apart.
+
+    Args:
+        names: Names and values.
+        tensors: Tensors by name.
+        prefix: Start of each tensor's name.
+    """
     slots: Sequence[dict[str, Any]] = [
-        {name: tensors.get(f"s{place}.{name}", value) for name, value in slot.items()}
+        {name: tensors.get(f"{prefix}s{place}.{name}", value) for name, value in slot.items()}
         for place, slot in enumerate(names["slots"])
     ]
     return State(
-        {name: tensors[f"p.{name}"] for name in names["parameters"]},
-        {name: tensors[f"b.{name}"] for name in names["buffers"]},
+        {name: tensors[f"{prefix}p.{name}"] for name in names["parameters"]},
+        {name: tensors[f"{prefix}b.{name}"] for name in names["buffers"]},
         slots,
     )
+
+
+def _written(state: State, file: Path) -> dict[str, Any]:
+    """Writes the tensors of a state; returns where each belongs, and all that is no tensor."""
+    names, tensors = packed(state)
+    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, file)
+    return names

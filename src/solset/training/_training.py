@@ -1,7 +1,7 @@
 """A training as a map: from its data to where it ends."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -12,20 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
 
 from solset.changes import Change, require_change
 from solset.errors import bad_value
 from solset.results import copy_of
-from solset.risk import Pick, source_of, style_of
+from solset.risk import Pick, digest, source_of, style_of
+from solset.risk import settings_of as plain_settings
+from solset.storage import Checkpoint, Identity, Probe
+from solset.training._batches import Batches, Place
 from solset.training._call import Call
 from solset.training._data import Data, Loss, moving_in
 from solset.training._ensemble import Ensemble, checked_seeds
-from solset.training._fresh import MakeModel, batches_of_epoch, fresh_model
+from solset.training._fresh import MakeModel, fresh_model
 from solset.training._optimizers import Continued, MakeOptimizer, OptimizerStep, made
 from solset.training._recipe import MakeSchedule, Recipe
 from solset.training._results import Retraining, retraining
 from solset.training._run import Run
+from solset.training._run_file import RunFile
 from solset.training._setting import Loop, Setting
 from solset.training._state import capture, own_randomness, randomness, settings_of, trained
 from solset.training._step import Record
@@ -134,7 +137,12 @@ class Training:
         self._refuse_unrepeatable()
 
     def run(
-        self, *, memory_budget: int = 2**30, folder: Path | None = None, progress: bool | None = None
+        self,
+        *,
+        memory_budget: int = 2**30,
+        folder: Path | None = None,
+        checkpoint: Path | str | None = None,
+        progress: bool | None = None,
     ) -> Run:
         """Trains once and keeps what its derivative needs.
 
@@ -142,24 +150,32 @@ class Training:
             memory_budget: Bytes that kept states may take; with fewer, states are kept at every ``k``-th
                 step, and those between are computed again when they are needed.
             folder: Folder for kept states, which is made; by default they stay in memory.
+            checkpoint: File in an existing folder to which the run is written from time to time and at its
+                end. An interrupted run of the same recipe goes on from it to the same numbers.
             progress: Whether to show a progress bar; by default only on a terminal.
 
         Raises:
-            ValueError: If the loss is not finite at a step, or the states do not fit the budget.
+            ValueError: If the loss is not finite at a step, the states do not fit the budget, or the
+                checkpoint is of another recipe.
 
         Cost: one training; the states of all its steps if they fit.
         """
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+        file = RunFile(self._checkpoint(checkpoint, memory_budget, folder))
         with own_randomness(self.device):
             loop, schedule = self._begin(self._setting.data)
             steps = self.recipe.step_count(len(self._setting.data))
             tape = Tape(fitting_stride(steps, loop.model, memory_budget, folder), folder)
             initial = capture(loop.model, loop.optimizer).parameters
-            for step, batch in enumerate(self._batches(schedule, progress)):
+            place = file.resume(tape, loop.model, loop.optimizer)
+            batches = self._batches(schedule, progress, place)
+            for step, batch in enumerate(batches, len(tape.records)):
                 tape.keep(step, partial(capture, loop.model, loop.optimizer))
                 states, settings = randomness(self.device), settings_of(loop.optimizer)
                 tape.records.append(Record(batch, settings, states, loop.finite_step(batch, step)))
+                place = Place(step + 1, batches.epoch_start, randomness(self.device))
+                file.write(tape, loop.model, loop.optimizer, place, is_last=step + 1 == steps)
             end = capture(loop.model, loop.optimizer)
         return Run(self._setting, tape, loop.model, end, initial, self._trained)
 
@@ -222,26 +238,36 @@ class Training:
         schedule = None if self.recipe.schedule is None else self.recipe.schedule(optimizer)
         return Loop(self._setting, model, optimizer, data), schedule
 
-    def _batches(self, schedule: LRScheduler | None, progress: bool | None = False) -> Iterator[list[int]]:
-        """The batches in turn; after the caller took its step with each, the scheduler takes its own."""
-        recipe, count = self.recipe, len(self._setting.data)
-        steps, hidden = recipe.step_count(count), None if progress is None else not progress
-        with tqdm(desc="training", total=steps, disable=hidden, leave=False) as bar:
-            for _ in range(recipe.epochs):
-                for batch in batches_of_epoch(recipe, count):
-                    if steps == 0:
-                        return
-                    steps -= 1
-                    yield batch
-                    if schedule is not None and recipe.schedule_each == "step":
-                        schedule.step()
-                    bar.update()
-                if schedule is not None and recipe.schedule_each == "epoch":
-                    schedule.step()
+    def _batches(
+        self, schedule: LRScheduler | None, progress: bool | None = False, place: Place | None = None
+    ) -> Batches:
+        count = len(self._setting.data)
+        return Batches(self.recipe, count, self.device, schedule, progress=progress, place=place)
+
+    def _checkpoint(self, path: Path | str | None, memory_budget: int, folder: Path | None) -> Checkpoint:
+        """The checkpoint of a run, which knows the recipe, the data and the weights after two steps."""
+
+        def identify() -> Identity:
+            with own_randomness(self.device):
+                loop, schedule = self._begin(self._setting.data)
+                self._batches(schedule).schedule_to_end()
+            return Identity(
+                {
+                    "recipe": plain_settings(self.recipe),
+                    "rates at the end": plain_settings(settings_of(loop.optimizer)),
+                    "model": digest([self._starts[0]]),
+                    "data": self._setting.data.digest(),
+                    "memory_budget": memory_budget,
+                    "folder": None if folder is None else str(folder),
+                }
+            )
+
+        probe = Probe("the weights after two steps", self._starts[1], rtol=1e-4)
+        return Checkpoint.at(path, "training run", identify, probe)
 
     def _refuse_unrepeatable(self) -> None:
         """Takes the first two steps twice, from two models made from the same seed."""
-        ends = []
+        ends: list[tuple[Tensor, Tensor]] = []
         for _ in range(2):
             with own_randomness(self.device):
                 loop, schedule = self._begin(self._setting.data)
@@ -258,6 +284,7 @@ class Training:
                     got="another model from the same seed" if place == 0 else "other weights after two steps",
                     cure="Draw only from PyTorch's generators, and use deterministic kernels.",
                 )
+        self._starts = ends[0]
 
 
 def _pair(model: nn.Module, optimizer: MakeOptimizer) -> tuple[nn.Module, Optimizer]:

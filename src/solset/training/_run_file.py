@@ -1,0 +1,129 @@
+"""A run so far in one checkpoint, from which it goes on to the same numbers."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from solset.storage import Checkpoint
+from solset.training._batches import Place
+from solset.training._state import State, capture, restore
+from solset.training._step import Record
+from solset.training._tape import Tape, packed, unpacked
+
+SECONDS = 10.0  # least time between two writes
+SHARE = 20.0  # times the last write that training goes on before the next
+
+
+@dataclass(eq=False)
+class RunFile:
+    """The checkpoint of a run.
+
+    Attributes:
+        checkpoint: The file, or none.
+        due: Time of the next write, by the clock of ``time.monotonic``.
+    """
+
+    checkpoint: Checkpoint
+    due: float = field(default_factory=lambda: time.monotonic() + SECONDS)
+
+    def resume(self, tape: Tape, model: nn.Module, optimizer: Optimizer) -> Place | None:
+        """Puts model, optimizer and tape back to where an earlier call was left; ``None`` if there is none.
+
+        Args:
+            tape: Empty tape of the run.
+            model: Model before its first step.
+            optimizer: Optimizer of the model.
+        """
+
+        def restored(
+            records: Any, arrays: dict[str, Tensor]
+        ) -> tuple[State, Place, dict[int, Any], list[Record]]:
+            now, steps = _read_steps(records, arrays)
+            place = Place(len(steps), _split(arrays["epoch_start"], records), _split(arrays["now"], records))
+            states = {
+                int(step): names if tape.folder is not None else unpacked(names, arrays, f"{step}.")
+                for step, names in records["states"].items()
+            }
+            return now, place, states, steps
+
+        stored = self.checkpoint.resume(restored)
+        if stored is None:
+            return None
+        state, place, tape.states, tape.records = stored
+        restore(state, model, optimizer)
+        return place
+
+    def write(
+        self,
+        tape: Tape,
+        model: nn.Module,
+        optimizer: Optimizer,
+        place: Place,
+        *,
+        is_last: bool,
+    ) -> None:
+        """Stores the run so far, if it is due or at its end.
+
+        Args:
+            tape: Tape with the steps so far.
+            model: Model after the last step.
+            optimizer: Optimizer after the last step.
+            place: Place between the last step and the next.
+            is_last: Whether this is the end of the run.
+        """
+        if self.checkpoint.path is None or not (is_last or time.monotonic() >= self.due):
+            return
+        start = time.monotonic()
+        names, arrays = packed(capture(model, optimizer), "now.")
+        kept: dict[str, Any] = {}
+        for step, state in tape.states.items():
+            kept[str(step)] = state
+            if tape.folder is None:
+                kept[str(step)], tensors = packed(state, f"{step}.")
+                arrays |= tensors
+        records, more = _written_steps(tape.records)
+        arrays |= more
+        arrays |= {"epoch_start": torch.cat(place.epoch_start), "now": torch.cat(place.now)}
+        records |= {"now": names, "states": kept, "generators": [len(part) for part in place.now]}
+        self.checkpoint.write(records, arrays)
+        self.due = start + max(SECONDS, SHARE * (time.monotonic() - start))
+
+
+def _written_steps(steps: Sequence[Record]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The records of steps: settings that occur again are stored once."""
+    settings: list[Any] = []
+    places: list[int] = []
+    for step in steps:
+        if not settings or settings[-1] != step.settings:
+            settings.append(step.settings)
+        places.append(len(settings) - 1)
+    arrays = {
+        "batches": torch.tensor([point for step in steps for point in step.batch], dtype=torch.int64),
+        "randomness": torch.stack([torch.cat(step.randomness) for step in steps]),
+    }
+    records = {
+        "losses": [step.loss for step in steps],
+        "sizes": [len(step.batch) for step in steps],
+        "rates": settings,
+        "rates_of_step": places,
+    }
+    return records, arrays
+
+
+def _read_steps(records: Any, arrays: Mapping[str, Tensor]) -> tuple[State, list[Record]]:
+    batches = arrays["batches"].split(list(records["sizes"]))
+    rows = zip(batches, records["rates_of_step"], arrays["randomness"], records["losses"], strict=True)
+    steps = [
+        Record(batch.tolist(), records["rates"][place], _split(states, records), float(loss))
+        for batch, place, states, loss in rows
+    ]
+    return unpacked(records["now"], arrays, "now."), steps
+
+
+def _split(states: Tensor, records: Any) -> tuple[Tensor, ...]:
+    return tuple(part.clone() for part in states.split(list(records["generators"])))
