@@ -107,9 +107,7 @@ def training_stability(
             cure="Pass torch.Generator().manual_seed(0).",
         )
     direction = change.direction(problem.risk())
-    derivative = problem.graphical_derivative(
-        points=change.points, optimality=optimality, solver=solver, rows=rows
-    )
+    derivative = problem.derivative(change, optimality=optimality, solver=solver, rows=rows)
     changes = derivative(direction)
     smallest = changes.min_norm()
     distance = float(torch.linalg.vector_norm(smallest.value))

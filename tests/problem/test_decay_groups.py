@@ -107,7 +107,7 @@ def test_estimates_solve_the_dense_system(trained, name, solver):
     change = Move([1, 5], draw(2, D, seed=2))
     risk = trained.risk()
     matrix = (Hessian(risk) if name == "stationary" else GaussNewton(risk)).to_dense()
-    data = Move.of_gradient(risk, [1, 5], 2**30).to_dense()
+    data = Move([1, 5]).of_gradient(risk, 2**30).to_dense()
     truth = -torch.linalg.solve(matrix, data @ change.dx.reshape(-1))
     solution = trained.estimate(change, optimality=name, solver=solver).min_norm()
     torch.testing.assert_close(solution.value - risk.weights, truth, rtol=1e-6, atol=1e-8)

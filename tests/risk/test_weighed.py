@@ -200,7 +200,7 @@ def test_a_removed_point_leaves_the_loss_of_the_others(name):
         )
         return of_point.gradient()
 
-    derivative = Remove.of_gradient(start.risk(), [4], 2**30).to_dense()[:, 0]
+    derivative = Remove([4]).of_gradient(start.risk(), 2**30).to_dense()[:, 0]
     torch.testing.assert_close(derivative, (at(1 + 1e-5) - at(1 - 1e-5)) / 2e-5, rtol=1e-6, atol=1e-9)
 
 

@@ -1,7 +1,7 @@
 """The base of every change: what it is for the derivatives, for the data and for a training."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -29,47 +29,36 @@ class PointChange:
 
 
 class Change(ABC):
-    """A change of the training data, which a kind of change describes by coordinates ``t`` of some points.
+    """A change of the training data, which is described by coordinates ``t``.
 
-    The kind (the class) knows the two data operators, the instance knows how far to go along them. With
-    ``C`` one of the operators and ``t`` the coordinates, an estimate solves ``A v = -C t``.
-
-    Attributes:
-        points: Indices of the points that change; ``None`` stands for all points.
+    A change knows two data operators, the derivatives in its coordinates, and how far it goes along them.
+    With ``C`` one of the operators, an estimate solves ``A v = -C t``. ``A`` does not know what changes.
     """
 
-    points: Indices | None
-
-    @classmethod
     @abstractmethod
-    def of_gradient(cls, risk: EmpiricalRisk, points: Sequence[int], memory_budget: int) -> LinearOperator:
+    def of_gradient(self, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:
         """The derivative of the risk's gradient in the coordinates, ``(p, q)``: ``C`` of a Hessian side.
 
         Args:
             risk: Empirical risk at the trained point.
-            points: Indices of the points that change, checked.
             memory_budget: Bytes that graphs kept between products may take.
         """
 
-    @classmethod
     @abstractmethod
-    def of_outputs(cls, risk: EmpiricalRisk, points: Sequence[int], memory_budget: int) -> LinearOperator:
+    def of_outputs(self, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:
         """The derivative of all training outputs in the coordinates, ``(n·c, q)``: ``C`` for rows of ``J``.
 
         Args:
             risk: Empirical risk at the trained point.
-            points: Indices of the points that change, checked.
             memory_budget: Bytes that graphs kept between products may take.
         """
 
-    @classmethod
     @abstractmethod
-    def space(cls, risk: EmpiricalRisk, points: Sequence[int]) -> Space:
-        """The shape, dtype and device that coordinates for these points have.
+    def space(self, risk: EmpiricalRisk) -> Space:
+        """The shape, dtype and device of the coordinates.
 
         Args:
             risk: Empirical risk at the trained point.
-            points: Indices of the points that change, checked.
         """
 
     @abstractmethod
@@ -96,6 +85,34 @@ class Change(ABC):
             ValueError: As for :meth:`direction`.
         """
 
+    @abstractmethod
+    def chosen(self, risk: EmpiricalRisk) -> list[int]:
+        """The indices of the training points that change, as a checked list.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+
+        Raises:
+            TypeError: If the points are not integers.
+            ValueError: If they are none, repeated or out of range.
+        """
+
+    def moving(self, risk: EmpiricalRisk) -> list[int]:  # noqa: ARG002 - for moves
+        """The indices of the points whose features move, where kinks of the network matter.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+        """
+        return []
+
+    def coordinates(self, risk: EmpiricalRisk) -> Hashable:  # noqa: ARG002 - for moves
+        """A key that is equal for changes with the same coordinates, whatever their lengths.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+        """
+        return self
+
     def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:  # noqa: ARG002
         """What the change does to each point of the data, for a training that runs on them.
 
@@ -114,29 +131,32 @@ class Change(ABC):
             cure="Give it a method of_points, or use Move, Reweight or Remove.",
         )
 
+
+@dataclass(frozen=True, eq=False)
+class PointsChange(Change):
+    """A change of some of the training points.
+
+    Attributes:
+        points: Distinct indices of the points that change; all points by default.
+    """
+
+    points: Indices | None = None
+
     def chosen(self, risk: EmpiricalRisk) -> list[int]:
-        """The indices of the points that change, as a checked list.
-
-        Args:
-            risk: Empirical risk on the data before the change.
-
-        Raises:
-            TypeError: If the points are not integers.
-            ValueError: If they are none, repeated or out of range.
-        """
+        """The indices of the points, as a checked list; argument as for every change."""
         return points_of(self.points, len(risk.points))
 
+    def coordinates(self, risk: EmpiricalRisk) -> Hashable:
+        """The class and the points; argument as for every change."""
+        return type(self), tuple(self.chosen(risk))
 
-def named_points(points: Indices | None) -> str:
-    """The points of a change in a few words.
-
-    Args:
-        points: Indices of the points; ``None`` stands for all points.
-    """
-    if points is None:
-        return "all points"
-    indices = [int(i) for i in points]
-    return "points " + ", ".join(map(str, indices[:5])) + (", …" if len(indices) > 5 else "")
+    @property
+    def named(self) -> str:
+        """The points in a few words."""
+        if self.points is None:
+            return "all points"
+        indices = [int(i) for i in self.points]
+        return "points " + ", ".join(map(str, indices[:5])) + (", …" if len(indices) > 5 else "")
 
 
 def require_change(change: object, kind: type[Change] = Change) -> None:

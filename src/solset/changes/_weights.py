@@ -1,21 +1,21 @@
 """Points that count less, more, or not at all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from solset.changes._change import Change, PointChange, named_points
+from solset.changes._change import PointChange, PointsChange
 from solset.checks import points_of
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, Space
 from solset.operators import PointGradients
-from solset.risk import EmpiricalRisk, Indices, point_factors
+from solset.risk import EmpiricalRisk, point_factors
 
 
 @dataclass(frozen=True, eq=False)
-class Remove(Change):
+class Remove(PointsChange):
     """Some training points are left out.
 
     A mean stays a mean over the points that are left, as a loader takes it. To first order the gradient of
@@ -29,15 +29,11 @@ class Remove(Change):
         Remove(points 7)
     """
 
-    points: Indices | None
-
-    @classmethod
-    def of_gradient(cls, risk: EmpiricalRisk, points: Sequence[int], memory_budget: int) -> LinearOperator:  # noqa: ARG003
+    def of_gradient(self, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:  # noqa: ARG002
         """The gradients of the points' losses as columns; arguments as for every change."""
-        return PointGradients(risk, points)
+        return PointGradients(risk, self._removed(len(risk.points)))
 
-    @classmethod
-    def of_outputs(cls, risk: EmpiricalRisk, points: Sequence[int], memory_budget: int) -> LinearOperator:  # noqa: ARG003
+    def of_outputs(self, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:  # noqa: ARG002
         """Refuses: where the data are fitted, nothing moves; arguments as for every change."""
         raise bad_value(
             "optimality",
@@ -46,10 +42,9 @@ class Remove(Change):
             cure="Fitted weights stay a solution without these points: the distance is 0, and the set grows.",
         )
 
-    @classmethod
-    def space(cls, risk: EmpiricalRisk, points: Sequence[int]) -> Space:
-        """One number per point; arguments as for every change."""
-        return Space("factors", (len(points),), risk.weights.dtype, risk.weights.device)
+    def space(self, risk: EmpiricalRisk) -> Space:
+        """One number per point; argument as for every change."""
+        return Space("factors", (len(self.chosen(risk)),), risk.weights.dtype, risk.weights.device)
 
     def direction(self, risk: EmpiricalRisk) -> Tensor:
         """A factor less by 1 for each point; argument as for every change."""
@@ -77,4 +72,4 @@ class Remove(Change):
         return removed
 
     def __repr__(self) -> str:
-        return f"Remove({named_points(self.points)})"
+        return f"Remove({self.named})"

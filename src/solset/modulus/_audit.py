@@ -123,7 +123,7 @@ def audit(
         text = f"all {len(chosen)} moduli are infinite, so that nothing ranks these points: {_cause(part)}"
         warnings.warn(text, SolsetWarning, stacklevel=3)
         result = replace(result, notes=(text, *result.notes))
-    result = _vetoed(result, premises_of(part.point, as_map(optimality_used) or Stationary(), Move, chosen))
+    result = _vetoed(result, premises_of(part.point, as_map(optimality_used) or Stationary(), Move(chosen)))
     return _with_peers(result, part, route, gradient if influence else None, prior_precision)
 
 

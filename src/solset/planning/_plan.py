@@ -57,7 +57,7 @@ def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRo
     chosen = problem.check_points(points)
     point = problem.point
     asked = Routes(point, chosen, _selection(problem, chosen, rows))
-    refusal = Interpolating(rows).doubt(point, Move, chosen)
+    refusal = Interpolating(rows).doubt(point, Move(chosen))
     routes = _marked(
         asked.all(), _defaults(problem, chosen, rows), (Stationary if refusal else Interpolating).name
     )
@@ -93,7 +93,7 @@ def _selection(
         return None
     if not asked.chooses_rows(point):
         asked = Interpolating(InformativeRows())
-    return asked.selection(point, Move, chosen)
+    return asked.selection(point, Move(chosen))
 
 
 def _defaults(problem: Problem, chosen: Sequence[int], rows: InformativeRows | None) -> dict[str, str]:
@@ -106,7 +106,7 @@ def _defaults(problem: Problem, chosen: Sequence[int], rows: InformativeRows | N
         names[name] = f"{name} {rows_by}{SHOWN.get(solver, solver)}"
     if not asked.refusal(point):
         try:
-            use = asked.in_use(point, Move, chosen)
+            use = asked.in_use(point, Move(chosen))
         except ValueError:  # no plan fits: the caller asked for these rows, and is refused
             use = "chosen"
         if use != "all":

@@ -94,7 +94,7 @@ class Routes:
         key = optimality.keeps_outputs
         if key not in self._data:
             point = self.point
-            operator = optimality.data(Move, point.risk, self.moved, point.memory_budget)
+            operator = optimality.data(Move(self.moved), point.risk, point.memory_budget)
             self._data[key] = cast("InputJacobian | Mixed", operator).cost
         return self._data[key]
 

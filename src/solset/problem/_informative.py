@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +36,7 @@ class InformativeSelection(Selection):
     Attributes:
         map: Interpolating map that is linearised.
         point: Trained point at which the map is linearised.
-        kind: Class of the changes that are answered.
-        moved: Indices of the points that change.
+        change: Change whose coordinates are answered.
         settings: Accuracy to which rows may be left out, and how many are allowed.
         solver: Solver that keeps the rows and their Gram matrix.
         stored: Rows and Gram matrix of an earlier run, to go on from; ``None`` chooses rows anew.
@@ -46,8 +44,7 @@ class InformativeSelection(Selection):
 
     map: LinearisedMap
     point: TrainedPoint
-    kind: type[Change]
-    moved: Sequence[int]
+    change: Change
     settings: InformativeRows
     solver: Dual
     stored: Stored | None = None
@@ -55,7 +52,8 @@ class InformativeSelection(Selection):
     def __post_init__(self) -> None:
         self.risk, budget = self.point.risk, self.point.memory_budget
         self._jacobian = Jacobian(self.risk, memory_budget=budget)
-        self._data = self.map.data(self.kind, self.risk, self.moved, budget)
+        self._data = self.map.data(self.change, self.risk, budget)
+        self.moved = self.change.chosen(self.risk)
         if self.stored is not None:
             self.curvature = self.stored.choice.curvature
             self.use(self.stored.choice, self.stored.prepared)
@@ -86,7 +84,7 @@ class InformativeSelection(Selection):
     def _linearised(self, constraint: Constraint, combine: LinearOperator, reason: str) -> Linearisation:
         """The pair ``(A, C)`` on some rows, which are combinations of the rows of all training outputs."""
         data, reason = Product(combine, self._data), f"{self.map.name} {reason}"
-        return self.point.linearise(self.map, self.kind, self.moved, reason, constraint=constraint, data=data)
+        return self.point.linearise(self.map, self.change, reason, constraint=constraint, data=data)
 
     def _add(self, extra: Tensor) -> None:
         """Adds rows; what was computed of the present rows is used again."""

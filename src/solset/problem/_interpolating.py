@@ -1,6 +1,6 @@
 """The interpolating map: solutions are the weights that keep all outputs of a fitted training set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, cast
@@ -45,11 +45,9 @@ class Interpolating(LinearisedMap):
         """``Dual`` where the Gram matrix of all rows fits, else ``LSMR``; argument as for every map."""
         return point.gram_solver() if point.gram_fits else LSMR()
 
-    def data(
-        self, kind: type[Change], risk: EmpiricalRisk, points: Sequence[int], memory_budget: int
-    ) -> LinearOperator:
+    def data(self, change: Change, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:
         """The derivative of the training outputs in the change; arguments as for every map."""
-        return kind.of_outputs(risk, points, memory_budget)
+        return change.of_outputs(risk, memory_budget)
 
     def row_weights(self, point: TrainedPoint) -> Callable[[], LinearOperator]:
         """The loss's curvature at every point, by which training weighs rows; argument as for every map."""
@@ -83,7 +81,7 @@ class Interpolating(LinearisedMap):
         return Interpolating(rows)
 
     def linearise(
-        self, point: TrainedPoint, kind: type[Change], points: Sequence[int], solver: Solver | None
+        self, point: TrainedPoint, change: Change, solver: Solver | None
     ) -> Linearisation | Selection:
         """On all rows, on chosen ones, or on all weighted by the loss; arguments as for every map.
 
@@ -99,29 +97,28 @@ class Interpolating(LinearisedMap):
                 cure='Train to the fit, or use "stationary".',
             )
         self._check_solver(solver)
-        use = self.in_use(point, kind, points, solver)
+        use = self.in_use(point, change, solver)
         if use == "all":
-            return super().linearise(point, kind, points, solver)
-        selection = self._select(point, kind, points, solver)
+            return super().linearise(point, change, solver)
+        selection = self._select(point, change, solver)
         return selection.matrix_free() if use == "weighted" else selection
 
     def linearise_verified(
-        self, point: TrainedPoint, kind: type[Change], points: Sequence[int], solver: Solver | None
+        self, point: TrainedPoint, change: Change, solver: Solver | None
     ) -> Linearisation | Selection | str:
         """The pair ``(A, C)`` if the rows in use prove independent, else what speaks against this map.
 
         Args:
             point: Trained point at which the map is linearised.
-            kind: Class of the changes that are answered.
-            points: Indices of the points that change, checked.
+            change: Change whose coordinates are answered.
             solver: Solver of its systems; ``None`` takes the map's default.
         """
         self._check_solver(solver)
-        doubt = self.doubt(point, kind, points, solver)
+        doubt = self.doubt(point, change, solver)
         if doubt:
             return doubt
         if self.chooses_rows(point, solver):
-            selection = self._select(point, kind, points, solver)
+            selection = self._select(point, change, solver)
             rank, count = selection.linearisation.rank, selection.linearisation.rows
             return selection if rank == count else f"the {count} rows of J in use have numerical rank {rank}"
         rank, count = point.constraint(self, solver).system.rank, point.rows
@@ -130,19 +127,16 @@ class Interpolating(LinearisedMap):
         if rank < count:
             return f"the {count} rows of J have numerical rank {rank}"
         reason = f"interpolating because the training set is fitted and the {rank} rows of J are independent"
-        return point.linearise(self, kind, points, reason, solver=solver)
+        return point.linearise(self, change, reason, solver=solver)
 
-    def doubt(
-        self, point: TrainedPoint, kind: type[Change], points: Sequence[int], solver: Solver | None = None
-    ) -> str:
+    def doubt(self, point: TrainedPoint, change: Change, solver: Solver | None = None) -> str:
         """What speaks against this map as far as it is known before a row of ``J`` is computed.
 
         Only the rank of the rows in use is then left to find out.
 
         Args:
             point: Trained point at which the map is linearised.
-            kind: Class of the changes that are answered.
-            points: Indices of the points that change, checked.
+            change: Change whose coordinates are answered.
             solver: Solver of its systems; ``None`` takes the map's default.
         """
         refusal = self.refusal(point)
@@ -154,7 +148,7 @@ class Interpolating(LinearisedMap):
             return f"the loss's curvature in {point.rows} outputs does not fit the memory budget"
         count = point.rows
         if self.chooses_rows(point, solver):
-            selection = self.selection(point, kind, points, solver)
+            selection = self.selection(point, change, solver)
             try:
                 too_many = selection.too_many
             except ValueError as error:  # no plan fits; whoever asks for this map by name is told so
@@ -167,14 +161,13 @@ class Interpolating(LinearisedMap):
         return ""
 
     def in_use(
-        self, point: TrainedPoint, kind: type[Change], points: Sequence[int], solver: Solver | None = None
+        self, point: TrainedPoint, change: Change, solver: Solver | None = None
     ) -> Literal["all", "chosen", "weighted"]:
         """Which rows the map works on when it is asked for; ``"weighted"`` are all rows, with LSMR.
 
         Args:
             point: Trained point at which the map is linearised.
-            kind: Class of the changes that are answered.
-            points: Indices of the points that change, checked.
+            change: Change whose coordinates are answered.
             solver: Solver of its systems; ``None`` takes the map's default.
 
         Raises:
@@ -182,7 +175,7 @@ class Interpolating(LinearisedMap):
         """
         if not self.chooses_rows(point, solver):
             return "all"
-        return "weighted" if self.selection(point, kind, points, solver).too_many else "chosen"
+        return "weighted" if self.selection(point, change, solver).too_many else "chosen"
 
     def chooses_rows(self, point: TrainedPoint, solver: Solver | None = None) -> bool:
         """Whether to work on some rows of ``J``: where asked to, or where a Gram matrix of all does not fit.
@@ -196,26 +189,24 @@ class Interpolating(LinearisedMap):
         return self.rows is not None or (point.curvature_fits and not point.gram_fits)
 
     def selection(
-        self, point: TrainedPoint, kind: type[Change], points: Sequence[int], solver: Solver | None = None
+        self, point: TrainedPoint, change: Change, solver: Solver | None = None
     ) -> InformativeSelection:
         """The selection of rows for these points; none of the rows is computed by this.
 
         Args:
             point: Trained point at which the map is linearised.
-            kind: Class of the changes that are answered.
-            points: Indices of the points that change, checked.
+            change: Change whose coordinates are answered.
             solver: Solver by a Gram matrix; ``None`` takes the default.
 
         Cost: ``c`` sweeps through the loss alone, once; ``2·n·c²`` numbers.
         """
-        key = (tuple(points), kind, solver, self.rows)
+        key = (change.coordinates(point.risk), solver, self.rows)
         if point.latest is not None and point.latest[0] == key:
             return cast("InformativeSelection", point.latest[1])
         selection = InformativeSelection(
             self,
             point,
-            kind,
-            list(points),
+            change,
             self.rows or InformativeRows(),
             solver if isinstance(solver, Dual) else point.gram_solver(is_equilibrated=True),
         )
@@ -223,12 +214,13 @@ class Interpolating(LinearisedMap):
             point.latest = (key, selection)
         return selection
 
-    def _select(
-        self, point: TrainedPoint, kind: type[Change], points: Sequence[int], solver: Solver | None
-    ) -> InformativeSelection:
+    def _select(self, point: TrainedPoint, change: Change, solver: Solver | None) -> InformativeSelection:
         """The same, kept: what it computes serves the next call for these points."""
-        selection = self.selection(point, kind, points, solver)
-        point.latest = ((tuple(points), kind, solver, self.rows), selection)  # the one before is large
+        selection = self.selection(point, change, solver)
+        point.latest = (
+            (change.coordinates(point.risk), solver, self.rows),
+            selection,
+        )  # the one before is large
         return selection
 
     def _check_solver(self, solver: Solver | None) -> None:
@@ -254,4 +246,4 @@ def restored(point: TrainedPoint, folder: Path) -> InformativeSelection:
     solver = point.gram_solver(is_equilibrated=True)
     stored = restore(folder, point.risk, solver)
     optimality = Interpolating(stored.settings)
-    return InformativeSelection(optimality, point, Move, stored.moved, stored.settings, solver, stored)
+    return InformativeSelection(optimality, point, Move(stored.moved), stored.settings, solver, stored)

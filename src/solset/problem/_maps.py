@@ -1,6 +1,5 @@
 """The optimality maps by name, and the one place where a map is chosen."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 from solset.changes import Change
@@ -59,8 +58,7 @@ def keeps_outputs(optimality: str) -> bool:
 
 def linearise(
     point: TrainedPoint,
-    kind: type[Change],
-    points: Sequence[int],
+    change: Change,
     optimality: Optimality,
     solver: Solver | None,
     rows: InformativeRows | None,
@@ -72,16 +70,15 @@ def linearise(
 
     Args:
         point: Trained point at which the map is linearised.
-        kind: Class of the changes that are answered.
-        points: Indices of the points that change, checked.
+        change: Change whose coordinates are answered.
         optimality: Optimality map, its name, or ``"auto"``.
         solver: Solver of the map's systems; ``None`` takes the map's default.
         rows: Accuracy to which rows of ``J`` may be left out; ``None`` for the map's own.
     """
     asked = as_map(optimality)
     if asked is not None:
-        return (asked if rows is None else asked.with_rows(rows)).linearise(point, kind, points, solver)
-    first = Interpolating(rows).linearise_verified(point, kind, points, solver)
+        return (asked if rows is None else asked.with_rows(rows)).linearise(point, change, solver)
+    first = Interpolating(rows).linearise_verified(point, change, solver)
     if not isinstance(first, str):
         return first
-    return point.linearise(Stationary(), kind, points, f"stationary because {first}", solver=solver)
+    return point.linearise(Stationary(), change, f"stationary because {first}", solver=solver)

@@ -184,8 +184,7 @@ class TrainedPoint:
     def linearise(
         self,
         optimality: "LinearisedMap",
-        kind: type[Change],
-        points: Sequence[int],
+        change: Change,
         reason: str,
         *,
         solver: Solver | None = None,
@@ -196,8 +195,7 @@ class TrainedPoint:
 
         Args:
             optimality: Optimality map that is linearised.
-            kind: Class of the changes that are answered.
-            points: Indices of the points that change, checked.
+            change: Change whose coordinates are answered.
             reason: Sentence that says why this map was taken.
             solver: Solver of its systems; ``None`` takes the map's default.
             constraint: Matrix ``A`` on some of the rows; the whole one by default.
@@ -207,14 +205,14 @@ class TrainedPoint:
         operator = constraint.operator
         return Linearisation(
             constraint=constraint,
-            data=data or optimality.data(kind, self.risk, points, self.memory_budget),
-            data_space=kind.space(self.risk, points),
+            data=data or optimality.data(change, self.risk, self.memory_budget),
+            data_space=change.space(self.risk),
             weight_space=Space("q", (self.weights,), operator.dtype, operator.device),
             gradient=self.sweep.gradient,
             map=optimality,
             reason=reason,
             left_out=self.rows - operator.shape[0] if optimality.keeps_outputs else 0,
-            check=lambda: premises_of(self, optimality, kind, points),
+            check=lambda: premises_of(self, optimality, change),
             warns=self.warns,
         )
 
@@ -244,18 +242,15 @@ class LinearisedMap(OptimalityMap, ABC):
             point: Trained point at which the map is linearised.
         """
 
-    def data(
-        self, kind: type[Change], risk: EmpiricalRisk, points: Sequence[int], memory_budget: int
-    ) -> LinearOperator:
+    def data(self, change: Change, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:
         """The matrix ``C``, the derivative of the map in the coordinates of a change.
 
         Args:
-            kind: Class of the changes.
+            change: Change whose coordinates are answered.
             risk: Empirical risk at the trained point.
-            points: Indices of the points that change, checked.
             memory_budget: Bytes that graphs kept between products may take.
         """
-        return kind.of_gradient(risk, points, memory_budget)
+        return change.of_gradient(risk, memory_budget)
 
     def row_weights(self, point: TrainedPoint) -> Callable[[], LinearOperator] | None:  # noqa: ARG002 - for rows
         """A function that gives the weights of rows that training follows; ``None`` for a symmetric ``A``.
@@ -303,14 +298,13 @@ class LinearisedMap(OptimalityMap, ABC):
         )
 
     def linearise(
-        self, point: TrainedPoint, kind: type[Change], points: Sequence[int], solver: Solver | None
+        self, point: TrainedPoint, change: Change, solver: Solver | None
     ) -> Linearisation | Selection:
         """The pair ``(A, C)``, of a map that was asked for.
 
         Args:
             point: Trained point at which the map is linearised.
-            kind: Class of the changes that are answered.
-            points: Indices of the points that change, checked.
+            change: Change whose coordinates are answered.
             solver: Solver of its systems; ``None`` takes the map's default.
         """
         refusal = self.refusal(point)
@@ -321,4 +315,4 @@ class LinearisedMap(OptimalityMap, ABC):
                 got=refusal,
                 cure='Leave it out for "auto".',
             )
-        return point.linearise(self, kind, points, f"{self.name}, as asked for", solver=solver)
+        return point.linearise(self, change, f"{self.name}, as asked for", solver=solver)

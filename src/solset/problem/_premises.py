@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from solset.changes import Change, Move
+from solset.changes import Change
 from solset.derivatives import OptimalityMap, Premise, Premises, Verdict
 
 if TYPE_CHECKING:
@@ -15,18 +15,16 @@ NAMED = 3  # modules that a message names
 def premises_of(
     point: "TrainedPoint",
     optimality: OptimalityMap,
-    kind: type[Change],
-    points: Sequence[int],
+    change: Change,
 ) -> Premises:
     """What was checked of a linearisation; every check adds its own premise here, and nowhere else.
 
     Args:
         point: Trained point, with the premises that were checked when the problem was built.
         optimality: Optimality map that is linearised.
-        kind: Class of the changes that are answered.
-        points: Indices of the points that change.
+        change: Change whose coordinates are answered.
     """
-    moved = points if issubclass(kind, Move) else []
+    moved = change.moving(point.risk)
     return Premises((*point.at_door, _kinks(point, moved, of_outputs=optimality.keeps_outputs)))
 
 

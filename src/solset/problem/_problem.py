@@ -223,10 +223,25 @@ class Problem:
         solver: Solver | None = None,
         rows: InformativeRows | None = None,
     ) -> GraphicalDerivative:
-        """The graphical derivative ``DS(x̄|w̄)`` for perturbations of the points ``K``.
+        """The graphical derivative ``DS(x̄|w̄)`` for moves of points; as :meth:`derivative`."""
+        return self.derivative(Move(points), optimality=optimality, solver=solver, rows=rows)
+
+    @checked
+    def derivative(
+        self,
+        kind: Change | type[Change],
+        *,
+        points: Indices | None = None,
+        optimality: Optimality = AUTO,
+        solver: Solver | None = None,
+        rows: InformativeRows | None = None,
+    ) -> GraphicalDerivative:
+        """The graphical derivative ``DS(x̄|w̄)`` in the coordinates of any kind of change.
 
         Args:
-            points: Distinct indices ``K`` of the points that move; all points by default.
+            kind: Change whose coordinates are meant, whatever its length, such as ``solset.Move([0, 3])``; or
+                its class, for the points.
+            points: Distinct indices ``K`` of the points that change, for a class; all points by default.
             optimality: Optimality map that is linearised, or its name. ``"auto"`` takes ``"interpolating"``
                 if the training set is fitted and the rows of ``J`` are verified to be independent, else
                 ``"stationary"``; ``.reason`` says why. The page on the method defines the maps.
@@ -239,20 +254,11 @@ class Problem:
             ValueError: If points are empty, repeated or out of range, or the map does not apply.
 
         Cost: nothing is solved; ``"auto"`` builds the Gram matrix of a fitted problem to verify its rank.
-        A factorisation is computed once for each problem, map and solver, and serves every later call.
+        A factorisation is computed once for each problem, map and solver, and serves every kind of change.
         """
-        return self._derivative(Move, points, optimality, solver, rows)
-
-    def _derivative(
-        self,
-        kind: type[Change],
-        points: Indices | None,
-        optimality: Optimality,
-        solver: Solver | None,
-        rows: InformativeRows | None,
-    ) -> GraphicalDerivative:
-        moved = self.check_points(points)
-        return GraphicalDerivative(linearise(self.point, kind, moved, optimality, solver, rows))
+        change = kind(points) if isinstance(kind, type) else kind  # type: ignore[call-arg]
+        change.chosen(self._risk)  # refused before anything is factorised
+        return GraphicalDerivative(linearise(self.point, change, optimality, solver, rows))
 
     @checked
     def load_derivative(self, folder: Path | str) -> GraphicalDerivative:
@@ -271,18 +277,19 @@ class Problem:
 
     def coderivative(
         self,
+        kind: Change | type[Change] = Move,
         *,
         points: Indices | None = None,
         optimality: Optimality = AUTO,
         solver: Solver | None = None,
         rows: InformativeRows | None = None,
     ) -> Coderivative:
-        """The coderivative ``D*S(x̄|w̄)``; arguments as for :meth:`graphical_derivative`.
+        """The coderivative ``D*S(x̄|w̄)``; arguments as for :meth:`derivative`, moves by default.
 
         On a selection of rows it is the coderivative of the constraint on the rows in use, and no check of
         all rows is made. The set is empty for a ``q`` outside the span of these rows.
         """
-        derivative = self.graphical_derivative(points=points, optimality=optimality, solver=solver, rows=rows)
+        derivative = self.derivative(kind, points=points, optimality=optimality, solver=solver, rows=rows)
         return Coderivative(derivative.linearisation)
 
     @checked
@@ -301,15 +308,15 @@ class Problem:
 
         Args:
             change: Change of the training data: ``solset.Move(points, dx)``, with ``points=None`` for all.
-            optimality: As for :meth:`graphical_derivative`.
-            solver: As for :meth:`graphical_derivative`.
-            rows: As for :meth:`graphical_derivative`.
+            optimality: As for :meth:`derivative`.
+            solver: As for :meth:`derivative`.
+            rows: As for :meth:`derivative`.
 
         Cost: nothing is solved yet. About one gradient looks for kinks at the data, once for each problem.
         Where units are tied, about ten more over their points follow: once for all, and for those that move.
         """
         direction = change.direction(self._risk)  # refused before anything is factorised
-        derivative = self._derivative(type(change), change.points, optimality, solver, rows)
+        derivative = self.derivative(change, optimality=optimality, solver=solver, rows=rows)
         return derivative(direction).translate(self.weights(), self._risk.layout.shapes)
 
     def moved_to(self, change: Change, weights: Tensor) -> "Problem":
@@ -359,7 +366,7 @@ class Problem:
 
     def data_space(self, points: Indices | None) -> Space:
         """The shape, dtype and device that a change of these points' features must have."""
-        return Move.space(self._risk, self.check_points(points))
+        return Move(self.check_points(points)).space(self._risk)
 
     @cached_property
     def point(self) -> TrainedPoint:

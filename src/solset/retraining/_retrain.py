@@ -88,11 +88,11 @@ def tangent_recursion(
     """
     within("steps", steps, 0, cure="Count the steps taken.")
     risk = problem.risk()
-    points, direction = change.chosen(risk), change.direction(risk)
+    direction = change.direction(risk)
     tangent = torch.zeros_like(risk.weights)
     hidden = None if progress is None else not progress
     for _ in trange(steps, desc="tangent", disable=hidden, leave=False):
-        pull = change.of_gradient(risk, points, 0) @ direction
+        pull = change.of_gradient(risk, 0) @ direction
         tangent = tangent - learning_rate * (Hessian(risk, memory_budget=0) @ tangent + pull)
         risk = risk.at(risk.weights - learning_rate * risk.gradient())
     return tangent
