@@ -12,7 +12,6 @@ needed("matplotlib", by="a figure", extra="report")
 # ruff: noqa: E402 - the check above must come before anything that imports Matplotlib
 from solset.plotting._bars import bars_before_after, ranking_bars
 from solset.plotting._curves import (
-    course_losses,
     error_against_cost,
     error_against_step,
     scatter_agreement,
@@ -28,7 +27,6 @@ __all__ = [
     "Figure",
     "ROLE_COLOURS",
     "bars_before_after",
-    "course_losses",
     "error_against_cost",
     "error_against_step",
     "figure_bytes",

@@ -22,23 +22,18 @@ _Bars = tuple[str, str, Float[np.ndarray, " k"], Float[np.ndarray, " k"]]
 
 
 @styled
-def bars_before_after(
-    labels: Sequence[str], groups: Mapping[str, Values], *, ylabel: str = "loss", title: str = ""
-) -> Figure:
+def bars_before_after(labels: Sequence[str], groups: Mapping[str, Values], *, ylabel: str = "loss") -> Figure:
     """Losses side by side on a logarithmic axis, each with its number.
 
     Args:
         labels: One name per cluster of bars, such as ``("moved points", "all points")``.
         groups: Groups by name, with one value per label, such as ``"clean"`` and ``"estimate"``.
         ylabel: Name of the vertical axis, with its unit.
-        title: Text above the axes; none by default.
     """
-    figure, axes = new_figure(7.2, 4.0)
+    figure, axes = new_figure(7.2, 4.0, ylabel=ylabel)
     heights, drawn = _lengths(groups, len(labels))
-    axes.set(xticks=np.arange(len(labels)), ylabel=ylabel)
-    axes.set_xticklabels(list(labels))
+    axes.set_xticks(np.arange(len(labels)), list(labels))
     axes.grid(visible=False, axis="x")
-    axes.set_title(title, pad=28)  # above the legend
     if not len(drawn):
         return empty_axes(figure, axes)
     floor = 10.0 ** math.floor(math.log10(drawn.min()) - 0.3)
@@ -55,20 +50,16 @@ def bars_before_after(
 
 
 @styled
-def ranking_bars(
-    labels: Sequence[str], columns: Mapping[str, Values], *, xlabel: str, title: str = ""
-) -> Figure:
+def ranking_bars(labels: Sequence[str], columns: Mapping[str, Values], *, xlabel: str) -> Figure:
     """One row of bars for each point, from the top down, on a logarithmic axis.
 
     Args:
         labels: One name for each point, most sensitive first.
         columns: Columns by name, with one value for each point.
         xlabel: Name of the horizontal axis, with its unit.
-        title: Text above the axes; none by default.
     """
-    figure, axes = new_figure(7.2, 0.9 + 0.32 * max(3, len(labels)))
+    figure, axes = new_figure(7.2, 0.9 + 0.32 * max(3, len(labels)), xlabel=xlabel)
     lengths, drawn = _lengths(columns, len(labels))
-    axes.set_title(title, pad=26)
     if not len(drawn):
         return empty_axes(figure, axes)
     floor, ceiling = 0.6 * drawn.min(), 1.9 * drawn.max()
@@ -78,9 +69,9 @@ def ranking_bars(
         for y, end, value in zip(place, ends, values, strict=True):
             text = number_text(float(value), ".3g")
             axes.annotate(text, (end, y), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
-    axes.set(xscale="log", xlim=(floor, ceiling * 1.5), xlabel=xlabel, yticks=np.arange(len(labels)))
+    axes.set(xscale="log", xlim=(floor, ceiling * 1.5))
     tick_by_numbers(axes.xaxis)
-    axes.set_yticklabels(list(labels))
+    axes.set_yticks(np.arange(len(labels)), list(labels))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=len(columns), handlelength=1.0)

@@ -33,66 +33,45 @@ _WEIGHT_ERROR = "relative error of the weight change"
 
 
 @styled
-def error_against_step(
-    series: Mapping[str, Curve],
-    *,
-    xlabel: str = "step (% of the input norm)",
-    ylabel: str = _WEIGHT_ERROR,
-    title: str = "",
-) -> Figure:
+def error_against_step(series: Mapping[str, Curve], *, ylabel: str = _WEIGHT_ERROR) -> Figure:
     """Errors against the size of the perturbation, on logarithmic axes, every line named at its end.
 
     Args:
         series: Lines by name, as points ``(x, y)``; the names in ``ROLE_COLOURS`` have their colours.
-        xlabel: Name of the horizontal axis, with its unit.
         ylabel: Name of the vertical axis, with its unit.
-        title: Text above the axes; none by default.
     """
-    figure, drawn = _named_lines(series, xlabel, ylabel, title)
+    figure, drawn = _named_lines(series, "step (% of the input norm)", ylabel)
     if drawn:
         _tick_at(figure.axes[0], np.unique(np.concatenate([points[0] for points in drawn.values()])))
     return figure
 
 
 @styled
-def error_against_cost(
-    curves: Mapping[str, Curve],
-    *,
-    xlabel: str = "cost (gradients of the risk)",
-    ylabel: str = _WEIGHT_ERROR,
-    title: str = "",
-) -> Figure:
+def error_against_cost(curves: Mapping[str, Curve]) -> Figure:
     """What accuracy costs, on logarithmic axes; a method that has one cost is one point.
 
     Args:
         curves: Curves by name, as points ``(cost, error)``.
-        xlabel: Name of the horizontal axis, with its unit.
-        ylabel: Name of the vertical axis, with its unit.
-        title: Text above the axes; none by default.
     """
-    return _named_lines(curves, xlabel, ylabel, title)[0]
+    return _named_lines(curves, "cost (gradients of the risk)", _WEIGHT_ERROR)[0]
 
 
 @styled
-def course_losses(
-    curves: Mapping[str, Curve],
-    *,
-    stop: float | None = None,
-    xlabel: str = "share of the perturbation",
-    ylabel: str = "loss per example; distance in weight units",
-    title: str = "",
+def station_losses(
+    stations: Sequence[Mapping[str, Any]], *, stop: float | None = None, title: str = ""
 ) -> Figure:
-    """Quantities along a path, on a logarithmic axis.
+    """The losses and the distance travelled along a path, on a logarithmic axis.
 
     Args:
-        curves: Curves by name, as points ``(place, value)``.
+        stations: Rows of a course, one for each station.
         stop: Place where the path stopped early; ``None`` if it reached its end.
-        xlabel: Name of the horizontal axis, with its unit.
-        ylabel: Name of the vertical axis, with its unit.
         title: Text above the axes; none by default.
     """
-    figure, axes = new_figure(7.2, 4.2)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    names = {"xlabel": "share of the perturbation", "ylabel": "loss per example; distance in weight units"}
+    figure, axes = new_figure(7.2, 4.2, title=title, **names)
+    columns = {"moved points": "moved_loss", "all points": "all_loss", "distance travelled": "length"}
+    places = [station["place"] for station in stations]
+    curves = {text: (places, [station[name] for station in stations]) for text, name in columns.items()}
     if _draw(figure, axes, curves, markersize=4):
         if stop is not None:
             axes.axvline(stop, color=MUTED, linewidth=1, label=f"stopped at {stop:.4g}")
@@ -100,37 +79,19 @@ def course_losses(
     return figure
 
 
-def station_losses(
-    stations: Sequence[Mapping[str, Any]], *, stop: float | None = None, title: str = ""
-) -> Figure:
-    """The losses and the distance travelled along a path.
-
-    Args:
-        stations: Rows of a course, one for each station.
-        stop: Place where the path stopped early; ``None`` if it reached its end.
-        title: Text above the axes; none by default.
-    """
-    names = {"moved points": "moved_loss", "all points": "all_loss", "distance travelled": "length"}
-    places = [station["place"] for station in stations]
-    curves = {text: (places, [station[name] for station in stations]) for text, name in names.items()}
-    return course_losses(curves, stop=stop, title=title)
-
-
 @styled
-def sorted_values(columns: Mapping[str, Values], *, xlabel: str, ylabel: str, title: str = "") -> Figure:
+def sorted_values(columns: Mapping[str, Values], *, xlabel: str, ylabel: str) -> Figure:
     """Every column from its largest value to its smallest: how unequal the points are.
 
     Args:
         columns: Values by the name of their column.
-        xlabel: Name of what is counted.
+        xlabel: Name of the horizontal axis, which counts.
         ylabel: Name of the vertical axis, with its unit.
-        title: Text above the axes; none by default.
     """
-    figure, axes = new_figure(7.2, 3.8)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    ordered = {name: np.sort(np.asarray(values, float))[::-1] for name, values in columns.items()}
+    figure, axes = new_figure(7.2, 3.8, xlabel=xlabel, ylabel=ylabel)
     curves: dict[str, Curve] = {
-        name: (np.arange(1.0, 1 + len(values)), values) for name, values in ordered.items()
+        name: (np.arange(1.0, 1 + len(values)), np.sort(np.asarray(values, float))[::-1])
+        for name, values in columns.items()
     }
     if _draw(figure, axes, curves, markersize=3, max_markers=60):
         tick_by_numbers(axes.yaxis)
@@ -146,7 +107,6 @@ def scatter_agreement(
     correlation: float | None = None,
     xlabel: str = "predicted",
     ylabel: str = "by retraining",
-    title: str = "",
 ) -> Figure:
     """Predictions against what happened, with the line on which they agree.
 
@@ -156,13 +116,11 @@ def scatter_agreement(
         correlation: Correlation to write into the figure, with the number of points; none by default.
         xlabel: Name of the horizontal axis, with its unit.
         ylabel: Name of the vertical axis, with its unit.
-        title: Text above the axes; none by default.
     """
-    figure, axes = new_figure(5.6, 5.0)
+    figure, axes = new_figure(5.6, 5.0, xlabel=xlabel, ylabel=ylabel)
     points = np.stack(same_length("actual", predicted, actual))
     shown = np.asarray(np.isfinite(points).all(axis=0))
     note(figure, unshown({"the points": (points, shown)}))
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if not shown.any():
         return empty_axes(figure, axes)
     low, high = points[:, shown].min(), points[:, shown].max()
@@ -220,11 +178,10 @@ def _draw(
 
 
 def _named_lines(
-    series: Mapping[str, Curve], xlabel: str, ylabel: str, title: str
+    series: Mapping[str, Curve], xlabel: str, ylabel: str
 ) -> tuple[Figure, dict[str, Float[np.ndarray, "2 k"]]]:
     """The figure of lines on logarithmic axes, each named beside its last point, and the points drawn."""
-    figure, axes = new_figure(7.2, 4.2)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    figure, axes = new_figure(7.2, 4.2, xlabel=xlabel, ylabel=ylabel)
     drawn = _draw(figure, axes, series, is_log_x=True, markeredgecolor="white", markeredgewidth=0.7)
     if not drawn:
         return figure, drawn

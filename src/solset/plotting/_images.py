@@ -15,14 +15,13 @@ _Row = tuple[Images, str, Sequence[float]]
 
 
 @styled
-def image_grid(original: Images, moved: Images, captions: Sequence[str], *, title: str = "") -> Figure:
+def image_grid(original: Images, moved: Images, captions: Sequence[str]) -> Figure:
     """Images, the same images moved, and the difference on a scale of its own, one column per image.
 
     Args:
         original: Images ``(k, height, width)`` in grey, or ``(k, height, width, 3)``.
         moved: Moved images, in the same shape and unit.
         captions: One text per image, in order.
-        title: Text above the images; none by default.
 
     Raises:
         ValueError: If shapes or the number of captions differ, or there is no image.
@@ -42,25 +41,24 @@ def image_grid(original: Images, moved: Images, captions: Sequence[str], *, titl
         "original": (_unit_range(original, original, moved), "gray", ones),
         "moved": (_unit_range(moved, original, moved), "gray", ones),
         f"difference\n(±{number_text(scale, '.2g')})": (
-            0.5 + difference / (2 * (scale or 1.0)),
+            0.5 + difference / (2 * (scale or 1)),
             "RdBu_r",
             ones,
         ),
     }
-    figure = _grid(rows, captions, title, width=1.25, height=4.3, font_size=9.0)
+    figure = _grid(rows, captions, width=1.25, height=4.3, font_size=9.0)
     note(figure, unshown({"the images": (np.where(finite, 0.0, np.nan).ravel(), finite.ravel())}))
     return figure
 
 
 @styled
-def sensitivity_maps(images: Images, maps: Images, captions: Sequence[str], *, title: str = "") -> Figure:
+def sensitivity_maps(images: Images, maps: Images, captions: Sequence[str]) -> Figure:
     """Images above the maps of their pixels: how far the weights go per unit change of each pixel.
 
     Args:
         images: Images ``(k, height, width)`` in grey, or ``(k, height, width, 3)``, of any range.
         maps: Maps ``(k, height, width)`` without negative entries; each is drawn on its own scale, from 0.
         captions: One text per image, in order.
-        title: Text above the images; none by default.
 
     Raises:
         ValueError: If shapes or the number of captions differ, or there is no image.
@@ -81,25 +79,18 @@ def sensitivity_maps(images: Images, maps: Images, captions: Sequence[str], *, t
         "image": (np.stack(scaled), "gray", [1.0] * len(images)),
         "map": (shown, "magma", [top or 1.0 for top in tops]),
     }
-    figure = _grid(rows, captions, title, width=1.2, height=3.1, font_size=8.5)
+    figure = _grid(rows, captions, width=1.2, height=3.1, font_size=8.5)
     for axes, top in zip(figure.axes[len(images) :], tops, strict=True):
         axes.set_xlabel(f"0 … {number_text(top, '.2g')}", fontsize=7.5)
     return figure
 
 
 def _grid(
-    rows: Mapping[str, _Row],
-    captions: Sequence[str],
-    title: str,
-    *,
-    width: float,
-    height: float,
-    font_size: float,
+    rows: Mapping[str, _Row], captions: Sequence[str], *, width: float, height: float, font_size: float
 ) -> Figure:
     """Rows of images by name, each with its colours and the value that has the last colour, 0 the first."""
     figure = Figure(figsize=(max(width * len(captions) + 0.9, 3.2), height), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=10.5, x=0.01, ha="left")
     grid = figure.subplots(len(rows), len(captions), squeeze=False)
     for line, (name, (images, colours, tops)) in zip(grid, rows.items(), strict=True):
         line[0].set_ylabel(name)

@@ -91,11 +91,16 @@ def number_text(value: int | float, format_spec: str = ".3g") -> str:
     return mantissa.replace("-", "−")
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of this size in inches with one pair of axes, known to no global state."""
+def new_figure(width: float, height: float, **names: str) -> tuple[Figure, Axes]:
+    """A figure of this size in inches with one pair of axes, known to no global state.
+
+    ``names`` are those of the axes, such as ``xlabel``, and the title.
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    axes = figure.subplots()
+    axes.set(**names)
+    return figure, axes
 
 
 def empty_axes(figure: Figure, axes: Axes) -> Figure:
