@@ -10,7 +10,8 @@ from torch import nn
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
 from solset import Problem, audit, lipschitz_modulus
-from solset.paper import cifar10, digits, find_cifar10, find_resnet56_weights, pretrained_resnet56
+from solset.paper import CIFAR10_ARCHIVE, RESNET56_WEIGHTS, cifar10, digits, pretrained
+from solset.paper import resnet56 as architecture
 from solset.zoo import DFCNN
 
 
@@ -25,8 +26,8 @@ def fitted_digits() -> Problem:
 
 def resnet56() -> Problem:
     """The public weights on 1000 images."""
-    images = cifar10(find_cifar10(), count=1000)
-    network = pretrained_resnet56(find_resnet56_weights())
+    images = cifar10(CIFAR10_ARCHIVE.find(), count=1000)
+    network = pretrained(architecture, RESNET56_WEIGHTS.find())
     return Problem(
         network, nn.CrossEntropyLoss(), images.inputs, images.labels, batch_size=50, gradient_tol=1.0
     )

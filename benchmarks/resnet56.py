@@ -18,7 +18,7 @@ from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
 from solset import Move, Problem, retrain
 from solset.operators import Hessian, Mixed
-from solset.paper import cifar10, pretrained_resnet56
+from solset.paper import cifar10, pretrained, resnet56
 from solset.retraining import LBFGS, WithOptimizer
 from solset.solvers import LSMR
 
@@ -37,7 +37,7 @@ class Bench:
 
     def __init__(self, log: Callable[[str], None] = print) -> None:
         self.data = cifar10(cifar10_file(), count=1000)
-        self.model = pretrained_resnet56(resnet56_file())
+        self.model = pretrained(resnet56, resnet56_file())
         self.problem = self.new_problem()
         generator = torch.Generator().manual_seed(0)
         self.moved = torch.randperm(1000, generator=generator)[:10].tolist()

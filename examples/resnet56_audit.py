@@ -10,12 +10,12 @@ its own ten outputs are kept.
 from torch import nn
 
 import solset
-from solset.paper import cifar10, find_cifar10, find_resnet56_weights, pretrained_resnet56
+from solset.paper import CIFAR10_ARCHIVE, RESNET56_WEIGHTS, cifar10, pretrained, resnet56
 
 
 def problem() -> solset.Problem:
     """The trained point; its leftover gradient is that of a network that was never trained to the end."""
-    images = cifar10(find_cifar10(), count=1000)
-    network = pretrained_resnet56(find_resnet56_weights())
+    images = cifar10(CIFAR10_ARCHIVE.find(), count=1000)
+    network = pretrained(resnet56, RESNET56_WEIGHTS.find())
     loss = nn.CrossEntropyLoss()
     return solset.Problem(network, loss, images.inputs, images.labels, batch_size=50, gradient_tol=1.0)

@@ -15,9 +15,9 @@ from solset.paper import (
     cifar10,
     load_checkpoint,
     pretrained,
-    pretrained_resnet56,
     resnet20,
     resnet32,
+    resnet56,
 )
 from support.reference import shared_folder
 
@@ -142,7 +142,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(file, tmp_path):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*nowhere\.th; .*find_resnet56_weights"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*nowhere\.th; .*RESNET56_WEIGHTS"):
         load_checkpoint(tmp_path / "nowhere.th")
 
 
@@ -179,7 +179,7 @@ def test_the_public_file_cut_short_says_what_came(tmp_path):
     cut = shutil.copyfile(WEIGHTS, tmp_path / WEIGHTS.name)
     cut.write_bytes(WEIGHTS.read_bytes()[:1_000_000])
     with pytest.raises(ValueError, match="whose sha256 begins 4bfd9763, .* for the 1000000 bytes"):
-        pretrained_resnet56(cut)
+        pretrained(resnet56, cut)
 
 
 @needs_weights
@@ -190,7 +190,7 @@ def test_the_public_file_cut_short_says_what_came(tmp_path):
 def test_the_public_network_knows_its_training_images(count):
     data = cifar10(IMAGES, count=count)
     with torch.no_grad():
-        outputs = pretrained_resnet56(WEIGHTS)(data.inputs)
+        outputs = pretrained(resnet56, WEIGHTS)(data.inputs)
     assert torch.equal(outputs.argmax(dim=1), data.labels)
     loss = float(torch.nn.functional.cross_entropy(outputs, data.labels))
     if count == 1000:

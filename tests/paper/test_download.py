@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from solset.paper import DownloadError, PublicFile, fetch, find_cifar10, find_resnet56_weights
+from solset.paper import DownloadError, PublicFile, fetch
 
 CONTENT = bytes(range(256)) * 2000  # several chunks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -209,21 +209,20 @@ def test_what_cannot_be_fetched_is_refused_at_the_door(target, change, message):
     assert not target.parent.exists()
 
 
-@pytest.mark.parametrize("find", [find_cifar10, find_resnet56_weights])
-def test_what_is_nowhere_is_downloaded_once_into_the_cache(find, server, home):
-    source = PublicFile(name="public.bin", url=server.url, sha256=SHA256)
+def test_what_is_nowhere_is_downloaded_once_into_the_cache(server, home):
+    source = PublicFile(name="public.bin", url=server.url, sha256=SHA256, option="`--data PATH`")
     for _ in range(2):
-        assert find(source=source) == home / "home" / "public.bin"
+        assert source.find() == home / "home" / "public.bin"
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize(("find", "option"), [(find_cifar10, "--data"), (find_resnet56_weights, "--weights")])
-def test_a_failed_download_names_both_cures_and_its_reason(find, option, server, home):
-    source = PublicFile(name="public.bin", url=server.url.replace("file", "other"), sha256=SHA256)
+def test_a_failed_download_names_both_cures_and_its_reason(server, home):
+    url = server.url.replace("file", "other")
+    source = PublicFile(name="public.bin", url=url, sha256=SHA256, option="`--data PATH` with the file")
     with pytest.raises(FileNotFoundError) as caught:
-        find(source=source)
+        source.find()
     message = str(caught.value)
-    assert f"Either give `{option} PATH` with " in message
+    assert "Either give `--data PATH` with the file " in message
     assert f"(public copy: {source.url}), or leave it out, to download to {home / 'home'}" in message
     assert message.endswith("HTTP Error 404: Not Found)")
     assert "\n" not in message

@@ -4,18 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from solset.paper import (
-    CIFAR10_ARCHIVE,
-    RESNET56_WEIGHTS,
-    cache_folder,
-    find_cifar10,
-    find_resnet56_weights,
-)
+from solset.paper import CIFAR10_ARCHIVE, RESNET56_WEIGHTS, cache_folder
 
-DOORS = [
-    (find_cifar10, CIFAR10_ARCHIVE),
-    (find_resnet56_weights, RESNET56_WEIGHTS),
-]
+SOURCES = [CIFAR10_ARCHIVE, RESNET56_WEIGHTS]
 
 
 def put(path: Path) -> Path:
@@ -24,25 +15,25 @@ def put(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("find", "source"), DOORS)
-def test_a_given_path_comes_before_the_cache(find, source, home):
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_given_path_comes_before_the_cache(source, home):
     cached = put(home / "home" / source.name)
-    assert find(download=False) == cached
+    assert source.find(download=False) == cached
     given = put(home / "given")
-    assert find(given, download=False) == find(str(given)) == given
+    assert source.find(given, download=False) == source.find(str(given)) == given
 
 
-@pytest.mark.parametrize(("find", "source"), DOORS)
-def test_a_given_path_that_is_not_there_is_not_replaced_by_another(find, source, home):
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_given_path_that_is_not_there_is_not_replaced_by_another(source, home):
     put(home / "home" / source.name)
     with pytest.raises(FileNotFoundError, match=r"^nothing at .*/given\. .*not tried, for a path was given"):
-        find(home / "given")
+        source.find(home / "given")
 
 
-@pytest.mark.parametrize(("find", "source"), DOORS)
-def test_without_download_both_cures_are_named(find, source, home):
+@pytest.mark.parametrize("source", SOURCES)
+def test_without_download_both_cures_are_named(source, home):
     with pytest.raises(FileNotFoundError) as caught:
-        find(download=False)
+        source.find(download=False)
     message = str(caught.value)
     for part in (home / "home" / source.name, source.url, "PATH`", "turned off"):
         assert str(part) in message
@@ -50,7 +41,7 @@ def test_without_download_both_cures_are_named(find, source, home):
 
 def test_an_unpacked_folder_is_found(home):
     (home / "cifar-10-batches-py").mkdir()
-    assert find_cifar10(home / "cifar-10-batches-py") == home / "cifar-10-batches-py"
+    assert CIFAR10_ARCHIVE.find(home / "cifar-10-batches-py") == home / "cifar-10-batches-py"
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch):

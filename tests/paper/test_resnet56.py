@@ -11,7 +11,7 @@ from solset import Problem
 from solset.derivatives import GraphicalDerivative
 from solset.errors import Status
 from solset.operators import InformativeRows
-from solset.paper import cifar10, pretrained_resnet56
+from solset.paper import cifar10, pretrained, resnet56
 from solset.risk import EmpiricalRisk
 from support.reference import cifar10_file, resnet56_file
 
@@ -32,7 +32,7 @@ def problem() -> Problem:
     except FileNotFoundError as error:
         pytest.skip(f"the photographs or the weights are not here: {error}")
     train = cifar10(data).part(0, 1000)
-    model = pretrained_resnet56(weights)
+    model = pretrained(resnet56, weights)
     return Problem(model, nn.CrossEntropyLoss(), train.inputs, train.labels, batch_size=50, gradient_tol=1.0)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from solset import Move, Problem, follow_path
-from solset.paper import cifar10, pretrained_resnet56
+from solset.paper import cifar10, pretrained, resnet56
 from solset.paths import StopReason
 from support.reference import cifar10_file, resnet56_file
 
@@ -21,7 +21,7 @@ def problem(tmp_path_factory) -> Problem:
     except FileNotFoundError as error:
         pytest.skip(f"the photographs or the weights are not here: {error}")
     train = cifar10(data).part(0, 1000)
-    model = pretrained_resnet56(weights)
+    model = pretrained(resnet56, weights)
     loss, spill = nn.CrossEntropyLoss(), tmp_path_factory.mktemp("rows")
     return Problem(
         model, loss, train.inputs, train.labels, batch_size=50, spill_folder=spill, gradient_tol=1.0

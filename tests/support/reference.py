@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from solset.paper import Digits, digits, find_cifar10, find_resnet56_weights
+from solset.paper import CIFAR10_ARCHIVE, RESNET56_WEIGHTS, Digits, digits
 
 
 def shared_folder() -> Path:
@@ -23,7 +23,7 @@ def cifar10_file() -> Path:
         FileNotFoundError: If there are none.
     """
     shared = shared_folder() / "data" / "cifar10_train_2000.npz"
-    return shared if shared.is_file() else find_cifar10(download=False)
+    return shared if shared.is_file() else CIFAR10_ARCHIVE.find(download=False)
 
 
 def resnet56_file() -> Path:
@@ -33,7 +33,7 @@ def resnet56_file() -> Path:
         FileNotFoundError: If there are none.
     """
     shared = shared_folder() / "weights" / "resnet56-4bfd9763.th"
-    return shared if shared.is_file() else find_resnet56_weights(download=False)
+    return shared if shared.is_file() else RESNET56_WEIGHTS.find(download=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from solset.paper import CIFAR10, ResNet, cifar10, pretrained_resnet56
+from solset.paper import CIFAR10, ResNet, cifar10, pretrained, resnet56
 from solset.paper._resnet56_run import ResNet56Run
 from solset.paper._resnet56_setup import ResNet56Settings, TrainedResNet56
 from solset.reports._run_folder import RunFolder
@@ -74,4 +74,4 @@ def real() -> Start:
         data, weights = cifar10_file(), resnet56_file()
     except FileNotFoundError as error:
         pytest.skip(f"the images or the weights are not here: {error}")
-    return Start(REAL, pretrained_resnet56(weights), cifar10(data, count=REAL.points))
+    return Start(REAL, pretrained(resnet56, weights), cifar10(data, count=REAL.points))

@@ -1,16 +1,10 @@
 """The paper's experiments, with their data readers, networks and closed forms."""
 
-from solset.paper._checkpoints import load_checkpoint, pretrained, pretrained_resnet56
+from solset.paper._checkpoints import load_checkpoint, pretrained
 from solset.paper._cifar import CIFAR10, cifar10, to_inputs, to_pixels
-from solset.paper._download import DownloadError, PublicFile, fetch
+from solset.paper._download import DownloadError, fetch
 from solset.paper._handwritten import Digits, digits
-from solset.paper._places import (
-    CIFAR10_ARCHIVE,
-    RESNET56_WEIGHTS,
-    cache_folder,
-    find_cifar10,
-    find_resnet56_weights,
-)
+from solset.paper._places import CIFAR10_ARCHIVE, RESNET56_WEIGHTS, PublicFile, cache_folder
 from solset.paper._resnet import ResNet, resnet20, resnet32, resnet44, resnet56, resnet110
 from solset.paper._theorem_2 import theorem_2
 
@@ -26,11 +20,8 @@ __all__ = [
     "cifar10",
     "digits",
     "fetch",
-    "find_cifar10",
-    "find_resnet56_weights",
     "load_checkpoint",
     "pretrained",
-    "pretrained_resnet56",
     "resnet110",
     "resnet20",
     "resnet32",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from solset.errors import bad_value
-from solset.paper._resnet import ResNet, resnet56
+from solset.paper._resnet import ResNet
 
 _PREFIX = "module."  # left by the data-parallel wrapper in which the networks were trained
 
@@ -39,7 +39,7 @@ def load_checkpoint(path: str | Path, *, check_hash: bool = True) -> dict[str, T
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(
-            f"no checkpoint at {file}; solset.paper.find_resnet56_weights() finds the public one"
+            f"no checkpoint at {file}; solset.paper.RESNET56_WEIGHTS.find() finds the public one"
         )
     if check_hash:
         _check_hash(file)
@@ -76,11 +76,6 @@ def pretrained(architecture: Callable[..., ResNet], path: str | Path, *, check_h
     _check_fit(model, state, f"{path} for {getattr(architecture, '__name__', 'the architecture')}")
     model.load_state_dict(state)
     return model.eval()
-
-
-def pretrained_resnet56(path: str | Path, *, check_hash: bool = True) -> ResNet:
-    """ResNet56 with the weights of a checkpoint, in evaluation mode; arguments as for :func:`pretrained`."""
-    return pretrained(resnet56, path, check_hash=check_hash)
 
 
 def _check_hash(file: Path) -> None:

@@ -97,7 +97,7 @@ def cifar10(
     Args:
         path: The public archive ``cifar-10-python.tar.gz``, its unpacked folder ``cifar-10-batches-py``, or
             a ``.npz`` of ``images`` uint8 (n, 32, 32, 3) and ``labels`` integers (n,); the content decides
-            which. :func:`find_cifar10` finds one.
+            which. ``CIFAR10_ARCHIVE.find()`` finds one.
         split: ``"train"`` or ``"test"``; by default the training images of an archive or a folder. A
             ``.npz`` holds one split and takes none.
         count: Number of images, from the first on; by default all.

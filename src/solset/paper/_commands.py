@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from solset.errors import needed
-from solset.paper._checkpoints import pretrained_resnet56
+from solset.paper._checkpoints import pretrained
 from solset.paper._cifar import cifar10
 from solset.paper._digits import DigitsRun, DigitsSettings
 from solset.paper._digits_report import digits_experiment
-from solset.paper._places import find_cifar10, find_resnet56_weights
+from solset.paper._places import CIFAR10_ARCHIVE, RESNET56_WEIGHTS
+from solset.paper._resnet import resnet56
 from solset.paper._resnet56_report import resnet56_experiment
 from solset.paper._resnet56_run import ResNet56Run
 from solset.paper._resnet56_setup import ResNet56Settings, TrainedResNet56
@@ -32,8 +33,8 @@ def _demo(settings: DigitsSettings) -> Job:
 
 
 def _resnet56(settings: ResNet56Settings) -> Job:
-    network = pretrained_resnet56(find_resnet56_weights(settings.weights))
-    images = cifar10(find_cifar10(settings.data), split=None, count=settings.points)
+    network = pretrained(resnet56, RESNET56_WEIGHTS.find(settings.weights))
+    images = cifar10(CIFAR10_ARCHIVE.find(settings.data), count=settings.points)
     facts = {"weights": digest(network.state_dict().values()), "data": digest([images.inputs, images.labels])}
 
     def work(folder: RunFolder) -> Path:

@@ -4,7 +4,6 @@ Written over :mod:`urllib`, because neither ``torch.hub`` nor ``pooch`` resumes 
 """
 
 import re
-from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError
@@ -26,21 +25,6 @@ class DownloadError(OSError):
 
 class _InterruptedError(OSError):
     """The connection ended in the middle of the file."""
-
-
-@dataclass(frozen=True)
-class PublicFile:
-    """A file that anyone can download, and the hash that proves it.
-
-    Attributes:
-        name: Its name in the cache folder.
-        url: Address of the public copy.
-        sha256: The first 8 or more digits of its hash, or all 64.
-    """
-
-    name: str
-    url: str
-    sha256: str
 
 
 def fetch(
