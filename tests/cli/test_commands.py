@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from solset import cli
 from solset.paper import _toy_report as toy_report
-from solset.reports import _users as users
+from solset.reports import _users_report as users
 from support.commands import SOURCE, contents
 
 

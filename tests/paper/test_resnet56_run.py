@@ -12,8 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from solset.paper import CIFAR10
-from solset.paper._resnet56_report import resnet56_experiment
-from solset.paper._resnet56_run import ResNet56Run
+from solset.paper._resnet56_report import ResNet56Run, resnet56_experiment
 from solset.paper._resnet56_setup import ResNet56Settings, TrainedResNet56
 from solset.plotting import number_text
 from solset.reports import _marker as marker

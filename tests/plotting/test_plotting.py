@@ -56,7 +56,7 @@ def images(*shape: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 MAKERS = {
-    "toy_solution_sets": lambda: toy_solution_sets(toy_plane(), title="Sets"),
+    "toy_solution_sets": lambda: toy_solution_sets(toy_plane()),
     "toy_loss_contours": lambda: toy_loss_contours(toy_plane(), w1=GRID, w2=GRID, loss=toy_loss()),
     "error_against_step": lambda: error_against_step({"estimate": (STEPS, [0.02, 0.09, 0.2, 0.3])}),
     "error_against_cost": lambda: error_against_cost(

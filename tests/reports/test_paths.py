@@ -13,8 +13,7 @@ from solset import Move, Problem, SolsetWarning, follow_path
 from solset.reports._directions import random_directions, step_of
 from solset.reports._moves import MoveSettings
 from solset.reports._options import settings_from
-from solset.reports._paths import PathSettings, run_paths
-from solset.reports._paths_report import path_experiment
+from solset.reports._paths_report import PathSettings, path_experiment, run_paths
 from solset.reports._run_folder import RunFolder
 from solset.retraining import LevenbergMarquardt
 
@@ -66,7 +65,7 @@ def test_the_page_names_the_nearest_and_shows_every_path(fitted, tmp_path):
     assert "reached the end" in page
     assert "was not completed" not in page
     rows = json.loads((tmp_path / "result.json").read_text())["paths"]
-    assert all(row["nearest_distance"] <= row["distance"] * (1 + 1e-9) for row in rows)
+    assert all(row["nearest"]["distance"] <= row["distance"] * (1 + 1e-9) for row in rows)
 
 
 def test_a_path_that_folds_says_so_on_the_page(tmp_path):
@@ -88,8 +87,8 @@ def test_the_nearest_to_a_path_that_stops_is_for_the_data_that_it_reached(tmp_pa
     kept = load_file(tmp_path / "weights_3.safetensors")
     reached = problem.risk().move([0], row["place"] * kept["dx"])
     off = reached.at(kept["nearest"]).outputs() - problem.risk().outputs()
-    assert row["nearest_residual"] == float(off.abs().max()) <= 1e-9
-    assert row["nearest_status"] == "converged"
+    assert row["nearest"]["residual"] == float(off.abs().max()) <= 1e-9
+    assert row["nearest"]["status"] == "converged"
     assert "nearest: status" in page
 
 
@@ -104,7 +103,7 @@ def test_a_nearest_solution_that_is_not_found_is_called_so(fitted, tmp_path, mon
 
 
 def test_resuming_computes_nothing_again(fitted, tmp_path, monkeypatch):
-    from solset.reports import _paths as paths
+    from solset.reports import _paths_report as paths
 
     path_experiment(fitted.problem(), SETTINGS, opened(tmp_path))
     before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}

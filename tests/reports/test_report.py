@@ -38,15 +38,16 @@ def report(rows=ROWS, **changes) -> Report:
     section = Section(
         "Losses",
         "Lower is better.",
-        table=Table("Loss by point", COLUMNS, list(rows)),
-        figures=(Picture("agreement", "Predictions and truth.", "Points near the diagonal."),),
-        notes=("A note.",),
-        warnings=("Ill-conditioned.",),
+        [
+            "A note.",
+            Table("Loss by point", COLUMNS, list(rows)),
+            Picture("agreement", "Predictions and truth.", "Points near the diagonal."),
+        ],
     )
     whole = Report(
         title="A run",
         question="Does it move?",
-        summary=(Finding("Modulus", 0.4, "Weight units per input unit.", unit="1/px"),),
+        summary=(Finding("Modulus", 0.4, "Weight units per input unit."),),
         sections=(section,),
         warnings=("Not fitted.",),
     )
@@ -94,8 +95,8 @@ def test_the_page_holds_everything_it_was_given(folder):
     assert page.open == []
     shown = " ".join(text for _, text in page.texts)
     pieces = (
-        *("A run", "Does it move?", "Not fitted.", "Modulus", "0.4", "1/px", "Weight units per input unit."),
-        *("Lower is better.", "Ill-conditioned.", "Loss by point", "1.2×10⁻⁷", "nats", "yes", "A note."),
+        *("A run", "Does it move?", "Not fitted.", "Modulus", "0.4", "Weight units per input unit."),
+        *("Lower is better.", "Loss by point", "1.2×10⁻⁷", "nats", "yes", "A note."),
         *("Predictions and truth.", "[1, 2]", "2.6"),
     )
     for piece in pieces:
@@ -161,7 +162,7 @@ def test_values_read_as_in_print(folder):
         "f": np.int64(7),
         "g": "text",
     }
-    section = Section("Values", "As they are.", table=Table("Values", columns, [row]))
+    section = Section("Values", "As they are.", [Table("Values", columns, [row])])
     page = Outline(page_of(folder, report(sections=(section,))))
     assert page.text("td")[:7] == ["–", "NaN", "∞", "−2.5", "0.25", "7", "text"]
 
@@ -170,17 +171,18 @@ def test_hostile_text_stays_text(folder):
     hostile = Section(
         HOSTILE,
         HOSTILE,
-        table=Table(HOSTILE, (Column("k", HOSTILE, unit=HOSTILE),), [{"k": HOSTILE}]),
-        figures=(Picture("agreement", HOSTILE, HOSTILE),),
-        notes=(HOSTILE,),
-        warnings=(HOSTILE, HOSTILE),
+        [
+            Table(HOSTILE, (Column("k", HOSTILE, unit=HOSTILE),), [{"k": HOSTILE}]),
+            Picture("agreement", HOSTILE, HOSTILE),
+            HOSTILE,
+        ],
     )
     content = Report(
         title=HOSTILE,
         question=HOSTILE,
-        summary=(Finding(HOSTILE, HOSTILE, HOSTILE, unit=HOSTILE),),
+        summary=(Finding(HOSTILE, HOSTILE, HOSTILE),),
         sections=(hostile,),
-        warnings=(HOSTILE,),
+        warnings=(HOSTILE, HOSTILE),
     )
     text = page_of(with_identity(folder, {HOSTILE: HOSTILE}, {HOSTILE: HOSTILE}), content)
     page = Outline(text)
@@ -205,7 +207,7 @@ def test_a_long_table_scrolls_and_says_so(folder):
 
 def test_tables_and_figures_are_numbered_through(folder):
     one = report().sections[0]
-    page = Outline(page_of(folder, report(sections=(one, replace(one, figures=one.figures * 2)))))
+    page = Outline(page_of(folder, report(sections=(one, replace(one, parts=[*one.parts, *one.pictures])))))
     bold = page.text("b")
     assert bold == ["Figure 1.", "Table 1.", "Figure 2.", "Figure 3.", "Table 2."]
 
@@ -224,7 +226,7 @@ def test_a_table_without_rows_keeps_its_head(folder):
 
 
 def test_a_missing_figure_is_named(folder):
-    section = Section("S", "M", figures=(Picture("lost", "c", "a"),))
+    section = Section("S", "M", [Picture("lost", "c", "a")])
     with pytest.raises(ValueError, match="'lost'.*write_figure"):
         write_report(folder, report(sections=(section,)))
     assert not folder.has("report.html")

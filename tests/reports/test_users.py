@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from solset import Problem
 from solset.reports._run_folder import RunFolder
 from solset.reports._source import load_problem
-from solset.reports._users import UserSettings, run_user_problem
-from solset.reports._users_report import user_experiment
+from solset.reports._users_report import UserSettings, run_user_problem, user_experiment
 
 SOURCE = """
 import torch

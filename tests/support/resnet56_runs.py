@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from solset.paper import CIFAR10, ResNet, cifar10, pretrained, resnet56
-from solset.paper._resnet56_run import ResNet56Run
+from solset.paper._resnet56_report import ResNet56Run
 from solset.paper._resnet56_setup import ResNet56Settings, TrainedResNet56
 from solset.reports._run_folder import RunFolder
 from support.reference import cifar10_file, resnet56_file

@@ -9,8 +9,7 @@ from solset.paper._digits import DigitsRun, DigitsSettings
 from solset.paper._digits_report import digits_experiment
 from solset.paper._places import CIFAR10_ARCHIVE, RESNET56_WEIGHTS
 from solset.paper._resnet import resnet56
-from solset.paper._resnet56_report import resnet56_experiment
-from solset.paper._resnet56_run import ResNet56Run
+from solset.paper._resnet56_report import ResNet56Run, resnet56_experiment
 from solset.paper._resnet56_setup import ResNet56Settings, TrainedResNet56
 from solset.paper._toy import ToySettings
 from solset.paper._toy_report import toy_experiment, toy_text

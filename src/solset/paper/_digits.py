@@ -270,6 +270,7 @@ class DigitsRun:
         }
         row: dict[str, Any] = {
             "size": size,
+            "step_percent": 100 * size,
             "perturbation": stability.perturbation,
             "distance": stability.distance,
             "sampled_distance": stability.sampled_distance,

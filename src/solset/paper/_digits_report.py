@@ -11,8 +11,9 @@ from solset.paper._digits import DigitsRun
 from solset.plotting import bars_before_after, error_against_step, image_grid, scatter_agreement
 from solset.reports._audit_report import audit_sections, draw_audit
 from solset.reports._poison_report import poison_sections
+from solset.reports._records import flat_rows
 from solset.reports._report import write_report
-from solset.reports._report_parts import STEP, Column, Finding, Picture, Report, Section, Table
+from solset.reports._report_parts import STEP, Column, Finding, Picture, Report, Section, Table, columns
 
 Numbers = Mapping[str, Any]
 Rows = Sequence[Mapping[str, object]]
@@ -22,7 +23,7 @@ TOP = 10  # digits shown of the audit
 def digits_experiment(run: DigitsRun) -> Path:
     """Runs what is not done yet and writes figures, tables and the page; returns the page's path."""
     numbers = run.numbers()
-    rows, shown = [_row(row) for row in numbers["sizes"]], _shown(numbers)
+    rows, shown = flat_rows(numbers["sizes"]), _shown(numbers)
     run.folder.write_csv("sizes.csv", rows)
     _draw(run, numbers, shown)
     sections = [
@@ -41,18 +42,6 @@ def digits_experiment(run: DigitsRun) -> Path:
     if "poisoning" in numbers:
         sections += poison_sections(run.poisoning, numbers["poisoning"])
     return write_report(run.folder, _report(run, numbers, shown, sections))
-
-
-def _row(row: Numbers) -> dict[str, object]:
-    """The numbers of a step size, flat."""
-    flat = {"step_percent": 100 * row["size"]}
-    flat |= {name: row[name] for name in ("perturbation", "distance", "sampled_distance")}
-    for where in ("trained", "estimate", "flow", "retraining"):
-        flat |= {f"loss_{part}_{where}": row["losses"][where][part] for part in ("moved", "all")}
-    flat |= {f"flow_error_{k}": error for k, error in row["flow_error"].items()}
-    flat |= {f"nearest_{name}": row.get("nearest", {}).get(name) for name in ("error", "status")}
-    flat |= {f"output_error_{name}": row["output_error"][name] for name in ("trained", "estimate", "samples")}
-    return {**flat, "test_correlation": row["test"]["correlation"]}
 
 
 def _shown(numbers: Numbers) -> Numbers:
@@ -100,7 +89,7 @@ def _report(run: DigitsRun, numbers: Numbers, shown: Numbers, sections: Sequence
     return Report(
         "Ten training digits move: where does the network go?",
         f"If {run.settings.moved} of {run.settings.points} training digits had been slightly different, where would the trained network have ended up, and is the answer the one that retraining gives?",
-        summary=(
+        summary=[
             Finding(
                 "training stability",
                 shown["distance"],
@@ -124,22 +113,22 @@ def _report(run: DigitsRun, numbers: Numbers, shown: Numbers, sections: Sequence
                 "Correlation between the predicted and the actual changes of 500 test losses.",
                 ".3f",
             ),
-        ),
-        sections=tuple(sections),
+        ],
+        sections=sections,
         warnings=_warnings(numbers),
     )
 
 
-def _warnings(numbers: Numbers) -> tuple[str, ...]:
+def _warnings(numbers: Numbers) -> list[str]:
     warnings = []
     if numbers["setup"]["largest_fit_error"] > 1e-10:
         warnings.append(f"The network was fitted only to {numbers['setup']['largest_fit_error']:.1e}.")
     unsettled = [row for row in numbers["sizes"] if row.get("nearest", {}).get("status") == "max_steps"]
     warnings += [
-        f"At {100 * row['size']:g} % the search for the nearest solution did not settle within its steps (activation kinks, or curvature); it ended at an output error ‖f − f̄‖ of {row['nearest']['output_error']:.1e}. The error against it is that of a solution near the nearest one."
+        f"At {100 * row['size']:g} % the search for the nearest solution did not settle within its steps (activation kinks, or curvature); it ended at an output error ‖f − f̄‖ of {row['nearest']['output_error']:.1e}. The stated error is measured against a solution that is near the nearest one."
         for row in unsettled
     ]
-    return tuple(warnings)
+    return warnings
 
 
 def _setting_section(run: DigitsRun, setup: Numbers) -> Section:
@@ -154,70 +143,59 @@ def _setting_section(run: DigitsRun, setup: Numbers) -> Section:
     return Section(
         "What was moved",
         f"A {network} network with {setup['weights']:,} weights is fitted to {setup['points']} digits up to an output error of {setup['largest_fit_error']:.0e}; {len(setup['moved'])} of them move {directions[run.settings.direction]}, each by the stated percentage of its own norm.",
-        figures=(
+        [
             Picture(
                 "moved_digits",
                 "The first five moved digits: before, after, and what changed.",
                 "Rows of small digit images.",
             ),
-        ),
-        notes=(
             f"Optimality map: {setup['reason']}.",
             dimension,
             f"Accuracy on 500 unseen digits: {setup['test_accuracy']:.3f}.",
-        ),
+        ],
     )
 
 
 def _prediction_section(run: DigitsRun, rows: Rows) -> Section:
-    columns = (
+    shown = (
         STEP,
-        Column("distance", "distance to the set", ".3g"),
-        Column("sampled_distance", "nearest of the samples", ".3g"),
+        *columns(".3g", distance="distance to the set", sampled_distance="nearest of the samples"),
         *(Column(f"flow_error_{k}", f"error, flow of {k} steps", ".2g") for k in run.settings.steps),
         Column("nearest_error", "error, minimum norm", ".2g"),
     )
     return Section(
         "The predicted weight change against the real one",
         "Gradient descent of a finite duration stops short of the solution set; the gradient-flow element predicts where. The minimum-norm element predicts the solution nearest to the trained weights. Errors are relative to the length of the real change.",
-        figures=(
+        [
             Picture(
                 "error_against_step",
                 "Error of the predicted weight change. Where no activation switches the error is proportional to the step, as it must be for a first-order method; where ReLU units switch between the trained point and the moved one, it is larger and no longer proportional.",
                 "Curves of relative error against step size.",
             ),
-        ),
-        table=Table("Predicted and actual weight change", columns, rows),
+            Table("Predicted and actual weight change", shown, rows),
+        ],
     )
 
 
 def _loss_section(rows: Rows, step: float) -> Section:
     names = {"trained": "trained", "estimate": "estimate", "retraining": "after retraining"}
-    columns = (
-        STEP,
-        *(
-            Column(f"loss_{part}_{key}", f"{part}: {name}", ".1e")
-            for part in ("moved", "all")
-            for key, name in names.items()
-        ),
-        Column("output_error_trained", "‖f − f̄‖ trained", ".1e"),
-        Column("output_error_estimate", "‖f − f̄‖ estimate", ".1e"),
-        Column("output_error_samples", "‖f − f̄‖ worst sample", ".1e"),
-    )
+    heads = {
+        f"losses_{key}_{part}": f"{part}: {name}" for part in ("moved", "all") for key, name in names.items()
+    }
+    for key in ("trained", "estimate", "samples"):
+        heads[f"output_error_{key}"] = f"‖f − f̄‖ {'worst sample' if key == 'samples' else key}"
     return Section(
         "Losses on the moved data",
         "Mean squared error per example on the moved points and on all points. The estimate is the minimum-norm solution applied to the model; retraining is real gradient descent for the longest duration.",
-        figures=(
+        [
             Picture(
                 "losses",
                 f"At a step of {step:g} %: the trained network, the estimate, and real retraining.",
                 "Bars of losses on a log axis.",
             ),
-        ),
-        table=Table("Losses before and after", columns, rows),
-        notes=(
+            Table("Losses before and after", (STEP, *columns(".1e", **heads)), rows),
             "One linear step can overshoot to a loss below that of retraining; therefore the output error ‖f − f̄‖ over all training points stands beside it.",
-        ),
+        ],
     )
 
 
@@ -238,21 +216,18 @@ def _warm_section(race: Numbers) -> Section:
         for name in names
         if name in outcome
     ]
+    shown = (
+        *columns(job="job", method="method"),
+        Column("cost", "gradients", ".3g"),
+        *columns(".1e", moved="loss, moved points", all="loss, all points"),
+    )
     return Section(
         "What the same work buys by warm retraining",
         f"L-BFGS from the trained weights on the moved data, for as many gradients as the estimate costs and for 10 and 50 times as many, at a step of {100 * race['size']:g} %. The estimate is counted as one gradient per network output for the rows of its Gram matrix, which serve every direction, and two per direction.",
-        table=Table(
-            "Estimate and warm retraining",
-            (
-                Column("job", "job"),
-                Column("method", "method"),
-                Column("cost", "gradients", ".3g"),
-                Column("moved", "loss, moved points", ".1e"),
-                Column("all", "loss, all points", ".1e"),
-            ),
-            rows,
-        ),
-        notes=("Given enough gradients, warm retraining reaches a lower loss than one linear step can.",),
+        [
+            Table("Estimate and warm retraining", shown, rows),
+            "Given enough gradients, warm retraining reaches a lower loss than one linear step can.",
+        ],
     )
 
 
@@ -260,13 +235,13 @@ def _test_section(shown: Numbers) -> Section:
     return Section(
         "Unseen digits",
         "The change of each test digit's loss, predicted without retraining (gradient-flow element) and after real retraining of the same duration.",
-        figures=(
+        [
             Picture(
                 "test_losses",
                 f"500 test digits at a step of {100 * shown['size']:g} %.",
                 "Scatter of predicted against actual loss changes along the diagonal.",
-            ),
-        ),
+            )
+        ],
     )
 
 
@@ -274,17 +249,18 @@ def _large_section(large: Numbers) -> Section:
     return Section(
         "A large perturbation",
         f"At a step of {100 * large['size']:g} % one linearisation is no longer enough. Retraining for {large['steps']} steps is followed by linearising again on the way (exponential Euler in time), and compared with the real thing.",
-        table=Table(
-            "Predicted and real retraining",
-            (
-                Column("name", "method"),
-                Column("error", "error of the weight change", ".2g"),
-                Column("moved", "loss, moved points", ".2e"),
-                Column("all", "loss, all points", ".2e"),
+        [
+            Table(
+                "Predicted and real retraining",
+                (
+                    Column("name", "method"),
+                    Column("error", "error of the weight change", ".2g"),
+                    *columns(".2e", moved="loss, moved points", all="loss, all points"),
+                ),
+                [{"name": name, **row} for name, row in large["rows"].items()],
             ),
-            [{"name": name, **row} for name, row in large["rows"].items()],
-        ),
-        notes=(f"The course {large['message']}.",),
+            f"The course {large['message']}.",
+        ],
     )
 
 
@@ -299,18 +275,13 @@ def _modulus_section(numbers: Numbers) -> Section:
     return Section(
         "How far at most: the Lipschitz modulus",
         "The largest distance that the solution set moves per unit of perturbation, over all directions in which these digits can move together, and what is known of the number.",
-        table=Table(
-            "Lipschitz modulus of the solution map",
-            (
-                Column("name", "points that move"),
-                Column("value", "modulus"),
-                Column("certainty", "certificate"),
-                Column("reason", "because"),
+        [
+            Table(
+                "Lipschitz modulus of the solution map",
+                columns(name="points that move", value="modulus", certainty="certificate", reason="because"),
+                rows,
             ),
-            rows,
-        ),
-        notes=(
             f"Along the directions of this page the set moves by {distance:.3g} per unit, which is {distance / largest:.2g} of the largest.",
             kink,
-        ),
+        ],
     )

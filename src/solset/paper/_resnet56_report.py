@@ -1,12 +1,16 @@
-"""The experiment as a page: the paper's figures beside ours."""
+"""The whole of section 5.2, stage by stage, and its page: the paper's figures beside ours."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from solset.paper._cifar import to_pixels
+from solset.paper._resnet56_figure import LandscapeFigure
 from solset.paper._resnet56_moved import MovedPoints
-from solset.paper._resnet56_run import ResNet56Run
+from solset.paper._resnet56_setup import TrainedResNet56
 from solset.paper._resnet56_tables import (
     accuracy_rows,
     limit_rows,
@@ -16,9 +20,67 @@ from solset.paper._resnet56_tables import (
 )
 from solset.plotting import error_against_step, image_grid, landscape_contour, landscape_surface
 from solset.reports._report import write_report
-from solset.reports._report_parts import STEP, Column, Finding, Picture, Report, Section, Table
+from solset.reports._report_parts import STEP, Column, Finding, Picture, Report, Section, Table, columns
 
 Numbers = Mapping[str, Any]
+
+_COUNT = Column("moved", "images moved", "d")
+_TABLE_1 = (
+    *(_COUNT, STEP),
+    *columns(".2g", trained="at w̄", estimate="estimated", all="estimated, all images"),
+    *columns(
+        ".2g", clean="clean, all images", paper_trained="paper: at w̄", paper_estimate="paper: estimated"
+    ),
+)
+_TABLE_2 = (
+    *(_COUNT, Column("method", "method"), Column("gradients", "gradients", "d")),
+    *columns(".2g", relative_change="relative change", cosine="cosine with the estimate"),
+    *columns(".2g", loss_moved="loss, moved", loss_all="loss, all"),
+    Column("output_change", "‖f − f̄‖", ".3g"),
+)
+_TABLE_3 = (
+    STEP,
+    *columns(".2g", trained="moved: at w̄", estimate="moved: estimated", samples="moved: worst sample"),
+    Column("all", "all: estimated", ".2g"),
+    *columns(".3g", change_moved="‖f − f̄‖ moved", change_all="‖f − f̄‖ all"),
+    *columns(".2g", paper_way="moved: paper's way", paper_way_all="all: paper's way"),
+    *(Column("paper_trained", "paper: at w̄", ".3g"), Column("paper_estimate", "paper: estimated", ".2g")),
+)
+_LIMITS = (
+    *(STEP, Column("linear", "‖J_x Δx‖", ".3g")),
+    *columns(".2g", inputs="inputs alone", weights="weights alone", mixed="both together"),
+)
+_ACCURACY = (
+    _COUNT,
+    *columns(".0f", rows="rows in use", all_rows="of", rank="numerical rank"),
+    *columns(".2g", discarded="trace left out", residual="residual, all rows"),
+    *columns(".2g", moved_residual="moved images", unit_residual="unweighted"),
+)
+
+
+class ResNet56Run:
+    """Everything that is computed from the trained point."""
+
+    def __init__(self, start: TrainedResNet56) -> None:
+        self.start, self.settings, self.folder = start, start.settings, start.folder
+
+    @cached_property
+    def figure(self) -> LandscapeFigure | None:
+        """The landscape, if it is asked for."""
+        return LandscapeFigure(self.start) if self.settings.figure_moved else None
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything the report shows, computed or read back stage by stage."""
+        result: dict[str, Any] = {
+            "tol": self.settings.tol,
+            "setup": self.folder.stage("setup", self.start.facts),
+        }
+        parts = tqdm(self.settings.moved, desc="moved points", disable=None if self.start.progress else True)
+        result["moved"] = {str(count): MovedPoints(self.start, count).numbers() for count in parts}
+        if self.figure is not None:
+            result["figure"] = self.folder.stage("figure", self.figure.numbers)
+        self.folder.write_json("result.json", result)
+        return result
 
 
 def resnet56_experiment(run: ResNet56Run) -> Path:
@@ -88,7 +150,7 @@ def _report(run: ResNet56Run, numbers: Numbers, tables: Mapping[str, list[dict[s
     return Report(
         "ResNet56 on CIFAR-10: where would the weights have gone?",
         f"If {count} of {setup['points']:,} training images had been slightly different, which weights would fit them and all the others, without retraining?",
-        summary=(
+        summary=[
             Finding(
                 "loss on the moved images, trained",
                 shown["trained"]["moved"],
@@ -113,13 +175,13 @@ def _report(run: ResNet56Run, numbers: Numbers, tables: Mapping[str, list[dict[s
                 "Ratio ‖Δw‖ / ‖w̄‖ on the rows in use: a lower bound on the relative distance of Algorithm 1.",
                 ".2g",
             ),
-        ),
-        sections=tuple(sections),
+        ],
+        sections=sections,
         warnings=_warnings(numbers),
     )
 
 
-def _warnings(numbers: Numbers) -> tuple[str, ...]:
+def _warnings(numbers: Numbers) -> list[str]:
     setup = numbers["setup"]
     warnings = [
         f"The public weights are not a stationary point of these {setup['points']:,} images: the gradient norm is {setup['gradient_norm']:.2g}. The map used keeps the training outputs, which needs no stationarity."
@@ -133,24 +195,22 @@ def _warnings(numbers: Numbers) -> tuple[str, ...]:
         warnings.append(
             f"In the landscape the rows in use leave a residual of {numbers['figure']['residual']:.2g} over all rows, more than was asked for."
         )
-    return tuple(warnings)
+    return warnings
 
 
 def _start_section(run: ResNet56Run, setup: Numbers, count: int) -> Section:
     return Section(
         "What was moved",
         f"The public pre-trained ResNet56 ({setup['weights']:,} weights) in evaluation mode; of the first {setup['points']:,} training images {setup['right']:,} are classified right, at a mean loss of {setup['loss']:.2g}. Each moved image goes along the gradient of its own loss, by the stated percentage of its own norm after preprocessing.",
-        figures=(
+        [
             Picture(
                 "moved_images",
                 f"The first moved images at the largest step, {100 * max(run.settings.sizes):g} %: before, after, and what changed.",
                 "Small colour images in three rows: before, after, and the change.",
             ),
-        ),
-        notes=(
             "Optimality map: interpolating, the weights that keep the training outputs, f(x̄ + Δx, w) = f(x̄, w̄), of which those of the moved images and the directions that the loss can feel are in use (see “The rows in use”); right-hand side J_x Δx. α is 1/n in both derivatives, where the paper's equation 13 takes 1/|K| for the mixed one; the interpolating map does not depend on it.",
             f"The {count} moved images are the first of a random order of the {setup['points']:,} (seed {run.settings.seed}).",
-        ),
+        ],
     )
 
 
@@ -158,20 +218,7 @@ def _table_1_section(rows: list[dict[str, object]]) -> Section:
     return Section(
         "The paper's table 1: the number of moved images",
         "Mean loss on the moved images at the trained weights and at the estimate. The paper's pair, where it has one, stands beside our 0.2 % step; compare its loss at the trained weights before its estimate: it is that of the step it really took.",
-        table=Table(
-            "Loss on the moved images",
-            (
-                Column("moved", "images moved", "d"),
-                STEP,
-                Column("trained", "at w̄", ".2g"),
-                Column("estimate", "estimated", ".2g"),
-                Column("all", "estimated, all images", ".2g"),
-                Column("clean", "clean, all images", ".2g"),
-                Column("paper_trained", "paper: at w̄", ".2g"),
-                Column("paper_estimate", "paper: estimated", ".2g"),
-            ),
-            rows,
-        ),
+        [Table("Loss on the moved images", _TABLE_1, rows)],
     )
 
 
@@ -179,20 +226,7 @@ def _retraining_section(run: ResNet56Run, rows: list[dict[str, object]]) -> Sect
     return Section(
         "The paper's table 2: estimated and retrained weights",
         f"Relative change of the weights, ‖w − w̄‖ / ‖w̄‖, at a step of {100 * run.settings.retraining_size:g} %: of the estimate, and of real warm retraining on the moved data for {run.settings.retraining_gradients} gradients. Cross-entropy never stops training, so retraining also follows what was left of the clean gradient; the cosine says how far its direction is that of the estimate.",
-        table=Table(
-            "Estimate and retraining",
-            (
-                Column("moved", "images moved", "d"),
-                Column("method", "method"),
-                Column("gradients", "gradients", "d"),
-                Column("relative_change", "relative change", ".2g"),
-                Column("cosine", "cosine with the estimate", ".2g"),
-                Column("loss_moved", "loss, moved", ".2g"),
-                Column("loss_all", "loss, all", ".2g"),
-                Column("output_change", "‖f − f̄‖", ".3g"),
-            ),
-            rows,
-        ),
+        [Table("Estimate and retraining", _TABLE_2, rows)],
     )
 
 
@@ -200,30 +234,14 @@ def _step_section(rows: list[dict[str, object]], count: int, clean: float) -> Se
     return Section(
         f"The paper's table 3: the size of the step, {count} moved images",
         f"Mean loss on the moved images and on all, and the change of the outputs ‖f − f̄‖ beside it: one step can overshoot to a loss below the clean one. The trained network's mean loss on the clean images is {clean:.2g}. “Paper's way” is least squares (LSMR) on the Hessian of the moved images alone, as run here.",
-        figures=(
+        [
             Picture(
                 "losses",
                 "Losses against the size of the step, one linear step each.",
                 "Curves of losses over the step size, on logarithmic axes.",
             ),
-        ),
-        table=Table(
-            "Losses by step",
-            (
-                STEP,
-                Column("trained", "moved: at w̄", ".2g"),
-                Column("estimate", "moved: estimated", ".2g"),
-                Column("samples", "moved: worst sample", ".2g"),
-                Column("all", "all: estimated", ".2g"),
-                Column("change_moved", "‖f − f̄‖ moved", ".3g"),
-                Column("change_all", "‖f − f̄‖ all", ".3g"),
-                Column("paper_way", "moved: paper's way", ".2g"),
-                Column("paper_way_all", "all: paper's way", ".2g"),
-                Column("paper_trained", "paper: at w̄", ".3g"),
-                Column("paper_estimate", "paper: estimated", ".2g"),
-            ),
-            rows,
-        ),
+            Table("Losses by step", _TABLE_3, rows),
+        ],
     )
 
 
@@ -231,17 +249,7 @@ def _limit_section(rows: list[dict[str, object]], count: int) -> Section:
     return Section(
         "What limits the large steps",
         f"On the {count} moved images the linear model cancels the change J_x Δx of the outputs, up to the residual stated under “The rows in use”. What it leaves out, relative to that change: the outputs' curvature in the inputs, in the weights, and of the two together. Where one of them nears 1 the first order has nothing more to say.",
-        table=Table(
-            "Beyond first order",
-            (
-                STEP,
-                Column("linear", "‖J_x Δx‖", ".3g"),
-                Column("inputs", "inputs alone", ".2g"),
-                Column("weights", "weights alone", ".2g"),
-                Column("mixed", "both together", ".2g"),
-            ),
-            rows,
-        ),
+        [Table("Beyond first order", _LIMITS, rows)],
     )
 
 
@@ -249,20 +257,7 @@ def _accuracy_section(rows: list[dict[str, object]]) -> Section:
     return Section(
         "The rows in use",
         "Only the output directions that the loss can feel enter, and all of the moved images. The residual over all rows comes from one product with the whole Jacobian; an output of a moved image has weight one, another output direction the root of its share of the largest curvature.",
-        table=Table(
-            "Accuracy of the linear solve",
-            (
-                Column("moved", "images moved", "d"),
-                Column("rows", "rows in use", ".0f"),
-                Column("all_rows", "of", ".0f"),
-                Column("rank", "numerical rank", ".0f"),
-                Column("discarded", "trace left out", ".2g"),
-                Column("residual", "residual, all rows", ".2g"),
-                Column("moved_residual", "moved images", ".2g"),
-                Column("unit_residual", "unweighted", ".2g"),
-            ),
-            rows,
-        ),
+        [Table("Accuracy of the linear solve", _ACCURACY, rows)],
     )
 
 
@@ -271,15 +266,13 @@ def _figure_section(figure: Numbers) -> Section:
     return Section(
         "The paper's figure 4: elements of the set in the landscape",
         f"{figure['moved']} images move by {100 * figure['size']:g} %. The plane is spanned by the minimum-norm change and by a direction in the kernel of the constraint (a filter-normalised random direction, projected); coordinate 1 is a relative change of the filters of 1 in total, after Li et al. (2018).",
-        figures=(
+        [
             Picture(
                 "surface",
                 f"The mean loss of all images. The images that do not move hold the weights back where the moved ones alone would let them go on. The loss is {figure['trained']['all']:.2g} at the trained weights, {figure['estimate']['all']:.2g} at the minimum-norm solution, {min(losses):.2g} to {max(losses):.2g} at the other elements.",
                 "A surface over the plane, with the marked weights at their own loss.",
             ),
             Picture("contour", "The same from above.", "Filled contours with the marked points."),
-        ),
-        notes=(
             f"{figure['rows']} rows in use, numerical rank {figure['rank']}, residual over all rows {figure['residual']:.2g}; the kernel direction shown is {figure['kernel_ratio']:.2g} times as long as the minimum-norm change. On the moved images alone: {figure['trained']['moved']:.2g} at the trained weights, {figure['estimate']['moved']:.2g} at the estimate.",
-        ),
+        ],
     )

@@ -45,7 +45,7 @@ class ToyPlane:
 
 
 @styled
-def toy_solution_sets(plane: ToyPlane, *, title: str = "") -> Figure:
+def toy_solution_sets(plane: ToyPlane) -> Figure:
     """The solution sets before and after the perturbation, and the set the Aubin property allows."""
     figure, axes = new_figure(7.2, 4.6)
     band = _band(plane.before, plane.radius)
@@ -56,18 +56,13 @@ def toy_solution_sets(plane: ToyPlane, *, title: str = "") -> Figure:
     radius = f"$\\kappa\\Vert\\Delta x\\Vert$ = {number_text(plane.radius, '.4g')} around $\\bar w$"
     axes.plot(*ball.T, color=MUTED, linewidth=1.0, linestyle=DASHES[2], label=radius)
     _draw_plane(axes, plane)
-    _frame_plane(axes, plane, title)
+    _frame_plane(axes, plane)
     return figure
 
 
 @styled
 def toy_loss_contours(
-    plane: ToyPlane,
-    *,
-    w1: Values,
-    w2: Values,
-    loss: Float[np.ndarray, "rows columns"],
-    title: str = "",
+    plane: ToyPlane, *, w1: Values, w2: Values, loss: Float[np.ndarray, "rows columns"]
 ) -> Figure:
     """The loss on the moved data over the weights, with the points and sets of :func:`toy_solution_sets`."""
     figure, axes = new_figure(7.2, 5.4)
@@ -92,7 +87,7 @@ def toy_loss_contours(
         bar.set_ticks(levels[::2].tolist(), labels=[number_text(float(level)) for level in levels[::2]])
     note(figure, unshown({"the loss": (loss.ravel(), (np.isfinite(loss) & (loss >= 0)).ravel())}))
     _draw_plane(axes, plane)
-    _frame_plane(axes, plane, title)
+    _frame_plane(axes, plane)
     return figure
 
 
@@ -117,11 +112,11 @@ def _draw_plane(axes: Axes, plane: ToyPlane) -> None:
     axes.scatter(*plane.trained, s=62, color=ink, marker="s", label="trained $\\bar w$", **points)
 
 
-def _frame_plane(axes: Axes, plane: ToyPlane, title: str) -> None:
+def _frame_plane(axes: Axes, plane: ToyPlane) -> None:
     """The window, with the same scale on both axes so that balls are round."""
     (left, low), (right, high) = plane.window()
     axes.set(xlim=(left, right), ylim=(low, high), aspect="equal")
-    axes.set(xlabel="$w_1$", ylabel="$w_2$", title=title)
+    axes.set(xlabel="$w_1$", ylabel="$w_2$")
     axes.legend(loc="center left", bbox_to_anchor=(1.03, 0.5), labelspacing=0.9)
 
 

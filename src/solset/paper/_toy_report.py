@@ -9,11 +9,16 @@ from solset.paper._toy import MOVED_PRODUCT, ToyResult, ToySettings, run_toy
 from solset.paper._toy_figure import ToyPlane, toy_loss_contours, toy_solution_sets
 from solset.reports import RunFolder
 from solset.reports._report import write_report
-from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
+from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table, columns
 
 MODULUS_NOTE = (
     "The modulus is |w₁w₂| / (‖x‖‖w‖) = 2 / (√5·√5) = 0.4. The paper prints 0.2 beside the radius 0.178; but "
     "0.2 · ‖Δx‖ = 0.0894, and only 0.4 · 0.4472 gives 0.1789, so 0.2 cannot be the modulus."
+)
+_COLUMNS = (
+    Column("element", "element"),
+    *columns(".4f", w1="w₁", w2="w₂", product="w₁w₂", distance="distance from w̄"),
+    Column("risk", "loss on moved data", ".5f"),
 )
 
 
@@ -89,8 +94,8 @@ def _draw(folder: RunFolder, result: ToyResult) -> None:
 def _report(result: ToyResult, rows: list[dict[str, object]]) -> Report:
     sets = Section(
         "Solution sets",
-        "The trained point sits on w₁w₂ = 2; the moved data is fitted by w₁w₂ = 2.5. The estimated set is a line: tangent to first order, it leaves the hyperbola as it leaves the trained point.",
-        figures=(
+        "The trained point lies on w₁w₂ = 2; the moved data are fitted where w₁w₂ = 2.5. The estimated set is a line: near the trained point it follows the new hyperbola to first order, and farther away it leaves it.",
+        [
             Picture(
                 "solution_sets",
                 "Both solution sets, the old one expanded by κ‖Δx‖, and elements of the estimated set.",
@@ -99,53 +104,31 @@ def _report(result: ToyResult, rows: list[dict[str, object]]) -> Report:
             Picture(
                 "loss_contours",
                 "The same points on the loss of the moved data.",
-                "Loss contours with the sampled solutions lying along the valley.",
+                "Contours of the loss, with the sampled solutions along the valley.",
             ),
-        ),
-        notes=(f"Optimality map: {result.reason}.",),
+            f"Optimality map: {result.reason}.",
+        ],
     )
     elements = Section(
         "Elements of the estimated set",
         "Every element satisfies H v + B Δx = 0; its loss grows with the square of its distance along the set.",
-        table=Table(
-            "Sampled solutions",
-            (
-                Column("element", "element"),
-                Column("w1", "w₁", ".4f"),
-                Column("w2", "w₂", ".4f"),
-                Column("product", "w₁w₂", ".4f"),
-                Column("distance", "distance from w̄", ".4f"),
-                Column("risk", "loss on moved data", ".5f"),
-            ),
-            rows,
-        ),
-        notes=(f"Largest violation of the set equation over the samples: {result.set_residual:.1e}.",),
+        [
+            Table("Sampled solutions", _COLUMNS, rows),
+            f"Largest violation of the set equation over the samples: {result.set_residual:.1e}.",
+        ],
     )
-    true_distance = "Distance from w̄ to the hyperbola w₁w₂ = 2.5, solved exactly."
     return Report(
         "The toy example: one product of two weights",
         "Where does the solution set w₁w₂ = 2 go when the two training inputs shrink by a fifth?",
-        summary=(
+        summary=[
             Finding(
-                "distance to the estimated set",
-                result.distance,
-                "Norm ‖Δw‖ of the minimum-norm element.",
-                ".8f",
+                "distance to the estimated set", result.distance, "Norm of the shortest change Δw.", ".8f"
             ),
-            Finding("true distance", result.true_distance, true_distance, ".7f"),
+            Finding("true distance", result.true_distance, "Exact distance from w̄ to w₁w₂ = 2.5.", ".7f"),
             Finding("Lipschitz modulus", result.modulus, MODULUS_NOTE, ".10g"),
-            Finding(
-                "radius κ‖Δx‖",
-                result.radius,
-                "The largest distance that the modulus lets the set move.",
-                ".6f",
-            ),
-            Finding(
-                "loss at w̄ on the moved data", result.risk_moved, "The loss before any correction.", ".6g"
-            ),
-            Finding(
-                "loss at w̄ + Δw", result.risk_estimated, "The loss after the minimum-norm correction.", ".7f"
-            ),
-        ),
-        sections=(sets, elements),
+            Finding("radius κ‖Δx‖", result.radius, "Largest move of the set by the modulus.", ".6f"),
+            Finding("loss at w̄ on the moved data", result.risk_moved, "Loss before any correction.", ".6g"),
+            Finding("loss at w̄ + Δw", result.risk_estimated, "Loss after the shortest correction.", ".7f"),
+        ],
+        sections=[sets, elements],
     )

@@ -12,7 +12,7 @@ from solset.plotting._curves import station_losses
 from solset.plotting._landscape import landscape_contour, landscape_line, landscape_surface
 from solset.plotting._style import Figure
 
-MODULUS = "Lipschitz modulus, weight units per input unit"
+MODULUS_AXIS = "Lipschitz modulus, weight units per input unit"
 
 
 @singledispatch
@@ -43,7 +43,7 @@ def _(result: Audit, *, top: int = 10) -> Figure:
     first = result.order[:top]
     columns = {"joint": result.modulus, "isolated": result.isolated_modulus}
     bars = {name: values[first].tolist() for name, values in columns.items() if values is not None}
-    return ranking_bars([f"point {result.points[place]}" for place in first], bars, xlabel=MODULUS)
+    return ranking_bars([f"point {result.points[place]}" for place in first], bars, xlabel=MODULUS_AXIS)
 
 
 @plot.register

@@ -3,7 +3,7 @@
 from solset.reports._commands import COMMANDS, Command, Job
 from solset.reports._options import Settings, help_of, hint_of, options_of, settings_from_texts
 from solset.reports._report import write_report
-from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
+from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table, columns
 from solset.reports._run_folder import RunFolder
 from solset.reports._settings_file import SETTINGS_FILE, read_settings, settings_of_table, settings_text
 
@@ -20,6 +20,7 @@ __all__ = [
     "Section",
     "Settings",
     "Table",
+    "columns",
     "help_of",
     "hint_of",
     "options_of",

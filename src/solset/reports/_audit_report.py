@@ -1,19 +1,23 @@
-"""An audit as a page."""
+"""An audit of a user's training data: every point ranked by how far it can move the model, on a page."""
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 from torch import Tensor
 
-from solset.modulus import Audit
-from solset.plotting import sensitivity_maps, sorted_values
-from solset.problem import Problem
-from solset.reports._audit import AuditSettings, run_audit
+from solset.checks import within
+from solset.modulus import Audit, audit
+from solset.plotting import MODULUS_AXIS, sensitivity_maps, sorted_values
+from solset.problem import Problem, as_map
 from solset.reports._images import as_images, as_maps
+from solset.reports._moves import map_of
+from solset.reports._options import Settings, map_option, option, points_option, source_option
 from solset.reports._report import write_report
-from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
+from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table, columns
 from solset.reports._run_folder import RunFolder
 
-_UNIT = "Lipschitz modulus, weight units per input unit"
 _HEADS = {
     "modulus": "joint modulus",
     "isolated_modulus": "isolated modulus",
@@ -32,6 +36,90 @@ _PEERS = _HEADS | {
 }
 
 
+@dataclass(frozen=True)
+class AuditSettings(Settings):
+    """Settings of ``solset audit``; each field says what it is in its help text."""
+
+    source: str = source_option("a solset.Problem")
+    points: tuple[int, ...] = points_option("to audit", default=(), default_help="all points")
+    validation: str = option(
+        "",
+        flag="--validation",
+        help="Function of the same file that returns the inputs and targets of a validation set; "
+        "the predicted change of its loss is added to the ranking.",
+    )
+    layer: str = option(
+        "",
+        flag="--layer",
+        default_help="all weights",
+        help="Name pattern of the weights that may move, such as 'fc.*'.",
+    )
+    joint: Literal["auto", "yes", "no"] = option(
+        "auto",
+        flag="--joint",
+        help="Choice whether the outputs of all points are kept (yes) or those of each point by itself (no); "
+        "auto keeps all where a Gram matrix of all rows fits into memory.",
+    )
+    optimality: str = map_option("move")
+    influence: bool = option(
+        True,
+        flag="--influence/--no-influence",
+        help="Column with the feature influence of Koh and Liang, which takes a solve with the Hessian.",
+    )
+    top: int = option(
+        10,
+        flag="--top",
+        check=partial(within, low=1, cure="Leave it out."),
+        help="Number of points shown in figures and tables.",
+    )
+
+    def check(self, problem: Problem) -> None:
+        """Refuses settings that do not fit the problem, before a run folder is made."""
+        points = problem.check_points(self.points or None)
+        part = problem.restrict(parameters=[self.layer]) if self.layer else problem
+        asked = as_map(self.optimality)
+        if asked is not None:
+            part.graphical_derivative(points=points[:1], optimality=asked)
+
+
+def run_audit(
+    problem: Problem,
+    settings: AuditSettings,
+    folder: RunFolder,
+    *,
+    validation: tuple[Tensor, Tensor] | None = None,
+    progress: bool = True,
+) -> Audit:
+    """Audits into a run folder: batches as they are finished, then ranking, directions and maps."""
+    result = audit(
+        problem,
+        points=settings.points or None,
+        validation=validation,
+        layer=settings.layer or None,
+        joint={"auto": None, "yes": True, "no": False}[settings.joint],
+        optimality=map_of(settings.optimality),
+        influence=settings.influence,
+        checkpoint=folder.reserve,
+        progress=progress,
+    )
+    folder.write_csv("ranking.csv", result.rows())
+    folder.write_tensors("audit.safetensors", {"directions": result.directions, "maps": result.maps})
+    folder.stage("result", lambda: _record(problem, result))
+    return result
+
+
+def _record(problem: Problem, result: Audit) -> dict[str, Any]:
+    """An audit in the types of JSON, without directions and maps."""
+    return {
+        "problem": repr(problem),
+        "optimality": result.optimality,
+        "reason": result.reason,
+        "notes": list(result.notes),
+        "correlations": result.correlations(),
+        "ranking": result.rows(),
+    }
+
+
 def audit_experiment(
     problem: Problem,
     settings: AuditSettings,
@@ -45,11 +133,11 @@ def audit_experiment(
     report = Report(
         "Which training points move this network most?",
         f"If one of {len(result.points)} training points were changed a little, how far could the network move, and by which features?",
-        summary=(
+        summary=[
             Finding(
                 "largest modulus",
                 float(result.score.max()),
-                f"It is that of point {result.points[result.order[0]]}, in weight units per input unit.",
+                f"The modulus of point {result.points[result.order[0]]}, in weight units per input unit.",
             ),
             Finding(
                 "median modulus", float(result.score.median()), "Half of the points move the network less."
@@ -57,10 +145,10 @@ def audit_experiment(
             Finding(
                 "points of infinite modulus",
                 int(result.score.isinf().sum()),
-                "No change of the weights answers some perturbation of them; the notes say what was found.",
+                "No change of the weights answers some perturbation of these points; the notes say why.",
                 "d",
             ),
-        ),
+        ],
         sections=audit_sections(result, folder, top=settings.top),
     )
     return write_report(folder, report)
@@ -69,9 +157,9 @@ def audit_experiment(
 def draw_audit(problem: Problem, result: Audit, folder: RunFolder, *, top: int) -> None:
     """Writes the figures: bars of the top points, all points sorted, and maps where inputs are images."""
     folder.write_figure("ranking", result.plot(top=top))
-    columns = {"joint": result.modulus, "isolated": result.isolated_modulus}
-    whole = {name: values.tolist() for name, values in columns.items() if values is not None}
-    sorted_points = sorted_values(whole, xlabel="points, most sensitive first", ylabel=_UNIT)
+    moduli = {"joint": result.modulus, "isolated": result.isolated_modulus}
+    whole = {name: values.tolist() for name, values in moduli.items() if values is not None}
+    sorted_points = sorted_values(whole, xlabel="points, most sensitive first", ylabel=MODULUS_AXIS)
     folder.write_figure("distribution", sorted_points)
     for name, places in (("most", result.order[:top]), ("least", result.order[::-1][:top])):
         chosen = [result.points[place] for place in places]
@@ -84,46 +172,48 @@ def draw_audit(problem: Problem, result: Audit, folder: RunFolder, *, top: int) 
 
 def audit_sections(result: Audit, folder: RunFolder, *, top: int) -> tuple[Section, ...]:
     """The parts of a page that show an audit."""
-    shown = min(top, len(result.points))
-    columns = [Column(name, name, "d") for name in ("rank", "point")]
-    columns += [
-        Column(name, head, ".3g") for name, head in _HEADS.items() if getattr(result, name) is not None
-    ]
+    heads = {name: head for name, head in _HEADS.items() if getattr(result, name) is not None}
     ranking = Section(
         "The ranking",
         "The modulus of a point is how far the nearest solution moves per unit change of its features, in the worst direction: joint, where all other training points keep their outputs; isolated, where only its own output is a constraint. The isolated value is never above the joint one.",
-        figures=(
-            Picture("ranking", f"The {shown} most sensitive points.", "Horizontal bars of moduli."),
+        [
+            Picture(
+                "ranking",
+                f"The {min(top, len(result.points))} most sensitive points.",
+                "Horizontal bars of moduli.",
+            ),
             Picture("distribution", "All points, each kind sorted by itself.", "Falling curves of moduli."),
-        ),
-        table=Table("Most sensitive points", tuple(columns), result.rows()[:top]),
-        notes=(
+            Table(
+                "Most sensitive points",
+                (*columns("d", rank="rank", point="point"), *columns(".3g", **heads)),
+                result.rows()[:top],
+            ),
             f"Optimality map: {result.optimality}, because {result.reason}.",
-            "The whole ranking is in ranking.csv; worst directions and maps in audit.safetensors.",
+            "The whole ranking is in ranking.csv; worst directions and maps are in audit.safetensors.",
             *(f"{text[0].upper()}{text[1:]}." for text in result.notes),
-        ),
+        ],
     )
     peers = Section(
         "What others rank by",
         "Spearman's rank correlation of each column with the modulus: 1 where the orders agree, about 0 where they have nothing to do with each other.",
-        table=Table(
-            "Rank correlations",
-            (Column("name", "column"), Column("value", "correlation", ".2f")),
-            [{"name": _PEERS[key], "value": value} for key, value in result.correlations().items()],
-        ),
-        notes=(
-            "At a point fitted to zero residual loss, gradient norm and memory perturbation are rounding noise, and so is their order.",
-        ),
+        [
+            Table(
+                "Rank correlations",
+                (Column("name", "column"), Column("value", "correlation", ".2f")),
+                [{"name": _PEERS[key], "value": value} for key, value in result.correlations().items()],
+            ),
+            "At a point fitted to zero residual, loss, gradient norm and memory perturbation are rounding noise, and so is their order.",
+        ],
     )
     if not folder.has("maps_most.png"):
         return ranking, peers
     alt = "Images above maps of their pixels."
     pixels = Section(
         "By which pixels",
-        "How far the weights go per unit change of each single pixel; colours are taken together. Each map has a scale of its own, written below it.",
-        figures=(
+        "How far the weights go per unit change of each single pixel; colours are taken together. Each map has its own scale, which is written below it.",
+        [
             Picture("maps_most", "The most sensitive images.", alt),
             Picture("maps_least", "The least sensitive images.", alt),
-        ),
+        ],
     )
     return ranking, peers, pixels

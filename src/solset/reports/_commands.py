@@ -6,20 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from solset.problem import Problem
-from solset.reports._audit import AuditSettings
-from solset.reports._audit_report import audit_experiment
+from solset.reports._audit_report import AuditSettings, audit_experiment
 from solset.reports._moves import MoveSettings
 from solset.reports._options import Settings
-from solset.reports._paths import PathSettings
-from solset.reports._paths_report import path_experiment
+from solset.reports._paths_report import PathSettings, path_experiment
 from solset.reports._plan_table import PlanSettings, plan_from
 from solset.reports._poison import PoisonRun
 from solset.reports._poison_report import poison_experiment
 from solset.reports._poison_task import PoisonSettings, check_poison_settings, load_task
 from solset.reports._run_folder import RunFolder
 from solset.reports._source import load_problem, load_validation
-from solset.reports._users import UserSettings
-from solset.reports._users_report import user_experiment
+from solset.reports._users_report import UserSettings, user_experiment
 from solset.risk import digest, identity
 from solset.storage import has_file, hash_file
 

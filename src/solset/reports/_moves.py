@@ -54,6 +54,12 @@ class MoveSettings(Settings):
         if asked is not None:
             problem.graphical_derivative(points=points, optimality=asked)
 
+    @property
+    def directions_note(self) -> str:
+        """The sentence of a page that says how points move."""
+        how = "each point moves by the stated percentage of its own norm, in input units after preprocessing"
+        return f"Directions: {self.direction}; {how}."
+
     def _directions(self, problem: Problem, points: list[int], inputs: Tensor) -> Tensor:
         if self.direction == "gradient":
             return loss_directions(problem, points)
@@ -89,6 +95,7 @@ class Moves:
                 f"{name}_{size:g}",
                 lambda size=size: {
                     "size": size,
+                    "step_percent": 100 * size,
                     **compute(step_of(self.inputs, self.directions, size), size),
                 },
                 beside=[f"weights_{size:g}.safetensors"],

@@ -10,42 +10,42 @@ from solset.reports._images import as_images
 from solset.reports._poison import PoisonRun
 from solset.reports._poison_task import PoisonSettings
 from solset.reports._report import write_report
-from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table
+from solset.reports._report_parts import (
+    Column,
+    Finding,
+    Picture,
+    Report,
+    Section,
+    Table,
+    columns,
+    leftover_gradient,
+)
 
 SHOWN_POINTS, SHOWN_GUARDED = 10, 20
 
 _RETRAINING = (
     Column("name", "retraining"),
-    Column("clean", "clean data", ".5g"),
-    Column("poisoned", "moved data", ".5g"),
-    Column("change", "change", ".3g"),
-    Column("linear_change", "linear estimate", ".3g"),
-    Column("predicted_change", "followed", ".3g"),
-    Column("random_mean", "random: mean", ".3g"),
-    Column("random_best", "random: best", ".3g"),
-    Column("times_chance", "times chance", ".3g"),
+    *columns(".5g", clean="clean data", poisoned="moved data"),
+    *columns(".3g", change="change", linear_change="linear estimate", predicted_change="followed"),
+    *columns(".3g", random_mean="random: mean", random_best="random: best", times_chance="times chance"),
     Column("is_success", "as meant"),
     Column("gradient_norm", "gradient norm", ".1e"),
 )
 _POINTS = (
     Column("point", "point", "d"),
-    Column("norm", "norm before"),
-    Column("moved", "moved by"),
+    *columns(norm="norm before", moved="moved by"),
     Column("percent", "of its norm", ".3g", "%"),
     Column("largest", "largest entry", ".3g"),
     Column("features", "features moved", "d"),
 )
 _GUARD = (
-    Column("rank", "rank", "d"),
-    Column("point", "point", "d"),
-    Column("effect", "effect of a unit move"),
-    Column("may_move", "in the budget"),
+    *columns("d", rank="rank", point="point"),
+    *columns(effect="effect of a unit move", may_move="in the budget"),
 )
 _ROUNDS = (
     Column("number", "round", "d"),
     Column("size", "size"),
-    Column("predicted", "by the linearisation", ".5g"),
-    Column("value", "by re-solving", ".5g"),
+    *columns(".5g", predicted="by the linearisation", value="by re-solving"),
     Column("stride", "stride", ".3g"),
     Column("is_kept", "kept"),
 )
@@ -62,7 +62,7 @@ def poison_experiment(run: PoisonRun) -> Path:
     report = Report(
         "Which change of the training data moves the model there?",
         f"Within a budget of {run.settings.radius:g} ({_budget_text(run.settings)}) on {len(run.settings.points)} training points, how far can their features {verb} the {design['goal']}, and does real retraining confirm it?",
-        summary=(
+        summary=[
             Finding(
                 f"change after {first['name']}",
                 first["change"],
@@ -82,9 +82,9 @@ def poison_experiment(run: PoisonRun) -> Path:
             Finding(
                 "confirmed by every retraining",
                 result["judgement"]["is_confirmed"],
-                "Whether each way of retraining below moved the goal the way it was meant to go.",
+                "Whether each way of retraining below moved the goal in the direction that was meant.",
             ),
-        ),
+        ],
         sections=poison_sections(run, result),
         warnings=_warnings(result),
     )
@@ -126,14 +126,14 @@ def _effect_section(run: PoisonRun, result: dict[str, Any]) -> Section:
     return Section(
         "Predicted against actual effect",
         f"The {design['goal']} after each way of retraining, on the clean and on the moved data. The prediction is for the first way alone; the others show whether the effect carries over.",
-        figures=(picture,),
-        table=Table("Retraining", _RETRAINING, gain),
-        notes=(
+        [
+            picture,
+            Table("Retraining", _RETRAINING, gain),
             f"At the trained weights the goal is {design['trained']:.5g}, and {design['clean']:.5g} where the ascent's own re-solving ends on clean data, from which its changes are counted; to first order it would become {design['first_order']:.5g}, by one linear estimate {design['linear']:.5g}, and followed from round to round {design['predicted']:.5g}.",
             "Followed: where the ascent's own re-solving ended. If gradient descent is counted on, that is the first way of retraining itself and agrees with it by construction; the linear estimate is the prediction made without any training.",
             "Times chance: the change over the mean size of the changes that random perturbations of the whole budget made by the same retraining.",
             "The gradient norm is that of the risk on the moved data where retraining ended.",
-        ),
+        ],
     )
 
 
@@ -159,11 +159,11 @@ def _points_section(run: PoisonRun, result: dict[str, Any]) -> Section:
     return Section(
         "The moved points",
         "The distance that each point moved, in input units after preprocessing.",
-        figures=(picture,) if _draw_points(run) else (),
-        table=Table("Points", _POINTS, rows),
-        notes=(
+        [
+            *([picture] if _draw_points(run) else []),
+            Table("Points", _POINTS, rows),
             f"The perturbation {inside} within the budget and the valid features, checked without a tolerance.",
-        ),
+        ],
     )
 
 
@@ -180,26 +180,26 @@ def _draw_points(run: PoisonRun) -> bool:
 
 def _guard_section(result: dict[str, Any]) -> Section:
     guard = result["guard"]
+    shown = guard[:SHOWN_GUARDED]
     return Section(
         "Which points to guard",
         "All training points, ranked by the change of the goal, to first order, when one point alone moves by one unit along its own worst direction. A poisoner moves the first points of this list, and a defender checks them first.",
-        table=Table(
-            f"The first {min(SHOWN_GUARDED, len(guard))} of {len(guard)} points",
-            _GUARD,
-            guard[:SHOWN_GUARDED],
-        ),
-        notes=(
+        [
+            Table(f"The first {len(shown)} of {len(guard)} points", _GUARD, shown),
             f"{100 * result['design']['unbounded']:.3g} % of the goal's gradient lies outside the range of the constraint: along that part the goal is unbounded to first order on the solution set, and which solution training takes decides, not the data.",
-        ),
+        ],
     )
 
 
 def _course_section(design: dict[str, Any]) -> Section:
     return Section(
         "The course of the ascent",
-        "Each round linearises the problem at the moved data, takes a step, and solves the problem again. A round is taken back if the goal does not rise after solving again.",
-        table=Table("Rounds", _ROUNDS, design["course"]),
-        notes=(f"It stopped because: {design['reason']}.", f"Optimality map: {design['optimality']}."),
+        "Each round linearises the problem at the moved data, takes a step, and solves the problem again. A round is taken back if the goal does not rise after this.",
+        [
+            Table("Rounds", _ROUNDS, design["course"]),
+            f"It stopped because: {design['reason']}.",
+            f"Optimality map: {design['optimality']}.",
+        ],
     )
 
 
@@ -219,9 +219,6 @@ def _warnings(result: dict[str, Any]) -> tuple[str, ...]:
             f"Training had not stopped: on data that did not move the goal goes from {design['trained']:.5g} to {design['clean']:.5g} by itself, where the perturbation adds {design['predicted'] - design['clean']:.3g}. Changes are counted from there; the linear estimate and the ranking of points cannot be trusted.",
         ),
         (failed, f"Not confirmed by {failed}: no success is claimed there."),
-        (
-            design["gradient_norm"] > 1e-3,
-            f"The weights are not stationary: the gradient norm of the risk is {design['gradient_norm']:.3g}.",
-        ),
     )
-    return tuple(text for applies, text in warnings if applies)
+    texts = (text for applies, text in warnings if applies)
+    return (*texts, *leftover_gradient(design["gradient_norm"]))

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,28 @@ def csv_bytes(rows: Sequence[Mapping[str, object]]) -> bytes:
             )
         writer.writerow([_cell(row[column]) for column in columns])
     return stream.getvalue().encode()
+
+
+def flat_rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+    """Results as the rows of a table; lists are left out.
+
+    Names of nested values are joined by ``_``, and a value that a row does not have is ``None`` there.
+
+    Example:
+        >>> flat_rows([{"size": 1, "loss": {"all": 2.0}, "trail": [1, 2]}, {"size": 3}])
+        [{'size': 1, 'loss_all': 2.0}, {'size': 3, 'loss_all': None}]
+    """
+    rows = [dict(_flat(result)) for result in results]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]
+
+
+def _flat(result: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    for name, value in result.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}_{inner}", part) for inner, part in _flat(value))
+        elif not isinstance(value, list):
+            yield name, value
 
 
 def _cell(value: object) -> object:

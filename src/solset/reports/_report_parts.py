@@ -13,14 +13,12 @@ class Finding:
         value: Number, text, boolean, or ``None`` for no value.
         meaning: Sentence that says what the value tells, and when it does not.
         format: Format specification for numbers.
-        unit: Unit that is written behind the number.
     """
 
     label: str
     value: object
     meaning: str = ""
     format: str = ".4g"
-    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,11 @@ class Column:
     header: str
     format: str = ".4g"
     unit: str = ""
+
+
+def columns(form: str = ".4g", /, **heads: str) -> tuple[Column, ...]:
+    """Columns of one format by key, each with the text that stands above it."""
+    return tuple(Column(key, head, form) for key, head in heads.items())
 
 
 @dataclass(frozen=True)
@@ -77,18 +80,27 @@ class Section:
     Attributes:
         title: Heading of the section.
         meaning: One or two sentences that say what the section shows and how to read it.
-        table: Numbers of the section, if there are any.
-        figures: Pictures of the section, before the table.
-        notes: Remarks after the table.
-        warnings: Premises that do not hold; they stand before everything else.
+        parts: Pictures, tables, and sentences that are notes; each kind keeps its order.
     """
 
     title: str
     meaning: str
-    table: Table | None = None
-    figures: tuple[Picture, ...] = ()
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    parts: Sequence[Picture | Table | str]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The pictures, which stand before the tables."""
+        return [part for part in self.parts if isinstance(part, Picture)]
+
+    @property
+    def tables(self) -> list[Table]:
+        """The tables, which stand before the notes."""
+        return [part for part in self.parts if isinstance(part, Table)]
+
+    @property
+    def notes(self) -> list[str]:
+        """The remarks at the end."""
+        return [part for part in self.parts if isinstance(part, str)]
 
 
 @dataclass(frozen=True)
@@ -105,9 +117,16 @@ class Report:
 
     title: str
     question: str
-    summary: tuple[Finding, ...] = ()
-    sections: tuple[Section, ...] = ()
-    warnings: tuple[str, ...] = ()
+    summary: Sequence[Finding] = ()
+    sections: Sequence[Section] = ()
+    warnings: Sequence[str] = ()
+
+
+def leftover_gradient(norm: float) -> tuple[str, ...]:
+    """The warning that weights are not stationary, where the gradient norm of the risk says so."""
+    if norm <= 1e-3:
+        return ()
+    return (f"The weights are not stationary: the gradient norm of the risk is {norm:.3g}.",)
 
 
 STEP = Column("step_percent", "step", ".3g", "%")  # every table by step begins with it

@@ -1,30 +1,138 @@
-"""A run on a user's own model as a page."""
+"""The main job on a user's own model: move points, estimate the set of solutions, and show both on a page."""
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from solset._stability import training_stability
+from solset.changes import Move
+from solset.checks import within
 from solset.plotting import bars_before_after
 from solset.problem import Problem
+from solset.reports._moves import MoveSettings, map_of, mean_losses
+from solset.reports._options import option, seed_option
+from solset.reports._records import flat_rows
 from solset.reports._report import write_report
-from solset.reports._report_parts import STEP, Column, Finding, Picture, Report, Section, Table
+from solset.reports._report_parts import (
+    STEP,
+    Column,
+    Finding,
+    Picture,
+    Report,
+    Section,
+    Table,
+    columns,
+    leftover_gradient,
+)
 from solset.reports._run_folder import RunFolder
-from solset.reports._users import UserSettings, run_user_problem
+from solset.risk import EmpiricalRisk
+
+_COLUMNS = (
+    STEP,
+    *columns(distance="distance", sampled_distance="nearest sample", status="status"),
+    Column("residual", "residual", ".1e"),
+    *columns(".8g", trained_risk="risk: trained", estimate_risk="risk: estimate"),
+    *columns(".3g", trained_moved="moved: trained", estimate_moved="moved: estimate"),
+)
+
+
+@dataclass(frozen=True)
+class UserSettings(MoveSettings):
+    """Settings of ``solset run``; each field says what it is in its help text."""
+
+    seed: int = seed_option("random directions and samples")
+    samples: int = option(
+        5,
+        flag="--samples",
+        check=partial(within, low=0, cure="Use 0 for none."),
+        help="Number of elements drawn from the estimated set.",
+    )
+
+
+def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder) -> dict[str, Any]:
+    """Estimates the new solution set at every size, stage by stage."""
+    moves = settings.moves(problem)
+    derivative = problem.graphical_derivative(points=moves.points, optimality=map_of(settings.optimality))
+    setup = folder.stage(
+        "setup",
+        lambda: {
+            "problem": repr(problem),
+            "optimality": derivative.optimality,
+            "reason": derivative.reason,
+            "solver": type(derivative.solver).__name__,
+            "gradient_norm": float(problem.gradient().norm()),
+            "fit": problem.fit,
+            "risk": problem.risk().value(),
+        },
+    )
+
+    def estimate(dx: Tensor, size: float) -> dict[str, Any]:
+        return _at_size(problem, moves.points, dx, size, settings, folder)
+
+    result = {"setup": setup, "sizes": moves.stages(folder, "size", settings.sizes, estimate)}
+    folder.write_json("result.json", result)
+    return result
+
+
+def _at_size(
+    problem: Problem, points: list[int], dx: Tensor, size: float, settings: UserSettings, folder: RunFolder
+) -> dict[str, Any]:
+    stability = training_stability(
+        problem,
+        Move(points, dx),
+        samples=settings.samples,
+        generator=torch.Generator().manual_seed(settings.seed + 1),
+        optimality=map_of(settings.optimality),
+    )
+    estimate, samples = stability.solution.value, [sample.value for sample in stability.samples]
+    tensors = {"dx": dx, "trained": problem.weights().clone(), "estimate": estimate}
+    if samples:
+        tensors["samples"] = torch.stack(samples)
+    folder.write_tensors(f"weights_{size:g}.safetensors", tensors)
+    moved = problem.risk().move(points, dx)
+
+    def losses(risk: EmpiricalRisk) -> dict[str, float]:
+        return {**mean_losses(risk, points), "risk": risk.value()}
+
+    of_samples = [losses(moved.at(sample)) for sample in samples]
+    return {
+        "perturbation": stability.perturbation,
+        "distance": stability.distance,
+        "sampled_distance": stability.sampled_distance,
+        "ratio": stability.ratio,
+        "status": stability.status.value,
+        "residual": stability.solution.residual,
+        "is_empty": stability.is_empty,
+        "trained": losses(moved),
+        "estimate": losses(moved.at(estimate)),
+        "samples": {key: max(each[key] for each in of_samples) for key in of_samples[0]} if samples else {},
+    }
 
 
 def user_experiment(problem: Problem, settings: UserSettings, folder: RunFolder) -> Path:
     """Runs a user's problem into a folder and returns the path of the page."""
     result = run_user_problem(problem, settings, folder)
-    rows = [_flat(row) for row in result["sizes"]]
+    sizes, rows = result["sizes"], flat_rows(result["sizes"])
     folder.write_csv("sizes.csv", rows)
-    last = max(result["sizes"], key=lambda row: row["size"])
+    last = max(sizes, key=lambda row: row["size"])
     losses = {name: [last[name]["moved"], last[name]["all"]] for name in ("trained", "estimate")}
     labels = ("moved points", "all points")
     figure = bars_before_after(labels, losses, ylabel="loss per example on the moved data")
     folder.write_figure("losses", figure)
+    empty = ", ".join(f"{100 * row['size']:g} %" for row in sizes if row["is_empty"])
+    warnings = leftover_gradient(result["setup"]["gradient_norm"])
+    if empty:
+        warnings += (
+            f"The estimated set is empty at tolerance 1e-6 for steps of {empty}: the numbers are those of its least-squares element.",
+        )
     report = Report(
         "Where would this network have ended up?",
         f"If {len(settings.points)} training points had been moved, how far would the solution set be, and what loss would its nearest element have?",
-        summary=(
+        summary=[
             Finding(
                 "training stability",
                 last["distance"],
@@ -33,74 +141,35 @@ def user_experiment(problem: Problem, settings: UserSettings, folder: RunFolder)
             Finding(
                 "per unit of perturbation",
                 last["ratio"],
-                "The same distance over the norm of the perturbation, in weight units per input unit.",
+                "The same distance divided by the norm of the perturbation, in weight units per input unit.",
             ),
             Finding(
                 "loss on the moved points",
                 last["trained"]["moved"],
                 f"The loss at the trained weights; at the estimated ones it is {last['estimate']['moved']:.3g}.",
             ),
-        ),
-        sections=(_estimates(result["setup"], last, rows, settings),),
-        warnings=_warnings(result),
+        ],
+        sections=[_estimates(result["setup"], last, rows, settings)],
+        warnings=warnings,
     )
     return write_report(folder, report)
-
-
-def _flat(row: dict[str, Any]) -> dict[str, object]:
-    flat = {key: value for key, value in row.items() if not isinstance(value, dict)}
-    flat["step_percent"] = 100 * row["size"]
-    for where in ("trained", "estimate"):
-        flat |= {f"{part}_{where}": value for part, value in row[where].items()}
-    return flat
 
 
 def _estimates(
     setup: dict[str, Any], last: dict[str, Any], rows: list[dict[str, object]], settings: UserSettings
 ) -> Section:
+    caption = f"Losses at a step of {100 * last['size']:g} %."
     return Section(
         "Estimates",
         "The minimum-norm element of the estimated solution set, applied to the model. The residual says how nearly the linear system was solved; a set that is empty at tolerance 1e-6 is represented by its least-squares element.",
-        figures=(
-            Picture(
-                "losses", f"Losses at a step of {100 * last['size']:g} %.", "Bars of losses before and after."
-            ),
-        ),
-        table=Table(
-            "Steps",
-            (
-                STEP,
-                Column("distance", "distance"),
-                Column("sampled_distance", "nearest sample"),
-                Column("status", "status"),
-                Column("residual", "residual", ".1e"),
-                Column("risk_trained", "risk: trained", ".8g"),
-                Column("risk_estimate", "risk: estimate", ".8g"),
-                Column("moved_trained", "moved: trained", ".3g"),
-                Column("moved_estimate", "moved: estimate", ".3g"),
-            ),
-            rows,
-        ),
-        notes=(
+        [
+            Picture("losses", caption, "Bars of losses before and after."),
+            Table("Steps", _COLUMNS, rows),
             f"{setup['problem']}.",
             f"Optimality map: {setup['reason']}.",
-            f"Directions: {settings.direction}; each point moves by the stated percentage of its own norm, in input units after preprocessing.",
-            f"Solver: {setup['solver']}. Status: converged, the linear system is solved; inconsistent, it has no solution and the least-squares element stands in; max_steps, the solver ran out of steps and the numbers are not to be used.",
+            settings.directions_note,
+            f"Solver: {setup['solver']}. Its status is converged where the linear system is solved; inconsistent where it has no solution, and the least-squares element stands in; max_steps where the solver ran out of steps, and the numbers are not to be used.",
             "The risk is what training minimises, weight decay included; the other columns are losses per example.",
-            "These are estimates: solset.retrain gives the truth to judge them by.",
-        ),
+            "These are estimates: solset.retrain gives the truth by which to judge them.",
+        ],
     )
-
-
-def _warnings(result: dict[str, Any]) -> tuple[str, ...]:
-    warnings = []
-    if result["setup"]["gradient_norm"] > 1e-3:
-        warnings.append(
-            f"The weights are not stationary: the gradient norm of the risk is {result['setup']['gradient_norm']:.3g}."
-        )
-    empty = [f"{100 * row['size']:g} %" for row in result["sizes"] if row["is_empty"]]
-    if empty:
-        warnings.append(
-            f"The estimated set is empty at tolerance 1e-6 for steps of {', '.join(empty)}: the numbers are of its least-squares element."
-        )
-    return tuple(warnings)
