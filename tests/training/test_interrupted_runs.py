@@ -28,7 +28,9 @@ class Stop(BaseException):
 
 
 def net() -> nn.Module:
-    return nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, 2))
+    return nn.Sequential(
+        nn.Linear(3, 6, bias=False), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, 2)
+    )
 
 
 class Loss:
@@ -67,7 +69,7 @@ def goal(model: nn.Module) -> Tensor:
 def test_a_run_that_was_interrupted_at_any_step_goes_on_to_the_same_numbers(name, on_disk, tmp_path):
     expected = training(Loss(), *RECIPES[name]).run()
     steps = len(expected.losses)
-    for stop in range(1, steps + 1):
+    for stop in sorted({1, 3, 4, min(5, steps), steps}):  # an epoch has 3 steps, or 1
         place = {"checkpoint": tmp_path / f"{stop}.safetensors"}
         if on_disk:
             place["folder"] = tmp_path / f"states {stop}"
@@ -86,7 +88,7 @@ def test_a_run_that_was_interrupted_at_any_step_goes_on_to_the_same_numbers(name
         assert run.batches == expected.batches
         seen = 1 + len(run.batches[0])  # the loss of a batch beside those of its points, to know a mean
         assert taken == steps - stop + 1 + seen  # only the step that was interrupted is taken again
-        if stop == steps // 2:
+        if stop == min(5, steps):
             torch.testing.assert_close(run.attribute(goal).weights, expected.attribute(goal).weights)
 
 

@@ -80,16 +80,16 @@ class RunFile:
             return
         start = time.monotonic()
         names, arrays = packed(capture(model, optimizer), "now.")
-        kept: dict[str, Any] = {}
+        states: dict[str, Any] = {}
         for step, state in tape.states.items():
-            kept[str(step)] = state
+            states[str(step)] = state
             if tape.folder is None:
-                kept[str(step)], tensors = packed(state, f"{step}.")
+                states[str(step)], tensors = packed(state, f"{step}.")
                 arrays |= tensors
         records, more = _written_steps(tape.records)
         arrays |= more
         arrays |= {"epoch_start": torch.cat(place.epoch_start), "now": torch.cat(place.now)}
-        records |= {"now": names, "states": kept, "generators": [len(part) for part in place.now]}
+        records |= {"now": names, "states": states, "generators": [len(part) for part in place.now]}
         self.checkpoint.write(records, arrays)
         self.due = start + max(SECONDS, SHARE * (time.monotonic() - start))
 

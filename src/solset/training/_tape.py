@@ -113,8 +113,8 @@ def unpacked(names: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix: st
     """The state that :func:`packed` took apart.
 
     Args:
-        names: Names and values.
-        tensors: Tensors by name.
+        names: Names of the tensors, and the values that are none.
+        tensors: Tensors of the state, by prefixed name.
         prefix: Start of each tensor's name.
     """
     slots: Sequence[dict[str, Any]] = [
