@@ -9,7 +9,7 @@ from solset.planning import plan
 from solset.poisoning import design_poisoning
 from solset.problem import Problem
 from solset.retraining import retrain
-from solset.risk import embedding_of
+from solset.risk import WholeBatch, embedding_of
 from solset.sets import AffineSet
 from solset.solvers import Solution, SolverError, filters
 from solset.training import Training
@@ -34,5 +34,6 @@ __all__ = [
     "Remove",
     "Solution",
     "SolverError",
+    "WholeBatch",
     "filters",
 ]

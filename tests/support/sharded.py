@@ -6,7 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from solset import Move, Problem, audit, follow_path, lipschitz_modulus, plan, retrain, training_stability
+from solset import (
+    Move,
+    Problem,
+    WholeBatch,
+    audit,
+    follow_path,
+    lipschitz_modulus,
+    plan,
+    retrain,
+    training_stability,
+)
 from solset.landscapes import landscape
 from solset.operators import GaussNewton, Hessian, InformativeRows, InputJacobian, Jacobian, Mixed
 from solset.retraining import GradientDescent, LevenbergMarquardt
@@ -48,6 +58,16 @@ def convolutional(count: int, **options) -> tuple[Problem, Counted]:
     return Problem(net.double().eval(), nn.CrossEntropyLoss(), data, **options), data
 
 
+def whole_batch(count: int) -> Problem:
+    """A loss of all outputs at once, whose points different processes hold."""
+    net, data = nn.Linear(5, 3).double(), draw(count, 5, seed=8)
+    with torch.no_grad():
+        net.weight.copy_(draw(3, 5, seed=9))
+        net.bias.zero_()
+    loss = WholeBatch(lambda outputs, _: (outputs @ outputs.T).logsumexp(dim=1).mean())
+    return Problem(net, loss, data, torch.zeros(count), batch_size=4, gradient_tol=float("inf"))
+
+
 def derivatives(count: int, points: Sequence[int], memory_budget: int) -> dict[str, Tensor]:
     """Every product with every operator."""
     risk = convolutional(count)[0].risk()
@@ -66,6 +86,13 @@ def derivatives(count: int, points: Sequence[int], memory_budget: int) -> dict[s
             found[f"{name} @ {k}"] = operator @ draw(columns, k, seed=2)
             found[f"{name}.T @ {k}"] = operator.T @ draw(m, k, seed=3)
             found[f"{name} twice"] = operator @ draw(columns, seed=4)
+    pairs = whole_batch(count).risk()
+    found["value of all at once"], found["gradient of all at once"] = (
+        torch.tensor(pairs.value()),
+        pairs.gradient(),
+    )
+    for operator in (Hessian(pairs, **kept), Mixed(pairs, points, **kept), GaussNewton(pairs, **kept)):
+        found[f"{type(operator).__name__} of all at once"] = operator @ draw(operator.shape[1], 2, seed=2)
     found["rows"] = Jacobian(risk).rows(1, 8)
     found["blocks"] = InputJacobian(risk, points).gram_blocks()
     assert len(found["gradient"]) == p

@@ -1,6 +1,6 @@
 """The curvature ``Λ`` of the loss in the outputs, and the Gauss–Newton matrix."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from math import prod
 
@@ -23,6 +23,7 @@ from solset.operators._pushes import push_forward
 from solset.operators._regularisation import regularisation_of
 from solset.risk import EmpiricalRisk, flat_rows, is_out_of_memory, output_shape, through_loss
 
+MOST_COUPLED = 1000  # outputs of all points together up to which the same is done for a loss of all at once
 MOST_OUTPUTS = 256  # outputs of a point up to which the loss's curvature is written out for products
 
 
@@ -42,6 +43,13 @@ def loss_curvature(
     Cost: one forward pass, or none if outputs are passed, and ``c`` sweeps through the loss alone; memory for
     ``n·c²`` numbers.
     """
+    if risk.is_whole:
+        raise bad_value(
+            "loss",
+            expected="a mean or a sum over points where its curvature at each is asked for",
+            got="a loss of all outputs at once, whose curvature couples the points",
+            cure='Take optimality="stationary" or "gauss_newton", a move of points, a path or retrain.',
+        )
     if outputs is not None:
         return through_loss(risk, outputs, lambda out, y: _of_batch(risk, out, y), targets=targets)
     return _through_network(risk, _of_batch)
@@ -106,8 +114,14 @@ def _column(slope: Tensor, leaf: Tensor, j: int) -> Tensor:
     return torch.autograd.grad(slope[:, j].sum(), leaf, retain_graph=True)[0]
 
 
-def _curved(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor, pushed: Tensor) -> Tensor:
+def curved(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor, pushed: Tensor) -> Tensor:
     """``αΛ`` times changes of the outputs of a batch, ``(k, b, c)``, by products alone.
+
+    Args:
+        risk: Empirical risk with the loss.
+        outputs: Outputs of the batch, ``(b, *out)``; of all points for a loss of all at once.
+        targets: Targets of the same points.
+        pushed: Changes of these outputs, ``(k, b, c)``.
 
     Cost: a sweep through the loss for each change; memory for a few of them.
     """
@@ -153,6 +167,22 @@ def _root(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
     return ((vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.mT).to(risk.weights.dtype)
 
 
+def _whole_root(risk: EmpiricalRisk) -> Tensor:
+    """``Λ^{1/2}`` of a loss of all outputs at once, ``(1, n·c, n·c)``."""
+    outputs, targets = risk.outputs_and_targets()
+    unit = torch.eye(outputs.numel(), dtype=torch.float64, device=outputs.device)
+    matrix = torch.cat([curved(risk, outputs, targets, part) for part in _panels(unit, outputs)])
+    matrix = matrix.reshape(len(unit), -1)
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return root.to(risk.weights.dtype).unsqueeze(0)
+
+
+def _panels(unit: Tensor, outputs: Tensor) -> Iterator[Tensor]:
+    for panel in unit.split(256):
+        yield panel.reshape(len(panel), len(outputs), -1)
+
+
 class CurvatureRoot(BlockDiagonal):
     """``√α Λ^{1/2}``, by which the Gauss–Newton matrix weights the rows of ``J``, ``(m, m)``.
 
@@ -162,6 +192,9 @@ class CurvatureRoot(BlockDiagonal):
         risk: Empirical risk with the loss and the network.
         memory_budget: Bytes that the blocks may take with what they are computed from; a gigabyte at least.
 
+    Attributes:
+        side: Number of outputs in a block: those of one point, or of all for a loss of all outputs at once.
+
     Raises:
         ValueError: If the blocks of all points do not fit the budget.
 
@@ -169,39 +202,41 @@ class CurvatureRoot(BlockDiagonal):
     """
 
     def __init__(self, risk: EmpiricalRisk, *, memory_budget: int = GRAPH_BUDGET) -> None:
-        self._risk, self._shape, self._budget = risk, output_shape(risk), memory_budget
-        m = len(risk.points) * prod(self._shape)
+        self._risk, self._budget = risk, memory_budget
+        m = len(risk.points) * prod(output_shape(risk))
+        self.side = m if risk.is_whole else m // len(risk.points)
         LinearOperator.__init__(self, (m, m), risk.weights.dtype, risk.weights.device)
 
     @property
     def blocks(self) -> Tensor:
-        """One block for each point, ``(n, c, c)``."""
+        """One block for each point, ``(n, c, c)``; one in all for a loss of all outputs at once."""
         return self._computed
 
     @property
     def bytes(self) -> int:
         """Memory that the blocks take."""
-        return self.shape[0] * prod(self._shape) * self._risk.weights.element_size()
+        return self.shape[0] * self.side * self._risk.weights.element_size()
 
     @cached_property
     def _computed(self) -> Tensor:
-        needed = 3 * 8 * self.shape[0] * prod(self._shape)
+        needed = 3 * 8 * self.shape[0] * self.side
         if needed > max(self._budget, 2**30):
+            of = "in all, which it couples" if self._risk.is_whole else "a point"
             raise bad_value(
                 "memory_budget",
-                expected=f"at least {needed} bytes: the loss has {prod(self._shape)} outputs a point",
+                expected=f"at least {needed} bytes: the loss has {self.side} outputs {of}",
                 got=self._budget,
                 cure="Take a solver that needs products only: CG() for gauss_newton, else MINRES().",
             )
-        return _through_network(self._risk, _root)
+        return _whole_root(self._risk) if self._risk.is_whole else _through_network(self._risk, _root)
 
 
 class GaussNewton(NormalOperator):
     """The Gauss–Newton matrix ``AᵀA + λI`` with rows ``A = √α Λ^{1/2} J``, ``(p, p)``.
 
-    Unequal weight decays stand on the diagonal in place of ``λI``. Where points have more than 256 outputs,
-    products go through the loss and not through ``Λ^{1/2}``:
-    then a loss that is not convex in the outputs keeps its negative curvature.
+    Unequal weight decays stand on the diagonal in place of ``λI``. Where points have more than 256 outputs
+    (or, for a loss of all outputs at once, all together more than 1000), products go through the loss and not
+    through ``Λ^{1/2}``: then a loss that is not convex in the outputs keeps its negative curvature.
 
     It equals the Hessian at zero residual, and if the outputs are linear in the weights. The factor ``A`` is
     an attribute, so that solvers may work on the smaller side.
@@ -217,7 +252,8 @@ class GaussNewton(NormalOperator):
     def __init__(self, risk: EmpiricalRisk, *, memory_budget: int = GRAPH_BUDGET) -> None:
         self._jacobian = Jacobian(risk, memory_budget=memory_budget)
         self._risk, self._weights = risk, CurvatureRoot(risk, memory_budget=memory_budget)
-        is_small = self._jacobian.outputs <= MOST_OUTPUTS
+        side = self._weights.side
+        is_small = side <= (MOST_COUPLED if risk.is_whole else MOST_OUTPUTS)
         self.keeps_weights = is_small and self._weights.bytes <= memory_budget
         damping, rest = regularisation_of(risk)
         super().__init__(Product(self._weights, self._jacobian), damping, rest)
@@ -262,12 +298,14 @@ class GaussNewton(NormalOperator):
         else:
             shaped = outputs.detach().reshape(-1, *output_shape(self._risk))
             if self._jacobian.outputs > MOST_OUTPUTS:
-                return _curved(self._risk, shaped, targets, pushed)
+                return curved(self._risk, shaped, targets, pushed)
             roots = _root(self._risk, shaped, targets)
         return torch.einsum("bij,bjl,kbl->kbi", roots, roots, pushed)
 
     def _apply(self, block: Tensor) -> Tensor:
         """One sweep over the batches: push, weigh and pull through each graph."""
+        if self._risk.is_whole:
+            return self._apply_whole(block)
         if self.keeps_weights:
             _ = self._weights.blocks  # computed by all processes together, before each takes its batches
         if self._jacobian.pushes_forward(block.shape[1]):
@@ -280,6 +318,15 @@ class GaussNewton(NormalOperator):
 
         total = self._jacobian.graphs.summed(torch.zeros_like(block), product)
         return total + self.added(block)
+
+    def _apply_whole(self, block: Tensor) -> Tensor:
+        """The product for a loss of all outputs at once, by its root or by products with its curvature."""
+        if self.keeps_weights:
+            return super()._apply(block)
+        outputs, targets = self._risk.outputs_and_targets()
+        pushed = (self._jacobian @ block).T.reshape(block.shape[1], len(outputs), -1)
+        weighed = curved(self._risk, outputs, targets, pushed).reshape(block.shape[1], -1)
+        return self._jacobian.T @ weighed.T + self.added(block)
 
     def _apply_forward(self, vector: Tensor) -> Tensor:
         """The same product by one forward pass in forward mode, and one backward pass."""

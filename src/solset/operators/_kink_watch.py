@@ -151,6 +151,8 @@ def watched(
 ) -> tuple[list[Tied], list[Tied]]:
     """The calls with kinks in one forward pass of a batch: those of the network, and those of the loss.
 
+    A loss of all outputs at once has its calls where the batch holds all points.
+
     Args:
         risk: Empirical risk with the network and the loss.
         parameters: Weights in the shapes of the parameters.
@@ -164,5 +166,6 @@ def watched(
         with KinkWatch(names, len(inputs)) as network:
             outputs = risk.forward(leaves, inputs)
         with KinkWatch({}, len(inputs)) as loss:
-            risk.loss(outputs, targets)
+            if not risk.is_whole or len(inputs) == len(risk.points):
+                risk.loss(outputs, targets)
     return network.calls, loss.calls

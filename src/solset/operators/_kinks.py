@@ -74,7 +74,7 @@ def points_on_kinks(risk: EmpiricalRisk) -> Tensor:
 
     Cost: one forward pass with its graph.
     """
-    parameters = risk.layout.split(risk.weights)
+    risk, parameters = _at_once(risk), risk.layout.split(risk.weights)
 
     def work(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
         return torch.stack(
@@ -82,6 +82,11 @@ def points_on_kinks(risk: EmpiricalRisk) -> Tensor:
         ).to(risk.weights.device)
 
     return risk.joined(work)
+
+
+def _at_once(risk: EmpiricalRisk) -> EmpiricalRisk:
+    """The risk with all points in one batch where its loss is one of all outputs at once."""
+    return replace(risk, batch_size=len(risk.points)) if risk.is_whole else risk
 
 
 def _owners(calls: Sequence[Tied], count: int) -> Tensor:
@@ -107,13 +112,17 @@ def one_sided(risk: EmpiricalRisk, suspects: Tensor, moved: Sequence[int], *, of
     chosen = (suspects[:, 0] if of_outputs else suspects.any(dim=1)).nonzero().flatten().tolist()
     if not chosen:
         return Kinks()
-    part, movable = risk.select(chosen), set(moved)
+    if risk.is_whole:
+        chosen = list(range(len(risk.points)))
+    part, movable = _at_once(risk.select(chosen)), set(moved)
     places = [place for place, point in enumerate(chosen) if point in movable]
     with comm.alone():
         live = _live(_Line.of(part, places, seed=0), of_outputs=of_outputs)
         keep = torch.cat([call.points for call in live]).unique().tolist()
         if not keep:
             return Kinks()
+        if risk.is_whole:
+            keep = list(range(len(chosen)))
         at = {place: i for i, place in enumerate(keep)}
         moving = [at[place] for place in places if place in at]
         bent = _bent(in_double(part.select(keep)), moving, of_outputs=of_outputs)

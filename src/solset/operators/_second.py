@@ -10,6 +10,7 @@ from torch import Tensor
 
 from solset.linalg import LinearOperator
 from solset.operators._cost import HESSIAN_GRAPH, HESSIAN_PRODUCT, MIXED_PRODUCT, ProductCost
+from solset.operators._coupling import coupled_hessian, coupled_mixed, separable
 from solset.operators._differences import GradientDifferences, or_differences
 from solset.operators._graphs import GRAPH_BUDGET, Graphs
 from solset.operators._pull_back import pull_back
@@ -42,13 +43,15 @@ def _gradient_graph(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, *, mix
 class Hessian(LinearOperator):
     """The Hessian ``H = ∇²_w E(x̄, w̄)``, ``(p, p)``, weight decay included.
 
-    Products are sweeps through the differentiated gradient (Pearlmutter 1994).
+    Products are sweeps through the differentiated gradient (Pearlmutter 1994). For a loss of all outputs at
+    once they are ``Σ s_i ∇²f_i + JᵀΛJ`` with its slopes ``s`` and its curvature ``Λ`` in all outputs.
 
     Args:
         risk: Empirical risk at the point of linearisation.
         memory_budget: Bytes that graphs kept between products may take.
 
-    Cost: one graph (about two gradients) once if it fits, then about two gradients for each product.
+    Cost: one graph (about two gradients) once if it fits, then about two gradients for each product; one more
+    for a loss of all outputs at once.
     """
 
     is_symmetric = True
@@ -56,13 +59,15 @@ class Hessian(LinearOperator):
     def __init__(self, risk: EmpiricalRisk, *, memory_budget: int = GRAPH_BUDGET) -> None:
         p = risk.layout.size
         super().__init__((p, p), risk.weights.dtype, risk.weights.device)
-        self._risk, self._regularisation = risk, Regularisation(risk)
+        self._regularisation, self._coupling = Regularisation(risk), coupled_hessian(risk, memory_budget)
+        self._risk = risk = separable(risk)
         self.graphs = Graphs(risk, lambda x, y: _gradient_graph(risk, x, y, mixed=False), memory_budget)
 
     @property
     def cost(self) -> ProductCost:
         """The cost of ``H v``."""
-        return ProductCost.through(self.graphs, HESSIAN_GRAPH, HESSIAN_PRODUCT)
+        through = ProductCost.through(self.graphs, HESSIAN_GRAPH, HESSIAN_PRODUCT)
+        return through if self._coupling is None else through + self._coupling.cost
 
     def _apply(self, block: Tensor) -> Tensor:
         product = or_differences(
@@ -70,6 +75,8 @@ class Hessian(LinearOperator):
             lambda: self._swept(block),
             lambda: torch.stack([self._differences.of_weights(v) for v in block.T], dim=1),
         )
+        if self._coupling is not None:
+            product = product + self._coupling @ block
         return product + self._regularisation @ block
 
     def _swept(self, block: Tensor) -> Tensor:
@@ -107,6 +114,8 @@ class Mixed(LinearOperator):
     def __init__(
         self, risk: EmpiricalRisk, points: Sequence[int], *, memory_budget: int = GRAPH_BUDGET
     ) -> None:
+        self._coupling = coupled_mixed(risk, points, memory_budget)
+        risk = separable(risk)
         moved = risk.select(points)
         self._size = prod(moved.points.feature_shape)
         super().__init__(
@@ -119,21 +128,24 @@ class Mixed(LinearOperator):
     @property
     def cost(self) -> ProductCost:
         """The cost of ``B Δx``."""
-        return ProductCost.through(self.graphs, 1.0, MIXED_PRODUCT - 1.0, share=self._share)
+        through = ProductCost.through(self.graphs, 1.0, MIXED_PRODUCT - 1.0, share=self._share)
+        return through if self._coupling is None else through + self._coupling.cost
 
     def _apply(self, block: Tensor) -> Tensor:
-        return or_differences(
+        product = or_differences(
             self._risk,
             lambda: self._swept(block),
             lambda: torch.stack([self._differences.along_inputs(u) for u in block.T], dim=1),
         )
+        return product if self._coupling is None else product + self._coupling @ block
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
-        return or_differences(
+        product = or_differences(
             self._risk,
             lambda: self._swept_transposed(block),
             lambda: torch.stack([self._differences.of_inputs(v) for v in block.T], dim=1),
         )
+        return product if self._coupling is None else product + self._coupling.T @ block
 
     @cached_property
     def _differences(self) -> GradientDifferences:

@@ -97,7 +97,9 @@ class IsolatedSteps:
     def _preconditioner(self) -> LinearOperator:
         """The Gauss–Newton inverse, on the informative rows alone if they are few; none for dense outputs."""
         count = len(self._risk.points) * self._outputs
-        if 24 * count * self._outputs > self._budget:  # the loss's curvature does not fit
+        if (
+            self._risk.is_whole or 24 * count * self._outputs > self._budget
+        ):  # curvature couples, or does not fit
             return Identity(self._risk.layout.size, self._risk.weights.dtype, self._risk.weights.device)
         chosen = InformativeInverse(self._risk, self._points, memory_budget=self._budget)
         self._meter.add(FORWARD)
@@ -324,12 +326,16 @@ class IsolatedSteps:
     def _station(
         self, place: float, risk: EmpiricalRisk, gradient: float, length: float, smallest: float, error: float
     ) -> Station:
-        losses = risk.losses()
+        if risk.is_whole:  # a point has no loss of its own
+            of_moved, of_all = float("nan"), risk.without_regularisation().value()
+        else:
+            losses = risk.losses()
+            of_moved, of_all = float(losses[self._points].mean()), float(losses.mean())
         self._meter.add(FORWARD)
         return Station(
             place=place,
-            moved_loss=float(losses[self._points].mean()),
-            all_loss=float(losses.mean()),
+            moved_loss=of_moved,
+            all_loss=of_all,
             residual=gradient,
             length=length,
             smallest=smallest,

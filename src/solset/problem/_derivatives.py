@@ -155,7 +155,8 @@ class _Door:
 
     def _loss_probe(self) -> Comparison | None:
         """The loss as a function of some outputs of other points; ``None`` if it fails there."""
-        places, loss = probe_indices(len(self.outputs)), self.few.loss
+        loss, count = self.few.loss, len(self.outputs)
+        places = list(range(count)) if self.few.is_whole else probe_indices(count)
         outputs = self.outputs.roll(len(self.outputs) // 2, dims=0)[places].to(self.few.weights.dtype)
         targets = self.targets[places]
         if targets.is_floating_point():

@@ -94,7 +94,8 @@ def open_problem(
     few = probe_indices(len(risk.points))
     risk = opened(risk, few, target_moves=target_moves)
     probed = probe_model(risk)
-    risk = replace(risk, reduction=reduction_of(risk.loss, probed, risk.points[few][1], strict=False))
+    if not risk.is_whole:
+        risk = replace(risk, reduction=reduction_of(risk.loss, probed, risk.points[few][1], strict=False))
     factors = None if sample_weights is None else sample_factors(sample_weights, len(risk.points), weights)
     risk, sweep, premises = _with_verified_loss(risk, factors)
     warns = _warned_of_drift(risk, sweep, gradient_tol)
@@ -154,7 +155,7 @@ def _warned_of_drift(risk: EmpiricalRisk, sweep: Sweep, asked: float | None) -> 
     """Warns of weights that are not stationary; returns whether answers are to warn of what is left."""
     size = float(sweep.gradient.norm())
     if not size < float("inf"):
-        broken = (~torch.isfinite(risk.losses())).nonzero().flatten().tolist()
+        broken = [] if risk.is_whole else (~torch.isfinite(risk.losses())).nonzero().flatten().tolist()
         got = f"values that are not finite in points {broken[:5]}" if broken else f"gradient norm {size}"
         cure = "Look at the outputs there: they overflow, or leave the loss's domain."
         raise bad_value("loss", expected="finite, with a finite gradient", got=got, cure=cure)

@@ -60,6 +60,8 @@ class Interpolating(LinearisedMap):
             return f"weight decay {float(decay):g}, under which the training outputs are not kept"
         if point.risk.penalty is not None:
             return "a penalty on the weights, under which the training outputs are not kept"
+        if point.risk.is_whole:
+            return "a loss of all outputs at once, which may be lowest at other outputs too"
         if not point.misfit <= FIT_TOL:
             return (
                 f"a training set that is not fitted (mean loss gradient in the outputs {point.fit:.3g}, "

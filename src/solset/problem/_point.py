@@ -89,8 +89,8 @@ class TrainedPoint:
 
     @property
     def curvature_bytes(self) -> int:
-        """Bytes of the loss's curvature at every point, with its eigenvectors."""
-        return 3 * 8 * self.rows * self.outputs
+        """Bytes of the loss's curvature at every point (or in all outputs), with its eigenvectors."""
+        return 3 * 8 * self.rows * (self.rows if self.risk.is_whole else self.outputs)
 
     @property
     def curvature_fits(self) -> bool:

@@ -45,7 +45,8 @@ class Problem:
             a tuple in order, or with those of a dict by name.
         loss: Function ``(outputs, targets) -> scalar`` that is a mean or a sum over points, or a mean whose
             weights the targets decide: class weights, ignored targets, masks. Evaluations show which of
-            them it is; a ``reduction`` attribute that says otherwise is refused.
+            them it is; a ``reduction`` attribute that says otherwise is refused. A loss of all outputs at
+            once is declared as ``solset.WholeBatch(loss)``.
         inputs: Training data: a tensor, array or frame with ``n`` rows; a dict or tuple of them, also nested;
             a map-style dataset of pairs, of tuples that end in the target or of dicts; or a loader that does
             not shuffle, with its collate function. All but what ``moves`` is held: masks, token ids.

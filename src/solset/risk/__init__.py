@@ -10,6 +10,7 @@ from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep
 from solset.risk._heads import fit_at, losses_at, output_shape, slopes_at, through_loss
 from solset.risk._identity import digest, identity, settings_of, without_addresses
 from solset.risk._layout import Layout, choose_parameters, flat_rows
+from solset.risk._losses import WholeBatch
 from solset.risk._opening import opened
 from solset.risk._penalty import Penalty, check_penalty
 from solset.risk._points import Indices, Points
@@ -37,6 +38,7 @@ __all__ = [
     "Source",
     "Sweep",
     "WeighedLoss",
+    "WholeBatch",
     "WeightDecay",
     "as_points",
     "called",

@@ -32,7 +32,7 @@ def in_double(risk: EmpiricalRisk) -> EmpiricalRisk:
     weights, decay = risk.weights.double(), _double(risk.weight_decay)
     double = replace(risk, loss=loss, points=points, weights=weights, weight_decay=decay, fixed=held)
     try:
-        double.select([0]).sweep()
+        (double if double.is_whole else double.select([0])).sweep()
     except (RuntimeError, TypeError, ValueError):
         return risk
     return double

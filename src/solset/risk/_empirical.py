@@ -13,6 +13,7 @@ from solset.risk._batching import Room, in_batches
 from solset.risk._decay import one_number
 from solset.risk._door import Door
 from solset.risk._layout import Layout, flat_rows, matching
+from solset.risk._losses import WholeBatch, of_outputs, pointwise
 from solset.risk._penalty import Penalty
 from solset.risk._points import Indices, Points
 from solset.risk._routes import Routes
@@ -51,7 +52,7 @@ class EmpiricalRisk:
 
     Attributes:
         model: Network ``f`` as a module.
-        loss: Function ``(outputs, targets) -> scalar``.
+        loss: Function ``(outputs, targets) -> scalar``; a :class:`WholeBatch` for one of all points at once.
         reduction: Kind of the loss: a ``"mean"`` or a ``"sum"`` over the points of a batch.
         points: Training points ``(x_i, y_i)``.
         layout: Names and shapes of the parameters that are the weights.
@@ -105,6 +106,30 @@ class EmpiricalRisk:
     def move(self, points: Indices, dx: Tensor) -> "EmpiricalRisk":
         """The same risk with the inputs of ``points`` moved by ``dx``, ``(|K|, *input)``."""
         return replace(self, points=self.points.move(points, dx))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the loss is one of all outputs at once, which no point has by itself."""
+        return isinstance(self.loss, WholeBatch)
+
+    def of_outputs(self, slopes: Tensor) -> "EmpiricalRisk":
+        """The risk ``Σ ⟨s_i, f(x_i, w)⟩`` of the outputs, without weight decay and penalty.
+
+        With the slopes of a loss of all outputs it has the same gradient, and the part of the Hessian that
+        comes from the curvature of the network.
+
+        Args:
+            slopes: Slope ``s_i`` in the outputs of each point, held, ``(n, c)``.
+        """
+        points = self.points
+
+        def fetch(indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+            return points[indices][0], slopes[list(indices)]
+
+        held = replace(points, fetch=fetch, moved={}, targets=None)
+        return replace(
+            self, points=held, loss=of_outputs, reduction="sum", total=len(points)
+        ).without_regularisation()
 
     def select(self, points: Indices) -> "EmpiricalRisk":
         """The part of the risk that comes from these points: same ``α``, no weight decay."""
@@ -249,6 +274,8 @@ class EmpiricalRisk:
     def value(self) -> float:
         """``E(x, w)``, with weight decay. Cost: one forward pass over the data."""
         parameters = self.layout.split(self.weights)
+        if self.is_whole:
+            return float(self.loss(*self.outputs_and_targets())) + self._decay()
 
         def work(_: int, inputs: Tensor, targets: Tensor) -> Tensor:
             return self.batch_value(parameters, inputs, targets).reshape(1).to("cpu", torch.float64)
@@ -304,6 +331,8 @@ class EmpiricalRisk:
 
     def sweep(self) -> Sweep:
         """Value, gradient, outputs and targets from the same passes. Cost: one gradient."""
+        if self.is_whole:
+            return self._whole_sweep()
         value, gradient, outputs, targets = 0.0, torch.zeros_like(self.weights), [], []
         for part in self.each(self._batch_sweep):
             value, gradient = value + part.value, gradient + part.gradient
@@ -316,6 +345,27 @@ class EmpiricalRisk:
             comm.join(torch.cat(parts) if parts else None, device=device) for parts in (outputs, targets)
         )
         return Sweep(value + self._decay(), gradient, outputs, targets)
+
+    def _whole_sweep(self) -> Sweep:
+        """The sweep of a loss of all outputs: a forward pass gives its slopes, which are then pulled back."""
+        outputs, targets = self.outputs_and_targets()
+        leaf = outputs.requires_grad_()
+        with torch.enable_grad():
+            loss = self.loss(leaf, targets).reshape(())
+        (slopes,) = torch.autograd.grad(loss, leaf, allow_unused=True, materialize_grads=True)
+        gradient = self.of_outputs(flat_rows(slopes)).gradient() + self.regularisation_gradient()
+        return Sweep(float(loss.detach()) + self._decay(), gradient, outputs.detach(), targets)
+
+    def outputs_and_targets(self) -> tuple[Tensor, Tensor]:
+        """Outputs ``(n, *out)`` and targets of all points, detached. Cost: one forward pass."""
+        parameters = self.layout.split(self.weights)
+        with torch.no_grad():
+            parts = list(self.each(lambda _, x, y: (self.forward(parameters, x), y)))
+        outputs, targets = (
+            comm.join(torch.cat([part[i] for part in parts]) if parts else None, device=self.weights.device)
+            for i in (0, 1)
+        )
+        return outputs.detach(), targets.detach()
 
     def _batch_sweep(self, _: int, inputs: Tensor, targets: Tensor) -> Sweep:
         """The share of one batch, without weight decay."""
@@ -351,12 +401,6 @@ class EmpiricalRisk:
             return share * torch.autograd.grad(value, leaf)[0]
 
         return self.joined(work)
-
-
-def pointwise(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The loss of each point of a batch alone, ``(b,)``."""
-    parts = [loss(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(outputs))]
-    return torch.stack(parts).reshape(-1)
 
 
 def _modes_of(model: nn.Module) -> tuple[bool, ...]:

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from solset import comm
 from solset.risk._batching import in_batches
-from solset.risk._empirical import EmpiricalRisk, pointwise
+from solset.risk._empirical import EmpiricalRisk
 from solset.risk._layout import flat_rows
+from solset.risk._losses import pointwise
 
 
 def output_shape(risk: EmpiricalRisk) -> tuple[int, ...]:
@@ -67,6 +68,8 @@ def slopes_at(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None = Non
         outputs: Outputs of all points, ``(n, c)``.
         targets: Targets of all points; read from the risk by default.
     """
+    if risk.is_whole:
+        return _whole_slopes(risk, outputs, targets)
 
     def work(out: Tensor, targets: Tensor) -> Tensor:
         leaf = out.detach().requires_grad_()
@@ -75,6 +78,15 @@ def slopes_at(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None = Non
         return flat_rows(torch.autograd.grad(value, leaf)[0])
 
     return through_loss(risk, outputs, work, targets=targets)
+
+
+def _whole_slopes(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None) -> Tensor:
+    """The slopes of a loss of all outputs at once."""
+    leaf = outputs.reshape(len(outputs), *output_shape(risk)).detach().clone().requires_grad_()
+    aims = risk.outputs_and_targets()[1] if targets is None else targets
+    with torch.enable_grad():
+        value = risk.loss(leaf, aims).reshape(())
+    return flat_rows(torch.autograd.grad(value, leaf, allow_unused=True, materialize_grads=True)[0])
 
 
 def fit_at(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None = None) -> float:

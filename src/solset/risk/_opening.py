@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.risk._empirical import EmpiricalRisk
+from solset.risk._losses import WholeBatch
 from solset.risk._tree_loss import TreeLoss
 from solset.risk._trees import Leaf, Tree, named_tensors
 
@@ -48,13 +49,16 @@ def opened(risk: EmpiricalRisk, few: Sequence[int], *, target_moves: bool | None
                 cure='Name the ones that the loss takes, as in outputs="logits".',
             )
         door = replace(door, outputs=tree)
-    loss = risk.loss
+    loss = risk.loss.loss if isinstance(risk.loss, WholeBatch) else risk.loss
     if door.outputs is not None or aims is not None:
-        loss = TreeLoss(risk.loss, door.outputs, aims, door.moves_target)
+        loss = TreeLoss(loss, door.outputs, aims, door.moves_target)
+    if risk.is_whole:
+        loss = WholeBatch(loss, len(risk.points))
     whole = replace(risk, door=door, loss=loss)
     with torch.no_grad(), torch.random.fork_rng():
         outputs = whole.forward(whole.layout.split(whole.weights), inputs)
-    _check_loss(whole, outputs, targets)
+    if not whole.is_whole:
+        _check_loss(whole, outputs, targets)
     _refuse_padding(whole, few, outputs)
     return whole
 

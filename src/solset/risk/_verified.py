@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from solset.errors import bad_type, bad_value
-from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, pointwise
+from solset.risk._empirical import EmpiricalRisk, Loss, Reduction
+from solset.risk._losses import pointwise
 from solset.risk._probe import probe_indices
 from solset.risk._weighed import PointWeights, one_by_one, point_weights, weighed
 
@@ -37,7 +38,8 @@ def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor, *, strict: bool =
             "loss",
             expected="a loss that takes a single point too",
             got=f"{type(error).__name__} on one point: {error}",
-            cure="Look for a squeeze() that drops the axis of the points; squeeze(-1) keeps it.",
+            cure="Look for a squeeze() that drops the axis of the points; squeeze(-1) keeps it. Pass a loss "
+            "of all outputs at once as solset.WholeBatch(loss).",
         ) from error
     stated = getattr(loss, "reduction", None)
     close = _ROUNDING * torch.finfo(outputs.dtype).eps * float(alone.abs().sum() + whole.abs())
@@ -129,6 +131,8 @@ def verified(
     Cost: the loss of ``n`` single points and of all at once, with gradients where they count unequally; no
         pass through the network.
     """
+    if risk.is_whole:
+        return _verified_whole(risk, outputs, targets, sample_weights)
     shaken = _shaken(outputs)
     is_batched = _takes_vmap(risk.loss, shaken, targets)
     with torch.no_grad():
@@ -160,8 +164,8 @@ def verified(
             expected="a mean or a sum over points, on every point, if need be with a weight for each",
             got=f"{float(whole):.6g} for all points at once, but a {risk.reduction} of {expected:.6g} one by "
             f"one, and no such weights",
-            cure="A term of all outputs together, such as a contrastive loss or a Dice over the batch, has "
-            "no losses of single points; fold it into a sum over points.",
+            cure="Pass a loss of all outputs together, such as a contrastive loss or a Dice over the batch, "
+            "as solset.WholeBatch(loss): it has no losses of single points.",
         )
     alpha, scales = weights.alpha, weights.scales
     if sample_weights is not None:
@@ -170,6 +174,21 @@ def verified(
     mean = replace(risk, reduction="mean")
     factors = len(targets) * alpha
     return weighed(mean, factors, targets, scales=scales, is_batched=is_batched, is_normalised=weights.scales)
+
+
+def _verified_whole(
+    risk: EmpiricalRisk, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None
+) -> EmpiricalRisk:
+    """The risk of a loss of all outputs at once, whose value has to be one number that outputs decide."""
+    if sample_weights is not None:
+        raise bad_value(
+            "sample_weights",
+            expected="left out for a loss of all outputs at once",
+            got=f"{len(sample_weights)} weights",
+            cure="Let the loss itself weigh the points.",
+        )
+    _checked_value(risk.loss, _shaken(outputs), targets)
+    return replace(risk, reduction="sum")
 
 
 def _refuse_not_finite(alone: Tensor, whole: Tensor) -> None:
