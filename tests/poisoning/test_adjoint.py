@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from solset import Move, Problem, retrain
+from solset.derivatives import Response
 from solset.goals import HeldOutLoss, TargetWeights, WeightFunction
 from solset.operators import InputJacobian, Jacobian
 from solset.poisoning import adjoint_gradient, judge_poisoning
-from solset.poisoning._adjoint import Response
 from solset.retraining import GradientDescent, LevenbergMarquardt, Newton
 from solset.scores import Moved, feature_scores
 from solset.solvers import filters
@@ -271,5 +271,5 @@ def test_another_loss_for_the_held_out_points(fitted):
     softmax = HeldOutLoss(goal.inputs, labels, is_raised=False, loss=nn.CrossEntropyLoss())
     with torch.no_grad():
         truth = nn.functional.cross_entropy(fitted.model(goal.inputs), labels)
-    assert softmax.value(problem, problem.weights()) == pytest.approx(float(truth))
+    assert softmax.value(problem.risk(), problem.weights()) == pytest.approx(float(truth))
     assert (softmax.sign, goal.sign) == (-1.0, 1.0)

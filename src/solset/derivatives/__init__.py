@@ -4,6 +4,7 @@ from solset.derivatives._coderivative import Coderivative
 from solset.derivatives._graphical import GraphicalDerivative
 from solset.derivatives._linearisation import Constraint, Linearisation, OptimalityMap, Qualification
 from solset.derivatives._premises import Premise, Premises, Verdict
+from solset.derivatives._response import Response
 from solset.derivatives._selection import RowCheck, Selection
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Premise",
     "Premises",
     "Qualification",
+    "Response",
     "RowCheck",
     "Selection",
     "Verdict",

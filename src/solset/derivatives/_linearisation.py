@@ -155,6 +155,8 @@ class Linearisation:
         left_out: Number of rows of the whole constraint that are not in use.
         check: Function that checks the premises; called when they are first asked for.
         warns: Whether answers warn of a leftover gradient that moves the weights as well.
+        combine: Matrix that makes the rows in use from those of all outputs; ``None`` where all are in use
+            as they are, or ``A`` has none.
     """
 
     constraint: Constraint
@@ -167,6 +169,7 @@ class Linearisation:
     left_out: int = 0
     check: Callable[[], Premises] = Premises
     warns: bool = True
+    combine: LinearOperator | None = None
 
     @cached_property
     def premises(self) -> Premises:
@@ -222,17 +225,17 @@ class Linearisation:
         """
         return self.constraint.flow.filtered(choice, self.constraint.weigh(rhs)).value
 
-    def filtered_transposed(self, choice: Filter, q: Tensor) -> Tensor:
+    def filtered_transposed(self, choice: Filter, q: Tensor) -> Solution:
         """The adjoint of :meth:`filtered`: ``Wᵀ A_W φ(Aᵀ_W A_W) q``, or ``φ(A) q``, ``(m,)``.
 
         Args:
             choice: Filter ``φ`` that follows training.
-            q: Direction in the space of the weights, ``(p,)``.
+            q: Direction in the space of the weights, ``(p,)``, or a block ``(p, k)``.
         """
         flow, weights = self.constraint.flow, self.constraint.weights
-        inner = flow.curvature().filtered(choice, q).value
-        image = inner if flow.operator.is_symmetric else flow.operator @ inner
-        return image if weights is None else weights.T @ image
+        inner = flow.curvature().filtered(choice, q)
+        image = inner.value if flow.operator.is_symmetric else flow.operator @ inner.value
+        return inner.with_value(image if weights is None else weights.T @ image)
 
     def gram_side(self) -> GramPrepared | None:
         """The rows with their Gram matrix, where the solver has one; the solver's work is done now."""
@@ -270,6 +273,14 @@ class Linearisation:
             y: Vector in the space of the constraint, ``(m,)`` or a block ``(m, k)``.
         """
         return self.data.T @ y
+
+    def of_outputs(self, y: Tensor) -> Tensor:
+        """A vector in the space of the rows in use as one in the space of all training outputs.
+
+        Args:
+            y: Vector in the space of the constraint, ``(m,)`` or a block ``(m, k)``.
+        """
+        return y if self.combine is None else self.combine.T @ y
 
     @cached_property
     def qualification(self) -> Qualification:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from solset.checks import checked, within
+from solset.derivatives import Response
 from solset.errors import bad_value
 from solset.goals import Goal
-from solset.poisoning._adjoint import Response
 from solset.poisoning._budget import FeasibleSet
 from solset.poisoning._followers import BasePoint
 from solset.problem import Problem

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from solset.checks import checked
+from solset.derivatives import Response
 from solset.errors import SolsetWarning, Status, bad_value
 from solset.goals import Goal
-from solset.poisoning._adjoint import AdjointGradient, Response, gradient_of, require_finite
+from solset.poisoning._adjoint import AdjointGradient, gradient_of, require_finite
 from solset.poisoning._ascent import Ascent
 from solset.poisoning._budget import Budget, FeasibleSet
 from solset.poisoning._followers import Follower, default_follower

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from solset.checks import checked
+from solset.derivatives import Response
 from solset.errors import Status, bad_value
 from solset.goals import held_out
-from solset.poisoning._adjoint import AdjointGradient, Response, gradient_of, require_finite
+from solset.poisoning._adjoint import AdjointGradient, gradient_of, require_finite
 from solset.poisoning._ascent import Ascent
 from solset.poisoning._budget import Budget
 from solset.poisoning._prediction_attack import (

@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from solset.changes import Move
+from solset.derivatives import Response
 from solset.goals import Goal
-from solset.poisoning._adjoint import AdjointGradient, Response
+from solset.poisoning._adjoint import AdjointGradient
 from solset.poisoning._ascent import Ascent, Climb, Slope, climb
 from solset.poisoning._budget import FeasibleSet
 from solset.poisoning._followers import BasePoint, Follower

@@ -84,7 +84,9 @@ class InformativeSelection(Selection):
     def _linearised(self, constraint: Constraint, combine: LinearOperator, reason: str) -> Linearisation:
         """The pair ``(A, C)`` on some rows, which are combinations of the rows of all training outputs."""
         data, reason = Product(combine, self._data), f"{self.map.name} {reason}"
-        return self.point.linearise(self.map, self.change, reason, constraint=constraint, data=data)
+        return self.point.linearise(
+            self.map, self.change, reason, constraint=constraint, data=data, combine=combine
+        )
 
     def _add(self, extra: Tensor) -> None:
         """Adds rows; what was computed of the present rows is used again."""

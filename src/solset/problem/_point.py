@@ -190,6 +190,7 @@ class TrainedPoint:
         solver: Solver | None = None,
         constraint: Constraint | None = None,
         data: LinearOperator | None = None,
+        combine: LinearOperator | None = None,
     ) -> Linearisation:
         """The pair ``(A, C)`` of a map, on its whole constraint unless another is given.
 
@@ -200,6 +201,7 @@ class TrainedPoint:
             solver: Solver of its systems; ``None`` takes the map's default.
             constraint: Matrix ``A`` on some of the rows; the whole one by default.
             data: Matrix ``C`` for those rows; the map's own by default.
+            combine: Matrix that makes those rows from the rows of all outputs.
         """
         constraint = constraint or self.constraint(optimality, solver)
         operator = constraint.operator
@@ -214,6 +216,7 @@ class TrainedPoint:
             left_out=self.rows - operator.shape[0] if optimality.keeps_outputs else 0,
             check=lambda: premises_of(self, optimality, change),
             warns=self.warns,
+            combine=combine,
         )
 
 

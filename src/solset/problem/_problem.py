@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from solset.attribution import Attribution
 from solset.changes import Change, Move, require_change
 from solset.checks import checked, existing_folder, points_of
-from solset.derivatives import Coderivative, GraphicalDerivative
+from solset.derivatives import Coderivative, GraphicalDerivative, Response
 from solset.linalg import Space
 from solset.operators import InformativeRows
+from solset.problem._attribution import Goals, attributed, slopes_of
 from solset.problem._entrance import open_problem, weights_of
 from solset.problem._interpolating import Interpolating, restored
 from solset.problem._maps import AUTO, Optimality, linearise
@@ -32,6 +34,7 @@ from solset.risk import (
 )
 from solset.sets import AffineSet
 from solset.solvers import Solver
+from solset.solvers.filters import Filter
 
 
 class Problem:
@@ -319,6 +322,49 @@ class Problem:
         direction = change.direction(self._risk)  # refused before anything is factorised
         derivative = self.derivative(change, optimality=optimality, solver=solver, rows=rows)
         return derivative(direction).translate(self.weights(), self._risk.layout.shapes)
+
+    @checked
+    def attribute(
+        self,
+        goal: Goals,
+        *,
+        element: Filter | None = None,
+        optimality: Optimality = AUTO,
+        solver: Solver | None = None,
+        rows: InformativeRows | None = None,
+        features: bool = True,
+        names: Sequence[str] | None = None,
+    ) -> Attribution:
+        """The derivative of a goal in every feature, target and weight of every training point, and in ``λ``.
+
+        All come from one adjoint solve ``y = (Aᵀ)⁺ ∇φ``: in the coordinates of a change with data operator
+        ``C`` the derivative is ``-Cᵀ y``. Where ``A`` is an invertible Hessian, these are influence functions
+        (Koh & Liang 2017, equations 2 and 5, with the sign of a derivative).
+
+        Args:
+            goal: Function of the model in evaluation mode that returns one number or a vector of ``k``, one
+                of :mod:`solset.goals`, or a sequence of such goals, which are a block.
+            element: Filter that chooses the solution: ``None`` for the nearest one, ``filters.GradientFlow``
+                for what training of that duration reaches, or ``filters.Tikhonov``.
+            optimality: As for :meth:`graphical_derivative`.
+            solver: As for :meth:`graphical_derivative`; for rows it must solve with ``Aᵀ`` too.
+            rows: As for :meth:`graphical_derivative`.
+            features: Whether the derivative in the features is computed, the largest part of a block.
+            names: Name of each training point for the table; by default points have numbers only.
+
+        Raises:
+            TypeError: If a goal is neither a goal nor a function, or does not return a tensor.
+            ValueError: If a goal does not fit, does not depend on the weights, or is not finite.
+
+        Warns:
+            SolsetWarning: If the solve failed, a premise does not hold, a Hessian leaves the goal open, or
+                training had not stopped.
+
+        Cost: one backward pass and one solve for each goal, then one sweep for features and one for the rest.
+        """
+        slopes = slopes_of(self.point, goal)
+        line = self.graphical_derivative(optimality=optimality, solver=solver, rows=rows).linearisation
+        return attributed(self.point, Response(line, element), slopes, names=names, with_features=features)
 
     def moved_to(self, change: Change, weights: Tensor) -> "Problem":
         """The same problem on changed data at other weights ``(x̄ + Δx, w)``, to linearise again there.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import cast
 
 import torch
@@ -46,7 +47,7 @@ def reduction_of(loss: Loss, outputs: Tensor, targets: Tensor, *, strict: bool =
     fitting = [
         name
         for name, value in (("mean", alone.mean()), ("sum", alone.sum()))
-        if abs(float(whole) - float(value)) <= close
+        if isfinite(close) and abs(float(whole) - float(value)) <= close
     ]
     contradicts = fitting and stated in {"mean", "sum"} and stated not in fitting
     if contradicts or (strict and not fitting):
@@ -150,7 +151,8 @@ def verified(
             )
     expected = float(alone.mean() if risk.reduction == "mean" else alone.sum())
     scale = float(alone.abs().mean() if risk.reduction == "mean" else alone.abs().sum())
-    if abs(float(whole) - expected) <= _ROUNDING * torch.finfo(outputs.dtype).eps * scale:
+    # The loss of a single point may be 0/0 or infinite, and then says nothing of all points.
+    if isfinite(scale) and abs(float(whole) - expected) <= _ROUNDING * torch.finfo(outputs.dtype).eps * scale:
         if sample_weights is None:
             return risk
         factors = sample_weights / (sample_weights.mean() if risk.reduction == "mean" else 1.0)

@@ -53,7 +53,7 @@ class Prepared(ABC):
         """The minimum-norm least-squares solution of ``Aᵀ y = c``.
 
         Args:
-            rhs: Right-hand side ``c``, ``(p,)``.
+            rhs: Right-hand side ``c``, ``(p,)`` or a block ``(p, k)``.
 
         Raises:
             TypeError: If the solver keeps nothing that serves the transposed system.

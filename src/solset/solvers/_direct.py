@@ -174,8 +174,9 @@ class _SingularPrepared(Prepared):
 
     def solve_transposed(self, rhs: Tensor) -> Solution:
         inverse = MinimumNorm()(self.singular, self.kept)
-        value = (self.left @ (inverse * (self.right @ rhs.to(torch.float64)))).to(rhs.dtype)
-        return judge(self.operator.T, value, rhs, self.tol, 0)
+        block = rhs.reshape(rhs.shape[0], -1).to(torch.float64)
+        value = self.left @ (inverse.unsqueeze(1) * (self.right @ block))
+        return judge(self.operator.T, value.to(rhs.dtype).reshape(-1, *rhs.shape[1:]), rhs, self.tol, 0)
 
     def curvature(self) -> Prepared:
         square = spectrum(self.matrix.T @ self.matrix, self.tolerance)

@@ -2,12 +2,12 @@
 
 from solset.training._ensemble import CloudChange, Ensemble, SeedAttribution
 from solset.training._recorder import Recorder, record
-from solset.training._results import Attribution, RecipeKinks, Retraining, RunEstimate, Smoothness
+from solset.training._results import RecipeKinks, Retraining, RunAttribution, RunEstimate, Smoothness
 from solset.training._run import Run
 from solset.training._training import Training
 
 __all__ = [
-    "Attribution",
+    "RunAttribution",
     "CloudChange",
     "Ensemble",
     "RecipeKinks",

@@ -12,7 +12,7 @@ from solset.changes import Change
 from solset.errors import Status, bad_value
 from solset.results import Result, TableResult, computed
 from solset.sets import PointCloud, excess, pompeiu_hausdorff
-from solset.training._results import Attribution
+from solset.training._results import RunAttribution
 from solset.training._run import Goal, Run
 
 CERTAIN = 2.0  # standard errors from 0 at which the sign of a mean is believed
@@ -33,7 +33,7 @@ class SeedAttribution(TableResult):
     mean: Tensor
     standard_error: Tensor
     agreement: Tensor
-    per_seed: tuple[Attribution, ...]
+    per_seed: tuple[RunAttribution, ...]
 
     @property
     def is_noise(self) -> Tensor:

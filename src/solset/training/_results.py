@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from solset.attribution import Attribution
 from solset.errors import Status
-from solset.results import Result, TableResult, WeightsResult, computed
+from solset.results import Result, WeightsResult, computed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -178,45 +178,13 @@ def retraining(model: nn.Module, losses: Sequence[float], before: Tensor) -> Ret
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Attribution(TableResult):
+class RunAttribution(Attribution):
     """The derivative of a goal in everything that a training took from its data.
 
     Attributes:
-        value: Value of the goal at the end of the run.
-        weights: Derivative in each point's factor, ``(n,)``; its negative predicts what removing the point
-            does to the goal. ``None`` for a loss that is no mean over points.
-        features: Derivative in each feature of each point, ``(n, *input)``; ``None`` for integer inputs.
-        targets: Derivative in each target, ``(n, ...)``; ``None`` for integer targets.
         initial: Derivative in the initial weights, ``(p,)``.
         kinks: Weights in which the rule of the optimizer has no derivative.
     """
 
-    value: float
-    weights: Tensor | None
-    features: Tensor | None
-    targets: Tensor | None
-    initial: Tensor
-    kinks: RecipeKinks
-
-    message = computed(lambda result: str(result.kinks) if result.kinks else "")
-
-    @property
-    def headline(self) -> str:
-        """Value of the goal, and the point whose removal is predicted to change it most."""
-        if self.weights is None:
-            return f"goal {self.value:.4g}"
-        most = int(self.weights.abs().argmax())
-        effect = -float(self.weights[most])
-        return f"goal {self.value:.4g}; removing point {most} changes it most, by {effect:.3g}"
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Each point with the predicted effect of its removal, its rank, and the norm of its features."""
-        columns: dict[str, list[Any]] = {}
-        if self.weights is not None:
-            columns["removal"] = (-self.weights).tolist()
-            order = self.weights.abs().argsort(descending=True)
-            columns["rank"] = (order.argsort() + 1).tolist()
-        if self.features is not None:
-            columns["feature_norm"] = self.features.flatten(1).norm(dim=1).tolist()
-        count = len(next(iter(columns.values()), []))
-        return [{"point": i, **{name: column[i] for name, column in columns.items()}} for i in range(count)]
+    initial: Tensor = field(kw_only=True)
+    kinks: RecipeKinks = field(kw_only=True)

@@ -14,7 +14,14 @@ from solset.risk import plain_operations
 from solset.training._calculus import derivatives
 from solset.training._data import Data, losses_of
 from solset.training._optimizers import OptimizerStep
-from solset.training._results import Attribution, RecipeKinks, Retraining, RunEstimate, Smoothness, retraining
+from solset.training._results import (
+    RecipeKinks,
+    Retraining,
+    RunAttribution,
+    RunEstimate,
+    Smoothness,
+    retraining,
+)
 from solset.training._setting import Loop, Setting
 from solset.training._state import (
     State,
@@ -139,7 +146,7 @@ class Run:
         _, direction, _ = self._tangent(self._points_of(change))
         return self._smoothness(change, direction, tuple(scales), tolerance)
 
-    def attribute(self, goal: Goal) -> Attribution:
+    def attribute(self, goal: Goal) -> RunAttribution:
         """The derivative of a goal in every feature, target and weight of every training point.
 
         One replay of the run from its end to its start (Maclaurin et al. 2015) gives all of them.
@@ -159,7 +166,7 @@ class Run:
         """
         return self.attribute_all([goal])[0]
 
-    def attribute_all(self, goals: Sequence[Goal]) -> list[Attribution]:
+    def attribute_all(self, goals: Sequence[Goal]) -> list[RunAttribution]:
         """The derivatives of several goals from one replay; see :meth:`attribute`.
 
         Args:
@@ -180,13 +187,14 @@ class Run:
         if kinks:
             warnings.warn(str(kinks), SolsetWarning, stacklevel=3)
         return [
-            Attribution(
+            RunAttribution(
                 value,
                 total.parts[2],
                 total.parts[0],
                 total.parts[1],
-                derivative.flat(slope.parameters),
-                kinks,
+                notes=(str(kinks),) if kinks else (),
+                initial=derivative.flat(slope.parameters),
+                kinks=kinks,
             )
             for (value, _), total, slope in zip(measured, totals, slopes, strict=True)
         ]

@@ -1,0 +1,239 @@
+"""The derivative of goals in everything that a solution takes from its data, from one solve for each goal."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from solset.attribution import Attribution
+from solset.derivatives import Linearisation, Response
+from solset.errors import SolsetWarning, Status, bad_type, bad_value
+from solset.goals import Goal, ModelFunction, Slopes
+from solset.operators import Jacobian, PointGradients, loss_curvature
+from solset.problem._point import TrainedPoint
+from solset.risk import plain_targets, target_slopes, targets_obstacle
+
+Goals = Goal | Callable[[nn.Module], Tensor] | Sequence[Goal | Callable[[nn.Module], Tensor]]
+SMALL = 0.1  # share of the largest effect of a removal up to which that of the leftover gradient is small
+FLAT = 1e-8  # curvature relative to the largest up to which it counts as zero
+
+
+def slopes_of(point: TrainedPoint, goals: Goals) -> Slopes:
+    """The values of goals at the trained weights, with their derivatives there.
+
+    Args:
+        point: Trained point with the network and the data.
+        goals: One goal, or several as a block.
+
+    Raises:
+        TypeError: If a goal is neither a goal nor a function of the model, or does not return a tensor.
+        ValueError: If a goal does not fit, is not differentiable or not finite.
+    """
+    several = list(goals) if isinstance(goals, Sequence) else [goals]
+    if not several:
+        raise bad_value("goal", expected="at least one", got="none", cure="Name what is to be explained.")
+    parts = []
+    for goal in several:
+        if not callable(goal) and not isinstance(goal, Goal):
+            cure = "Pass one of solset.goals, or a function of the model that returns a scalar tensor."
+            raise bad_type("goal", expected="a goal or a function", got=type(goal).__name__, cure=cure)
+        asked = goal if isinstance(goal, Goal) else ModelFunction(goal)
+        asked.check(point.risk)
+        parts.append(asked.slopes(point.risk, point.risk.weights))
+    joined = Slopes.joined(parts) if isinstance(goals, Sequence) else parts[0]
+    if not bool(torch.isfinite(joined.values).all() and torch.isfinite(joined.gradients).all()):
+        size = float(torch.linalg.vector_norm(joined.gradients))
+        raise bad_value(
+            "goal",
+            expected="finite, with a finite gradient, at the trained weights",
+            got=f"values up to {float(joined.values.abs().max())}, gradient norm {size}",
+            cure="Evaluate it there: it overflows, or is not smooth.",
+        )
+    return joined
+
+
+@dataclass(frozen=True, eq=False)
+class Adjoint:
+    """The adjoint solution ``y = (Aᵀ)⁺ ∇φ`` of some goals, from which every derivative is a product.
+
+    With ``C`` the data operator of any kind of change, the derivative in its coordinates is ``-Cᵀ y``.
+
+    Attributes:
+        point: Trained point with the network and the data.
+        line: Linearisation for moves of all points.
+        vectors: Adjoint solutions as columns, ``(m, k)``.
+    """
+
+    point: TrainedPoint
+    line: Linearisation
+    vectors: Tensor
+
+    def features(self) -> tuple[Tensor | None, str]:
+        """The derivative in the features, ``(k, n, *input)``; ``None`` with a sentence that says why."""
+        points, count = self.point.risk.points, self.vectors.shape[1]
+        if points.tree is not None and points.moving is None:
+            return None, "no derivative in features: the inputs are whole numbers, such as token ids"
+        shape = (len(points), *points.feature_shape)
+        size, room = count * prod(shape) * self.vectors.element_size(), self.point.memory_budget
+        if size > room:
+            text = f"no derivative in features: {count} goals take {size / 2**30:.3g} GiB, more than the"
+            return None, f"{text} memory budget of {room / 2**30:.3g}; ask for fewer goals at once"
+        return -self.line.pull(self.vectors).T.reshape(count, *shape), ""
+
+    def weights(self) -> tuple[Tensor | None, str]:
+        """The derivative in the points' factors, ``(k, n)``; ``None`` with a sentence that says why."""
+        risk = self.point.risk
+        everyone = range(len(risk.points))
+        if self.line.map.keeps_outputs:
+            zeros = self.vectors.new_zeros(self.vectors.shape[1], len(everyone))
+            return zeros, "weights of points are 0: fitted weights stay a solution whatever each point counts"
+        try:
+            return -(PointGradients(risk, list(everyone)).T @ self.vectors).T, ""
+        except ValueError as error:
+            return None, f"no derivative in the points' weights: {error}"
+
+    def targets(self) -> tuple[Tensor | None, str]:
+        """The derivative in the targets, ``(k, n, ...)``; ``None`` with a sentence that says why."""
+        risk, sweep = self.point.risk, self.point.sweep
+        obstacle = targets_obstacle(risk, sweep.outputs, sweep.targets)
+        if obstacle:
+            return None, f"no derivative in targets: {obstacle}"
+        if self.line.map.keeps_outputs:
+            pushed = self._towards_fit()
+            if isinstance(pushed, str):
+                return None, f"no derivative in targets: {pushed}"
+        else:
+            pushed = (Jacobian(risk) @ self.vectors).reshape(len(risk.points), -1, self.vectors.shape[1])
+        try:
+            slopes = target_slopes(risk, sweep.outputs, sweep.targets, pushed)
+        except ValueError as error:  # a loss of all outputs at once
+            return None, f"no derivative in targets: {error}"
+        return -slopes.transpose(0, 1), ""
+
+    def _towards_fit(self) -> Tensor | str:
+        """``Λ⁺ u``, since ``Δf = -Λ⁺ ∂_y∇_f L Δy`` fits changed targets; or why no outputs fit them."""
+        risk, sweep = self.point.risk, self.point.sweep
+        if not self.point.curvature_fits:
+            return "the loss's curvature in the outputs does not fit the memory budget"
+        curvature = loss_curvature(risk, sweep.outputs, sweep.targets).to(torch.float64)
+        values, bases = torch.linalg.eigh(curvature)
+        largest = values.amax(dim=1, keepdim=True)
+        if not bool((largest > 0).all()):
+            return "the loss has no curvature at its minimum"
+        is_curved = values > FLAT * largest
+        rows = self.line.of_outputs(self.vectors).to(torch.float64)
+        rows = rows.reshape(*values.shape, -1)
+        inverse = torch.where(is_curved, 1 / torch.where(is_curved, values, 1.0), 0.0)
+        pushed = bases @ (inverse.unsqueeze(2) * (bases.mT @ rows))
+        if not bool(is_curved.all()):
+            generator = torch.Generator().manual_seed(0)
+            probe = torch.randn(*values.shape, 1, generator=generator, dtype=torch.float64).to(rows)
+            outside = bases @ ((~is_curved).unsqueeze(2) * (bases.mT @ probe))
+            sizes = [
+                float(target_slopes(risk, sweep.outputs, sweep.targets, part.to(sweep.outputs)).norm())
+                for part in (outside, probe)
+            ]
+            if sizes[0] > FLAT**0.5 * sizes[1]:
+                return "the loss has no minimum for changed targets, as a cross-entropy of certain ones"
+        return pushed.to(self.vectors.dtype)
+
+    def decay(self) -> tuple[Tensor | None, str]:
+        """The derivative in a common ``λ``, ``(k,)``; ``None`` with a sentence that says why."""
+        risk = self.point.risk
+        if self.line.map.keeps_outputs:
+            return None, "no derivative in the weight decay: under any, the outputs are not kept"
+        decays = torch.as_tensor(risk.weight_decay, dtype=risk.weights.dtype, device=risk.weights.device)
+        is_decayed = decays.expand(len(risk.weights)) > 0
+        pulled = risk.weights * (is_decayed if bool(is_decayed.any()) else 1.0)
+        return -(pulled @ self.vectors), ""
+
+
+def attributed(
+    point: TrainedPoint,
+    response: Response,
+    slopes: Slopes,
+    *,
+    names: Sequence[str] | None,
+    with_features: bool,
+) -> Attribution:
+    """The derivatives of goals at a linearisation; warns of what speaks against them.
+
+    Args:
+        point: Trained point with the network and the data.
+        response: Chosen element of the linearisation for moves of all points.
+        slopes: Values of the goals, with their derivatives in the weights.
+        names: Name of each point; ``None`` for none.
+        with_features: Whether the derivative in the features is computed.
+    """
+    line, count = response.linearisation, len(point.risk.points)
+    if names is not None and len(names) != count:
+        cure = "Pass one for each training point."
+        raise bad_value("names", expected=f"{count} of them", got=len(names), cure=cure)
+    solved = response.adjoint(slopes.gradients)
+    vectors = solved.value
+    adjoint = Adjoint(point, line, vectors)
+    parts = {
+        "weights": adjoint.weights(),
+        "features": adjoint.features() if with_features else (None, ""),
+        "targets": adjoint.targets(),
+        "decay": adjoint.decay(),
+    }
+    doubts = [
+        *line.premises.failures,
+        *_doubts(line, vectors, parts["weights"][0], solved.status, solved.residual),
+    ]
+    for doubt in doubts:
+        warnings.warn(doubt, SolsetWarning, stacklevel=3)
+    notes = [*doubts, *(note for _, note in parts.values() if note)]
+    if solved.status is Status.INCONSISTENT and line.map.keeps_outputs:
+        notes.append(_share(solved.residual))
+    values = {name: _one(value, slopes) for name, (value, _) in parts.items()}
+    decay = values.pop("decay")
+    plain = plain_targets(point.risk, point.sweep.targets)
+    has_classes = point.risk.points.targets is None and not plain.is_floating_point() and plain.ndim == 1
+    return Attribution(
+        value=slopes.values if slopes.is_block else float(slopes.values),
+        **values,
+        decay=decay if decay is None or slopes.is_block else float(decay),
+        labels=plain if has_classes else None,
+        names=names,
+        status=solved.status,
+        notes=tuple(notes),
+    )
+
+
+def _one(value: Tensor | None, slopes: Slopes) -> Tensor | None:
+    return value if value is None or slopes.is_block else value[0]
+
+
+def _share(residual: float) -> str:
+    return (
+        f"solutions differ in the goal to first order (share {residual:.2g} of its gradient): the "
+        f"derivatives are those at the nearest solution"
+    )
+
+
+def _doubts(
+    line: Linearisation, vectors: Tensor, weights: Tensor | None, status: Status, residual: float
+) -> list[str]:
+    """Sentences on an adjoint solve that failed, on solutions that differ, and on a training that went on."""
+    if status not in {Status.CONVERGED, Status.INCONSISTENT}:
+        end = f"the adjoint solve ended with status '{status}' at relative residual {residual:.3g}"
+        return [f"{end}: the derivatives cannot be trusted; take another solver"]
+    doubts = []
+    if status is Status.INCONSISTENT and not line.map.keeps_outputs:
+        rank = "" if line.rank is None else f"at a Hessian of rank {line.rank} of {line.rows} "
+        doubts.append(rank + _share(residual))
+    if line.map.keeps_outputs or weights is None or not line.warns:
+        return doubts
+    drift, effects = (line.gradient @ vectors).abs(), weights.abs().amax(dim=1)
+    ratio = float((drift / effects).nan_to_num(0.0).max())
+    if ratio > SMALL:
+        doubts.append(
+            f"training had not stopped: the leftover gradient alone would change the goal {ratio:.3g} times "
+            f"as much as the removal of any point ({float(effects.max()):.3g}); train further"
+        )
+    return doubts
