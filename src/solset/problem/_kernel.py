@@ -32,6 +32,7 @@ GOOD = 0.03  # factor by which a Newton step lowers the gradient where no better
 FAR = 0.1  # distance from the trained weights, relative to their length, beyond which steps prove nothing
 ROUNDS = 4  # largest number of Hessians that are written out at weights nearer to a solution
 PROBES = 4  # random products that estimate how far two Hessians are apart
+DRIFT = 1e-2  # drift along the solutions that is let be, in units of the root of rounding
 SAFETY = 4  # factor above the measured change of the Hessian up to which it explains an eigenvalue
 
 
@@ -101,11 +102,36 @@ def settled(risk: EmpiricalRisk, gradient: Tensor, prepared: Prepared, *, warns:
     kernel = values.values.abs() <= floor
     unclear = int((~kernel & (values.values.abs() <= explained)).sum())
     if not unclear:
-        return prepared.deflated(values.vectors[:, kernel])
+        return prepared.deflated(_kernel_near(start, here, values.vectors[:, kernel], values.tolerance))
     doubt = _doubt(unclear, explained, start)
     if warns:
         warnings.warn(doubt, SolsetWarning, stacklevel=2)
     return prepared.doubted(doubt)
+
+
+def _kernel_near(start: _Station, here: _Station, kernel: Tensor, tolerance: float) -> Tensor:
+    """The kernel at the solution nearest to the trained weights, from the one at another solution.
+
+    A Newton step divides by eigenvalues that are zero but for the leftover gradient, and so may drift along
+    the set of solutions, on which the kernel turns. The drift lies in the kernel, and is taken back.
+
+    Args:
+        start: Trained weights.
+        here: Weights at a solution.
+        kernel: Orthonormal kernel there, ``(p, k)``.
+        tolerance: Relative size of eigenvalues that count as zero.
+
+    Cost: one more Hessian, where the weights drifted by more than rounding.
+    """
+    moved = (here.risk.weights - start.risk.weights).to(kernel.dtype)
+    drift = kernel @ (kernel.T @ moved)
+    rounding = torch.finfo(start.risk.weights.dtype).eps ** 0.5
+    if float(drift.norm()) <= DRIFT * rounding * float(start.risk.weights.norm()):
+        return kernel
+    near = here.risk.at(here.risk.weights - drift.to(start.risk.weights.dtype))
+    values = _spectrum(_Station(near, here.gradient), tolerance)
+    smallest = values.values.abs().argsort()[: kernel.shape[1]]
+    return values.vectors[:, smallest]
 
 
 def _floor(values: Spectrum) -> float:

@@ -186,7 +186,7 @@ def mistake(combination: Combination, known: Truth, answer: Answer) -> str | Non
         return "the change is not finite"
     if not right.is_consistent:
         return "the set is empty" if right.gap else None
-    accuracy = ACCURACY[combination.dtype] * right.condition + 10 * ACCURACY[combination.dtype]
+    accuracy = (ACCURACY[combination.dtype] + known.error) * (right.condition + 10)
     is_squared = combination.training == "fitted" and not is_kept  # H is then J's square, and hides its ends
     if not right.gap or accuracy > 0.1 or (is_squared and has_small(known.J)):
         return by_residual(A, c, answer, has_learned)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from .combinations import Training
 
-STEP = 1e-5  # of weights and inputs of size 1: both errors of a central difference are then 1e-10
+STEP = 1e-5  # of weights and inputs of size 1; differences over it and its half are extrapolated to zero
+FLOOR = 1e-11  # size of a right-hand side, relative to the matrix, that rounding of the differences explains
 EXACT = 1e-8  # relative size below which an eigenvalue is one of the kernel, for the oracle's accuracy
 
 
@@ -58,14 +59,22 @@ class Differences:
 
 @dataclass(frozen=True)
 class Derivative:
-    """Columns of a derivative, and the largest relative jump of a slope: of the step's size where smooth."""
+    """Columns of a derivative by differences over two steps.
+
+    ``jump`` is the largest relative jump of a slope: it is small where the function is smooth. ``error`` is
+    the relative difference of the columns over the two steps, of which the extrapolation keeps a small part.
+    """
 
     columns: Tensor
     jump: float
+    error: float
 
 
 def derivative(f: Callable[[Tensor], Tensor], at: Tensor, directions: Tensor, size: int) -> Derivative:
-    """Central differences of ``f`` along directions, and whether one-sided slopes agree.
+    """Extrapolated central differences of ``f`` along directions, and whether one-sided slopes agree.
+
+    The one-sided slopes of a smooth function differ by its curvature times the step, so that the difference
+    halves with the step; at a kink it stays.
 
     Args:
         f: Function of a flat vector.
@@ -74,17 +83,30 @@ def derivative(f: Callable[[Tensor], Tensor], at: Tensor, directions: Tensor, si
         size: Number of first entries of ``f`` whose slopes are compared from both sides as one group; the
             others are the second group.
     """
-    centre, columns, bends = f(at), [], []
+    centre, long, short, bends = f(at), [], [], []
     for direction in directions:
-        up, down = f(at + STEP * direction), f(at - STEP * direction)
-        columns.append((up - down) / (2 * STEP))
-        bends.append((up + down - 2 * centre) / STEP)
-    matrix, bend = torch.stack(columns, dim=1), torch.stack(bends, dim=1)
-    jumps = [
-        float(b.abs().max() / a.abs().max().clamp(min=1e-7)) if a.numel() else 0.0
-        for a, b in ((matrix[:size], bend[:size]), (matrix[size:], bend[size:]))
-    ]
-    return Derivative(matrix, max(jumps))
+        (wide, far), (narrow, near) = (slopes(f, at, centre, h * direction, h) for h in (STEP, STEP / 2))
+        long.append(wide)
+        short.append(narrow)
+        bends.append(far - 2 * near)
+    coarse, fine, bend = (torch.stack(parts, dim=1) for parts in (long, short, bends))
+    matrix = (4 * fine - coarse) / 3
+    jumps, errors = [], []
+    for group in (slice(size), slice(size, None)):
+        if matrix[group].numel():
+            jumps.append(float(bend[group].abs().max() / matrix[group].abs().max().clamp(min=1e-7)))
+            errors.append(
+                float((fine - coarse)[group].abs().max() / matrix[group].abs().max().clamp(min=1e-7))
+            )
+    return Derivative(matrix, max(jumps), max(errors))
+
+
+def slopes(
+    f: Callable[[Tensor], Tensor], at: Tensor, centre: Tensor, step: Tensor, length: float
+) -> tuple[Tensor, Tensor]:
+    """The central difference quotient over a step, and the difference of the one-sided ones."""
+    up, down = f(at + step), f(at - step)
+    return (up - down) / (2 * length), (up + down - 2 * centre) / length
 
 
 @dataclass(frozen=True)
@@ -102,6 +124,7 @@ class Truth:
     gradient: Tensor
     weights: int
     is_smooth: bool
+    error: float
     B: Tensor | None = None
     Jx: Tensor | None = None
 
@@ -148,6 +171,8 @@ def truth(training: Training, points: list[int], dx: Tensor, *, has_columns: boo
         gradient=at_start[:size],
         weights=sum(p.numel() for p in training.moving),
         is_smooth=max(by_weights.jump, by_inputs.jump) < 1e-2,
+        error=max(by_weights.error, by_inputs.error)
+        / 10,  # what the extrapolation leaves of it, on the safe side
         B=None if columns is None else columns[:size],
         Jx=None if columns is None else columns[size:],
     )
@@ -184,8 +209,9 @@ def smallest(A: Tensor, c: Tensor, noise: float) -> Smallest:
     rank = int(cut.sum())
     gap = not bool(((s > noise * top) & (s < 1e3 * noise * top)).any())
     value = -(Vh[:rank].T / s[:rank]) @ (U[:, :rank].T @ c)
-    miss = float((A @ value + c).norm()) / max(float(c.norm()), 1e-300)
-    return Smallest(value, rank, gap, top / float(s[rank - 1]), miss <= 1e-4)
+    miss = float((A @ value + c).norm())
+    is_consistent = miss <= 1e-4 * float(c.norm()) + FLOOR * top
+    return Smallest(value, rank, gap, top / float(s[rank - 1]), is_consistent)
 
 
 def norm_of_map(A: Tensor, C: Tensor, noise: float) -> float | None:
