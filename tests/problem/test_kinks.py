@@ -144,6 +144,61 @@ TIED = {
         align_corners=True,
     ).reshape(len(z), 1),
     "distance": lambda z: torch.cdist(z.unsqueeze(1), torch.tensor([[[0.0, 0.0, 0.0, 2.0]]], **DOUBLE))[:, 0],
+    "parametric": lambda z: functional.prelu(z, torch.tensor([0.3], **DOUBLE)),
+    "randomised": lambda z: functional.rrelu(z, training=False),
+    "relu6": functional.relu6,
+    "selu": functional.selu,
+    "hardswish": lambda z: functional.hardswish(z - 3),
+    "hardsigmoid": lambda z: functional.hardsigmoid(z + 3),
+    "hardshrink": lambda z: functional.hardshrink(z + 0.5),
+    "threshold": lambda z: functional.threshold(z, 0.0, -0.2),
+    "fmax": lambda z: torch.fmax(z, 0.3 * z),
+    "fmin": lambda z: torch.fmin(z, -z),
+    "quantile": lambda z: z.quantile(0.4, dim=1),
+    "median without NaN": lambda z: z.nanmedian(dim=1).values,
+    "smallest and largest": lambda z: torch.aminmax(z, dim=1).min,
+    "running maximum": lambda z: z.cummax(1).values,
+    "running minimum": lambda z: z.cummin(1).values,
+    "msort": lambda z: z.mT.msort().mT,
+    "floor": lambda z: (0.7 * z).floor() * z,
+    "frac": lambda z: (0.7 * z + 1).frac(),
+    "rounded": lambda z: (0.7 * z + 0.5).round() * z.cos(),
+    "floor of a quotient": lambda z: torch.div(z, 0.9, rounding_mode="floor") * z.cos(),
+    "remainder": lambda z: z.remainder(0.9),
+    "copied sign": lambda z: torch.copysign(torch.ones_like(z), z) * z.cos(),
+    "angle of two": lambda z: torch.atan2(z, z.flip(1)),
+    "complex length": lambda z: torch.complex(z[:, :2], z[:, 1:3]).abs().repeat(1, 2),
+    "norm of absolute values": lambda z: z.norm(p=1, dim=1),
+    "largest absolute value": lambda z: torch.linalg.vector_norm(z - 1, ord=float("inf"), dim=1),
+    "distance of absolute values": lambda z: torch.cdist(z[:, None], torch.zeros(1, 1, 4, **DOUBLE), p=1)[
+        :, 0
+    ],
+    "pairwise distance": lambda z: functional.pairwise_distance(
+        z[:, :3], torch.zeros(1, 3, **DOUBLE), eps=0.0
+    ),
+    "deviation": lambda z: z[:, :3].std(dim=1),
+    "singular values": lambda z: torch.linalg.svdvals(z.reshape(-1, 2, 2)).repeat(1, 2),
+    "eigenvalues": lambda z: torch.linalg.eigvalsh(torch.diag_embed(z)),
+    "power mean of a window": lambda z: functional.lp_pool1d(z[:, None], 2, 2)[:, 0].repeat(1, 2),
+    "max pool of images": lambda z: functional.max_pool2d(z.reshape(-1, 1, 2, 2), 2, 1, 1)[
+        :, 0, :2, :2
+    ].flatten(1),
+    "adaptive pool of images": lambda z: functional.adaptive_max_pool2d(
+        z[:, :2].repeat(1, 2).reshape(-1, 1, 2, 2), 1
+    ).flatten(1),
+    "max pool of volumes": lambda z: functional.max_pool3d(
+        z[:, :2].repeat(1, 4).reshape(-1, 1, 2, 2, 2), 2
+    ).flatten(1),
+    "random windows": lambda z: functional.fractional_max_pool2d(
+        z.repeat(1, 4).reshape(-1, 1, 4, 4),
+        2,
+        output_size=2,
+        _random_samples=torch.full((len(z), 1, 2), 0.3, **DOUBLE),
+    ).flatten(1),
+    "scaled Bessel function": lambda z: torch.special.i0e(z),
+    "scattered maximum": lambda z: torch.zeros_like(z).scatter_reduce(
+        1, torch.zeros(z.shape, dtype=torch.long), -z, "amax"
+    ),
 }
 ON_KINKS = torch.tensor([[0.3, -0.7, 1.1, 2.0], [0.0, 0.0, 0.0, 2.0]], **DOUBLE)
 
@@ -161,12 +216,18 @@ def test_a_kink_is_found_at_the_data_themselves(name: str):
     assert kinks_of(away).verdict is Verdict.HELD
 
 
-@pytest.mark.parametrize("name", ["elu", "square"])
+BENT_SLOPES = {
+    "elu": functional.elu,
+    "celu": lambda z: functional.celu(z, 0.7),
+    "square": lambda z: functional.relu(z).square(),
+    "product with itself": lambda z: z * z.abs(),
+}
+
+
+@pytest.mark.parametrize("name", BENT_SLOPES)
 def test_a_kink_of_the_slope_is_one_of_the_gradient_alone(name: str):
     torch.manual_seed(0)
-    model = Calls(
-        {"elu": lambda z: functional.elu(z - 2), "square": lambda z: functional.relu(z - 2).square()}[name]
-    )
+    model = Calls(lambda z: BENT_SLOPES[name](z - 2))
     problem = Problem(model, nn.MSELoss(), ON_KINKS, torch.ones(2, 1, **DOUBLE), gradient_tol=float("inf"))
     assert kinks_of(problem, "stationary").verdict is Verdict.FAILED
     assert kinks_of(problem_of(model, ON_KINKS)).verdict is Verdict.HELD

@@ -27,7 +27,9 @@ FIXED: Mapping[str, tuple[float, ...]] = {
 }
 """Operations with kinks at these values."""
 
-JUMPS_AT_ZERO = frozenset({"sign", "sgn", "heaviside", "signbit", "sqrt", "rsqrt", "elu", "celu"})
+JUMPS_AT_ZERO = frozenset(
+    {"sign", "sgn", "heaviside", "signbit", "sqrt", "rsqrt", "elu", "celu", "xlogy", "special_entr"}
+)
 """Operations that jump at zero, or whose first or second derivative does or is infinite there."""
 
 COMPARISONS = frozenset({"gt", "ge", "lt", "le", "eq", "ne"})

@@ -178,7 +178,8 @@ def _live(line: _Line, *, of_outputs: bool) -> list[Tied]:
     def work(start: int, inputs: Tensor, targets: Tensor) -> None:
         indices = range(start, start + len(targets))
         before = watched(here, near_parts, inputs, targets)
-        after = watched(far, far_parts, *far.points[indices])
+        # A square of a small step is smaller still, so that a unit on its way off a kink may be near it.
+        after = watched(far, far_parts, *far.points[indices], is_exact=True)
         calls, others = (first if of_outputs else [*first, *second] for first, second in (before, after))
         for number, call in enumerate(calls):
             other = others[number] if len(others) == len(calls) else None
@@ -196,8 +197,8 @@ def _live(line: _Line, *, of_outputs: bool) -> list[Tied]:
 def _joined(parts: Sequence[Tied]) -> Tied:
     name = next((part.module for part in parts if part.module), "")
     count = sum(part.count for part in parts)
-    units, points = torch.cat([p.units for p in parts]), torch.cat([p.points for p in parts])
-    return Tied(name, count, units, points)
+    columns = zip(*((part.units, part.points, part.ties) for part in parts), strict=True)
+    return Tied(name, count, *(torch.cat(column) for column in columns))
 
 
 def _bent(risk: EmpiricalRisk, places: Sequence[int], *, of_outputs: bool) -> Tensor:

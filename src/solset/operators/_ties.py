@@ -11,7 +11,9 @@ from torch.nn import functional
 CHOICES = frozenset({"max", "min", "amax", "amin", "median", "nanmedian", "kthvalue", "mode"})
 PLACES = frozenset({"argmax", "argmin", "aminmax"})
 ORDERS = frozenset({"sort", "msort", "argsort", "topk", "cummax", "cummin"})
-NORMS = frozenset({"linalg_vector_norm", "norm", "cdist_forward", "pdist_forward", "dist", "std", "hypot"})
+NORMS = frozenset(
+    {"linalg_vector_norm", "norm", "cdist_forward", "pdist_forward", "dist", "std", "std_mean", "hypot"}
+)
 
 TYING = CHOICES | PLACES | ORDERS | NORMS
 """Operations whose entries may be tied, beside max pooling."""
@@ -36,10 +38,25 @@ UNSEEN = frozenset(
 """Operations with kinks whose places are not looked for."""
 
 
+def is_other_norm(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operation is a norm other than the Euclidean one, which has kinks away from zero too.
+
+    Args:
+        name: Bare name of the operation.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
+    """
+    place = {"linalg_vector_norm": 1, "norm": 1, "pdist_forward": 1, "dist": 2, "cdist_forward": 2}.get(name)
+    if place is None:
+        return False
+    given = kwargs.get("ord", kwargs.get("p", args[place] if len(args) > place else None))
+    return given is not None and given != 2
+
+
 def ties_of(
     name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, tol: float
 ) -> Tensor | None:
-    """Whether the entry that an operation chose is tied with another one, for each of its choices.
+    """With how many other entries the one that an operation chose is tied, for each of its choices.
 
     Args:
         name: Bare name of the operation.
@@ -49,7 +66,7 @@ def ties_of(
         tol: Absolute difference up to which two entries are tied.
 
     Returns:
-        A mask with an entry for each choice; ``None`` if the operation chooses nothing.
+        A count, or a mark, for each choice; ``None`` if the operation chooses nothing.
     """
     first, value = args[0], result[0] if isinstance(result, tuple | list) else result
     if name in CHOICES:
@@ -64,7 +81,7 @@ def ties_of(
     if name in NORMS:
         return value.abs() <= tol
     if name.startswith("max_pool"):
-        return (_windows(first, args, kwargs, value) >= value.unsqueeze(-1) - tol).sum(dim=-1) > 1
+        return _others(_windows(first, args, kwargs, value) >= value.unsqueeze(-1) - tol, dim=-1)
     if name.startswith("adaptive_max_pool"):
         return _adaptive(first, value, tol)
     return None
@@ -79,7 +96,7 @@ def _argument(name: str, place: int, args: Sequence[Any], kwargs: Mapping[str, A
 def _tied_with(
     value: Tensor, first: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any], tol: float
 ) -> Tensor:
-    """Whether two entries or more are equal to the one that a reduction took."""
+    """How many other entries are equal to the one that a reduction took."""
     dims = [d for d in args[1:] if isinstance(d, int | list | tuple) and not isinstance(d, bool)]
     dim = kwargs.get("dim", dims[-1] if dims else None)  # `kthvalue` names k before the dimension
     axes = [dim] if isinstance(dim, int) else list(dim or range(first.ndim))
@@ -88,7 +105,12 @@ def _tied_with(
         for axis in axes:
             value = value.unsqueeze(axis)
     equal = (first - value).abs() <= tol
-    return equal.sum(dim=axes, keepdim=True) > 1 if first.ndim else equal & False
+    return _others(equal, dim=axes, keepdim=True) if first.ndim else equal & False
+
+
+def _others(equal: Tensor, **options: Any) -> Tensor:
+    """The number of entries that are equal, beside the one that was taken."""
+    return (equal.sum(**options) - 1).clamp(min=0)
 
 
 def _has_equal(rows: Tensor, tol: float) -> Tensor:
@@ -133,10 +155,10 @@ def _each(value: Any, count: int) -> list[int]:
 def _adaptive(first: Tensor, value: Tensor, tol: float) -> Tensor:
     """The same for windows of adaptive size."""
     count = 3 if value.ndim == 5 else 2
-    tied = torch.zeros_like(value, dtype=torch.bool)
+    tied = torch.zeros_like(value, dtype=torch.long)
     for cell, place in _cells(first.shape[-count:], value.shape[-count:]):
         entries = first[(..., *place)].flatten(-count)
-        tied[(..., *cell)] = (entries >= value[(..., *cell)].unsqueeze(-1) - tol).sum(dim=-1) > 1
+        tied[(..., *cell)] = _others(entries >= value[(..., *cell)].unsqueeze(-1) - tol, dim=-1)
     return tied
 
 

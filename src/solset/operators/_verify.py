@@ -27,15 +27,20 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The step of the differences, in sizes of the tensors, and the error up to which they agree."""
+    """The step of the differences, in sizes of the tensors, and the error up to which they agree.
+
+    A first derivative is one number along a direction, in which a fault may be small by chance: its error
+    ``slope_tol`` is as small as the differences allow.
+    """
 
     step: float
     tol: float
+    slope_tol: float
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> "Accuracy":
         """In float64 a step so small that hardly any rectifier switches inside; coarse in float32."""
-        return cls(1e-7, 1e-3) if dtype == torch.float64 else cls(4e-3, 0.1)
+        return cls(1e-7, 1e-3, 1e-5) if dtype == torch.float64 else cls(4e-3, 0.1, 0.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +156,7 @@ class Comparison:
     @property
     def first(self) -> Verdict:
         """What differences of the outputs say of the first derivative."""
-        h, tol = self._accuracy.step, self._accuracy.tol
+        h, tol = self._accuracy.step, self._accuracy.slope_tol
         terms = [
             float((a.detach() * b).sum()) for a, b in zip(self._probe.slopes, self._direction, strict=True)
         ]
@@ -171,7 +176,7 @@ class Comparison:
             return Verdict.UNKNOWN  # the derivatives to the two sides differ
         return Verdict.WRONG
 
-    @property
+    @cached_property
     def second(self) -> Verdict:
         """What differences of the gradient say of ``H``, ``B`` and ``Bᵀ``."""
         count, weights = len(self._direction), self._probe.weights

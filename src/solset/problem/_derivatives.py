@@ -132,7 +132,15 @@ class _Door:
         if FAULTS.intersection(losses):
             return _loss_refusal()
         verdicts += [*losses, *self._second_verdicts(whole, loss)]
+        if whole.second in FAULTS and self._again(ids) in FAULTS:
+            return self._refusal("weights")
         return _premise(verdicts, ids)
+
+    def _again(self, ids: Sequence[int]) -> Verdict:
+        """The verdict on the first derivative in another direction, where a fault was too small in one."""
+        direction = self.probe.direction(2)
+        flat_rows(direction[-1])[:, ids] = 0.0
+        return Comparison(self.probe, direction).first
 
     def _of_weights(self, direction: Sequence[Tensor]) -> Verdict:
         still = [*direction[:-1], torch.zeros_like(direction[-1])]
