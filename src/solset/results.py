@@ -135,6 +135,9 @@ class WeightsResult(Result):
     def apply_to(self, model: nn.Module) -> nn.Module:
         """A deep copy of ``model`` with the new weights; the model itself is not touched.
 
+        Weights of a loss, whose names begin with ``"loss."``, are left out for the network. Pass the loss
+        itself for a copy of it with its new weights.
+
         Args:
             model: The module whose parameter names the result carries.
 
@@ -143,7 +146,7 @@ class WeightsResult(Result):
         """
         changed = copy_of(model)
         present = dict(changed.named_parameters())
-        for name, value in self.as_parameters().items():
+        for name, value in _belonging(self.as_parameters(), present).items():
             if name not in present or present[name].shape != value.shape:
                 raise bad_value(
                     "model",
@@ -177,6 +180,15 @@ def copy_of(model: nn.Module) -> nn.Module:
             got=f"{error}",
             cure="Keep locks, files and tensors with a graph outside of the module, or define __deepcopy__.",
         ) from error
+
+
+def _belonging(weights: dict[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a network, or of the loss that was trained beside it, whichever the module is."""
+    of_loss = {name for name in weights if name.startswith("loss.") and name not in present}
+    by_name = {name.removeprefix("loss."): weights[name] for name in of_loss}
+    if by_name and by_name.keys() <= present.keys() and not weights.keys() & present.keys():
+        return by_name
+    return {name: part for name, part in weights.items() if name not in of_loss}
 
 
 class TableResult(Result):

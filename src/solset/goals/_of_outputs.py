@@ -13,7 +13,7 @@ from solset.errors import bad_value
 from solset.goals._goal import Goal, Slopes
 from solset.goals._held_out import HeldOutLoss, held_out
 from solset.operators import PerSampleGradients
-from solset.risk import EmpiricalRisk, Loss, digest, flat_rows, named_tensors, own_loss
+from solset.risk import EmpiricalRisk, Loss, digest, flat_rows, named_tensors, own_loss, require_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +187,7 @@ class Margin(PointGoal):
 
     def check(self, risk: EmpiricalRisk) -> None:
         """Refuses inputs that do not fit, and labels that the network does not have."""
+        require_logits(risk)
         count, width = _sizes(risk, self.inputs)
         cure = "Pass the class of each point as an integer."
         shaped("labels", self.labels, (count,), cure=cure)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from solset.errors import bad_type, bad_value
 from solset.goals._goal import Goal, as_scalar
 from solset.linalg import Space
-from solset.risk import EmpiricalRisk, called, digest
+from solset.risk import EmpiricalRisk, called, digest, network_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,9 +159,10 @@ class ModelFunction(Goal):
         """The function's value."""
         named = dict(zip(risk.layout.shapes, risk.layout.split(weights), strict=True))
         fixed = {name: value.clone() for name, value in risk.fixed.items()}  # a forward pass may change them
-        state = {f"model.{name}": value for name, value in {**fixed, **named}.items()}
+        network, state = network_of(risk.model, {**fixed, **named})
         risk.require_mode()
-        return as_scalar(called(_Measured(risk.model, self.function), state, (), {}))
+        named = {f"model.{name}": value for name, value in state.items()}
+        return as_scalar(called(_Measured(network, self.function), named, (), {}))
 
     def check(self, risk: EmpiricalRisk) -> None:
         """Nothing can be known before it is called."""

@@ -28,6 +28,7 @@ from solset.poisoning._prediction_attack import (
 from solset.problem import Optimality, Problem, keeps_outputs
 from solset.results import TableResult, computed
 from solset.retraining import GradientDescent, LevenbergMarquardt, Method, Newton
+from solset.risk import require_logits
 from solset.solvers import Solver
 from solset.solvers.filters import Filter, GradientFlow
 
@@ -188,6 +189,7 @@ def _check(budget: Budget, radius_tol: float, count: int) -> None:
 
 def _classes(problem: Problem, inputs: Tensor) -> tuple[int, list[int]]:
     """The predicted class and all other classes."""
+    require_logits(problem.risk())
     with torch.no_grad():
         outputs = outputs_at(problem.risk(), problem.weights(), inputs)
     if len(outputs) < 2:

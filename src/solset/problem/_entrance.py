@@ -22,11 +22,14 @@ from solset.risk import (
     Pick,
     Sweep,
     WeightDecay,
+    asked_for,
+    beside_outputs,
     check_penalty,
     choose_parameters,
     decay_of,
     digest,
     gradient_scale,
+    moving,
     open_door,
     opened,
     probe_indices,
@@ -36,6 +39,7 @@ from solset.risk import (
     sample_factors,
     source_of,
     verified,
+    with_loss,
 )
 
 STATIONARY = 1e-3  # gradient norm of stationary weights, relative to the terms that cancel in it
@@ -86,12 +90,17 @@ def open_problem(
     require("batch_size", batch_size, int, cure="Leave it out.")
     positive("batch_size", batch_size, cure="Leave it out.")
     refuse_model(model)
+    learned = asked_for(loss, parameters)
+    if learned is not None:
+        model = with_loss(model, learned)
     layout, named = choose_parameters(model, parameters), dict(model.named_parameters())
     weights = layout.join([named[name].detach() for name in layout.shapes]).clone()
     decay = decay_of(weight_decay, layout, named)
     kink = "" if penalty is None else check_penalty(penalty, named, list(layout.shapes))
     risk = _risk_of(model, loss, inputs, targets, layout, weights, decay, batch_size, penalty, moves, outputs)
     few = probe_indices(len(risk.points))
+    if learned is not None:
+        risk = beside_outputs(risk, target_moves)
     risk = opened(risk, few, target_moves=target_moves)
     probed = probe_model(risk)
     if not risk.is_whole:
@@ -147,6 +156,8 @@ def _with_verified_loss(
     if not bool(torch.isfinite(sweep.outputs).all()):
         return risk, sweep, ()
     checked_risk = verified(risk, sweep.outputs, sweep.targets, factors)
+    if risk.door.learned:
+        checked_risk = moving(checked_risk, sweep.outputs, sweep.targets)
     sweep = sweep if checked_risk is risk else checked_risk.sweep()
     return checked_risk, sweep, (Premise("loss", Verdict.HELD),)  # one that fails is refused
 

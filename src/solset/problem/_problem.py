@@ -64,7 +64,7 @@ class Problem:
             its weight, and a mean is divided by their sum. Equal weights by default; the weights that the
             loss itself gives to classes or pixels are seen in its values.
         parameters: Name patterns (such as ``"layer3.*"``) of the weights that may move; by default those
-            that require grad.
+            that require grad. Weights of a loss that is a module move where ``"loss.*"`` names them.
         moves: Name of the tensor of the inputs whose entries move, such as ``"pixel_values"``, or
             ``solset.embedding_of("input_ids")`` for the embeddings of token ids; by default the only tensor
             of real numbers. Whole numbers are always held.

@@ -7,9 +7,10 @@ from solset.risk._door import Moves, Pick, open_door, picked, style_of
 from solset.risk._double import in_double
 from solset.risk._embeddings import embedding_of
 from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep
-from solset.risk._heads import fit_at, losses_at, output_shape, slopes_at, through_loss
+from solset.risk._heads import fit_at, losses_at, output_shape, require_logits, slopes_at, through_loss
 from solset.risk._identity import digest, identity, settings_of, without_addresses
 from solset.risk._layout import Layout, choose_parameters, flat_rows
+from solset.risk._learned import asked_for, beside_outputs, moving
 from solset.risk._losses import WholeBatch
 from solset.risk._opening import opened
 from solset.risk._penalty import Penalty, check_penalty
@@ -23,6 +24,7 @@ from solset.risk._tree_loss import own_loss
 from solset.risk._trees import mapped, named_tensors
 from solset.risk._verified import reduction_of, verified
 from solset.risk._weighed import WeighedLoss, plain_targets, point_factors, sample_factors
+from solset.risk._with_loss import network_of, with_loss
 
 __all__ = [
     "EmpiricalRisk",
@@ -42,6 +44,8 @@ __all__ = [
     "WholeBatch",
     "WeightDecay",
     "as_points",
+    "asked_for",
+    "beside_outputs",
     "called",
     "check_penalty",
     "choose_parameters",
@@ -57,8 +61,10 @@ __all__ = [
     "is_out_of_memory",
     "losses_at",
     "mapped",
+    "moving",
     "misfit_at",
     "named_tensors",
+    "network_of",
     "open_door",
     "opened",
     "output_shape",
@@ -71,6 +77,7 @@ __all__ = [
     "probe_model",
     "reduction_of",
     "refuse_model",
+    "require_logits",
     "sample_factors",
     "settings_of",
     "slopes_at",
@@ -80,5 +87,6 @@ __all__ = [
     "targets_obstacle",
     "through_loss",
     "verified",
+    "with_loss",
     "without_addresses",
 ]

@@ -15,6 +15,7 @@ from solset.risk._embeddings import EmbeddingOf, Lookup, lookup_of
 from solset.risk._points import Points
 from solset.risk._sources import Source
 from solset.risk._trees import Leaf, Tree, named_tensors, plain
+from solset.risk._with_loss import network_of
 
 Pick = str | int | Callable[[Any], Any] | None
 """Name, key or index of an output, or a function of the model's return; ``None`` takes it as it is."""
@@ -34,6 +35,7 @@ class Door:
         outputs: Tree of the outputs where the loss takes several tensors; ``None`` for one tensor.
         lookup: Look-up of an embedding whose output moves; ``None`` if a tensor of the batch moves.
         moves_target: Whether the target is the input itself and moves with it.
+        learned: Names of the loss's own weights that move; they come beside the outputs, a row per point.
     """
 
     style: str = "whole"
@@ -41,6 +43,7 @@ class Door:
     outputs: Tree | None = None
     lookup: Lookup | None = None
     moves_target: bool = False
+    learned: tuple[str, ...] = ()
 
     def call(self, model: nn.Module, state: Mapping[str, Tensor], points: Points, inputs: Tensor) -> Any:
         """What the model returns for a batch, after the choice among its outputs.
@@ -55,6 +58,9 @@ class Door:
         with self._displaced(points, inputs, state):
             returned = run(model, state, batch, self.style)
         chosen = picked(returned, self.pick)
+        if self.learned:
+            row = torch.cat([state[name].reshape(1, -1) for name in self.learned], dim=1)
+            return chosen, row.expand(len(inputs), -1)
         return (chosen, points.features_in(inputs)) if self.moves_target else chosen
 
     def _displaced(
@@ -98,6 +104,7 @@ def run(model: nn.Module, state: Mapping[str, Tensor], batch: Any, style: str) -
         batch: Tensor or tree of tensors.
         style: Way of passing the batch, as in :class:`Door`.
     """
+    model, state = network_of(model, state)
     if style == "named":
         return called(model, state, (), batch)
     return called(model, state, batch if style == "spread" else (batch,), {})
@@ -151,6 +158,7 @@ def style_of(model: nn.Module, batch: Any) -> str:
     if isinstance(batch, Tensor):
         return "whole"
     style = "named" if isinstance(batch, Mapping) else "spread"
+    model, _ = network_of(model, {})
     try:
         signature = inspect.signature(model.forward)
         args, named = ((), dict(batch)) if style == "named" else (tuple(batch), {})

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from solset import comm
+from solset.errors import bad_value
 from solset.risk._batching import in_batches
 from solset.risk._empirical import EmpiricalRisk
 from solset.risk._layout import flat_rows
@@ -21,6 +22,24 @@ def output_shape(risk: EmpiricalRisk) -> tuple[int, ...]:
     inputs, _ = risk.points[[0]]
     with torch.no_grad():
         return tuple(risk.forward(risk.layout.split(risk.weights), inputs).shape[1:])
+
+
+def require_logits(risk: EmpiricalRisk) -> None:
+    """Refuses a network whose outputs are several tensors where all outputs of a point count as classes.
+
+    Args:
+        risk: Empirical risk with the network.
+
+    Raises:
+        ValueError: If there are several, the weights of a learned loss included.
+    """
+    if risk.door.outputs is not None:
+        raise bad_value(
+            "problem",
+            expected="one whose outputs are one tensor of logits",
+            got=f"several tensors, {[leaf.name for leaf in risk.door.outputs.leaves]}",
+            cure="Use a ModelFunction that picks the logits.",
+        )
 
 
 def through_loss(

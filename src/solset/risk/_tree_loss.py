@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from solset.risk._empirical import EmpiricalRisk, Loss
+from solset.risk._losses import WholeBatch
 from solset.risk._trees import Tree
 from solset.risk._weighed import WeighedLoss
 
@@ -50,5 +51,9 @@ def own_loss(risk: EmpiricalRisk, loss: Loss | None) -> Loss:
     """
     if loss is None:
         return risk.loss
-    theirs = risk.loss.loss if isinstance(risk.loss, WeighedLoss) else risk.loss
-    return replace(theirs, loss=loss) if isinstance(theirs, TreeLoss) else loss
+    theirs = risk.loss.loss if isinstance(risk.loss, WeighedLoss | WholeBatch) else risk.loss
+    if not isinstance(theirs, TreeLoss):
+        return loss
+    if risk.door.learned:  # the weights of the risk's own loss stand beside the outputs
+        return replace(theirs, loss=lambda given, targets: loss(given[0], targets))
+    return replace(theirs, loss=loss)

@@ -77,9 +77,9 @@ def _checked_value(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
             "loss",
             expected="a function of outputs and targets, whose own weights are held or belong to the model",
             got=f"weights of its own that require grad ({', '.join(learned)})",
-            cure="Hold them with requires_grad_(False). To let them move, make them parameters of the model, "
-            "which returns them beside its outputs, one row per point: (outputs, s.expand(len(x), -1)). If "
-            "they are the model's, pass an L2 penalty as weight_decay and any other as penalty=.",
+            cure='Let them move by naming them, as in parameters=["*", "loss.*"], or hold them with '
+            "requires_grad_(False). If they are the model's, pass an L2 penalty as weight_decay and any "
+            "other as penalty=.",
         )
     if whole.requires_grad:  # the outputs are detached
         raise bad_value(
@@ -135,7 +135,7 @@ def verified(
     if risk.is_whole:
         return _verified_whole(risk, outputs, targets, sample_weights)
     shaken = _shaken(outputs)
-    is_batched = _takes_vmap(risk.loss, shaken, targets)
+    is_batched = takes_vmap(risk.loss, shaken, targets)
     with torch.no_grad():
         # Outputs of another point miss the target by far more than rounding, however well the model fits.
         foreign = shaken.roll(len(shaken) // 2, dims=0)
@@ -216,8 +216,14 @@ def _weights(
         return point_weights(loss, tries, targets, is_batched=is_batched)
 
 
-def _takes_vmap(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
-    """Whether the losses of many points at once equal those of single ones, tried on a few."""
+def takes_vmap(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether the losses of many points at once equal those of single ones, tried on a few.
+
+    Args:
+        loss: Function of outputs and targets.
+        outputs: Outputs of all points.
+        targets: Targets of all points.
+    """
     probed = probe_indices(len(outputs))
     few, aims = outputs[probed], targets[probed]
     with torch.no_grad():
