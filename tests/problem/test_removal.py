@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem, Remove, retrain
+from solset import Move, Problem, Remove, retrain
 from solset.changes import Change
 from solset.linalg import LinearOperator
 from solset.operators import PointGradients
 from solset.retraining import Newton
+from solset.risk import EmpiricalRisk
 
 
-def ridge(decay: float = 0.1) -> tuple[Tensor, Tensor, nn.Module]:
+def ridge(decay: float = 0.1) -> tuple[Tensor, Tensor, nn.Linear]:
     """Ridge regression at its closed-form minimum."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(15, 4, dtype=torch.float64, generator=generator)
@@ -38,7 +39,8 @@ def test_removal_is_the_derivative_of_reweighting(optimality):
     x, y, model = ridge()
     problem = Problem(model, nn.MSELoss(), x, y, weight_decay=0.1)
     points, step = [2, 9], 1e-5
-    predicted = problem.estimate(Remove(points), optimality=optimality).min_norm().value - problem.weights()
+    estimate = problem.estimate(Remove(points), optimality=optimality, order="first")
+    predicted = estimate.min_norm().value - problem.weights()
     ends = [minimum(x, y, without(points, sign * step), 0.1) for sign in (1, -1)]
     torch.testing.assert_close(predicted, (ends[0] - ends[1]) / (2 * step), rtol=1e-8, atol=1e-10)
 
@@ -66,12 +68,36 @@ def test_point_gradients_are_those_of_single_losses(reduction):
     torch.testing.assert_close(operator.T @ torch.eye(4, dtype=torch.float64), expected.detach().T)
 
 
-def test_where_the_data_are_fitted_a_removal_is_refused_with_the_reason():
+@pytest.mark.parametrize("optimality", ["auto", "interpolating"])
+def test_at_a_fitted_point_the_weights_stay_a_solution_and_the_set_grows(optimality):
     x, _, model = ridge()
     with torch.no_grad():
         problem = Problem(model, nn.MSELoss(), x[:3], model(x[:3]))
-    with pytest.raises(ValueError, match=r"`optimality`.*stay a solution without these points"):
-        problem.estimate(Remove([1]), optimality="interpolating")
+    before = problem.estimate(Move([1], torch.zeros(1, 4, dtype=torch.float64)), optimality=optimality)
+    estimate = problem.estimate(Remove([1]), optimality=optimality)
+    assert estimate.distance(problem.weights()) == 0.0
+    assert estimate.dimension == before.dimension + 1 == 2
+    answer = estimate.min_norm()
+    assert "stay a solution, at distance 0" in answer.message
+    assert "1 dimensions" in answer.message
+    torch.testing.assert_close(answer.value, problem.weights(), rtol=0, atol=0)
+    direction = estimate.directions(torch.eye(4, dtype=torch.float64))
+    torch.testing.assert_close(x[[0, 2]] @ direction, torch.zeros(2, 4, dtype=torch.float64))
+    assert int(torch.linalg.matrix_rank(direction)) == 2
+
+
+def test_rows_that_leave_are_dropped_and_no_other_is_computed_again(monkeypatch):
+    x, _, model = ridge()
+    with torch.no_grad():
+        problem = Problem(model, nn.MSELoss(), x[:3], model(x[:3]))
+    problem.estimate(Remove([1])).min_norm()
+    passes, returned = [], EmpiricalRisk.returned
+    monkeypatch.setattr(
+        EmpiricalRisk, "returned", lambda self, w, x: (passes.append(len(x)), returned(self, w, x))[1]
+    )
+    for point in (0, 2):
+        assert problem.estimate(Remove([point])).dimension == 2
+    assert max(passes) == 1  # the shape of the outputs
 
 
 def test_removal_names_its_points():

@@ -4,7 +4,8 @@ A new kind of change is one subclass of :class:`Change`; problems, estimates and
 """
 
 from solset.changes._change import Change, PointChange, require_change
+from solset.changes._exchange import Exchange
 from solset.changes._move import Move
 from solset.changes._weights import Remove
 
-__all__ = ["Change", "Move", "PointChange", "Remove", "require_change"]
+__all__ = ["Change", "Exchange", "Move", "PointChange", "Remove", "require_change"]

@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from solset.changes._exchange import Exchange
 from solset.checks import points_of
 from solset.errors import bad_type
 from solset.linalg import LinearOperator, Space
@@ -33,7 +35,13 @@ class Change(ABC):
 
     A change knows two data operators, the derivatives in its coordinates, and how far it goes along them.
     With ``C`` one of the operators, an estimate solves ``A v = -C t``. ``A`` does not know what changes.
+
+    Attributes:
+        is_finite: Whether the change is never small, such as a removal, so that an estimate is by default a
+            Newton step on the changed risk.
     """
+
+    is_finite: ClassVar[bool] = False
 
     @abstractmethod
     def of_gradient(self, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:
@@ -112,6 +120,28 @@ class Change(ABC):
             risk: Empirical risk on the data before the change.
         """
         return self
+
+    def exchange(self, risk: EmpiricalRisk) -> Exchange | None:  # noqa: ARG002 - for finite changes
+        """The losses that the change takes from the risk and adds to it; ``None`` if it is not known so.
+
+        A Newton step on the changed risk needs no more than these, beside what is known before the change.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+
+        Raises:
+            TypeError: As for :meth:`direction`.
+            ValueError: As for :meth:`direction`.
+        """
+        return None
+
+    def leaving(self, risk: EmpiricalRisk) -> list[int]:  # noqa: ARG002 - for removals
+        """The indices of the points that are no longer there after the change.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+        """
+        return []
 
     def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:  # noqa: ARG002
         """What the change does to each point of the data, for a training that runs on them.

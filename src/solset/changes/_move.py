@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from solset.changes._change import PointChange, PointsChange
+from solset.changes._exchange import Exchange
 from solset.checks import points_of
 from solset.linalg import LinearOperator, Space
 from solset.operators import InputJacobian, Mixed
@@ -57,6 +58,12 @@ class Move(PointsChange):
     def moving(self, risk: EmpiricalRisk) -> list[int]:
         """All points of the change; argument as for every change."""
         return self.chosen(risk)
+
+    def exchange(self, risk: EmpiricalRisk) -> Exchange:
+        """The losses of the points leave, those of the moved points come; argument as for every change."""
+        points = self.chosen(risk)
+        parts = ((-1.0, risk.select(points)), (1.0, self.applied_to(risk).select(points)))
+        return Exchange(1.0, parts, tuple(points))
 
     def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:
         """The move of the features; arguments as for every change."""

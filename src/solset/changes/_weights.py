@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from solset.changes._change import PointChange, PointsChange
+from solset.changes._exchange import Exchange
 from solset.checks import points_of
 from solset.errors import bad_value
-from solset.linalg import LinearOperator, Space
+from solset.linalg import LinearOperator, Space, Zero
 from solset.operators import PointGradients
-from solset.risk import EmpiricalRisk, point_factors
+from solset.risk import EmpiricalRisk, output_shape, point_factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +32,16 @@ class Remove(PointsChange):
         Remove(points 7)
     """
 
+    is_finite: ClassVar[bool] = True
+
     def of_gradient(self, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:  # noqa: ARG002
         """The gradients of the points' losses as columns; arguments as for every change."""
         return PointGradients(risk, self._removed(len(risk.points)))
 
     def of_outputs(self, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:  # noqa: ARG002
-        """Refuses: where the data are fitted, nothing moves; arguments as for every change."""
-        raise bad_value(
-            "optimality",
-            expected="'stationary' or 'gauss_newton' for points that are removed",
-            got="'interpolating'",
-            cure="Fitted weights stay a solution without these points: the distance is 0, and the set grows.",
-        )
+        """Zero: the weight of a point changes no output; arguments as for every change."""
+        shape = (len(risk.points) * prod(output_shape(risk)), len(self._removed(len(risk.points))))
+        return Zero(shape, risk.weights.dtype, risk.weights.device)
 
     def space(self, risk: EmpiricalRisk) -> Space:
         """One number per point; argument as for every change."""
@@ -59,6 +60,18 @@ class Remove(PointsChange):
         factors = point_factors(risk, rest)
         total = len(rest) if factors is None else float(factors.sum())
         return replace(risk, points=risk.points.select(rest), total=total)
+
+    def exchange(self, risk: EmpiricalRisk) -> Exchange:
+        """The losses leave, and a mean is divided by what is left; argument as for every change."""
+        removed = self._removed(len(risk.points))
+        factors = point_factors(risk, removed)
+        taken = len(removed) if factors is None else float(factors.sum())
+        factor = risk.total / (risk.total - taken) if risk.reduction == "mean" else 1.0
+        return Exchange(factor, ((-1.0, risk.select(removed)),), tuple(removed))
+
+    def leaving(self, risk: EmpiricalRisk) -> list[int]:
+        """All of the points; argument as for every change."""
+        return self._removed(len(risk.points))
 
     def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:  # noqa: ARG002
         """A factor of 0 for each point; arguments as for every change."""

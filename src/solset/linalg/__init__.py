@@ -7,9 +7,11 @@ from solset.linalg._algebra import (
     Deflated,
     DenseOperator,
     Identity,
+    MaskedRows,
     NormalOperator,
     Product,
     Sum,
+    Zero,
     shifted,
 )
 from solset.linalg._lanczos import SmallestEigenvalue, krylov, smallest_eigenpair
@@ -53,6 +55,7 @@ __all__ = [
     "LargestRatio",
     "LeftSide",
     "LinearOperator",
+    "MaskedRows",
     "NormalOperator",
     "Product",
     "ROUNDING",
@@ -63,6 +66,7 @@ __all__ = [
     "Stacked",
     "Sum",
     "WIDTH",
+    "Zero",
     "as_scipy",
     "cross_gram",
     "default_tolerance",

@@ -59,6 +59,37 @@ class Identity(LinearOperator):
         return block
 
 
+class Zero(LinearOperator):
+    """The matrix of zeros, ``(m, p)``."""
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return block.new_zeros(self.shape[0], block.shape[1])
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return block.new_zeros(self.shape[1], block.shape[1])
+
+
+class MaskedRows(LinearOperator):
+    """Some of the rows of another matrix, computed with all of them.
+
+    Args:
+        inner: Matrix with all rows, ``(m, p)``.
+        mask: Mask of the rows that are taken, ``(m,)``.
+    """
+
+    def __init__(self, inner: LinearOperator, mask: Tensor) -> None:
+        super().__init__((int(mask.sum()), inner.shape[1]), inner.dtype, inner.device)
+        self._inner, self._mask = inner, mask.to(inner.device)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return (self._inner @ block)[self._mask]
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        whole = block.new_zeros(self._inner.shape[0], block.shape[1])
+        whole[self._mask] = block
+        return self._inner.T @ whole
+
+
 class BlockDiagonal(LinearOperator):
     """A block-diagonal matrix with equal blocks ``(n, r, c)``, such as row weights of a Jacobian."""
 

@@ -1,6 +1,7 @@
 """The gradients of single points' losses, as the columns of an operator."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,19 +23,33 @@ class PointGradients(LinearOperator):
         risk: Empirical risk at the point of linearisation.
         points: Indices ``K`` of the points.
 
-    Cost: one gradient and one forward pass over the points once, then a product with ``J`` of the points.
+    Cost: one gradient and one forward pass over the points at the first product, then a product with ``J`` of
+    the points.
     """
 
     def __init__(self, risk: EmpiricalRisk, points: Sequence[int]) -> None:
         super().__init__((risk.layout.size, len(points)), risk.weights.dtype, risk.weights.device)
-        chosen = risk.select(points)
-        self._rows = Jacobian(chosen, memory_budget=GRAPH_BUDGET)
-        self._slopes = slopes_at(chosen, chosen.outputs())  # (|K|, c), with α
-        self._share, factors = None, point_factors(risk, points)
-        if risk.reduction == "mean":
-            share = risk.without_regularisation().gradient() / risk.total  # α g
-            ones = share.new_ones(len(points))
-            self._share = share.unsqueeze(1) * (ones if factors is None else factors)  # (p, |K|)
+        self._risk, self._points = risk, points
+
+    @cached_property
+    def _rows(self) -> Jacobian:
+        return Jacobian(self._risk.select(self._points), memory_budget=GRAPH_BUDGET)
+
+    @cached_property
+    def _slopes(self) -> Tensor:
+        """The slopes ``α ∇_f L`` of the points, ``(|K|, c)``."""
+        chosen = self._risk.select(self._points)
+        return slopes_at(chosen, chosen.outputs())
+
+    @cached_property
+    def _share(self) -> Tensor | None:
+        """The part of a mean's gradient that each point takes with it, ``(p, |K|)``; ``None`` for a sum."""
+        if self._risk.reduction != "mean":
+            return None
+        share = self._risk.without_regularisation().gradient() / self._risk.total  # α g
+        factors = point_factors(self._risk, self._points)
+        ones = share.new_ones(len(self._points))
+        return share.unsqueeze(1) * (ones if factors is None else factors)
 
     def _apply(self, block: Tensor) -> Tensor:
         weighted = torch.einsum("nk,nc->nck", block, self._slopes).reshape(-1, block.shape[1])

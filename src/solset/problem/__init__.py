@@ -1,5 +1,6 @@
 """The trained point and its optimality maps: where the two wings meet."""
 
+from solset.problem._finite import Order
 from solset.problem._gauss_newton import GaussNewton
 from solset.problem._interpolating import Interpolating
 from solset.problem._maps import AUTO, MAPS, Optimality, as_map, keeps_outputs
@@ -17,6 +18,7 @@ __all__ = [
     "Interpolating",
     "LinearisedMap",
     "Optimality",
+    "Order",
     "Problem",
     "Stationary",
     "TrainedPoint",

@@ -18,6 +18,7 @@ from solset.linalg import Space
 from solset.operators import InformativeRows
 from solset.problem._attribution import Goals, attributed, slopes_of
 from solset.problem._entrance import open_problem, weights_of
+from solset.problem._finite import Order, finite_answers
 from solset.problem._interpolating import Interpolating, restored
 from solset.problem._maps import AUTO, Optimality, linearise
 from solset.problem._point import TrainedPoint
@@ -304,24 +305,40 @@ class Problem:
         optimality: Optimality = AUTO,
         solver: Solver | None = None,
         rows: InformativeRows | None = None,
+        order: Order | None = None,
     ) -> AffineSet:
         """The estimated new solution set ``w̄ + DS(x̄|w̄)(Δx)`` (equations 13 to 19).
 
         Its elements are weights: ``.min_norm().apply_to(model)`` is a changed copy of the model. The error
-        is of second order in ``‖Δx‖`` and the distance along the set together.
+        is of second order in ``‖Δx‖`` and the distance along the set together. A change that is never small,
+        such as a removal, is answered by one Newton step on the changed risk, whose error is of second order
+        in the step; for a quadratic risk it is exact. At a fitted point a removal only drops constraints.
 
         Args:
             change: Change of the training data: ``solset.Move(points, dx)``, with ``points=None`` for all.
             optimality: As for :meth:`derivative`.
             solver: As for :meth:`derivative`.
             rows: As for :meth:`derivative`.
+            order: Kind of estimate: ``"first"`` by the derivative, or ``"newton"`` by one Newton step on the
+                changed risk. By default ``"newton"`` for changes that are never small, and ``"first"`` for
+                others, whatever the solver; one without a decomposition works on the changed matrix instead.
+
+        Raises:
+            ValueError: If change or order do not fit the data or the map.
+
+        Warns:
+            SolsetWarning: If a premise does not hold, or points that leave hold a direction alone.
 
         Cost: nothing is solved yet. About one gradient looks for kinks at the data, once for each problem.
         Where units are tied, about ten more over their points follow: once for all, and for those that move.
+        A Newton step takes one gradient over the points concerned, then their rows of ``J``, and a few
+        products over these points alone where the solver keeps a decomposition.
         """
         direction = change.direction(self._risk)  # refused before anything is factorised
-        derivative = self.derivative(change, optimality=optimality, solver=solver, rows=rows)
-        return derivative(direction).translate(self.weights(), self._risk.layout.shapes)
+        source = linearise(self.point, change, optimality, solver, rows)
+        finite = finite_answers(self.point, source, change, order)
+        answers = GraphicalDerivative(source)(direction) if finite is None else finite
+        return answers.translate(self.weights(), self._risk.layout.shapes)
 
     @checked
     def attribute(

@@ -1,7 +1,7 @@
 """Solvers as values: each turns a linear operator and a right-hand side into a :class:`Solution`."""
 
 from solset.solvers import filters
-from solset.solvers._base import Prepared, Solver, attainable, judge
+from solset.solvers._base import Factor, Prepared, Solver, attainable, judge
 from solset.solvers._decomposed import DualPrepared
 from solset.solvers._direct import Dense, SymmetricPrepared
 from solset.solvers._dual import Dual
@@ -11,13 +11,16 @@ from solset.solvers._lissa import LiSSA, largest_eigenvalue
 from solset.solvers._needs import Needs
 from solset.solvers._row_plan import AT_ONCE, RowPlan, RowSizes, computed_rows, size_text
 from solset.solvers._solution import Solution, SolverError
+from solset.solvers._updated import Decomposed, Update, Updated
 
 __all__ = [
     "AT_ONCE",
     "CG",
     "Dense",
     "Dual",
+    "Decomposed",
     "DualPrepared",
+    "Factor",
     "FirstToConverge",
     "GramPrepared",
     "LSMR",
@@ -32,6 +35,8 @@ __all__ = [
     "SolverError",
     "SymmetricPrepared",
     "attainable",
+    "Update",
+    "Updated",
     "computed_rows",
     "filters",
     "judge",

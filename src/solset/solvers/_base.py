@@ -1,6 +1,7 @@
 """The base of all solvers: a frozen value that prepares an operator, once, for many right-hand sides."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,9 +95,32 @@ class Prepared(ABC):
         """This object, where the solver keeps a Gram matrix of rows, in memory or on the disk."""
         return None
 
+    def factor(self) -> "Factor | None":
+        """What is kept of a symmetric ``A``, for products that run no network; ``None`` without such."""
+        return None
+
     def weighted(self, weights: LinearOperator) -> "Prepared | None":  # noqa: ARG002 - part of the interface
         """The prepared operator ``W A``, if it costs no new rows of ``A``; else ``None``."""
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """What a solver keeps of a symmetric matrix, by which functions of it cost no product with it.
+
+    Attributes:
+        function: Function of a filter ``φ`` and a block ``b`` in float64 that gives ``φ(A) b``.
+        rank: Numerical rank of ``A``.
+        smallest: Smallest eigenvalue of ``A`` that counts as non-zero.
+        largest: Largest absolute eigenvalue of ``A``.
+        tol: Relative residual up to which a system counts as consistent.
+    """
+
+    function: Callable[[Filter, Tensor], Tensor]
+    rank: int
+    smallest: float
+    largest: float
+    tol: float
 
 
 @dataclass(frozen=True)

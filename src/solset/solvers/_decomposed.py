@@ -13,6 +13,7 @@ from solset.linalg import (
     KeptRows,
     LeftSide,
     LinearOperator,
+    MaskedRows,
     NormalOperator,
     Product,
     Spectrum,
@@ -20,15 +21,20 @@ from solset.linalg import (
     equilibrated,
     sharp_spectrum,
     spectrum,
+    stacked,
 )
-from solset.solvers._base import Prepared, judge
+from solset.solvers._base import Factor, Prepared, judge
 from solset.solvers._gram_side import GramPrepared
 from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, MinimumNorm, RankCut
 
 
 class DualPrepared(GramPrepared):
-    """Rows ``A``, their Gram matrix and the spectrum of ``D AAᵀ D``, where ``D`` is one or equilibrates."""
+    """Rows ``A``, their Gram matrix and the spectrum of ``D AAᵀ D``, where ``D`` is one or equilibrates.
+
+    Attributes:
+        is_independent: Whether the rows are known to be independent, as some of independent rows are.
+    """
 
     def __init__(
         self,
@@ -40,7 +46,7 @@ class DualPrepared(GramPrepared):
         is_equilibrated: bool = False,
     ) -> None:
         super().__init__(rows, tolerance, tol, is_equilibrated=is_equilibrated)
-        self._gram = gram
+        self._gram, self.is_independent = gram, False
 
     @property
     def gram(self) -> Tensor:
@@ -85,12 +91,31 @@ class DualPrepared(GramPrepared):
         image = scale * (vectors @ (phi.unsqueeze(1) * (vectors.T @ block)))
         return image.to(rhs.dtype).reshape(rhs.shape)
 
+    def keeping(self, mask: Tensor) -> "DualPrepared":
+        """The same for some of the rows, whose inner products are known.
+
+        Args:
+            mask: Mask of the rows that stay, ``(m,)``; at least one.
+        """
+        stays = mask.to(self.gram.device)
+        fewer = DualPrepared(
+            _rows_kept(self.operator, mask),
+            self.gram[stays][:, stays],
+            self.tolerance,
+            self.tol,
+            is_equilibrated=self.is_equilibrated,
+        )
+        fewer.is_independent = self.is_independent or self.rank == len(self.gram)
+        return fewer
+
     def inverse(self, rhs: Tensor) -> Tensor:
         """``(AAᵀ)⁺ b``, in the dtype of ``b``."""
         return self.function(MinimumNorm()(self.spectrum.values, self.spectrum.kept), rhs)
 
     def solve(self, rhs: Tensor) -> Solution:
         """``Aᵀ (AAᵀ)⁺ b`` with one step of iterative refinement."""
+        if not bool(rhs.any()):  # zero, without a decomposition
+            return judge(self.operator, self.operator.T @ rhs, rhs, self.tol, 0)
         value = self.operator.T @ self.inverse(rhs)
         value = value + self.operator.T @ self.inverse(rhs - self.operator @ value)
         solution = judge(self.operator, value, rhs, self.tol, 0, chosen=MinimumNorm())
@@ -120,7 +145,7 @@ class DualPrepared(GramPrepared):
     @property
     def rank(self) -> int:
         """The number of eigenvalues above the tolerance."""
-        return self.spectrum.rank
+        return len(self.gram) if self.is_independent else self.spectrum.rank
 
     def left_side(self) -> LeftSide:
         """The decomposition of the rows by their Gram matrix, refined by the rows themselves."""
@@ -156,6 +181,17 @@ class DualPrepared(GramPrepared):
         return DualPrepared(rows, (matrix + matrix.T) / 2, max(self.tolerance, noise), self.tol)
 
 
+def _rows_kept(rows: LinearOperator, mask: Tensor) -> LinearOperator:
+    """The rows of a mask: those at hand are not copied, and others are computed again at each use."""
+    if not isinstance(rows, KeptRows):
+        return MaskedRows(rows, mask)
+    places = torch.cat([torch.tensor([False]), mask.cpu(), torch.tensor([False])]).int().diff()
+    runs = zip(
+        (places > 0).nonzero().flatten().tolist(), (places < 0).nonzero().flatten().tolist(), strict=True
+    )
+    return stacked([rows.part(start, stop) for start, stop in runs])
+
+
 class NormalPrepared(Prepared):
     """``(AᵀA + λI) v = b`` through the Gram matrix: ``φ(AᵀA + λ) = φ(λ) I + Aᵀ ψ(AAᵀ) A``."""
 
@@ -181,6 +217,17 @@ class NormalPrepared(Prepared):
         psi = torch.where(s.kept, (phi - phi_zero) / safe, torch.zeros_like(phi))
         rows = self.dual.operator
         return float(phi_zero) * rhs + rows.T @ self.dual.function(psi, rows @ rhs)
+
+    def factor(self) -> Factor | None:
+        """Functions of the matrix by its Gram matrix, where the rows are at hand too."""
+        if not isinstance(self.dual.operator, KeptRows):
+            return None
+        dtype, values = self.operator.dtype, self.dual.spectrum.values + self.damping
+
+        def function(choice: Filter, block: Tensor) -> Tensor:
+            return self._function(choice, block.to(dtype)).to(torch.float64)
+
+        return Factor(function, self.rank, float(values[0]), float(values[-1]), self.dual.tol)
 
     def curvature(self) -> Prepared:
         """The system itself, which is symmetric."""

@@ -16,7 +16,7 @@ from solset.linalg import (
     default_tolerance,
     spectrum,
 )
-from solset.solvers._base import Prepared, Solver, judge
+from solset.solvers._base import Factor, Prepared, Solver, judge
 from solset.solvers._needs import Needs
 from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, MinimumNorm
@@ -124,11 +124,21 @@ class SymmetricPrepared(Prepared):
 
     def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
         """``φ(A) b``."""
+        block = rhs.reshape(rhs.shape[0], -1).to(torch.float64)
+        value = self._function(choice, block).to(rhs.dtype).reshape(rhs.shape)
+        return judge(self.operator, value, rhs, max(self.tol, self.blur), 0, chosen=choice)
+
+    def _function(self, choice: Filter, block: Tensor) -> Tensor:
         s = self.spectrum
         phi = choice(s.values, s.kept).unsqueeze(1)
-        block = rhs.reshape(rhs.shape[0], -1).to(torch.float64)
-        value = (s.vectors @ (phi * (s.vectors.T @ block))).to(rhs.dtype).reshape(rhs.shape)
-        return judge(self.operator, value, rhs, max(self.tol, self.blur), 0, chosen=choice)
+        return s.vectors @ (phi * (s.vectors.T @ block))
+
+    def factor(self) -> Factor:
+        """Functions of the matrix by its eigenvectors."""
+        values = self.spectrum.values
+        smallest = float(values[self.spectrum.kept].min()) if self.rank else 0.0
+        largest = float(values.abs().max())
+        return Factor(self._function, self.rank, smallest, largest, max(self.tol, self.blur))
 
     def curvature(self) -> Prepared:
         """The system itself, which is symmetric."""

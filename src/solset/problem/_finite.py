@@ -1,0 +1,59 @@
+"""The one place where it is decided how a change that is not small is answered."""
+
+from typing import Literal
+
+from solset.changes import Change
+from solset.derivatives import Linearisation, Selection
+from solset.errors import bad_value
+from solset.problem._newton import NewtonStep
+from solset.problem._point import LinearisedMap, TrainedPoint
+from solset.problem._remaining import remaining
+from solset.sets import AffineSet
+
+Order = Literal["first", "newton"]
+
+
+def finite_answers(
+    point: TrainedPoint, source: Linearisation | Selection, change: Change, order: Order | None
+) -> AffineSet | None:
+    """The set of weight changes by one Newton step, or by dropping constraints; ``None`` for first order.
+
+    By default changes that are never small take a Newton step, whatever the solver: one that keeps no
+    decomposition works on the changed matrix. Where the outputs are kept, points that leave drop their rows,
+    to any order.
+
+    Args:
+        point: Trained point before the change.
+        source: Linearisation there, which names the map.
+        change: Change of the data, checked.
+        order: Kind of estimate that was asked for; ``None`` for the default.
+
+    Raises:
+        ValueError: If the order is no kind of estimate, or the change or the map has no Newton step.
+    """
+    if order not in {None, "first", "newton"}:
+        raise bad_value(
+            "order", expected="'first' or 'newton'", got=repr(order), cure="Leave it out for the default."
+        )
+    line = source.linearisation if isinstance(source, Selection) else source
+    if line.map.keeps_outputs:
+        leaving = remaining(point, source, change)
+        if leaving is None and order == "newton":
+            raise bad_value(
+                "order",
+                expected="'first' where the training outputs are kept",
+                got="'newton'",
+                cure='Leave it out, or take optimality="stationary".',
+            )
+        return leaving
+    if (order or ("newton" if change.is_finite else "first")) == "first":
+        return None
+    exchange = change.exchange(point.risk)
+    if exchange is None or not isinstance(line.map, LinearisedMap):
+        raise bad_value(
+            "order",
+            expected=f"'first' for {type(change).__name__}",
+            got="'newton'",
+            cure="Leave it out: a Newton step needs a change of single points.",
+        )
+    return NewtonStep(point, line, line.map, exchange, change.applied_to(point.risk)).answers()

@@ -1,0 +1,152 @@
+"""Finite changes of the data: a Newton step on the changed risk, by what was decomposed before the change."""
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from solset.changes import Exchange
+from solset.derivatives import Linearisation
+from solset.errors import SolsetWarning
+from solset.linalg import LinearOperator
+from solset.operators import Jacobian, Regularisation, loss_curvature, regularisation_of
+from solset.problem._point import LinearisedMap, TrainedPoint
+from solset.risk import EmpiricalRisk
+from solset.sets import AffineSet, Leftover, TrainingFlow
+from solset.solvers import CG, MINRES, Decomposed, FirstToConverge, Prepared, Update, Updated
+
+NAMED = 5  # points that a message names
+MOST_ROWS = 2000  # rows that change up to which an update is cheaper than to begin again
+
+
+@dataclass(frozen=True, eq=False)
+class NewtonStep:
+    """One Newton step on the changed risk from the trained weights, without the gradient that training left.
+
+    The step solves ``H' v = -(∇E' - ∇E)`` at ``w̄``, where ``H'`` is the map's matrix of the changed risk
+    ``E'``. Where the solver keeps a decomposition of ``H`` in memory, it
+    serves every change by the Woodbury identity (see :class:`solset.solvers.Updated`). Any other solver works
+    on ``H'`` itself as it would on ``H``, with the same preconditioner.
+
+    Attributes:
+        point: Trained point before the change.
+        line: Linearisation there, of a map whose matrix is symmetric.
+        optimality: The map itself, which gives the matrices of other risks.
+        exchange: Losses that leave and come.
+        changed: Risk after the change, at the trained weights.
+    """
+
+    point: TrainedPoint
+    line: Linearisation
+    optimality: LinearisedMap
+    exchange: Exchange
+    changed: EmpiricalRisk
+
+    def answers(self) -> AffineSet:
+        """The set of changes ``v`` of the weights. Cost: one gradient over the points concerned."""
+        rhs, line = -self.shift, self.line
+        for failure in line.premises.failures:
+            warnings.warn(failure, SolsetWarning, stacklevel=3)
+        return AffineSet(
+            lambda: self.system,
+            rhs,
+            torch.zeros_like(rhs),
+            training=TrainingFlow(lambda: self.system, lambda: rhs, line.gradient),
+            notes=line.premises.failures,
+            leftover=Leftover(lambda: line.constraint.drift, line.warns, line.map.is_exact),
+        )
+
+    @cached_property
+    def parts(self) -> list[tuple[float, TrainedPoint]]:
+        """The losses that leave and come, each with its sign, linearised at the trained weights."""
+        return [(sign, self._at(part)) for sign, part in self.exchange.parts]
+
+    def _at(self, part: EmpiricalRisk) -> TrainedPoint:
+        """Another risk at the same weights. Cost: one gradient over its points."""
+        return TrainedPoint(part, sweep=part.sweep(), fit=0.0, memory_budget=self.point.memory_budget)
+
+    @cached_property
+    def shift(self) -> Tensor:
+        """The change of the risk's gradient at the trained weights, ``∇E' - ∇E``, ``(p,)``."""
+        factor, point = self.exchange.factor, self.point
+        total = torch.zeros_like(point.sweep.gradient)
+        if factor != 1.0:
+            losses = point.sweep.gradient - point.risk.regularisation_gradient()
+            total = total + (factor - 1.0) * losses
+        for sign, part in self.parts:
+            total = total + factor * sign * part.sweep.gradient
+        return total
+
+    @cached_property
+    def system(self) -> Prepared:
+        """The matrix ``H'``, prepared. Warns where the points that leave hold a direction alone."""
+        factor, solver = self.line.system.factor(), self.line.constraint.solver
+        if factor is None:
+            return solver.prepare(self.optimality.operator(self._at(self.changed)))
+        matrix = _Changed(Decomposed(factor, self.line.operator), self)
+        if sum(part.rows for _, part in self.parts) > min(MOST_ROWS, self.line.rows):
+            return self._anew(matrix)
+        updated = Updated(matrix, factor, self._update(), lambda: self._anew(matrix))
+        updated.doubt = self._doubt(updated)
+        if updated.doubt:
+            warnings.warn(updated.doubt, SolsetWarning, stacklevel=2)
+        return updated
+
+    def _anew(self, matrix: LinearOperator) -> Prepared:
+        """The changed matrix, prepared without the inverse of the one before; its products run few points."""
+        solver = self.line.constraint.solver
+        return (solver if solver.takes(matrix) else FirstToConverge((CG(), MINRES()))).prepare(matrix)
+
+    def _update(self) -> Update:
+        """The curvature of the parts, as far as it comes from the loss, and the share of the decay."""
+        rows, blocks = [], []
+        for sign, part in self.parts:
+            rows.append(Jacobian(part.risk, memory_budget=0).to_dense().to(torch.float64))
+            curvature = loss_curvature(part.risk, part.sweep.outputs, part.sweep.targets)
+            blocks.append(sign * curvature.to(torch.float64))
+        factor, (decay, other) = self.exchange.factor, regularisation_of(self.point.risk)
+        shift = decay * (1.0 / factor - 1.0) if other is None else 0.0
+        return Update(torch.cat(rows), torch.cat(blocks), factor, shift)
+
+    def _doubt(self, updated: Updated) -> str:
+        """What the points take with them: a direction that they hold alone, or positive curvature."""
+        if not (updated.lost or updated.turns_negative):
+            return ""
+        lost = f"{updated.lost} direction{'s' if updated.lost > 1 else ''}"
+        leaving = [self.exchange.points[i] for i in updated.holders() if i < len(self.exchange.points)]
+        names = ", ".join(map(str, leaving[:NAMED])) + (", …" if len(leaving) > NAMED else "")
+        names = f"points {names}" if len(leaving) > 1 else f"point {names}"
+        if updated.lost:
+            return (
+                f"{lost} of the weights decided by {names} alone (leverage 1): without them nothing decides "
+                f"the weights there, and the set grows by as many dimensions"
+            )
+        return (
+            f"without {names} the curvature of the risk is negative in a direction: the trained "
+            f"weights are not near a minimum of the changed risk; retrain"
+        )
+
+
+class _Changed(LinearOperator):
+    """The matrix of the changed risk, ``ρ(H - D + Σ ± H_part) + D`` with the matrix ``D`` of the decay."""
+
+    is_symmetric = True
+
+    def __init__(self, before: LinearOperator, step: NewtonStep) -> None:
+        super().__init__(before.shape, before.dtype, before.device)
+        self._before, self._factor = before, step.exchange.factor
+        self._parts = [(sign, step.optimality.operator(part)) for sign, part in step.parts]
+        self._decay = None if self._factor == 1.0 else Regularisation(step.point.risk)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        total = self._before @ block
+        for sign, part in self._parts:
+            total = total + sign * (part @ block)
+        if self._decay is None:
+            return total
+        return self._factor * total + (1.0 - self._factor) * (self._decay @ block)
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._apply(block)
