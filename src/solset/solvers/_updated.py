@@ -11,40 +11,13 @@ from solset.errors import Status
 from solset.linalg import LinearOperator
 from solset.solvers._base import Factor, Prepared, attainable
 from solset.solvers._solution import Solution
-from solset.solvers.filters import Filter, MinimumNorm
+from solset.solvers.filters import Filter, MinimumNorm, Range, Shifted, Values
 
 ROUNDS = 40  # largest number of refinements: each is a product with the changed matrix
 GOAL = 1e-12  # relative residual at which refinement stops
 SINGULAR = 1e-10  # pivot, relative to 1, at which a direction counts as lost in exact arithmetic
 MOST_SINGULAR = 1e-2  # pivot up to which rounding may explain a zero at most
 OUTSIDE = 1e-6  # part of the rows outside the range of the decomposed matrix that counts as rounding
-
-
-@dataclass(frozen=True)
-class _Range(Filter):
-    """``φ(s) = 1`` where ``s`` counts as non-zero: the projection on the range."""
-
-    def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:
-        return is_nonzero.to(eigenvalues.dtype)
-
-
-@dataclass(frozen=True)
-class Values(Filter):
-    """``φ(s) = s``: the matrix itself, from its decomposition."""
-
-    def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:  # noqa: ARG002 - all of them
-        """The eigenvalues."""
-        return eigenvalues
-
-
-@dataclass(frozen=True)
-class _Shifted(Filter):
-    """``φ(s) = 1/(s + shift)`` on the range, and 0 on the kernel; the shift may be negative."""
-
-    shift: float
-
-    def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:
-        return MinimumNorm()(eigenvalues + self.shift, is_nonzero)
 
 
 class Decomposed(LinearOperator):
@@ -122,7 +95,7 @@ class Updated(Prepared):
         self._middle = torch.eye(k * c).to(self._inner) + curved.T  # I + K D
 
     def _inverse_of_before(self, block: Tensor) -> Tensor:
-        return self._factor(_Shifted(self._update.shift), block)
+        return self._factor(Shifted(self._update.shift), block)
 
     @cached_property
     def _pivots(self) -> tuple[Tensor, Tensor]:
@@ -170,7 +143,7 @@ class Updated(Prepared):
         if self._rank == self.operator.shape[0]:
             return False
         rows = self._update.rows.T
-        rest = rows - self._factor(_Range(), rows)
+        rest = rows - self._factor(Range(), rows)
         return bool(torch.linalg.vector_norm(rest) > OUTSIDE * torch.linalg.vector_norm(rows))
 
     @cached_property
@@ -198,7 +171,7 @@ class Updated(Prepared):
         block = rhs.reshape(rhs.shape[0], -1).to(torch.float64)
         sizes = torch.linalg.vector_norm(block, dim=0)
         sizes = torch.where(sizes > 0, sizes, torch.ones_like(sizes))
-        inside = block if self._rank == len(block) else self._factor(_Range(), block)
+        inside = block if self._rank == len(block) else self._factor(Range(), block)
         value, rest, before = torch.zeros_like(block), inside, float("inf")
         goal, rounds = max(GOAL, 8 * torch.finfo(self.operator.dtype).eps), 0
         while rounds < ROUNDS:
@@ -224,7 +197,7 @@ class Updated(Prepared):
         """The part of the residual in the range of ``F``."""
         image = self.operator @ value.to(self.operator.dtype)
         left = block - image.to(torch.float64)
-        return left if self._rank == len(block) else self._factor(_Range(), left)
+        return left if self._rank == len(block) else self._factor(Range(), left)
 
     def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
         """``φ(A) b``; other filters than the minimum norm prepare the changed matrix itself."""

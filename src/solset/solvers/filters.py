@@ -127,3 +127,36 @@ class RankCut(Filter):
         """``1/s`` above the cut."""
         above = is_nonzero & (eigenvalues.abs() > self.tolerance * eigenvalues.abs().max())
         return MinimumNorm()(eigenvalues, above)
+
+
+@dataclass(frozen=True)
+class Range(Filter):
+    """``φ(s) = 1`` where ``s`` counts as non-zero: the projection on the range."""
+
+    def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:
+        """1 on the range, and 0 on the kernel."""
+        return is_nonzero.to(eigenvalues.dtype)
+
+
+@dataclass(frozen=True)
+class Values(Filter):
+    """``φ(s) = s``: the matrix itself, from its decomposition."""
+
+    def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:  # noqa: ARG002 - all of them
+        """The eigenvalues."""
+        return eigenvalues
+
+
+@dataclass(frozen=True)
+class Shifted(Filter):
+    """``φ(s) = 1/(s + shift)`` on the range, and 0 on the kernel.
+
+    Attributes:
+        shift: Number that is added to every eigenvalue, of any sign.
+    """
+
+    shift: float
+
+    def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:
+        """``1/(s + shift)`` where ``s`` counts as non-zero."""
+        return MinimumNorm()(eigenvalues + self.shift, is_nonzero)

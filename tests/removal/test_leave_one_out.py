@@ -1,0 +1,153 @@
+"""Leave-one-out: the formula of the hat matrix for ridge regression, and real retraining for the others."""
+
+from typing import Any
+
+import pytest
+import torch
+from sklearn.datasets import load_breast_cancer
+from torch import Tensor, nn
+
+from solset import Problem, Remove, SolsetWarning, retrain
+from solset.removal import leave_one_out
+from solset.retraining import Newton
+from solset.solvers import MINRES, Dense
+
+
+def regression(n: int = 60, d: int = 5) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(n, d, dtype=torch.float64, generator=generator)
+    return x, x @ torch.ones(d, 1, dtype=torch.float64) + torch.randn(
+        n, 1, dtype=torch.float64, generator=generator
+    )
+
+
+def ridge(x: Tensor, y: Tensor, penalty: float) -> Tensor:
+    """The minimum of ``Σ (x_i w - y_i)² + penalty ‖w‖²``."""
+    return torch.linalg.solve(x.T @ x + penalty * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
+
+
+def hat_residuals(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    """``e_i / (1 - h_i)`` and ``h_i`` of ridge regression."""
+    inverse = torch.linalg.inv(x.T @ x + penalty * torch.eye(x.shape[1], dtype=x.dtype))
+    hats = torch.einsum("ni,ij,nj->n", x, inverse, x)
+    return (y - x @ ridge(x, y, penalty)).flatten() / (1 - hats), hats
+
+
+def linear(x: Tensor, weights: Tensor) -> nn.Linear:
+    model = nn.Linear(x.shape[1], 1, bias=False, dtype=torch.float64)
+    model.weight.data = weights.T.clone()
+    return model
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_residuals_of_ridge_are_those_of_the_hat_matrix_with_one_decomposition(reduction, monkeypatch):
+    x, y = regression(500)
+    n, decay = len(x), 0.3 if reduction == "mean" else 20.0
+    alone = decay * (n - 1) / 2 if reduction == "mean" else decay / 2  # beside a sum over the other points
+    whole = decay * n / 2 if reduction == "mean" else decay / 2
+    problem = Problem(
+        linear(x, ridge(x, y, whole)), nn.MSELoss(reduction=reduction), x, y, weight_decay=decay
+    )
+    decompositions, prepare = [], Dense.prepare
+    monkeypatch.setattr(Dense, "prepare", lambda self, a: (decompositions.append(a), prepare(self, a))[1])
+    result = leave_one_out(problem)
+    expected, hats = hat_residuals(x, y, alone)
+    assert result.residuals is not None
+    torch.testing.assert_close(result.residuals.flatten(), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(result.leverages, hats, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(result.losses, expected**2, rtol=1e-9, atol=1e-12)
+    assert len(decompositions) == 1
+    assert result.status == "converged"
+    assert len(result.to_dataframe()) == 500
+    assert "500 points" in repr(result)
+
+
+def test_some_points_and_points_by_another_solver_have_the_same_answers():
+    x, y = regression(20)
+    problem = Problem(linear(x, ridge(x, y, 1.0)), nn.MSELoss(), x, y, weight_decay=0.1)
+    every, some = leave_one_out(problem), leave_one_out(problem, [3, 17], solver=MINRES(tol=1e-12))
+    torch.testing.assert_close(some.outputs, every.outputs[[3, 17]], rtol=1e-8, atol=1e-9)
+    assert some.points == [3, 17]
+
+
+def test_newton_steps_of_a_nonlinear_network_are_those_of_single_removals():
+    x, y = regression(12, 3)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)).double()
+    problem = Problem(model, nn.MSELoss(), x, y, weight_decay=0.2, gradient_tol=float("inf"))
+    for optimality in ("stationary", "gauss_newton"):
+        result = leave_one_out(problem, [2, 5], optimality=optimality)
+        for k, i in enumerate([2, 5]):
+            weights = problem.estimate(Remove([i]), optimality=optimality).min_norm().value
+            expected = problem.risk().at(weights).select([i]).outputs()[0]
+            torch.testing.assert_close(result.outputs[k], expected)
+
+
+def test_point_without_a_finite_answer_is_named_and_has_no_number():
+    x, y = regression(20)
+    x[:, 4] = 0.0
+    x[7, 4] = 1.0
+    problem = Problem(linear(x, torch.linalg.lstsq(x, y).solution), nn.MSELoss(), x, y)
+    with pytest.warns(SolsetWarning, match="without point 7 there is no finite answer"):
+        result = leave_one_out(problem)
+    assert result.unanswered == [7]
+    assert result.status == "indefinite"
+    assert bool(torch.isnan(result.losses[7]))
+    assert int(torch.isfinite(result.losses).sum()) == 19
+    assert result.leverages[7] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("decay", "names"), [(0.0, True), (0.1, False)])
+def test_last_point_of_a_class_is_named_unless_weights_decay(decay, names):
+    x, y = regression(30, 2)
+    labels = (y.flatten() > 0).long()
+    labels[4] = 2
+    model = nn.Linear(2, 3, dtype=torch.float64)
+    options: dict[str, Any] = {"weight_decay": decay, "gradient_tol": float("inf")}
+    problem = Problem(model, nn.CrossEntropyLoss(), x, labels, **options)
+    if not names:
+        assert leave_one_out(problem).unanswered == []
+        return
+    with pytest.warns(SolsetWarning, match="point 4"):
+        assert 4 in leave_one_out(problem).unanswered
+
+
+def test_what_is_left_out_must_leave_something():
+    x, y = regression(1, 1)
+    problem = Problem(linear(x, y / x), nn.MSELoss(), x, y)
+    with pytest.raises(ValueError, match="two points or more"):
+        leave_one_out(problem)
+    x, y = regression(4, 2)
+    problem = Problem(linear(x, ridge(x, y, 1.0)), nn.MSELoss(), x, y, gradient_tol=float("inf"))
+    with pytest.raises(ValueError, match="`optimality` must be 'stationary' or 'gauss_newton'"):
+        leave_one_out(problem, optimality="interpolating")
+    with pytest.raises(ValueError, match=r"0\.\.3"):
+        leave_one_out(problem, [4])
+
+
+@pytest.fixture(scope="module")
+def cancer() -> Problem:
+    """Logistic regression with decay on the breast cancer data, trained to rounding."""
+    bunch: Any = load_breast_cancer()
+    x = torch.tensor(bunch.data, dtype=torch.float64)
+    x = (x - x.mean(dim=0)) / x.std(dim=0)
+    y = torch.tensor(bunch.target, dtype=torch.float64).unsqueeze(1)
+    model, loss = nn.Linear(30, 1, dtype=torch.float64), nn.BCEWithLogitsLoss()
+    start = Problem(model, loss, x, y, weight_decay=1e-2, gradient_tol=float("inf"))
+    trained = Newton(gradient_tol=1e-12).run(start.risk(), start.risk().outputs())
+    return start.with_model(trained.apply_to(model))
+
+
+def test_newton_steps_of_logistic_regression_come_close_to_real_retraining(cancer):
+    assert float(cancer.gradient().norm()) < 1e-10
+    errors = {"newton": [], "first": []}
+    chosen = list(range(0, 569, 57))
+    for i in chosen:
+        change = Remove([i])
+        truth = retrain(cancer, change, method=Newton(gradient_tol=1e-12)).weights - cancer.weights()
+        for order, listed in errors.items():
+            value = cancer.estimate(change, order=order).min_norm().value - cancer.weights()
+            listed.append(float((value - truth).norm() / truth.norm()))
+    newton, first = (float(torch.tensor(errors[order]).median()) for order in ("newton", "first"))
+    assert newton <= 1e-3
+    assert newton <= first / 10
