@@ -26,7 +26,6 @@ from solset.poisoning import (
 )
 from solset.reports._directions import cross_entropy_directions
 from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, Method, Newton
-from solset.scores import Moved
 from solset.solvers import filters, largest_eigenvalue
 from solset.zoo import DFCNN
 
@@ -104,7 +103,7 @@ class Digit:
         element = filters.GradientFlow(STEPS, self.rate)
         return design_poisoning(self.problem, goal, self.budget, element=element)
 
-    def judge(self, change: Poisoning | Moved, earlier: Judgement | None = None) -> Judgement:
+    def judge(self, change: Poisoning | Move, earlier: Judgement | None = None) -> Judgement:
         """Retrained from the trained weights and from scratch."""
         return judge_poisoning(
             self.problem,
@@ -116,20 +115,20 @@ class Digit:
             clean=earlier.clean if earlier else None,
         )
 
-    def random(self, number: int) -> Moved:
+    def random(self, number: int) -> Move:
         """A random direction of the same size."""
         generator = torch.Generator().manual_seed(1000 + number)
-        return Moved(self.budget.points, self.feasible.random(generator))
+        return Move(self.budget.points, self.feasible.random(generator))
 
 
-def input_gradient(problem: Problem, feasible: FeasibleSet) -> Moved:
+def input_gradient(problem: Problem, feasible: FeasibleSet) -> Move:
     """Projected ascent of the points' own cross-entropy at the trained weights: no solution set."""
     points, dx = list(feasible.budget.points), torch.zeros_like(feasible.inputs)
     labels = digits().labels[points]
     for _ in range(40):
         step = cross_entropy_directions(problem.risk().model, feasible.inputs + dx, labels)
         dx = feasible.project(dx + 0.1 * feasible.budget.radius * step)
-    return Moved(points, dx)
+    return Move(points, dx)
 
 
 def validation(seed: int) -> list[dict[str, object]]:
@@ -205,7 +204,7 @@ class Logistic:
         first = judge_poisoning(problem, goal, designed, methods=methods, train=train, seeds=(1, 2))
         feasible, others = budget.at(problem), []
         for number in range(RANDOM):
-            change = Moved(points, feasible.random(torch.Generator().manual_seed(1000 + number)))
+            change = Move(points, feasible.random(torch.Generator().manual_seed(1000 + number)))
             judged = judge_poisoning(problem, goal, change, methods=methods, clean=first.clean)
             others.append(judged.verdicts[0].change)
         sizes = torch.tensor(others)

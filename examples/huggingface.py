@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import solset
-from solset.scores import influence, removal_scores, removed
+from solset.goals import PointLosses
 
 DOCUMENTS, TOKENS, WORDS = 12, 6, 20
 OPTIONS = {"outputs": "logits", "weight_decay": 0.1, "gradient_tol": 10.0}
@@ -60,10 +60,13 @@ def moved_embeddings(model: PreTrainedModel) -> Tensor:
 
 
 def removed_documents(model: PreTrainedModel) -> Tensor:
-    """New weights without the first document. Token ids are held: nothing has to move for this."""
+    """New weights without the first document, to first order: a Newton step asks for a trained model.
+
+    Token ids are held: nothing has to move for this.
+    """
     batch, labels = documents()
     problem = solset.Problem(model, nn.CrossEntropyLoss(), batch, labels, **OPTIONS)
-    return influence(problem, removed([0])).weights
+    return problem.estimate(solset.Remove([0]), order="first").min_norm().weights
 
 
 def head_only(model: PreTrainedModel) -> Tensor:
@@ -72,7 +75,7 @@ def head_only(model: PreTrainedModel) -> Tensor:
     head = ["classifier.*"]
     problem = solset.Problem(model, nn.CrossEntropyLoss(), batch, labels, parameters=head, **OPTIONS)
     first = {name: values[:2] for name, values in batch.items()}
-    return removal_scores(problem, first, labels[:2])
+    return -problem.attribute(PointLosses(first, labels[:2])).weights
 
 
 def lora(model: PreTrainedModel) -> Tensor:
@@ -81,7 +84,7 @@ def lora(model: PreTrainedModel) -> Tensor:
     batch, labels = documents()
     adapted = get_peft_model(model, adapters).eval()  # only what requires grad moves
     problem = solset.Problem(adapted, nn.CrossEntropyLoss(), batch, labels, **OPTIONS)
-    return influence(problem, removed([0])).weights
+    return problem.estimate(solset.Remove([0]), order="first").min_norm().weights
 
 
 if __name__ == "__main__":

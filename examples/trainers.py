@@ -12,7 +12,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 import solset
-from solset.scores import influence, removed
 
 
 def scikit_learn() -> tuple[solset.Problem, Pipeline]:
@@ -81,7 +80,7 @@ def skorch() -> solset.Problem:
 if __name__ == "__main__":
     torch.manual_seed(0)
     problem, pipeline = scikit_learn()
-    without = influence(problem, removed([0])).weights
+    without = problem.estimate(solset.Remove([0])).min_norm().weights
     print("scikit-learn", problem, "change without patient 0:", float((without - problem.weights()).norm()))
     print("Lightning", lightning())
     print(

@@ -15,6 +15,7 @@ PAGES = (
     "docs/results.md",
     "docs/choosing.md",
     "docs/own_model.md",
+    "docs/attribution.md",
     "docs/trainings.md",
     "docs/batches.md",
     "docs/modulus.md",

@@ -21,12 +21,11 @@ from solset import (
     retrain,
     training_stability,
 )
-from solset.goals import HeldOutLoss
+from solset.goals import HeldOutLoss, PointLosses
 from solset.landscapes import landscape
 from solset.operators import InformativeRows
 from solset.poisoning import Budget, judge_poisoning, stability_margin
 from solset.retraining import LBFGS, GradientDescent, WithOptimizer, follow_retraining, tangent_recursion
-from solset.scores import Moved, feature_scores, influence, removal_scores, removed
 
 N, POINTS = 6, [0, 3]
 
@@ -128,15 +127,15 @@ CAPABILITIES = {
     "a recursion": lambda p, _: tangent_recursion(p, MOVE, steps=3, learning_rate=0.1, progress=False),
     "a design": lambda p, y: design_poisoning(p, goal(p, y), BUDGET).dx,
     "a judgement": lambda p, y: str(
-        judge_poisoning(p, goal(p, y), Moved(POINTS, MOVE.dx), methods={}, train=trained, seeds=[0]).rows()
+        judge_poisoning(p, goal(p, y), MOVE, methods={}, train=trained, seeds=[0]).rows()
     ),
     "a margin": lambda p, _: stability_margin(p, inputs_of(p, TESTS[:1]), BUDGET).linear,
-    "moved features": lambda p, _: influence(p, Moved(POINTS, MOVE.dx)).weights,
     "left out": lambda p, _: p.estimate(Remove([1, 4]), optimality="stationary").min_norm().weights,
     "retraining without": lambda p, _: retrain(p, Remove([1]), method=GradientDescent(20, 0.1)).weights,
-    "removed points": lambda p, _: influence(p, removed([1])).weights,
-    "scores of removal": lambda p, y: removal_scores(p, inputs_of(p, TESTS), y[:2]),
-    "scores of features": lambda p, y: feature_scores(p, inputs_of(p, TESTS), y[:2]),
+    "worth of points": lambda p, y: (
+        p.attribute(PointLosses(inputs_of(p, TESTS), y[:2]), optimality="stationary").weights
+    ),
+    "worth of features": lambda p, y: p.attribute(PointLosses(inputs_of(p, TESTS), y[:2])).features,
     "plan": lambda p, _: plan(p).reason,
     "moved to": lambda p, _: p.moved_to(MOVE, p.weights()).gradient(),
     "some points": lambda p, _: p.restrict(points=[3, 0]).estimate(Move([1], MOVE.dx[:1])).min_norm().weights,

@@ -21,7 +21,6 @@ from solset import (
 )
 from solset.operators import GaussNewton, Hessian, Mixed, loss_curvature
 from solset.retraining import LBFGS
-from solset.scores import influence, removed
 
 N, D, C, DECAY = 10, 3, 3, 0.1
 
@@ -209,7 +208,6 @@ def test_what_needs_losses_of_single_points_is_refused_by_name(batch_size):
     for ask in (
         lambda: built.estimate(Remove([3])),
         lambda: retrain(built, Remove([3]), method=LBFGS()),
-        lambda: influence(built, removed([3])),
         lambda: audit(built),
         lambda: built.restrict(points=[1, 2]),
         lambda: built.risk().losses(),

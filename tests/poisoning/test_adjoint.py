@@ -10,7 +10,6 @@ from solset.goals import HeldOutLoss, TargetWeights, WeightFunction
 from solset.operators import InputJacobian, Jacobian
 from solset.poisoning import adjoint_gradient, judge_poisoning
 from solset.retraining import GradientDescent, LevenbergMarquardt, Newton
-from solset.scores import Moved, feature_scores
 from solset.solvers import filters
 
 POINTS = [4, 1]
@@ -118,7 +117,7 @@ def test_is_the_influence_of_features_where_the_solution_is_isolated(isolated_ne
     case, weight_decay = isolated_net
     problem, goal = case.problem(weight_decay=weight_decay), held_out(1)
     one = HeldOutLoss(goal.inputs[:1], goal.targets[:1])
-    truth = feature_scores(problem, one.inputs, one.targets)[0]
+    truth = problem.attribute(one, optimality="stationary").features
     torch.testing.assert_close(adjoint_gradient(problem, one).gradient, truth, rtol=1e-9, atol=1e-12)
 
 
@@ -243,7 +242,7 @@ class TestHeldOutTargets:
 
     def test_a_judge_refuses_them_too(self, isolated_net):
         case, weight_decay = isolated_net
-        goal, moved = HeldOutLoss(draw(5, 3), draw(5)), Moved(POINTS, 0.1 * draw(2, 3))
+        goal, moved = HeldOutLoss(draw(5, 3), draw(5)), Move(POINTS, 0.1 * draw(2, 3))
         with pytest.raises(ValueError, match="`targets` must be"):
             judge_poisoning(
                 case.problem(weight_decay=weight_decay), goal, moved, methods={"newton": Newton()}

@@ -11,7 +11,6 @@ from solset import Move, Problem, design_poisoning, retrain
 from solset.goals import HeldOutLoss
 from solset.poisoning import Budget, judge_poisoning
 from solset.retraining import GradientDescent, Newton
-from solset.scores import Moved
 
 POINTS = [4, 1]
 
@@ -32,7 +31,7 @@ def problem(isolated_net):
 
 
 def test_numbers_are_those_of_retraining(problem, goal):
-    moved = Moved(POINTS, 0.1 * draw(2, 3))
+    moved = Move(POINTS, 0.1 * draw(2, 3))
     method = GradientDescent(20, 0.05)
     (verdict,) = judge_poisoning(problem, goal, moved, methods={"twenty steps": method}).verdicts
     real = retrain(problem, Move(POINTS, moved.dx), method=method)
@@ -50,13 +49,13 @@ def test_says_whether_every_retraining_confirms(problem, goal):
     assert judged.is_confirmed
     assert judged.trained == found.clean
     assert judged.verdicts[0].predicted == found.predicted
-    away = judge_poisoning(problem, goal, Moved(POINTS, -found.dx), methods={"to the end": Newton()})
+    away = judge_poisoning(problem, goal, Move(POINTS, -found.dx), methods={"to the end": Newton()})
     assert not away.is_confirmed
 
 
 def test_trains_from_scratch_on_all_points_with_every_seed(isolated_net, problem, goal):
     case, _ = isolated_net
-    moved, seen = Moved(POINTS, 0.1 * draw(2, 3)), []
+    moved, seen = Move(POINTS, 0.1 * draw(2, 3)), []
 
     def train(inputs: Tensor, targets: Tensor, seed: int):
         seen.append((inputs, targets, seed))
@@ -129,7 +128,7 @@ class TestModelsThatAreMoreThanTheirMovingWeights:
             return model
 
         kept: list[tuple[nn.Module, dict[str, Tensor]]] = []
-        moved = Moved([0], 0.01 * torch.ones(1, 3).double())
+        moved = Move([0], 0.01 * torch.ones(1, 3).double())
         (verdict,) = judge_poisoning(
             problem, HeldOutLoss(unseen, labels), moved, train=train, seeds=(1,)
         ).verdicts
@@ -151,7 +150,7 @@ class TestModelsThatAreMoreThanTheirMovingWeights:
             return model
 
         with pytest.raises(ValueError, match=rf"the problem's kind of model; got .* one without .*'{name}'"):
-            judge_poisoning(problem, goal, Moved(POINTS, 0.1 * draw(2, 3)), train=train, seeds=(1,))
+            judge_poisoning(problem, goal, Move(POINTS, 0.1 * draw(2, 3)), train=train, seeds=(1,))
 
 
 @pytest.mark.parametrize(
@@ -171,9 +170,9 @@ class TestModelsThatAreMoreThanTheirMovingWeights:
 @pytest.mark.usefixtures("as_users_call")
 def test_bad_calls_are_refused(problem, goal, options, error, says):
     with pytest.raises(error, match=says):
-        judge_poisoning(problem, goal, Moved(POINTS, 0.1 * draw(2, 3)), **options)
+        judge_poisoning(problem, goal, Move(POINTS, 0.1 * draw(2, 3)), **options)
 
 
 def test_a_perturbation_of_the_wrong_shape_is_refused(problem, goal):
     with pytest.raises(ValueError, match=r"`dx` must be of shape \(2, 3\)"):
-        judge_poisoning(problem, goal, Moved(POINTS, draw(3, 3)), methods={"newton": Newton()})
+        judge_poisoning(problem, goal, Move(POINTS, draw(3, 3)), methods={"newton": Newton()})

@@ -13,7 +13,6 @@ from solset import Move, Problem, SolsetWarning, design_poisoning, retrain
 from solset.goals import HeldOutLoss
 from solset.poisoning import Ascent, Budget, Poisoning, Reason, judge_poisoning
 from solset.retraining import GradientDescent
-from solset.scores import Moved
 from solset.solvers import filters
 
 POINTS, STEPS, RATE = [0, 1, 2], 1000, 0.5
@@ -80,7 +79,7 @@ def test_the_change_foretold_is_the_one_that_retraining_makes(unfinished, design
     assert found.clean == verdict.clean == aim.value(unfinished, still)
     assert found.predicted == verdict.poisoned
     assert aim.sign * verdict.change > 0.25 * abs(drift)
-    opposite = judge_poisoning(unfinished, aim, Moved(POINTS, -found.dx), methods=METHODS, clean=None)
+    opposite = judge_poisoning(unfinished, aim, Move(POINTS, -found.dx), methods=METHODS, clean=None)
     assert aim.sign * verdict.change > aim.sign * opposite.verdicts[0].change
 
 

@@ -13,7 +13,6 @@ from solset import Move, Problem, design_poisoning, retrain
 from solset.goals import HeldOutLoss, TargetWeights, WeightFunction
 from solset.poisoning import Ascent, BasePoint, Budget, Corrected, Follower, Nearest, Reason, judge_poisoning
 from solset.retraining import GradientDescent, LevenbergMarquardt
-from solset.scores import Moved
 from solset.solvers import filters
 
 POINTS = [4, 1]
@@ -97,7 +96,7 @@ class TestEffect:
         feasible, others = budget.at(problem), []
         for seed in range(8):
             dx = feasible.random(torch.Generator().manual_seed(seed))
-            (verdict,) = judge_poisoning(problem, goal, Moved(POINTS, dx), methods=methods).verdicts
+            (verdict,) = judge_poisoning(problem, goal, Move(POINTS, dx), methods=methods).verdicts
             others.append(verdict.change)
         assert own.change > max(others)
         assert own.change > 2 * sum(map(abs, others)) / len(others)  # six features: chance is not far below

@@ -134,7 +134,7 @@ def test_is_the_adjoint_of_estimates(build_case, minimise, name):
     _, slope = goal.slope(problem.risk(), problem.weights())
 
     def along(change) -> float:
-        element = problem.estimate(change, optimality="stationary").min_norm()
+        element = problem.estimate(change, optimality="stationary", order="first").min_norm()
         return float(slope @ (element.value - problem.weights()))
 
     dx = draw(*case.inputs.shape)
@@ -333,6 +333,8 @@ def test_features_of_many_goals_beyond_the_budget_are_refused_by_name(linear):
     [
         (3.0, TypeError, "`goal` must be"),
         ([], ValueError, "`goal` must be at least one"),
+        (lambda: torch.ones(()), TypeError, "Take the model as the only argument"),
+        (nn.Linear(3, 1), TypeError, "`goal` must be a goal or a function"),
         (lambda _: torch.ones(()), ValueError, "differentiable in the weights"),
         (lambda model: model(TESTS[0]), ValueError, "one number, or a vector of them"),
         (lambda model: model(TESTS[0]).sum() / 0, ValueError, "finite"),

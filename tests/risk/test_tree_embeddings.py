@@ -46,10 +46,8 @@ def test_moved_embeddings_are_those_of_autograd(name):
 def test_a_batch_in_which_nothing_can_move_has_scores_but_no_moves():
     model = text_model()
     problem = text_problem(model)
-    scores = solset.scores.removal_scores(
-        problem, {"input_ids": IDS[:2], "attention_mask": MASK[:2]}, LABELS[:2]
-    )
-    assert scores.shape == (2, N)
+    goal = solset.goals.PointLosses({"input_ids": IDS[:2], "attention_mask": MASK[:2]}, LABELS[:2])
+    assert problem.attribute(goal).weights.shape == (2, N)
     with pytest.raises(ValueError, match=r"`moves` must be .*embedding_of"):
         problem.estimate(Move([0], torch.zeros(1, T)))
 

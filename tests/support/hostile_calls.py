@@ -65,7 +65,7 @@ def calls() -> dict[str, Call]:
         {"problem": problem, "change": solset.Move([0, 2], DX)},
     )
     short, one = solset.poisoning.Ascent(max_rounds=1, max_steps=1), torch.ones_like(weights)
-    change = solset.scores.Moved([0, 2], DX)
+    change = solset.Move([0, 2], DX)
     none = {"optimality": "auto", "solver": None}
     found = {
         "Problem": (
@@ -103,14 +103,9 @@ def calls() -> dict[str, Call]:
                 **{"checkpoint": None, "progress": False},
             },
         ),
-        "influence": (solset.scores.influence, {"problem": problem, "change": change, "solver": None}),
-        "removal_scores": (
-            solset.scores.removal_scores,
-            {"problem": problem, "inputs": inputs, "targets": targets, "solver": None},
-        ),
-        "feature_scores": (
-            solset.scores.feature_scores,
-            {"problem": problem, "inputs": inputs, "targets": targets, "solver": None},
+        "attribute": (
+            problem.attribute,
+            {"goal": goal, "element": None, "rows": None, "features": True, "names": None, **none},
         ),
         "retrain": (solset.retrain, {**moved, "method": solset.retraining.GradientDescent(2, 0.01)}),
         "tangent_recursion": (

@@ -17,10 +17,10 @@ from solset import (
     retrain,
     training_stability,
 )
+from solset.goals import PointLosses
 from solset.landscapes import landscape
 from solset.operators import GaussNewton, Hessian, InformativeRows, InputJacobian, Jacobian, Mixed
 from solset.retraining import GradientDescent, LevenbergMarquardt
-from solset.scores import Moved, influence, removal_scores
 from solset.solvers import CG, LSMR, MINRES, Dual
 from solset.solvers.filters import GradientFlow
 from support.fitted import net as fitted
@@ -105,9 +105,10 @@ def solutions() -> dict[str, Tensor]:
     isolated, _ = convolutional(11, weight_decay=5.0)
     dx = 0.01 * draw(2, 1, 8, 8, seed=5)
     for solver in (CG(tol=1e-12), MINRES(tol=1e-12)):
-        change = influence(isolated, Moved([1, 9], dx), solver=solver).value
+        change = isolated.estimate(Move([1, 9], dx), solver=solver, optimality="stationary").min_norm().value
         found[f"influence by {type(solver).__name__}"] = change
-    found["removal"] = removal_scores(isolated, dx, torch.tensor([0, 1]))
+    worth = isolated.attribute(PointLosses(dx, torch.tensor([0, 1])))
+    found |= {"worth of points": worth.weights, "worth of features": worth.features}
     net = interpolator()
     problem, dx = net.problem(), 0.01 * draw(2, 64, seed=6)
     for name, solver in {

@@ -1,7 +1,7 @@
 """Functions of the weights to raise, to lower or to explain, as values."""
 
 from solset.goals._goal import Goal, Slopes
-from solset.goals._held_out import HeldOutLoss, held_out, point_count
+from solset.goals._held_out import HeldOutLoss, held_out
 from solset.goals._of_outputs import Margin, PointGoal, PointLosses, Prediction, SmoothedAUROC
 from solset.goals._of_weights import ModelFunction, TargetWeights, WeightFunction
 
@@ -18,5 +18,4 @@ __all__ = [
     "TargetWeights",
     "WeightFunction",
     "held_out",
-    "point_count",
 ]

@@ -162,7 +162,15 @@ class ModelFunction(Goal):
         network, state = network_of(risk.model, {**fixed, **named})
         risk.require_mode()
         named = {f"model.{name}": value for name, value in state.items()}
-        return as_scalar(called(_Measured(network, self.function), named, (), {}))
+        try:
+            return as_scalar(called(_Measured(network, self.function), named, (), {}))
+        except (TypeError, AttributeError) as error:
+            raise bad_type(
+                "goal",
+                expected="a function of the module that returns a tensor",
+                got=f"{type(error).__name__}: {error}",
+                cure="Take the model as the only argument: lambda model: loss(model(x), y).",
+            ) from error
 
     def check(self, risk: EmpiricalRisk) -> None:
         """Nothing can be known before it is called."""

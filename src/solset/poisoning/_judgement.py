@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from solset.changes import Move
 from solset.checks import checked
 from solset.errors import bad_type, bad_value
 from solset.goals import Goal
@@ -18,7 +19,6 @@ from solset.problem import Problem
 from solset.results import TableResult
 from solset.retraining import Method
 from solset.risk import EmpiricalRisk, plain_targets
-from solset.scores import Moved
 
 Trainer = Callable[[Any, Any, int], "Tensor | nn.Module"]
 
@@ -95,7 +95,7 @@ class Judgement(TableResult):
 def judge_poisoning(
     problem: Problem,
     goal: Goal,
-    change: Poisoning | Moved,
+    change: Poisoning | Move,
     *,
     methods: Mapping[str, Method] | None = None,
     train: Trainer | None = None,
@@ -131,8 +131,7 @@ def judge_poisoning(
         raise bad_value("methods", expected="one way to retrain or more", got="none", cure="Name one.")
     if seeds and train is None:
         raise bad_value("train", expected="a trainer for the seeds", got=None, cure="Pass a function.")
-    space = problem.data_space(change.points)
-    moved = problem.risk().move(change.points, space.unflatten(space.flatten(change.dx)))
+    moved = Move(change.points, change.dx).applied_to(problem.risk())
     estimates = (change.linear, change.predicted) if isinstance(change, Poisoning) else (None, None)
     verdicts = []
     for name, retrained in _ways(problem, methods or {}, train, seeds).items():

@@ -37,7 +37,7 @@ def slopes_of(point: TrainedPoint, goals: Goals) -> Slopes:
         raise bad_value("goal", expected="at least one", got="none", cure="Name what is to be explained.")
     parts = []
     for goal in several:
-        if not callable(goal) and not isinstance(goal, Goal):
+        if not isinstance(goal, Goal) and (not callable(goal) or isinstance(goal, nn.Module)):
             cure = "Pass one of solset.goals, or a function of the model that returns a scalar tensor."
             raise bad_type("goal", expected="a goal or a function", got=type(goal).__name__, cure=cure)
         asked = goal if isinstance(goal, Goal) else ModelFunction(goal)
@@ -87,6 +87,8 @@ class Adjoint:
         """The derivative in the points' factors, ``(k, n)``; ``None`` with a sentence that says why."""
         risk = self.point.risk
         everyone = range(len(risk.points))
+        if risk.is_whole:
+            return None, "no derivative in the points' weights: the loss of all outputs at once has none"
         if self.line.map.keeps_outputs:
             zeros = self.vectors.new_zeros(self.vectors.shape[1], len(everyone))
             return zeros, "weights of points are 0: fitted weights stay a solution whatever each point counts"

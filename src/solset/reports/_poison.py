@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from solset.changes import Move
 from solset.operators import GaussNewton
 from solset.poisoning import (
     Ascent,
@@ -22,7 +23,6 @@ from solset.reports._poison_task import PoisonSettings, PoisonTask
 from solset.reports._records import restored
 from solset.reports._run_folder import RunFolder
 from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, Method, Newton
-from solset.scores import Moved
 from solset.solvers import largest_eigenvalue
 from solset.solvers.filters import Filter, GradientFlow
 
@@ -142,11 +142,11 @@ class PoisonRun:
             for rank, (point, size) in enumerate(gradient.ranking(), start=1)
         ]
 
-    def _random(self, number: int) -> Moved:
+    def _random(self, number: int) -> Move:
         generator = torch.Generator().manual_seed(1000 * self.settings.seed + number)
-        return Moved(self.settings.points, self.feasible.random(generator))
+        return Move(self.settings.points, self.feasible.random(generator))
 
-    def _judged(self, change: Poisoning | Moved) -> dict[str, Any]:
+    def _judged(self, change: Poisoning | Move) -> dict[str, Any]:
         clean = None
         if self.folder.has("judgement.json"):
             earlier = restored(self.folder.read_json("judgement.json"))
