@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the seven last.
+"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the eight last.
 
 ``python -m benchmarks zoo --count N --seed S`` draws combinations of models and losses.
 """
@@ -20,6 +20,7 @@ from benchmarks import (
     isolated,
     path,
     poisoning,
+    recipe_poisoning,
     recipes,
     resnet56,
     rows,
@@ -28,7 +29,16 @@ from benchmarks import (
     zoo,
 )
 
-LONG = ("scale", "tiles", "resnet56", "poisoning", "recipes", "house", "zoo")  # only where they are asked for
+LONG = (
+    "scale",
+    "tiles",
+    "resnet56",
+    "poisoning",
+    "recipe_poisoning",
+    "recipes",
+    "house",
+    "zoo",
+)  # only where they are asked for
 
 
 def main() -> None:
@@ -51,6 +61,7 @@ def main() -> None:
         "tiles": tiles.run,
         "resnet56": lambda: resnet56.run(has_krylov=chosen.large),
         "poisoning": poisoning.run,
+        "recipe_poisoning": lambda: recipe_poisoning.run(large=chosen.large),
         "recipes": recipes.run,
         "house": house.run,
         "zoo": lambda: zoo.run(chosen.count, chosen.seed),

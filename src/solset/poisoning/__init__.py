@@ -8,6 +8,7 @@ from solset.poisoning._judgement import Judgement, Verdict, judge_poisoning
 from solset.poisoning._poisoning import Poisoning, design_poisoning
 from solset.poisoning._poisoning_file import Reason, Round
 from solset.poisoning._prediction_margin import MarginReason, PredictionMargin, stability_margin
+from solset.poisoning._recipe import RecipePoisoning, RecipeRound, poison_training
 
 __all__ = [
     "AdjointGradient",
@@ -24,10 +25,13 @@ __all__ = [
     "Poisoning",
     "PredictionMargin",
     "Reason",
+    "RecipePoisoning",
+    "RecipeRound",
     "Round",
     "Verdict",
     "adjoint_gradient",
     "design_poisoning",
     "judge_poisoning",
+    "poison_training",
     "stability_margin",
 ]

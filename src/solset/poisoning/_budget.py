@@ -75,7 +75,17 @@ class Budget:
         """
         problem.risk().points.require_moving()
         points = problem.check_points(self.points)
-        inputs = problem.risk().points.features(points)
+        return self.around(problem.risk().points.features(points))
+
+    def around(self, inputs: Tensor) -> "FeasibleSet":
+        """The feasible perturbations of points with these features.
+
+        Args:
+            inputs: Features of the points that may move, ``(|K|, *input)``, in the order of ``points``.
+
+        Raises:
+            ValueError: If the bounds do not fit, or no perturbation is feasible.
+        """
         lower, upper = (_expanded(name, getattr(self, name), inputs) for name in ("lower", "upper"))
         return FeasibleSet(self, inputs, lower, upper)
 

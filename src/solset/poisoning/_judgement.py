@@ -37,7 +37,7 @@ class Verdict:
             designed. If the follower is the retraining that is judged, ``predicted`` and ``poisoned`` agree
             by construction, and :attr:`linear` is the prediction.
         gradient_norm: Gradient norm of the moved risk at the retrained weights: how far training was from
-            finished.
+            finished; ``None`` for a recipe, which need not finish.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Verdict:
     poisoned: float
     linear: float | None
     predicted: float | None
-    gradient_norm: float
+    gradient_norm: float | None
 
     @property
     def change(self) -> float:

@@ -208,21 +208,75 @@ class Training:
         Raises:
             ValueError: If a seed stands twice, or there are fewer than two.
 
-        Cost: one training for each seed.
+        Cost: one training and four steps for each seed.
         """
         numbers = checked_seeds(seeds)
         share = memory_budget // len(numbers)
-        runs = [self._seeded(seed).run(memory_budget=share, progress=progress) for seed in numbers]
+        runs = [self.with_seed(seed).run(memory_budget=share, progress=progress) for seed in numbers]
         return Ensemble(tuple(runs), numbers)
 
-    def _seeded(self, seed: int) -> "Training":
-        """The same training from another seed."""
+    def with_seed(self, seed: int) -> "Training":
+        """The same training from another seed.
+
+        Args:
+            seed: Seed of initial weights, order of batches, augmentation and dropout.
+
+        Cost: two steps, twice.
+        """
         other = copy.copy(self)
         other.recipe = replace(self.recipe, seed=seed)
         with own_randomness(self.device):
             model = fresh_model(self.make_model, seed).train()
         other._setting = replace(self._setting, pair=partial(_pair, model, self.recipe.optimizer))
+        other._refuse_unrepeatable()
         return other
+
+    def on(self, change: Change) -> "Training":
+        """The same training on changed data; a second change is made on top of the first.
+
+        Args:
+            change: Change of the training data.
+
+        Cost: two steps, twice.
+        """
+        require_change(change)
+        data = self._setting.data
+        other = copy.copy(self)
+        other._setting = replace(
+            self._setting, data=data.changed(change.of_points(len(data), lambda: data.space))
+        )
+        other._refuse_unrepeatable()
+        return other
+
+    def train(self, *, progress: bool | None = None) -> nn.Module:
+        """The trained module, in evaluation mode, without the record that a derivative needs.
+
+        Args:
+            progress: Whether to show a progress bar; by default only on a terminal.
+
+        Cost: one training.
+        """
+        return self._trained(self._setting.data, progress)[0].eval()
+
+    @property
+    def point_count(self) -> int:
+        """``n``, the number of training points."""
+        return len(self._setting.data)
+
+    def features(self, points: Sequence[int]) -> Tensor:
+        """The features of some training points that may move, ``(|K|, *input)``.
+
+        Args:
+            points: Indices of the points.
+
+        Raises:
+            ValueError: If nothing in the inputs can move.
+        """
+        data = self._setting.data
+        shape = data.space.shape  # refuses inputs of which nothing can move
+        features = data.features_in(data.batch(points)[0])
+        assert features is not None  # noqa: S101
+        return features.reshape(len(points), *shape)
 
     def _trained(self, data: Data, progress: bool | None = False) -> tuple[nn.Module, list[float]]:
         with own_randomness(self.device):

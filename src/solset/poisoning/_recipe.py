@@ -1,0 +1,182 @@
+"""Poisoning of a whole recipe: changed data under which training itself ends where a goal says."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from solset.changes import Move
+from solset.checks import checked, points_of, positive
+from solset.errors import bad_value
+from solset.poisoning._budget import Budget, FeasibleSet
+from solset.poisoning._judgement import Judgement, Verdict
+from solset.results import TableResult
+from solset.training import Training
+
+RecipeGoal = Callable[[nn.Module], Tensor]
+
+
+@dataclass(frozen=True)
+class RecipeRound:
+    """One round of the ascent.
+
+    Attributes:
+        goal: Mean of the goal over the seeds at the end of training on the data of this round.
+        size: Norm of the perturbation that the budget bounds.
+    """
+
+    goal: float
+    size: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RecipePoisoning(TableResult):
+    """A perturbation under which a recipe, run again, ends at a larger value of a goal.
+
+    Attributes:
+        points: Indices ``K`` of the points that move.
+        dx: Perturbation, ``(|K|, *input)``, in input units; inside the budget to the last bit.
+        clean: Mean of the goal over the seeds on clean data.
+        reached: Mean of the goal over the seeds on the moved data, by real runs.
+        seeds: Seeds of the runs whose mean was raised; :meth:`judge` asks others.
+        rounds: Rounds of the ascent in order.
+        exposure: Norm of the goal's derivative in the features of each point on clean data, ``(n,)``:
+            how fast the goal rises if that point alone moves.
+    """
+
+    points: tuple[int, ...]
+    dx: Tensor
+    clean: float
+    reached: float
+    seeds: tuple[int, ...]
+    rounds: tuple[RecipeRound, ...]
+    exposure: Tensor
+    _training: Training = field(repr=False)
+    _goal: RecipeGoal = field(repr=False)
+
+    @property
+    def headline(self) -> str:
+        """The rise of the goal on the seeds of the design, and the number of rounds."""
+        seeds = len(self.seeds)
+        return (
+            f"goal {self.clean:.4g} → {self.reached:.4g} in {len(self.rounds)} rounds, mean of {seeds} seeds"
+        )
+
+    @property
+    def change(self) -> Move:
+        """The perturbation as a change of the data, for retraining."""
+        return Move(list(self.points), self.dx)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per round: number, mean goal, and size of the perturbation."""
+        return [{"round": i, "goal": one.goal, "size": one.size} for i, one in enumerate(self.rounds)]
+
+    def ranking(self) -> list[tuple[int, float]]:
+        """The points to guard: each training point with its exposure, the largest first."""
+        order = self.exposure.argsort(descending=True).tolist()
+        return [(i, float(self.exposure[i])) for i in order]
+
+    def judge(self, seeds: Sequence[int]) -> Judgement:
+        """The goal after real runs of the recipe from other seeds, on clean and on moved data.
+
+        Args:
+            seeds: Seeds that the design did not use.
+
+        Cost: two trainings for each seed.
+        """
+        verdicts = []
+        for seed in seeds:
+            recipe = [self._training.with_seed(seed)]
+            before, after = (_mean_goal(recipe, self._goal, change) for change in (None, self.change))
+            verdicts.append(Verdict(f"seed {seed}", before, after, None, None, None))
+        return Judgement(self.clean, tuple(verdicts), 1.0)
+
+
+@checked
+def poison_training(
+    training: Training,
+    goal: RecipeGoal,
+    budget: Budget,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    rounds: int = 10,
+    start: Tensor | None = None,
+    progress: bool | None = None,
+) -> RecipePoisoning:
+    """The perturbation within a budget under which a recipe ends at a large value of a goal.
+
+    Each round runs the recipe on the moved data from every seed, and replays each run for the derivative of
+    the goal in the features of the points (Maclaurin et al. 2015). The mean over seeds gives the step: it
+    goes towards the farthest perturbation along the derivative, by Frank and Wolfe's rule ``2 / (k + 2)``,
+    so every round stays inside the budget. The best round by its real runs is returned.
+
+    Args:
+        training: Recipe with its clean data.
+        goal: Function of the trained module, in evaluation mode, that returns the number to be raised.
+        budget: Points that may move, how far, and within which valid features.
+        seeds: Seeds over which the goal is averaged. More seeds make a design that other seeds confirm.
+        rounds: Number of rounds, each of one step.
+        start: Perturbation from which to start, ``(|K|, *input)``; zero by default.
+        progress: Whether to show a progress bar; by default only on a terminal.
+
+    Raises:
+        ValueError: If points, bounds or the start do not fit the data, or no seed is given.
+
+    Cost: about four trainings for each seed and round, and one for each seed at the end.
+    """
+    positive("rounds", rounds)
+    if not seeds:
+        raise bad_value("seeds", expected="one seed or more", got="none", cure="Pass (0, 1, 2).")
+    feasible = _feasible(training, budget)
+    dx = torch.zeros_like(feasible.inputs) if start is None else feasible.project(start)
+    recipes = [training.with_seed(seed) for seed in seeds]
+    course: list[tuple[float, Tensor]] = []
+    exposure = None
+    hidden = None if progress is None else not progress
+    for turn in tqdm(range(rounds), desc="poisoning", disable=hidden, leave=False):
+        values, slope = _measured(recipes, goal, Move(list(budget.points), dx))
+        if exposure is None and start is None:
+            exposure = slope.flatten(1).norm(dim=1)
+        course.append((values, dx))
+        share = 2 / (turn + 2)
+        target = feasible.farthest(slope[list(budget.points)].to(dx))
+        dx = feasible.project(dx + share * (target - dx))
+    course.append((_mean_goal(recipes, goal, Move(list(budget.points), dx)), dx))
+    if exposure is None:
+        exposure = _measured(recipes, goal, None)[1].flatten(1).norm(dim=1)
+    clean = course[0][0] if start is None else _mean_goal(recipes, goal, None)
+    reached, best = max(course, key=lambda one: one[0])
+    told = tuple(RecipeRound(value, feasible.size(moved)) for value, moved in course)
+    points = tuple(int(i) for i in budget.points)
+    numbers = tuple(int(seed) for seed in seeds)
+    return RecipePoisoning(points, best, clean, reached, numbers, told, exposure, training, goal)
+
+
+def _feasible(training: Training, budget: Budget) -> FeasibleSet:
+    points = points_of(budget.points, training.point_count)
+    return budget.around(training.features(points))
+
+
+def _measured(recipes: Sequence[Training], goal: RecipeGoal, change: Move | None) -> tuple[float, Tensor]:
+    """The mean goal over seeds after real runs, and its mean derivative in all features."""
+    values, slopes = [], []
+    for recipe in recipes:
+        run = _on(recipe, change).run(progress=False)
+        attribution = run.attribute(goal)
+        assert attribution.features is not None  # noqa: S101 - the budget found features that may move
+        values.append(attribution.value)
+        slopes.append(attribution.features)
+    return sum(values) / len(values), torch.stack(slopes).mean(dim=0)
+
+
+def _mean_goal(recipes: Sequence[Training], goal: RecipeGoal, change: Move | None) -> float:
+    with torch.no_grad():
+        values = [float(goal(_on(recipe, change).train(progress=False))) for recipe in recipes]
+    return sum(values) / len(values)
+
+
+def _on(recipe: Training, change: Move | None) -> Training:
+    return recipe if change is None else recipe.on(change)
