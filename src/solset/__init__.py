@@ -1,7 +1,7 @@
 """How the solution set of a trained network moves when its training data is perturbed."""
 
 from solset._stability import training_stability
-from solset.changes import Move, Remove
+from solset.changes import Add, Decay, Move, Relabel, Remove, Reweight
 from solset.errors import SolsetWarning
 from solset.modulus import audit, lipschitz_modulus
 from solset.paths import follow_path
@@ -30,8 +30,12 @@ __all__ = [
     "Training",
     "retrain",
     "AffineSet",
+    "Add",
+    "Decay",
     "Move",
+    "Relabel",
     "Remove",
+    "Reweight",
     "Solution",
     "SolverError",
     "WholeBatch",

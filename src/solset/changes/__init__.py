@@ -3,9 +3,26 @@
 A new kind of change is one subclass of :class:`Change`; problems, estimates and retraining take it as it is.
 """
 
-from solset.changes._change import Change, PointChange, require_change
+from solset.changes._addition import Add
+from solset.changes._change import Change, PointChange, PointsChange, require_change
+from solset.changes._decay import Decay
 from solset.changes._exchange import Exchange
+from solset.changes._labels import Relabel
 from solset.changes._move import Move
-from solset.changes._weights import Remove
+from solset.changes._sum import Sum
+from solset.changes._weights import Remove, Reweight
 
-__all__ = ["Change", "Exchange", "Move", "PointChange", "Remove", "require_change"]
+__all__ = [
+    "Add",
+    "Change",
+    "Decay",
+    "Exchange",
+    "Move",
+    "PointChange",
+    "PointsChange",
+    "Relabel",
+    "Remove",
+    "Reweight",
+    "Sum",
+    "require_change",
+]

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -35,13 +34,7 @@ class Change(ABC):
 
     A change knows two data operators, the derivatives in its coordinates, and how far it goes along them.
     With ``C`` one of the operators, an estimate solves ``A v = -C t``. ``A`` does not know what changes.
-
-    Attributes:
-        is_finite: Whether the change is never small, such as a removal, so that an estimate is by default a
-            Newton step on the changed risk.
     """
-
-    is_finite: ClassVar[bool] = False
 
     @abstractmethod
     def of_gradient(self, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:
@@ -105,6 +98,87 @@ class Change(ABC):
             ValueError: If they are none, repeated or out of range.
         """
 
+    def partly(
+        self,
+        risk: EmpiricalRisk,  # noqa: ARG002
+        share: float,  # noqa: ARG002
+        base: EmpiricalRisk | None = None,  # noqa: ARG002
+    ) -> EmpiricalRisk:
+        """The risk on the way of the change, at the same weights; points that leave stay in with factors.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+            share: Part ``τ`` of the change that is made, from 0 to 1.
+            base: Risk before other changes of factors, from which losses are taken; the same by default.
+
+        Raises:
+            TypeError: If this kind of change has no way between.
+            ValueError: As for :meth:`direction`.
+        """
+        raise bad_type(
+            "change",
+            expected="one that can be made in part",
+            got=type(self).__name__,
+            cure="Give it a method partly, or use a change of solset.",
+        )
+
+    def rate(self, risk: EmpiricalRisk, share: float) -> Tensor:
+        """The derivative of the gradient of :meth:`partly` in the share ``τ``, ``(p,)``.
+
+        Args:
+            risk: Empirical risk on the data before the change, at the weights of interest.
+            share: Part ``τ`` of the change that is made, from 0 to 1.
+        """
+        return self.pull(self.partly(risk, share), risk, self.direction(risk))
+
+    def pull(self, there: EmpiricalRisk, base: EmpiricalRisk, direction: Tensor) -> Tensor:  # noqa: ARG002
+        """The derivative of the gradient of a risk on the way, along the change, ``(p,)``.
+
+        Args:
+            there: Risk on the way, from :meth:`partly`.
+            base: Risk before any change of factors, from which losses are taken.
+            direction: Coordinates of the change, ``(q,)``.
+        """
+        return self.of_gradient(there, 0) @ direction
+
+    def moves_data(self, risk: EmpiricalRisk) -> bool:  # noqa: ARG002
+        """Whether features or targets move, and no factor of a loss changes.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+        """
+        return False
+
+    def joining(self, risk: EmpiricalRisk) -> EmpiricalRisk | None:  # noqa: ARG002 - for points that join
+        """The risk with the points that join after all others; ``None`` where none does.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+        """
+        return None
+
+    def remark(self, *, keeps_outputs: bool) -> str:  # noqa: ARG002 - for factors
+        """A clause for the reason of a linearisation that says what is special; empty for most changes.
+
+        Args:
+            keeps_outputs: Whether solutions are the weights that keep all training outputs.
+        """
+        return ""
+
+    def labels_after(self, targets: Tensor) -> Tensor:
+        """The targets that are left after the change, of all points that still count.
+
+        Args:
+            targets: Targets of all points before, as the risk keeps them, without the factors beside them.
+        """
+        return targets
+
+    def __add__(self, other: "Change") -> "Change":
+        """Both changes together; see :class:`solset.changes.Sum`."""
+        from solset.changes._sum import summed  # noqa: PLC0415 - a sum is made of changes
+
+        return summed(self, other)
+
     def moving(self, risk: EmpiricalRisk) -> list[int]:  # noqa: ARG002 - for moves
         """The indices of the points whose features move, where kinks of the network matter.
 
@@ -120,6 +194,14 @@ class Change(ABC):
             risk: Empirical risk on the data before the change.
         """
         return self
+
+    def is_finite(self, risk: EmpiricalRisk) -> bool:  # noqa: ARG002 - for jumps
+        """Whether the change is never small, as a removal, so that an estimate is by default a Newton step.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+        """
+        return False
 
     def exchange(self, risk: EmpiricalRisk) -> Exchange | None:  # noqa: ARG002 - for finite changes
         """The losses that the change takes from the risk and adds to it; ``None`` if it is not known so.

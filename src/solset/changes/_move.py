@@ -55,6 +55,19 @@ class Move(PointsChange):
         """The risk on the moved points; argument as for every change."""
         return risk.move(self.chosen(risk), self.space(risk).unflatten(self.direction(risk)))
 
+    def partly(
+        self,
+        risk: EmpiricalRisk,
+        share: float,
+        base: EmpiricalRisk | None = None,  # noqa: ARG002
+    ) -> EmpiricalRisk:
+        """The risk on points that moved a part of the way; arguments as for every change."""
+        return risk.move(self.chosen(risk), share * self.space(risk).unflatten(self.direction(risk)))
+
+    def moves_data(self, risk: EmpiricalRisk) -> bool:  # noqa: ARG002
+        """True; argument as for every change."""
+        return True
+
     def moving(self, risk: EmpiricalRisk) -> list[int]:
         """All points of the change; argument as for every change."""
         return self.chosen(risk)

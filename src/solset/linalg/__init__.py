@@ -1,12 +1,14 @@
 """Linear operators that are defined by their products, and dense linear algebra around them."""
 
 from solset.linalg._algebra import (
+    Beside,
     BlockDiagonal,
     ColumnScaled,
     Counted,
     Deflated,
     DenseOperator,
     Identity,
+    InRows,
     MaskedRows,
     NormalOperator,
     Product,
@@ -44,12 +46,14 @@ from solset.linalg._spread import SpreadRows, in_parts, most_columns, own_column
 
 __all__ = [
     "CLOSE",
+    "Beside",
     "BlockDiagonal",
     "ColumnScaled",
     "Counted",
     "Deflated",
     "DenseOperator",
     "Identity",
+    "InRows",
     "KeptRows",
     "LargestEigenvalue",
     "LargestRatio",

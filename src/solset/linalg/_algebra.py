@@ -1,5 +1,7 @@
 """Operators made of matrices and of other operators."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -149,6 +151,51 @@ class Sum(LinearOperator):
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self.left.T @ block + self.scale * (self.right.T @ block)
+
+
+class Beside(LinearOperator):
+    """The matrices ``[A B …]`` side by side; those with fewer rows have rows of zeros below.
+
+    Args:
+        parts: Matrices ``A``, ``B``, …, at least one.
+    """
+
+    def __init__(self, parts: Sequence[LinearOperator]) -> None:
+        rows, columns = max(part.shape[0] for part in parts), sum(part.shape[1] for part in parts)
+        super().__init__((rows, columns), parts[0].dtype, parts[0].device)
+        self.parts = tuple(parts)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        result = block.new_zeros(self.shape[0], block.shape[1])
+        pieces = block.split([part.shape[1] for part in self.parts])
+        for part, piece in zip(self.parts, pieces, strict=True):
+            result[: part.shape[0]] += part @ piece
+        return result
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return torch.cat([part.T @ block[: part.shape[0]] for part in self.parts])
+
+
+class InRows(LinearOperator):
+    """A matrix whose rows are some of the rows of a taller one, which has zeros elsewhere.
+
+    Args:
+        inner: Matrix with the rows that are not zero, ``(k, q)``.
+        rows: Index of each of these rows, ``(k,)``.
+        count: Number of rows of the taller matrix.
+    """
+
+    def __init__(self, inner: LinearOperator, rows: Tensor, count: int) -> None:
+        super().__init__((count, inner.shape[1]), inner.dtype, inner.device)
+        self._inner, self._rows = inner, rows
+
+    def _apply(self, block: Tensor) -> Tensor:
+        result = block.new_zeros(self.shape[0], block.shape[1])
+        result[self._rows] = self._inner @ block
+        return result
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._inner.T @ block[self._rows]
 
 
 def shifted(operator: LinearOperator, damping: float) -> LinearOperator:

@@ -26,6 +26,7 @@ from solset.operators._regularisation import Regularisation, regularisation_of
 from solset.operators._second import Hessian, Mixed
 from solset.operators._steps import jumping_features, stepping_features
 from solset.operators._switches import Switches, switch_gradients, switch_values
+from solset.operators._targets import TargetSlopes, fitted_outputs, output_answer
 from solset.operators._verify import Call, Comparison, Probe, Verdict, on_leaves
 
 __all__ = [
@@ -55,15 +56,18 @@ __all__ = [
     "ProductCost",
     "Regularisation",
     "Switches",
+    "TargetSlopes",
     "Verdict",
     "choose_directions",
     "culprit",
+    "fitted_outputs",
     "directions_to_add",
     "in_float64",
     "jumping_features",
     "loss_curvature",
     "regularisation_of",
     "one_sided",
+    "output_answer",
     "points_on_kinks",
     "on_leaves",
     "rows_at_once",

@@ -1,6 +1,6 @@
 """The gradients of single points' losses, as the columns of an operator."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -9,46 +9,48 @@ from torch import Tensor
 from solset.linalg import LinearOperator
 from solset.operators._first import Jacobian
 from solset.operators._graphs import GRAPH_BUDGET
-from solset.risk import EmpiricalRisk, point_factors, slopes_at
+from solset.risk import EmpiricalRisk, point_factors, require_points, slopes_at
 
 
 class PointGradients(LinearOperator):
     """The derivative of the risk's gradient in the factors of some points, ``(p, |K|)``.
 
-    Column ``k`` is ``α ∇ℓ_k`` for a sum. For a mean it is ``α (∇ℓ_k - g)`` with the gradient ``g`` of the
-    mean loss without weight decay, since a mean over fewer points is divided by their number. Where points
-    count unequally, each column has its point's own ``α_k``.
+    Column ``k`` is ``α ∇ℓ_k`` where the divisor stays. For a mean that is divided by the number of points
+    that count, it is ``α (∇ℓ_k - g)`` with the gradient ``g`` of the mean loss without weight decay. Where
+    points count unequally, each column has its point's own ``α_k``.
 
     Args:
         risk: Empirical risk at the point of linearisation.
-        points: Indices ``K`` of the points.
+        losses: Losses of the points ``K``: ``risk.select(points)``, or those of points outside the risk.
+        divides: Whether the divisor of a mean changes with the factors.
 
-    Cost: one gradient and one forward pass over the points at the first product, then a product with ``J`` of
-    the points.
+    Cost: one gradient, once for each risk, and one forward pass over the points at the first product; then a
+    product with ``J`` of the points.
     """
 
-    def __init__(self, risk: EmpiricalRisk, points: Sequence[int]) -> None:
-        super().__init__((risk.layout.size, len(points)), risk.weights.dtype, risk.weights.device)
-        self._risk, self._points = risk, points
+    def __init__(self, risk: EmpiricalRisk, losses: EmpiricalRisk, *, divides: bool = True) -> None:
+        super().__init__((risk.layout.size, len(losses.points)), risk.weights.dtype, risk.weights.device)
+        require_points(risk)
+        self._risk, self._losses, self._divides = risk, replace(losses, total=risk.total), divides
 
     @cached_property
     def _rows(self) -> Jacobian:
-        return Jacobian(self._risk.select(self._points), memory_budget=GRAPH_BUDGET)
+        return Jacobian(self._losses, memory_budget=GRAPH_BUDGET)
 
     @cached_property
     def _slopes(self) -> Tensor:
         """The slopes ``α ∇_f L`` of the points, ``(|K|, c)``."""
-        chosen = self._risk.select(self._points)
-        return slopes_at(chosen, chosen.outputs())
+        return slopes_at(self._losses, self._losses.outputs())
 
     @cached_property
     def _share(self) -> Tensor | None:
-        """The part of a mean's gradient that each point takes with it, ``(p, |K|)``; ``None`` for a sum."""
-        if self._risk.reduction != "mean":
+        """The part of a mean's gradient that each point takes with it, ``(p, |K|)``; ``None`` for none."""
+        if not self._divides or self._risk.reduction != "mean":
             return None
-        share = self._risk.without_regularisation().gradient() / self._risk.total  # α g
-        factors = point_factors(self._risk, self._points)
-        ones = share.new_ones(len(self._points))
+        count = self.shape[1]
+        factors = point_factors(self._losses, range(count))
+        ones = torch.ones(count, dtype=self.dtype, device=self.device)
+        share = self._risk.loss_gradient / self._risk.total  # α g
         return share.unsqueeze(1) * (ones if factors is None else factors)
 
     def _apply(self, block: Tensor) -> Tensor:

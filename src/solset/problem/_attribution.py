@@ -93,7 +93,7 @@ class Adjoint:
             zeros = self.vectors.new_zeros(self.vectors.shape[1], len(everyone))
             return zeros, "weights of points are 0: fitted weights stay a solution whatever each point counts"
         try:
-            return -(PointGradients(risk, list(everyone)).T @ self.vectors).T, ""
+            return -(PointGradients(risk, risk.select(everyone)).T @ self.vectors).T, ""
         except ValueError as error:
             return None, f"no derivative in the points' weights: {error}"
 

@@ -46,7 +46,7 @@ def finite_answers(
                 cure='Leave it out, or take optimality="stationary".',
             )
         return leaving
-    if (order or ("newton" if change.is_finite else "first")) == "first":
+    if (order or ("newton" if change.is_finite(point.risk) else "first")) == "first":
         return None
     exchange = change.exchange(point.risk)
     if exchange is None or not isinstance(line.map, LinearisedMap):

@@ -52,8 +52,9 @@ class InformativeSelection(Selection):
     def __post_init__(self) -> None:
         self.risk, budget = self.point.risk, self.point.memory_budget
         self._jacobian = Jacobian(self.risk, memory_budget=budget)
-        self._data = self.map.data(self.change, self.risk, budget)
-        self.moved = self.change.chosen(self.risk)
+        self._data = self.map.data(self.change, self.point.before, budget)
+        joining = range(len(self.point.before.points), len(self.risk.points))
+        self.moved = [*self.change.chosen(self.point.before), *joining]
         if self.stored is not None:
             self.curvature = self.stored.choice.curvature
             self.use(self.stored.choice, self.stored.prepared)

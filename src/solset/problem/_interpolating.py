@@ -99,6 +99,7 @@ class Interpolating(LinearisedMap):
                 cure='Train to the fit, or use "stationary".',
             )
         self._check_solver(solver)
+        point = point.joined(change)
         use = self.in_use(point, change, solver)
         if use == "all":
             return super().linearise(point, change, solver)
@@ -116,6 +117,7 @@ class Interpolating(LinearisedMap):
             solver: Solver of its systems; ``None`` takes the map's default.
         """
         self._check_solver(solver)
+        point = point.joined(change) if not self.refusal(point) else point
         doubt = self.doubt(point, change, solver)
         if doubt:
             return doubt
@@ -202,7 +204,7 @@ class Interpolating(LinearisedMap):
 
         Cost: ``c`` sweeps through the loss alone, once; ``2·n·c²`` numbers.
         """
-        key = (change.coordinates(point.risk), solver, self.rows)
+        key = (change.coordinates(point.before), solver, self.rows)
         if point.latest is not None and point.latest[0] == key:
             return cast("InformativeSelection", point.latest[1])
         selection = InformativeSelection(
@@ -220,7 +222,7 @@ class Interpolating(LinearisedMap):
         """The same, kept: what it computes serves the next call for these points."""
         selection = self.selection(point, change, solver)
         point.latest = (
-            (change.coordinates(point.risk), solver, self.rows),
+            (change.coordinates(point.before), solver, self.rows),
             selection,
         )  # the one before is large
         return selection

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -52,6 +53,7 @@ class TrainedPoint:
         warns: bool = True,
     ) -> None:
         self.risk, self.sweep, self.fit = risk, sweep, fit
+        self.before = risk  # the risk of the data that changes name, without points that join
         self.memory_budget, self.spill_folder = memory_budget, spill_folder
         self.at_door, self.warns = at_door, warns
         self.outputs = sweep.outputs[0].numel()
@@ -66,6 +68,33 @@ class TrainedPoint:
         Cost: two passes through the loss; the network is not run.
         """
         return misfit_at(self.risk, self.sweep.outputs, self.sweep.targets)
+
+    def joined(self, change: Change) -> "TrainedPoint":
+        """The point whose constraint has rows of the points that join too; the same where none does.
+
+        Args:
+            change: Change whose coordinates are answered.
+
+        Cost: a forward pass over the new points; nothing that was prepared serves the longer constraint.
+        """
+        risk = change.joining(self.risk)
+        if risk is None:
+            return self
+        new = range(len(self.risk.points), len(risk.points))
+        outputs = self.sweep.outputs
+        added = risk.select(new).outputs().reshape(len(new), *outputs.shape[1:])
+        targets = risk.points[range(len(risk.points))][1]
+        longer = TrainedPoint(
+            risk,
+            sweep=replace(self.sweep, outputs=torch.cat([outputs, added]), targets=targets),
+            fit=self.fit,
+            memory_budget=self.memory_budget,
+            spill_folder=self.spill_folder,
+            at_door=self.at_door,
+            warns=self.warns,
+        )
+        longer.misfit, longer.before = self.misfit, self.risk
+        return longer
 
     @property
     def rows(self) -> int:
@@ -207,12 +236,12 @@ class TrainedPoint:
         operator = constraint.operator
         return Linearisation(
             constraint=constraint,
-            data=data or optimality.data(change, self.risk, self.memory_budget),
-            data_space=change.space(self.risk),
+            data=data or optimality.data(change, self.before, self.memory_budget),
+            data_space=change.space(self.before),
             weight_space=Space("q", (self.weights,), operator.dtype, operator.device),
             gradient=self.sweep.gradient,
             map=optimality,
-            reason=reason,
+            reason=reason + change.remark(keeps_outputs=optimality.keeps_outputs),
             left_out=self.rows - operator.shape[0] if optimality.keeps_outputs else 0,
             check=lambda: premises_of(self, optimality, change),
             warns=self.warns,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from solset.changes import Change
 from solset.derivatives import OptimalityMap, Premise, Premises, Verdict
+from solset.risk import plain_targets
 
 if TYPE_CHECKING:
     from solset.problem._point import TrainedPoint
@@ -24,8 +25,24 @@ def premises_of(
         optimality: Optimality map that is linearised.
         change: Change whose coordinates are answered.
     """
-    moved = change.moving(point.risk)
-    return Premises((*point.at_door, _kinks(point, moved, of_outputs=optimality.keeps_outputs)))
+    moved = change.moving(point.before)
+    kinks = _kinks(point, moved, of_outputs=optimality.keeps_outputs)
+    return Premises((*point.at_door, kinks, *([] if optimality.keeps_outputs else _classes(point, change))))
+
+
+def _classes(point: "TrainedPoint", change: Change) -> list[Premise]:
+    """Whether every class of the training data still has points, where without them its logit runs away."""
+    targets = plain_targets(point.before, point.sweep.targets)[: len(point.before.points)]
+    if targets.dtype.is_floating_point or targets.ndim != 1 or point.before.has_decay:
+        return []
+    gone = set(targets.unique().tolist()) - set(change.labels_after(targets).unique().tolist())
+    if not gone:
+        return []
+    text = (
+        f"no point with target {', '.join(map(str, sorted(gone)))} is left, and without weight decay nothing "
+        f"holds the outputs of a class that has no points: retraining may run away to infinity"
+    )
+    return [Premise("minimum", Verdict.FAILED, text)]
 
 
 def _kinks(point: "TrainedPoint", moved: Sequence[int], *, of_outputs: bool) -> Premise:

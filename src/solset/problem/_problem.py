@@ -261,7 +261,10 @@ class Problem:
         Cost: nothing is solved; ``"auto"`` builds the Gram matrix of a fitted problem to verify its rank.
         A factorisation is computed once for each problem, map and solver, and serves every kind of change.
         """
-        change = kind(points) if isinstance(kind, type) else kind  # type: ignore[call-arg]
+        if isinstance(kind, type):
+            change: Change = kind() if points is None else kind(points)  # type: ignore[call-arg]
+        else:
+            change = kind
         change.chosen(self._risk)  # refused before anything is factorised
         return GraphicalDerivative(linearise(self.point, change, optimality, solver, rows))
 

@@ -2,17 +2,29 @@
 
 from solset.risk._batching import Room, in_batches, is_out_of_memory
 from solset.risk._called import called, plain_operations
-from solset.risk._decay import WeightDecay, decay_of
+from solset.risk._decay import WeightDecay, decay_of, one_number
 from solset.risk._door import Moves, Pick, open_door, picked, style_of
 from solset.risk._double import in_double
 from solset.risk._embeddings import embedding_of
 from solset.risk._empirical import EmpiricalRisk, Loss, Reduction, Sweep
 from solset.risk._heads import fit_at, losses_at, output_shape, require_logits, slopes_at, through_loss
 from solset.risk._identity import digest, identity, settings_of, without_addresses
-from solset.risk._layout import Layout, choose_parameters, flat_rows
+from solset.risk._layout import Layout, choose_parameters, flat_rows, matches
 from solset.risk._learned import asked_for, beside_outputs, moving
 from solset.risk._losses import WholeBatch
 from solset.risk._opening import opened
+from solset.risk._other_data import (
+    as_weighed,
+    candidates,
+    has_number_targets,
+    joined,
+    new_factors,
+    require_points,
+    target_form,
+    target_rows,
+    with_factors,
+    with_targets,
+)
 from solset.risk._penalty import Penalty, check_penalty
 from solset.risk._points import Indices, Points
 from solset.risk._probe import probe_indices, probe_model, refuse_model
@@ -44,9 +56,11 @@ __all__ = [
     "WholeBatch",
     "WeightDecay",
     "as_points",
+    "as_weighed",
     "asked_for",
     "beside_outputs",
     "called",
+    "candidates",
     "check_penalty",
     "choose_parameters",
     "decay_of",
@@ -56,15 +70,20 @@ __all__ = [
     "gradient_scale",
     "flat_rows",
     "identity",
+    "has_number_targets",
     "in_double",
+    "joined",
     "in_batches",
     "is_out_of_memory",
     "losses_at",
     "mapped",
-    "moving",
+    "matches",
     "misfit_at",
+    "moving",
     "named_tensors",
     "network_of",
+    "new_factors",
+    "one_number",
     "open_door",
     "opened",
     "output_shape",
@@ -78,15 +97,20 @@ __all__ = [
     "reduction_of",
     "refuse_model",
     "require_logits",
+    "require_points",
     "sample_factors",
     "settings_of",
     "slopes_at",
     "source_of",
     "style_of",
+    "target_form",
+    "target_rows",
     "target_slopes",
     "targets_obstacle",
     "through_loss",
     "verified",
+    "with_factors",
     "with_loss",
+    "with_targets",
     "without_addresses",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -315,6 +316,11 @@ class EmpiricalRisk:
             value = self.penalty_at(leaves)
         parts = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
         return drift + self.layout.join(parts)
+
+    @cached_property
+    def loss_gradient(self) -> Tensor:
+        """The gradient of the losses alone, ``(p,)``, computed at first use. Cost: one gradient."""
+        return self.without_regularisation().gradient()
 
     def _decay(self) -> float:
         with torch.no_grad():

@@ -216,13 +216,37 @@ def _weights(
         return point_weights(loss, tries, targets, is_batched=is_batched)
 
 
+def shares_of(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The weights with which the loss of some points together is a sum of their losses, ``(b,)``.
+
+    Args:
+        loss: The user's function of outputs and targets.
+        outputs: Outputs of the points, ``(b, *out)``.
+        targets: Targets of the points.
+
+    Raises:
+        ValueError: If the loss is no such sum.
+    """
+    shaken = _shaken(outputs)
+    tries = [shaken.roll(len(shaken) // 2, dims=0), shaken, shaken.roll(1, dims=0)]
+    weights = _weights(loss, tries, targets, is_batched=takes_vmap(loss, shaken, targets))
+    if weights is None:
+        raise bad_value(
+            "targets",
+            expected="targets with which the loss is a weighted sum over points",
+            got="a loss that is none with these, or is not finite",
+            cure="Pass targets like those of training.",
+        )
+    return weights.alpha
+
+
 def takes_vmap(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
     """Whether the losses of many points at once equal those of single ones, tried on a few.
 
     Args:
-        loss: Function of outputs and targets.
-        outputs: Outputs of all points.
-        targets: Targets of all points.
+        loss: The user's function of outputs and targets.
+        outputs: Outputs of the points, ``(b, *out)``.
+        targets: Targets of the points.
     """
     probed = probe_indices(len(outputs))
     few, aims = outputs[probed], targets[probed]
