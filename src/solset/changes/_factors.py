@@ -82,7 +82,7 @@ def mixed(risk: EmpiricalRisk, terms: Sequence[Term], steps: Tensor, *, divides:
             more = as_weighed(term.losses)
             changed = replace(changed, points=joined(changed.points, more.points))
             factors = torch.cat([factors, way])
-    return with_factors(changed, factors, total)
+    return with_factors(changed, factors, float(total))
 
 
 def exchanged(
@@ -104,7 +104,7 @@ def exchanged(
         factors, losses = term.factors, term.losses
         if steps is not None:
             factors = factors * steps.to(factors)
-            losses = with_factors(as_weighed(losses), factors, losses.total)
+            losses = with_factors(as_weighed(losses), factors, float(losses.total))
         total += term.sign * float(factors.sum()) if divides else 0.0
         parts.append((term.sign, losses))
     leaving = next((term.places for term in terms if term.places), None)
