@@ -5,7 +5,7 @@ READY := .venv/.ready
 # One process per core, each of one thread: tests are many small products, for which threads wait for each other.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test check slow coverage docs bench clean
+.PHONY: demo test check slow trainers coverage docs bench clean
 
 demo: $(READY)
 	$(BIN)/solset demo --out runs/demo --overwrite
@@ -22,6 +22,11 @@ check: $(READY)
 
 slow: $(READY)
 	$(TESTS) -m 'slow and not long'
+
+# Models of other libraries: what needs a library that cannot be installed here is skipped.
+trainers: $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[trainers]' || echo "skipping: not installed"
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_trainers.py -rs
 
 coverage: $(READY)
 	$(BIN)/coverage run -m pytest

@@ -18,7 +18,7 @@ def scikit_learn() -> tuple[solset.Problem, Pipeline]:
     """A pipeline that ends in logistic regression, as one linear layer on the scaled features.
 
     scikit-learn minimises ``C Σ L_i + ‖coefficients‖²/2``, and does not shrink the intercept. Divided by
-    ``C n`` this is the mean loss with a weight decay of ``1/(C n)`` on the weights and 0 on the bias.
+    ``C`` this is the sum of the losses with a weight decay of ``1/C`` on the weights and 0 on the bias.
     """
     features, labels = load_breast_cancer(return_X_y=True)
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky", tol=1e-12))
@@ -28,10 +28,9 @@ def scikit_learn() -> tuple[solset.Problem, Pipeline]:
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(regression.coef_))
         layer.bias.copy_(torch.from_numpy(regression.intercept_))
-    decay = {"bias": 0.0, "weight": 1 / (regression.C * len(labels))}
+    loss, decay = nn.BCEWithLogitsLoss(reduction="sum"), {"bias": 0.0, "weight": 1 / regression.C}
     scaled, targets = pipeline[:-1].transform(features), labels[:, None].astype(float)
-    problem = solset.Problem(layer.eval(), nn.BCEWithLogitsLoss(), scaled, targets, weight_decay=decay)
-    return problem, pipeline
+    return solset.Problem(layer.eval(), loss, scaled, targets, weight_decay=decay), pipeline
 
 
 def lightning() -> solset.Problem:
