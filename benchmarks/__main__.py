@@ -22,6 +22,7 @@ from benchmarks import (
     poisoning,
     recipe_poisoning,
     recipes,
+    removal,
     resnet56,
     rows,
     scale,
@@ -36,6 +37,7 @@ LONG = (
     "poisoning",
     "recipe_poisoning",
     "recipes",
+    "removal",
     "house",
     "zoo",
 )  # only where they are asked for
@@ -63,6 +65,7 @@ def main() -> None:
         "poisoning": poisoning.run,
         "recipe_poisoning": lambda: recipe_poisoning.run(large=chosen.large),
         "recipes": recipes.run,
+        "removal": removal.run,
         "house": house.run,
         "zoo": lambda: zoo.run(chosen.count, chosen.seed),
     }

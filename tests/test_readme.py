@@ -17,6 +17,7 @@ PAGES = (
     "docs/own_model.md",
     "docs/attribution.md",
     "docs/trainings.md",
+    "docs/removal.md",
     "docs/batches.md",
     "docs/modulus.md",
     "docs/scale.md",
