@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the eight last.
+"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the nine last.
 
 ``python -m benchmarks zoo --count N --seed S`` draws combinations of models and losses.
 """
