@@ -116,8 +116,8 @@ def _kernel_near(start: _Station, here: _Station, kernel: Tensor, tolerance: flo
     the set of solutions, on which the kernel turns. The drift lies in the kernel, and is taken back.
 
     Args:
-        start: Trained weights.
-        here: Weights at a solution.
+        start: Station at the trained weights.
+        here: Station at another solution, where training would have ended.
         kernel: Orthonormal kernel there, ``(p, k)``.
         tolerance: Relative size of eigenvalues that count as zero.
 

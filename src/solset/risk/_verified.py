@@ -195,6 +195,15 @@ def _verified_whole(
 
 def _refuse_not_finite(alone: Tensor, whole: Tensor) -> None:
     broken = (~torch.isfinite(alone)).nonzero().flatten().tolist()
+    if broken and bool(torch.isfinite(whole)):
+        raise bad_value(
+            "loss",
+            expected="a mean or a sum over points, and finite for each of them",
+            got=f"{float(whole):.6g} for all points at once, but values that are not finite for points "
+            f"{broken[:5]} one by one",
+            cure="Pass a loss of all outputs together, such as one of pairs of points, as "
+            "solset.WholeBatch(loss). A loss of single points overflows there, or leaves its domain.",
+        )
     if broken or not bool(torch.isfinite(whole)):
         raise bad_value(
             "loss",

@@ -2,17 +2,18 @@
 
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from solset import Move, Problem, SolsetWarning, SolverError, lipschitz_modulus
 from solset.errors import Status
 from solset.modulus import Certainty, LipschitzModulus
 
 from .combinations import LOSSES, Combination, Training, drawn_from, in_dtype, untrained
+from .losses import Declared
 from .minimum import train
 from .oracle import EXACT, Smallest, Truth, norm_of_map, smallest, truth
 
@@ -84,8 +85,14 @@ def judge(combination: Combination) -> Verdict:
         has_modulus = combination.seed % MODULUS_OF == 0
         known = truth(same, MOVED, dx.to(combination.dtype).double(), has_columns=has_modulus)
     is_fair = combination.is_smooth and known.is_smooth and is_trained
+    declared = LOSSES[combination.loss].declared
     try:
-        answer = ask(training, dx.to(combination.dtype), has_modulus=has_modulus)
+        try:
+            answer = ask(training, dx.to(combination.dtype), has_modulus=has_modulus)
+        except (TypeError, ValueError) as error:
+            if declared is None or declared.cure not in str(error):
+                raise
+            answer = ask_declared(training, declared, dx.to(combination.dtype), has_modulus=has_modulus)
     except (TypeError, ValueError) as error:
         if NAMED.match(str(error)):
             return Verdict(combination, Outcome.REFUSED, str(error), is_fair)
@@ -163,6 +170,22 @@ def ask(
     change = (solution.value - problem.weights()).double()
     rounding = torch.finfo(solution.value.dtype).eps * float(problem.weights().norm())
     return Answer(change, rounding, dimension, str(used), tuple(dict.fromkeys(flags)), modulus)
+
+
+def ask_declared(training: Training, declared: Declared, dx: Tensor, *, has_modulus: bool) -> Answer:
+    """The estimate for a loss in the form that its refusal asks for.
+
+    Args:
+        training: Trained model with its loss and data.
+        declared: Form that is asked for.
+        dx: Move of the points.
+        has_modulus: Whether the modulus is asked for too.
+    """
+    model, loss, options = declared.form(training.model, training.loss)
+    moved = replace(training, model=model.eval(), loss=loss)
+    if isinstance(training.loss, nn.Module) and training.learned:  # which do not decay
+        options = {"weight_decay": {"model.*": training.weight_decay, "*": 0.0}, **options}
+    return ask(moved, dx, has_modulus=has_modulus, **options)
 
 
 def mistake(combination: Combination, known: Truth, answer: Answer) -> str | None:

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from solset import WholeBatch
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -24,7 +27,18 @@ class LossKind:
     outputs: int
     fitted: Callable[[Tensor], Tensor] | None = None
     is_smooth: bool = True
-    is_taken: bool = True
+    declared: "Declared | None" = None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The form of a loss that a refusal asks for: ``cure`` is in its message.
+
+    ``form(model, loss)`` is the model, the loss and the options of a problem in this form.
+    """
+
+    cure: str
+    form: Callable[[nn.Module, Loss], tuple[nn.Module, Loss, dict[str, Any]]]
 
 
 def real(c: int) -> Callable[[int], Tensor]:
@@ -74,7 +88,7 @@ def dice(o: Tensor, t: Tensor) -> Tensor:
 
 def contrast(o: Tensor, t: Tensor) -> Tensor:
     """Contrastive loss of every point with the point of the same label, against all points of the batch."""
-    z = functional.normalize(o, dim=1)
+    z = o / (1 + o.square().sum(1, keepdim=True)).sqrt()  # no plain normalisation, whose minimum is at zero
     alike = (z @ z.T / 0.5) - 1e3 * torch.eye(len(z), dtype=z.dtype)
     partner = (t[:, None] == t) & ~torch.eye(len(t), dtype=torch.bool)
     each = (alike.log_softmax(1) * partner).sum(1) / partner.sum(1).clamp(min=1)
@@ -96,8 +110,11 @@ def log_cosh(o: Tensor, t: Tensor) -> Tensor:
     return (o - t + functional.softplus(-2 * (o - t))).mean()
 
 
+LEAST = 0.3  # variance beside the one that is learned, which a fit of few points drives to zero
+
+
 def gaussian(o: Tensor, t: Tensor) -> Tensor:
-    return 0.5 * (o[:, 1] + (o[:, 0] - t[:, 0]).square() * (-o[:, 1]).exp()).mean()
+    return 0.5 * (o[:, 1] + ((o[:, 0] - t[:, 0]).square() + LEAST) * (-o[:, 1]).exp()).mean()
 
 
 def pinball(o: Tensor, t: Tensor) -> Tensor:
@@ -122,7 +139,7 @@ class TaskWeights(nn.Module):
         self.s = nn.Parameter(torch.zeros(2))
 
     def forward(self, o: Tensor, t: Tensor) -> Tensor:
-        return ((-self.s).exp() * (o - t).square() + self.s).mean()
+        return ((-self.s).exp() * ((o - t).square() + LEAST) + self.s).mean()
 
 
 def penalty(size: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], Loss]:
@@ -132,6 +149,43 @@ def penalty(size: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], Loss]:
         return lambda o, t: functional.mse_loss(o, t) + 0.05 * sum(size(p) for p in model.parameters())
 
     return build
+
+
+def beside(size: Callable[[Tensor], Tensor]) -> Declared:
+    """The same penalty given beside the squared error."""
+    options = {"penalty": lambda named: 0.05 * sum(size(p) for p in named.values())}
+    return Declared("penalty=", lambda model, _: (model, nn.MSELoss(), options))
+
+
+WHOLE = Declared("solset.WholeBatch(loss)", lambda model, loss: (model, WholeBatch(loss), {}))
+
+
+def root(p: Tensor) -> Tensor:
+    """A smooth version of the absolute value."""
+    return (p.square() + 1e-2).sqrt().sum()
+
+
+def quartic(p: Tensor) -> Tensor:
+    return p.pow(4).sum()
+
+
+class WithTaskWeights(nn.Module):
+    """A model that returns the weights of its tasks beside its outputs."""
+
+    def __init__(self, model: nn.Module, tasks: TaskWeights) -> None:
+        super().__init__()
+        self.model, self.tasks = model, tasks
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model(x), self.tasks.s.expand(len(x), -1)
+
+
+def of_tasks(returned: tuple[Tensor, Tensor], t: Tensor) -> Tensor:
+    o, s = returned
+    return ((-s).exp() * ((o - t).square() + LEAST) + s).mean()
+
+
+TASKS = Declared("beside its outputs", lambda model, loss: (WithTaskWeights(model, loss), of_tasks, {}))
 
 
 def plain(loss: Loss) -> Callable[[nn.Module], Loss]:
@@ -183,12 +237,10 @@ LOSSES: dict[str, LossKind] = {
     "Poisson": LossKind(plain(nn.PoissonNLLLoss()), lambda n: torch.poisson(torch.ones(n, 1)), 1, Tensor.exp),
     "Gaussian": LossKind(plain(gaussian), real(1), 2),
     "cosine": LossKind(plain(lambda o, t: 1 - functional.cosine_similarity(o, t).mean()), real(2), 2, same),
-    "Dice": LossKind(plain(dice), bits(1), 1, is_taken=False),
-    "contrastive": LossKind(plain(contrast), lambda n: torch.arange(n) // 2, 2, is_taken=False),
-    "ranking": LossKind(plain(ranking), labels(2), 1, is_taken=False),
-    "learned task weights": LossKind(lambda _: TaskWeights(), real(2), 2, is_taken=False),
-    "elastic penalty": LossKind(
-        penalty(lambda p: (p.square() + 1e-2).sqrt().sum()), real(2), 2, is_taken=False
-    ),
-    "quartic penalty": LossKind(penalty(lambda p: p.pow(4).sum()), real(2), 2, is_taken=False),
+    "Dice": LossKind(plain(dice), bits(1), 1, declared=WHOLE),
+    "contrastive": LossKind(plain(contrast), lambda n: torch.arange(n) // 2, 2, declared=WHOLE),
+    "ranking": LossKind(plain(ranking), labels(2), 1, declared=WHOLE),
+    "learned task weights": LossKind(lambda _: TaskWeights(), real(2), 2, declared=TASKS),
+    "elastic penalty": LossKind(penalty(root), real(2), 2, declared=beside(root)),
+    "quartic penalty": LossKind(penalty(quartic), real(2), 2, declared=beside(quartic)),
 }
