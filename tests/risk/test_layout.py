@@ -44,3 +44,11 @@ def test_a_tied_parameter_is_one_parameter(build_case):
 def test_a_device_without_float64_is_refused(build_case):
     with pytest.raises(ValueError, match=r"`model` must be on a device with numbers in float64.*got on meta"):
         choose_parameters(build_case("tanh-ce-mean").model.to("meta"), None)
+
+
+def test_a_star_is_all_that_were_trained_and_a_frozen_one_beside_it_is_refused():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    model[0].weight.requires_grad_(False)
+    assert list(choose_parameters(model, ["*"]).shapes) == ["0.bias", "1.weight", "1.bias"]
+    with pytest.raises(ValueError, match=r"frozen 0\.weight"):
+        choose_parameters(model, ["*", "0.weight"])

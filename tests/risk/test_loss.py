@@ -100,3 +100,15 @@ def test_a_loss_that_drops_the_axis_of_the_points_is_refused():
     model = nn.Linear(3, 1).double().eval()
     with pytest.raises(TypeError, match="takes a single point too; got ValueError"):
         Problem(model, squeezing, torch.ones(4, 3).double(), torch.ones(4).double(), gradient_tol=100.0)
+
+
+def test_a_loss_that_is_not_finite_on_single_points_is_told_how_it_is_declared():
+    """A mean over pairs of a positive and a negative has no pair in one point."""
+    model, x, y = nn.Linear(2, 1).eval(), torch.randn(6, 2), torch.arange(6) % 2
+
+    def ranking(outputs, targets):
+        score = outputs[:, 0]
+        return functional.softplus(score[targets == 0][:, None] - score[targets == 1]).mean()
+
+    with pytest.raises(ValueError, match=r"not finite for points \[0, 1, 2, 3, 4\] one by one.*WholeBatch"):
+        Problem(model, ranking, x, y, gradient_tol=float("inf"))

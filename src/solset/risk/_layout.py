@@ -57,7 +57,7 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
 
     Args:
         model: Network with the parameters.
-        patterns: Shell-style name patterns such as ``"layer3.*"``.
+        patterns: Shell-style name patterns such as ``"layer3.*"``; ``"*"`` matches those that require grad.
 
     Raises:
         TypeError: If the patterns are one string.
@@ -67,6 +67,10 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
     named = dict(model.named_parameters())
     trained = {name: value for name, value in named.items() if value.requires_grad}
     chosen = trained if patterns is None else {name: named[name] for name in matching(named, patterns)}
+    if patterns is not None and "*" in patterns:  # all that were trained, and those that are named beside
+        beside = [pattern for pattern in patterns if pattern != "*"]
+        asked = {name for name in chosen if any(matches(name, pattern) for pattern in beside)}
+        chosen = {name: value for name, value in chosen.items() if value.requires_grad or name in asked}
     if not chosen:
         raise bad_value(
             "model",

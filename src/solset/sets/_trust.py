@@ -70,7 +70,10 @@ def examined(solution: Solution, rhs: Tensor, size: float, leftover: Leftover | 
                 f"the element raises the quadratic model of the risk by {-climb / 2:.3g}: the Hessian has "
                 f"negative curvature along it, so that the weights are not at a minimum"
             )
-    if drift > SMALL:
+    is_zero = (
+        length <= torch.finfo(solution.value.dtype).eps * size
+    )  # the weights do not change in their dtype
+    if drift > SMALL and not is_zero:
         notes.append(
             f"training had not stopped: the leftover gradient alone would move the weights {drift:.3g} times "
             f"as far as this change ({length:.3g}); train further"

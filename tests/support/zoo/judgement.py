@@ -184,7 +184,7 @@ def ask_declared(training: Training, declared: Declared, dx: Tensor, *, has_modu
     model, loss, options = declared.form(training.model, training.loss)
     moved = replace(training, model=model.eval(), loss=loss)
     if isinstance(training.loss, nn.Module) and training.learned:  # which do not decay
-        options = {"weight_decay": {"model.*": training.weight_decay, "*": 0.0}, **options}
+        options = {"weight_decay": {"loss.*": 0.0, "*": training.weight_decay}, **options}
     return ask(moved, dx, has_modulus=has_modulus, **options)
 
 
@@ -212,7 +212,7 @@ def mistake(combination: Combination, known: Truth, answer: Answer) -> str | Non
     accuracy = (ACCURACY[combination.dtype] + known.error) * (right.condition + 10)
     is_squared = combination.training == "fitted" and not is_kept  # H is then J's square, and hides its ends
     if not right.gap or accuracy > 0.1 or (is_squared and has_small(known.J)):
-        return by_residual(A, c, answer, has_learned)
+        return by_residual(A, c, answer)
     return by_element(right, known.weights, answer, accuracy, has_learned) or by_modulus(
         known, answer, noise, accuracy
     )
@@ -224,9 +224,9 @@ def has_small(J: Tensor) -> bool:
     return bool(((s > 1e-9 * s.max()) & (s < 1e-3 * s.max())).any())
 
 
-def by_residual(A: Tensor, c: Tensor, answer: Answer, has_learned: bool) -> str | None:
+def by_residual(A: Tensor, c: Tensor, answer: Answer) -> str | None:
     """Whether the change solves the system, where the element itself is not known well enough."""
-    if has_learned or len(answer.change) != A.shape[1]:
+    if len(answer.change) != A.shape[1]:
         return None
     residual = float((A @ answer.change + c).norm())
     return "" if residual <= 1e-3 * float(c.norm()) + 1e-9 else None

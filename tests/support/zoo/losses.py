@@ -169,23 +169,7 @@ def quartic(p: Tensor) -> Tensor:
     return p.pow(4).sum()
 
 
-class WithTaskWeights(nn.Module):
-    """A model that returns the weights of its tasks beside its outputs."""
-
-    def __init__(self, model: nn.Module, tasks: TaskWeights) -> None:
-        super().__init__()
-        self.model, self.tasks = model, tasks
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model(x), self.tasks.s.expand(len(x), -1)
-
-
-def of_tasks(returned: tuple[Tensor, Tensor], t: Tensor) -> Tensor:
-    o, s = returned
-    return ((-s).exp() * ((o - t).square() + LEAST) + s).mean()
-
-
-TASKS = Declared("beside its outputs", lambda model, loss: (WithTaskWeights(model, loss), of_tasks, {}))
+TASKS = Declared('"loss.*"', lambda model, loss: (model, loss, {"parameters": ["*", "loss.*"]}))
 
 
 def plain(loss: Loss) -> Callable[[nn.Module], Loss]:
