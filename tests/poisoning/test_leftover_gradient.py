@@ -72,11 +72,11 @@ def designs(unfinished) -> Callable[[bool], tuple[Poisoning, str]]:
 def test_the_change_foretold_is_the_one_that_retraining_makes(unfinished, designs, is_raised):
     aim = goal(is_raised=is_raised)
     still = retrain(unfinished, Move(POINTS, 0 * draw(3, 4)), method=METHODS["descent"]).weights
-    drift = aim.value(unfinished, still) - aim.value(unfinished, unfinished.weights())
+    drift = aim.value(unfinished.risk(), still) - aim.value(unfinished.risk(), unfinished.weights())
     found, warning = designs(is_raised)
     assert f"{drift:.3g}" in warning
     (verdict,) = judge_poisoning(unfinished, aim, found, methods=METHODS).verdicts
-    assert found.clean == verdict.clean == aim.value(unfinished, still)
+    assert found.clean == verdict.clean == aim.value(unfinished.risk(), still)
     assert found.predicted == verdict.poisoned
     assert aim.sign * verdict.change > 0.25 * abs(drift)
     opposite = judge_poisoning(unfinished, aim, Move(POINTS, -found.dx), methods=METHODS, clean=None)

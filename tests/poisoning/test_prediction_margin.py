@@ -99,7 +99,7 @@ def test_after_training_of_a_stated_duration(fitted):
     assert margin.verified == pytest.approx(margin.linear, rel=0.35)
     gaps = {trial.radius: trial.gap for trial in margin.trials}
     real = retrain(problem, Move([4, 1], margin.dx), method=GradientDescent(30, 0.03)).weights
-    values = outputs_at(problem, real, x.unsqueeze(0))
+    values = outputs_at(problem.risk(), real, x.unsqueeze(0))
     assert float(values[margin.label] - values[margin.rival]) == gaps[margin.verified] < 0
     assert gaps[margin.unflipped] >= 0
 
