@@ -27,9 +27,8 @@ class Attribution(TableResult):
             ids.
         targets: Derivative in each target, ``(n, ...)``, in goal units per target unit: a positive one raises
             the goal where the target grows. ``None`` for class labels.
-        decay: Derivative in a weight decay ``λ`` that is added to the decay of all weights that decay (of all
-            weights where none does); a positive one raises the goal where ``λ`` grows. ``None`` where no
-            decay is defined.
+        decay: Derivative in the weight decay ``λ`` of all weights that decay, in goal units: a
+            positive one raises the goal where ``λ`` grows. ``None`` where no weight decays.
         labels: Class of each point, where targets are classes, ``(n,)``; ``None`` elsewhere.
         names: Name of each point; ``None`` where none were given.
         status: Outcome of the solve; ``inconsistent`` where solutions differ in the goal to first order, so

@@ -4,21 +4,21 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from solset.attribution import Attribution
+from solset.changes import Change, Decay, Move, Relabel, Reweight
 from solset.derivatives import Linearisation, Response
 from solset.errors import SolsetWarning, Status, bad_type, bad_value
 from solset.goals import Goal, ModelFunction, Slopes
-from solset.operators import Jacobian, PointGradients, loss_curvature
-from solset.problem._point import TrainedPoint
-from solset.risk import plain_targets, target_slopes, targets_obstacle
+from solset.problem._point import LinearisedMap, TrainedPoint
+from solset.risk import plain_targets, targets_obstacle
 
 Goals = Goal | Callable[[nn.Module], Tensor] | Sequence[Goal | Callable[[nn.Module], Tensor]]
 SMALL = 0.1  # share of the largest effect of a removal up to which that of the leftover gradient is small
-FLAT = 1e-8  # curvature relative to the largest up to which it counts as zero
 
 
 def slopes_of(point: TrainedPoint, goals: Goals) -> Slopes:
@@ -59,12 +59,13 @@ def slopes_of(point: TrainedPoint, goals: Goals) -> Slopes:
 class Adjoint:
     """The adjoint solution ``y = (Aᵀ)⁺ ∇φ`` of some goals, from which every derivative is a product.
 
-    With ``C`` the data operator of any kind of change, the derivative in its coordinates is ``-Cᵀ y``.
+    With ``C`` the data operator of any kind of change, the derivative in its coordinates is ``-Cᵀ y``. Each
+    method returns the derivatives of ``k`` goals, or ``None`` with a sentence that says why there are none.
 
     Attributes:
         point: Trained point with the network and the data.
-        line: Linearisation for moves of all points.
-        vectors: Adjoint solutions as columns, ``(m, k)``.
+        line: Linearisation from which the solution comes.
+        vectors: Adjoint solutions as columns, ``(m, k)``, for the rows of all outputs where ``A`` are rows.
     """
 
     point: TrainedPoint
@@ -72,85 +73,46 @@ class Adjoint:
     vectors: Tensor
 
     def features(self) -> tuple[Tensor | None, str]:
-        """The derivative in the features, ``(k, n, *input)``; ``None`` with a sentence that says why."""
+        """The derivative in the features, ``(k, n, *input)``."""
         points, count = self.point.risk.points, self.vectors.shape[1]
         if points.tree is not None and points.moving is None:
             return None, "no derivative in features: the inputs are whole numbers, such as token ids"
-        shape = (len(points), *points.feature_shape)
-        size, room = count * prod(shape) * self.vectors.element_size(), self.point.memory_budget
+        entries = count * len(points) * prod(points.feature_shape)
+        size, room = entries * self.vectors.element_size(), self.point.memory_budget
         if size > room:
             text = f"no derivative in features: {count} goals take {size / 2**30:.3g} GiB, more than the"
             return None, f"{text} memory budget of {room / 2**30:.3g}; ask for fewer goals at once"
-        return -self.line.pull(self.vectors).T.reshape(count, *shape), ""
+        return self._along(Move(), "features")
 
     def weights(self) -> tuple[Tensor | None, str]:
-        """The derivative in the points' factors, ``(k, n)``; ``None`` with a sentence that says why."""
-        risk = self.point.risk
-        everyone = range(len(risk.points))
-        if risk.is_whole:
-            return None, "no derivative in the points' weights: the loss of all outputs at once has none"
-        if self.line.map.keeps_outputs:
-            zeros = self.vectors.new_zeros(self.vectors.shape[1], len(everyone))
-            return zeros, "weights of points are 0: fitted weights stay a solution whatever each point counts"
-        try:
-            return -(PointGradients(risk, risk.select(everyone)).T @ self.vectors).T, ""
-        except ValueError as error:
-            return None, f"no derivative in the points' weights: {error}"
+        """The derivative in the points' factors, ``(k, n)``."""
+        values, reason = self._along(Reweight(), "the points' weights")
+        if values is not None and self.line.map.keeps_outputs:
+            reason = "weights of points are 0: fitted weights stay a solution whatever each point counts"
+        return values, reason
 
     def targets(self) -> tuple[Tensor | None, str]:
-        """The derivative in the targets, ``(k, n, ...)``; ``None`` with a sentence that says why."""
-        risk, sweep = self.point.risk, self.point.sweep
-        obstacle = targets_obstacle(risk, sweep.outputs, sweep.targets)
+        """The derivative in the targets, ``(k, n, ...)``."""
+        sweep = self.point.sweep
+        obstacle = targets_obstacle(self.point.risk, sweep.outputs, sweep.targets)
         if obstacle:
             return None, f"no derivative in targets: {obstacle}"
-        if self.line.map.keeps_outputs:
-            pushed = self._towards_fit()
-            if isinstance(pushed, str):
-                return None, f"no derivative in targets: {pushed}"
-        else:
-            pushed = (Jacobian(risk) @ self.vectors).reshape(len(risk.points), -1, self.vectors.shape[1])
-        try:
-            slopes = target_slopes(risk, sweep.outputs, sweep.targets, pushed)
-        except ValueError as error:  # a loss of all outputs at once
-            return None, f"no derivative in targets: {error}"
-        return -slopes.transpose(0, 1), ""
-
-    def _towards_fit(self) -> Tensor | str:
-        """``Λ⁺ u``, since ``Δf = -Λ⁺ ∂_y∇_f L Δy`` fits changed targets; or why no outputs fit them."""
-        risk, sweep = self.point.risk, self.point.sweep
-        if not self.point.curvature_fits:
-            return "the loss's curvature in the outputs does not fit the memory budget"
-        curvature = loss_curvature(risk, sweep.outputs, sweep.targets).to(torch.float64)
-        values, bases = torch.linalg.eigh(curvature)
-        largest = values.amax(dim=1, keepdim=True)
-        if not bool((largest > 0).all()):
-            return "the loss has no curvature at its minimum"
-        is_curved = values > FLAT * largest
-        rows = self.line.of_outputs(self.vectors).to(torch.float64)
-        rows = rows.reshape(*values.shape, -1)
-        inverse = torch.where(is_curved, 1 / torch.where(is_curved, values, 1.0), 0.0)
-        pushed = bases @ (inverse.unsqueeze(2) * (bases.mT @ rows))
-        if not bool(is_curved.all()):
-            generator = torch.Generator().manual_seed(0)
-            probe = torch.randn(*values.shape, 1, generator=generator, dtype=torch.float64).to(rows)
-            outside = bases @ ((~is_curved).unsqueeze(2) * (bases.mT @ probe))
-            sizes = [
-                float(target_slopes(risk, sweep.outputs, sweep.targets, part.to(sweep.outputs)).norm())
-                for part in (outside, probe)
-            ]
-            if sizes[0] > FLAT**0.5 * sizes[1]:
-                return "the loss has no minimum for changed targets, as a cross-entropy of certain ones"
-        return pushed.to(self.vectors.dtype)
+        return self._along(Relabel(), "targets")
 
     def decay(self) -> tuple[Tensor | None, str]:
-        """The derivative in a common ``λ``, ``(k,)``; ``None`` with a sentence that says why."""
-        risk = self.point.risk
-        if self.line.map.keeps_outputs:
-            return None, "no derivative in the weight decay: under any, the outputs are not kept"
-        decays = torch.as_tensor(risk.weight_decay, dtype=risk.weights.dtype, device=risk.weights.device)
-        is_decayed = decays.expand(len(risk.weights)) > 0
-        pulled = risk.weights * (is_decayed if bool(is_decayed.any()) else 1.0)
-        return -(pulled @ self.vectors), ""
+        """The derivative in a common ``λ``, ``(k,)``."""
+        values, reason = self._along(Decay(1.0), "the weight decay")
+        return values if values is None else values.squeeze(1), reason
+
+    def _along(self, change: Change, what: str) -> tuple[Tensor | None, str]:
+        """The derivative in the coordinates of a kind of change, ``(k, *coordinates)``."""
+        point, optimality = self.point, cast("LinearisedMap", self.line.map)
+        try:
+            data = optimality.data(change, point.risk, point.memory_budget)
+            shape = change.space(point.risk).shape
+            return -(data.T @ self.vectors).T.reshape(self.vectors.shape[1], *shape), ""
+        except ValueError as error:
+            return None, f"no derivative in {what}: {error}"
 
 
 def attributed(
@@ -176,7 +138,7 @@ def attributed(
         raise bad_value("names", expected=f"{count} of them", got=len(names), cure=cure)
     solved = response.adjoint(slopes.gradients)
     vectors = solved.value
-    adjoint = Adjoint(point, line, vectors)
+    adjoint = Adjoint(point, line, line.of_outputs(vectors))
     parts = {
         "weights": adjoint.weights(),
         "features": adjoint.features() if with_features else (None, ""),

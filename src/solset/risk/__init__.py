@@ -31,7 +31,7 @@ from solset.risk._probe import probe_indices, probe_model, refuse_model
 from solset.risk._routes import Routes
 from solset.risk._scale import gradient_scale, misfit_at
 from solset.risk._sources import Source, as_points, source_of
-from solset.risk._target_slopes import target_slopes, targets_obstacle
+from solset.risk._target_obstacle import targets_obstacle
 from solset.risk._tree_loss import own_loss
 from solset.risk._trees import mapped, named_tensors
 from solset.risk._verified import reduction_of, verified
@@ -105,7 +105,6 @@ __all__ = [
     "style_of",
     "target_form",
     "target_rows",
-    "target_slopes",
     "targets_obstacle",
     "through_loss",
     "verified",
