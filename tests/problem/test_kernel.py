@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from solset import Move, Problem, SolsetWarning, lipschitz_modulus
 from solset.modulus import Certainty
-from solset.solvers import Dense
+from solset.solvers import MINRES, Dense
 
 DECAY = 4e-3
 
@@ -198,3 +198,75 @@ def test_a_cut_that_was_asked_for_is_left_alone() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert problem.estimate(Move([0], 0 * x[:1]), optimality="stationary", solver=solver).dimension == 0
+
+
+@pytest.mark.filterwarnings("ignore:training had not stopped")
+@pytest.mark.parametrize("name", MODELS)
+def test_solvers_without_a_spectrum_leave_symmetries_out_too(name: str) -> None:
+    dimension, model = MODELS[name][1], trained(name)
+    x, y = data()
+    change = Move([3, 8], 1e-3 * torch.randn(2, 6, dtype=torch.float64))
+    for size in (1e-5, 1e-8):
+        problem = off_by(model, size, x, y, DECAY)
+        truth = problem.estimate(change, optimality="stationary").min_norm().value - problem.weights()
+        estimate = problem.estimate(change, optimality="stationary", solver=MINRES())
+        answer = estimate.min_norm()
+        assert answer.status == "converged"
+        assert float((answer.value - problem.weights() - truth).norm()) <= 0.01 * float(truth.norm())
+        assert repr(estimate) == f"AffineSet(in R^{len(truth)}, dimension {dimension} or more)"
+        with pytest.raises(ValueError, match=f"symmetries alone make it {dimension} or more"):
+            estimate.dimension  # noqa: B018 - refused by being asked for
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weight_decay_does_not_hide_symmetries_from_the_gauss_newton_matrix(name: str) -> None:
+    dimension, model = MODELS[name][1], trained(name)
+    x, y = data()
+    problem = Problem(model, nn.MSELoss(), x, y, weight_decay=DECAY)
+    derivative = problem.graphical_derivative(points=[3], optimality="gauss_newton")
+    estimate = derivative(0.01 * x[:1])
+    assert estimate.dimension == dimension
+    answer = estimate.min_norm()
+    assert answer.status == "converged"
+    dense = derivative.linearisation.operator.to_dense()
+    truth = -torch.linalg.solve(dense, derivative.linearisation.push(0.01 * x[:1]))
+    torch.testing.assert_close(answer.value, truth, rtol=1e-6, atol=1e-9)
+    away = estimate.sample(1, radius=10.0, generator=torch.Generator().manual_seed(0))[0]
+    assert float((away.value - truth).norm()) > 0.1
+
+
+def test_a_factor_that_lost_rank_has_smaller_orbits() -> None:
+    x, y = data()
+    torch.manual_seed(2)
+    model = solved(LowRank(6).double(), x, y, 2e-2)
+    sizes = torch.linalg.svdvals(model.get_parameter("a").detach())
+    rank = int((sizes > 1e-3 * sizes.max()).sum())
+    assert 0 < rank < 5
+    problem = Problem(model, nn.MSELoss(), x, y, weight_decay=2e-2)
+    lost = 6 - rank
+    estimate = problem.estimate(Move([0], 0 * x[:1]), optimality="stationary")
+    assert estimate.dimension == 15 - lost * (lost - 1) // 2
+
+
+@pytest.mark.parametrize("decay", [1e-3, 1e-6])
+def test_float32_does_not_take_a_small_decay_for_a_kernel(decay: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(12, k, generator=generator, dtype=torch.float64) for k in (20, 1))
+    matrix = x.T @ x / 6 + decay * torch.eye(20, dtype=torch.float64)
+    model = nn.Linear(20, 1, bias=False).eval()
+    model.weight.data.copy_(torch.linalg.solve(matrix, x.T @ y / 6).T)
+    problem = Problem(model, nn.MSELoss(), x.float(), y.float(), weight_decay=decay)
+    assert problem.estimate(Move([0], x[:1].float()), optimality="stationary").dimension == 0
+    certainty = lipschitz_modulus(problem, points=[0], optimality="stationary").certificate.certainty
+    assert (certainty is Certainty.UNKNOWN) == (decay < 1e-5)
+
+
+def test_what_the_rounding_of_float32_makes_is_said() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(12, k, generator=generator) for k in (20, 1))
+    model = nn.Linear(20, 1, bias=False).eval()
+    model.weight.data.copy_(torch.linalg.lstsq(x, y).solution.T)
+    problem = Problem(model, nn.MSELoss(), x, y, weight_decay=1e-9)
+    estimate = problem.estimate(Move([0], 1e-3 * x[:1]), optimality="stationary")
+    with pytest.warns(SolsetWarning, match="the rounding of float32 alone"):
+        estimate.min_norm()

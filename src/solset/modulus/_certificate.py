@@ -15,6 +15,7 @@ from solset.problem import LinearisedMap, Problem
 
 SHARE = 0.01  # share in the combinations, relative to the largest one, from which an output is named
 CLEAR = 1e-10  # size of the smallest eigenvalue, relative to the largest, from which a rank counts as proven
+ROUNDED = 100  # units of rounding: size of such an eigenvalue below which the value itself is rounding
 AGREE = 100  # times the root of rounding: relative difference up to which two ratios agree
 STILL = 1e-3  # Newton step, relative to the weights, up to which they count as stationary
 
@@ -62,7 +63,7 @@ def _judged(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, 
     if line.system.doubt:
         return replace(bare, reason=line.system.doubt)
     clearance = line.system.clearance
-    if clearance is not None and clearance < CLEAR:
+    if clearance is not None and clearance < max(CLEAR, ROUNDED * torch.finfo(line.data.dtype).eps):
         text = f"an eigenvalue is {clearance:.2g} of the largest, too near to rounding to prove a rank"
         return replace(bare, reason=text)
     if not line.map.is_exact:

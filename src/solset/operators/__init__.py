@@ -26,6 +26,7 @@ from solset.operators._regularisation import Regularisation, regularisation_of
 from solset.operators._second import Hessian, Mixed
 from solset.operators._steps import jumping_features, stepping_features
 from solset.operators._switches import Switches, switch_gradients, switch_values
+from solset.operators._symmetries import Symmetries, find_symmetries
 from solset.operators._targets import TargetSlopes, fitted_outputs, output_answer
 from solset.operators._verify import Call, Comparison, Probe, Verdict, on_leaves
 
@@ -56,10 +57,12 @@ __all__ = [
     "ProductCost",
     "Regularisation",
     "Switches",
+    "Symmetries",
     "TargetSlopes",
     "Verdict",
     "choose_directions",
     "culprit",
+    "find_symmetries",
     "fitted_outputs",
     "directions_to_add",
     "in_float64",

@@ -112,13 +112,14 @@ class Routes:
         point, cost, data = self.point, self._cost(optimality), self.data(optimality)
         needs, name = solver.plan(self._operators[optimality.name]), type(solver).__name__
         together = 2 if optimality.keeps_outputs else 1  # the cost of rows is of a product with A and Aᵀ
+        looked = cost.each if isinstance(optimality, Stationary) else Cost()  # verifies symmetries
         return Route(
             name=f"{optimality.name} {'on all rows ' if optimality.keeps_outputs else ''}by {name}",
             optimality=optimality.name,
             solver=name,
             rows=point.rows if optimality.keeps_outputs else None,
             memory=Memory(graphs=cost.graphs + data.graphs, vectors=needs.memory),
-            prepare=KINKS + cost.once + data.once,
+            prepare=KINKS + cost.once + data.once + looked,
             direction=data.each + needs.products / together * cost.each,
             step=needs.products_per_step / together * cost.each,
             max_steps=needs.max_steps,
@@ -278,7 +279,7 @@ class Routes:
         return replace(
             route,
             memory=Memory(held, 24 * side**2, hessian.graphs + inner.graphs, rows.graphs + needs.memory),
-            prepare=KINKS + made + hessian.once + inner.once + data.once,
+            prepare=KINKS + made + hessian.once + inner.once + data.once + hessian.each,
             direction=data.each + hessian.each,
         )
 

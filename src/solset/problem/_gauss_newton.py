@@ -1,13 +1,15 @@
 """The stationary map with the Gauss–Newton matrix in place of the Hessian."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from solset import operators
 from solset.derivatives import Qualification
 from solset.linalg import LinearOperator
+from solset.problem._kernel import without
 from solset.problem._point import MAX_DENSE, LinearisedMap, TrainedPoint
-from solset.solvers import CG, Solver
+from solset.solvers import CG, Dense, Prepared, Solver
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,23 @@ class GaussNewton(LinearisedMap):
         if point.gram_fits and operators.regularisation_of(point.risk)[1] is None:
             return point.gram_solver()
         return point.dense_solver() if point.weights <= MAX_DENSE else CG()
+
+    def settle(self, point: TrainedPoint, solver: Solver) -> Callable[[Prepared], Prepared] | None:
+        """Symmetries are the kernel, which weight decay hides from this matrix; arguments as usual."""
+        is_cut = isinstance(solver, Dense) and solver.rank_tolerance is not None
+        if is_cut or not point.risk.has_decay:  # without decay they are in the kernel already
+            return None
+
+        def settle(prepared: Prepared) -> Prepared:
+            symmetries = point.symmetries
+            if symmetries is None:
+                return prepared
+            decayed = point.risk.weight_decay * symmetries.along  # the outputs do not change
+            if not symmetries.hold_for(prepared.operator, decayed):
+                return prepared
+            return without(symmetries.directions, prepared, solver)
+
+        return settle
 
     def qualification(self, rank: int, rows: int, left_out: int) -> Qualification:  # noqa: ARG002 - never exact
         """Never verified: the matrix stands for the Hessian; arguments as for every map."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from solset.errors import SolsetWarning
-from solset.linalg import Spectrum, spectrum
+from solset.linalg import Deflated, Spectrum, default_tolerance, spectrum
 from solset.operators import Hessian
-from solset.risk import EmpiricalRisk
-from solset.solvers import Prepared, SymmetricPrepared
+from solset.risk import EmpiricalRisk, in_double
+from solset.solvers import DeflatedPrepared, Prepared, Solver, SymmetricPrepared
 
 CUTS = (
     0.0,
@@ -77,28 +77,26 @@ def settled(risk: EmpiricalRisk, gradient: Tensor, prepared: Prepared, *, warns:
     Warns:
         SolsetWarning: If the leftover gradient explains eigenvalues, and no step removes it.
 
-    Cost: one to eight gradients and four products; where the kernel is blurred, up to four more Hessians.
+    Cost: one to eight gradients and four products; where the kernel is blurred, up to four more Hessians, and
+    one in float64 where eigenvalues drown in the rounding of float32.
     """
-    if not isinstance(prepared, SymmetricPrepared) or not bool((gradient != 0).any()):
+    if not isinstance(prepared, SymmetricPrepared):
+        return prepared
+    if risk.weights.dtype != torch.float64:
+        risk, gradient, prepared = _resolved(risk, gradient, prepared, warns=warns)
+    if prepared.doubt or not bool((gradient != 0).any()):
         return prepared
     start = _Station(risk, gradient.to(torch.float64))
-    here, values = start, prepared.spectrum
+    values = prepared.spectrum
     floor = _floor(values)
     above = values.values.abs()[values.kept]
     if not len(above):
         return prepared
-    there = _newton(here, values)
-    explained = SAFETY * _change(here, there)
+    there = _newton(start, values)
+    explained = SAFETY * _change(start, there)
     if float(above.min()) > explained:
         return prepared
-    for _ in range(ROUNDS):
-        if not there.size <= 0.5 * here.size or there.away_from(start) > FAR * float(risk.weights.norm()):
-            break
-        here, values = there, _spectrum(there, values.tolerance)
-        there = _newton(here, values)
-        explained = SAFETY * _change(here, there)
-        if explained <= floor:
-            break
+    here, values, explained = _nearer(start, there, values, explained)
     kernel = values.values.abs() <= floor
     unclear = int((~kernel & (values.values.abs() <= explained)).sum())
     if not unclear:
@@ -107,6 +105,60 @@ def settled(risk: EmpiricalRisk, gradient: Tensor, prepared: Prepared, *, warns:
     if warns:
         warnings.warn(doubt, SolsetWarning, stacklevel=2)
     return prepared.doubted(doubt)
+
+
+def _nearer(
+    start: _Station, there: _Station, values: Spectrum, explained: float
+) -> tuple[_Station, Spectrum, float]:
+    """The station nearest to a solution, the spectrum there, and the size of eigenvalues explained there."""
+    here, floor = start, _floor(values)
+    for _ in range(ROUNDS):
+        far = FAR * float(start.risk.weights.norm())
+        if not there.size <= 0.5 * here.size or there.away_from(start) > far:
+            break
+        here, values = there, _spectrum(there, values.tolerance)
+        there = _newton(here, values)
+        explained = SAFETY * _change(here, there)
+        if explained <= floor:
+            break
+    return here, values, explained
+
+
+def _resolved(
+    risk: EmpiricalRisk, gradient: Tensor, prepared: SymmetricPrepared, *, warns: bool
+) -> tuple[EmpiricalRisk, Tensor, SymmetricPrepared]:
+    """The same in float64 where the rounding of float32 hides eigenvalues; with a doubt if it cannot be."""
+    values = prepared.spectrum
+    hidden = int((values.values.abs() <= SAFETY * _floor(values)).sum())
+    if not hidden:
+        return risk, gradient, prepared
+    double = in_double(risk)
+    if double.weights.dtype == torch.float64:
+        exact = double.gradient()
+        values = _spectrum(_Station(double, exact), default_tolerance(prepared.operator.shape, torch.float64))
+        return double, exact, SymmetricPrepared(prepared.operator, values, prepared.tol)
+    doubt = (
+        f"the rank of the Hessian is not known: {hidden} eigenvalues are within the rounding of "
+        f"{str(risk.weights.dtype).removeprefix('torch.')}; build the problem in float64"
+    )
+    if warns:
+        warnings.warn(doubt, SolsetWarning, stacklevel=3)
+    return risk, gradient, prepared.doubted(doubt)
+
+
+def without(directions: Tensor, prepared: Prepared, solver: Solver) -> Prepared:
+    """The prepared curvature with some directions as its kernel, so that none of them is inverted.
+
+    Args:
+        directions: Orthonormal directions along which solutions stay solutions, ``(p, k)``.
+        prepared: Curvature as the solver prepared it.
+        solver: Solver that prepared it.
+    """
+    if isinstance(prepared, SymmetricPrepared):
+        return prepared.deflated(directions)
+    operator = Deflated(prepared.operator, directions)
+    inner = prepared if prepared.rank is not None else solver.prepare(operator)
+    return DeflatedPrepared(operator, inner)
 
 
 def _kernel_near(start: _Station, here: _Station, kernel: Tensor, tolerance: float) -> Tensor:

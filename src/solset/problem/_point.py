@@ -14,7 +14,15 @@ from solset.changes import Change
 from solset.derivatives import Constraint, Linearisation, OptimalityMap, Premise, Selection
 from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space
-from solset.operators import InformativeRows, Kinks, OutputCurvature, one_sided, points_on_kinks
+from solset.operators import (
+    InformativeRows,
+    Kinks,
+    OutputCurvature,
+    Symmetries,
+    find_symmetries,
+    one_sided,
+    points_on_kinks,
+)
 from solset.outofcore import gram_solver
 from solset.problem._premises import premises_of
 from solset.risk import EmpiricalRisk, Sweep, misfit_at
@@ -127,6 +135,11 @@ class TrainedPoint:
         return self.curvature_bytes <= self.memory_budget
 
     @cached_property
+    def symmetries(self) -> Symmetries | None:
+        """Symmetries of the training, as backward passes at a few points show them."""
+        return find_symmetries(self.risk, self.sweep.gradient, self.memory_budget)
+
+    @cached_property
     def curvature(self) -> OutputCurvature:
         """The loss's curvature in the outputs of every point, with its eigenvectors."""
         return OutputCurvature.of(self.risk, self.sweep.outputs, self.sweep.targets)
@@ -200,7 +213,7 @@ class TrainedPoint:
                     got=used,
                     cure=f"Leave it out; this map takes {optimality.solvers}.",
                 )
-            settle = optimality.settle(self, solver)
+            settle = optimality.settle(self, used)
             self._constraints[key] = Constraint(
                 operator,
                 used,
@@ -295,13 +308,13 @@ class LinearisedMap(OptimalityMap, ABC):
     def settle(
         self,
         point: TrainedPoint,  # noqa: ARG002 - for Hessians
-        solver: Solver | None,  # noqa: ARG002
+        solver: Solver,  # noqa: ARG002
     ) -> Callable[[Prepared], Prepared] | None:
         """A function that tells kernel from range in a prepared ``A``; ``None`` takes the solver's word.
 
         Args:
             point: Trained point at which the map is linearised.
-            solver: Solver that was asked for; ``None`` for the map's default.
+            solver: Solver that prepared it.
         """
         return None
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from solset.linalg import LinearOperator
 from solset.operators import GaussNewtonInverse, Hessian
-from solset.problem._kernel import settled
+from solset.problem._kernel import settled, without
 from solset.problem._point import MAX_DENSE, MAX_ROWS, LinearisedMap, TrainedPoint
 from solset.solvers import CG, MINRES, Dense, FirstToConverge, Prepared, Solver
 
@@ -31,11 +31,20 @@ class Stationary(LinearisedMap):
             return point.dense_solver()
         return preconditioned(point) if preconditioner_fits(point) else MINRES()
 
-    def settle(self, point: TrainedPoint, solver: Solver | None) -> Callable[[Prepared], Prepared] | None:
+    def settle(self, point: TrainedPoint, solver: Solver) -> Callable[[Prepared], Prepared] | None:
         """The kernel is that of the solution nearby, unless a cut was asked for; arguments as usual."""
-        if isinstance(solver, Dense) and solver.rank_tolerance is not None:
-            return None
-        return lambda prepared: settled(point.risk, point.sweep.gradient, prepared, warns=point.warns)
+        if isinstance(solver, Dense):
+            if solver.rank_tolerance is not None:
+                return None
+            return lambda prepared: settled(point.risk, point.sweep.gradient, prepared, warns=point.warns)
+
+        def settle(prepared: Prepared) -> Prepared:
+            symmetries = point.symmetries
+            if symmetries is None or not symmetries.hold_for(prepared.operator, symmetries.image):
+                return prepared
+            return without(symmetries.directions, prepared, solver)
+
+        return settle
 
 
 def smaller_side(point: TrainedPoint) -> int:

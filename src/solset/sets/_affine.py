@@ -187,10 +187,12 @@ class AffineSet:
         """
         rank = self.system.rank
         if rank is None:
+            least = self.system.known_kernel
+            at_least = f"; symmetries alone make it {least} or more" if least else ""
             raise bad_value(
                 "solver",
                 expected="a solver that knows the numerical rank",
-                got="one that is matrix-free, or has its Gram matrix on the disk and dependent rows",
+                got=f"one that is matrix-free, or has a Gram matrix on the disk and dependent rows{at_least}",
                 cure="Use Dense or Dual to ask for the dimension, or raise the memory budget.",
             )
         return len(self.reference) - rank
@@ -231,7 +233,9 @@ class AffineSet:
         size, text = len(self.reference), "dimension not computed"
         if "_smallest" in self.__dict__ or "dimension" in self.__dict__:  # solved: the rank costs nothing
             rank = self.system.rank
-            text = "dimension not known to the solver" if rank is None else f"dimension {size - rank}"
+            least = self.system.known_kernel
+            unknown = f"dimension {least} or more" if least else "dimension not known to the solver"
+            text = unknown if rank is None else f"dimension {size - rank}"
         return f"AffineSet(in R^{size}, {text})"
 
     @cached_property
@@ -244,7 +248,7 @@ class AffineSet:
     def _examined(self, solution: Solution) -> Solution:
         """The solution with notes on what speaks against it; its length is compared with the weights'."""
         size = 0.0 if self.layout is None else float(torch.linalg.vector_norm(self.reference))
-        return examined(solution, self.rhs, size, self.leftover)
+        return examined(solution, self.rhs, size, self.leftover, self.system.amplification)
 
     def _change(self, point: Tensor) -> Tensor:
         shaped("point", point, self.reference.shape, cure="Pass a flat vector of the set's own space.")

@@ -40,7 +40,13 @@ class Leftover:
         return float("inf") if drift > 0 else 0.0
 
 
-def examined(solution: Solution, rhs: Tensor, size: float, leftover: Leftover | None) -> Solution:
+def examined(
+    solution: Solution,
+    rhs: Tensor,
+    size: float,
+    leftover: Leftover | None,
+    amplification: float | None = None,
+) -> Solution:
     """The change of the weights with its drift and with notes on what speaks against it; warns of each.
 
     Args:
@@ -48,6 +54,7 @@ def examined(solution: Solution, rhs: Tensor, size: float, leftover: Leftover | 
         rhs: Right-hand side ``b`` that it answers, ``(m,)``.
         size: Length of the weights; 0 where it is not known.
         leftover: Gradient that training left; ``None`` where no solution has one.
+        amplification: Factor by which the solve lengthens rounding; ``None`` where it is not known.
     """
     length = float(torch.linalg.vector_norm(solution.value))
     notes = []
@@ -61,6 +68,12 @@ def examined(solution: Solution, rhs: Tensor, size: float, leftover: Leftover | 
         notes.append(
             f"the change of the weights ({length:.3g}) is larger than the weights ({size:.3g}), where a "
             f"linear estimate says nothing; take a filter, such as filters.GradientFlow or filters.Tikhonov"
+        )
+    rounding = torch.finfo(rhs.dtype).eps * float(torch.linalg.vector_norm(rhs)) * (amplification or 0.0)
+    if rounding > SMALL * length > 0:
+        notes.append(
+            f"the rounding of {str(rhs.dtype).removeprefix('torch.')} alone makes {rounding / length:.2g} of "
+            f"this change: the smallest eigenvalue is too near to it; compute in float64"
         )
     always = len(notes)
     if leftover is not None and leftover.is_exact and solution.status is Status.CONVERGED:

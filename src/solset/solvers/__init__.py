@@ -3,6 +3,7 @@
 from solset.solvers import filters
 from solset.solvers._base import Factor, Prepared, Solver, attainable, judge
 from solset.solvers._decomposed import DualPrepared
+from solset.solvers._deflated import DeflatedPrepared
 from solset.solvers._direct import Dense, SymmetricPrepared
 from solset.solvers._dual import Dual
 from solset.solvers._gram_side import GramPrepared
@@ -16,6 +17,7 @@ from solset.solvers._updated import Decomposed, Update, Updated
 __all__ = [
     "AT_ONCE",
     "CG",
+    "DeflatedPrepared",
     "Dense",
     "Dual",
     "Decomposed",

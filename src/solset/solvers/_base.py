@@ -26,10 +26,12 @@ class Prepared(ABC):
     Attributes:
         operator: The matrix ``A`` of the system ``A v = b``.
         doubt: Sentence that says why the rank is not known; empty where it is, or was not asked.
+        known_kernel: Number of independent directions that are known to be in the kernel of ``A``.
     """
 
     operator: LinearOperator
     doubt: str = ""
+    known_kernel: int = 0
 
     @abstractmethod
     def solve(self, rhs: Tensor) -> Solution:
@@ -80,6 +82,11 @@ class Prepared(ABC):
     @property
     def clearance(self) -> float | None:
         """The smallest eigenvalue that counts, relative to the largest; ``None`` without a spectrum."""
+        return None
+
+    @property
+    def amplification(self) -> float | None:
+        """The factor by which ``A⁺`` lengthens rounding of a right-hand side; ``None`` without a spectrum."""
         return None
 
     @property

@@ -155,6 +155,12 @@ class SymmetricPrepared(Prepared):
         sizes = self.spectrum.values.abs()
         return float(sizes[self.spectrum.kept].min() / sizes.max()) if self.rank else 1.0
 
+    @property
+    def amplification(self) -> float:
+        """The root mean square of the inverse eigenvalues, those of the kernel counted as zero."""
+        sizes = self.spectrum.values[self.spectrum.kept]
+        return float((sizes.reciprocal().square().sum() / max(len(self.spectrum.values), 1)).sqrt())
+
     def left_side(self) -> LeftSide:
         """The decomposition of a symmetric matrix by its spectrum."""
         return LeftSide.of_symmetric(self.spectrum, self.blur)
