@@ -100,6 +100,10 @@ class Add(Change):
         """The derivative of the gradient on the way; arguments as for every change."""
         return columns(there, self._terms(base), divides=self.divisor == "after") @ direction
 
+    def outputs_after(self, risk: EmpiricalRisk) -> Tensor:
+        """The outputs, with those that fit the new points; argument as for every change."""
+        return torch.cat([risk.outputs(), fitted_outputs(self._losses(risk))])
+
     def labels_after(self, targets: Tensor) -> Tensor:
         """The targets, to which those of the new points come; argument as for every change."""
         new = self.targets

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor
 
@@ -157,6 +158,17 @@ class Change(ABC):
         """
         return None
 
+    def outputs_after(self, risk: EmpiricalRisk) -> Tensor:
+        """The outputs that fit the changed data where those of the trained weights fit it now, ``(n', c)``.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+
+        Raises:
+            ValueError: If no outputs fit the changed data.
+        """
+        return risk.outputs()
+
     def remark(self, *, keeps_outputs: bool) -> str:  # noqa: ARG002 - for factors
         """A clause for the reason of a linearisation that says what is special; empty for most changes.
 
@@ -173,11 +185,12 @@ class Change(ABC):
         """
         return targets
 
-    def __add__(self, other: "Change") -> "Change":
+    def __add__(self, other: object) -> "Change":
         """Both changes together; see :class:`solset.changes.Sum`."""
         from solset.changes._sum import summed  # noqa: PLC0415 - a sum is made of changes
 
-        return summed(self, other)
+        require_change(other)
+        return summed(self, cast("Change", other))
 
     def moving(self, risk: EmpiricalRisk) -> list[int]:  # noqa: ARG002 - for moves
         """The indices of the points whose features move, where kinks of the network matter.

@@ -74,6 +74,11 @@ class Decay(Change):
         """The risk with a weight decay on its way; arguments as for every change."""
         return replace(risk, weight_decay=self._decay(risk, share))
 
+    def outputs_after(self, risk: EmpiricalRisk) -> Tensor:
+        """Refuses, as outputs are not kept; argument as for every change."""
+        self.of_outputs(risk, 0)
+        return risk.outputs()
+
     @property
     def _changes(self) -> list[float]:
         return list(self.change.values()) if isinstance(self.change, Mapping) else [float(self.change)]

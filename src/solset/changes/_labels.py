@@ -126,6 +126,12 @@ class Relabel(PointsChange):
         """Whether the targets are numbers; argument as for every change."""
         return has_number_targets(risk)
 
+    def outputs_after(self, risk: EmpiricalRisk) -> Tensor:
+        """The outputs that fit the new targets at the points; argument as for every change."""
+        outputs, chosen = risk.outputs(), self.chosen(risk)
+        outputs[chosen] = fitted_outputs(self.applied_to(risk).select(chosen))
+        return outputs
+
     def labels_after(self, targets: Tensor) -> Tensor:
         """The targets with the new ones among them; argument as for every change."""
         after = targets.clone()

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 from torch import Tensor
 
 from solset.changes._change import PointChange, PointsChange
 from solset.changes._exchange import Exchange
-from solset.checks import points_of
+from solset.checks import points_of, require
 from solset.linalg import LinearOperator, Space
 from solset.operators import InputJacobian, Mixed
 from solset.risk import EmpiricalRisk
@@ -47,7 +48,7 @@ class Move(PointsChange):
         """``dx`` as a flat vector; argument as for every change."""
         risk.points.require_moving()
         space = self.space(risk)
-        flat = space.flatten(self.dx)  # type: ignore[arg-type] - refuses None
+        flat = space.flatten(self._length)
         risk.points.require_own(self.chosen(risk), space.unflatten(flat))
         return flat
 
@@ -82,7 +83,12 @@ class Move(PointsChange):
         """The move of the features; arguments as for every change."""
         chosen, one = points_of(self.points, count), features()
         space = replace(one, shape=(len(chosen), *one.shape))
-        return PointChange(chosen, features=space.unflatten(space.flatten(self.dx)))  # type: ignore[arg-type]
+        return PointChange(chosen, features=space.unflatten(space.flatten(self._length)))
+
+    @property
+    def _length(self) -> Tensor:
+        require("dx", self.dx, Tensor, cure="Pass one block for each point, in the order of the points.")
+        return cast("Tensor", self.dx)
 
     def __repr__(self) -> str:
         length = "any dx" if self.dx is None else f"dx of shape {tuple(getattr(self.dx, 'shape', ()))}"

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from solset.changes._addition import Add
-from solset.changes._change import Change, PointChange, PointsChange, require_change
+from solset.changes._change import Change, PointChange, PointsChange
 from solset.changes._decay import Decay
 from solset.changes._exchange import Exchange
 from solset.changes._labels import Relabel
 from solset.changes._move import Move
-from solset.changes._weights import Remove, Reweight
+from solset.changes._weights import Remove, Reweight, without
 from solset.errors import bad_value
 from solset.linalg import Beside, LinearOperator, Space
 from solset.risk import EmpiricalRisk
@@ -138,6 +138,19 @@ class Sum(Change):
         """The points of moves; argument as for every change."""
         return sorted({point for part in self.parts for point in part.moving(risk)})
 
+    def outputs_after(self, risk: EmpiricalRisk) -> Tensor:
+        """The outputs that fit after all parts; argument as for every change."""
+        outputs = risk.outputs()
+        count, new = len(outputs), outputs.clone()
+        joined = outputs[:0]
+        for part in self._checked(risk):
+            if isinstance(part, Remove):
+                continue
+            after = part.outputs_after(risk)
+            new, joined = new + (after[:count] - outputs), torch.cat([joined, after[count:]])
+        gone = [point for part in self.parts if isinstance(part, Remove) for point in part.chosen(risk)]
+        return torch.cat([without(new, gone), joined])
+
     def labels_after(self, targets: Tensor) -> Tensor:
         """The targets after the parts; argument as for every change."""
         for part in self.parts:
@@ -195,7 +208,6 @@ def summed(first: Change, second: Change) -> Change:
         first: Change, or sum of changes.
         second: Change, or sum of changes.
     """
-    require_change(second)
     parts: list[Change] = []
     given = [part for one in (first, second) for part in (one.parts if isinstance(one, Sum) else [one])]
     for part in sorted(given, key=_place):

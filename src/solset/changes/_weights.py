@@ -205,6 +205,10 @@ class Remove(PointsChange):
         """The derivative of the gradient on the way; arguments as for every change."""
         return self._reweighting(len(base.points)).pull(there, base, direction)
 
+    def outputs_after(self, risk: EmpiricalRisk) -> Tensor:
+        """The outputs of the points that are left; argument as for every change."""
+        return without(risk.outputs(), self._removed(len(risk.points)))
+
     def labels_after(self, targets: Tensor) -> Tensor:
         """The targets of the points that are left; argument as for every change."""
         return without(targets, self._removed(len(targets)))

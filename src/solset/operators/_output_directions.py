@@ -163,7 +163,7 @@ def choose_directions(
         dtype: Floating-point type of the directions.
     """
     n, c = curvature.values.shape
-    chosen = torch.as_tensor(list(moved), device=curvature.values.device)
+    chosen = torch.tensor(list(moved), dtype=torch.long, device=curvature.values.device)
     importance = curvature.importance.clone()
     importance[chosen] = 1.0
     others = curvature.values.clone()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from solset.changes import Move
+from solset.changes import Change, Move
 from solset.checks import checked, positive
 from solset.courses import (
     Course,
@@ -32,14 +32,14 @@ from solset.paths._options import PathOptions
 from solset.paths._stepper import Refusal, Stepper
 from solset.problem import AUTO, Optimality, Problem, as_map, keeps_outputs
 from solset.retraining import LevenbergMarquardt, Newton, retrain
-from solset.risk import Indices, identity
+from solset.risk import identity
 from solset.storage import Checkpoint
 
 
 @checked
 def follow_path(
     problem: Problem,
-    change: Move,
+    change: Change,
     *,
     optimality: Optimality = "auto",
     max_error: float = 1e-3,
@@ -51,6 +51,9 @@ def follow_path(
     progress: bool | None = None,
 ) -> Course:
     """The path of solutions over ``x(τ) = x̄ + τΔx``, ``0 ≤ τ ≤ 1``, that starts at the trained weights.
+
+    At an isolated solution it goes along any other change as well: targets move, weights of points and the
+    weight decay go to their new values, and a label goes from old to new by a mixture of the two losses.
 
     - ``interpolating``: ``w' = -J⁺ J_x Δx`` on the set ``f(x(τ), w) = f̄`` of kept outputs. Each step
       predicts by the graphical derivative (Adams–Bashforth), factorises once at the predicted point,
@@ -70,7 +73,8 @@ def follow_path(
 
     Args:
         problem: The trained point, with its data.
-        change: Move ``Δx`` of some points, ``solset.Move(points, dx)``, with ``points=None`` for all.
+        change: Change of the training data, such as ``solset.Move(points, dx)``, with ``points=None`` for
+            all. Kept outputs are followed along moves only.
         optimality: Map whose solutions are followed: ``"auto"``, ``"interpolating"`` or ``"stationary"``, as
             for :meth:`Problem.graphical_derivative`.
         max_error: Error of the end along the set relative to the length of the path; at an isolated
@@ -114,7 +118,8 @@ def follow_path(
     _check(optimality, max_error, max_gradients)
     risk = problem.risk()
     points, flat = change.chosen(risk), change.direction(risk)
-    dx = problem.data_space(points).unflatten(flat)
+    # A direction says where features go, and not which labels or points come.
+    marked = risk if isinstance(change, Move) else change.partly(risk, 1.0)
     map_asked = as_map(optimality)
     settings = {
         "verb": "path",
@@ -125,19 +130,21 @@ def follow_path(
         "rows": rows,
         "options": options,
     }
-    file = CourseFile(Checkpoint.at(checkpoint, "course", lambda: identity(risk, settings)))
+    file = CourseFile(Checkpoint.at(checkpoint, "course", lambda: identity(marked, settings)))
     states, ending = file.read(risk.weights)
-    derivative = check_path(problem, points=points, optimality=optimality, rows=rows, nearest=nearest)
+    derivative = check_path(problem, change, optimality=optimality, rows=rows, nearest=nearest)
     if ending is None:
         meter = Meter(problem.point_count)
         if not derivative.keeps_outputs:
             stepper: Stepper = IsolatedSteps(
-                problem, points, dx, max_error=max_error, meter=meter, options=options
+                problem, change, max_error=max_error, meter=meter, options=options
             )
         else:
             has_choice = derivative.linearisation.left_out > 0 or rows is not None
             choice = (rows or InformativeRows()) if has_choice else None
-            constraint = KeptOutputs(problem, points, dx, rows=choice, meter=meter)
+            constraint = KeptOutputs(
+                problem, points, change.space(risk).unflatten(flat), rows=choice, meter=meter
+            )
             stepper = _fitted_steps(problem, constraint, derivative, max_error, options)
         states = states or [stepper.start()]
         meter.gradients = states[-1].station.gradients
@@ -149,14 +156,14 @@ def follow_path(
         warnings.warn(f"the path ended early: {course.message}", SolsetWarning, stacklevel=3)
     if not nearest:
         return course
-    reached = Move(points, course.end.place * dx)
+    reached = Move(points, course.end.place * change.space(risk).unflatten(flat))
     return replace(course, nearest=_nearest(problem, reached, derivative.optimality))
 
 
 def check_path(
     problem: Problem,
+    change: Change,
     *,
-    points: Indices | None = None,
     optimality: Optimality = "auto",
     rows: InformativeRows | None = None,
     nearest: bool = False,
@@ -165,18 +172,26 @@ def check_path(
 
     Args:
         problem: The trained point, with its data.
-        points: Indices ``K`` of the points that move; all points by default.
+        change: Change of the training data, whatever its length.
         optimality: Map whose solutions are to be followed.
         rows: Choice of rows of ``J``; none by default.
         nearest: Whether the nearest solution is asked for too.
 
     Raises:
-        ValueError: If solutions are neither kept outputs nor isolated, or rows are chosen and the nearest
-            solution is asked for.
+        ValueError: If solutions are neither kept outputs nor isolated, outputs are kept and something else
+            than features changes, or the nearest solution is asked for where rows are chosen or for another
+            change than a move.
 
     Cost: that of :meth:`Problem.graphical_derivative`, which the path needs anyway.
     """
-    derivative = problem.graphical_derivative(points=points, optimality=optimality, rows=rows)
+    derivative = problem.derivative(change, optimality=optimality, rows=rows)
+    if not isinstance(change, Move) and (nearest or derivative.keeps_outputs):
+        raise bad_value(
+            "nearest" if nearest else "change",
+            expected="left out for this change" if nearest else "a move, where outputs are kept",
+            got=nearest or repr(change),
+            cure="Take retrain with LevenbergMarquardt, which looks for the nearest solution.",
+        )
     if not derivative.keeps_outputs:
         if not problem.risk().has_decay:
             raise bad_value(

@@ -1,15 +1,15 @@
 """Steps along an isolated solution, by inexact Newton's method on the gradient of the moved risk."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from solset.changes import Change
 from solset.courses import Meter, Slopes, State, Station, StopReason
 from solset.errors import Status, bad_value
 from solset.linalg import Identity, LinearOperator, SmallestEigenvalue, smallest_eigenpair
-from solset.operators import GaussNewtonInverse, Hessian, InformativeInverse, Mixed
+from solset.operators import GaussNewtonInverse, Hessian, InformativeInverse
 from solset.operators._cost import FACTOR_ROW, FORWARD, HESSIAN_PRODUCT, INPUT_JACOBIAN
 from solset.paths._options import PathOptions
 from solset.paths._recycling import Recycled, Watched, pairs_of, smallest_eigenvalue
@@ -70,8 +70,7 @@ class IsolatedSteps:
 
     Args:
         problem: The trained point, with weight decay.
-        points: Indices ``K`` of the points that move.
-        dx: Change ``Δx`` of these points, ``(|K|, *input)``.
+        change: Change of the data, which is made in part on the way.
         max_error: Error of the end relative to the change of the weights.
         meter: Meter that adds up the cost.
         options: Lengths of steps, limits and accuracies.
@@ -80,14 +79,14 @@ class IsolatedSteps:
     def __init__(
         self,
         problem: Problem,
-        points: Sequence[int],
-        dx: Tensor,
+        change: Change,
         *,
         max_error: float,
         meter: Meter,
         options: PathOptions,
     ) -> None:
-        self._risk, self._points, self._dx = problem.risk(), list(points), dx
+        self._risk, self._change = problem.risk(), change
+        self._points = change.chosen(self._risk)
         self._max_error, self._options = max_error, options
         self._meter, self._budget, self._outputs = meter, problem.memory_budget, problem.output_count
         self._inverse = self._preconditioner()
@@ -121,7 +120,7 @@ class IsolatedSteps:
         Raises:
             ValueError: If the Hessian there has a negative eigenvalue.
         """
-        solved = self._slope(self._risk, self._options.newton_residual)
+        solved = self._slope(self._risk, 0.0, self._options.newton_residual)
         if solved.status is Status.INDEFINITE:
             raise bad_value(
                 "problem",
@@ -160,7 +159,7 @@ class IsolatedSteps:
         change = end.risk.weights - state.weights
         # The last slope only has to tell branches apart; earlier ones predict the next step, to two digits.
         tol = self._options.newton_residual if state.station.place + step >= 1.0 else 0.02
-        ahead = self._slope(end.risk, tol, end.pairs, change / step)
+        ahead = self._slope(end.risk, state.station.place + step, tol, end.pairs, change / step)
         smallest = _lower(end.smallest, ahead.smallest)
         if ahead.status is Status.INDEFINITE:
             return _saddle(smallest)
@@ -262,11 +261,16 @@ class IsolatedSteps:
         return self._refusal(state, smallest, detail)
 
     def _slope(
-        self, risk: EmpiricalRisk, tol: float, pairs: Tensor | None = None, near: Tensor | None = None
+        self,
+        risk: EmpiricalRisk,
+        place: float,
+        tol: float,
+        pairs: Tensor | None = None,
+        near: Tensor | None = None,
     ) -> _Solved:
-        """``-H⁻¹BΔx`` at the weights of a risk, to a relative residual ``tol``, starting from ``near``."""
+        """The slope at the weights of a risk on the way, to a relative residual, starting from ``near``."""
         self._meter.add_points(INPUT_JACOBIAN, len(self._points))
-        rhs = -(Mixed(risk, self._points, memory_budget=self._budget) @ self._dx.flatten())
+        rhs = -self._change.rate(self._risk.at(risk.weights), place)
         return self._solve(risk, rhs, tol, pairs, near)
 
     def _is_near(self, place: float, weights: Tensor, change: Tensor, length: float) -> bool:
@@ -276,7 +280,7 @@ class IsolatedSteps:
         return SHARE * length <= self._max_error * float((weights - self._risk.weights).norm())
 
     def _at(self, place: float) -> EmpiricalRisk:
-        return self._risk.move(self._points, place * self._dx)
+        return self._change.partly(self._risk, place)
 
     def _solve(
         self,
@@ -330,7 +334,10 @@ class IsolatedSteps:
             of_moved, of_all = float("nan"), risk.without_regularisation().value()
         else:
             losses = risk.losses()
-            of_moved, of_all = float(losses[self._points].mean()), float(losses.mean())
+            watched = self._points or range(len(losses))
+            of_moved, of_all = float(losses[watched].mean()), float(losses.mean())
+            if not self._change.moves_data(self._risk):  # points do not count alike on the way
+                of_all = risk.without_regularisation().value()
         self._meter.add(FORWARD)
         return Station(
             place=place,

@@ -55,7 +55,7 @@ class PathSettings(MoveSettings):
         """Refuses settings that do not fit the problem, and a problem that has no path."""
         super().check(problem)
         points = problem.check_points(self.points)
-        check_path(problem, points=points, optimality=map_of(self.optimality), nearest=self.nearest)
+        check_path(problem, Move(points), optimality=map_of(self.optimality), nearest=self.nearest)
 
 
 def run_paths(problem: Problem, settings: PathSettings, folder: RunFolder) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from solset.changes import Change
+from solset.changes import Change, Move
 from solset.checks import checked, positive, within
 from solset.courses import (
     Course,
@@ -101,6 +101,10 @@ def follow_retraining(
     chosen, flat = change.chosen(risk), change.direction(risk)
     _check(steps, learning_rate, record_at, max_defect, max_builds)
     moved = change.applied_to(risk)
+    if len(moved.points) != len(risk.points) or not chosen:  # the points have other numbers, or none changes
+        chosen = list(range(len(risk.points), len(moved.points))) or list(range(len(moved.points)))
+    # A direction says where features go, and not which labels or points come.
+    marked = risk if isinstance(change, Move) else moved
     settings = {
         "dx": flat,
         "points": chosen,
@@ -110,7 +114,7 @@ def follow_retraining(
         "max_defect": max_defect,
         "max_builds": max_builds,
     }
-    file = CourseFile(Checkpoint.at(checkpoint, "course", lambda: identity(risk, settings)))
+    file = CourseFile(Checkpoint.at(checkpoint, "course", lambda: identity(marked, settings)))
     states, ending = file.read(moved.weights)
     if ending is None:
         meter = Meter(problem.point_count)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from solset.checks import checked
@@ -61,7 +62,8 @@ class LevenbergMarquardt:
             direction = nearest - risk.weights
             length, travelled = float(direction.norm()), float((risk.weights - anchor).norm())
             step_tol = self.step_tol or self.output_tol
-            has_settled = length <= step_tol * max(travelled, self.output_tol)
+            rounding = 10 * torch.finfo(anchor.dtype).eps * float(anchor.norm())
+            has_settled = length <= max(step_tol * max(travelled, self.output_tol), rounding)
             if float(error.abs().max()) <= self.output_tol and has_settled:
                 return finish(start, risk, step, Status.CONVERGED)
             scale = scale / 2 if length > 0.9 * previous and scale > 0.1 else scale

@@ -13,6 +13,7 @@ from solset.courses import Retrained
 from solset.errors import SolsetWarning
 from solset.operators import Hessian
 from solset.problem import Problem
+from solset.retraining._nearest import LevenbergMarquardt
 from solset.risk import EmpiricalRisk
 
 
@@ -25,7 +26,8 @@ class Method(Protocol):
 
         Args:
             start: Changed risk at the trained weights ``w̄``.
-            target: Outputs ``f̄`` before the change, ``(n, c)``.
+            target: Outputs ``f̄`` before the change, ``(n, c)``; for :class:`LevenbergMarquardt` those that
+                fit the changed data.
         """
         ...
 
@@ -54,7 +56,9 @@ def retrain(
 
     Cost: real training; the result counts its gradients.
     """
-    retrained = method.run(change.applied_to(problem.risk()), problem.risk().outputs())
+    risk = problem.risk()
+    target = change.outputs_after(risk) if isinstance(method, LevenbergMarquardt) else risk.outputs()
+    retrained = method.run(change.applied_to(risk), target)
     if retrained.message:
         warnings.warn(retrained.message, SolsetWarning, stacklevel=3)
     return retrained
