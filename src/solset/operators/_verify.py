@@ -114,7 +114,7 @@ class Probe:
             if outputs.requires_grad:
                 outputs.backward(self.functional)  # a reentrant checkpoint takes no torch.autograd.grad
         slopes = [torch.zeros_like(one) if one.grad is None else one.grad.clone() for one in sources]
-        return outputs.detach(), slopes
+        return outputs.detach().clone(), slopes  # they may be a view of weights that the next call changes
 
 
 def on_leaves(graph: Callable[[Sequence[Tensor]], Tensor]) -> Call:

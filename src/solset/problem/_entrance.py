@@ -83,8 +83,9 @@ def open_problem(
 ) -> Opened:
     """The checks that every problem passes; arguments, errors and cost as for :class:`Problem`."""
     require("model", model, nn.Module, cure="Wrap it in an nn.Module.")
-    if not callable(loss):
-        kind, cure = type(loss).__name__, "Pass one of torch.nn's losses."
+    if not callable(loss) or isinstance(loss, type):
+        kind = f"the class {loss.__name__}" if isinstance(loss, type) else type(loss).__name__
+        cure = "Pass one of torch.nn's losses, such as nn.CrossEntropyLoss()."
         raise bad_type("loss", expected="a callable (outputs, targets) -> scalar", got=kind, cure=cure)
     require("gradient_tol", gradient_tol, float | None, cure="Leave it out.")
     require("batch_size", batch_size, int, cure="Leave it out.")

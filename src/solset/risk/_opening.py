@@ -12,7 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.risk._empirical import EmpiricalRisk
+from solset.risk._half import HalfPrecision
 from solset.risk._losses import WholeBatch
+from solset.risk._probe import ONE_GRAPH
 from solset.risk._tree_loss import TreeLoss
 from solset.risk._trees import Leaf, Tree, named_tensors
 
@@ -91,11 +93,15 @@ def _target_moves(risk: EmpiricalRisk, inputs: Tensor, targets: Tensor, asked: b
 def _first_call(risk: EmpiricalRisk, inputs: Tensor) -> Any:
     """What the model returns; an error of its own is told with the batch that it was given."""
     try:
-        with torch.no_grad(), torch.random.fork_rng():
-            return risk.returned(risk.layout.split(risk.weights), inputs)
-    except (TypeError, RuntimeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        with torch.no_grad(), torch.random.fork_rng(), HalfPrecision() as half:
+            returned = risk.returned(risk.layout.split(risk.weights), inputs)
+        half.refuse("model")
+        return returned
+    except Exception as error:  # a user's code may raise anything
         if str(error).startswith("`"):  # it is a message of solset
             raise
+        if _takes_all_alone(risk, inputs):
+            raise _coupled(f"{type(error).__name__} for {len(inputs)} points without the others") from error
         tree = risk.points.tree
         leaves = tree.leaves if tree else [Leaf("", tuple(inputs.shape[1:]), inputs.dtype, 0)]
         parts = [f"{leaf.name or 'one tensor'} {leaf.shape} {leaf.dtype}" for leaf in leaves]
@@ -116,17 +122,29 @@ def _call_alone(risk: EmpiricalRisk, inputs: Tensor) -> None:
         with torch.no_grad(), torch.random.fork_rng():
             risk.returned(risk.layout.split(risk.weights), inputs[:1])
     except (TypeError, RuntimeError, ValueError, IndexError) as error:
-        raise bad_value(
-            "model",
-            expected="to treat every point by itself",
-            got=f"{type(error).__name__} for one point alone: {error}",
-            cure="Points that depend on each other, such as the nodes of a graph, are not taken.",
-        ) from error
+        raise _coupled(f"{type(error).__name__} for one point alone: {error}") from error
+
+
+def _takes_all_alone(risk: EmpiricalRisk, inputs: Tensor) -> bool:
+    """Whether the model that failed on some points takes all points at once."""
+    count = len(risk.points)
+    if len(inputs) == count:
+        return False
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            risk.returned(risk.layout.split(risk.weights), risk.points[range(count)][0])
+    except Exception:  # noqa: BLE001 - as above; then it does not take these inputs at all
+        return False
+    return True
+
+
+def _coupled(got: str) -> ValueError:
+    return bad_value("model", expected="to treat every point by itself", got=got, cure=ONE_GRAPH)
 
 
 def _check_loss(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> None:
     """Refuses a loss that does not take the outputs, or broadcasts ``(b, 1)`` against ``(b,)``."""
-    with torch.no_grad(), _Broadcasts(outputs, targets) as seen:
+    with torch.no_grad(), HalfPrecision() as half, _Broadcasts(outputs, targets) as seen:
         try:
             risk.loss(outputs, targets)
         except (TypeError, RuntimeError, ValueError, IndexError, KeyError, AttributeError) as error:
@@ -137,12 +155,15 @@ def _check_loss(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> None:
                 cure = f"Name the output that the loss takes, as in outputs={str(shown[0])!r}."
             elif outputs.ndim == targets.ndim + 1 and outputs.shape[-1] == 1:
                 cure = "Use targets.unsqueeze(-1), or a model that ends in squeeze(-1)."
+            elif any(sign in str(error) for sign in _OF_TYPES):
+                cure = "Give classes as torch.long from 0 on, and real targets in the dtype of the model."
             raise bad_type(
                 "loss",
                 expected=f"a function of outputs {shown} and targets {tuple(targets.shape)}",
                 got=f"{type(error).__name__}: {error}",
                 cure=cure,
             ) from error
+    half.refuse("loss")
     if seen.names:
         raise bad_value(
             "targets",
@@ -152,6 +173,7 @@ def _check_loss(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> None:
         )
 
 
+_OF_TYPES = ("dtype", "floating point", "bool tensor", "out of bounds", "not implemented for")
 _OF_CLASSES = {functional.cross_entropy, functional.nll_loss, functional.multi_margin_loss}
 
 

@@ -9,6 +9,10 @@ from solset.errors import bad_type, bad_value
 from solset.risk._empirical import EmpiricalRisk
 
 _PROBED = 8
+ONE_GRAPH = (
+    "Pass points that depend on each other, such as the nodes of a graph, as one point: inputs of shape "
+    "(1, nodes, features) and targets (1, nodes), with the ignore_index of the loss at nodes left out."
+)
 
 
 def probe_indices(count: int) -> list[int]:
@@ -119,7 +123,7 @@ def probe_model(risk: EmpiricalRisk) -> Tensor:
             "model",
             expected="to treat every point by itself",
             got="outputs that depend on the rest of the batch",
-            cure="Put normalisation layers in evaluation mode.",
+            cure=f"Put normalisation layers in evaluation mode. {ONE_GRAPH}",
         )
     _refuse_unused_parameters(risk, inputs)
     return first

@@ -1,5 +1,6 @@
 """Readers of training data: tensors, arrays, frames, trees of them, datasets and loaders."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from solset.errors import bad_type, bad_value
+from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.risk._points import Points
 from solset.risk._trees import mapped, named_tensors
 
@@ -108,6 +109,7 @@ def _in_memory(inputs: Any, targets: Any, like: Tensor) -> Source:
         got = type(targets).__name__
         cure = "Pass the labels as a tensor, an array or a tree of them."
         raise bad_type("targets", expected="a tensor beside tensor inputs", got=got, cure=cure)
+    _warn_of_order(inputs, targets)
     trees = {
         name: mapped(tree, lambda value, path, name=name: _held(value, _label(name, path), like))
         for name, tree in (("inputs", inputs), ("targets", targets))
@@ -135,6 +137,20 @@ def _in_memory(inputs: Any, targets: Any, like: Tensor) -> Source:
     return Source(count, read)
 
 
+def _warn_of_order(inputs: Any, targets: Any) -> None:
+    """Warns of frames whose rows have other labels than the targets beside them."""
+    first, second = getattr(inputs, "index", None), getattr(targets, "index", None)
+    if first is None or second is None or callable(first) or callable(second) or len(first) != len(second):
+        return
+    if not first.equals(second):
+        warnings.warn(
+            "the rows of inputs and targets have different labels in their index: they are paired by their "
+            "order; use targets.loc[inputs.index] to pair them by label",
+            SolsetWarning,
+            stacklevel=2,
+        )
+
+
 def _rows(value: Any, chosen: Tensor) -> Any:
     return value[chosen] if isinstance(value, Tensor) else value
 
@@ -146,6 +162,13 @@ def _label(argument: str, path: str) -> str:
 def _held(value: Any, name: str, like: Tensor) -> Any:
     """A tensor of the user as a detached view, which counts writes to it; an array or frame as a copy."""
     if isinstance(value, Tensor):
+        if value.is_nested or value.layout is not torch.strided:
+            raise bad_type(
+                name,
+                expected="a dense tensor",
+                got="a nested one" if value.is_nested else f"one of {value.layout}",
+                cure="Use .to_dense(), or pad points of different lengths and pass their mask.",
+            )
         return value.detach()
     if not _is_array(value):
         return value
@@ -194,6 +217,14 @@ def _of_loader(loader: DataLoader[Any], key: str | None, device: torch.device) -
             got=f"one with {type(order).__name__} and {type(batches).__name__}",
             cure="Build it with shuffle=False and a batch_size: points are named by their index.",
         )
+    left_out = len(order) % loader.batch_size if loader.drop_last and loader.batch_size else 0  # type: ignore[arg-type]
+    if left_out:
+        raise bad_value(
+            "inputs",
+            expected="a loader of all points",
+            got=f"drop_last=True, which leaves out the last {left_out}",
+            cure="Build it without drop_last, or leave these points out of the dataset.",
+        )
     return _of_dataset(loader.dataset, loader.collate_fn, key, device)
 
 
@@ -211,7 +242,7 @@ def _of_dataset(
     _require_some(len(dataset))
 
     def read(indices: Sequence[int]) -> tuple[Any, Any]:
-        points = [dataset[i] for i in indices]  # type: ignore[index]
+        points = [_point(dataset, i) for i in indices]
         try:
             collated = collate(points)
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
@@ -232,6 +263,18 @@ def _of_dataset(
     if collate is default_collate:
         return Source(len(dataset), read)
     return _padded(len(dataset), read)
+
+
+def _point(dataset: Any, index: int) -> Any:
+    try:
+        return dataset[index]
+    except (IndexError, KeyError) as error:
+        raise bad_value(
+            "inputs",
+            expected=f"a dataset of {len(dataset)} points, as its length says",
+            got=f"{type(error).__name__} at point {index}: {error}",
+            cure="Let __len__ and __getitem__ agree; points are counted from 0.",
+        ) from error
 
 
 def _padded(count: int, read: Callable[[Sequence[int]], tuple[Any, Any]]) -> Source:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from solset.errors import bad_type, bad_value
 from solset.risk._empirical import EmpiricalRisk, Loss, Reduction
+from solset.risk._half import HalfPrecision
 from solset.risk._losses import pointwise
 from solset.risk._probe import probe_indices
 from solset.risk._weighed import PointWeights, one_by_one, point_weights, weighed
@@ -189,7 +190,9 @@ def _verified_whole(
             got=f"{len(sample_weights)} weights",
             cure="Let the loss itself weigh the points.",
         )
-    _checked_value(risk.loss, _shaken(outputs), targets)
+    with HalfPrecision() as half:
+        _checked_value(risk.loss, _shaken(outputs), targets)
+    half.refuse("loss")
     return replace(risk, reduction="sum")
 
 
