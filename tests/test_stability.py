@@ -135,7 +135,7 @@ def test_the_ratio_is_free_of_the_size_of_the_step(fitted):
     ("options", "says"),
     [
         ({"samples": 2}, r"`generator` must be a torch.Generator when samples are asked for; got None"),
-        ({"samples": -1, "generator": torch.Generator()}, r"`samples` must be zero or more; got -1"),
+        ({"samples": -1, "generator": torch.Generator()}, r"`samples` must be at least 0; got -1"),
         (
             {"samples": 1, "radius": 0.0, "generator": torch.Generator()},
             r"`radius` must be positive and finite; got 0",

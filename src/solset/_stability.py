@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from solset.changes import Change
-from solset.checks import checked
+from solset.checks import checked, within
 from solset.errors import Status, bad_value
 from solset.operators import InformativeRows
 from solset.problem import Optimality, Problem
@@ -97,8 +97,7 @@ def training_stability(
         >>> round(training_stability(problem, Move(None, torch.tensor([[0.1]]))).distance, 6)
         0.2
     """
-    if samples < 0:
-        raise bad_value("samples", expected="zero or more", got=samples, cure="Use 0 for none.")
+    within("samples", samples, 0, cure="Use 0 for none.")
     if samples and generator is None:
         raise bad_value(
             "generator",
@@ -118,14 +117,14 @@ def training_stability(
         reach = (distance or 1.0) if radius is None else radius
         elements = changes.sample(samples, radius=reach, generator=generator)
         nearest = min(float(torch.linalg.vector_norm(s.value)) for s in elements)
-        drawn = tuple(s.with_value(weights + s.value, layout) for s in elements)
+        drawn = tuple(s.moved_by(weights, layout) for s in elements)
     moved = float(torch.linalg.vector_norm(direction))
     return Stability(
         distance=distance,
         sampled_distance=nearest,
         perturbation=moved,
         ratio=distance / moved if moved > 0 else 0.0,
-        solution=smallest.with_value(weights + smallest.value, layout),
+        solution=smallest.moved_by(weights, layout),
         samples=drawn,
         optimality=derivative.optimality,
         is_empty=changes.is_empty(),

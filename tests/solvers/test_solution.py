@@ -21,6 +21,14 @@ def test_of_a_block_the_longest_element_is_shown():
     assert solution(block, Status.MAX_STEPS, 1).headline == "max_steps, residual 3e-12, 1 step, norm 5"
 
 
+def test_weights_show_the_length_of_their_change_and_its_share():
+    moved = solution(torch.tensor([0.3, 0.4])).moved_by(torch.tensor([6.0, 8.0]), {"w": torch.Size([2])})
+    assert moved.headline == "converged, residual 3e-12, direct, change 0.5, 5 % of the weights"
+    torch.testing.assert_close(moved.change, torch.tensor([0.3, 0.4]))
+    assert moved.weights.tolist() == [pytest.approx(6.3), pytest.approx(8.4)]
+    assert moved.moved_by(torch.ones(2), None).start is None, "a translate that holds no weights"
+
+
 def test_an_empty_block_prints():
     assert "norm 0" in repr(solution(torch.zeros(3, 0)))
 

@@ -22,16 +22,7 @@ from solset.outofcore._plan import DiskSizes
 from solset.outofcore._stored_rows import StoredRows
 from solset.outofcore._tiled_dual import TiledPrepared
 from solset.outofcore._tiles import TiledSymmetric, Tiles, tiled_gram
-from solset.solvers import (
-    AT_ONCE,
-    Dual,
-    DualPrepared,
-    GramPrepared,
-    Prepared,
-    RowPlan,
-    RowSizes,
-    computed_rows,
-)
+from solset.solvers import AT_ONCE, Dual, GramPrepared, Prepared, RowPlan, RowSizes, computed_rows
 
 
 @checked
@@ -68,8 +59,8 @@ class DiskDual(Dual):
         if _is_in_memory(old):  # both together do not fit: what is there moves to the disk as well
             return self._of_kept(keep_on_disk(operator, self.folder, first=old), plan)
         rows = stacked([old, keep_on_disk(operator, self.folder, start=old.shape[0])])
-        if isinstance(prepared, DualPrepared) and not (plan.side or plan.rows_per_part):
-            return self._bordered(prepared, rows)
+        if prepared.gram is not None and not (plan.side or plan.rows_per_part):
+            return self._bordered(prepared.gram, rows)
         return self._of_kept(rows, plan, prepared if isinstance(prepared, TiledPrepared) else None)
 
     def _plan_beyond_memory(self, sizes: RowSizes, note: str) -> RowPlan:

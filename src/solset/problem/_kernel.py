@@ -80,31 +80,32 @@ def settled(risk: EmpiricalRisk, gradient: Tensor, prepared: Prepared, *, warns:
     Cost: one to eight gradients and four products; where the kernel is blurred, up to four more Hessians, and
     one in float64 where eigenvalues drown in the rounding of float32.
     """
-    if not isinstance(prepared, SymmetricPrepared):
+    decomposed = prepared.symmetric_side()
+    if decomposed is None:
         return prepared
     if risk.weights.dtype != torch.float64:
-        risk, gradient, prepared = _resolved(risk, gradient, prepared, warns=warns)
-    if prepared.doubt or not bool((gradient != 0).any()):
-        return prepared
+        risk, gradient, decomposed = _resolved(risk, gradient, decomposed, warns=warns)
+    if decomposed.doubt or not bool((gradient != 0).any()):
+        return decomposed
     start = _Station(risk, gradient.to(torch.float64))
-    values = prepared.spectrum
+    values = decomposed.spectrum
     floor = _floor(values)
     above = values.values.abs()[values.kept]
     if not len(above):
-        return prepared
+        return decomposed
     there = _newton(start, values)
     explained = SAFETY * _change(start, there)
     if float(above.min()) > explained:
-        return prepared
+        return decomposed
     here, values, explained = _nearer(start, there, values, explained)
     kernel = values.values.abs() <= floor
     unclear = int((~kernel & (values.values.abs() <= explained)).sum())
     if not unclear:
-        return prepared.deflated(_kernel_near(start, here, values.vectors[:, kernel], values.tolerance))
+        return decomposed.deflated(_kernel_near(start, here, values.vectors[:, kernel], values.tolerance))
     doubt = _doubt(unclear, explained, start)
     if warns:
         warnings.warn(doubt, SolsetWarning, stacklevel=2)
-    return prepared.doubted(doubt)
+    return decomposed.doubted(doubt)
 
 
 def _nearer(
@@ -154,8 +155,9 @@ def without(directions: Tensor, prepared: Prepared, solver: Solver) -> Prepared:
         prepared: Curvature as the solver prepared it.
         solver: Solver that prepared it.
     """
-    if isinstance(prepared, SymmetricPrepared):
-        return prepared.deflated(directions)
+    decomposed = prepared.symmetric_side()
+    if decomposed is not None:
+        return decomposed.deflated(directions)
     operator = Deflated(prepared.operator, directions)
     inner = prepared if prepared.rank is not None else solver.prepare(operator)
     return DeflatedPrepared(operator, inner)

@@ -262,6 +262,6 @@ class AffineSet:
         return self._translated(replace(solution, residual=residual))
 
     def _translated(self, solution: Solution) -> Solution:
-        moved = solution.with_value(self.reference + solution.value, self.layout)
+        moved = solution.moved_by(self.reference, self.layout)
         notes = self.notes + ((self.system.doubt,) if self.system.doubt else ())
         return replace(moved, notes=notes + solution.notes) if notes else moved

@@ -15,6 +15,7 @@ from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, MinimumNorm
 
 if TYPE_CHECKING:
+    from solset.solvers._direct import SymmetricPrepared
     from solset.solvers._gram_side import GramPrepared
 
 LARGEST = 1.0 + 1e-4  # relative residual that a least-squares solution cannot exceed, with room for rounding
@@ -104,6 +105,10 @@ class Prepared(ABC):
 
     def factor(self) -> "Factor | None":
         """What is kept of a symmetric ``A``, for products that run no network; ``None`` without such."""
+        return None
+
+    def symmetric_side(self) -> "SymmetricPrepared | None":
+        """This object, where the solver keeps the decomposition of a symmetric operator."""
         return None
 
     def weighted(self, weights: LinearOperator) -> "Prepared | None":  # noqa: ARG002 - part of the interface

@@ -96,6 +96,10 @@ class SymmetricPrepared(Prepared):
         self.operator, self.spectrum, self.tol = operator, decomposition, tol
         self.blur, self.doubt = blur, doubt
 
+    def symmetric_side(self) -> "SymmetricPrepared":
+        """This object."""
+        return self
+
     def doubted(self, doubt: str) -> "SymmetricPrepared":
         """The same matrix, whose rank is not known.
 

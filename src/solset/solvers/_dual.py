@@ -123,11 +123,9 @@ class Dual(Solver):
         Cost: the new rows, and their inner products with all.
         """
         plan, old = self.plan(operator), prepared.operator
-        if plan.place == "recomputed" or not isinstance(old, KeptRows):
+        if plan.place == "recomputed" or not isinstance(old, KeptRows) or prepared.gram is None:
             return self.prepare(operator)
-        if not isinstance(prepared, DualPrepared):
-            return self.prepare(operator)
-        return self._bordered(prepared, stacked([old, keep_in_memory(operator, old.shape[0])]))
+        return self._bordered(prepared.gram, stacked([old, keep_in_memory(operator, old.shape[0])]))
 
     def from_gram(self, rows: LinearOperator, matrix: Tensor) -> GramPrepared:
         """The decomposition of a Gram matrix that is known already.
@@ -159,10 +157,9 @@ class Dual(Solver):
                 return quick
         return self.from_gram(rows, cross_gram(rows, rows))
 
-    def _bordered(self, prepared: DualPrepared, rows: KeptRows) -> GramPrepared:
+    def _bordered(self, first: Tensor, rows: KeptRows) -> GramPrepared:
         """The decomposition for all rows, from the Gram matrix of the first ones."""
-        first, old = prepared.gram, rows.part(0, len(prepared.gram))
-        new = rows.part(len(first), rows.shape[0])
+        old, new = rows.part(0, len(first)), rows.part(len(first), rows.shape[0])
         cross = cross_gram(new, old)
         tall = torch.cat([first, cross])
         return self.from_gram(rows, torch.cat([tall, torch.cat([cross.T, cross_gram(new, new)])], dim=1))

@@ -1,7 +1,7 @@
 """The result of a solve."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class Solution(WeightsResult):
         notes: Sentences on premises that do not hold, though the linear system was solved.
         drift: Length of the change that the gradient left by training would make alone, ``‖A⁺R‖``, relative
             to the length of this change; 0 where nothing was asked, or no gradient was left.
+        start: Trained weights from which the change was made, ``(p,)``; ``None`` where ``value`` is a change.
 
     Example:
         >>> Solution(torch.tensor([3.0, 4.0]), Status.CONVERGED, 1e-12, steps=7)
@@ -52,14 +53,29 @@ class Solution(WeightsResult):
     layout: Mapping[str, torch.Size] | None = None
     notes: tuple[str, ...] = ()
     drift: float = 0.0
+    start: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def change(self) -> Tensor:
+        """The change of the weights, ``(p,)``, or a block ``(p, k)`` of several."""
+        return self.value if self.start is None else self.value - self.start
 
     @property
     def headline(self) -> str:
-        """Status, residual, steps (none for a direct solve), and the length of the longest element."""
-        lengths = torch.linalg.vector_norm(self.value, dim=0)
+        """Status, residual, steps (none for a direct solve), and the length of the longest element.
+
+        Of weights it is the length of their change, and its share of the length of the trained weights.
+        """
+        lengths = torch.linalg.vector_norm(self.change, dim=0)
         length = float(lengths.max()) if lengths.numel() else 0.0
         steps = {0: "direct", 1: "1 step"}.get(self.steps, f"{self.steps} steps")
-        return f"{self.status}, residual {self.residual:.3g}, {steps}, norm {length:.3g}"
+        end = f"{self.status}, residual {self.residual:.3g}, {steps}"
+        if self.start is None:
+            return f"{end}, norm {length:.3g}"
+        size = float(torch.linalg.vector_norm(self.start))
+        return f"{end}, change {length:.3g}" + (
+            f", {100 * length / size:.3g} % of the weights" if size else ""
+        )
 
     @computed
     def message(self) -> str:
@@ -70,9 +86,14 @@ class Solution(WeightsResult):
     def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size] | None]:
         return self.value, self.layout
 
-    def with_value(self, value: Tensor, layout: Mapping[str, torch.Size] | None = None) -> "Solution":
-        """The same outcome for another value, such as a translate or an image of this one."""
-        return replace(self, value=value, layout=layout)
+    def with_value(self, value: Tensor) -> "Solution":
+        """The same outcome for another value, such as an image of this one."""
+        return replace(self, value=value)
+
+    def moved_by(self, start: Tensor, layout: Mapping[str, torch.Size] | None) -> "Solution":
+        """The same outcome for ``start`` plus this change: weights, where names and shapes are given."""
+        weights = None if layout is None else start
+        return replace(self, value=start + self.value, layout=layout, start=weights)
 
     def with_notes(self, notes: tuple[str, ...], drift: float) -> "Solution":
         """The same solution with more sentences on what speaks against it, and its drift."""
