@@ -40,9 +40,7 @@ class BasePoint:
 class Follower(Protocol):
     """Moves the weights along when the data moves; a function that follows a path is one example."""
 
-    def follow(
-        self, problem: Problem, points: Sequence[int], base: BasePoint, dx: Tensor, predicted: Tensor
-    ) -> BasePoint:
+    def follow(self, problem: Problem, points: Sequence[int], dx: Tensor, predicted: Tensor) -> BasePoint:
         """The place at ``x̄ + Δx``: the weights there, and how the solve for them ended.
 
         The first call is for data that did not move. Effects are counted from the weights that it returns.
@@ -50,7 +48,6 @@ class Follower(Protocol):
         Args:
             problem: The trained point, with its data.
             points: Indices ``K`` of the points that move.
-            base: Base of the last linearisation.
             dx: Change that the data is to have, counted from the trained point, ``(|K|, *input)``.
             predicted: Weights at that change by the linearisation, ``(p,)``.
         """
@@ -67,18 +64,9 @@ class Corrected:
 
     method: Method
 
-    def follow(
-        self,
-        problem: Problem,
-        points: Sequence[int],
-        base: BasePoint,  # noqa: ARG002 - part of the interface
-        dx: Tensor,
-        predicted: Tensor,
-    ) -> BasePoint:
+    def follow(self, problem: Problem, points: Sequence[int], dx: Tensor, predicted: Tensor) -> BasePoint:
         """The place at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
-        start = problem.risk().move(points, dx).at(predicted)
-        target = problem.risk().outputs()
-        return _place(dx, self.method, start, self.method.run(start, target), target)
+        return _trained(problem, self.method, dx, problem.risk().move(points, dx).at(predicted))
 
 
 @dataclass(frozen=True)
@@ -94,23 +82,13 @@ class Nearest:
 
     method: LevenbergMarquardt = LevenbergMarquardt(output_tol=1e-8, max_steps=3)
 
-    def follow(
-        self,
-        problem: Problem,
-        points: Sequence[int],
-        base: BasePoint,  # noqa: ARG002 - part of the interface
-        dx: Tensor,
-        predicted: Tensor,
-    ) -> BasePoint:
+    def follow(self, problem: Problem, points: Sequence[int], dx: Tensor, predicted: Tensor) -> BasePoint:
         """The place at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
-        if not bool(dx.any()):
-            return BasePoint(
-                dx, problem.weights()
-            )  # they keep the outputs, and no weights are nearer to them
-        start = problem.risk().move(points, dx).at(predicted)
-        target = problem.risk().outputs()
+        if not bool(dx.any()):  # the weights keep the outputs, and none are nearer to them
+            return BasePoint(dx, problem.weights())
+        start, target = problem.risk().move(points, dx).at(predicted), problem.risk().outputs()
         solved = self.method.run_towards(problem.weights(), start, target)
-        return _place(dx, self.method, start, solved, target)
+        return BasePoint(dx, solved.weights, outcome(self.method, start, solved, target))
 
 
 @dataclass(frozen=True)
@@ -127,13 +105,11 @@ class FromTrained:
         self,
         problem: Problem,
         points: Sequence[int],
-        base: BasePoint,  # noqa: ARG002 - part of the interface
         dx: Tensor,
-        predicted: Tensor,  # noqa: ARG002 - part of the interface
+        predicted: Tensor,  # noqa: ARG002
     ) -> BasePoint:
         """The place at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
-        start, target = problem.risk().move(points, dx), problem.risk().outputs()
-        return _place(dx, self.method, start, self.method.run(start, target), target)
+        return _trained(problem, self.method, dx, problem.risk().move(points, dx))
 
 
 def default_follower(optimality: str, element: Filter | None) -> Follower:
@@ -149,7 +125,10 @@ def default_follower(optimality: str, element: Filter | None) -> Follower:
     return Corrected(Newton())
 
 
-def _place(dx: Tensor, method: Method, start: EmpiricalRisk, solved: Retrained, target: Tensor) -> BasePoint:
+def _trained(problem: Problem, method: Method, dx: Tensor, start: EmpiricalRisk) -> BasePoint:
+    """The place where a method ends that begins with a risk on the moved data."""
+    target = problem.risk().outputs()
+    solved = method.run(start, target)
     return BasePoint(dx, solved.weights, outcome(method, start, solved, target))
 
 

@@ -192,19 +192,8 @@ def design_poisoning(
         >>> round(float(poisoning.dx), 6), round(float(poisoning.weights), 6)
         (-0.2, 2.5)
     """
-    poisoning = designed(
-        problem,
-        goal,
-        budget,
-        element=element,
-        ascent=ascent,
-        follower=follower,
-        start=start,
-        optimality=optimality,
-        solver=solver,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+    design = Design(problem, goal, element, ascent, follower, optimality, solver)
+    poisoning = design.run(budget, start, checkpoint=checkpoint, progress=progress)
     if element is None and not keeps_outputs(poisoning.adjoint.optimality) and bool(poisoning.dx.any()):
         poisoning = replace(poisoning, real=goal.value(problem.risk(), _retrained(problem, poisoning)))
     if poisoning.drift > DRIFT:
@@ -214,51 +203,59 @@ def design_poisoning(
     return poisoning
 
 
-def designed(
-    problem: Problem,
-    goal: Goal,
-    budget: Budget,
-    *,
-    element: Filter | None = None,
-    ascent: Ascent | None = None,
-    follower: Follower | None = None,
-    start: Tensor | None = None,
-    optimality: Optimality = "auto",
-    solver: Solver | None = None,
-    checkpoint: Path | str | None = None,
-    progress: bool | None = None,
-) -> Poisoning:
-    """A perturbation as by :func:`design_poisoning`, without a retraining that tests it, and no warnings."""
-    goal.check(problem.risk())
-    feasible = budget.at(problem)
-    points = problem.check_points(budget.points)
-    begin = _start(feasible, problem, start)
-    derivative = problem.graphical_derivative(points=points, optimality=optimality, solver=solver)
-    response = Response(derivative.linearisation, element)
-    adjoint = gradient_of(problem, goal, response, points)
-    require_finite(adjoint)
-    follower = follower or default_follower(derivative.optimality, element)
-    settings = ascent or Ascent()
-    search = Rounds(problem, goal, feasible, points, follower, settings, solver, response)
-    parts = {
-        "start": begin,
-        "goal": goal.identity(),
-        "budget": budget.identity(),
-        "ascent": replace(settings, max_rounds=1),  # more rounds may be asked for later
-        "element": element,
-        "follower": follower,
-        "solver": solver,
-        "map": derivative.optimality,
-    }
-    value = torch.tensor(adjoint.value, dtype=torch.float64)
-    probe = Probe("the goal at the trained weights", value, rtol=1e-6)
-    store = Checkpoint.at(checkpoint, "poisoning", lambda: identity(problem.risk(), parts), probe)
-    file = PoisoningFile(store, {"dx": begin, "weights": problem.weights()})
-    state = file.read() or search.first(begin)
-    for reached in search.run(state, adjoint, progress=progress):
-        file.write(reached)
-        state = reached
-    return _result(search, state, adjoint)
+@dataclass(frozen=True)
+class Design:
+    """A search for perturbations; attributes as the arguments of :func:`design_poisoning`."""
+
+    problem: Problem
+    goal: Goal
+    element: Filter | None
+    ascent: Ascent | None
+    follower: Follower | None
+    optimality: Optimality
+    solver: Solver | None
+
+    def run(
+        self,
+        budget: Budget,
+        start: Tensor | None = None,
+        *,
+        checkpoint: Path | str | None = None,
+        progress: bool | None = None,
+    ) -> Poisoning:
+        """The perturbation within a budget, without a retraining that tests it, and without warnings."""
+        problem, goal = self.problem, self.goal
+        goal.check(problem.risk())
+        feasible, points = budget.at(problem), problem.check_points(budget.points)
+        begin = _start(feasible, problem, start)
+        derivative = problem.graphical_derivative(
+            points=points, optimality=self.optimality, solver=self.solver
+        )
+        response = Response(derivative.linearisation, self.element)
+        adjoint = gradient_of(problem, goal, response, points)
+        require_finite(adjoint)
+        follower = self.follower or default_follower(derivative.optimality, self.element)
+        ascent = self.ascent or Ascent()
+        search = Rounds(problem, goal, feasible, points, follower, ascent, self.solver, response)
+        parts = {
+            "start": begin,
+            "goal": goal.identity(),
+            "budget": budget.identity(),
+            "ascent": replace(ascent, max_rounds=1),  # more rounds may be asked for later
+            "element": self.element,
+            "follower": follower,
+            "solver": self.solver,
+            "map": derivative.optimality,
+        }
+        value = torch.tensor(adjoint.value, dtype=torch.float64)
+        probe = Probe("the goal at the trained weights", value, rtol=1e-6)
+        store = Checkpoint.at(checkpoint, "poisoning", lambda: identity(problem.risk(), parts), probe)
+        file = PoisoningFile(store, {"dx": begin, "weights": problem.weights()})
+        state = file.read() or search.first(begin)
+        for reached in search.run(state, adjoint, progress=progress):
+            file.write(reached)
+            state = reached
+        return _result(search, state, adjoint)
 
 
 def _retrained(problem: Problem, poisoning: Poisoning) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,23 +10,12 @@ from torch import Tensor
 from solset.errors import Status
 from solset.goals import Goal, held_out
 from solset.poisoning._adjoint import AdjointGradient
-from solset.poisoning._ascent import Ascent
 from solset.poisoning._budget import Budget
 from solset.poisoning._followers import outcome
-from solset.poisoning._poisoning import designed
-from solset.problem import Optimality, Problem
+from solset.poisoning._poisoning import Design
+from solset.problem import Problem
 from solset.retraining import Method
 from solset.risk import EmpiricalRisk, digest
-from solset.solvers import Solver
-from solset.solvers.filters import Filter
-
-
-class DesignOptions(TypedDict):
-    """Options that the design of a perturbation shares with the linear model."""
-
-    element: Filter | None
-    optimality: Optimality
-    solver: Solver | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,33 +94,29 @@ class Attack:
     """The perturbation that is tried at a radius: the linear model's maximiser, or one that is designed.
 
     Attributes:
-        problem: The trained point, with its data.
+        design: Search for perturbations that lower the gap to the rival; without an ascent the maximiser of
+            the linear model takes its place.
         goal: Gap to the rival.
         budget: Norm, points and valid features.
         adjoint: Adjoint gradient of the gap at the trained point.
         clean_gap: Gap to the rival after solving on the clean data.
         method: Method that solves on the moved data.
-        ascent: Settings of the design; ``None`` takes the maximiser of the linear model.
-        options: Other options of :func:`design_poisoning`.
     """
 
-    problem: Problem
+    design: Design
     goal: PredictionGap
     budget: Budget
     adjoint: AdjointGradient
     clean_gap: float
     method: Method
-    ascent: Ascent | None
-    options: "DesignOptions"
 
     def at(self, radius: float) -> tuple[Trial, Tensor]:
         """The trial at a radius, and its perturbation."""
-        problem, goal = self.problem, self.goal
-        budget = replace(self.budget, radius=radius)
-        if self.ascent is None:
+        problem, goal, budget = self.design.problem, self.goal, replace(self.budget, radius=radius)
+        if self.design.ascent is None:
             dx = budget.at(problem).farthest(-self.adjoint.gradient)
         else:
-            dx = designed(problem, goal, budget, ascent=self.ascent, **self.options).dx
+            dx = self.design.run(budget).dx
         outputs, status = resolved(problem, self.method, self.adjoint.points, dx, goal.inputs)
         predicted = self.clean_gap + float((self.adjoint.gradient * dx).sum())
         return Trial(radius, float(gaps_of(outputs, goal.label).min()), predicted, status), dx

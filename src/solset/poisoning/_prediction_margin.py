@@ -16,15 +16,8 @@ from solset.goals import held_out
 from solset.poisoning._adjoint import AdjointGradient, gradient_of, require_finite
 from solset.poisoning._ascent import Ascent
 from solset.poisoning._budget import Budget
-from solset.poisoning._prediction_attack import (
-    Attack,
-    DesignOptions,
-    PredictionGap,
-    Trial,
-    gaps_of,
-    outputs_at,
-    resolved,
-)
+from solset.poisoning._poisoning import Design
+from solset.poisoning._prediction_attack import Attack, PredictionGap, Trial, gaps_of, outputs_at, resolved
 from solset.problem import Optimality, Problem, keeps_outputs
 from solset.results import TableResult, computed
 from solset.retraining import GradientDescent, LevenbergMarquardt, Method, Newton
@@ -173,8 +166,8 @@ def stability_margin(
         return _margin(goal, adjoints[rival], radii[rival], inf, 0.0, zero, [first], why)
     if not first.gap > 0:
         return _margin(goal, adjoints[rival], 0.0, 0.0, 0.0, zero, [first], MarginReason.FLIPS_BY_ITSELF)
-    options = DesignOptions(element=element, optimality=optimality, solver=solver)
-    attack = Attack(problem, goal, budget, adjoints[rival], gaps[rival], resolve, ascent, options)
+    design = Design(problem, goal, element, ascent, None, optimality, solver)
+    attack = Attack(design, goal, budget, adjoints[rival], gaps[rival], resolve)
     return _bisected(attack, first, radii[rival], radius_tol)
 
 

@@ -62,8 +62,7 @@ class Rounds:
         A training that had not stopped goes on by itself; counted from ``w̄`` that would look like an effect.
         """
         zero = torch.zeros_like(self.feasible.inputs)
-        trained = BasePoint(zero, self.problem.weights())
-        return self.follower.follow(self.problem, self.points, trained, zero, trained.weights)
+        return self.follower.follow(self.problem, self.points, zero, self.problem.weights())
 
     def first(self, dx: Tensor) -> Progress:
         """The state before the first round."""
@@ -72,7 +71,7 @@ class Rounds:
         if not bool(dx.any()):
             return Progress(self.clean, self.settings.stride, (), "")
         predicted = self.clean.weights + self.trained.push(dx)
-        begin = self.follower.follow(self.problem, self.points, self.clean, dx, predicted)
+        begin = self.follower.follow(self.problem, self.points, dx, predicted)
         return Progress(begin, self.settings.stride, (), "")
 
     def run(self, state: Progress, adjoint: AdjointGradient, *, progress: bool | None) -> Iterator[Progress]:
@@ -110,7 +109,7 @@ class Rounds:
 
     def _judged(self, state: Progress, end: Climb) -> Progress:
         """The state at the end of an ascent if the follower confirms it, else at its start."""
-        reached = self.follower.follow(self.problem, self.points, state.base, end.dx, end.weights)
+        reached = self.follower.follow(self.problem, self.points, end.dx, end.weights)
         before, is_finite = (
             self.goal.value(self.problem.risk(), state.base.weights),
             reached.weights.isfinite().all(),
