@@ -25,6 +25,7 @@ from solset.modulus._audit_batches import (
 )
 from solset.modulus._audit_result import Audit
 from solset.modulus._audit_store import Batches
+from solset.modulus._lipschitz import part_of
 from solset.modulus._peers import feature_influence, memory_perturbation, point_slopes
 from solset.modulus._result import Certainty, listed
 from solset.problem import Interpolating, Optimality, Problem, Stationary, as_map, premises_of
@@ -86,10 +87,7 @@ def audit(
         tensor([5.0000, 0.5000], dtype=torch.float64)
     """
     _check(validation, prior_precision)
-    problem.risk().points.require_moving()
-    patterns = [layer] if isinstance(layer, str) else layer
-    part = problem if patterns is None else problem.restrict(parameters=patterns)
-    chosen = problem.check_points(points)
+    part, chosen = part_of(problem, points, layer)
     gradient = None if validation is None else _validation_gradient(part, *validation)
     slopes = point_slopes(part.risk())
     route, optimality_used, reason = _route(part, chosen, gradient, slopes, joint, optimality)

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from solset.checks import checked
-from solset.modulus._audit_interpolating import Constraints, IsolatedRows, data_blocks
-from solset.modulus._lipschitz import lipschitz_modulus
-from solset.modulus._sensitivity import sensitivity
+from solset.modulus._audit_batches import JointAudit
+from solset.modulus._lipschitz import lipschitz_modulus, part_of
+from solset.modulus._peers import point_slopes
 from solset.problem import Problem
 from solset.results import Result
 
@@ -60,27 +59,9 @@ def modulus_chain(
 
     Cost: the Gram matrix of all rows, and ``c`` backward passes over ``K``.
     """
-    chosen = problem.check_points(points)
-    patterns = [layer] if isinstance(layer, str) else layer
-    part = problem if patterns is None else problem.restrict(parameters=patterns)
+    part, chosen = part_of(problem, points, layer)
     exact = lipschitz_modulus(
         part, points=chosen, optimality="interpolating", probes=0, margin_candidates=0
     ).value
-    return ModulusChain(_isolated(part, chosen), _joint(part, chosen), exact)
-
-
-def _joint(problem: Problem, points: Sequence[int]) -> Tensor:
-    constraints = Constraints.of(problem)
-    parts = [
-        sensitivity(constraints.joint(batch), data) for batch, data in data_blocks(problem.risk(), points)
-    ]
-    return torch.cat([part.modulus for part in parts])
-
-
-def _isolated(problem: Problem, points: Sequence[int]) -> Tensor:
-    rows = IsolatedRows(problem.risk(), problem.output_count, problem.memory_budget)
-    parts = []
-    for start in range(0, len(points), rows.at_once):
-        squares = rows.squares(points[start : start + rows.at_once], None)
-        parts.append(sensitivity(rows.side(squares.gram), squares.by_inputs.to(torch.float64)))
-    return torch.cat([part.modulus for part in parts])
+    single = JointAudit(part, None, point_slopes(part.risk())).batch(chosen)
+    return ModulusChain(single["isolated_modulus"], single["modulus"], exact)

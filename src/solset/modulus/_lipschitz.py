@@ -88,7 +88,7 @@ def lipschitz_modulus(
     """
     within("probes", probes, 0)
     within("margin_candidates", margin_candidates, 0)
-    part, moved = _part(problem, points, layer, joint=joint)
+    part, moved = part_of(problem, points, layer, joint=joint)
     is_free = isinstance(solver, CG | MINRES)
     is_part = layer is not None or not joint or is_free
     line = _linearise(part, moved, optimality, solver, is_part=is_part)
@@ -130,8 +130,8 @@ def lipschitz_modulus(
     )
 
 
-def _part(
-    problem: Problem, points: Sequence[int] | None, layer: str | Sequence[str] | None, *, joint: bool
+def part_of(
+    problem: Problem, points: Sequence[int] | None, layer: str | Sequence[str] | None, *, joint: bool = True
 ) -> tuple[Problem, list[int]]:
     """The problem of the constraints and weights asked for, and where the moved points stand in it."""
     problem.risk().points.require_moving()

@@ -1,20 +1,16 @@
 """The costs of each route to a graphical derivative, counted before anything runs."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from solset import comm
 from solset.changes import Move
 from solset.operators import InformativeRows
 from solset.planning._others import OtherRoutes
 from solset.planning._result import KeptGraphs, Plan, Route
-from solset.planning._routes import Routes
-from solset.problem import MAPS, Interpolating, Problem, Stationary
+from solset.planning._routes import Routes, RowsInUse
+from solset.problem import Interpolating, Problem, Stationary
 from solset.problem._informative import InformativeSelection
 from solset.risk import Indices
-from solset.solvers import Dual, Solver
-
-SHOWN = {"FirstToConverge": "preconditioned CG"}
 
 
 def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRows | None = None) -> Plan:
@@ -56,11 +52,10 @@ def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRo
     """
     chosen = problem.check_points(points)
     point = problem.point
-    asked = Routes(point, chosen, _selection(problem, chosen, rows))
+    in_use = _rows_in_use(problem, chosen, Interpolating(rows))
+    asked = Routes(point, chosen, _selection(problem, chosen, rows), in_use)
     refusal = Interpolating(rows).doubt(point, Move(chosen))
-    routes = _marked(
-        asked.all(), _defaults(problem, chosen, rows), (Stationary if refusal else Interpolating).name
-    )
+    routes = asked.all(Stationary() if refusal else Interpolating())
     taken = next(route for route in routes if route.is_automatic)
     return Plan(
         points=problem.point_count,
@@ -96,37 +91,14 @@ def _selection(
     return asked.selection(point, Move(chosen))
 
 
-def _defaults(problem: Problem, chosen: Sequence[int], rows: InformativeRows | None) -> dict[str, str]:
-    """The name of the route that each map takes by default."""
-    point, asked = problem.point, Interpolating(rows)
-    names = {}
-    for name, each in MAPS.items():
-        solver = _name(each.default_solver(point))
-        rows_by = "on all rows by " if each.keeps_outputs else "by "
-        names[name] = f"{name} {rows_by}{SHOWN.get(solver, solver)}"
-    if not asked.refusal(point):
-        try:
-            use = asked.in_use(point, Move(chosen))
-        except ValueError:  # no plan fits: the caller asked for these rows, and is refused
-            use = "chosen"
-        if use != "all":
-            rows_by = {"chosen": "informative rows by Dual", "weighted": "all rows by LSMR"}[use]
-            names[asked.name] = f"{asked.name} on {rows_by}"
-    return names
-
-
-def _name(solver: Solver) -> str:
-    return "Dual" if isinstance(solver, Dual) else type(solver).__name__  # with a folder or without
-
-
-def _marked(routes: Sequence[Route], defaults: dict[str, str], automatic: str) -> tuple[Route, ...]:
-    """The routes, each marked as a default, as automatic, or as neither."""
-    marked = []
-    for route in routes:
-        is_default = defaults[route.optimality] == route.name
-        is_automatic = is_default and route.optimality == automatic
-        marked.append(replace(route, is_default=is_default, is_automatic=is_automatic))
-    return tuple(marked)
+def _rows_in_use(problem: Problem, chosen: Sequence[int], asked: Interpolating) -> RowsInUse:
+    """The rows on which the interpolating map works by default."""
+    if asked.refusal(problem.point):
+        return "all"
+    try:
+        return asked.in_use(problem.point, Move(chosen))
+    except ValueError:  # no plan fits: the caller asked for these rows, and is refused
+        return "chosen"
 
 
 def _reason(taken: Route, refusal: str) -> str:

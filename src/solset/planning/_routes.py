@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import cast
+from typing import Literal, cast
 
 from solset.changes import Move
 from solset.linalg import gram_block
@@ -17,7 +17,9 @@ from solset.problem import GaussNewton, Interpolating, LinearisedMap, Stationary
 from solset.problem._informative import InformativeSelection
 from solset.problem._point import MAX_ROWS
 from solset.problem._stationary import preconditioned, smaller_side
-from solset.solvers import CG, LSMR, MINRES, RowPlan, Solver
+from solset.solvers import CG, LSMR, MINRES, Dense, Dual, FirstToConverge, RowPlan, Solver
+
+RowsInUse = Literal["all", "chosen", "weighted"]
 
 KINKS = Cost(1.0, FORWARD)  # once a problem, each point is looked at for kinks
 
@@ -32,27 +34,45 @@ class Routes:
         point: Trained point at which the maps are linearised.
         moved: Indices of the points that move, checked.
         selection: Rows of ``J`` that carry the constraint; ``None`` where they cannot be chosen.
+        in_use: Rows that the interpolating map takes by default: all, chosen ones, or all weighted.
     """
 
     point: TrainedPoint
     moved: Sequence[int]
     selection: InformativeSelection | None
+    in_use: RowsInUse
 
-    def all(self) -> tuple[Route, ...]:
-        """The routes of the interpolating, the Gauss–Newton and the stationary map."""
-        return (
-            *self._of_rows(self.all_rows(), self.chosen_rows(), self.iterative(Interpolating(), LSMR())),
-            self.gauss_newton_dual(),
-            self.dense(GaussNewton(), self.gauss_newton.block_cost),
-            self.iterative(GaussNewton(), CG()),
-            self.dense(Stationary(), self._cost(Stationary())),
-            self.preconditioned(),
-            self.iterative(Stationary(), MINRES()),
+    def all(self, automatic: LinearisedMap) -> tuple[Route, ...]:
+        """The routes of the interpolating, the Gauss–Newton and the stationary map.
+
+        Args:
+            automatic: Map that ``"auto"`` takes.
+        """
+        interpolating, newton, stationary = Interpolating(), GaussNewton(), Stationary()
+        solver_of = {
+            each.name: each.default_solver(self.point) for each in (interpolating, newton, stationary)
+        }
+        routes = (
+            (self.all_rows(), interpolating, Dual, "all"),
+            (self.chosen_rows(), interpolating, Dual, "chosen"),
+            (self.iterative(interpolating, LSMR()), interpolating, LSMR, "weighted"),
+            (self.gauss_newton_dual(), newton, Dual, "all"),
+            (self.dense(newton, self.gauss_newton.block_cost), newton, Dense, "all"),
+            (self.iterative(newton, CG()), newton, CG, "all"),
+            (self.dense(stationary, self._cost(stationary)), stationary, Dense, "all"),
+            (self.preconditioned(), stationary, FirstToConverge, "all"),
+            (self.iterative(stationary, MINRES()), stationary, MINRES, "all"),
         )
-
-    def _of_rows(self, *routes: Route) -> tuple[Route, ...]:
-        refusal = Interpolating().refusal(self.point)
-        return tuple(replace(route, obstacle=refusal or route.obstacle) for route in routes)
+        marked, refusal = [], interpolating.refusal(self.point)
+        for route, optimality, solver, rows in routes:
+            in_use = self.in_use if optimality.keeps_outputs else "all"
+            is_default = in_use == rows  # a choice of rows brings its solver
+            if in_use == "all":
+                is_default = rows != "chosen" and isinstance(solver_of[optimality.name], solver)
+            obstacle = refusal if optimality.keeps_outputs and refusal else route.obstacle
+            is_automatic = is_default and optimality.name == automatic.name
+            marked.append(replace(route, obstacle=obstacle, is_default=is_default, is_automatic=is_automatic))
+        return tuple(marked)
 
     @cached_property
     def gauss_newton(self) -> GaussNewtonMatrix:
