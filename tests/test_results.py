@@ -44,7 +44,7 @@ def test_a_notebook_shows_a_table_without_markup_from_values():
 
 def test_converts_to_json_even_where_a_number_is_not_finite():
     content = example(float("inf")).to_dict()
-    assert json.loads(json.dumps(content, allow_nan=False))["distance"] == "inf"
+    assert json.loads(json.dumps(content, allow_nan=False))["distance"] == "Infinity"
     assert content["value"] == [1.0, 2.0, 3.0]
     assert content["status"] == Status.CONVERGED
 

@@ -16,10 +16,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from solset.errors import Status, bad_type, bad_value, needed
+
+_WORDS = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
 class _Computed:
@@ -73,7 +76,7 @@ class Result(ABC):
     def to_dict(self) -> dict[str, Any]:
         """Every field in the types of JSON: tensors become nested lists, other results become dicts."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        named = {field.name: _plain(getattr(self, field.name)) for field in fields if field.repr}
+        named = {field.name: _plain_or_text(getattr(self, field.name)) for field in fields if field.repr}
         return {**named, "status": str(self.status), "message": self.message}
 
     def plot(self, **options: Any) -> Any:
@@ -101,8 +104,11 @@ class Result(ABC):
             for name, value in rows
             if value
         )
+        return self._table(cells)
+
+    def _table(self, lines: str) -> str:
         title = html.escape(f"{type(self).__name__}: {self.headline}")
-        return f"<table><caption style='text-align:left'>{title}</caption>{cells}</table>"
+        return f"<table><caption style='text-align:left'>{title}</caption>{lines}</table>"
 
 
 class WeightsResult(Result):
@@ -205,14 +211,9 @@ class TableResult(Result):
             "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row.values()) for row in rows[:10]
         ]
         head = "".join(f"<th>{name}</th>" for name in names)
-        more = (
-            f"<p>{len(rows) - 10} more rows: <code>to_dataframe()</code> has all.</p>"
-            if len(rows) > 10
-            else ""
-        )
-        title = html.escape(f"{type(self).__name__}: {self.headline}")
+        more = f"<p>{len(rows) - 10} more rows: <code>to_dataframe()</code> has all.</p>" if rows[10:] else ""
         body = "".join(f"<tr>{line}</tr>" for line in lines)
-        return f"<table><caption style='text-align:left'>{title}</caption><tr>{head}</tr>{body}</table>{more}"
+        return self._table(f"<tr>{head}</tr>{body}") + more
 
     def to_dataframe(self) -> Any:
         """The rows as a pandas ``DataFrame``.
@@ -224,25 +225,60 @@ class TableResult(Result):
         return pandas.DataFrame(self.rows())
 
 
-def _plain(value: Any) -> Any:
-    """The value in the types of JSON; a number that is not finite becomes its name."""
+def _plain_or_text(value: Any) -> Any:
+    """The value in the types of JSON; what JSON cannot hold, such as an object of the user, as its text."""
+    try:
+        return plain(value)
+    except TypeError:
+        return repr(value)
+
+
+def plain(value: Any) -> Any:
+    """The value in the types of JSON: dicts, lists, texts, finite numbers, booleans and ``None``.
+
+    Args:
+        value: A result, number, text, ``None``, path, dtype, device, array, tensor or dataclass, or mappings
+            and sequences of them. Arrays become nested lists. A number that JSON lacks becomes the text
+            ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``, which ``float`` reads back.
+
+    Raises:
+        TypeError: If something else is inside; convert it first.
+        ValueError: If two keys of a mapping are the same as texts.
+
+    Example:
+        >>> plain({"modulus": float("inf"), "shape": (2, 3)})
+        {'modulus': 'Infinity', 'shape': [2, 3]}
+    """
     if isinstance(value, Result):
         return value.to_dict()
-    if isinstance(value, Tensor):
-        return _plain(value.detach().cpu().tolist())
     if isinstance(value, Enum):
-        return str(value.value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(part) for part in value]
+        return plain(value.value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else _WORDS.get(float(value), "NaN")
     if isinstance(value, bool | int | str | None):
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    return str(value) if isinstance(value, Path) else repr(value)
+    if isinstance(value, Path | torch.dtype | torch.device):
+        return str(value)
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | range | set | frozenset):
+        return [plain(part) for part in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return _named(value)
+    expected = "numbers, texts, arrays, tensors, dataclasses, and mappings or sequences of them"
+    raise bad_type(
+        "value", expected=expected, got=type(value).__name__, cure="Convert it before it is written."
+    )
+
+
+def _named(value: Mapping[Any, Any]) -> dict[str, Any]:
+    named = {str(key): plain(part) for key, part in value.items()}
+    if len(named) < len(value):
+        expected, got = "a mapping whose keys differ as strings", f"the keys {list(value)}"
+        raise bad_value("value", expected=expected, got=got, cure="JSON has string keys only: rename one.")
+    return named
 
 
 def _cell(value: Any) -> str:

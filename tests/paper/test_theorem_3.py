@@ -34,7 +34,7 @@ def test_the_toy_example_cannot_keep_both_outputs() -> None:
     assert min(float((u - s * expected).norm()) for s in (1, -1)) <= 1e-12
     assert {c.point for c in found.certificate.carriers} == {0, 1}
     assert found.headline == "infinite, proven: points 0 and 1 cannot all be answered"
-    assert found.to_dict()["value"] == "inf"
+    assert found.to_dict()["value"] == "Infinity"
     assert found.certificate.headline.startswith("proven infinite: a combination u has Jᵀu = 0")
 
 

@@ -61,9 +61,7 @@ def problem_facts(problem: Problem) -> Facts:
     return identity(problem.risk(), depends_on_batches=False).settings
 
 
-def _moving(
-    experiment: Callable[[Problem, Any, RunFolder], Path],
-) -> Callable[[MoveSettings], Job]:
+def _moving(experiment: Callable[[Problem, Any, RunFolder], Path]) -> Callable[[MoveSettings], Job]:
     """The preparation of a command that moves points; a file of directions is part of its facts."""
 
     def prepare(settings: MoveSettings) -> Job:

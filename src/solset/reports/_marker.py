@@ -53,10 +53,7 @@ class Marker:
 
     def to_bytes(self) -> bytes:
         """The sealed JSON text of the marker."""
-        records = {
-            "files": dict(sorted(self.files.items())),
-            "replaced": dict(sorted(self.replaced.items())),
-        }
+        records = {"files": dict(sorted(self.files.items())), "replaced": dict(sorted(self.replaced.items()))}
         return Sealed("run", self.identity, records).to_bytes()
 
     @classmethod

@@ -119,11 +119,7 @@ def _nearest(problem: Problem, points: list[int], dx: Tensor, course: Course) ->
         start = problem.risk()
         off = start.move(points, dx).at(nearest.weights).outputs() - start.outputs()
         residual = float(off.abs().max())
-    return {
-        "distance": float(nearest.change.norm()),
-        "status": nearest.status.value,
-        "residual": residual,
-    }
+    return {"distance": float(nearest.change.norm()), "status": nearest.status.value, "residual": residual}
 
 
 def path_experiment(problem: Problem, settings: PathSettings, folder: RunFolder) -> Path:

@@ -11,14 +11,7 @@ from tqdm import tqdm
 
 from solset.changes import Move
 from solset.operators import GaussNewton
-from solset.poisoning import (
-    Ascent,
-    Judgement,
-    Poisoning,
-    adjoint_gradient,
-    design_poisoning,
-    judge_poisoning,
-)
+from solset.poisoning import Ascent, Judgement, Poisoning, adjoint_gradient, design_poisoning, judge_poisoning
 from solset.reports._poison_task import PoisonSettings, PoisonTask
 from solset.reports._records import restored
 from solset.reports._run_folder import RunFolder

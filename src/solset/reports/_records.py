@@ -3,67 +3,18 @@
 import csv
 import io
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from solset.errors import bad_type, bad_value
-
-
-def plain(value: object) -> object:
-    """The value in the types of JSON: dicts, lists, strings, finite numbers, booleans and ``None``.
-
-    Args:
-        value: A number, string, ``None``, path, dtype, device, array, tensor or dataclass, or dicts and
-            sequences of them. Arrays become nested lists. A number that JSON lacks becomes the string
-            ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``, which ``float`` reads back.
-
-    Raises:
-        TypeError: If something else is inside; convert it first.
-
-    Example:
-        >>> plain({"modulus": float("inf"), "shape": (2, 3)})
-        {'modulus': 'Infinity', 'shape': [2, 3]}
-    """
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return float(value)
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, str | Path | torch.dtype | torch.device):
-        return str(value)
-    if isinstance(value, Tensor | np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return [plain(item) for item in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if not isinstance(value, Mapping):
-        raise bad_type(
-            "value",
-            expected="numbers, strings, arrays, tensors, dataclasses, and mappings or sequences of them",
-            got=type(value).__name__,
-            cure="Convert it before it is written.",
-        )
-    named = {str(key): plain(item) for key, item in value.items()}
-    if len(named) < len(value):
-        expected, got = "a mapping whose keys differ as strings", f"the keys {list(value)}"
-        raise bad_value("value", expected=expected, got=got, cure="JSON has string keys only: rename one.")
-    return named
+from solset.errors import bad_value
+from solset.results import plain
 
 
 def restored(value: Any) -> Any:
     """The value with the words for numbers that JSON lacks as numbers again; the rest as it is.
 
     Args:
-        value: A value in the types of JSON, as :func:`plain` made it.
+        value: A value in the types of JSON, as :func:`~solset.results.plain` made it.
 
     Example:
         >>> restored({"change": "-Infinity", "name": "L-BFGS", "steps": [1, "NaN"]})
@@ -116,14 +67,17 @@ def csv_bytes(rows: Sequence[Mapping[str, object]]) -> bytes:
 def flat_rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     """Results as the rows of a table; lists are left out.
 
-    Names of nested values are joined by ``_``, and a value that a row does not have is ``None`` there.
+    Names of nested values are joined by ``_``, and a value that a row does not have is ``None`` there. The
+    step, where there is one, comes first.
 
     Example:
         >>> flat_rows([{"size": 1, "loss": {"all": 2.0}, "trail": [1, 2]}, {"size": 3}])
         [{'size': 1, 'loss_all': 2.0}, {'size': 3, 'loss_all': None}]
     """
     rows = [dict(_flat(result)) for result in results]
-    names = dict.fromkeys(name for row in rows for name in row)
+    names = sorted(
+        dict.fromkeys(name for row in rows for name in row), key=lambda name: name != "step_percent"
+    )
     return [{name: row.get(name) for name in names} for row in rows]
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from solset.errors import bad_value, needed
 from solset.plotting import number_text
-from solset.reports._records import plain
 from solset.reports._report_parts import Column, Picture, Report, Table
 from solset.reports._run_folder import RunFolder
+from solset.results import plain
 
 PAGE = "report.html"
 jinja2 = needed("jinja2", by="a report page", extra="report")

@@ -71,7 +71,7 @@ class RunFolder:
 
         Args:
             path: The folder; parents are made as needed.
-            settings: Settings of the run; any value that :func:`~solset.reports._records.plain` takes.
+            settings: Settings of the run; any value that :func:`~solset.results.plain` takes.
             on_existing: Treatment of a folder that has files in it. ``"refuse"`` raises; ``"resume"`` keeps
                 the results of a run with the same settings, except damaged files, which a warning names;
                 ``"overwrite"`` deletes the files that an earlier run lists as its own, and no others.
@@ -108,7 +108,7 @@ class RunFolder:
         return cls(folder, earlier.identity)
 
     def write_json(self, name: str, value: object) -> Path:
-        """Writes a value that :func:`~solset.reports._records.plain` takes; ``name`` ends in ``.json``."""
+        """Writes a value that :func:`~solset.results.plain` takes; ``name`` ends in ``.json``."""
         return self._write(name, json_bytes(value), ".json")
 
     def read_json(self, name: str) -> object:
