@@ -7,7 +7,6 @@ here, so that every process has every result. The caller need not know that ther
 
 import atexit
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,8 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from math import prod
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -28,19 +26,6 @@ if TYPE_CHECKING:  # at run time it is there only where PyTorch was built with i
     from torch._C._distributed_c10d import Store
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
-_DIMENSIONS = 8  # of a tensor that is joined, at most
-_DTYPES = (
-    torch.float32,
-    torch.float64,
-    torch.int64,
-    torch.bool,
-    torch.float16,
-    torch.bfloat16,
-    torch.uint8,
-    torch.int32,
-    torch.int16,
-    torch.int8,
-)
 _KINDS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": TypeError}
 
 
@@ -116,35 +101,15 @@ def join(part: Tensor | None, *, device: torch.device | str = "cpu") -> Tensor:
     """
     if size() == 1 and part is not None:
         return part
-    heads = [[-1]] if size() == 1 else _heads(part)
-    filled = [head for head in heads if head[0] >= 0]
-    if not filled:
+    parts: list[Tensor | None] = [None] * size()
+    if size() > 1:
+        with _collective("results of the training points"):
+            # A copy: of a view all that it is a view of would be sent.
+            dist.all_gather_object(parts, None if part is None else part.detach().cpu().clone())
+    received = [each for each in parts if each is not None]
+    if not received:
         raise bad_value("part", expected="something to join", got="nothing", cure="Ask for some points.")
-    dtype, shape = _DTYPES[filled[0][0]], filled[0][3 : 2 + filled[0][1]]
-    row = dtype.itemsize * prod(shape)
-    padded = torch.zeros(max(head[2] for head in filled) * row, dtype=torch.uint8)
-    if part is not None:
-        flat = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        padded[: len(flat)] = flat
-    padded = _on_wire(padded)
-    parts = [torch.empty_like(padded) for _ in heads]
-    with _collective("results of the training points"):
-        dist.all_gather(parts, padded)
-    cut = [received[: max(head[2], 0) * row].cpu() for received, head in zip(parts, heads, strict=True)]
-    return torch.cat(cut).view(dtype).reshape(-1, *shape).to(device)
-
-
-def _heads(part: Tensor | None) -> list[list[int]]:
-    """The dtype, dimensions and shape of every process's part; -1 where a process has no part."""
-    head = torch.full((_DIMENSIONS + 2,), -1, dtype=torch.int64)
-    if part is not None:
-        about = [_DTYPES.index(part.dtype), part.ndim, *part.shape]
-        head[: len(about)] = torch.tensor(about)
-    head = _on_wire(head)
-    heads = [torch.empty_like(head) for _ in range(size())]
-    with _collective("sizes of results"):
-        dist.all_gather(heads, head)
-    return [each.tolist() for each in heads]
+    return torch.cat(received).to(device)
 
 
 def from_first(read: Callable[[], bytes | None]) -> bytes | None:
@@ -155,36 +120,22 @@ def from_first(read: Callable[[], bytes | None]) -> bytes | None:
     """
     if size() == 1:
         return read()
-    message = b""
+    answer: list[Any] = [None]
     failure: Exception | None = None
     if is_first():
         try:
             with alone():
-                content = read()
-            message = b"0" if content is None else b"1" + content
+                answer = [("", read())]
         except (ValueError, TypeError, OSError) as error:
-            failure = error
-            message = b"2" + json.dumps([type(error).__name__, str(error)]).encode()
-    message = _broadcast(message)
+            failure, answer = error, [(type(error).__name__, str(error))]
+    with _collective("what the first process has read"):
+        dist.broadcast_object_list(answer, 0)
     if failure is not None:
         raise failure
-    if message[:1] == b"2":
-        kind, text = json.loads(message[1:])
-        raise _KINDS.get(kind, OSError)(text)
-    return None if message[:1] == b"0" else message[1:]
-
-
-def _broadcast(message: bytes) -> bytes:
-    length = _on_wire(torch.tensor([len(message)]))
-    with _collective("what the first process has read"):
-        dist.broadcast(length, 0)
-    content = torch.zeros(int(length), dtype=torch.uint8)
-    if is_first():
-        content = torch.frombuffer(bytearray(message), dtype=torch.uint8)
-    content = _on_wire(content)
-    with _collective("what the first process has read"):
-        dist.broadcast(content, 0)
-    return content.cpu().numpy().tobytes()
+    kind, content = answer[0]
+    if kind:
+        raise _KINDS.get(kind, OSError)(content)
+    return content
 
 
 def require_same(name: str, text: str) -> None:
