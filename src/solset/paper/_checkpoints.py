@@ -73,8 +73,16 @@ def pretrained(architecture: Callable[..., ResNet], path: str | Path, *, check_h
     """
     state = load_checkpoint(path, check_hash=check_hash)
     model = architecture(generator=torch.Generator())
-    _check_fit(model, state, f"{path} for {getattr(architecture, '__name__', 'the architecture')}")
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        name = getattr(architecture, "__name__", "the architecture")
+        raise bad_value(
+            "path",
+            expected="a checkpoint with the names and shapes of the network",
+            got=f"{path} for {name}: {' '.join(str(error).split())[:400]}",
+            cure="Choose the architecture, and its number of classes, that the file was trained for.",
+        ) from error
     return model.eval()
 
 
@@ -96,33 +104,6 @@ def _not_a_checkpoint(file: Path, reason: str) -> ValueError:
         got=f"{file}: {reason}",
         cure="Give the file as it was published; if the download was cut short, download it again.",
     )
-
-
-def _check_fit(model: ResNet, state: Mapping[str, Tensor], what: str) -> None:
-    wanted = model.state_dict()
-    # old checkpoints have no batch counters, and evaluation does not read them
-    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in wanted]
-    if missing or unexpected:
-        lacks = f"{len(missing)} missing ({_few(missing)})"
-        raise bad_value(
-            "path",
-            expected="a checkpoint with the names of the network",
-            got=f"{what}: {lacks}, {len(unexpected)} unexpected ({_few(unexpected)})",
-            cure="Choose the architecture that the file was trained for.",
-        )
-    shapes = [
-        f"{name} {tuple(value.shape)} instead of {tuple(wanted[name].shape)}"
-        for name, value in state.items()
-        if value.shape != wanted[name].shape
-    ]
-    if shapes:
-        raise bad_value(
-            "path",
-            expected="a checkpoint with the shapes of the network",
-            got=f"{what}: {_few(shapes)}",
-            cure="Choose the architecture, and its number of classes, that the file was trained for.",
-        )
 
 
 def _few(names: object, shown: int = 3) -> str:

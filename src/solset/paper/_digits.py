@@ -56,9 +56,7 @@ class DigitsSettings(Settings):
     )
     hidden: tuple[int, ...] = option((128, 64), help="Widths of the hidden layers, in order.")
     has_fixed_output: bool = option(
-        False,
-        flag="--fixed-output",
-        help="Keep the output layer constant, as Theorem 2 of the paper does.",
+        False, flag="--fixed-output", help="Keep the output layer constant, as Theorem 2 of the paper does."
     )
     steps: tuple[int, ...] = option(
         (100, 1000), help="Numbers of gradient-descent steps at which prediction and retraining are compared."

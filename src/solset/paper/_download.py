@@ -28,13 +28,7 @@ class _InterruptedError(OSError):
 
 
 def fetch(
-    url: str,
-    target: Path,
-    *,
-    sha256: str,
-    timeout: float = 30.0,
-    attempts: int = 5,
-    progress: bool = True,
+    url: str, target: Path, *, sha256: str, timeout: float = 30.0, attempts: int = 5, progress: bool = True
 ) -> Path:
     """The downloaded file, whole and with the right hash.
 

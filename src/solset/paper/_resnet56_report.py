@@ -11,13 +11,7 @@ from solset.paper._cifar import to_pixels
 from solset.paper._resnet56_figure import LandscapeFigure
 from solset.paper._resnet56_moved import MovedPoints
 from solset.paper._resnet56_setup import TrainedResNet56
-from solset.paper._resnet56_tables import (
-    accuracy_rows,
-    limit_rows,
-    retraining_rows,
-    step_rows,
-    table_1_rows,
-)
+from solset.paper._resnet56_tables import accuracy_rows, limit_rows, retraining_rows, step_rows, table_1_rows
 from solset.plotting import error_against_step, image_grid, landscape_contour, landscape_surface
 from solset.reports._report import write_report
 from solset.reports._report_parts import STEP, Column, Finding, Picture, Report, Section, Table, columns
