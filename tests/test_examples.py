@@ -2,26 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from solset.cli import app
 
 ROOT = Path(__file__).parents[1]
 COMMAND = re.compile(r"solset ((?:run|poison|audit) examples/.*?)\s+--out (\S+)", re.DOTALL)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads, and wait for each other where cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run_as_documented(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict:

@@ -1,11 +1,9 @@
 """The code that README and documentation show runs as it stands, and prints what they say it prints."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -26,15 +24,6 @@ PAGES = (
     "docs/departures.md",
 )
 BLOCK = re.compile(r"^```(python|text|\{raw\} html)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads, and wait for each other where cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def blocks(page: str) -> list[tuple[str, str]]:

@@ -6,20 +6,12 @@ from pathlib import Path
 import pytest
 
 from solset.reports import _poison as poison
+from support.commands import ATTACK as BASE
 from support.commands import contents
 
-ATTACK = """
-import torch
-from torch import nn
-from mine import build
-from solset.goals import HeldOutLoss
-
-def attack():
-    generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(4, 2, generator=generator, dtype=torch.float64)
-    goal = HeldOutLoss(inputs, torch.ones(4, 1, dtype=torch.float64))
-    return build(), goal, lambda x, y, seed: (torch.linalg.pinv(x) @ y).reshape(-1)
-
+ATTACK = (
+    BASE
+    + """
 def solved(x, y, seed):
     return (torch.linalg.pinv(x) @ y).reshape(-1)
 
@@ -38,6 +30,7 @@ def nowhere():
     from solset.goals import WeightFunction
     return build(), WeightFunction(lambda weights: weights.detach().sum())
 """
+)
 POISON = (
     "poison",
     "attack.py:attack",

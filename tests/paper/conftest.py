@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from support.reference import IsolatedDigits, isolated_digits
+
 FOLDER = "cifar-10-batches-py"
 NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 
@@ -55,6 +57,15 @@ class CIFARFiles:
             for member in members:
                 archive.add(self.folder / member, f"{FOLDER}/{member}")
         return target, hashlib.sha256(target.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def reference() -> IsolatedDigits:
+    """A network at an isolated minimum; skips the test where the reference data are not here."""
+    try:
+        return isolated_digits()
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.fixture

@@ -5,20 +5,12 @@ from torch import nn
 
 from solset import Problem, Solution
 from solset.errors import Status
-from support.reference import IsolatedDigits, isolated_digits
+from support.reference import IsolatedDigits
 
 pytestmark = pytest.mark.slow
 
 # The relative error that an exact linear response has at each step, to the three decimals it is known to.
 LINEAR_RESPONSE = {0.001: 0.018, 0.005: 0.085, 0.01: 0.162, 0.02: 0.297, 0.05: 0.602}
-
-
-@pytest.fixture(scope="module")
-def reference() -> IsolatedDigits:
-    try:
-        return isolated_digits()
-    except FileNotFoundError as missing:
-        pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="module")

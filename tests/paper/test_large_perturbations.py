@@ -14,7 +14,6 @@ from solset.paths import StopReason
 from solset.reports._directions import loss_directions, step_of
 from solset.retraining import follow_retraining
 from support.fitted_digits import STEPS, fitted, followed_densely
-from support.reference import IsolatedDigits, isolated_digits
 
 pytestmark = [
     pytest.mark.slow,
@@ -97,14 +96,6 @@ def test_retraining_is_predicted_at_twenty_percent(
     errors = [float((found[k] - start - actual[k]).norm() / actual[k].norm()) for k in STEPS]
     print(f"{activation}, {kind}: relative errors at {STEPS} steps {errors}; {course.message}")
     assert max(errors) <= bound
-
-
-@pytest.fixture(scope="module")
-def reference() -> IsolatedDigits:
-    try:
-        return isolated_digits()
-    except FileNotFoundError as missing:
-        pytest.skip(str(missing))
 
 
 def classifier(weights: Tensor | None = None, seed: int = 0) -> nn.Module:

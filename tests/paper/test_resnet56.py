@@ -5,15 +5,14 @@ from functools import cache
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from solset import Problem
 from solset.derivatives import GraphicalDerivative
 from solset.errors import Status
 from solset.operators import InformativeRows
-from solset.paper import cifar10, pretrained, resnet56
 from solset.risk import EmpiricalRisk
-from support.reference import cifar10_file, resnet56_file
+from support.resnet56_runs import public_problem
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,13 +26,7 @@ SIZES = (0.002, 0.005, 0.01, 0.02)
 @cache
 def problem() -> Problem:
     """The public weights on the first 1000 training photographs."""
-    try:
-        data, weights = cifar10_file(), resnet56_file()
-    except FileNotFoundError as error:
-        pytest.skip(f"the photographs or the weights are not here: {error}")
-    train = cifar10(data).part(0, 1000)
-    model = pretrained(resnet56, weights)
-    return Problem(model, nn.CrossEntropyLoss(), train.inputs, train.labels, batch_size=50, gradient_tol=1.0)
+    return public_problem()
 
 
 @cache

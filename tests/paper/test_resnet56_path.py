@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from solset import Move, Problem, follow_path
-from solset.paper import cifar10, pretrained, resnet56
 from solset.paths import StopReason
-from support.reference import cifar10_file, resnet56_file
+from support.resnet56_runs import public_problem
 
 pytestmark = pytest.mark.slow
 
@@ -16,16 +15,7 @@ TOL = 0.3  # along the set: what is asked for is a point of it, not the exact pa
 
 @pytest.fixture(scope="module")
 def problem(tmp_path_factory) -> Problem:
-    try:
-        data, weights = cifar10_file(), resnet56_file()
-    except FileNotFoundError as error:
-        pytest.skip(f"the photographs or the weights are not here: {error}")
-    train = cifar10(data).part(0, 1000)
-    model = pretrained(resnet56, weights)
-    loss, spill = nn.CrossEntropyLoss(), tmp_path_factory.mktemp("rows")
-    return Problem(
-        model, loss, train.inputs, train.labels, batch_size=50, spill_folder=spill, gradient_tol=1.0
-    )
+    return public_problem(spill_folder=tmp_path_factory.mktemp("rows"))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from solset import Move, Problem, SolsetWarning, lipschitz_modulus
 from solset.modulus import Certainty
 from solset.solvers import MINRES, Dense
+from support.zoo.minimum import descend
 
 DECAY = 4e-3
 
@@ -58,22 +59,11 @@ def data() -> tuple[Tensor, Tensor]:
 def solved(model: nn.Module, x: Tensor, y: Tensor, decay: float) -> nn.Module:
     """The model at a stationary point, by L-BFGS."""
     loss, weights = nn.MSELoss(), list(model.parameters())
-    descent = torch.optim.LBFGS(
-        weights,
-        max_iter=1000,
-        history_size=60,
-        tolerance_grad=1e-11,
-        tolerance_change=0,
-        line_search_fn="strong_wolfe",
-    )
 
-    def closure() -> Tensor:
-        descent.zero_grad()
-        value = loss(model(x), y) + decay / 2 * sum(part.square().sum() for part in weights)
-        value.backward()
-        return value
+    def risk() -> Tensor:
+        return loss(model(x), y) + decay / 2 * sum(part.square().sum() for part in weights)
 
-    descent.step(closure)
+    descend(weights, risk, max_iter=1000, history_size=60, tolerance_grad=1e-11)
     return model.eval()
 
 

@@ -51,6 +51,19 @@ def other():
 """
 
 
+ATTACK = """
+import torch
+from mine import build
+from solset.goals import HeldOutLoss
+
+def attack():
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(4, 2, generator=generator, dtype=torch.float64)
+    goal = HeldOutLoss(inputs, torch.ones(4, 1, dtype=torch.float64))
+    return build(), goal, lambda x, y, seed: (torch.linalg.pinv(x) @ y).reshape(-1)
+"""
+
+
 @dataclass
 class Ended:
     """How a command ended."""

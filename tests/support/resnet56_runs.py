@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from solset import Problem
 from solset.paper import CIFAR10, ResNet, cifar10, pretrained, resnet56
 from solset.paper._resnet56_report import ResNet56Run
 from solset.paper._resnet56_setup import ResNet56Settings, TrainedResNet56
@@ -68,10 +70,19 @@ def small() -> Start:
 
 
 @functools.cache
-def real() -> Start:
-    """The public weights and the first training images."""
+def real(count: int = REAL.points) -> Start:
+    """The public weights and the first training images; skips the test where they are not here."""
     try:
         data, weights = cifar10_file(), resnet56_file()
     except FileNotFoundError as error:
         pytest.skip(f"the images or the weights are not here: {error}")
-    return Start(REAL, pretrained(resnet56, weights), cifar10(data, count=REAL.points))
+    return Start(REAL, pretrained(resnet56, weights), cifar10(data, count=count))
+
+
+def public_problem(**options) -> Problem:
+    """The public weights on the first 1000 training photographs."""
+    start = real(1000)
+    inputs, labels = start.data.inputs, start.data.labels
+    return Problem(
+        start.model, nn.CrossEntropyLoss(), inputs, labels, batch_size=50, gradient_tol=1.0, **options
+    )

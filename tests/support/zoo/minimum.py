@@ -1,10 +1,32 @@
 """A short training to a minimum: L-BFGS, then Newton's steps on central differences."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .combinations import Training
 from .oracle import STEP, Differences
+
+
+def descend(leaves: Sequence[Tensor], risk: Callable[[], Tensor], **limits: Any) -> None:
+    """Lowers a risk in place by L-BFGS with a line search.
+
+    Args:
+        leaves: Weights that are changed.
+        risk: Function that returns the risk at the weights as they are.
+        limits: Limits and tolerances of ``torch.optim.LBFGS``.
+    """
+    optimiser = torch.optim.LBFGS(leaves, tolerance_change=0, line_search_fn="strong_wolfe", **limits)
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value = risk()
+        value.backward()
+        return value
+
+    optimiser.step(closure)
 
 
 def train(training: Training) -> bool:
@@ -14,22 +36,7 @@ def train(training: Training) -> bool:
         training: Training in float64, changed in place.
     """
     leaves = [*training.moving, *training.learned]
-    optimiser = torch.optim.LBFGS(
-        leaves,
-        max_iter=120,
-        history_size=30,
-        tolerance_grad=1e-6,
-        tolerance_change=0,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        risk = training.risk()
-        risk.backward()
-        return risk
-
-    optimiser.step(closure)
+    descend(leaves, training.risk, max_iter=120, history_size=30, tolerance_grad=1e-6)
     is_minimum = polish(training)
     for leaf in leaves:
         leaf.grad = None
