@@ -1,11 +1,10 @@
 """Courses: the weights on the way from the trained point, station by station, and where training ended."""
 
 from solset.courses._checkpoint import CourseFile
-from solset.courses._cost import Meter
 from solset.courses._course import Course, Station, StopReason
 from solset.courses._multistep import Correction, Slopes
 from solset.courses._retrained import Retrained
-from solset.courses._state import Ending, State, course_of
+from solset.courses._state import Ending, Meter, State, course_of
 
 __all__ = [
     "Correction",

@@ -13,12 +13,13 @@ from solset.checks import checked
 from solset.errors import bad_value
 from solset.landscapes._filter_norms import check_rows, check_vector
 from solset.landscapes._plane import Normalise, Plane, Ranges, slice_grid, slice_plane
-from solset.landscapes._row_file import Row, stored_rows
 from solset.landscapes._subset_losses import checked_subsets, quantities, subset_losses
 from solset.problem import Problem
 from solset.results import Result
 from solset.risk import EmpiricalRisk, Indices, identity
 from solset.storage import Checkpoint, Probe
+
+Row = dict[str, list[float]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -181,7 +182,7 @@ def landscape(
     losses = torch.tensor([at_centre[name] for name in names], dtype=torch.float64)
     probe = Probe("the loss at the centre", losses, rtol=1e-3)
     store = Checkpoint.at(checkpoint, "landscape", lambda: identity(start, settings), probe)
-    rows = stored_rows(store, names, (resolution, len(grid[1]) if len(grid) == 2 else 1))
+    rows = _stored_rows(store, names, (resolution, len(grid[1]) if len(grid) == 2 else 1))
     placed = tuple(_mark(name, weights, plane, start, chosen) for name, weights in shown.items())
     hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
     for i in tqdm(range(resolution), desc="landscape", unit="row", disable=hidden, leave=False):
@@ -190,6 +191,23 @@ def landscape(
             store.write({"rows": rows})
     values = {name: _stacked([rows[i][name] for i in range(resolution)], len(grid)) for name in at_centre}
     return Landscape(plane, grid, values, quantities(start, chosen), at_centre, placed)
+
+
+def _stored_rows(checkpoint: Checkpoint, names: Sequence[str], shape: tuple[int, int]) -> dict[int, Row]:
+    """The rows by number that an earlier run stored with these quantities; ``shape`` is rows times values."""
+
+    def restored(records: Mapping[str, Any], _arrays: dict[str, Tensor]) -> dict[int, Row]:
+        rows = {
+            int(number): {name: [float(value) for value in row[name]] for name in names}
+            for number, row in records["rows"].items()
+        }
+        if not set(rows) <= set(range(shape[0])):
+            raise ValueError(f"rows {sorted(rows)} of {shape[0]}")
+        if any(len(values) != shape[1] for row in rows.values() for values in row.values()):
+            raise ValueError(f"rows of other lengths than {shape[1]}")
+        return rows
+
+    return checkpoint.resume(restored) or {}
 
 
 def _risk_at_centre(problem: Problem, risk: EmpiricalRisk | None, centre: Tensor | None) -> EmpiricalRisk:

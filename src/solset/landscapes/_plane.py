@@ -104,10 +104,7 @@ def slice_plane(
 
 
 def slice_grid(
-    plane: Plane,
-    marks: Mapping[str, Tensor],
-    ranges: Ranges | None,
-    resolution: int,
+    plane: Plane, marks: Mapping[str, Tensor], ranges: Ranges | None, resolution: int
 ) -> tuple[Tensor, ...]:
     """The coordinates along each axis, ``(resolution,)`` each; by default they cover the marks ``(k, p)``."""
     require("resolution", resolution, int, cure="Leave it out.")

@@ -10,16 +10,7 @@ from tqdm import tqdm
 
 from solset.changes import Change, Move
 from solset.checks import checked, positive
-from solset.courses import (
-    Course,
-    CourseFile,
-    Ending,
-    Meter,
-    Retrained,
-    State,
-    StopReason,
-    course_of,
-)
+from solset.courses import Course, CourseFile, Ending, Meter, Retrained, State, StopReason, course_of
 from solset.derivatives import GraphicalDerivative
 from solset.errors import SolsetWarning, bad_value
 from solset.operators import InformativeRows

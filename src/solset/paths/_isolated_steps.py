@@ -283,12 +283,7 @@ class IsolatedSteps:
         return self._change.partly(self._risk, place)
 
     def _solve(
-        self,
-        risk: EmpiricalRisk,
-        rhs: Tensor,
-        tol: float,
-        pairs: Tensor | None,
-        near: Tensor | None = None,
+        self, risk: EmpiricalRisk, rhs: Tensor, tol: float, pairs: Tensor | None, near: Tensor | None = None
     ) -> _Solved:
         """``H⁻¹`` times a vector; ``tol`` is relative to the larger of it and of what ``near`` leaves."""
         hessian, force = Watched(Hessian(risk, memory_budget=self._budget)), float(rhs.norm())

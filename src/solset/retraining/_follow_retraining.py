@@ -12,17 +12,7 @@ from tqdm import tqdm
 
 from solset.changes import Change, Move
 from solset.checks import checked, positive, within
-from solset.courses import (
-    Course,
-    CourseFile,
-    Ending,
-    Meter,
-    Slopes,
-    State,
-    Station,
-    StopReason,
-    course_of,
-)
+from solset.courses import Course, CourseFile, Ending, Meter, Slopes, State, Station, StopReason, course_of
 from solset.errors import SolsetWarning
 from solset.operators._cost import FORWARD
 from solset.outofcore import gram_solver

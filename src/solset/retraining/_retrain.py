@@ -33,12 +33,7 @@ class Method(Protocol):
 
 
 @checked
-def retrain(
-    problem: Problem,
-    change: Change,
-    *,
-    method: Method,
-) -> Retrained:
+def retrain(problem: Problem, change: Change, *, method: Method) -> Retrained:
     """Where training from ``w̄`` on the changed data really ends: the truth that every estimate is judged by.
 
     Args:
@@ -66,12 +61,7 @@ def retrain(
 
 @checked
 def tangent_recursion(
-    problem: Problem,
-    change: Change,
-    *,
-    steps: int,
-    learning_rate: float,
-    progress: bool | None = None,
+    problem: Problem, change: Change, *, steps: int, learning_rate: float, progress: bool | None = None
 ) -> Tensor:
     """The first-order difference between training on for a while on changed and on clean data, ``(p,)``.
 
