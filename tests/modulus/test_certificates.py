@@ -38,6 +38,29 @@ def test_near_duplicates_are_resolved_by_the_rows_and_not_by_their_squares(dista
     assert found.value == pytest.approx(modulus_by_rows(problem), rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::solset.SolsetWarning")
+@pytest.mark.parametrize("distance", [1e-5, 1e-6, 1e-9])
+def test_near_duplicates_among_too_many_rows_are_not_known(distance: float, monkeypatch):
+    """Rows that are too many for a decomposition of their own; products with them see what squares hide."""
+    monkeypatch.setattr("solset.linalg._spectrum.MOST_SHARP", 3)
+    problem = twins(distance)
+    with pytest.warns(SolsetWarning, match="rows of J are nearly dependent"):
+        found = lipschitz_modulus(problem)
+    assert found.certificate.certainty is Certainty.UNKNOWN
+    assert found.optimality == "interpolating"
+    report = audit(problem)
+    assert set(report.certainty) == {Certainty.UNKNOWN}
+    assert "nearly dependent" in report.message
+    estimate = problem.estimate(Move([0], torch.ones(1, 3, dtype=torch.float64)))
+    assert "nearly dependent" in estimate.min_norm().message
+
+
+def test_duplicates_and_separate_points_among_too_many_rows_are_known(monkeypatch):
+    monkeypatch.setattr("solset.linalg._spectrum.MOST_SHARP", 3)
+    assert lipschitz_modulus(twins(0.0)).certificate.certainty is Certainty.INFINITE
+    assert lipschitz_modulus(twins(1e-2)).certificate.certainty is Certainty.EXACT
+
+
 @pytest.mark.parametrize("distance", [1e-5, 1e-6, 1e-7])
 def test_an_estimate_with_near_duplicates_meets_its_equations(distance: float):
     problem = twins(distance)

@@ -228,8 +228,8 @@ def _certainties(route: AuditRoute, points: Sequence[int], columns: Batch) -> tu
         return tuple(
             Certainty.EXACT if full else Certainty.UNKNOWN for full in columns["has_full_rank"].tolist()
         )
-    side = route.constraints.side
-    finite = Certainty.EXACT if side.rank == len(side.scale) else Certainty.UNKNOWN
+    side, doubt = route.constraints.side, route.constraints.doubt
+    finite = Certainty.EXACT if side.rank == len(side.scale) and not doubt else Certainty.UNKNOWN
     is_infinite = columns["modulus"].isinf()
     infinite = Certainty.INFINITE if _is_proven(route, points, is_infinite) else Certainty.UNKNOWN
     return tuple(infinite if at else finite for at in is_infinite.tolist())
@@ -252,6 +252,8 @@ def _premises(route: AuditRoute, points: list[int], is_solved: Tensor | None) ->
     notes = []
     if isinstance(route, JointAudit):
         side = route.constraints.side
+        if route.constraints.doubt:
+            notes.append(route.constraints.doubt)
         if side.rank < len(side.scale):
             notes.append(
                 f"the {len(side.scale)} rows of J have rank {side.rank}: finite moduli are exact only where "

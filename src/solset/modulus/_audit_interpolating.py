@@ -25,12 +25,14 @@ class Constraints:
         gram: Gram matrix ``JJᵀ`` in float64, ``(m, m)``.
         tolerance: Relative size up to which an eigenvalue counts as zero.
         outputs: Number of outputs of each point, ``c``.
+        doubt: Sentence that says why the rank of the rows is not known; empty where it is.
     """
 
     side: LeftSide
     gram: Tensor
     tolerance: float
     outputs: int
+    doubt: str = ""
 
     @classmethod
     def of(cls, problem: Problem) -> "Constraints":
@@ -54,7 +56,7 @@ class Constraints:
         side = None if system is None else system.left_side()
         if system is None or system.gram is None or side is None:
             raise bad_type("solver", expected="Dual", got="none with a Gram matrix", cure="Leave it out.")
-        return cls(side, system.gram, system.tolerance, problem.output_count)
+        return cls(side, system.gram, system.tolerance, problem.output_count, system.doubt)
 
     def joint(self, points: Sequence[int]) -> LeftSide:
         """All constraints, as seen at the rows of each of some points."""

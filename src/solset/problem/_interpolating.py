@@ -1,5 +1,6 @@
 """The interpolating map: solutions are the weights that keep all outputs of a fitted training set."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from solset.changes import Change, Move
 from solset.derivatives import Linearisation, Qualification, Selection
-from solset.errors import bad_value
+from solset.errors import SolsetWarning, bad_value
 from solset.linalg import LinearOperator
 from solset.operators import CurvatureRoot, InformativeRows, Jacobian
 from solset.problem._informative import InformativeSelection
@@ -125,7 +126,13 @@ class Interpolating(LinearisedMap):
             selection = self._select(point, change, solver)
             rank, count = selection.linearisation.rank, selection.linearisation.rows
             return selection if rank == count else f"the {count} rows of J in use have numerical rank {rank}"
-        rank, count = point.constraint(self, solver).system.rank, point.rows
+        system = point.constraint(self, solver).system
+        rank, count = system.rank, point.rows
+        if system.doubt:
+            if point.warns:
+                warnings.warn(system.doubt, SolsetWarning, stacklevel=2)
+            reason = f"interpolating because the training set is fitted, though {system.doubt}"
+            return point.linearise(self, change, reason, solver=solver)
         if rank is None:
             return "the solver given cannot verify the rank of J"
         if rank < count:

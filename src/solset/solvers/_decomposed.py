@@ -9,6 +9,7 @@ from torch import Tensor
 from solset.errors import Status
 from solset.linalg import (
     CLOSE,
+    ROUNDING,
     DenseOperator,
     KeptRows,
     LeftSide,
@@ -27,6 +28,9 @@ from solset.solvers._base import Factor, Prepared, judge
 from solset.solvers._gram_side import GramPrepared
 from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, MinimumNorm, RankCut
+
+HIDDEN = 1e-10  # relative eigenvalue of a Gram matrix whose inverse is off by a millionth
+DRAWS = 8  # random combinations of rows that are close to zero in the Gram matrix
 
 
 class DualPrepared(GramPrepared):
@@ -71,11 +75,42 @@ class DualPrepared(GramPrepared):
 
     def _sharpened(self, of_gram: Spectrum, scale: Tensor) -> Spectrum | None:
         """The spectrum from the rows, where it is needed, they are at hand, and no coarser cut was asked."""
-        is_close = bool(of_gram.values[0] <= CLOSE * of_gram.values[-1]) and bool(of_gram.values[-1] > 0)
-        is_default = self.tolerance <= default_tolerance(self.operator.shape, torch.float64)
-        if not (is_close and is_default and isinstance(self.operator, KeptRows)):
+        if not (self._hides_rows(of_gram) and isinstance(self.operator, KeptRows)):
             return None
         return sharp_spectrum(self.operator, scale)
+
+    def _hides_rows(self, of_gram: Spectrum) -> bool:
+        """Whether the Gram matrix, the square of the rows, may have lost some of them to rounding."""
+        is_close = bool(of_gram.values[0] <= CLOSE * of_gram.values[-1]) and bool(of_gram.values[-1] > 0)
+        return is_close and self.tolerance <= default_tolerance(self.operator.shape, torch.float64)
+
+    @cached_property
+    def doubt(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride] - a product has to be taken
+        """Why the rank is not known: products with the rows see combinations that the Gram matrix does not.
+
+        Cost: a product with eight columns where eigenvalues are close to zero, else none.
+        """
+        values = self.spectrum
+        is_sharp = values.tolerance != self.tolerance
+        if self.is_independent or self.operator.dtype != torch.float64 or is_sharp:
+            return ""
+        if not self._hides_rows(values):
+            return ""
+        close = values.values <= HIDDEN * values.values[-1]
+        if not bool(close.any()):
+            return ""
+        generator = torch.Generator().manual_seed(0)
+        draws = torch.randn(int(close.sum()), DRAWS, generator=generator, dtype=torch.float64)
+        combined = self.scale.unsqueeze(1) * (values.vectors[:, close] @ draws.to(values.vectors))
+        largest = float((self.operator.T @ combined.to(self.operator.dtype)).norm(dim=0).max())
+        top = float(values.values[-1].sqrt())
+        if largest <= DRAWS * ROUNDING * torch.finfo(torch.float64).eps * top * draws.shape[0] ** 0.5:
+            return ""
+        return (
+            f"rows of J are nearly dependent, closer than a Gram matrix of {len(self.gram)} rows tells from "
+            f"dependent: {int(close.sum())} of its eigenvalues are at most {HIDDEN:g} of the largest, so "
+            f"that the rank is not known"
+        )
 
     @cached_property
     def plain(self) -> "DualPrepared":
