@@ -334,6 +334,7 @@ def test_features_of_many_goals_beyond_the_budget_are_refused_by_name(linear):
         (3.0, TypeError, "`goal` must be"),
         ([], ValueError, "`goal` must be at least one"),
         (lambda: torch.ones(()), TypeError, "Take the model as the only argument"),
+        (lambda model: model(TESTS[0][:, :2]).sum(), TypeError, "got RuntimeError: mat1 and mat2"),
         (nn.Linear(3, 1), TypeError, "`goal` must be a goal or a function"),
         (lambda _: torch.ones(()), ValueError, "differentiable in the weights"),
         (lambda model: model(TESTS[0]), ValueError, "one number, or a vector of them"),
@@ -351,6 +352,13 @@ def test_features_of_many_goals_beyond_the_budget_are_refused_by_name(linear):
 def test_bad_goals_are_refused(linear, goal, error, says):
     with pytest.raises(error, match=says):
         linear.attribute(goal)
+
+
+def test_gradients_that_are_switched_off_outside_are_no_obstacle(linear):
+    for goal in (HeldOutLoss(TESTS[0], LABELS), PointLosses(TESTS[0], LABELS), lambda m: m(TESTS[0]).mean()):
+        with torch.no_grad():
+            off = linear.attribute(goal)
+        torch.testing.assert_close(off.features, linear.attribute(goal).features)
 
 
 def test_names_are_one_for_each_point(linear):

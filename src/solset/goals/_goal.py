@@ -109,10 +109,11 @@ class Goal(ABC):
         leaf = weights.detach().clone().requires_grad_()
         with torch.enable_grad():
             values = self._values(risk, leaf)
+            single = list(values.reshape(-1))
         if values.ndim > 1 or values.numel() == 0:
             got = f"shape {tuple(values.shape)}"
             raise bad_value("goal", expected="one number, or a vector of them", got=got, cure=_CURE)
-        each = [_differentiated(value, leaf) for value in values.reshape(-1)]
+        each = [_differentiated(value, leaf) for value in single]
         return Slopes(values.detach().reshape(-1), torch.stack(each, dim=1), values.ndim == 1)
 
     def _values(self, risk: EmpiricalRisk, weights: Tensor) -> Tensor:

@@ -164,11 +164,11 @@ class ModelFunction(Goal):
         named = {f"model.{name}": value for name, value in state.items()}
         try:
             return as_scalar(called(_Measured(network, self.function), named, (), {}))
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, RuntimeError, LookupError) as error:
             raise bad_type(
                 "goal",
                 expected="a function of the module that returns a tensor",
-                got=f"{type(error).__name__}: {error}",
+                got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
                 cure="Take the model as the only argument: lambda model: loss(model(x), y).",
             ) from error
 

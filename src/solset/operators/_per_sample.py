@@ -252,7 +252,9 @@ class PerSampleGradients:
             outputs = flat_rows(risk.forward(leaves, self._probed_inputs.clone()))
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
-        single = [pull_one(risk, outputs[i : i + 1], leaves, drawn[i : i + 1]) for i in range(len(drawn))]
+        with torch.enable_grad():  # a row is a view, which has a graph only where gradients are on
+            each = outputs.split(1)
+        single = [pull_one(risk, row, leaves, drawn[i : i + 1]) for i, row in enumerate(each)]
         return drawn, torch.stack(single)
 
     @property
