@@ -62,6 +62,30 @@ def test_residuals_of_ridge_are_those_of_the_hat_matrix_with_one_decomposition(r
     assert "500 points" in repr(result)
 
 
+def test_with_the_divisor_before_the_formula_is_that_of_the_problem_itself():
+    x, y = regression(30)
+    problem = Problem(linear(x, ridge(x, y, 0.15 * 30)), nn.MSELoss(), x, y, weight_decay=0.3)
+    for solver in (None, MINRES(tol=1e-13)):
+        result = leave_one_out(problem, divisor="before", solver=solver)
+        assert result.residuals is not None
+        expected, _ = hat_residuals(x, y, 0.15 * 30)
+        torch.testing.assert_close(result.residuals.flatten(), expected, rtol=1e-9, atol=1e-10)
+
+
+def test_last_point_of_a_binary_class_is_named_for_a_loss_without_a_minimum():
+    x, y = regression(30, 2)
+    labels = torch.zeros(30, 1, dtype=torch.float64)
+    labels[4] = 1.0
+    model = nn.Linear(2, 1, dtype=torch.float64)
+    logistic = Problem(model, nn.BCEWithLogitsLoss(), x, labels, gradient_tol=float("inf"))
+    with pytest.warns(SolsetWarning, match="no point with target 1 is left"):
+        logistic.estimate(Remove([4]))
+    with pytest.warns(SolsetWarning, match="point 4"):
+        assert 4 in leave_one_out(logistic).unanswered
+    squared = Problem(linear(x, ridge(x, labels, 0.0)), nn.MSELoss(), x, labels)
+    assert leave_one_out(squared).unanswered == []
+
+
 def test_some_points_and_points_by_another_solver_have_the_same_answers():
     x, y = regression(20)
     problem = Problem(linear(x, ridge(x, y, 1.0)), nn.MSELoss(), x, y, weight_decay=0.1)

@@ -10,12 +10,13 @@ from solset.changes._exchange import Exchange
 from solset.changes._labels import Relabel
 from solset.changes._move import Move
 from solset.changes._sum import Sum
-from solset.changes._weights import Remove, Reweight
+from solset.changes._weights import Divisor, Remove, Reweight
 
 __all__ = [
     "Add",
     "Change",
     "Decay",
+    "Divisor",
     "Exchange",
     "Move",
     "PointChange",

@@ -82,10 +82,7 @@ class Reweight(PointsChange):
 
     def labels_after(self, targets: Tensor) -> Tensor:
         """The targets of all points that still count; argument as for every change."""
-        chosen = points_of(self.points, len(targets))
-        steps = self._steps(chosen, len(targets)).tolist()
-        gone = [i for i, step in zip(chosen, steps, strict=True) if step == -1.0]
-        return without(targets, gone)
+        return without(targets, self._gone(len(targets)))
 
     def exchange(self, risk: EmpiricalRisk) -> Exchange:
         """The losses come again with the change of their factors; argument as for every change."""
@@ -96,9 +93,7 @@ class Reweight(PointsChange):
 
     def leaving(self, risk: EmpiricalRisk) -> list[int]:
         """The points whose factor becomes 0; argument as for every change."""
-        chosen = self.chosen(risk)
-        steps = self._steps(chosen, len(risk.points)).tolist()
-        return [i for i, step in zip(chosen, steps, strict=True) if step == -1.0]
+        return self._gone(len(risk.points))
 
     def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:  # noqa: ARG002
         """The change of the factors; arguments as for every change."""
@@ -108,6 +103,14 @@ class Reweight(PointsChange):
     def _terms(self, risk: EmpiricalRisk) -> list[Term]:
         chosen = self.chosen(risk)
         return [Term(risk.select(chosen), chosen)]
+
+    def _gone(self, count: int) -> list[int]:
+        """The points of all whose factor becomes 0; none where any factors are meant."""
+        if self.factors is None:
+            return []
+        chosen = points_of(self.points, count)
+        steps = self._steps(chosen, count).tolist()
+        return [i for i, step in zip(chosen, steps, strict=True) if step == -1.0]
 
     def _steps(self, chosen: Sequence[int], total: int) -> Tensor:
         """The changes of the factors of the chosen points among all, in float64, checked."""

@@ -5,7 +5,7 @@ from solset.problem._gauss_newton import GaussNewton
 from solset.problem._interpolating import Interpolating
 from solset.problem._maps import AUTO, MAPS, Optimality, as_map, keeps_outputs
 from solset.problem._point import FIT_TOL, MAX_DENSE, LinearisedMap, TrainedPoint
-from solset.problem._premises import premises_of
+from solset.problem._premises import lost_classes, premises_of
 from solset.problem._problem import Problem
 from solset.problem._stationary import Stationary
 
@@ -24,5 +24,6 @@ __all__ = [
     "TrainedPoint",
     "as_map",
     "keeps_outputs",
+    "lost_classes",
     "premises_of",
 ]

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from solset.changes import Change
 from solset.derivatives import OptimalityMap, Premise, Premises, Verdict
 from solset.risk import plain_targets
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     from solset.problem._point import TrainedPoint
 
 NAMED = 3  # modules that a message names
+FAR = 20.0  # output at which a loss that has a minimum rises again
 
 
 def premises_of(
@@ -32,17 +36,54 @@ def premises_of(
 
 def _classes(point: "TrainedPoint", change: Change) -> list[Premise]:
     """Whether every class of the training data still has points, where without them its logit runs away."""
-    targets = plain_targets(point.before, point.sweep.targets)[: len(point.before.points)]
-    if targets.dtype.is_floating_point or targets.ndim != 1 or point.before.has_decay:
-        return []
-    gone = set(targets.unique().tolist()) - set(change.labels_after(targets).unique().tolist())
+    gone = lost_classes(point, change)
     if not gone:
         return []
     text = (
-        f"no point with target {', '.join(map(str, sorted(gone)))} is left, and without weight decay nothing "
-        f"holds the outputs of a class that has no points: retraining may run away to infinity"
+        f"no point with target {', '.join(f'{one:g}' for one in gone)} is left, and without weight decay "
+        f"nothing holds the outputs of a class that has no points: retraining may run away to infinity"
     )
     return [Premise("minimum", Verdict.FAILED, text)]
+
+
+def lost_classes(point: "TrainedPoint", change: Change) -> list[float]:
+    """The classes that lose all of their points, where some weights do not decay.
+
+    Numbers as targets are classes where there are two of them and the loss of the one that stays falls for
+    ever as the output goes away from the other, as a logistic loss does.
+
+    Args:
+        point: Trained point before the change.
+        change: Change of the data, checked.
+    """
+    targets = plain_targets(point.before, point.sweep.targets)[: len(point.before.points)]
+    if targets.numel() != len(targets) or point.before.least_decay > 0:
+        return []
+    if targets.dtype.is_floating_point and not change.leaving(point.before):
+        return []
+    values = targets.unique()
+    if targets.dtype.is_floating_point and len(values) != 2:
+        return []
+    left = set(change.labels_after(targets).unique().tolist())
+    gone = sorted(float(one) for one in values.tolist() if one not in left)
+    return gone if not targets.dtype.is_floating_point or _runs_away(point, targets, gone) else []
+
+
+def _runs_away(point: "TrainedPoint", targets: Tensor, gone: Sequence[float]) -> bool:
+    """Whether the loss of the target that is left has no minimum at any output."""
+    if len(gone) != 1 or point.outputs != 1:
+        return False
+    of_gone = int((targets.flatten() == gone[0]).nonzero()[0])
+    of_rest = int((targets.flatten() != gone[0]).nonzero()[0])
+    shape = point.sweep.outputs[:1].shape
+
+    def loss(place: int, output: float) -> float:
+        outputs = torch.full(shape, output).to(point.sweep.outputs)
+        with torch.no_grad():
+            return float(point.risk.loss(outputs, point.sweep.targets[place : place + 1]))
+
+    side = 1.0 if loss(of_gone, FAR) > loss(of_gone, -FAR) else -1.0
+    return loss(of_rest, side * FAR) < loss(of_rest, side * FAR / 2)
 
 
 def _kinks(point: "TrainedPoint", moved: Sequence[int], *, of_outputs: bool) -> Premise:

@@ -19,7 +19,12 @@ SINGULAR = 1e-10  # distance of a leverage from 1 at which nothing else holds th
 
 
 def all_at_once(
-    point: TrainedPoint, chosen: Sequence[int], optimality: LinearisedMap, solver: Solver | None
+    point: TrainedPoint,
+    chosen: Sequence[int],
+    optimality: LinearisedMap,
+    solver: Solver | None,
+    *,
+    divides: bool,
 ) -> list[LeftOut] | None:
     """Every point left out by itself, from one decomposition; ``None`` where that is not exact.
 
@@ -31,12 +36,13 @@ def all_at_once(
         chosen: Indices of the points, checked.
         optimality: Optimality map whose matrix is symmetric.
         solver: Solver of its systems; ``None`` takes the map's default.
+        divides: Whether a mean is divided by the number of points that are left.
 
     Cost: one decomposition, and the rows of ``J`` of the points; two forward passes for the test.
     """
     risk, other = point.risk, regularisation_of(point.risk)[1]
     factors = point_factors(risk, list(range(len(risk.points))))
-    is_mean = risk.reduction == "mean"
+    is_mean = divides and risk.reduction == "mean"
     if is_mean and (other is not None or (factors is not None and bool((factors != factors[0]).any()))):
         return None
     if not _is_linear(point):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solset.changes import Remove
+from solset.changes import Divisor, Remove
 from solset.checks import checked
 from solset.errors import SolsetWarning, Status, bad_value
-from solset.problem import Problem, TrainedPoint, as_map
+from solset.problem import Problem, TrainedPoint, as_map, lost_classes
 from solset.removal._all_at_once import all_at_once
 from solset.removal._left_out import LeftOut
 from solset.results import TableResult, computed
@@ -99,6 +99,7 @@ def leave_one_out(
     *,
     optimality: str = "stationary",
     solver: Solver | None = None,
+    divisor: Divisor = "after",
 ) -> LeaveOneOut:
     """Each training point as the solution without it predicts it, from one decomposition for all.
 
@@ -108,14 +109,16 @@ def leave_one_out(
     Rad & Maleki 2020). For other
     networks it is one Newton step and one forward pass for each point.
 
-    A mean is one over the points that are left, as when retraining. So ``h_i`` belongs to the ridge
-    ``λ(n-1)/n`` beside ``1/n``; for a sum of losses it is that of the problem itself.
+    A mean is by default one over the points that are left, as when retraining. So ``h_i`` and ``e_i`` belong
+    to the ridge ``λ(n-1)/n`` beside ``1/n``; for a sum, and with ``divisor="before"``, to the problem itself.
 
     Args:
         problem: Trained point that is studied.
         points: Indices of the points that are left out, one at a time; all of them by default.
         optimality: Name of the optimality map: ``"stationary"``, or ``"gauss_newton"`` for more weights.
         solver: Solver of its systems; by default the map chooses one.
+        divisor: Number by which a mean is divided without the point: ``"after"`` for that of the points that
+            are left, ``"before"`` for that of all points, so that ``α`` stays.
 
     Returns:
         Outputs, losses, residuals and leverages of the points. A point without a finite answer is named.
@@ -149,23 +152,23 @@ def leave_one_out(
             got=repr(optimality),
             cure="Where outputs are kept, a point that leaves changes nothing.",
         )
-    parts = all_at_once(problem.point, chosen, optimality_map, solver)
+    parts = all_at_once(problem.point, chosen, optimality_map, solver, divides=divisor == "after")
     if parts is None:
-        parts = [_one(problem, i, optimality, solver) for i in chosen]
-    result = _result(problem, chosen, parts)
+        parts = [_one(problem, Remove([i], divisor=divisor), optimality, solver) for i in chosen]
+    result = _result(problem, chosen, parts, divisor)
     if result.message:
         warnings.warn(result.message, SolsetWarning, stacklevel=3)
     return result
 
 
-def _one(problem: Problem, point: int, optimality: Any, solver: Solver | None) -> LeftOut:
+def _one(problem: Problem, change: Remove, optimality: Any, solver: Solver | None) -> LeftOut:
     """One point by a Newton step, and its outputs at the new weights."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SolsetWarning)  # what speaks against an answer is in the result
-        estimate = problem.estimate(Remove([point]), optimality=optimality, solver=solver, order="newton")
+        estimate = problem.estimate(change, optimality=optimality, solver=solver, order="newton")
         answer = estimate.min_norm()
     system, risk = estimate.system, problem.risk()
-    outputs = risk.at(answer.value).select([point]).outputs()[0]
+    outputs = risk.at(answer.value).select(change.chosen(risk)).outputs()[0]
     is_updated = isinstance(system, Updated)
     leverage = 1.0 - system.smallest_pivot if is_updated else float("nan")
     is_answered = not (is_updated and (system.lost or system.turns_negative))
@@ -173,9 +176,9 @@ def _one(problem: Problem, point: int, optimality: Any, solver: Solver | None) -
     return LeftOut(outputs, leverage, is_answered=is_answered, is_solved=is_solved)
 
 
-def _result(problem: Problem, chosen: list[int], parts: Sequence[LeftOut]) -> LeaveOneOut:
+def _result(problem: Problem, chosen: list[int], parts: Sequence[LeftOut], divisor: Divisor) -> LeaveOneOut:
     point, risk = problem.point, problem.risk().select(chosen)
-    gone = _last_of_class(point, chosen)
+    gone = _last_of_class(point, chosen, divisor)
     answered = torch.tensor(
         [part.is_answered and i not in gone for i, part in zip(chosen, parts, strict=True)]
     ).to(risk.weights.device)
@@ -196,13 +199,16 @@ def _result(problem: Problem, chosen: list[int], parts: Sequence[LeftOut]) -> Le
     )
 
 
-def _last_of_class(point: TrainedPoint, chosen: Sequence[int]) -> set[int]:
+def _last_of_class(point: TrainedPoint, chosen: Sequence[int], divisor: Divisor) -> set[int]:
     """The points that are the only ones of their class, where no weight decay bounds its outputs."""
     targets = plain_targets(point.risk, point.sweep.targets)
-    if targets.is_floating_point() or targets.ndim != 1 or point.risk.has_decay:
+    if targets.numel() != len(targets):
         return set()
-    _, place, count = targets.unique(return_inverse=True, return_counts=True)
-    return {i for i in chosen if int(count[place[i]]) == 1}
+    _, place, count = targets.flatten().unique(return_inverse=True, return_counts=True)
+    if len(count) > len(targets) / 2:  # numbers, most of which occur once
+        return set()
+    alone = [i for i in chosen if int(count[place[i]]) == 1]
+    return {i for i in alone if lost_classes(point, Remove([i], divisor=divisor))}
 
 
 def _named(points: Sequence[int]) -> str:
