@@ -135,7 +135,7 @@ def _thousand() -> dict[str, float]:
     """The price of a further change, in gradients, by the processor's time and by points that are run."""
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images[:1000], dtype=torch.float64).reshape(-1, 1, 8, 8) / 16
-    x, y = nn.functional.interpolate(x, scale_factor=6), torch.tensor(labels[:1000] % 2).double().unsqueeze(1)
+    x, y = nn.functional.interpolate(x, scale_factor=4), torch.tensor(labels[:1000] % 2).double().unsqueeze(1)
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 8, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(8, 8, 5), nn.Tanh()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 1)).double()
@@ -163,7 +163,7 @@ def _thousand() -> dict[str, float]:
         EmpiricalRisk.returned = returned  # type: ignore[method-assign]
     by_count = passes[0] / len(changes) / len(x)
     weights = len(problem.weights())
-    print(f"\nA convolutional network, {weights} weights, 1,000 points of 48 x 48 pixels, in gradients\n")
+    print(f"\nA convolutional network, {weights} weights, 1,000 points of 32 x 32 pixels, in gradients\n")
     rows = [[_short(first / gradient), _short(median(times) / gradient), _short(by_count)]]
     print(table(["the first change", "a further one, by time", "points it runs, of all"], rows))
     return {"first": first / gradient, "further": median(times) / gradient, "passes": by_count}
