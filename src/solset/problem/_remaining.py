@@ -9,7 +9,7 @@ from solset.operators import Jacobian
 from solset.problem._informative import InformativeSelection
 from solset.problem._point import TrainedPoint
 from solset.sets import AffineSet
-from solset.solvers import DualPrepared, Prepared
+from solset.solvers import Prepared
 
 
 def remaining(point: TrainedPoint, source: Linearisation | Selection, change: Change) -> AffineSet | None:
@@ -35,9 +35,9 @@ def remaining(point: TrainedPoint, source: Linearisation | Selection, change: Ch
     rows = stays[_points_of_rows(point, source)]
 
     def system() -> Prepared:
-        prepared = line.system
-        if isinstance(prepared, DualPrepared):
-            return prepared.keeping(rows)
+        kept_rows = line.system.keeping(rows)
+        if kept_rows is not None:
+            return kept_rows
         rest = point.risk.select(stays.nonzero().flatten().tolist())
         return line.constraint.solver.prepare(Jacobian(rest, memory_budget=point.memory_budget))
 
@@ -52,7 +52,7 @@ def remaining(point: TrainedPoint, source: Linearisation | Selection, change: Ch
 
 
 def _growth(line: Linearisation, dropped: int) -> str:
-    is_known = isinstance(line.system, DualPrepared) and line.rank == line.rows
+    is_known = line.system.gram is not None and line.rank == line.rows
     return f"{dropped} dimensions" if is_known else f"at most {dropped} dimensions"
 
 

@@ -111,6 +111,14 @@ class Prepared(ABC):
         """This object, where the solver keeps the decomposition of a symmetric operator."""
         return None
 
+    def keeping(self, mask: Tensor) -> "Prepared | None":  # noqa: ARG002 - part of the interface
+        """The prepared operator of some of the rows alone, if it costs no row; else ``None``.
+
+        Args:
+            mask: Mask of the rows that stay, ``(m,)``.
+        """
+        return None
+
     def weighted(self, weights: LinearOperator) -> "Prepared | None":  # noqa: ARG002 - part of the interface
         """The prepared operator ``W A``, if it costs no new rows of ``A``; else ``None``."""
         return None
