@@ -11,6 +11,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "docs/quickstart.md",
     "docs/results.md",
+    "docs/changes.md",
     "docs/choosing.md",
     "docs/own_model.md",
     "docs/attribution.md",

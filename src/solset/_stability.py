@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from solset.changes import Change
+from solset.changes import Change, Move
 from solset.checks import checked, within
 from solset.errors import Status, bad_value
 from solset.operators import InformativeRows
-from solset.problem import Optimality, Problem
+from solset.problem import Optimality, Order, Problem
 from solset.results import WeightsResult, computed
 from solset.solvers import Solution, Solver
 
@@ -25,12 +25,15 @@ class Stability(WeightsResult):
             set it is the distance to the least-squares element.
         sampled_distance: Smallest distance over the samples, as the paper reports it; never below
             ``distance`` up to the solver's tolerance; ``None`` without samples.
-        perturbation: Length ``‖Δx‖`` of the change, in input units.
-        ratio: Quotient ``distance / perturbation``, in weight units per input unit; 0 if nothing moved.
+        perturbation: Length ``‖Δx‖`` of the change, in input units for a move, else
+            in those of its coordinates.
+        ratio: Quotient ``distance / perturbation``, in weight units per unit of the change; 0 if
+            nothing moved.
         solution: Minimum-norm element of the estimate, as weights.
         samples: Sampled elements of the estimate, as weights.
         optimality: Name of the optimality map that was used.
         is_empty: Whether the linear system has no solution at tolerance 1e-6, or the solver's own if larger.
+        unit: Name of the unit in which the length of the change is measured.
     """
 
     distance: float
@@ -41,12 +44,13 @@ class Stability(WeightsResult):
     samples: tuple[Solution, ...]
     optimality: str
     is_empty: bool
+    unit: str = "input unit"
 
     @property
     def headline(self) -> str:
         """The distance, its ratio to the perturbation, and how the solve ended."""
         empty = ", empty set" if self.is_empty else ""
-        return f"distance {self.distance:.4g}, {self.ratio:.3g} per input unit, {self.status}{empty}"
+        return f"distance {self.distance:.4g}, {self.ratio:.3g} per {self.unit}, {self.status}{empty}"
 
     def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size] | None]:
         return self.solution._named_weights()
@@ -68,6 +72,7 @@ def training_stability(
     optimality: Optimality = "auto",
     solver: Solver | None = None,
     rows: InformativeRows | None = None,
+    order: Order | None = None,
 ) -> Stability:
     """The distance from the trained weights to the estimated new solution set (Algorithm 1).
 
@@ -84,6 +89,7 @@ def training_stability(
         optimality: As for :meth:`Problem.graphical_derivative`.
         solver: As for :meth:`Problem.graphical_derivative`.
         rows: As for :meth:`Problem.graphical_derivative`.
+        order: Kind of estimate, as for :meth:`Problem.estimate`.
 
     Raises:
         ValueError: If samples are asked for without a generator, or fewer than none.
@@ -106,11 +112,11 @@ def training_stability(
             cure="Pass torch.Generator().manual_seed(0).",
         )
     direction = change.direction(problem.risk())
-    derivative = problem.derivative(change, optimality=optimality, solver=solver, rows=rows)
-    changes = derivative(direction)
+    options = {"optimality": optimality, "solver": solver, "rows": rows}
+    weights, layout = problem.weights(), problem.risk().layout.shapes
+    changes = problem.estimate(change, **options, order=order).translate(-weights)
     smallest = changes.min_norm()
     distance = float(torch.linalg.vector_norm(smallest.value))
-    weights, layout = problem.weights(), problem.risk().layout.shapes
     drawn: tuple[Solution, ...] = ()
     nearest = None
     if generator is not None and samples:
@@ -126,6 +132,7 @@ def training_stability(
         ratio=distance / moved if moved > 0 else 0.0,
         solution=smallest.moved_by(weights, layout),
         samples=drawn,
-        optimality=derivative.optimality,
+        unit="input unit" if isinstance(change, Move) else "unit of the change",
+        optimality=problem.derivative(change, **options).optimality,
         is_empty=changes.is_empty(),
     )

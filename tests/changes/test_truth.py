@@ -7,7 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Add, Decay, Move, Problem, Relabel, Remove, Reweight, follow_path, retrain
+from solset import (
+    Add,
+    Decay,
+    Move,
+    Problem,
+    Relabel,
+    Remove,
+    Reweight,
+    follow_path,
+    retrain,
+    training_stability,
+)
 from solset.changes import Change
 from solset.retraining import LevenbergMarquardt, Newton, follow_retraining
 
@@ -164,3 +175,12 @@ def test_a_removal_under_sample_weights_divides_by_the_weights_that_are_left():
     mean = weights.mean()
     expected = float((weights @ losses + mean * losses[0]) / (weights.sum() + mean))
     assert abs(replace(joined, weight_decay=0.0).value() - expected) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["labels", "reweight", "remove", "decay"])
+def test_the_stability_of_any_change_is_the_length_of_its_estimate(name):
+    problem, change = labelled(), CHANGES[name]
+    stability = training_stability(problem, change)
+    length = float((problem.estimate(change).min_norm().value - problem.weights()).norm())
+    assert abs(stability.distance - length) <= 1e-12
+    assert "per unit of the change" in repr(stability)

@@ -131,5 +131,6 @@ class Add(Change):
 
     def __repr__(self) -> str:
         count = "new points" if self._count is None else f"{self._count} points"
+        count = "1 point" if self._count == 1 else count
         reading = "" if self.divisor == "after" else ', divisor="before"'
         return f"Add({count}{reading})"

@@ -175,7 +175,7 @@ class Relabel(PointsChange):
     def _text(self) -> str:
         if self.targets is None:
             return "to any numbers"
-        if isinstance(self.targets, Tensor) and self.targets.numel() > 5:
+        if isinstance(self.targets, Tensor) and (self.targets.ndim != 1 or len(self.targets) > 5):
             return f"to targets of shape {tuple(self.targets.shape)}"
         values = self.targets.tolist() if isinstance(self.targets, Tensor) else self.targets
         return f"to {', '.join(map(str, values))}" if isinstance(values, list) else "to new targets"
