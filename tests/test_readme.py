@@ -23,6 +23,7 @@ PAGES = (
     "docs/large_perturbations.md",
     "docs/poisoning.md",
     "docs/departures.md",
+    "docs/which_map.md",
 )
 BLOCK = re.compile(r"^```(python|text|\{raw\} html)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

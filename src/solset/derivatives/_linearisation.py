@@ -14,7 +14,7 @@ from solset.errors import bad_value
 from solset.linalg import LinearOperator, Product, Space
 from solset.results import Result, computed
 from solset.sets import AffineSet, Leftover, TrainingFlow
-from solset.solvers import GramPrepared, Prepared, Solution, Solver
+from solset.solvers import GramPrepared, Prepared, Solution, Solver, element_of
 from solset.solvers.filters import Filter
 
 _VERDICTS = {True: "equality verified", False: "qualification fails", None: "equality not verified"}
@@ -51,11 +51,18 @@ class OptimalityMap(ABC):
         keeps_outputs: Whether solutions are the weights that keep all training outputs, so that ``A`` are
             rows of ``J``; otherwise ``A`` is a symmetric ``(p, p)`` matrix.
         is_exact: Whether ``A`` is the derivative of the map, and not an approximation of it.
+        feels_gradient: Whether a gradient that training left moves the solutions of the map by itself.
     """
 
     name: ClassVar[str]
     keeps_outputs: ClassVar[bool] = False
     is_exact: ClassVar[bool] = True
+    feels_gradient: ClassVar[bool] = True
+
+    @property
+    def remark(self) -> str:
+        """Sentence that every element carries; empty for maps whose elements need none."""
+        return ""
 
     def qualification(self, rank: int, rows: int, left_out: int) -> Qualification:  # noqa: ARG002 - of a selection
         """Whether Theorem 1 holds with equality, by the numerical rank of ``A``.
@@ -83,6 +90,7 @@ class Constraint:
         prepared: Preparation of the solver, where it is there already; ``None`` makes it at first use.
         settle: Function that tells kernel from range in a preparation; ``None`` takes the solver's word.
         gradient: Gradient that training left, ``(p,)``, where solutions have none; ``None`` elsewhere.
+        followed: Function that gives the system that filters act on; ``None`` for that of ``A``.
     """
 
     operator: LinearOperator
@@ -91,6 +99,7 @@ class Constraint:
     prepared: Prepared | None = None
     settle: Callable[[Prepared], Prepared] | None = None
     gradient: Tensor | None = None
+    followed: Callable[[], Prepared] | None = None
 
     @cached_property
     def system(self) -> Prepared:
@@ -116,6 +125,8 @@ class Constraint:
     @cached_property
     def flow(self) -> Prepared:
         """The system whose gradient flow training follows: ``A``, or its rows weighted by the loss."""
+        if self.followed is not None:
+            return self.followed()
         weights = self.weights
         if weights is None:
             return self.system
@@ -223,7 +234,7 @@ class Linearisation:
             choice: Filter ``φ`` that follows training.
             rhs: Right-hand side ``b``, ``(m,)``.
         """
-        return self.constraint.flow.filtered(choice, self.constraint.weigh(rhs)).value
+        return element_of(self.constraint.flow, choice, self.constraint.weigh(rhs)).value
 
     def filtered_transposed(self, choice: Filter, q: Tensor) -> Solution:
         """The adjoint of :meth:`filtered`: ``Wᵀ A_W φ(Aᵀ_W A_W) q``, or ``φ(A) q``, ``(m,)``.
@@ -233,7 +244,7 @@ class Linearisation:
             q: Direction in the space of the weights, ``(p,)``, or a block ``(p, k)``.
         """
         flow, weights = self.constraint.flow, self.constraint.weights
-        inner = flow.curvature().filtered(choice, q)
+        inner = element_of(flow.curvature(), choice, q)
         image = inner.value if flow.operator.is_symmetric else flow.operator @ inner.value
         return inner.with_value(image if weights is None else weights.T @ image)
 
@@ -254,8 +265,8 @@ class Linearisation:
             rhs,
             torch.zeros_like(self.gradient),
             training=TrainingFlow(lambda: constraint.flow, lambda: constraint.weigh(rhs), self.gradient),
-            notes=self.premises.failures,
-            leftover=None if self.map.keeps_outputs else leftover,
+            notes=(*self.premises.failures, *([self.map.remark] if self.map.remark else [])),
+            leftover=leftover if self.map.feels_gradient else None,
         )
 
     def push(self, dx: Tensor) -> Tensor:

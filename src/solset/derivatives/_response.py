@@ -7,7 +7,7 @@ from torch import Tensor
 from solset.derivatives._linearisation import Linearisation
 from solset.errors import bad_value
 from solset.solvers import Solution
-from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, Tikhonov
+from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, Recipe, Tikhonov
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Response:
     element: Filter | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.element, MinimumNorm | GradientFlow | Tikhonov | None):
+        if not isinstance(self.element, MinimumNorm | GradientFlow | Recipe | Tikhonov | None):
             raise bad_value(
                 "element",
-                expected="None, MinimumNorm, GradientFlow or Tikhonov",
+                expected="None, MinimumNorm, GradientFlow, Recipe or Tikhonov",
                 got=self.element,
                 cure="A rank cut is a choice of the solver: Dual(rank_tolerance=...).",
             )
@@ -79,4 +79,4 @@ class Response:
     @property
     def follows_training(self) -> bool:
         """Whether the element is one that training of a finite duration reaches."""
-        return isinstance(self.element, GradientFlow | Tikhonov)
+        return isinstance(self.element, GradientFlow | Recipe | Tikhonov)

@@ -18,6 +18,7 @@ from solset.linalg._algebra import (
 )
 from solset.linalg._lanczos import SmallestEigenvalue, krylov, smallest_eigenpair
 from solset.linalg._largest import LargestEigenvalue, largest_eigenpair
+from solset.linalg._matrix_function import MatrixFunction, function_times_vector
 from solset.linalg._operator import LinearOperator
 from solset.linalg._panels import WIDTH, KeptRows, Stacked
 from solset.linalg._ratio import (
@@ -62,6 +63,7 @@ __all__ = [
     "MaskedRows",
     "NormalOperator",
     "Product",
+    "MatrixFunction",
     "ROUNDING",
     "SmallestEigenvalue",
     "Space",
@@ -76,6 +78,7 @@ __all__ = [
     "default_tolerance",
     "equilibrated",
     "from_numpy",
+    "function_times_vector",
     "gram",
     "gram_block",
     "gram_by_parts",

@@ -28,7 +28,15 @@ from solset.modulus._audit_store import Batches
 from solset.modulus._lipschitz import part_of
 from solset.modulus._peers import feature_influence, memory_perturbation, point_slopes
 from solset.modulus._result import Certainty, listed
-from solset.problem import Interpolating, Optimality, Problem, Stationary, as_map, premises_of
+from solset.problem import (
+    Interpolating,
+    Optimality,
+    Problem,
+    Stationary,
+    as_map,
+    map_unless_fitted,
+    premises_of,
+)
 from solset.risk import WeighedLoss, as_points, identity
 from solset.storage import Identity
 
@@ -167,9 +175,12 @@ def _route(
             got=joint,
             cure="Leave it out; only the interpolating map has a constraint for each point.",
         )
-    derivative = part.graphical_derivative(points=chosen[:1], optimality=asked or Stationary())
+    derivative = part.graphical_derivative(
+        points=chosen[:1], optimality=asked or map_unless_fitted(part.point)[0]
+    )
     route = StationaryAudit(part, gradient, slopes, derivative.linearisation)
-    text = "the training set is not fitted" if asked is None else "as asked for"
+    why = map_unless_fitted(part.point)[1]
+    text = f"the training set is not fitted{why}" if asked is None else "as asked for"
     return route, derivative.optimality, text
 
 
@@ -261,7 +272,9 @@ def _premises(route: AuditRoute, points: list[int], is_solved: Tensor | None) ->
             )
     if isinstance(route, StationaryAudit):
         rank, size = route.line.system.rank, len(route.problem.weights())
-        if rank is None:
+        if route.line.map.remark:
+            notes.append(route.line.map.remark)
+        elif rank is None:
             notes.append("the solver does not see the Hessian's spectrum, so that it may be singular")
         elif rank < size:
             notes.append(f"the Hessian has rank {rank} of {size}: moduli are not known to be exact")

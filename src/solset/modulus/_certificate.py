@@ -58,6 +58,8 @@ def _judged(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, 
     veto = line.premises.veto
     if veto:
         return replace(bare, reason=veto)
+    if not line.map.is_exact:
+        return replace(bare, reason=line.map.qualification(0, line.rows, line.left_out).reason)
     if exact is None:
         return _of_products(bare, line, ratio)
     if line.system.doubt:
@@ -65,9 +67,6 @@ def _judged(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, 
     clearance = line.system.clearance
     if clearance is not None and clearance < max(CLEAR, ROUNDED * torch.finfo(line.data.dtype).eps):
         text = f"an eigenvalue is {clearance:.2g} of the largest, too near to rounding to prove a rank"
-        return replace(bare, reason=text)
-    if not line.map.is_exact:
-        text = "the Gauss–Newton matrix stands for the Hessian: exact only at zero residual"
         return replace(bare, reason=text)
     if exact.rank == 0 and exact.value == 0.0:
         return replace(

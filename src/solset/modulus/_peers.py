@@ -5,7 +5,7 @@ from torch import Tensor
 
 from solset.errors import Status
 from solset.operators import Mixed, loss_curvature
-from solset.problem import Problem
+from solset.problem import Problem, map_unless_fitted
 from solset.risk import EmpiricalRisk, slopes_at
 
 
@@ -37,7 +37,8 @@ def feature_influence(problem: Problem, gradient: Tensor, points: list[int]) -> 
         line = problem.graphical_derivative(points=points, optimality="interpolating").linearisation
         adjoint = line.constraint.flow.curvature().solve(gradient)
     else:
-        line = problem.graphical_derivative(points=points, optimality="stationary").linearisation
+        used, _ = map_unless_fitted(problem.point)
+        line = problem.graphical_derivative(points=points, optimality=used).linearisation
         adjoint = line.solve(gradient)
     slopes = Mixed(problem.risk(), points, memory_budget=0).T @ adjoint.value
     return slopes.reshape(len(points), -1).norm(dim=1).to(torch.float64), adjoint.status

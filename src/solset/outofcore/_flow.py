@@ -4,15 +4,13 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
-from solset.linalg import LinearOperator
+from solset.linalg import LinearOperator, function_times_vector
 from solset.solvers.filters import Filter, GradientFlow
 
 FEW = 30  # so many steps of descent cost less than a factor
 MAX_PRODUCTS = 5000  # largest number of steps of descent, where nothing else is exact
 MAX_SOLVES = 120  # largest number of steps of Lanczos
 FORGOTTEN = 1e-13  # share of the largest eigenvalue's part after training, below which it may be found late
-AGREE = 1e-10  # relative change of the answer over the last LAG steps at which the iteration stops
-LAG = 5
 
 
 def is_descended(training: GradientFlow, largest: float) -> bool:
@@ -54,28 +52,10 @@ def by_inverse(inverse: LinearOperator, shift: float, phi: Filter, rhs: Tensor) 
 
     Cost: one solve a step, and as many vectors of length ``m``.
     """
-    size = torch.linalg.vector_norm(rhs)
-    if bool(size == 0):
-        return torch.zeros_like(rhs), 0, True
-    most = min(MAX_SOLVES, len(rhs))
-    basis, projected = rhs.new_zeros(len(rhs), most), rhs.new_zeros(most, most)
-    vector, answers = rhs / size, []
-    for k in range(most):
-        basis[:, k] = vector
-        spanned = basis[:, : k + 1]
-        image = inverse @ vector
-        along = spanned.T @ image
-        projected[: k + 1, k] = along
-        projected[k, : k + 1] = along
-        for _ in range(2):  # one pass leaves them orthogonal to half of the digits only
-            image = image - spanned @ (spanned.T @ image)
-        answers.append(size * _of_projected(projected[: k + 1, : k + 1], shift, phi))
-        rest = torch.linalg.vector_norm(image)
-        is_all = not bool(rest > torch.finfo(rhs.dtype).eps * torch.linalg.vector_norm(along))
-        if is_all or (k >= LAG and _agree(answers[-1 - LAG], answers[-1])):
-            return spanned @ answers[-1], k + 1, True
-        vector = image / rest
-    return basis @ answers[-1], most, most == len(rhs)
+    answer = function_times_vector(
+        inverse, rhs, lambda projected: _of_projected(projected, shift, phi), max_steps=MAX_SOLVES
+    )
+    return answer.value, answer.steps, answer.has_converged
 
 
 def _of_projected(projected: Tensor, shift: float, phi: Filter) -> Tensor:
@@ -83,9 +63,3 @@ def _of_projected(projected: Tensor, shift: float, phi: Filter) -> Tensor:
     values, vectors = torch.linalg.eigh(projected)
     eigenvalues = (1 / values.clamp(min=torch.finfo(values.dtype).tiny) - shift).clamp(min=0)
     return vectors @ (phi(eigenvalues, eigenvalues > 0) * vectors[0])
-
-
-def _agree(before: Tensor, now: Tensor) -> bool:
-    change = now.clone()
-    change[: len(before)] -= before
-    return bool(torch.linalg.vector_norm(change) <= AGREE * torch.linalg.vector_norm(now))

@@ -21,7 +21,7 @@ from solset.paths._isolated_steps import IsolatedSteps
 from solset.paths._kinks import kinks_of
 from solset.paths._options import PathOptions
 from solset.paths._stepper import Refusal, Stepper
-from solset.problem import AUTO, Optimality, Problem, as_map, keeps_outputs
+from solset.problem import AUTO, Optimality, Problem, Stationary, as_map, keeps_outputs
 from solset.retraining import LevenbergMarquardt, Newton, retrain
 from solset.risk import identity
 from solset.storage import Checkpoint
@@ -176,6 +176,8 @@ def check_path(
     Cost: that of :meth:`Problem.graphical_derivative`, which the path needs anyway.
     """
     derivative = problem.derivative(change, optimality=optimality, rows=rows)
+    if not derivative.linearisation.map.is_exact:  # a path leads to stationary weights, wherever it starts
+        derivative = problem.derivative(change, optimality=Stationary())
     if not isinstance(change, Move) and (nearest or derivative.keeps_outputs):
         raise bad_value(
             "nearest" if nearest else "change",

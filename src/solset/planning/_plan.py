@@ -8,7 +8,7 @@ from solset.operators import InformativeRows
 from solset.planning._others import OtherRoutes
 from solset.planning._result import KeptGraphs, Plan, Route
 from solset.planning._routes import Routes, RowsInUse
-from solset.problem import Interpolating, Problem, Stationary
+from solset.problem import Interpolating, Problem, map_unless_fitted
 from solset.problem._informative import InformativeSelection
 from solset.risk import Indices
 
@@ -55,7 +55,8 @@ def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRo
     in_use = _rows_in_use(problem, chosen, Interpolating(rows))
     asked = Routes(point, chosen, _selection(problem, chosen, rows), in_use)
     refusal = Interpolating(rows).doubt(point, Move(chosen))
-    routes = asked.all(Stationary() if refusal else Interpolating())
+    other, why = map_unless_fitted(point)
+    routes = asked.all(other if refusal else Interpolating())
     taken = next(route for route in routes if route.is_automatic)
     return Plan(
         points=problem.point_count,
@@ -66,7 +67,7 @@ def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRo
         batch_size=point.risk.batch_size,
         memory_budget=point.memory_budget,
         processes=comm.size(),
-        reason=_reason(taken, refusal),
+        reason=_reason(taken, other.name, f"{refusal}{why}" if refusal else ""),
         routes=routes,
         graphs=_graphs(asked),
         others=OtherRoutes(problem, asked, taken).all(),
@@ -101,8 +102,8 @@ def _rows_in_use(problem: Problem, chosen: Sequence[int], asked: Interpolating) 
         return "chosen"
 
 
-def _reason(taken: Route, refusal: str) -> str:
+def _reason(taken: Route, other: str, refusal: str) -> str:
     """The reason that the derivative will state, or the condition that it still has to verify."""
     if refusal:
-        return f"stationary because {refusal}"
-    return f"{taken.name} if the {taken.rows} rows of J prove independent, else stationary"
+        return f"{other} because {refusal}"
+    return f"{taken.name} if the {taken.rows} rows of J prove independent, else {other}"

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from solset.operators import Cost
-from solset.problem import Stationary, keeps_outputs
+from solset.problem import Proximal, Stationary, keeps_outputs
 from solset.results import Result, TableResult, computed
 from solset.solvers import size_text
 
@@ -169,7 +169,10 @@ class Plan(TableResult):
     @property
     def otherwise(self) -> Route | None:
         """The route that ``"auto"`` takes if rows prove dependent; ``None`` where nothing is open."""
-        return self.default(Stationary.name) if keeps_outputs(self.automatic.optimality) else None
+        if not keeps_outputs(self.automatic.optimality):
+            return None
+        is_damped = any(route.optimality == Proximal.name for route in self.routes)  # where not stationary
+        return self.default((Proximal if is_damped else Stationary).name)
 
     def default(self, optimality: str) -> Route:
         """The route that a map takes unless told otherwise.

@@ -13,9 +13,10 @@ from solset.operators import GaussNewton as GaussNewtonMatrix
 from solset.operators._cost import FACTOR_ROW, FORWARD
 from solset.planning._result import Memory, Route, refused, too_small
 from solset.planning._rows import points_per_block, single_rows, whole_point_rows
-from solset.problem import GaussNewton, Interpolating, LinearisedMap, Stationary, TrainedPoint
+from solset.problem import GaussNewton, Interpolating, LinearisedMap, Proximal, Stationary, TrainedPoint
 from solset.problem._informative import InformativeSelection
 from solset.problem._point import MAX_ROWS
+from solset.problem._proximal import PRODUCTS
 from solset.problem._stationary import preconditioned, smaller_side
 from solset.solvers import CG, LSMR, MINRES, Dense, Dual, FirstToConverge, RowPlan, Solver
 
@@ -49,16 +50,23 @@ class Routes:
             automatic: Map that ``"auto"`` takes.
         """
         interpolating, newton, stationary = Interpolating(), GaussNewton(), Stationary()
-        solver_of = {
-            each.name: each.default_solver(self.point) for each in (interpolating, newton, stationary)
-        }
+        proximal = Proximal()
+        maps = (interpolating, newton, stationary, proximal)
+        solver_of = {each.name: each.default_solver(self.point) for each in maps}
+        by_gauss_newton = (
+            (self.gauss_newton_dual(), newton, Dual, "all"),
+            (self.dense(newton, self.gauss_newton.block_cost), newton, Dense, "all"),
+            (self.iterative(newton, CG()), newton, CG, "all"),
+        )
+        damped = tuple(
+            (self._damped(route), proximal, solver, rows) for route, _, solver, rows in by_gauss_newton
+        )
         routes = (
             (self.all_rows(), interpolating, Dual, "all"),
             (self.chosen_rows(), interpolating, Dual, "chosen"),
             (self.iterative(interpolating, LSMR()), interpolating, LSMR, "weighted"),
-            (self.gauss_newton_dual(), newton, Dual, "all"),
-            (self.dense(newton, self.gauss_newton.block_cost), newton, Dense, "all"),
-            (self.iterative(newton, CG()), newton, CG, "all"),
+            *by_gauss_newton,
+            *(() if self.point.is_stationary else damped),
             (self.dense(stationary, self._cost(stationary)), stationary, Dense, "all"),
             (self.preconditioned(), stationary, FirstToConverge, "all"),
             (self.iterative(stationary, MINRES()), stationary, MINRES, "all"),
@@ -73,6 +81,12 @@ class Routes:
             is_automatic = is_default and optimality.name == automatic.name
             marked.append(replace(route, obstacle=obstacle, is_default=is_default, is_automatic=is_automatic))
         return tuple(marked)
+
+    def _damped(self, route: Route) -> Route:
+        """The route of the proximal map like one of the Gauss–Newton map."""
+        name = route.name.replace(GaussNewton.name, Proximal.name)
+        rule = PRODUCTS * self.gauss_newton.cost.each
+        return replace(route, name=name, optimality=Proximal.name, prepare=route.prepare + rule)
 
     @cached_property
     def gauss_newton(self) -> GaussNewtonMatrix:

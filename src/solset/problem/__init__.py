@@ -3,10 +3,11 @@
 from solset.problem._finite import Order
 from solset.problem._gauss_newton import GaussNewton
 from solset.problem._interpolating import Interpolating
-from solset.problem._maps import AUTO, MAPS, Optimality, as_map, keeps_outputs
+from solset.problem._maps import AUTO, MAPS, Optimality, as_map, keeps_outputs, map_unless_fitted
 from solset.problem._point import FIT_TOL, MAX_DENSE, LinearisedMap, TrainedPoint
 from solset.problem._premises import lost_classes, premises_of
 from solset.problem._problem import Problem
+from solset.problem._proximal import Proximal
 from solset.problem._stationary import Stationary
 
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "Optimality",
     "Order",
     "Problem",
+    "Proximal",
     "Stationary",
     "TrainedPoint",
     "as_map",
     "keeps_outputs",
     "lost_classes",
+    "map_unless_fitted",
     "premises_of",
 ]

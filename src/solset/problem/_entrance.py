@@ -55,6 +55,7 @@ class Opened:
         output_count: Number of outputs of a point.
         premises: Premises of certificates that were checked.
         warns: Whether answers warn of a gradient that is left.
+        gradient_tol: Largest gradient norm at which weights count as stationary.
     """
 
     risk: EmpiricalRisk
@@ -62,6 +63,7 @@ class Opened:
     output_count: int
     premises: tuple[Premise, ...]
     warns: bool
+    gradient_tol: float
 
 
 def open_problem(
@@ -108,14 +110,14 @@ def open_problem(
         risk = replace(risk, reduction=reduction_of(risk.loss, probed, risk.points[few][1], strict=False))
     factors = None if sample_weights is None else sample_factors(sample_weights, len(risk.points), weights)
     risk, sweep, premises = _with_verified_loss(risk, factors)
-    warns = _warned_of_drift(risk, sweep, gradient_tol)
+    warns, tol = _warned_of_drift(risk, sweep, gradient_tol)
     if kink:
         premises = (*premises, Premise("kinks", Verdict.FAILED, kink))
     if verify_derivatives:
         premises = (*premises, derivative_premise(risk, sweep.outputs, sweep.targets))
     else:
         premises = (*premises, unverified())
-    return Opened(risk, sweep, probed[0].numel(), premises, warns)
+    return Opened(risk, sweep, probed[0].numel(), premises, warns, tol)
 
 
 def _risk_of(
@@ -163,8 +165,8 @@ def _with_verified_loss(
     return checked_risk, sweep, (Premise("loss", Verdict.HELD),)  # one that fails is refused
 
 
-def _warned_of_drift(risk: EmpiricalRisk, sweep: Sweep, asked: float | None) -> bool:
-    """Warns of weights that are not stationary; returns whether answers are to warn of what is left."""
+def _warned_of_drift(risk: EmpiricalRisk, sweep: Sweep, asked: float | None) -> tuple[bool, float]:
+    """Warns of weights that are not stationary; returns whether answers warn of it too, and the tolerance."""
     size = float(sweep.gradient.norm())
     if not size < float("inf"):
         broken = [] if risk.is_whole else (~torch.isfinite(risk.losses())).nonzero().flatten().tolist()
@@ -177,12 +179,13 @@ def _warned_of_drift(risk: EmpiricalRisk, sweep: Sweep, asked: float | None) -> 
     if size > tol:
         warnings.warn(
             f"the weights are not stationary: the gradient norm of the risk is {size:.3g} (tolerance "
-            f"{tol:.3g}); estimates describe a set that the weights are not on. Train further, pass the "
-            f"weight_decay of training, or raise gradient_tol",
+            f"{tol:.3g}). Unless the data are fitted, estimates are by the proximal map, which starts from "
+            f'the weights as they are; optimality="stationary" asks for a set that they are not on. Pass the '
+            f"weight_decay of training if it had one, or raise gradient_tol to accept the gradient",
             SolsetWarning,
             stacklevel=4,
         )
-    return tol <= max(usual, STATIONARY)
+    return tol <= max(usual, STATIONARY), tol
 
 
 def weights_of(model: nn.Module, layout: Layout) -> Tensor:

@@ -19,7 +19,8 @@ def finite_answers(
     """The set of weight changes by one Newton step, or by dropping constraints; ``None`` for first order.
 
     By default changes that are never small take a Newton step, whatever the solver: one that keeps no
-    decomposition works on the changed matrix. Where the outputs are kept, points that leave drop their rows,
+    decomposition works on the changed matrix. The proximal map takes the whole change of the gradient, but
+    its matrix as it was. Where the outputs are kept, points that leave drop their rows,
     to any order.
 
     Args:
@@ -56,4 +57,5 @@ def finite_answers(
             got="'newton'",
             cure="Leave it out: a Newton step needs a change of single points.",
         )
-    return NewtonStep(point, line, line.map, exchange, change.applied_to(point.risk)).answers()
+    step = NewtonStep(point, line, line.map, exchange, change.applied_to(point.risk))
+    return step.answers() if line.map.feels_gradient else step.damped_answers()

@@ -36,6 +36,7 @@ class Interpolating(LinearisedMap):
     rows: InformativeRows | None = None
     name: ClassVar[str] = "interpolating"
     keeps_outputs: ClassVar[bool] = True
+    feels_gradient: ClassVar[bool] = False
     solvers: ClassVar[str] = "LSMR or Dual"
 
     def operator(self, point: TrainedPoint) -> LinearOperator:

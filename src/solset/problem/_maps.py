@@ -9,13 +9,16 @@ from solset.operators import InformativeRows
 from solset.problem._gauss_newton import GaussNewton
 from solset.problem._interpolating import Interpolating
 from solset.problem._point import LinearisedMap, TrainedPoint
+from solset.problem._proximal import Proximal
 from solset.problem._stationary import Stationary
 from solset.solvers import Solver
 
-Optimality = LinearisedMap | Literal["auto", "interpolating", "gauss_newton", "stationary"]
+Optimality = LinearisedMap | Literal["auto", "interpolating", "proximal", "gauss_newton", "stationary"]
 
 AUTO = "auto"
-MAPS: dict[str, LinearisedMap] = {each.name: each for each in (Interpolating(), GaussNewton(), Stationary())}
+MAPS: dict[str, LinearisedMap] = {
+    each.name: each for each in (Interpolating(), Proximal(), GaussNewton(), Stationary())
+}
 
 
 def as_map(optimality: Optimality | str) -> LinearisedMap | None:
@@ -66,7 +69,7 @@ def linearise(
     """The pair ``(A, C)`` of the map asked for, or of the one that ``"auto"`` takes, which gives its reason.
 
     ``"auto"`` takes the interpolating map where the training set is fitted and the rows in use are verified
-    to be independent, else the stationary one.
+    to be independent, else the one that :func:`map_unless_fitted` says.
 
     Args:
         point: Trained point at which the map is linearised.
@@ -81,4 +84,19 @@ def linearise(
     first = Interpolating(rows).linearise_verified(point, change, solver)
     if not isinstance(first, str):
         return first
-    return point.linearise(Stationary(), change, f"stationary because {first}", solver=solver)
+    used, why = map_unless_fitted(point)
+    return point.linearise(used, change, f"{used.name} because {first}{why}", solver=solver)
+
+
+def map_unless_fitted(point: TrainedPoint) -> tuple[LinearisedMap, str]:
+    """The map where outputs are not kept, and what to add to the reason for it.
+
+    It is the stationary map, and the proximal one where the weights are not stationary.
+
+    Args:
+        point: Trained point at which the map is linearised.
+    """
+    if point.is_stationary or Proximal().refusal(point):
+        return Stationary(), ""
+    size = float(point.sweep.gradient.norm())
+    return Proximal(), f", and the weights are not stationary (gradient norm {size:.3g})"

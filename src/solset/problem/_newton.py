@@ -58,6 +58,12 @@ class NewtonStep:
             leftover=Leftover(lambda: line.constraint.drift, line.warns, line.map.is_exact),
         )
 
+    def damped_answers(self) -> AffineSet:
+        """The set for a map that is damped, whose matrix stays as it is. Cost: as for :meth:`answers`."""
+        for failure in self.line.premises.failures:
+            warnings.warn(failure, SolsetWarning, stacklevel=3)
+        return self.line.answers(-self.shift)
+
     @cached_property
     def parts(self) -> list[tuple[float, TrainedPoint]]:
         """The losses that leave and come, each with its sign, linearised at the trained weights."""

@@ -47,6 +47,7 @@ class TrainedPoint:
         spill_folder: Folder for rows that do not fit the budget; ``None`` computes them again at each use.
         at_door: Premises that were checked when the problem was built.
         warns: Whether results warn of the gradient that training left; not where a larger one was accepted.
+        is_stationary: Whether the gradient is within its tolerance, or was not judged.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class TrainedPoint:
         spill_folder: Path | None = None,
         at_door: tuple[Premise, ...] = (),
         warns: bool = True,
+        is_stationary: bool = True,
     ) -> None:
         self.risk, self.sweep, self.fit = risk, sweep, fit
         self.before = risk  # the risk of the data that changes name, without points that join
         self.memory_budget, self.spill_folder = memory_budget, spill_folder
-        self.at_door, self.warns = at_door, warns
+        self.at_door, self.warns, self.is_stationary = at_door, warns, is_stationary
         self.outputs = sweep.outputs[0].numel()
         self.latest: tuple[Hashable, Selection] | None = None
         self._kinks: dict[tuple[tuple[int, ...], bool], Kinks] = {}
@@ -219,7 +221,8 @@ class TrainedPoint:
                 used,
                 optimality.row_weights(self),
                 settle=settle,
-                gradient=None if optimality.keeps_outputs else self.sweep.gradient,
+                gradient=self.sweep.gradient if optimality.feels_gradient else None,
+                followed=optimality.filters_act_on(self, solver),
             )
         return self._constraints[key]
 
@@ -302,6 +305,19 @@ class LinearisedMap(OptimalityMap, ABC):
 
         Args:
             point: Trained point at which the map is linearised.
+        """
+        return None
+
+    def filters_act_on(
+        self,
+        point: TrainedPoint,  # noqa: ARG002 - for maps that are damped
+        solver: Solver | None,  # noqa: ARG002
+    ) -> Callable[[], Prepared] | None:
+        """A function that gives the system whose flow filters follow; ``None`` for the map's own.
+
+        Args:
+            point: Trained point at which the map is linearised.
+            solver: Solver that was asked for; ``None`` for the map's default.
         """
         return None
 

@@ -138,6 +138,8 @@ class Problem:
         )
         self._risk, self._sweep, self._at_door = opened.risk, opened.sweep, opened.premises
         self._warns, self.output_count = opened.warns, opened.output_count
+        self._gradient_tol = opened.gradient_tol
+        self.is_stationary = float(self.gradient().norm()) <= opened.gradient_tol
         self.memory_budget, self.spill_folder = memory_budget, existing_folder("spill_folder", spill_folder)
 
     def risk(self) -> EmpiricalRisk:
@@ -217,6 +219,7 @@ class Problem:
             other.__dict__.pop(cached, None)
         other._risk = risk
         other._sweep = risk.sweep()
+        other.is_stationary = self.is_stationary or weights is not None  # not judged on the way to solutions
         return other
 
     @checked
@@ -249,7 +252,8 @@ class Problem:
             points: Distinct indices ``K`` of the points that change, for a class; all points by default.
             optimality: Optimality map that is linearised, or its name. ``"auto"`` takes ``"interpolating"``
                 if the training set is fitted and the rows of ``J`` are verified to be independent, else
-                ``"stationary"``; ``.reason`` says why. The page on the method defines the maps.
+                ``"stationary"``, or ``"proximal"`` where the weights are not stationary; ``.reason`` says
+                why. The page on the method defines the maps.
             solver: Solver of the linear systems; by default the map chooses one that suits the sizes.
             rows: Accuracy to which the interpolating map may leave out rows of ``J``. By default all rows are
                 used where their Gram matrix fits the memory budget, else ``InformativeRows()``: the rows
@@ -417,7 +421,9 @@ class Problem:
 
         Cost: one gradient.
         """
-        return self._of(self._risk.holding(model), weights_of(model, self._risk.layout))
+        other = self._of(self._risk.holding(model), weights_of(model, self._risk.layout))
+        other.is_stationary = float(other.gradient().norm()) <= self._gradient_tol
+        return other
 
     def check_points(self, points: Indices | None) -> list[int]:
         """The indices as a list, all of them for ``None``.
@@ -446,6 +452,7 @@ class Problem:
             spill_folder=self.spill_folder,
             at_door=self._at_door,
             warns=self._warns,
+            is_stationary=self.is_stationary,
         )
 
     @cached_property

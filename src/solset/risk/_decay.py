@@ -153,6 +153,6 @@ def _decoupled(got: str, value: float) -> ValueError:
         "weight_decay",
         expected="an optimizer that adds λ w to the gradient, as SGD and Adam do",
         got=f"{got} (weight_decay {value:g})",
-        cure="Its end is not stationary for the risk with this decay: finish training with SGD or Adam "
-        "and pass that optimizer, or pass a number. Groups of an optimizer that does add it pass as a list.",
+        cure="Its end is not stationary for the risk with this decay: leave it out, since filters.Recipe "
+        "knows it, or pass a number. Groups of an optimizer that does add it pass as a list.",
     )

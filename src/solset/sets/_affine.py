@@ -13,7 +13,7 @@ from solset.checks import positive, shaped, within
 from solset.errors import SolsetWarning, Status, bad_value
 from solset.sets._convex import slack_at
 from solset.sets._trust import Leftover, examined
-from solset.solvers import Prepared, Solution, attainable
+from solset.solvers import Prepared, Solution, attainable, element_of, refuse_divergence
 from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, RankCut
 
 
@@ -38,7 +38,7 @@ class TrainingFlow:
             choice: Spectral filter that stands for the duration of training.
         """
         system = self.system()
-        solution = system.filtered(choice, self.rhs())
+        solution = _picked(system, choice, self.rhs())
         if isinstance(choice, GradientFlow) and bool((self.gradient != 0).any()):
             drift = float(torch.linalg.vector_norm(system.curvature().filtered(choice, -self.gradient).value))
             effect = float(torch.linalg.vector_norm(solution.value))
@@ -132,7 +132,7 @@ class AffineSet:
         # A rank cut of the weighted spectrum would drop confident points, and moved points may be among them.
         if self.training is not None and not isinstance(choice, RankCut):
             return self._translated(self._examined(self.training.element(choice)))
-        return self._translated(self._examined(self.system.filtered(choice, self.rhs)))
+        return self._translated(self._examined(_picked(self.system, choice, self.rhs)))
 
     def sample(self, k: int, *, radius: float, generator: torch.Generator) -> tuple[Solution, ...]:
         """Projections onto the set of ``k`` points drawn uniformly from a ball around the reference.
@@ -265,3 +265,11 @@ class AffineSet:
         moved = solution.moved_by(self.reference, self.layout)
         notes = self.notes + ((self.system.doubt,) if self.system.doubt else ())
         return replace(moved, notes=notes + solution.notes) if notes else moved
+
+
+def _picked(system: Prepared, choice: Filter, rhs: Tensor) -> Solution:
+    """The element of a filter; refused where gradient descent of that rate diverges."""
+    solution = element_of(system, choice, rhs)
+    if isinstance(choice, GradientFlow):
+        refuse_divergence(system, choice, rhs, solution)
+    return solution

@@ -6,6 +6,7 @@ from solset.solvers._decomposed import DualPrepared
 from solset.solvers._deflated import DeflatedPrepared
 from solset.solvers._direct import Dense, SymmetricPrepared
 from solset.solvers._dual import Dual
+from solset.solvers._element import element_of, recipe_element, refuse_divergence
 from solset.solvers._gram_side import GramPrepared
 from solset.solvers._krylov import CG, LSMR, MINRES, FirstToConverge
 from solset.solvers._lissa import LiSSA, largest_eigenvalue
@@ -40,8 +41,11 @@ __all__ = [
     "Update",
     "Updated",
     "computed_rows",
+    "element_of",
     "filters",
     "judge",
     "largest_eigenvalue",
+    "recipe_element",
+    "refuse_divergence",
     "size_text",
 ]

@@ -9,8 +9,9 @@ from torch import Tensor
 from solset.errors import Status, bad_type, bad_value
 from solset.linalg import LinearOperator, NormalOperator
 from solset.solvers._base import Prepared, Solver, judge
+from solset.solvers._element import recipe_element
 from solset.solvers._solution import Solution
-from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, Tikhonov
+from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, Recipe, Tikhonov
 
 
 class ColumnwisePrepared(Prepared):
@@ -72,13 +73,15 @@ class ColumnwisePrepared(Prepared):
                 return self.solve(rhs)
             case GradientFlow():
                 return descend(self.operator, choice, rhs)
+            case Recipe():
+                return _by_column(lambda column: recipe_element(self.operator, choice, column), rhs)
             case Tikhonov(damping=damping):
                 inner = self._damped(damping).solve(rhs)
                 element = judge(self.operator, inner.value, rhs, 0.0, inner.steps, chosen=choice)
                 return replace(element, status=inner.status)
         raise bad_value(
             "filter",
-            expected="MinimumNorm, GradientFlow or Tikhonov for a matrix-free solver",
+            expected="MinimumNorm, GradientFlow, Recipe or Tikhonov for a matrix-free solver",
             got=choice,
             cure="Take Dense or Dual, which see the spectrum.",
         )

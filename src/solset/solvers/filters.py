@@ -2,13 +2,15 @@
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from solset.checks import checked, positive, within
 from solset.errors import SolsetWarning, bad_value
+from solset.solvers._optimizers import read_optimizer
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class GradientFlow(Filter):
 
     Notes:
         Meaningful only where ``|1 - ηs| ≤ 1`` for the largest eigenvalue; beyond it descent itself
-        diverges, and so does the filter.
+        diverges, and so does the filter: sets refuse the element.
 
     Example:
         >>> flow = GradientFlow(steps=1, learning_rate=0.1)
@@ -84,6 +86,104 @@ class GradientFlow(Filter):
         return self.learning_rate * torch.where(
             tiny, torch.full_like(scaled, float(self.steps)), decayed / safe
         )
+
+
+@checked
+@dataclass(frozen=True, eq=False)
+class Recipe(Filter):
+    """The flow as long as a training, ``P^½ φ_t(P^½ H P^½ + λ) P^½ b`` with ``φ_t(s) = (1 - e^{-st}) / s``.
+
+    It answers for weights that training left early, where the limit of endless training says nothing. The
+    duration ``t`` is the sum of the learning rates, over ``1 - momentum`` for SGD. Adam and its kin are
+    flows in the metric ``P = 1 / (√v̂ + ε)`` of their own state. Negative eigenvalues count as zero:
+    the flow would grow exponentially along them, and a training that leaves them does not.
+
+    Attributes:
+        length: Duration ``t`` of training, the sum of its learning rates.
+        decay: Decoupled weight decay ``λ`` as in AdamW, one number or one for each weight ``(p,)``. A decay
+            that is part of the gradient, as in SGD and Adam, belongs to the problem.
+        scale: Diagonal ``P`` of the preconditioner, ``(p,)``; ``None`` for none. Weights with 0 are held.
+
+    Example:
+        >>> Recipe(length=2.0)(torch.tensor([0.0, -1.0, 1e9]), torch.ones(3, dtype=torch.bool))
+        tensor([2.0000e+00, 2.0000e+00, 1.0000e-09])
+    """
+
+    length: float
+    decay: float | Tensor = 0.0
+    scale: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        positive("length", self.length, cure="Add up the learning rates of all steps.")
+        decay = torch.as_tensor(self.decay)
+        scale = torch.zeros(1) if self.scale is None else self.scale
+        for name, value in (("decay", decay), ("scale", scale)):
+            if not bool((torch.isfinite(value) & (value >= 0)).all()):
+                cure = "Leave it out for none."
+                raise bad_value(name, expected="finite numbers that are not negative", got=value, cure=cure)
+
+    @classmethod
+    def of(
+        cls,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        *,
+        steps: int | None = None,
+        schedule: Sequence[float] | None = None,
+    ) -> "Recipe":
+        """The filter of a training that has just ended, from its optimizer's groups and state.
+
+        Args:
+            optimizer: Optimizer after its last step: SGD, Adam, AdamW or RMSprop.
+            model: Trained module, whose parameters give the order of the weights.
+            steps: Number of steps that were taken; by default the optimizer's own count, if it has one.
+            schedule: Learning rate of the first group at each step; by default the present one at each.
+
+        Raises:
+            TypeError: If the optimizer is another one.
+            ValueError: If the number of steps or their rates are not known.
+
+        Warns:
+            SolsetWarning: If some weights never had a gradient: Adam has no derivative there, and they are
+            held.
+        """
+        length, decay, scale, silent = read_optimizer(optimizer, model, steps, schedule)
+        if silent:
+            warnings.warn(
+                f"{silent} weights never had a gradient. Adam moves such a weight by a whole step as soon as "
+                f"it has one, however small, so that no derivative exists there: the filter holds them",
+                SolsetWarning,
+                stacklevel=2,
+            )
+        return cls(length, decay, scale)
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether weights have their own scale or decay, so that the filter is no function of ``H`` alone."""
+        return self.scale is not None or isinstance(self.decay, Tensor)
+
+    def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:  # noqa: ARG002 - φ is smooth at 0
+        """``φ_t(s + λ)``, for a recipe without a preconditioner.
+
+        Raises:
+            ValueError: If weights have their own scale or decay.
+        """
+        if self.is_diagonal:
+            got = "one with a scale or a decay for each weight"
+            cure = "Use AffineSet.element, which takes it."
+            raise bad_value("choice", expected="a function of the eigenvalues", got=got, cure=cure)
+        return self.flow_at(eigenvalues + self.decay)
+
+    def flow_at(self, rates: Tensor) -> Tensor:
+        """``φ_t`` at the eigenvalues of the preconditioned matrix, decay included.
+
+        Args:
+            rates: Eigenvalues; negative ones count as 0.
+        """
+        scaled = self.length * rates.clamp_min(0)
+        tiny = scaled < torch.finfo(scaled.dtype).eps  # there the quotient is 1 to rounding
+        safe = torch.where(tiny, torch.ones_like(scaled), scaled)
+        return self.length * torch.where(tiny, torch.ones_like(scaled), -torch.expm1(-safe) / safe)
 
 
 @checked
