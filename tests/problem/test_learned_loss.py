@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from solset import Move, Problem, Remove, WholeBatch
+from solset import Move, Problem, Relabel, Remove, WholeBatch
 from solset.goals import HeldOutLoss, Margin, ModelFunction
 from solset.operators import GaussNewton, Hessian, Mixed
 
@@ -209,7 +209,7 @@ def test_a_removal_and_a_goal_see_the_weights_of_the_loss():
     options: dict[str, Any] = {"parameters": ["*", "loss.*"], "weight_decay": 0.1, "gradient_tol": 9e9}
     problem = Problem(network(), loss, X, targets, **options)
     risk, start = problem.risk(), problem.weights()
-    change = problem.estimate(Remove([3]), optimality="stationary").min_norm().weights - start
+    change = problem.estimate(Remove([3]), order="first").min_norm().weights - start
     rest = [i for i in range(N) if i != 3]
     without = Problem(
         network(),
@@ -221,6 +221,12 @@ def test_a_removal_and_a_goal_see_the_weights_of_the_loss():
         gradient_tol=9e9,
     )
     pull = (N - 1) / N * (without.gradient() - problem.gradient())  # the first order in the factor
+    torch.testing.assert_close(Hessian(risk).to_dense() @ change, -pull, rtol=1e-7, atol=1e-9)
+    other = targets.clone()
+    other[5] = 1 - other[5]
+    relabelled = Problem(network(), loss, X, other, **options)
+    change = problem.estimate(Relabel([5], other[5:6]), order="first").min_norm().weights - start
+    pull = relabelled.gradient() - problem.gradient()
     torch.testing.assert_close(Hessian(risk).to_dense() @ change, -pull, rtol=1e-7, atol=1e-9)
     held_out = HeldOutLoss(X[:4], targets[:4])
     expected = float(loss(network()(X[:4]), targets[:4]).detach())

@@ -32,6 +32,7 @@ from solset.risk import (
     WeightDecay,
     fit_at,
     in_double,
+    network_of,
 )
 from solset.sets import AffineSet
 from solset.solvers import Solver
@@ -170,8 +171,9 @@ class Problem:
         return len(self._risk.points)
 
     def __repr__(self) -> str:
+        network, _ = network_of(self._risk.model, {})
         return (
-            f"Problem({type(self._risk.model).__name__}, n={self.point_count}, p={len(self.weights())}, "
+            f"Problem({type(network).__name__}, n={self.point_count}, p={len(self.weights())}, "
             f"c={self.output_count}, gradient norm {float(self._sweep.gradient.norm()):.3g})"
         )
 

@@ -12,6 +12,7 @@ from solset.errors import bad_type, bad_value
 from solset.linalg import Space
 from solset.risk._empirical import EmpiricalRisk
 from solset.risk._layout import flat_rows
+from solset.risk._learned import with_held_weights
 from solset.risk._points import Batch, Points
 from solset.risk._probe import probe_indices
 from solset.risk._sources import source_of
@@ -239,7 +240,7 @@ def new_factors(risk: EmpiricalRisk, inputs: Tensor, rows: Tensor, points: Seque
     Cost: a forward pass of these points and a few others, and passes through their losses.
     """
     loss = risk.loss
-    user_loss = loss.loss if isinstance(loss, WeighedLoss) else loss
+    user_loss = with_held_weights(loss.loss if isinstance(loss, WeighedLoss) else loss)
     near = [*points, *(i for i in probe_indices(len(risk.points)) if i not in set(points))]
     before, targets = risk.points[near]
     outputs = _outputs_of(risk, torch.cat([before, inputs]))
