@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from solset import Move, Problem, audit, follow_path
+from solset.attribution import Attribution
 from solset.plotting import figure_bytes, plot
 from support.commands import SOURCE
 
@@ -36,3 +37,13 @@ def test_a_course_is_drawn_against_the_share_of_the_perturbation(problem):
 def test_other_results_are_refused_by_name():
     with pytest.raises(TypeError, match=r"`result` must be a result that has a figure: .*; got Linear\."):
         plot(nn.Linear(1, 1))
+
+
+def test_an_attribution_ranks_the_points_of_one_goal():
+    weights = torch.tensor([0.5, 0.0, -2.0, 0.1])
+    figure = Attribution(1.0, weights, None, None, names=list("abcd")).plot(top=2)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["c (+)", "a (-)"]
+    for other in (weights.expand(3, 4), None, 0 * weights):
+        with pytest.raises(ValueError, match="an attribution of one goal to points"):
+            Attribution(1.0, other, None, None).plot()

@@ -3,7 +3,8 @@
 from functools import singledispatch
 from typing import Any, Literal
 
-from solset.errors import bad_type
+from solset.attribution import Attribution
+from solset.errors import bad_type, bad_value
 from solset.landscapes import Landscape
 from solset.modulus import Audit
 from solset.paths import Course
@@ -22,8 +23,8 @@ def plot(result: object, **options: Any) -> Figure:  # noqa: ARG001 - the regist
     A new kind of result gets its figure by ``@plot.register`` on a function of that kind.
 
     Args:
-        result: Result of an analysis: an audit, a course or a landscape.
-        options: Keyword arguments of the figure: ``top`` for an audit (number of points, 10 by default),
+        result: Result of an analysis: an audit, an attribution, a course or a landscape.
+        options: Keyword arguments of the figure: ``top`` (number of points, 10 by default) for the first two,
             ``title`` for a course, ``kind`` (``"contour"`` or ``"surface"``), ``subset`` and ``title`` for a
             landscape.
 
@@ -32,7 +33,7 @@ def plot(result: object, **options: Any) -> Figure:  # noqa: ARG001 - the regist
     """
     raise bad_type(
         "result",
-        expected="a result that has a figure: an audit, a course or a landscape",
+        expected="a result that has a figure: an audit, an attribution, a course or a landscape",
         got=type(result).__name__,
         cure="Take its numbers from `to_dict()` and draw them yourself.",
     )
@@ -44,6 +45,20 @@ def _(result: Audit, *, top: int = 10) -> Figure:
     columns = {"joint": result.modulus, "isolated": result.isolated_modulus}
     bars = {name: values[first].tolist() for name, values in columns.items() if values is not None}
     return ranking_bars([f"point {result.points[place]}" for place in first], bars, xlabel=MODULUS_AXIS)
+
+
+@plot.register
+def _(result: Attribution, *, top: int = 10) -> Figure:
+    weights = result.weights
+    if weights is None or weights.ndim != 1 or not bool((weights != 0).any()):
+        got = "a block of goals" if weights is not None and weights.ndim > 1 else "no effect of any point"
+        cure = "Take its numbers from `to_dict()` and draw them yourself."
+        raise bad_value("result", expected="an attribution of one goal to points", got=got, cure=cure)
+    first = weights.abs().argsort(descending=True)[:top].tolist()
+    named = [f"point {i}" if result.names is None else str(result.names[i]) for i in first]
+    labels = [f"{name} ({'-' if weights[i] > 0 else '+'})" for name, i in zip(named, first, strict=True)]
+    bars = {"size of the change": weights[first].abs().tolist()}
+    return ranking_bars(labels, bars, xlabel="change of the goal without the point, to first order")
 
 
 @plot.register
