@@ -98,13 +98,23 @@ def test_newton_steps_of_a_nonlinear_network_are_those_of_single_removals():
     x, y = regression(12, 3)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)).double()
-    problem = Problem(model, nn.MSELoss(), x, y, weight_decay=0.2, gradient_tol=float("inf"))
+    problem = Problem(model, nn.MSELoss(), x, 0.1 * y, weight_decay=2.0, gradient_tol=float("inf"))
     for optimality in ("stationary", "gauss_newton"):
         result = leave_one_out(problem, [2, 5], optimality=optimality)
         for k, i in enumerate([2, 5]):
             weights = problem.estimate(Remove([i]), optimality=optimality).min_norm().value
             expected = problem.risk().at(weights).select([i]).outputs()[0]
             torch.testing.assert_close(result.outputs[k], expected)
+
+
+def test_a_step_that_is_longer_than_the_weights_is_in_doubt():
+    x, y = regression(12, 3)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)).double()
+    problem = Problem(model, nn.MSELoss(), x, 100 * y, weight_decay=1e-3, gradient_tol=float("inf"))
+    with pytest.warns(SolsetWarning, match="the step is in doubt for 2 points"):
+        result = leave_one_out(problem, [2, 5], optimality="gauss_newton")
+    assert "larger than the weights" in result.doubts[2]
 
 
 def test_point_without_a_finite_answer_is_named_and_has_no_number():

@@ -36,6 +36,7 @@ class LeaveOneOut(TableResult):
             one that alone holds a direction; not a number where the solver keeps no decomposition.
         unanswered: Indices of the points without a finite answer.
         unsolved: Indices of the points whose linear system was not solved.
+        doubts: Sentences on what speaks against the step of a point, by its index.
     """
 
     points: list[int]
@@ -46,6 +47,7 @@ class LeaveOneOut(TableResult):
     leverages: Tensor
     unanswered: list[int]
     unsolved: list[int]
+    doubts: dict[int, str]
 
     @property
     def headline(self) -> str:
@@ -66,7 +68,7 @@ class LeaveOneOut(TableResult):
 
     @computed
     def message(self) -> str:
-        """The points without a finite answer, and those whose system was not solved."""
+        """The points without a finite answer, those whose system was not solved, and doubts on others."""
         texts = []
         if self.unanswered:
             texts.append(
@@ -75,6 +77,11 @@ class LeaveOneOut(TableResult):
             )
         if self.unsolved:
             texts.append(f"the linear system was not solved without {_named(self.unsolved)}")
+        if self.doubts:
+            first = next(iter(self.doubts))
+            texts.append(
+                f"the step is in doubt for {len(self.doubts)} points, such as {first}: {self.doubts[first]}"
+            )
         return "; ".join(texts)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -87,6 +94,7 @@ class LeaveOneOut(TableResult):
                 "loss trained": float(self.losses_trained[k]),
                 "leverage": float(self.leverages[k]),
                 "has answer": i not in lacking,
+                "doubt": self.doubts.get(i, ""),
             }
             for k, i in enumerate(self.points)
         ]
@@ -127,7 +135,7 @@ def leave_one_out(
         ValueError: If points do not fit, or the map keeps all outputs, so that nothing changes.
 
     Warns:
-        SolsetWarning: If a point has no finite answer, or a system was not solved.
+        SolsetWarning: If a point has no finite answer, a system was not solved, or a step is in doubt.
 
     Cost: one decomposition; for outputs linear in the weights the rows of ``J`` of the points, else for each
     point a few products over this point.
@@ -163,8 +171,8 @@ def leave_one_out(
 
 def _one(problem: Problem, change: Remove, optimality: Any, solver: Solver | None) -> LeftOut:
     """One point by a Newton step, and its outputs at the new weights."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SolsetWarning)  # what speaks against an answer is in the result
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         estimate = problem.estimate(change, optimality=optimality, solver=solver, order="newton")
         answer = estimate.min_norm()
     system, risk = estimate.system, problem.risk()
@@ -173,7 +181,8 @@ def _one(problem: Problem, change: Remove, optimality: Any, solver: Solver | Non
     leverage = 1.0 - system.smallest_pivot if is_updated else float("nan")
     is_answered = not (is_updated and (system.lost or system.turns_negative))
     is_solved = answer.status in {Status.CONVERGED, Status.INCONSISTENT}
-    return LeftOut(outputs, leverage, is_answered=is_answered, is_solved=is_solved)
+    note = "; ".join(dict.fromkeys(str(one.message) for one in told)) if is_answered else ""
+    return LeftOut(outputs, leverage, is_answered=is_answered, is_solved=is_solved, note=note)
 
 
 def _result(problem: Problem, chosen: list[int], parts: Sequence[LeftOut], divisor: Divisor) -> LeaveOneOut:
@@ -196,6 +205,7 @@ def _result(problem: Problem, chosen: list[int], parts: Sequence[LeftOut], divis
         leverages=torch.tensor([part.leverage for part in parts], dtype=torch.float64),
         unanswered=[i for i, is_finite in zip(chosen, answered.tolist(), strict=True) if not is_finite],
         unsolved=[i for i, part in zip(chosen, parts, strict=True) if not part.is_solved],
+        doubts={i: part.note for i, part in zip(chosen, parts, strict=True) if part.note},
     )
 
 

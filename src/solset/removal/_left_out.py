@@ -14,9 +14,11 @@ class LeftOut:
         leverage: Largest share of the curvature in any direction that the point alone holds.
         is_answered: Whether the rest of the data decides the weights where the point did.
         is_solved: Whether the linear system was solved.
+        note: Sentences on what speaks against the step; empty where nothing does.
     """
 
     outputs: Tensor
     leverage: float
     is_answered: bool
     is_solved: bool = True
+    note: str = ""
