@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from solset import Add, Decay, Move, Problem, Relabel, Remove, Reweight
 from solset.changes import Change
-from solset.solvers import CG, LSMR, MINRES, Dense, Dual, Solver
+from solset.solvers import CG, LSMR, MINRES, Dense, Dual
 
 F64 = torch.float64
 CLASS_WEIGHTS = torch.tensor([1.0, 3.0, 0.5], dtype=F64)
@@ -165,12 +165,12 @@ def test_the_changed_risk_is_the_end_of_the_way(kind, targets):
         torch.testing.assert_close(changed.gradient(), gradient, rtol=1e-10, atol=1e-13)
 
 
-ROUTES: list[tuple[str, Solver]] = [
+ROUTES = [
     ("stationary", Dense()),
-    ("stationary", MINRES(tol=1e-14)),
+    pytest.param("stationary", MINRES(tol=1e-14), marks=pytest.mark.slow),
     ("gauss_newton", Dual()),
     ("gauss_newton", Dense()),
-    ("gauss_newton", CG(tol=1e-14)),
+    pytest.param("gauss_newton", CG(tol=1e-14), marks=pytest.mark.slow),
 ]
 
 

@@ -163,3 +163,9 @@ def test_moves_and_factors_of_the_same_point_add_up():
     torch.testing.assert_close(twice.dx, torch.stack([X[0], 2 * X[1], X[2]]))
     both = Reweight([1], 0.5) + Reweight([1, 2], [0.25, -0.5])
     torch.testing.assert_close(both.direction(problem.risk()), torch.tensor([0.75, -0.5], dtype=F64))
+
+
+def test_a_training_loses_a_point_only_once():
+    change = Remove([1]) + Remove([1])
+    with pytest.raises(ValueError, match="no more than the whole of a point"):
+        change.of_points(6, lambda: pytest.fail("no feature moves"))

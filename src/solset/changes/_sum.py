@@ -287,5 +287,12 @@ def _together(changes: list[PointChange]) -> PointChange:
             blocks = parts[0][1].new_zeros(len(points), *parts[0][1].shape[1:])
             for indices, part in parts:
                 blocks[[place[i] for i in indices]] += part
+            if name == "factors" and bool((blocks < -1).any()):
+                raise bad_value(
+                    "change",
+                    expected="a sum that takes no more than the whole of a point",
+                    got=f"factors of {1 + float(blocks.min()):g}",
+                    cure="Remove a point once, and reweight no point that is removed.",
+                )
             whole = replace(whole, **{name: blocks})
     return whole
