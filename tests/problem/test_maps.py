@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem
+from solset import Move, Problem
 from solset.linalg import Product
 from solset.operators import Jacobian
 from solset.problem import Stationary
@@ -171,3 +171,18 @@ class TestMapsOfOnesOwn:
     def test_a_square_operator_has_to_say_that_it_is_symmetric(self):
         with pytest.raises(TypeError, match="NormalOperator"):
             one_hot_fit().graphical_derivative(optimality=Squared())
+
+
+def test_outputs_beyond_a_margin_are_not_kept():
+    """A hinge loss that is zero with room to spare: moving a point a little calls for no change at all."""
+    x = torch.tensor([[2.0, 1.0], [-2.0, 1.0], [3.0, -1.0]], dtype=torch.float64)
+    model = nn.Linear(2, 1).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[2.0, 0.1]]))
+        model.bias.zero_()
+    targets = torch.tensor([[1.0], [-1.0], [1.0]], dtype=torch.float64)
+    problem = Problem(model, lambda o, t: (1 - o * t).clamp(min=0).square().mean(), x, targets)
+    estimate = problem.estimate(Move([0], torch.full((1, 2), 0.01, dtype=torch.float64)))
+    assert "flat in the outputs of 3 points" in problem.graphical_derivative(points=[0]).linearisation.reason
+    assert estimate.dimension == 3
+    assert torch.equal(estimate.min_norm().value, problem.weights())

@@ -154,6 +154,8 @@ class Interpolating(LinearisedMap):
         refusal = self.refusal(point)
         if refusal:
             return f"of {refusal}"
+        if point.flat:
+            return f"the loss is flat in the outputs of {point.flat} points, which need not be kept"
         if solver is not None and not solver.takes(Jacobian(point.risk, memory_budget=0)):
             return "the solver given is not one for rows of J"
         if not point.gram_fits and not point.curvature_fits:

@@ -25,7 +25,7 @@ from solset.operators import (
 )
 from solset.outofcore import gram_solver
 from solset.problem._premises import premises_of
-from solset.risk import EmpiricalRisk, Sweep, misfit_at
+from solset.risk import EmpiricalRisk, Sweep, flat_points, misfit_at
 from solset.solvers import Dense, Dual, Prepared, Solver
 
 FIT_TOL = 1e-2  # misfit, relative to a constant output, up to which a training set counts as fitted
@@ -78,6 +78,14 @@ class TrainedPoint:
         Cost: two passes through the loss; the network is not run.
         """
         return misfit_at(self.risk, self.sweep.outputs, self.sweep.targets)
+
+    @cached_property
+    def flat(self) -> int:
+        """The number of points whose loss is flat in the outputs, so that these need not stay.
+
+        Cost: two passes through the loss; the network is not run.
+        """
+        return flat_points(self.risk, self.sweep.outputs, self.sweep.targets)
 
     def joined(self, change: Change) -> "TrainedPoint":
         """The point whose constraint has rows of the points that join too; the same where none does.

@@ -29,7 +29,7 @@ from solset.risk._penalty import Penalty, check_penalty
 from solset.risk._points import Indices, Points
 from solset.risk._probe import probe_indices, probe_model, refuse_model
 from solset.risk._routes import Routes
-from solset.risk._scale import gradient_scale, misfit_at
+from solset.risk._scale import flat_points, gradient_scale, misfit_at
 from solset.risk._sources import Source, as_points, source_of
 from solset.risk._target_obstacle import targets_obstacle
 from solset.risk._tree_loss import own_loss
@@ -78,6 +78,7 @@ __all__ = [
     "losses_at",
     "mapped",
     "matches",
+    "flat_points",
     "misfit_at",
     "moving",
     "named_tensors",

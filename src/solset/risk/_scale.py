@@ -8,6 +8,8 @@ from solset.risk._heads import fit_at, slopes_at
 from solset.risk._layout import flat_rows
 from solset.risk._probe import probe_indices
 
+NUDGE = 1e-3  # change of outputs, relative to their size, from which any loss with curvature has a slope
+
 
 def constant_slopes(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None = None) -> Tensor:
     """``α ∇_f L`` at the mean of all outputs, the same for every point, ``(n, c)``.
@@ -44,6 +46,25 @@ def misfit_at(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None = Non
     scale = risk.total if risk.reduction == "mean" else 1.0
     constant = scale * float(constant_slopes(risk, outputs, targets).norm(dim=1).mean())
     return fit / constant if constant > 0 else float("inf")
+
+
+def flat_points(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None = None) -> int:
+    """The number of points at which the loss stays as it is when outputs move a little, to either side.
+
+    A hinge loss beyond its margin is flat, and so is one with targets that are ignored.
+
+    Args:
+        risk: Empirical risk with the loss.
+        outputs: Outputs of all points, ``(n, *out)``.
+        targets: Targets of all points; read from the risk by default.
+
+    Cost: two passes through the loss; the network is not run.
+    """
+    flat = flat_rows(outputs)
+    draw = torch.rand(flat.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(flat)
+    nudge = NUDGE * flat.square().mean().sqrt() * (0.5 + draw)
+    sides = [slopes_at(risk, moved, targets) for moved in (flat + nudge, flat - nudge)]
+    return int(((sides[0] == 0) & (sides[1] == 0)).all(dim=1).sum())
 
 
 def gradient_scale(risk: EmpiricalRisk, outputs: Tensor) -> float:
