@@ -57,3 +57,38 @@ def test_an_infinite_modulus_is_not_proven_where_a_premise_fails():
     problem._at_door = (UNCHECKED,)
     problem.__dict__.pop("point")
     assert lipschitz_modulus(problem, optimality="interpolating").certificate.certainty == "not known"
+
+
+class Saddle(nn.Module):
+    """The outputs ``x + (a, b)``, whose loss below is a saddle at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.a
+
+
+def test_a_saddle_is_no_solution_and_gets_no_certificate():
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return ((outputs - targets).square() * torch.tensor([1.0, -0.5])).sum(1).mean()
+
+    inputs = torch.randn(4, 2, dtype=torch.float64)
+    problem = Problem(Saddle(), loss, inputs, inputs.clone(), target_moves=False)
+    derivative = problem.graphical_derivative(points=[0], optimality="stationary")
+    assert derivative.rank == 2
+    assert derivative.qualification.is_verified is None
+    assert "negative eigenvalue, 0.5 of the largest" in derivative.qualification.reason
+    certificate = lipschitz_modulus(problem, points=[0], optimality="stationary").certificate
+    assert certificate.certainty == "not known"
+    assert "not at a minimum" in certificate.reason
+
+
+def test_weights_that_are_not_stationary_get_no_certificate_even_where_that_was_accepted():
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(8, 2, dtype=torch.float64), torch.randn(8, 1, dtype=torch.float64)
+    model = nn.Linear(2, 1).double().eval()
+    problem = Problem(model, nn.MSELoss(), inputs, targets, weight_decay=0.1, gradient_tol=100.0)
+    reason = problem.graphical_derivative(points=[0]).qualification.reason
+    assert "not stationary: the gradient norm" in reason

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from solset.derivatives._premises import Premises
+from solset.derivatives._premises import Premise, Premises, Verdict
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, Product, Space
 from solset.results import Result, computed
@@ -17,6 +17,7 @@ from solset.sets import AffineSet, Leftover, TrainingFlow
 from solset.solvers import GramPrepared, Prepared, Solution, Solver, element_of
 from solset.solvers.filters import Filter
 
+NEGATIVE = 1e-9  # size of a negative eigenvalue, relative to the largest, that is more than rounding
 _VERDICTS = {True: "equality verified", False: "qualification fails", None: "equality not verified"}
 
 
@@ -294,6 +295,30 @@ class Linearisation:
         return y if self.combine is None else self.combine.T @ y
 
     @cached_property
+    def minimum(self) -> Premise:
+        """Whether the weights are at a minimum of the risk: the inertia of the Hessian, where it was seen.
+
+        A map that keeps the outputs, or one by an approximation of the Hessian, does not ask.
+
+        Cost: one decomposition, if the solver sees the spectrum.
+        """
+        if self.map.keeps_outputs or not self.map.is_exact:
+            return Premise("minimum", Verdict.HELD)
+        lowest = self.system.lowest
+        if lowest is None:
+            text = (
+                "no eigenvalue of the Hessian was computed: whether the weights are at a minimum is not known"
+            )
+            return Premise("minimum", Verdict.UNCHECKED, text)
+        if lowest < -NEGATIVE:
+            text = (
+                f"the weights are not at a minimum: the Hessian has a negative eigenvalue, {-lowest:.2g} of "
+                f"the largest in size; training would leave this point"
+            )
+            return Premise("minimum", Verdict.FAILED, text)
+        return Premise("minimum", Verdict.HELD)
+
+    @cached_property
     def qualification(self) -> Qualification:
         """Whether Theorem 1 holds with equality here, as far as it was verified; the premises can veto it.
 
@@ -305,4 +330,6 @@ class Linearisation:
             return Qualification(None, self.system.doubt)
         if self.rank is None:
             return Qualification(None, "the solver does not see the spectrum, so no rank was verified")
+        if self.minimum.verdict is not Verdict.HELD:
+            return Qualification(None, self.minimum.reason)
         return self.map.qualification(self.rank, self.rows, self.left_out)

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from solset.derivatives import Linearisation
+from solset.derivatives import Linearisation, Verdict
 from solset.linalg import ROUNDING, LargestRatio
 from solset.modulus._rank import flat_outputs, rank_is_constant
 from solset.modulus._result import Carrier, Certainty, Certificate
@@ -64,6 +64,8 @@ def _judged(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, 
         return _of_products(bare, line, ratio)
     if line.system.doubt:
         return replace(bare, reason=line.system.doubt)
+    if line.minimum.verdict is not Verdict.HELD:
+        return replace(bare, reason=line.minimum.reason)
     clearance = line.system.clearance
     if clearance is not None and clearance < max(CLEAR, ROUNDED * torch.finfo(line.data.dtype).eps):
         text = f"an eigenvalue is {clearance:.2g} of the largest, too near to rounding to prove a rank"

@@ -110,7 +110,8 @@ def open_problem(
         risk = replace(risk, reduction=reduction_of(risk.loss, probed, risk.points[few][1], strict=False))
     factors = None if sample_weights is None else sample_factors(sample_weights, len(risk.points), weights)
     risk, sweep, premises = _with_verified_loss(risk, factors)
-    warns, tol = _warned_of_drift(risk, sweep, gradient_tol)
+    warns, tol, scale = _warned_of_drift(risk, sweep, gradient_tol)
+    premises = (*premises, scale)
     if kink:
         premises = (*premises, Premise("kinks", Verdict.FAILED, kink))
     if verify_derivatives:
@@ -165,8 +166,8 @@ def _with_verified_loss(
     return checked_risk, sweep, (Premise("loss", Verdict.HELD),)  # one that fails is refused
 
 
-def _warned_of_drift(risk: EmpiricalRisk, sweep: Sweep, asked: float | None) -> tuple[bool, float]:
-    """Warns of weights that are not stationary; returns whether answers warn of it too, and the tolerance."""
+def _warned_of_drift(risk: EmpiricalRisk, sweep: Sweep, asked: float | None) -> tuple[bool, float, Premise]:
+    """Warns of weights that are not stationary; returns whether answers do too, tolerance and premise."""
     size = float(sweep.gradient.norm())
     if not size < float("inf"):
         broken = [] if risk.is_whole else (~torch.isfinite(risk.losses())).nonzero().flatten().tolist()
@@ -185,7 +186,12 @@ def _warned_of_drift(risk: EmpiricalRisk, sweep: Sweep, asked: float | None) -> 
             SolsetWarning,
             stacklevel=4,
         )
-    return tol <= max(usual, STATIONARY), tol
+    premise = Premise("scale", Verdict.HELD)
+    if size > usual:
+        times = f"{size / usual:.2g} times the tolerance"
+        text = f"the weights are not stationary: the gradient norm is {size:.3g}, {times}"
+        premise = Premise("scale", Verdict.UNCHECKED, text)
+    return tol <= max(usual, STATIONARY), tol, premise
 
 
 def weights_of(model: nn.Module, layout: Layout) -> Tensor:

@@ -31,7 +31,9 @@ def premises_of(
     """
     moved = change.moving(point.before)
     kinks = _kinks(point, moved, of_outputs=optimality.keeps_outputs)
-    return Premises((*point.at_door, kinks, *([] if optimality.keeps_outputs else _classes(point, change))))
+    if optimality.keeps_outputs:  # outputs are kept at any weights, stationary or not
+        return Premises((*(one for one in point.at_door if one.name != "scale"), kinks))
+    return Premises((*point.at_door, kinks, *_classes(point, change)))
 
 
 def _classes(point: "TrainedPoint", change: Change) -> list[Premise]:

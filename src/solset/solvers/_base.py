@@ -86,6 +86,11 @@ class Prepared(ABC):
         return None
 
     @property
+    def lowest(self) -> float | None:
+        """The smallest eigenvalue outside the kernel over the largest; ``None`` without a spectrum."""
+        return None
+
+    @property
     def amplification(self) -> float | None:
         """The factor by which ``A⁺`` lengthens rounding of a right-hand side; ``None`` without a spectrum."""
         return None

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from solset.errors import Status
 from solset.linalg import Deflated
-from solset.solvers._base import Prepared, attainable
+from solset.solvers._base import Factor, Prepared, attainable
 from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, MinimumNorm
 
@@ -48,6 +48,10 @@ class DeflatedPrepared(Prepared):
     def curvature(self) -> Prepared:
         """The system itself, which is symmetric."""
         return self
+
+    def factor(self) -> Factor | None:
+        """What is kept of the inner matrix."""
+        return self.inner.factor()
 
     @property
     def rank(self) -> int | None:

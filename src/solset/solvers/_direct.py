@@ -160,6 +160,12 @@ class SymmetricPrepared(Prepared):
         return float(sizes[self.spectrum.kept].min() / sizes.max()) if self.rank else 1.0
 
     @property
+    def lowest(self) -> float:
+        """The smallest eigenvalue outside the kernel, with its sign, relative to the largest in size."""
+        values = self.spectrum.values
+        return float(values[self.spectrum.kept].min() / values.abs().max()) if self.rank else 0.0
+
+    @property
     def amplification(self) -> float:
         """The root mean square of the inverse eigenvalues, those of the kernel counted as zero."""
         sizes = self.spectrum.values[self.spectrum.kept]
