@@ -29,6 +29,7 @@ from benchmarks import (
     resnet56,
     rows,
     scale,
+    symmetric,
     tiles,
     zoo,
 )
@@ -42,6 +43,7 @@ LONG = (  # only if asked for
     "recipe_poisoning",
     "recipes",
     "removal",
+    "symmetric",
     "house",
     "zoo",
     *ATTRIBUTION,
@@ -65,6 +67,7 @@ def main() -> None:
         "rows": lambda: rows.run(large=chosen.large),
         "audit": lambda: audit.run(large=chosen.large),
         "scale": scale.run,
+        "symmetric": symmetric.run,
         "tiles": tiles.run,
         "resnet56": lambda: resnet56.run(has_krylov=chosen.large),
         "poisoning": poisoning.run,
