@@ -99,6 +99,7 @@ def step(problem: Problem, change: Change, **options: Any) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:the change of the weights:solset.SolsetWarning")
+@pytest.mark.filterwarnings("ignore:the step is:solset.SolsetWarning")  # the nets are random, the steps long
 @pytest.mark.parametrize("optimality", ["stationary", "gauss_newton"])
 @pytest.mark.parametrize(("name", "change"), CASES)
 def test_newton_step_equals_dense_algebra_on_the_changed_risk(name, change, optimality):
@@ -130,15 +131,15 @@ def test_removal_takes_a_newton_step_by_default_and_a_move_the_derivative():
 
 
 def test_further_changes_run_few_points_and_factorise_nothing(monkeypatch):
-    problem = tanh()
-    _ = step(problem, Remove([3]))
+    problem, short = tanh(), 1e-3 * torch.ones(1, D, dtype=torch.float64)
+    _ = step(problem, Move([3], short))
     decompositions, passes = [], []
     monkeypatch.setattr(Dense, "prepare", lambda *_: decompositions.append(1))
     forward = EmpiricalRisk.returned
     monkeypatch.setattr(
         EmpiricalRisk, "returned", lambda self, w, x: (passes.append(len(x)), forward(self, w, x))[1]
     )
-    _ = step(problem, Remove([5]))
+    _ = step(problem, Move([5], short))
     assert not decompositions
     assert max(passes) < N
 
@@ -188,3 +189,36 @@ def test_filters_of_a_changed_system_are_those_of_the_changed_matrix():
             after, matrix = dense(Remove([3]).applied_to(problem.risk()), gauss_newton=False)
             expected = -torch.linalg.solve(matrix + 0.5 * torch.eye(len(matrix)), after - before)
             torch.testing.assert_close(damped, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_a_long_step_that_falls_short_says_which_share_of_the_gradient_is_left():
+    generator = torch.Generator().manual_seed(0)
+    x, noise = (torch.randn(12, k, dtype=torch.float64, generator=generator) for k in (2, 1))
+    labels = (x[:, 0] + 0.8 * noise[:, 0] > 0).long()
+    model = nn.Linear(2, 2, dtype=torch.float64)
+    model.load_state_dict({name: torch.zeros_like(value) for name, value in model.state_dict().items()})
+    problem = solved(Problem(model, nn.CrossEntropyLoss(), x, labels, weight_decay=1e-2, **LOOSE))
+    change = Remove([4])
+    with pytest.warns(SolsetWarning, match="it was to remove is left"):
+        step = problem.estimate(change).min_norm()
+    changed = change.applied_to(problem.risk())
+    share = float(changed.at(step.weights).gradient().norm() / changed.gradient().norm())
+    assert share > 0.1
+    assert f"{share:.2g} of the gradient" in step.message
+
+
+def solved(problem: Problem) -> Problem:
+    """The problem at its minimum, by Newton steps with dense algebra."""
+    for _ in range(40):
+        hessian = Stationary().operator(problem.point).to_dense()
+        weights = problem.weights() - torch.linalg.solve(hessian, problem.gradient())
+        problem = problem._of(problem.risk(), weights)
+    return problem
+
+
+def test_a_step_that_is_exact_is_not_called_short():
+    x, y, model = ridge()
+    problem = Problem(model, nn.MSELoss(), x, y, weight_decay=0.1)
+    step = problem.estimate(Remove([0])).min_norm()
+    assert float(step.change.norm()) > 0.1 * float(problem.weights().norm())  # long, and right
+    assert "is left" not in step.message

@@ -11,6 +11,7 @@ from solset.errors import SolsetWarning, Status
 from solset.solvers import Solution
 
 SMALL = 0.1  # share of the answer up to which the change by the leftover gradient counts as small
+LONG = 0.1  # length of a change relative to the weights from which a step is asked how far it falls short
 UPWARDS = 1e-6  # part of ‖v‖‖b‖ from which a negative v·b is more than rounding
 
 
@@ -22,11 +23,14 @@ class Leftover:
         drift: Function that returns the length of the change that this gradient alone makes, ``‖A⁺R‖``.
         warns: Whether what a gradient explains gives a warning; not where a larger one was accepted.
         is_exact: Whether ``A`` is a Hessian, for which an element may go uphill.
+        shortfall: Function that returns which share of the gradient that was to vanish is left after a change
+            of the weights; asked for long changes only. ``None`` where no such gradient is known.
     """
 
     drift: Callable[[], float]
     warns: bool = True
     is_exact: bool = True
+    shortfall: Callable[[Tensor], float] | None = None
 
     def of(self, change: Tensor) -> float:
         """The drift relative to the length of a change of the weights.
@@ -75,6 +79,13 @@ def examined(
             f"the rounding of {str(rhs.dtype).removeprefix('torch.')} alone makes {rounding / length:.2g} of "
             f"this change: the smallest eigenvalue is too near to it; compute in float64"
         )
+    if leftover is not None and leftover.shortfall is not None and LONG * size < length <= size:
+        left = leftover.shortfall(solution.value)
+        if not left <= SMALL:
+            notes.append(
+                f"the step is {length / size:.2g} of the weights, and {left:.2g} of the gradient that "
+                f"it was to remove is left after it: it falls short of the changed solution; retrain there"
+            )
     always = len(notes)
     if leftover is not None and leftover.is_exact and solution.status is Status.CONVERGED:
         climb = float(solution.value @ rhs) if solution.value.shape == rhs.shape else 0.0
