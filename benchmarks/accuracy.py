@@ -148,7 +148,7 @@ def first_order() -> list[dict[str, object]]:
     """The isolated minimum: estimate against ``-H⁻¹BΔx`` and against retraining, and the Taylor slope."""
     problem, dx = logistic()
     points = [0, 1, 2]
-    change = problem.graphical_derivative(points=points)(dx).min_norm().value
+    change = problem.derivative(points=points)(dx).min_norm().value
     B = Mixed(problem.risk(), points).to_dense()
     exact = -torch.linalg.solve(Hessian(problem.risk()).to_dense(), B @ dx.flatten())
     scales = (4e-2, 2e-2, 1e-2)

@@ -82,7 +82,7 @@ def calls() -> dict[str, tuple[Callable[[], object], Callable[[object], object]]
             lambda _: problem().estimate(Move(None, dx)).min_norm(),
         ),
         "min_norm() of a derivative in hand": (
-            lambda: _second_answer(problem().graphical_derivative(), dx),
+            lambda: _second_answer(problem().derivative(), dx),
             lambda answer: answer.min_norm(),
         ),
         "lipschitz_modulus": (problem, lambda at: solset.lipschitz_modulus(at)),

@@ -58,9 +58,7 @@ def measure(count: int) -> dict[str, float]:
     v = torch.randn(risk.layout.size, generator=torch.Generator().manual_seed(1))
     jacobian = Jacobian(risk, **options)
     pushed = jacobian @ v
-    derivative = problem.graphical_derivative(
-        points=MOVED, optimality="stationary", solver=MINRES(max_steps=3)
-    )
+    derivative = problem.derivative(points=MOVED, optimality="stationary", solver=MINRES(max_steps=3))
     dx = 0.01 * torch.ones(len(MOVED), 1, 8, 8)
     jobs = {
         "gradient": risk.gradient,

@@ -32,7 +32,7 @@ def dense_rows(problem) -> tuple[Tensor, Tensor]:
 def test_distance_is_the_norm_of_the_minimum_norm_element(fitted):
     problem, dx = fitted.problem(), draw(2, 3)
     found = training_stability(problem, Move(POINTS, dx))
-    change = problem.graphical_derivative(points=POINTS)(dx).min_norm().value
+    change = problem.derivative(points=POINTS)(dx).min_norm().value
     assert found.optimality == "interpolating"
     assert found.distance == pytest.approx(float(change.norm()), rel=1e-12)
     torch.testing.assert_close(found.solution.value - problem.weights(), change, rtol=0, atol=1e-12)

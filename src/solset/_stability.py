@@ -86,9 +86,9 @@ def training_stability(
         radius: Radius of the ball around ``w̄`` that samples are projected from, in weight units; by default
             the distance itself, or 1 if the distance is 0.
         generator: Source of randomness, which samples need.
-        optimality: As for :meth:`Problem.graphical_derivative`.
-        solver: As for :meth:`Problem.graphical_derivative`.
-        rows: As for :meth:`Problem.graphical_derivative`.
+        optimality: As for :meth:`Problem.derivative`.
+        solver: As for :meth:`Problem.derivative`.
+        rows: As for :meth:`Problem.derivative`.
         order: Kind of estimate, as for :meth:`Problem.estimate`.
 
     Raises:

@@ -30,7 +30,7 @@ def test_an_untrained_net_on_targets_in_small_units_is_not_called_fitted():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SolsetWarning)
         problem = Problem(model, nn.MSELoss(), x, y)
-        derivative = problem.graphical_derivative(points=[0, 1])
+        derivative = problem.derivative(points=[0, 1])
         modulus = lipschitz_modulus(problem, points=[0, 1])
     assert derivative.optimality != "interpolating"
     assert modulus.certificate.certainty != "exact"

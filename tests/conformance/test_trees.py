@@ -182,7 +182,7 @@ def test_a_stored_derivative_is_that_of_the_tree(pair, tmp_path):
     of_tree, _, _ = pair
     if not of_tree.is_fitted:
         return
-    of_tree.graphical_derivative(points=POINTS, rows=InformativeRows()).save(tmp_path)
+    of_tree.derivative(points=POINTS, rows=InformativeRows()).save(tmp_path)
     again = of_tree.load_derivative(tmp_path)(MOVE.dx).min_norm().value
-    expected = of_tree.graphical_derivative(points=POINTS, rows=InformativeRows())(MOVE.dx).min_norm().value
+    expected = of_tree.derivative(points=POINTS, rows=InformativeRows())(MOVE.dx).min_norm().value
     torch.testing.assert_close(again, expected)

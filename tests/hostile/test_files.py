@@ -145,7 +145,7 @@ def write_valid(kind: str, folder: Path) -> None:
             save_file({"directions": torch.ones(1, 2, dtype=torch.float64)}, folder / "way.safetensors")
         case "derivative" | "derivative, Gram matrix" | "derivative, rows":
             rows = InformativeRows(tol=0.4, max_rows=500)
-            problem().graphical_derivative(points=[0], optimality="interpolating", rows=rows).save(folder)
+            problem().derivative(points=[0], optimality="interpolating", rows=rows).save(folder)
     READERS[kind].read(folder)
 
 

@@ -96,7 +96,7 @@ def test_the_directions_of_symmetries_are_counted(name: str, dtype: torch.dtype)
 def test_no_change_of_the_data_pushes_along_them(name: str) -> None:
     problem = problem_of(name, 1e-2)
     directions = directions_of(problem)
-    data = problem.graphical_derivative(optimality="stationary").linearisation.data
+    data = problem.derivative(optimality="stationary").linearisation.data
     pulled = data.T @ directions
     assert float(pulled.norm()) < 1e-12 * float((data.T @ torch.randn_like(directions)).norm())
     assert float((directions.T @ problem.gradient()).norm()) < 1e-14

@@ -81,7 +81,7 @@ def test_what_short_training_reaches_is_another_order(smooth: tuple[Problem, Aud
     for k in chosen:
         dx = length * found.directions[k : k + 1]
         run = retrain(problem, Move([k], dx), method=GradientDescent(STEPS, rate))
-        answer = problem.graphical_derivative(points=[k])(dx).element(filters.GradientFlow(STEPS, rate))
+        answer = problem.derivative(points=[k])(dx).element(filters.GradientFlow(STEPS, rate))
         real.append(run.change)
         flow.append(answer.value)
     errors = [float((f - r).norm() / r.norm()) for f, r in zip(flow, real, strict=True)]

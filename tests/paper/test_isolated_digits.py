@@ -23,7 +23,7 @@ def trained(reference: IsolatedDigits) -> Problem:
 
 @pytest.fixture(scope="module")
 def derivative(reference, trained):
-    return trained.graphical_derivative(points=reference.points)
+    return trained.derivative(points=reference.points)
 
 
 def test_the_point_is_stationary_and_not_taken_for_a_fitted_one(trained, derivative):

@@ -57,9 +57,7 @@ def test_training_fits(trained: Trained) -> None:
 
 @pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3])
 def test_the_residual_over_all_points_is_what_was_asked_for(trained: Trained, tol: float) -> None:
-    D = trained.problem.graphical_derivative(
-        points=MOVED, optimality="interpolating", rows=InformativeRows(tol=tol)
-    )
+    D = trained.problem.derivative(points=MOVED, optimality="interpolating", rows=InformativeRows(tol=tol))
     D(trained.dx)
     assert D.check is not None
     print(
@@ -72,7 +70,7 @@ def test_the_residual_over_all_points_is_what_was_asked_for(trained: Trained, to
 def test_one_step_takes_the_moved_points_back(trained: Trained) -> None:
     """First order in a step of 0.5 %: most of the rise is gone, and the other points keep their loss."""
     problem, dx = trained.problem, trained.dx
-    change = problem.graphical_derivative(points=MOVED)(dx).min_norm().value
+    change = problem.derivative(points=MOVED)(dx).min_norm().value
     moved = problem.risk().move(MOVED, dx)
     before, clean = moved.losses(), problem.risk().losses()
     after = moved.at(problem.weights() + change).losses()

@@ -73,7 +73,7 @@ class Answer:
 def answer(count: int) -> Answer:
     """Solved at a step of 1 %; the derivative is linear."""
     moved = drawn()[:count]
-    derivative, step = problem().graphical_derivative(points=moved), whole_step(moved)
+    derivative, step = problem().derivative(points=moved), whole_step(moved)
     found = derivative(0.01 * step).min_norm()
     assert found.status is Status.CONVERGED
     return Answer(moved, derivative, step, 100 * found.value)

@@ -134,7 +134,7 @@ class TestKeptOutputs:
 
     def test_starts_along_the_graphical_derivative(self, fitted):
         problem, errors, sizes = fitted.problem(), [], (0.04, 0.02, 0.01)
-        slope = problem.graphical_derivative(points=MOVED)(direction()).min_norm().value
+        slope = problem.derivative(points=MOVED)(direction()).min_norm().value
         for size in sizes:
             found = follow_path(problem, Move(MOVED, size * direction()), max_error=1e-4)
             errors.append(float((found.change - size * slope).norm()))

@@ -81,7 +81,7 @@ class TestWhatIsTaken:
     def test_by_auto(self, case):
         problem, _ = problem_of(**CASES[case])
         found = plan(problem, points=K)
-        derivative = problem.graphical_derivative(points=K)
+        derivative = problem.derivative(points=K)
         if found.automatic.optimality == "stationary":
             assert found.otherwise is None
             assert found.reason == derivative.reason
@@ -99,9 +99,9 @@ class TestWhatIsTaken:
         dx = direction(problem, 1)
         if route.obstacle:
             with pytest.raises(ValueError, match="bytes|fitted"):
-                problem.graphical_derivative(points=K, optimality=optimality)(dx).min_norm()
+                problem.derivative(points=K, optimality=optimality)(dx).min_norm()
             return
-        derivative = problem.graphical_derivative(points=K, optimality=optimality)
+        derivative = problem.derivative(points=K, optimality=optimality)
         assert class_of(derivative.linearisation.constraint.solver) == route.solver
 
 
@@ -111,7 +111,7 @@ def test_a_fitted_problem_goes_the_way_that_is_planned():
         found = plan(problem, points=K)
         assert found.automatic.name == "interpolating on all rows by Dual"
         assert found.reason.endswith("by Dual if the 192 rows of J prove independent, else stationary")
-        assert problem.graphical_derivative(points=K).optimality == "interpolating"
+        assert problem.derivative(points=K).optimality == "interpolating"
 
 
 def test_more_rows_than_weights_are_known_to_be_dependent():
@@ -120,7 +120,7 @@ def test_more_rows_than_weights_are_known_to_be_dependent():
     problem = Problem(model, nn.MSELoss(), x, model(x).detach())
     found = plan(problem)
     assert found.reason == "stationary because 9 rows of J cannot be independent in 3 weights"
-    assert problem.graphical_derivative().reason == found.reason
+    assert problem.derivative().reason == found.reason
 
 
 class TestNothingIsDone:
@@ -143,10 +143,10 @@ class TestNothingIsDone:
 
     def test_rows_that_were_chosen_before_are_still_kept(self, monkeypatch):
         problem, rows = net("connected").problem(), InformativeRows(tol=1e-2)
-        problem.graphical_derivative(points=MOVED, rows=rows)
+        problem.derivative(points=MOVED, rows=rows)
         plan(problem, points=[0])
         monkeypatch.setattr(DirectionalJacobian, "rows", None)
-        problem.graphical_derivative(points=MOVED, rows=rows)
+        problem.derivative(points=MOVED, rows=rows)
 
 
 @dataclass(frozen=True)
@@ -183,9 +183,7 @@ def reads_of(way: Way, kind: str, **options) -> None:
     solver = ITERATIVE.get(way.solver) or made.get(way.solver, point.gram_solver)()
     solver = solver if way.rows is None else None
     data.reads = 0
-    derivative = problem.graphical_derivative(
-        points=K, optimality=way.optimality, solver=solver, rows=way.rows
-    )
+    derivative = problem.derivative(points=K, optimality=way.optimality, solver=solver, rows=way.rows)
     counts = []
     for seed, cost in ((1, route.first), (2, route.direction)):
         with warnings.catch_warnings():
@@ -220,7 +218,7 @@ def test_rows_of_all_points_are_where_the_plan_says(tmp_path, budget, place):
     problem, data = problem_of("wide", memory_budget=budget, spill_folder=folder)
     route = named(plan(problem, points=K), "gauss_newton by Dual")
     solver = problem.point.gram_solver()
-    derivative = problem.graphical_derivative(points=K, optimality="gauss_newton", solver=solver)
+    derivative = problem.derivative(points=K, optimality="gauss_newton", solver=solver)
     derivative(direction(problem, 1)).min_norm()
     kept = solver.plan(derivative.linearisation.constraint.operator.factor)
     assert (route.place, route.rows, route.disk) == (place, N * OUT, kept.disk)
@@ -244,7 +242,7 @@ class TestInformativeRows:
         for tol in (1e-1, 1e-2, 1e-4):
             rows = InformativeRows(tol=tol)
             route, taken = self.planned(problem, rows)
-            derivative = problem.graphical_derivative(points=MOVED, optimality="interpolating", rows=rows)
+            derivative = problem.derivative(points=MOVED, optimality="interpolating", rows=rows)
             operator = derivative.linearisation.constraint.operator
             kept = derivative.linearisation.constraint.solver.plan(operator)
             assert taken == route
@@ -257,7 +255,7 @@ class TestInformativeRows:
         budget = 8 * 400 * (2 * 400 + 2 * size) - 1
         problem = net(kind).problem(memory_budget=budget, spill_folder=tmp_path)
         route, taken = self.planned(problem, None)
-        derivative = problem.graphical_derivative(points=MOVED)
+        derivative = problem.derivative(points=MOVED)
         assert taken == route
         assert derivative.reason.startswith(f"interpolating on {route.rows} of 400 rows")
         whole = named(plan(problem, points=MOVED), "interpolating on all rows by Dual")
@@ -270,9 +268,9 @@ class TestInformativeRows:
         route = named(found, "interpolating on informative rows by Dual")
         assert "more than the 25 allowed" in route.obstacle
         assert found.default("interpolating").name == "interpolating on all rows by LSMR"
-        derivative = problem.graphical_derivative(points=MOVED, optimality="interpolating", rows=rows)
+        derivative = problem.derivative(points=MOVED, optimality="interpolating", rows=rows)
         assert type(derivative.linearisation.constraint.solver) is LSMR
-        assert found.reason == problem.graphical_derivative(points=MOVED, rows=rows).reason
+        assert found.reason == problem.derivative(points=MOVED, rows=rows).reason
 
 
 class TestTheSmallestBudget:
@@ -301,14 +299,14 @@ class TestTheSmallestBudget:
         route = plan(problem, points=K).automatic
         assert (route.solver, route.applies) == ("Dense", False)
         with pytest.raises(ValueError, match=f"at least {route.smallest_budget} bytes"):
-            problem.graphical_derivative(points=K)(direction(problem, 1)).min_norm()
+            problem.derivative(points=K)(direction(problem, 1)).min_norm()
 
     def test_of_informative_rows_is_the_one_their_refusal_names(self):
         problem, _ = problem_of("wide", memory_budget=500_000)
         route = named(plan(problem, points=K), "interpolating on informative rows by Dual")
         assert not route.applies
         with pytest.raises(ValueError, match=f"at least {route.smallest_budget} bytes"):
-            problem.graphical_derivative(points=K, optimality="interpolating")
+            problem.derivative(points=K, optimality="interpolating")
 
 
 @pytest.mark.parametrize("budget", [LARGE, 1000])

@@ -73,7 +73,7 @@ MAPS = ["interpolating", "gauss_newton", "stationary"]
 @pytest.mark.parametrize("optimality", MAPS)
 def test_pull_is_the_adjoint_of_push(fitted, optimality, element):
     problem = fitted.problem()
-    line = problem.graphical_derivative(points=POINTS, optimality=optimality).linearisation
+    line = problem.derivative(points=POINTS, optimality=optimality).linearisation
     response, dx, q = Response(line, element), draw(2, 3, seed=3), draw(len(problem.weights()), seed=4)
     forward, backward = float(response.push(dx) @ q), float((response.pull(q)[0] * dx).sum())
     assert forward == pytest.approx(backward, rel=1e-9)
@@ -81,7 +81,7 @@ def test_pull_is_the_adjoint_of_push(fitted, optimality, element):
 
 @pytest.mark.parametrize("element", ELEMENTS[2:], ids=str)
 def test_push_is_the_element_of_the_estimate(fitted, element):
-    derivative = fitted.problem().graphical_derivative(points=POINTS)
+    derivative = fitted.problem().derivative(points=POINTS)
     dx = 0.01 * draw(2, 3, seed=3)
     found = Response(derivative.linearisation, element).push(dx)
     torch.testing.assert_close(found, derivative(dx).element(element).value, rtol=0, atol=1e-14)

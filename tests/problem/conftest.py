@@ -65,7 +65,7 @@ class Door:
         return Problem(model, nn.MSELoss(), self.INPUTS, model(self.INPUTS).detach())
 
     def derivative(self, **options: Any) -> GraphicalDerivative:
-        return self.problem().graphical_derivative(**options)
+        return self.problem().derivative(**options)
 
     def estimate(self, change: Move, **options: Any) -> AffineSet:
         return self.problem().estimate(change, **options)

@@ -126,7 +126,7 @@ MAPS = (
     ),
     (
         "interpolating under weight decay",
-        lambda m: m.problem(weight_decay=0.1).graphical_derivative(optimality="interpolating"),
+        lambda m: m.problem(weight_decay=0.1).derivative(optimality="interpolating"),
         ValueError,
         "optimality | weight decay 0.1 | stationary",
     ),

@@ -114,7 +114,7 @@ def test_estimates_solve_the_dense_system(trained, name, solver):
 
 def test_a_solver_for_one_damping_is_refused_by_name(trained):
     with pytest.raises(TypeError, match="`solver` must be one for the GaussNewton.*all weights decay alike"):
-        trained.graphical_derivative(optimality="gauss_newton", solver=Dual())
+        trained.derivative(optimality="gauss_newton", solver=Dual())
 
 
 def test_outputs_are_not_kept_where_only_some_weights_decay():
@@ -125,7 +125,7 @@ def test_outputs_are_not_kept_where_only_some_weights_decay():
     )
     assert not fitted.is_fitted
     with pytest.raises(ValueError, match="weight decay 1e-09"):
-        fitted.graphical_derivative(optimality="interpolating")
+        fitted.derivative(optimality="interpolating")
 
 
 def test_a_part_of_the_weights_keeps_its_decays():

@@ -65,7 +65,7 @@ def test_tikhonov_damps_the_weighted_rows(fitted):
     problem, A, rhs = system(fitted)
     damping = 1e-3
     expected = A.T @ torch.linalg.solve(A @ A.T + damping * torch.eye(len(A)).double(), rhs)
-    found = problem.graphical_derivative(points=MOVED)(DX).element(Tikhonov(damping))
+    found = problem.derivative(points=MOVED)(DX).element(Tikhonov(damping))
     assert error(found.value, expected) <= 1e-8
 
 
@@ -75,14 +75,14 @@ def test_a_rank_cut_leaves_the_small_directions_alone(fitted):
     cut = float((values[4] * values[5]).sqrt() / values[-1])
     big = vectors[:, 5:]
     expected = A.T @ (big @ ((big.T @ rhs) / values[5:]))
-    found = problem.graphical_derivative(points=MOVED)(DX).element(RankCut(cut))
+    found = problem.derivative(points=MOVED)(DX).element(RankCut(cut))
     assert error(found.value, expected) <= 1e-8
 
 
 def test_long_training_tends_to_the_minimum_norm_element(fitted):
     problem, A, _ = system(fitted)
     top = float(torch.linalg.matrix_norm(A, 2)) ** 2
-    values = problem.graphical_derivative(points=MOVED)(DX)
+    values = problem.derivative(points=MOVED)(DX)
     flow = values.element(GradientFlow(steps=10**9, learning_rate=1.0 / top))
     assert error(flow.value, values.min_norm().value) <= 1e-8
 
@@ -111,12 +111,12 @@ def test_an_estimate_is_put_on_a_copy_of_the_model(fitted):
 
 def test_an_estimate_is_the_derivative_at_the_trained_weights(fitted):
     problem = fitted.problem()
-    estimate, derivative = problem.estimate(Move(MOVED, DX)), problem.graphical_derivative(points=MOVED)(DX)
+    estimate, derivative = problem.estimate(Move(MOVED, DX)), problem.derivative(points=MOVED)(DX)
     assert torch.equal(estimate.min_norm().value, problem.weights() + derivative.min_norm().value)
 
 
 def test_a_direction_may_be_flat_or_shaped(fitted):
-    D = fitted.problem().graphical_derivative(points=MOVED)
+    D = fitted.problem().derivative(points=MOVED)
     assert torch.equal(D(DX).min_norm().value, D(DX.reshape(-1)).min_norm().value)
 
 

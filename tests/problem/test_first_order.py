@@ -18,7 +18,7 @@ def test_isolated_minimum(isolated_net):
     case, weight_decay = isolated_net
     problem, points, dx = case.problem(weight_decay=weight_decay), [7, 0, 4], draw(3, 3)
     assert problem.gradient().norm() <= 1e-12
-    v = problem.graphical_derivative(points=points)(dx).min_norm().value
+    v = problem.derivative(points=points)(dx).min_norm().value
     along = optimality_errors(problem, dx, v, points=points, scales=STEPS)
     assert abs(log_slope(STEPS, along) - 2.0) <= 0.1
     nothing = optimality_errors(problem, dx, torch.zeros_like(v), points=points, scales=STEPS)
@@ -30,7 +30,7 @@ def test_isolated_minimum(isolated_net):
 def test_fitted_overparameterised(request, kind, optimality):
     problem, points, dx = request.getfixturevalue(kind).problem(), [5, 1], draw(2, 3)
     assert problem.gradient().norm() <= 1e-12
-    derivative = problem.graphical_derivative(points=points, optimality=optimality)(dx)
+    derivative = problem.derivative(points=points, optimality=optimality)(dx)
     for choice in (derivative.min_norm(), *derivative.sample(2, radius=1.0, generator=torch.Generator())):
         assert choice.residual <= 1e-8
         along = optimality_errors(problem, dx, choice.value, points=points, scales=STEPS)
@@ -43,7 +43,7 @@ def test_logistic_regression_is_the_implicit_function_theorem(logistic):
     risk = problem.risk()
     B = Mixed(risk, points).to_dense()
     expected = -torch.linalg.solve(Hessian(risk).to_dense(), B @ dx.reshape(-1))
-    found = problem.graphical_derivative(points=points)(dx).min_norm().value
+    found = problem.derivative(points=points)(dx).min_norm().value
     assert (found - expected).norm() <= 1e-8 * expected.norm()
 
 
@@ -51,7 +51,7 @@ def test_logistic_regression_is_the_implicit_function_theorem(logistic):
 def test_retraining_confirms_with_an_error_linear_in_the_step(request, minimise, name):
     case, weight_decay = request.getfixturevalue(name)
     problem, points, dx = case.problem(weight_decay=weight_decay), [3, 11], draw(2, 3)
-    v = problem.graphical_derivative(points=points, optimality="stationary")(dx).min_norm().value
+    v = problem.derivative(points=points, optimality="stationary")(dx).min_norm().value
     errors = []
     for t in STEPS:
         retrained = minimise(problem.risk().move(points, t * dx), tol=1e-12)

@@ -33,7 +33,7 @@ def small(tmp_path, monkeypatch) -> Problem:
 
 
 def derivative(problem: Problem, tol: float = 1e-6, **options: Dual) -> GraphicalDerivative:
-    return problem.graphical_derivative(
+    return problem.derivative(
         points=MOVED, optimality="interpolating", rows=InformativeRows(tol=tol), **options
     )
 

@@ -113,10 +113,8 @@ def test_with_every_row_in_it_is_the_full_route(fitted_net):
 def test_flow_elements_are_those_of_the_full_route_where_the_loss_feels_every_row(fitted):
     problem = fitted.problem()
     dx = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    D = problem.graphical_derivative(
-        points=[1, 4], optimality="interpolating", rows=InformativeRows(tol=0.01)
-    )
-    full = problem.graphical_derivative(points=[1, 4], optimality="interpolating")
+    D = problem.derivative(points=[1, 4], optimality="interpolating", rows=InformativeRows(tol=0.01))
+    full = problem.derivative(points=[1, 4], optimality="interpolating")
     choices = (GradientFlow(steps=200, learning_rate=0.02), Tikhonov(1e-3), None)
     for choice in choices:
         assert error(D(dx).element(choice).value, full(dx).element(choice).value) <= 1e-10
@@ -231,9 +229,7 @@ class TestRows:
         problem = Problem(
             copy.deepcopy(fit.model).float(), nn.CrossEntropyLoss(), fit.inputs.float(), fit.labels
         )
-        D = problem.graphical_derivative(
-            points=MOVED, optimality="interpolating", rows=InformativeRows(tol=1e-3)
-        )
+        D = problem.derivative(points=MOVED, optimality="interpolating", rows=InformativeRows(tol=1e-3))
         v = D(fit.dx.float()).min_norm().value
         assert D.check.is_accurate
         exact = brute_force(fit, v.double())

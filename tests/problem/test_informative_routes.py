@@ -103,14 +103,14 @@ class TestAuto:
         return 8 * 400 * (2 * 400 + 2 * 4154) - 1
 
     def test_takes_all_rows_where_they_fit(self):
-        D = net("connected").problem().graphical_derivative(points=MOVED)
+        D = net("connected").problem().derivative(points=MOVED)
         assert (D.optimality, D.plan, D.check) == ("interpolating", "", None)
         assert "the 400 rows of J are independent" in D.reason
 
     def test_takes_chosen_rows_where_all_do_not_fit_and_says_which(self):
         fit = net("connected")
         assert len(fit.smallest) == 4154
-        D = fit.problem(memory_budget=self.budget()).graphical_derivative(points=MOVED)
+        D = fit.problem(memory_budget=self.budget()).derivative(points=MOVED)
         assert D.optimality == "interpolating"
         assert D.reason.startswith("interpolating on ")
         assert " of 400 rows: all 20 of the moved points" in D.reason
@@ -119,7 +119,7 @@ class TestAuto:
         assert (D.check.is_accurate, D.check.tol) == (True, InformativeRows().tol)
         expected = fit.derivative(rows=InformativeRows())(fit.dx).min_norm().value
         assert error(v.value, expected) <= 1e-9
-        assert fit.problem(memory_budget=self.budget() + 1).graphical_derivative(points=MOVED).plan == ""
+        assert fit.problem(memory_budget=self.budget() + 1).derivative(points=MOVED).plan == ""
 
     def test_is_as_asked_for_with_rows(self):
         D = net("connected").derivative(optimality="auto", rows=InformativeRows(tol=1e-2))
@@ -127,9 +127,9 @@ class TestAuto:
 
     def test_is_kept_for_the_same_points(self, counted):
         problem = net("connected").problem(memory_budget=self.budget())
-        first = problem.graphical_derivative(points=MOVED)
+        first = problem.derivative(points=MOVED)
         before = sum(counted)
-        second = problem.graphical_derivative(points=MOVED)
+        second = problem.derivative(points=MOVED)
         problem.coderivative(points=MOVED)
         assert sum(counted) == before > 0
         dx = direction(4)
@@ -139,7 +139,7 @@ class TestAuto:
         fit = net("connected")
         twice = [*range(N), MOVED[0]]
         problem = Problem(fit.model, nn.CrossEntropyLoss(), fit.inputs[twice], fit.labels[twice])
-        D = problem.graphical_derivative(points=[MOVED[0], N], rows=InformativeRows())
+        D = problem.derivative(points=[MOVED[0], N], rows=InformativeRows())
         assert D.optimality == "stationary"
         assert "rows of J in use have numerical rank" in D.reason
 
@@ -147,11 +147,11 @@ class TestAuto:
         fit = net("connected")
         wrong = (fit.labels + 1) % 10
         problem = Problem(fit.model, nn.CrossEntropyLoss(), fit.inputs, wrong, gradient_tol=float("inf"))
-        D = problem.graphical_derivative(points=MOVED, rows=InformativeRows())
+        D = problem.derivative(points=MOVED, rows=InformativeRows())
         assert D.optimality == "stationary"
         assert "not fitted" in D.reason
         with pytest.raises(ValueError, match="a fitted problem"):
-            problem.graphical_derivative(points=MOVED, optimality="interpolating", rows=InformativeRows())
+            problem.derivative(points=MOVED, optimality="interpolating", rows=InformativeRows())
 
 
 class TestContradiction:
@@ -166,7 +166,7 @@ class TestContradiction:
 
     def test_is_said_by_warning_status_emptiness_and_check(self, fitted_net):
         problem, _ = self.problem(fitted_net)
-        D = problem.graphical_derivative(points=[N], optimality="interpolating", rows=InformativeRows())
+        D = problem.derivative(points=[N], optimality="interpolating", rows=InformativeRows())
         with pytest.warns(SolsetWarning, match="contradict each other"):
             values = D(fitted_net.dx[:1])
         assert values.min_norm().status is Status.INCONSISTENT
@@ -177,7 +177,7 @@ class TestContradiction:
 
     def test_is_none_where_both_move_alike(self, fitted_net):
         problem, k = self.problem(fitted_net)
-        D = problem.graphical_derivative(points=[k, N], optimality="interpolating", rows=InformativeRows())
+        D = problem.derivative(points=[k, N], optimality="interpolating", rows=InformativeRows())
         values = D(fitted_net.dx[:1].repeat(2, 1))
         assert D.check.is_accurate
         assert not values.is_empty()
@@ -185,7 +185,7 @@ class TestContradiction:
     def test_auto_never_hands_out_dependent_rows_as_verified(self, fitted_net):
         problem, _ = self.problem(fitted_net)
         for tol in (0.5, 0.1, 2e-3):
-            D = problem.graphical_derivative(points=[N], rows=InformativeRows(tol=tol))
+            D = problem.derivative(points=[N], rows=InformativeRows(tol=tol))
             if D.optimality == "interpolating":
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", SolsetWarning)
@@ -198,7 +198,7 @@ class TestDuality:
         """``⟨q, D(Δx)⟩ = ⟨D*(q), Δx⟩`` for ``q`` in the span of the rows in use."""
         problem, options = fitted_net.problem(), {"points": MOVED, "optimality": "interpolating"}
         rows = InformativeRows(tol=1e-3)
-        D = problem.graphical_derivative(rows=rows, **options)
+        D = problem.derivative(rows=rows, **options)
         v = D(fitted_net.dx).min_norm().value
         q = D(direction(5)).min_norm().value
         found = problem.coderivative(rows=rows, **options)(q).min_norm()

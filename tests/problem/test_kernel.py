@@ -112,7 +112,7 @@ def test_symmetries_are_the_kernel_at_every_size_of_the_gradient(name: str) -> N
         sample = estimate.sample(1, radius=0.1, generator=torch.Generator().manual_seed(3))[0]
         assert float((sample.value - problem.weights()).norm()) < 0.2
     problem = off_by(model, 1e-11, x, y, DECAY)
-    line = problem.graphical_derivative(points=[3, 8], optimality="stationary").linearisation
+    line = problem.derivative(points=[3, 8], optimality="stationary").linearisation
     exact = Dense(rank_tolerance=1e-7).prepare(line.constraint.operator)
     assert exact.rank == len(problem.weights()) - dimension
     truth = exact.solve(-line.push(change.dx)).value
@@ -164,7 +164,7 @@ def test_a_rank_that_the_gradient_leaves_open_is_not_known() -> None:
     x, y = data()
     torch.manual_seed(0)
     problem = Problem(LowRank(4).double().eval(), nn.MSELoss(), x, y, weight_decay=1e-4, gradient_tol=10.0)
-    derivative = problem.graphical_derivative(points=[0], optimality="stationary")
+    derivative = problem.derivative(points=[0], optimality="stationary")
     assert derivative.qualification.is_verified is None
     assert "rank of the Hessian" in derivative.qualification.reason
     assert "rank of the Hessian" in derivative(0.1 * x[:1]).translate(problem.weights()).min_norm().message
@@ -178,7 +178,7 @@ def test_it_warns_in_any_unit_of_the_loss() -> None:
     with pytest.warns(SolsetWarning, match="the weights are not stationary"):
         tiny = Problem(model, lambda out, target: 1e-4 * nn.functional.mse_loss(out, target), x, y)
     with pytest.warns(SolsetWarning, match="rank of the Hessian"):
-        tiny.graphical_derivative(optimality="stationary").rank  # noqa: B018 - computed by being asked for
+        tiny.derivative(optimality="stationary").rank  # noqa: B018 - computed by being asked for
 
 
 def test_a_cut_that_was_asked_for_is_left_alone() -> None:
@@ -213,7 +213,7 @@ def test_weight_decay_does_not_hide_symmetries_from_the_gauss_newton_matrix(name
     dimension, model = MODELS[name][1], trained(name)
     x, y = data()
     problem = Problem(model, nn.MSELoss(), x, y, weight_decay=DECAY)
-    derivative = problem.graphical_derivative(points=[3], optimality="gauss_newton")
+    derivative = problem.derivative(points=[3], optimality="gauss_newton")
     estimate = derivative(0.01 * x[:1])
     assert estimate.dimension == dimension
     answer = estimate.min_norm()

@@ -32,7 +32,7 @@ def problem_of(model: nn.Module, inputs: Tensor, loss: nn.Module | None = None, 
 
 
 def kinks_of(problem: Problem, optimality: str = "interpolating", points=None):
-    premises = problem.graphical_derivative(points=points, optimality=optimality).premises
+    premises = problem.derivative(points=points, optimality=optimality).premises
     return next(premise for premise in premises.each if premise.name == "kinks")
 
 
@@ -74,7 +74,7 @@ def test_estimate_modulus_and_audit_are_flagged():
     with pytest.warns(SolsetWarning, match=r"one-sided at 1 of 4 points: .*MaxPool2d '2'"):
         estimate = problem.estimate(Move([2], 0.01 * torch.ones(1, 1, 8, 8, **DOUBLE)))
     assert "one-sided" in estimate.min_norm().message
-    assert problem.graphical_derivative(points=[2]).qualification.is_verified is None
+    assert problem.derivative(points=[2]).qualification.is_verified is None
     with pytest.warns(SolsetWarning, match="one-sided at 4 of 4"):
         modulus = lipschitz_modulus(problem)
     assert modulus.certificate.certainty == "not known"

@@ -48,7 +48,7 @@ class Summing(nn.Module):
 
 
 def test_fitted_with_independent_rows_is_interpolating(fitted):
-    derivative = fitted.problem().graphical_derivative()
+    derivative = fitted.problem().derivative()
     assert derivative.optimality == "interpolating"
     assert derivative.reason == (
         "interpolating because the training set is fitted and the 12 rows of J are independent"
@@ -57,7 +57,7 @@ def test_fitted_with_independent_rows_is_interpolating(fitted):
 
 
 def test_fitted_with_dependent_rows_is_stationary():
-    derivative = one_hot_fit().graphical_derivative()
+    derivative = one_hot_fit().derivative()
     assert derivative.optimality == "stationary"
     assert derivative.reason == "stationary because the 6 rows of J have numerical rank 3"
 
@@ -65,40 +65,40 @@ def test_fitted_with_dependent_rows_is_stationary():
 def test_fitted_with_duplicates_is_stationary(fitted):
     twice = [0, 1, 2, 3, 4, 5, 2]
     case = dataclasses.replace(fitted, inputs=fitted.inputs[twice], targets=fitted.targets[twice])
-    derivative = case.problem().graphical_derivative(points=[2])
+    derivative = case.problem().derivative(points=[2])
     assert derivative.optimality == "stationary"
     assert derivative.reason == "stationary because the 14 rows of J have numerical rank 12"
 
 
 def test_weight_decay_is_stationary(isolated_net):
     case, weight_decay = isolated_net
-    derivative = case.problem(weight_decay=weight_decay).graphical_derivative()
+    derivative = case.problem(weight_decay=weight_decay).derivative()
     assert derivative.optimality == "stationary"
     assert derivative.reason.startswith("stationary because of weight decay 0.01")
 
 
 def test_not_fitted_is_stationary(build_case):
-    derivative = build_case("tied-mse-mean").problem().graphical_derivative()
+    derivative = build_case("tied-mse-mean").problem().derivative()
     assert derivative.optimality == "stationary"
     assert "not fitted" in derivative.reason
 
 
 def test_a_rank_that_cannot_be_seen_is_stationary(fitted):
-    derivative = fitted.problem().graphical_derivative(solver=LSMR())
+    derivative = fitted.problem().derivative(solver=LSMR())
     assert derivative.optimality == "stationary"
     assert derivative.reason == "stationary because the solver given cannot verify the rank of J"
 
 
 @pytest.mark.parametrize("optimality", ["interpolating", "gauss_newton", "stationary"])
 def test_a_map_asked_for_is_taken(fitted, optimality):
-    derivative = fitted.problem().graphical_derivative(optimality=optimality)
+    derivative = fitted.problem().derivative(optimality=optimality)
     assert (derivative.optimality, derivative.reason) == (optimality, f"{optimality}, as asked for")
 
 
 def test_on_an_exact_fit_all_maps_have_the_same_smallest_element(fitted):
     problem, dx = fitted.problem(), draw(*fitted.inputs.shape)
     first, second, third = (
-        problem.graphical_derivative(optimality=optimality)(dx).min_norm().value
+        problem.derivative(optimality=optimality)(dx).min_norm().value
         for optimality in ("interpolating", "gauss_newton", "stationary")
     )
     assert error(second, first) <= 1e-8
@@ -107,7 +107,7 @@ def test_on_an_exact_fit_all_maps_have_the_same_smallest_element(fitted):
 
 def test_interpolating_keeps_the_outputs_to_first_order(fitted):
     problem, dx = fitted.problem(), draw(*fitted.inputs.shape)
-    v = problem.graphical_derivative(optimality="interpolating")(dx).min_norm().value
+    v = problem.derivative(optimality="interpolating")(dx).min_norm().value
     risk = problem.risk()
 
     def outputs(t: float) -> Tensor:
@@ -127,15 +127,15 @@ def test_gauss_newton_is_the_hessian_where_outputs_are_linear_in_the_weights():
     problem = Problem(model, nn.MSELoss(), inputs, targets)
     dx = draw(2, 4, seed=2)
     options = {"points": [7, 3]}
-    exact = problem.graphical_derivative(optimality="stationary", **options)(dx).min_norm().value
-    found = problem.graphical_derivative(optimality="gauss_newton", **options)(dx).min_norm().value
+    exact = problem.derivative(optimality="stationary", **options)(dx).min_norm().value
+    found = problem.derivative(optimality="gauss_newton", **options)(dx).min_norm().value
     assert error(found, exact) <= 1e-10
 
 
 @pytest.mark.parametrize("optimality", ["interpolating", "gauss_newton", "stationary"])
 def test_coderivative_and_graphical_derivative_are_dual(fitted, optimality):
     problem, points, dx = fitted.problem(), [4, 1], draw(2, 3)
-    D = problem.graphical_derivative(points=points, optimality=optimality)
+    D = problem.derivative(points=points, optimality=optimality)
     Dstar = problem.coderivative(points=points, optimality=optimality)
     v = D(dx).min_norm().value
     q = D(draw(2, 3, seed=3)).min_norm().value  # in range Aᵀ, so that the coderivative is not empty
@@ -166,11 +166,11 @@ class Squared(Stationary):
 class TestMapsOfOnesOwn:
     def test_a_refusal_is_asked(self):
         with pytest.raises(ValueError, match="got a point that it never likes"):
-            one_hot_fit().graphical_derivative(optimality=Refusing())
+            one_hot_fit().derivative(optimality=Refusing())
 
     def test_a_square_operator_has_to_say_that_it_is_symmetric(self):
         with pytest.raises(TypeError, match="NormalOperator"):
-            one_hot_fit().graphical_derivative(optimality=Squared())
+            one_hot_fit().derivative(optimality=Squared())
 
 
 def test_outputs_beyond_a_margin_are_not_kept():
@@ -183,6 +183,6 @@ def test_outputs_beyond_a_margin_are_not_kept():
     targets = torch.tensor([[1.0], [-1.0], [1.0]], dtype=torch.float64)
     problem = Problem(model, lambda o, t: (1 - o * t).clamp(min=0).square().mean(), x, targets)
     estimate = problem.estimate(Move([0], torch.full((1, 2), 0.01, dtype=torch.float64)))
-    assert "flat in the outputs of 3 points" in problem.graphical_derivative(points=[0]).linearisation.reason
+    assert "flat in the outputs of 3 points" in problem.derivative(points=[0]).linearisation.reason
     assert estimate.dimension == 3
     assert torch.equal(estimate.min_norm().value, problem.weights())

@@ -30,12 +30,12 @@ def test_is_the_problem_built_there(fitted):
 
 def test_keeps_nothing_of_the_linearisations_before(fitted):
     problem, dx = fitted.problem(), 0.1 * draw(2, 3)
-    problem.graphical_derivative(points=POINTS)
+    problem.derivative(points=POINTS)
     weights = problem.estimate(Move(POINTS, dx)).min_norm().value
     moved = problem.moved_to(Move(POINTS, dx), weights)
     step = 1e-3 * draw(2, 3, seed=2)
-    found = moved.graphical_derivative(points=POINTS, optimality="stationary")(step).min_norm()
-    own = problem.graphical_derivative(points=POINTS, optimality="stationary")(step).min_norm()
+    found = moved.derivative(points=POINTS, optimality="stationary")(step).min_norm()
+    own = problem.derivative(points=POINTS, optimality="stationary")(step).min_norm()
     assert float((found.value - own.value).norm()) > 1e-3 * float(own.value.norm())
     assert torch.equal(problem.weights(), fitted.problem().weights())
 

@@ -124,13 +124,13 @@ def test_retraining_takes_the_penalty_along():
 def test_maps_that_know_no_penalty_are_refused():
     model = network()
     fitted = Problem(model, nn.MSELoss(), X, model(X).detach(), penalty=spectral, gradient_tol=float("inf"))
-    assert isinstance(fitted.graphical_derivative().linearisation.map, Stationary)
+    assert isinstance(fitted.derivative().linearisation.map, Stationary)
     with pytest.raises(
         ValueError, match="a penalty on the weights, under which the training outputs are not"
     ):
-        fitted.graphical_derivative(optimality="interpolating")
+        fitted.derivative(optimality="interpolating")
     with pytest.raises(TypeError, match="without a penalty"):
-        fitted.graphical_derivative(optimality="gauss_newton", solver=Dual())
+        fitted.derivative(optimality="gauss_newton", solver=Dual())
 
 
 def test_an_l1_norm_at_zero_is_a_kink():
@@ -139,7 +139,7 @@ def test_an_l1_norm_at_zero_is_a_kink():
         model[0].weight[1] = 0.0
     with pytest.warns(SolsetWarning, match="the penalty has a kink at the weights"):
         kinked = Problem(model, nn.MSELoss(), X, Y, penalty=elastic_net, gradient_tol=float("inf"))
-    assert "kink" in kinked.graphical_derivative().premises.veto
+    assert "kink" in kinked.derivative().premises.veto
 
 
 def test_the_identity_knows_the_penalty():

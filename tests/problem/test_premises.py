@@ -22,7 +22,7 @@ def _problem(*premises: Premise) -> Problem:
 
 def test_a_problem_whose_premises_hold_is_verified():
     problem = _problem(Premise("loss", Verdict.HELD))
-    assert problem.graphical_derivative().qualification.is_verified
+    assert problem.derivative().qualification.is_verified
     assert lipschitz_modulus(problem).certificate.certainty == "exact"
     assert set(audit(problem).certainty) == {"exact"}
 
@@ -31,7 +31,7 @@ def test_a_problem_whose_premises_hold_is_verified():
 @pytest.mark.parametrize("premise", [FAILED, UNCHECKED])
 def test_a_premise_that_does_not_hold_withholds_every_certificate(premise):
     problem = _problem(Premise("loss", Verdict.HELD), premise)
-    assert problem.graphical_derivative().qualification.is_verified is None
+    assert problem.derivative().qualification.is_verified is None
     modulus = lipschitz_modulus(problem)
     assert modulus.certificate.certainty == "not known"
     assert modulus.value == pytest.approx(lipschitz_modulus(_problem()).value)
@@ -76,7 +76,7 @@ def test_a_saddle_is_no_solution_and_gets_no_certificate():
 
     inputs = torch.randn(4, 2, dtype=torch.float64)
     problem = Problem(Saddle(), loss, inputs, inputs.clone(), target_moves=False)
-    derivative = problem.graphical_derivative(points=[0], optimality="stationary")
+    derivative = problem.derivative(points=[0], optimality="stationary")
     assert derivative.rank == 2
     assert derivative.qualification.is_verified is None
     assert "negative eigenvalue, 0.5 of the largest" in derivative.qualification.reason
@@ -90,5 +90,5 @@ def test_weights_that_are_not_stationary_get_no_certificate_even_where_that_was_
     inputs, targets = torch.randn(8, 2, dtype=torch.float64), torch.randn(8, 1, dtype=torch.float64)
     model = nn.Linear(2, 1).double().eval()
     problem = Problem(model, nn.MSELoss(), inputs, targets, weight_decay=0.1, gradient_tol=100.0)
-    reason = problem.graphical_derivative(points=[0]).qualification.reason
+    reason = problem.derivative(points=[0]).qualification.reason
     assert "not stationary: the gradient norm" in reason

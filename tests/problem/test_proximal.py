@@ -73,7 +73,7 @@ class TestFormula:
         problem = unfinished()
         estimate = problem.estimate(MOVE)
         assert (estimate.dimension, estimate.is_empty()) == (0, False)
-        assert problem.graphical_derivative().rank == len(problem.weights())
+        assert problem.derivative().rank == len(problem.weights())
 
     def test_filters_act_on_the_hessian_without_damping(self):
         problem = unfinished()
@@ -99,7 +99,7 @@ class TestDefault:
     def test_is_taken_where_the_weights_are_not_stationary_and_said(self):
         with pytest.warns(SolsetWarning, match=r"not stationary.*proximal map.*optimality=\"stationary\""):
             problem = unfinished()
-        derivative = problem.graphical_derivative()
+        derivative = problem.derivative()
         assert derivative.optimality == "proximal"
         assert "not stationary (gradient norm" in derivative.reason
         solution = problem.estimate(MOVE).min_norm()
@@ -117,17 +117,17 @@ class TestDefault:
         torch.testing.assert_close(solution.value - problem.weights(), smallest, rtol=1e-6, atol=1e-8)
 
     def test_is_not_taken_where_the_gradient_was_accepted(self):
-        assert unfinished(gradient_tol=1e3).graphical_derivative().optimality == "stationary"
+        assert unfinished(gradient_tol=1e3).derivative().optimality == "stationary"
 
     def test_parts_of_the_problem_take_the_same(self):
         problem = unfinished()
-        assert problem.restrict(parameters=["0.*"]).graphical_derivative().optimality == "proximal"
-        assert problem.with_model(problem.risk().model).graphical_derivative().optimality == "proximal"
+        assert problem.restrict(parameters=["0.*"]).derivative().optimality == "proximal"
+        assert problem.with_model(problem.risk().model).derivative().optimality == "proximal"
 
     def test_a_loss_without_curvature_keeps_the_stationary_map(self):
         model = nn.Linear(3, 1).double()
         problem = Problem(model, nn.L1Loss(), draw(8, 3, seed=1), draw(8, 1, seed=2))
-        assert problem.graphical_derivative().optimality == "stationary"
+        assert problem.derivative().optimality == "stationary"
 
     def test_the_plan_and_the_audit_know_it(self):
         problem = unfinished()
@@ -148,7 +148,7 @@ class TestDefault:
     @pytest.mark.filterwarnings("ignore::solset.errors.SolsetWarning")
     def test_a_path_leads_to_stationary_weights(self):
         problem = unfinished(weight_decay=3.0)
-        assert problem.graphical_derivative().optimality == "proximal"
+        assert problem.derivative().optimality == "proximal"
         assert follow_path(problem, MOVE, progress=False, max_gradients=3).optimality == "stationary"
 
 

@@ -50,7 +50,7 @@ def test_a_route_says_its_cost_or_its_obstacle() -> None:
 
 def test_derivatives_say_map_rows_solver_and_sizes(fitted) -> None:
     problem = fitted.problem()
-    derivative = problem.graphical_derivative(points=[0])
+    derivative = problem.derivative(points=[0])
     assert repr(derivative) == f"GraphicalDerivative({derivative.linearisation.headline})"
     assert repr(problem.coderivative(points=[0])).startswith(f"Coderivative({derivative.optimality} map, ")
     assert "\n" not in repr(derivative)

@@ -111,7 +111,7 @@ def test_an_element_that_goes_uphill_is_said() -> None:
         nn.init.zeros_(part)
     x = torch.ones(1, 1, dtype=torch.float64)
     problem = Problem(model, nn.MSELoss(), x, 3 * x)  # a saddle: w₁ = w₂ = 0
-    line = problem.graphical_derivative(optimality="stationary").linearisation
+    line = problem.derivative(optimality="stationary").linearisation
     with pytest.warns(SolsetWarning, match="raises the quadratic model of the risk"):
         answer = line.answers(torch.tensor([1.0, 1.0], dtype=torch.float64)).min_norm()
     assert answer.status is Status.CONVERGED

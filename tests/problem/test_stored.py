@@ -32,7 +32,7 @@ def direction(seed: int = 0) -> Tensor:
 
 
 def derivative(problem: Problem, rows: InformativeRows = ROWS, **options: object) -> GraphicalDerivative:
-    return problem.graphical_derivative(points=MOVED, optimality="interpolating", rows=rows, **options)
+    return problem.derivative(points=MOVED, optimality="interpolating", rows=rows, **options)
 
 
 def solver(place: str, folder: Path) -> Dual:
@@ -127,7 +127,7 @@ class TestALoadedDerivative:
         E._source.settings = InformativeRows(tol=1e-6)
         assert E.verify(direction()).is_accurate
         assert (E.check.rows, sum(counted)) == (12, 3)
-        full = fitted.problem().graphical_derivative(points=MOVED, optimality="interpolating")
+        full = fitted.problem().derivative(points=MOVED, optimality="interpolating")
         expected = full(direction()).min_norm().value
         torch.testing.assert_close(E(direction()).min_norm().value, expected, rtol=0, atol=1e-10)
 
@@ -387,7 +387,7 @@ class TestSaving:
 
     def test_is_refused_where_all_rows_are_in_use(self, fitted, tmp_path):
         with pytest.raises(ValueError, match="selection of rows"):
-            fitted.problem().graphical_derivative(points=MOVED).save(tmp_path / "stored")
+            fitted.problem().derivative(points=MOVED).save(tmp_path / "stored")
         assert not (tmp_path / "stored").exists()
 
     def test_where_rows_are_recomputed_keeps_them_all_the_same(self, fitted, tmp_path):

@@ -96,7 +96,7 @@ def test_it_is_nearer_to_real_training_than_the_linear_element(fitted):
     problem, steps = fitted.problem(), 400
     found, real = followed(problem, steps=steps, record_at=(20,)), truth(problem, steps, (20,))
     assert found.reason is StopReason.END
-    changes = problem.graphical_derivative(points=MOVED)(direction())
+    changes = problem.derivative(points=MOVED)(direction())
     for k in (20, steps):
         first = changes.element(filters.GradientFlow(k, RATE)).value + problem.weights()
         linear = float((first - real[k]).norm() / (real[k] - problem.weights()).norm())

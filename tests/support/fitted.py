@@ -76,7 +76,7 @@ class Net:
 
     def derivative(self, **options):
         chosen = {"points": MOVED, "optimality": "interpolating", **options}
-        return self.problem().graphical_derivative(**chosen)
+        return self.problem().derivative(**chosen)
 
     @cached_property
     def smallest(self) -> Tensor:

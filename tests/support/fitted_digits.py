@@ -60,7 +60,7 @@ def fitted(activation: str) -> Fitted:
         "cross_entropy": cross_entropy_directions(model, inputs, labels),
     }
     rate = 1.0 / largest_eigenvalue(GaussNewton(problem.risk()))
-    derivative = problem.graphical_derivative(points=moved)
+    derivative = problem.derivative(points=moved)
     assert derivative.optimality == "interpolating", derivative.reason
     return Fitted(problem, moved, directions, derivative, rate)
 

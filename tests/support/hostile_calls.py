@@ -76,7 +76,7 @@ def calls() -> dict[str, Call]:
                 **{"spill_folder": None, "gradient_tol": 1e-3},
             },
         ),
-        "graphical_derivative": (problem.graphical_derivative, {"points": [0], "rows": None, **none}),
+        "derivative": (problem.derivative, {"points": [0], "rows": None, **none}),
         "coderivative": (problem.coderivative, {"points": [0], "rows": None, **none}),
         "estimate": (problem.estimate, {"change": solset.Move([0, 2], DX), "rows": None, **none}),
         "moved_to": (problem.moved_to, {"change": solset.Move([0, 2], DX), "weights": weights}),

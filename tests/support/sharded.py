@@ -117,7 +117,7 @@ def solutions() -> dict[str, Tensor]:
         "tiles": Tiled(side=7),
         "LSMR": LSMR(tol=1e-13),
     }.items():
-        derivative = problem.graphical_derivative(points=[3, 7], optimality="interpolating", solver=solver)
+        derivative = problem.derivative(points=[3, 7], optimality="interpolating", solver=solver)
         found[f"minimum norm, {name}"] = derivative(dx).min_norm().value
         found[f"trained, {name}"] = derivative(dx).element(GradientFlow(steps=50, learning_rate=0.05)).value
     stability = training_stability(
@@ -139,7 +139,7 @@ def chosen_rows() -> dict[str, Tensor]:
     problem = fitted("convolutional").problem()
     rows = InformativeRows(tol=1e-4)
     dx = 0.01 * draw(2, 64, seed=7)
-    derivative = problem.graphical_derivative(points=[3, 17], optimality="interpolating", rows=rows)
+    derivative = problem.derivative(points=[3, 17], optimality="interpolating", rows=rows)
     change = derivative(dx).min_norm().value
     assert derivative.check is not None
     surface = landscape(problem, {"change": change}, resolution=3, progress=False)

@@ -161,7 +161,7 @@ def _route(
                 cure="An audit by points knows that map's rows only; take lipschitz_modulus for this one.",
             )
         if not part.is_fitted:
-            part.graphical_derivative(points=chosen, optimality=optimality)  # refuses, and says why
+            part.derivative(points=chosen, optimality=optimality)  # refuses, and says why
         is_joint = part.gram_fits if joint is None else joint
         kind = JointAudit if is_joint else IsolatedAudit
         text = "the training set is fitted" + (
@@ -175,9 +175,7 @@ def _route(
             got=joint,
             cure="Leave it out; only the interpolating map has a constraint for each point.",
         )
-    derivative = part.graphical_derivative(
-        points=chosen[:1], optimality=asked or map_unless_fitted(part.point)[0]
-    )
+    derivative = part.derivative(points=chosen[:1], optimality=asked or map_unless_fitted(part.point)[0])
     route = StationaryAudit(part, gradient, slopes, derivative.linearisation)
     why = map_unless_fitted(part.point)[1]
     text = f"the training set is not fitted{why}" if asked is None else "as asked for"

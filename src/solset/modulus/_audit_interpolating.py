@@ -52,7 +52,7 @@ class Constraints:
                 got=True,
                 cure="Leave it out, or raise memory_budget.",
             )
-        system = problem.graphical_derivative(optimality=Interpolating()).linearisation.gram_side()
+        system = problem.derivative(optimality=Interpolating()).linearisation.gram_side()
         side = None if system is None else system.left_side()
         if system is None or system.gram is None or side is None:
             raise bad_type("solver", expected="Dual", got="none with a Gram matrix", cure="Leave it out.")

@@ -166,7 +166,7 @@ def _confirmed(
     if double is None:
         return replace(bare, reason=text)
     optimality = cast("LinearisedMap", line.map)
-    ratio = by_decomposition(double.graphical_derivative(points=moved, optimality=optimality).linearisation)
+    ratio = by_decomposition(double.derivative(points=moved, optimality=optimality).linearisation)
     if ratio is None:
         return replace(bare, reason=text)
     if ratio.value < float("inf"):

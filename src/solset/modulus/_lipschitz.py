@@ -47,7 +47,7 @@ def lipschitz_modulus(
         layer: Name or name patterns of the weights that may move; all by default.
         joint: Whether the outputs of all points are constraints, or those of ``K`` alone (the paper's
             setting; interpolating map only).
-        optimality: Optimality map or its name, as for :meth:`Problem.graphical_derivative`; with a layer, or
+        optimality: Optimality map or its name, as for :meth:`Problem.derivative`; with a layer, or
             without the other points, ``"auto"`` takes the interpolating map wherever the training set is
             fitted. It also does where dependent rows of a fitted problem, which are independent at nearby
             points, prove an infinite modulus, as those of duplicates do.
@@ -156,7 +156,7 @@ def _linearise(
         )
     is_free = isinstance(solver, CG | MINRES)
     used = LSMR() if is_free and has_rows else solver  # LSMR stores nothing of the rows
-    return part.graphical_derivative(points=moved, optimality=asked or AUTO, solver=used).linearisation
+    return part.derivative(points=moved, optimality=asked or AUTO, solver=used).linearisation
 
 
 def _proof_by_rows(
@@ -168,7 +168,7 @@ def _proof_by_rows(
     """
     if not (part.is_fitted and part.gram_fits):
         return None
-    line = part.graphical_derivative(points=moved, optimality=Interpolating()).linearisation
+    line = part.derivative(points=moved, optimality=Interpolating()).linearisation
     ratio = by_decomposition(line)
     if ratio is None or ratio.value < float("inf") or not rows_gain_rank(part, moved):
         return None

@@ -34,11 +34,11 @@ def feature_influence(problem: Problem, gradient: Tensor, points: list[int]) -> 
     Cost: one solve with ``H`` and one product with ``Bᵀ``.
     """
     if problem.is_fitted and problem.gram_fits:
-        line = problem.graphical_derivative(points=points, optimality="interpolating").linearisation
+        line = problem.derivative(points=points, optimality="interpolating").linearisation
         adjoint = line.constraint.flow.curvature().solve(gradient)
     else:
         used, _ = map_unless_fitted(problem.point)
-        line = problem.graphical_derivative(points=points, optimality=used).linearisation
+        line = problem.derivative(points=points, optimality=used).linearisation
         adjoint = line.solve(gradient)
     slopes = Mixed(problem.risk(), points, memory_budget=0).T @ adjoint.value
     return slopes.reshape(len(points), -1).norm(dim=1).to(torch.float64), adjoint.status

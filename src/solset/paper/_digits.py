@@ -125,7 +125,7 @@ class DigitsRun:
     @cached_property
     def derivative(self) -> GraphicalDerivative:
         """The graphical derivative for the moved points; its factorisation serves every size."""
-        return self.problem.graphical_derivative(points=self.moved)
+        return self.problem.derivative(points=self.moved)
 
     @cached_property
     def learning_rate(self) -> float:

@@ -160,7 +160,7 @@ class TrainedResNet56:
     def derivative(self, moved: list[int]) -> GraphicalDerivative:
         """The graphical derivative for these points, on the rows that carry it; prints its plan."""
         rows = InformativeRows(tol=self.settings.tol)
-        derivative = self.problem.graphical_derivative(points=moved, optimality="interpolating", rows=rows)
+        derivative = self.problem.derivative(points=moved, optimality="interpolating", rows=rows)
         if not derivative.plan:
             raise bad_value(
                 "moved",

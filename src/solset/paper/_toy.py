@@ -80,7 +80,7 @@ def run_toy(settings: ToySettings) -> ToyResult:
     stability = training_stability(
         problem, Move(None, dx), samples=settings.samples, radius=settings.radius, generator=generator
     )
-    derivative = problem.graphical_derivative()
+    derivative = problem.derivative()
     moved = problem.risk().move([0, 1], dx)
     samples = torch.stack([sample.value for sample in stability.samples])
     change = stability.solution.value - problem.weights()

@@ -67,11 +67,11 @@ def follow_path(
         change: Change of the training data, such as ``solset.Move(points, dx)``, with ``points=None`` for
             all. Kept outputs are followed along moves only.
         optimality: Map whose solutions are followed: ``"auto"``, ``"interpolating"`` or ``"stationary"``, as
-            for :meth:`Problem.graphical_derivative`.
+            for :meth:`Problem.derivative`.
         max_error: Error of the end along the set relative to the length of the path; at an isolated
             solution, relative to the change of the weights. An estimate that the steps are chosen by, not a
             bound: kinks that are not seen make it rough.
-        rows: Choice of rows of ``J``, as for :meth:`Problem.graphical_derivative`, made again at every step.
+        rows: Choice of rows of ``J``, as for :meth:`Problem.derivative`, made again at every step.
         nearest: Whether to look for the solution nearest to ``w̄`` too, for the data that the path reached.
             It keeps all outputs, and is refused where rows are chosen. The course does not count its cost.
         max_gradients: Cost after which to stop, in gradients of all points; no limit by default.
@@ -173,7 +173,7 @@ def check_path(
             than features changes, or the nearest solution is asked for where rows are chosen or for another
             change than a move.
 
-    Cost: that of :meth:`Problem.graphical_derivative`, which the path needs anyway.
+    Cost: that of :meth:`Problem.derivative`, which the path needs anyway.
     """
     derivative = problem.derivative(change, optimality=optimality, rows=rows)
     if not derivative.linearisation.map.is_exact:  # a path leads to stationary weights, wherever it starts

@@ -16,7 +16,7 @@ from solset.risk import Indices
 def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRows | None = None) -> Plan:
     """The passes over the data, bytes and expected gradients of each route to the graphical derivative.
 
-    Nothing is solved. The same code chooses the route here and in :meth:`Problem.graphical_derivative`; only
+    Nothing is solved. The same code chooses the route here and in :meth:`Problem.derivative`; only
     one thing is not known before: whether the rows of ``J`` prove independent. Gradients are counted roughly
     (1 is a forward and a backward pass over all points). Rows, places and bytes come from the plans of the
     solvers. Passes tell how often the points will be read.
@@ -24,7 +24,7 @@ def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRo
     Args:
         problem: Problem whose graphical derivative is planned.
         points: Indices ``K`` of the points that would move; all by default.
-        rows: As for :meth:`Problem.graphical_derivative`.
+        rows: As for :meth:`Problem.derivative`.
 
     Raises:
         TypeError: If the points are not integers.

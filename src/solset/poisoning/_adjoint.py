@@ -90,8 +90,8 @@ def adjoint_gradient(
         points: Indices ``K`` of the points; all points by default.
         element: Filter that chooses the solution: ``None`` for the nearest one, ``filters.GradientFlow`` for
             training of that duration, or ``filters.Tikhonov``.
-        optimality: Optimality map, as for :meth:`Problem.graphical_derivative`.
-        solver: Solver, as for :meth:`Problem.graphical_derivative`; it must solve with ``Aᵀ`` too.
+        optimality: Optimality map, as for :meth:`Problem.derivative`.
+        solver: Solver, as for :meth:`Problem.derivative`; it must solve with ``Aᵀ`` too.
 
     Raises:
         TypeError: If the solver cannot solve the transposed system.
@@ -114,7 +114,7 @@ def adjoint_gradient(
         tensor([[-2.]])
     """
     goal.check(problem.risk())
-    derivative = problem.graphical_derivative(points=points, optimality=optimality, solver=solver)
+    derivative = problem.derivative(points=points, optimality=optimality, solver=solver)
     response = Response(derivative.linearisation, element)
     adjoint = gradient_of(problem, goal, response, problem.check_points(points))
     require_finite(adjoint)

@@ -159,8 +159,8 @@ def design_poisoning(
             steps onto the set, Newton's method, or for a flow real gradient descent from ``w̄``. Every change
             is counted from where it ends on the clean data.
         start: Feasible perturbation to begin with, ``(|K|, *input)``; zero by default.
-        optimality: Optimality map, as for :meth:`Problem.graphical_derivative`.
-        solver: Solver, as for :meth:`Problem.graphical_derivative`; it must solve with ``Aᵀ`` too.
+        optimality: Optimality map, as for :meth:`Problem.derivative`.
+        solver: Solver, as for :meth:`Problem.derivative`; it must solve with ``Aᵀ`` too.
         checkpoint: Safetensors file that is replaced after every round. If it exists, the ascent continues
             from it; it must have been made for this problem, goal, budget and settings.
         progress: Whether to show a progress bar; by default only on a terminal.
@@ -228,9 +228,7 @@ class Design:
         goal.check(problem.risk())
         feasible, points = budget.at(problem), problem.check_points(budget.points)
         begin = _start(feasible, problem, start)
-        derivative = problem.graphical_derivative(
-            points=points, optimality=self.optimality, solver=self.solver
-        )
+        derivative = problem.derivative(points=points, optimality=self.optimality, solver=self.solver)
         response = Response(derivative.linearisation, self.element)
         adjoint = gradient_of(problem, goal, response, points)
         require_finite(adjoint)

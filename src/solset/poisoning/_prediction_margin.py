@@ -129,8 +129,8 @@ def stability_margin(
         ascent: Settings by which :func:`design_poisoning` designs each perturbation; ``None`` takes the
             maximiser of the linear model instead, which is cheap and often does not flip at its own radius.
         radius_tol: Width of the bracket relative to the radius at which the bisection ends.
-        optimality: Optimality map, as for :meth:`Problem.graphical_derivative`.
-        solver: Solver, as for :meth:`Problem.graphical_derivative`; it must solve with ``Aᵀ`` too.
+        optimality: Optimality map, as for :meth:`Problem.derivative`.
+        solver: Solver, as for :meth:`Problem.derivative`; it must solve with ``Aᵀ`` too.
 
     Raises:
         ValueError: If the network has one output only, two outputs are equally large, the input does not
@@ -143,7 +143,7 @@ def stability_margin(
     _check(budget, radius_tol, len(one))
     label, rivals = _classes(problem, one)
     points = problem.check_points(budget.points)
-    line = problem.graphical_derivative(points=points, optimality=optimality, solver=solver).linearisation
+    line = problem.derivative(points=points, optimality=optimality, solver=solver).linearisation
     response, resolve = Response(line, element), method or _method_of(line.optimality, element)
     space = problem.data_space(points)
     zero = torch.zeros(space.shape, dtype=space.dtype, device=space.device)

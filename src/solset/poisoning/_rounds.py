@@ -165,7 +165,7 @@ class Rounds:
         if self._latest is None or self._latest[0] is not base:
             self._latest = None  # it is large: free it before the next one is made
             moved = self.problem.moved_to(Move(self.points, base.dx), base.weights)
-            line = moved.graphical_derivative(
+            line = moved.derivative(
                 points=self.points, optimality=self._map, solver=self.solver
             ).linearisation
             self._latest = (base, Response(line, self.trained.element))

@@ -1,45 +1,36 @@
 """The problem: a trained network with its loss and its data, where networks and sets meet."""
 
-import copy
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from solset.attribution import Attribution
-from solset.changes import Change, Move, require_change
-from solset.checks import checked, existing_folder, points_of
+from solset.changes import Change, Move
+from solset.checks import checked, existing_folder
 from solset.derivatives import Coderivative, GraphicalDerivative, Response
-from solset.linalg import Space
 from solset.operators import InformativeRows
 from solset.problem._attribution import Goals, attributed, slopes_of
-from solset.problem._entrance import open_problem, weights_of
+from solset.problem._entrance import open_problem
 from solset.problem._finite import Order, finite_answers
-from solset.problem._interpolating import Interpolating, restored
+from solset.problem._interpolating import restored
 from solset.problem._maps import AUTO, Optimality, linearise
-from solset.problem._point import TrainedPoint
+from solset.problem._trained import TrainedProblem
 from solset.risk import (
-    EmpiricalRisk,
     Indices,
     Loss,
     Moves,
     Penalty,
     Pick,
     WeightDecay,
-    fit_at,
-    in_double,
-    network_of,
 )
 from solset.sets import AffineSet
 from solset.solvers import Solver
 from solset.solvers.filters import Filter
 
 
-class Problem:
+class Problem(TrainedProblem):
     """A trained network, its loss and its training data: the point where the solution map is studied.
 
     The constructor checks that the model is in evaluation mode, that data and outputs are the same at every
@@ -93,10 +84,11 @@ class Problem:
     float64 (the time of some three in float32), and the memory of a copy of the model in float64.
 
     Example:
+        >>> import torch
         >>> model = nn.Linear(1, 1, bias=False)
         >>> _ = nn.init.constant_(model.weight, 2.0)
         >>> problem = Problem(model, nn.MSELoss(), torch.tensor([[1.0]]), torch.tensor([[2.0]]))
-        >>> change = problem.graphical_derivative()(torch.tensor([[0.1]])).min_norm()
+        >>> change = problem.derivative()(torch.tensor([[0.1]])).min_norm()
         >>> round(float(change.value), 6)  # d(w·x = 2): dw = -w dx / x
         -0.2
     """
@@ -143,110 +135,17 @@ class Problem:
         self.is_stationary = float(self.gradient().norm()) <= opened.gradient_tol
         self.memory_budget, self.spill_folder = memory_budget, existing_folder("spill_folder", spill_folder)
 
-    def risk(self) -> EmpiricalRisk:
-        """The empirical risk at ``(x̄, w̄)``; its methods move it to other data and weights."""
-        return self._risk
-
-    def gradient(self) -> Tensor:
-        """The optimality map ``R(x̄, w̄) = ∇_w E``, ``(p,)``, computed when the problem was built."""
-        return self._sweep.gradient
-
-    def weights(self) -> Tensor:
-        """The trained weights ``w̄``, flat in ``named_parameters`` order, ``(p,)``."""
-        return self._risk.weights
-
-    @cached_property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of one point's features, those that move.
-
-        Raises:
-            ValueError: If nothing in the inputs can move.
-        """
-        self._risk.points.require_moving()
-        return self._risk.points.feature_shape
-
-    @property
-    def point_count(self) -> int:
-        """``n``, the number of training points."""
-        return len(self._risk.points)
-
-    def __repr__(self) -> str:
-        network, _ = network_of(self._risk.model, {})
-        return (
-            f"Problem({type(network).__name__}, n={self.point_count}, p={len(self.weights())}, "
-            f"c={self.output_count}, gradient norm {float(self._sweep.gradient.norm()):.3g})"
-        )
-
-    def restrict(
-        self, *, points: Indices | None = None, parameters: Sequence[str] | None = None
-    ) -> "Problem":
-        """The same trained point with the constraints of some points only, or with some weights that move.
-
-        ``problem.restrict(parameters=["layers.0"])`` lets one layer move and no other weight.
-        ``problem.restrict(points=[k])`` is the paper's setting of a single point. The points that remain are
-        numbered from 0.
-
-        Args:
-            points: Indices of the points whose constraints stay; the factor ``α`` of each in the risk stays
-                as it was among all points. All points by default.
-            parameters: Name patterns of the weights that may still move; all others stay at their trained
-                values. All by default.
-
-        Raises:
-            TypeError: If points are not integers, or the patterns are one string.
-            ValueError: If points are empty, repeated or out of range, or a pattern matches no weight.
-
-        Cost: one gradient over the points that remain.
-        """
-        risk = self._risk
-        if points is not None:
-            risk = replace(risk.select(points), weight_decay=risk.weight_decay, penalty=risk.penalty)
-        if parameters is not None:
-            risk = risk.restrict(parameters)
-        return self._of(risk)
-
-    def in_double(self) -> "Problem | None":
-        """The same problem in float64; ``None`` where network or loss do not take it. Cost: one gradient."""
-        double = in_double(self._risk)
-        return self._of(double) if double.weights.dtype == torch.float64 else None
-
-    def _of(self, risk: EmpiricalRisk, weights: Tensor | None = None) -> "Problem":
-        """The same problem for another risk, at its own weights or at others; computes one gradient."""
-        if weights is not None:
-            present = self.weights()
-            risk = risk.at(Space("weights", (len(present),), present.dtype, present.device).flatten(weights))
-        other = copy.copy(self)
-        other._warns = self._warns and weights is None  # other weights need not be a solution
-        for cached in ("fit", "point"):
-            other.__dict__.pop(cached, None)
-        other._risk = risk
-        other._sweep = risk.sweep()
-        other.is_stationary = self.is_stationary or weights is not None  # not judged on the way to solutions
-        return other
-
-    @checked
-    def graphical_derivative(
-        self,
-        *,
-        points: Indices | None = None,
-        optimality: Optimality = AUTO,
-        solver: Solver | None = None,
-        rows: InformativeRows | None = None,
-    ) -> GraphicalDerivative:
-        """The graphical derivative ``DS(x̄|w̄)`` for moves of points; as :meth:`derivative`."""
-        return self.derivative(Move(points), optimality=optimality, solver=solver, rows=rows)
-
     @checked
     def derivative(
         self,
-        kind: Change | type[Change],
+        kind: Change | type[Change] = Move,
         *,
         points: Indices | None = None,
         optimality: Optimality = AUTO,
         solver: Solver | None = None,
         rows: InformativeRows | None = None,
     ) -> GraphicalDerivative:
-        """The graphical derivative ``DS(x̄|w̄)`` in the coordinates of any kind of change.
+        """The graphical derivative ``DS(x̄|w̄)`` in the coordinates of any kind of change; of moves by default.
 
         Args:
             kind: Change whose coordinates are meant, whatever its length, such as ``solset.Move([0, 3])``; or
@@ -372,9 +271,9 @@ class Problem:
                 of :mod:`solset.goals`, or a sequence of such goals, which are a block.
             element: Filter that chooses the solution: ``None`` for the nearest one, ``filters.GradientFlow``
                 for what training of that duration reaches, or ``filters.Tikhonov``.
-            optimality: As for :meth:`graphical_derivative`.
-            solver: As for :meth:`graphical_derivative`; for rows it must solve with ``Aᵀ`` too.
-            rows: As for :meth:`graphical_derivative`.
+            optimality: As for :meth:`derivative`.
+            solver: As for :meth:`derivative`; for rows it must solve with ``Aᵀ`` too.
+            rows: As for :meth:`derivative`.
             features: Whether the derivative in the features is computed, the largest part of a block.
             names: Name of each training point for the table; by default points have numbers only.
 
@@ -389,93 +288,5 @@ class Problem:
         Cost: one backward pass and one solve for each goal, then one sweep for features and one for the rest.
         """
         slopes = slopes_of(self.point, goal)
-        line = self.graphical_derivative(optimality=optimality, solver=solver, rows=rows).linearisation
+        line = self.derivative(optimality=optimality, solver=solver, rows=rows).linearisation
         return attributed(self.point, Response(line, element), slopes, names=names, with_features=features)
-
-    def moved_to(self, change: Change, weights: Tensor) -> "Problem":
-        """The same problem on changed data at other weights ``(x̄ + Δx, w)``, to linearise again there.
-
-        Nothing is checked again and no warning is given; :meth:`gradient` and :attr:`fit` of the new problem
-        say how far the weights are from its solution set.
-
-        Args:
-            change: Change of this problem's data, such as ``solset.Move(points, dx)``.
-            weights: New weights ``w``, ``(p,)``, flat in ``named_parameters`` order.
-
-        Raises:
-            ValueError: If shapes do not fit.
-
-        Cost: one gradient.
-        """
-        require_change(change)
-        return self._of(change.applied_to(self._risk), weights)
-
-    def with_model(self, model: nn.Module) -> "Problem":
-        """The same problem at the weights, constants and buffers of another trained copy of the network.
-
-        No warning is given if these weights are not a minimum; :meth:`gradient` says how far they are.
-
-        Args:
-            model: Module in evaluation mode whose moving weights have the same names, shapes and dtype.
-
-        Raises:
-            ValueError: If a weight is missing or of another shape, or the model is in training mode.
-
-        Cost: one gradient.
-        """
-        other = self._of(self._risk.holding(model), weights_of(model, self._risk.layout))
-        other.is_stationary = float(other.gradient().norm()) <= self._gradient_tol
-        return other
-
-    def check_points(self, points: Indices | None) -> list[int]:
-        """The indices as a list, all of them for ``None``.
-
-        Args:
-            points: Distinct indices; ``None`` stands for all points.
-
-        Raises:
-            TypeError: If they are not integers.
-            ValueError: If they are empty, repeated or out of range.
-        """
-        return points_of(points, self.point_count)
-
-    def data_space(self, points: Indices | None) -> Space:
-        """The shape, dtype and device that a change of these points' features must have."""
-        return Move(self.check_points(points)).space(self._risk)
-
-    @cached_property
-    def point(self) -> TrainedPoint:
-        """The trained point that optimality maps linearise at; it holds what was prepared there."""
-        return TrainedPoint(
-            self._risk,
-            sweep=self._sweep,
-            fit=self.fit,
-            memory_budget=self.memory_budget,
-            spill_folder=self.spill_folder,
-            at_door=self._at_door,
-            warns=self._warns,
-            is_stationary=self.is_stationary,
-        )
-
-    @cached_property
-    def fit(self) -> float:
-        """Mean over points of ``‖∇_f L(f(x_i), y_i)‖``, the gradient of the loss in the outputs; 0 if fitted.
-
-        Cost: one pass through the loss; the network is not run.
-        """
-        return fit_at(self._risk, self._sweep.outputs, self._sweep.targets)
-
-    @property
-    def misfit(self) -> float:
-        """The fit relative to that of a constant output, the same for all points; 0 if fitted."""
-        return self.point.misfit
-
-    @property
-    def gram_fits(self) -> bool:
-        """Whether all rows of ``J`` and their Gram matrix fit the memory budget."""
-        return self.point.gram_fits
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether the interpolating map applies: the outputs are fitted, without weight decay."""
-        return not Interpolating().refusal(self.point)

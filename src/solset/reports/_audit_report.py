@@ -79,7 +79,7 @@ class AuditSettings(Settings):
         part = problem.restrict(parameters=[self.layer]) if self.layer else problem
         asked = as_map(self.optimality)
         if asked is not None:
-            part.graphical_derivative(points=points[:1], optimality=asked)
+            part.derivative(points=points[:1], optimality=asked)
 
 
 def run_audit(

@@ -52,7 +52,7 @@ class MoveSettings(Settings):
         """
         points, asked = self.moves(problem).points, as_map(self.optimality)
         if asked is not None:
-            problem.graphical_derivative(points=points, optimality=asked)
+            problem.derivative(points=points, optimality=asked)
 
     @property
     def directions_note(self) -> str:

@@ -50,7 +50,7 @@ class PoisonRun:
         if steps:
             counted: Method = GradientDescent(steps, self.rate)
             first = {f"{steps} steps of gradient descent": counted}
-        elif self.task.problem.graphical_derivative(points=[0]).keeps_outputs:
+        elif self.task.problem.derivative(points=[0]).keeps_outputs:
             first = {"nearest solution": LevenbergMarquardt(output_tol=1e-8)}
         else:
             first = {"Newton's method": Newton()}

@@ -56,7 +56,7 @@ class UserSettings(MoveSettings):
 def run_user_problem(problem: Problem, settings: UserSettings, folder: RunFolder) -> dict[str, Any]:
     """Estimates the new solution set at every size, stage by stage."""
     moves = settings.moves(problem)
-    derivative = problem.graphical_derivative(points=moves.points, optimality=map_of(settings.optimality))
+    derivative = problem.derivative(points=moves.points, optimality=map_of(settings.optimality))
     setup = folder.stage(
         "setup",
         lambda: {

@@ -156,7 +156,7 @@ def ask(
             dimension = estimate.dimension
         except ValueError:
             dimension = None
-        used = problem.graphical_derivative(points=points, optimality=optimality).optimality
+        used = problem.derivative(points=points, optimality=optimality).optimality
     modulus = None
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always")
