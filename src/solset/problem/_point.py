@@ -24,6 +24,7 @@ from solset.operators import (
     points_on_kinks,
 )
 from solset.outofcore import gram_solver
+from solset.problem._announcement import announce
 from solset.problem._premises import premises_of
 from solset.risk import EmpiricalRisk, Sweep, flat_points, misfit_at
 from solset.solvers import Dense, Dual, Prepared, Solver
@@ -223,6 +224,7 @@ class TrainedPoint:
                     got=used,
                     cure=f"Leave it out; this map takes {optimality.solvers}.",
                 )
+            announce(operator, used, self.sweep, self.outputs)
             settle = optimality.settle(self, used)
             self._constraints[key] = Constraint(
                 operator,

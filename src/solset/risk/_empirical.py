@@ -1,5 +1,6 @@
 """The empirical risk ``E(x, w)`` of a network on data, as a function of both."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,27 +19,11 @@ from solset.risk._losses import WholeBatch, of_outputs, pointwise
 from solset.risk._penalty import Penalty
 from solset.risk._points import Indices, Points
 from solset.risk._routes import Routes
+from solset.risk._sweep import Sweep
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["mean", "sum"]
 Part = TypeVar("Part")
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Sweep:
-    """The results of one pass over all points.
-
-    Attributes:
-        value: Empirical risk ``E(x, w)``, with weight decay.
-        gradient: Gradient ``∇_w E`` with weight decay, ``(p,)``.
-        outputs: Network outputs of all points, ``(n, *out)``.
-        targets: Targets of all points, ``(n, ...)``.
-    """
-
-    value: float
-    gradient: Tensor
-    outputs: Tensor
-    targets: Tensor
 
 
 @dataclass(frozen=True)
@@ -337,8 +322,11 @@ class EmpiricalRisk:
 
     def sweep(self) -> Sweep:
         """Value, gradient, outputs and targets from the same passes. Cost: one gradient."""
-        if self.is_whole:
-            return self._whole_sweep()
+        start = time.perf_counter()
+        result = self._whole_sweep() if self.is_whole else self._sweep_by_batches()
+        return replace(result, seconds=time.perf_counter() - start)
+
+    def _sweep_by_batches(self) -> Sweep:
         value, gradient, outputs, targets = 0.0, torch.zeros_like(self.weights), [], []
         for part in self.each(self._batch_sweep):
             value, gradient = value + part.value, gradient + part.gradient
@@ -391,7 +379,6 @@ class EmpiricalRisk:
     def losses(self) -> Tensor:
         """Loss of each point by itself, ``(n,)``, without weight decay. Cost: one forward pass."""
         parameters = self.layout.split(self.weights)
-
         with torch.no_grad():
             return self.joined(lambda _, x, y: pointwise(self.loss, self.forward(parameters, x), y))
 
