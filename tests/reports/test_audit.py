@@ -37,6 +37,26 @@ def fails():
     raise RuntimeError("no data")
 """
 
+UNFINISHED = """
+import torch
+from torch import nn
+from solset import Problem
+
+x = torch.tensor([[1.0, 0.0], [0.5, 1.0], [0.0, 2.0], [1.0, 1.0]], dtype=torch.float64)
+y = torch.tensor([[1.0], [0.3], [0.2], [2.0]], dtype=torch.float64)
+
+def at(weights):
+    model = nn.Linear(2, 1, bias=False, dtype=torch.float64).eval()
+    model.weight.data = weights.reshape(1, 2)
+    return Problem(model, nn.MSELoss(), x, y, weight_decay=0.1)
+
+def finished():
+    return at(torch.linalg.solve(x.T @ x / 2 + 0.1 * torch.eye(2), x.T @ y / 2))
+
+def unfinished():
+    return at(torch.tensor([0.3, 0.9], dtype=torch.float64))
+"""
+
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -63,6 +83,20 @@ def test_the_command_writes_ranking_maps_and_page(source: str, tmp_path: Path) -
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Which training points move this network most?" in page
     assert (tmp_path / "out" / "maps_most.png").is_file()
+
+
+@pytest.mark.filterwarnings("ignore::solset.SolsetWarning")
+@pytest.mark.parametrize("command", ["audit", "path", "run"])
+def test_every_page_says_that_training_had_not_stopped(command, tmp_path, monkeypatch):
+    (tmp_path / "unfinished.py").write_text(UNFINISHED)
+    monkeypatch.chdir(tmp_path)
+    options = [] if command == "audit" else ["--points", "0", "--size", "1%"]
+    for function, is_said in (("unfinished", True), ("finished", False)):
+        out = f"{command} {function}"
+        outcome = CliRunner().invoke(app(), [command, f"unfinished.py:{function}", *options, "--out", out])
+        assert outcome.exit_code == 0, outcome.output
+        page = (tmp_path / out / "report.html").read_text()
+        assert ("Training had not stopped: the gradient norm" in page) == is_said
 
 
 def test_resuming_gives_the_same_ranking_and_another_audit_is_refused(source: str, tmp_path: Path) -> None:

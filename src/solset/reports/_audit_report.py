@@ -15,7 +15,16 @@ from solset.reports._images import as_images, as_maps
 from solset.reports._moves import map_of
 from solset.reports._options import Settings, map_option, option, points_option, source_option
 from solset.reports._report import write_report
-from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table, columns
+from solset.reports._report_parts import (
+    Column,
+    Finding,
+    Picture,
+    Report,
+    Section,
+    Table,
+    columns,
+    leftover_gradient,
+)
 from solset.reports._run_folder import RunFolder
 
 _HEADS = {
@@ -150,6 +159,7 @@ def audit_experiment(
             ),
         ],
         sections=audit_sections(result, folder, top=settings.top),
+        warnings=leftover_gradient(problem),
     )
     return write_report(folder, report)
 

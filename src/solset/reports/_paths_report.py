@@ -15,7 +15,17 @@ from solset.reports._moves import MoveSettings, map_of, mean_losses
 from solset.reports._options import map_option, option, steps_option
 from solset.reports._records import flat_rows
 from solset.reports._report import write_report
-from solset.reports._report_parts import STEP, Column, Finding, Picture, Report, Section, Table, columns
+from solset.reports._report_parts import (
+    STEP,
+    Column,
+    Finding,
+    Picture,
+    Report,
+    Section,
+    Table,
+    columns,
+    leftover_gradient,
+)
 from solset.reports._run_folder import RunFolder
 
 _COLUMNS = (
@@ -148,7 +158,7 @@ def path_experiment(problem: Problem, settings: PathSettings, folder: RunFolder)
             ),
         ],
         sections=[_section(result, last["optimality"], settings)],
-        warnings=[warning for row in paths for warning in _warnings(row)],
+        warnings=[*leftover_gradient(problem), *(text for row in paths for text in _warnings(row))],
     )
     return write_report(folder, report)
 

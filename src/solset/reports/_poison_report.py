@@ -86,7 +86,7 @@ def poison_experiment(run: PoisonRun) -> Path:
             ),
         ],
         sections=poison_sections(run, result),
-        warnings=_warnings(result),
+        warnings=(*_warnings(result), *leftover_gradient(run.task.problem)),
     )
     return write_report(run.folder, report)
 
@@ -221,4 +221,4 @@ def _warnings(result: dict[str, Any]) -> tuple[str, ...]:
         (failed, f"Not confirmed by {failed}: no success is claimed there."),
     )
     texts = (text for applies, text in warnings if applies)
-    return (*texts, *leftover_gradient(design["gradient_norm"]))
+    return tuple(texts)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from solset.problem import Problem
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -122,11 +124,15 @@ class Report:
     warnings: Sequence[str] = ()
 
 
-def leftover_gradient(norm: float) -> tuple[str, ...]:
-    """The warning that weights are not stationary, where the gradient norm of the risk says so."""
-    if norm <= 1e-3:
+def leftover_gradient(problem: Problem) -> tuple[str, ...]:
+    """The warning that training had not stopped, where the gradient of the risk says so."""
+    if problem.is_stationary:
         return ()
-    return (f"The weights are not stationary: the gradient norm of the risk is {norm:.3g}.",)
+    norm = float(problem.gradient().norm())
+    return (
+        f"Training had not stopped: the gradient norm of the risk is {norm:.3g}. The numbers of this page "
+        "are those of a linear model at these weights, not of where your training would have gone.",
+    )
 
 
 STEP = Column("step_percent", "step", ".3g", "%")  # every table by step begins with it

@@ -124,7 +124,7 @@ def user_experiment(problem: Problem, settings: UserSettings, folder: RunFolder)
     figure = bars_before_after(labels, losses, ylabel="loss per example on the moved data")
     folder.write_figure("losses", figure)
     empty = ", ".join(f"{100 * row['size']:g} %" for row in sizes if row["is_empty"])
-    warnings = leftover_gradient(result["setup"]["gradient_norm"])
+    warnings = leftover_gradient(problem)
     if empty:
         warnings += (
             f"The estimated set is empty at tolerance 1e-6 for steps of {empty}: the numbers are those of its least-squares element.",
