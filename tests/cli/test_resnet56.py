@@ -64,7 +64,7 @@ FILES = ("--weights", "net.th", "--data", "few.npz")
         (
             ["--weights", "shallow.th"],
             [
-                "a checkpoint with the names of the network",
+                "a checkpoint with the names and shapes of the network",
                 "shallow.th for resnet56",
                 "layer1.3.conv1.weight",
             ],

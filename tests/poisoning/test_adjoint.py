@@ -190,7 +190,9 @@ class TestBadGoals:
             WeightFunction(torch.sum, takes="both")
 
     def test_a_rank_cut_is_a_matter_of_the_solver(self, fitted):
-        with pytest.raises(ValueError, match="`element` must be None, MinimumNorm, GradientFlow or Tikhonov"):
+        with pytest.raises(
+            ValueError, match="`element` must be None, MinimumNorm, GradientFlow, Recipe or Tikhonov"
+        ):
             adjoint_gradient(fitted.problem(), held_out(2), element=filters.RankCut(1e-3))
 
 

@@ -87,7 +87,7 @@ class Move(PointsChange):
 
     @property
     def _length(self) -> Tensor:
-        require("dx", self.dx, Tensor, cure="Pass one block for each point, in the order of the points.")
+        require("dx", self.dx, Tensor, cure="Use torch.as_tensor on one block for each point.")
         return cast("Tensor", self.dx)
 
     def __repr__(self) -> str:

@@ -62,7 +62,7 @@ def asked_for(loss: Loss, patterns: Sequence[str] | None) -> nn.Module | None:
         patterns: Name patterns of the weights that may move.
     """
     module = loss.loss if isinstance(loss, WholeBatch) else loss
-    if not isinstance(module, nn.Module) or patterns is None or isinstance(patterns, str):
+    if not isinstance(module, nn.Module) or not isinstance(patterns, Sequence) or isinstance(patterns, str):
         return None
     names = [PREFIX + name for name, value in module.named_parameters() if value.requires_grad]
     wanted = [pattern for pattern in patterns if isinstance(pattern, str)]

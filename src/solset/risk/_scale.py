@@ -62,7 +62,8 @@ def flat_points(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor | None = N
     """
     flat = flat_rows(outputs)
     draw = torch.rand(flat.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(flat)
-    nudge = NUDGE * flat.square().mean().sqrt() * (0.5 + draw)
+    size = flat.square().mean().sqrt()
+    nudge = NUDGE * torch.where(size > 0, size, 1.0) * (0.5 + draw)
     sides = [slopes_at(risk, moved, targets) for moved in (flat + nudge, flat - nudge)]
     return int(((sides[0] == 0) & (sides[1] == 0)).all(dim=1).sum())
 
