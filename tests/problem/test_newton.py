@@ -10,7 +10,7 @@ import torch
 from tests.problem.test_removal import ridge
 from torch import Tensor, nn
 
-from solset import Move, Problem, Remove, SolsetWarning
+from solset import Decay, Move, Problem, Remove, SolsetWarning
 from solset.changes import Change
 from solset.linalg import DenseOperator
 from solset.problem import GaussNewton, Order, Stationary
@@ -222,3 +222,14 @@ def test_a_step_that_is_exact_is_not_called_short():
     step = problem.estimate(Remove([0])).min_norm()
     assert float(step.change.norm()) > 0.1 * float(problem.weights().norm())  # long, and right
     assert "is left" not in step.message
+
+
+def test_a_sum_without_a_newton_step_says_that_it_is_first_order():
+    x, y, model = ridge()
+    problem = Problem(model, nn.MSELoss(), x, y, weight_decay=0.1)
+    change = Remove([0]) + Decay(1e-3)
+    with pytest.warns(SolsetWarning, match="to first order, though a part of it is never small"):
+        estimate = problem.estimate(change)
+    torch.testing.assert_close(
+        estimate.min_norm().value, problem.estimate(change, order="first").min_norm().value
+    )

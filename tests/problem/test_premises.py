@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from solset import Move, Problem, SolsetWarning, audit, lipschitz_modulus
 from solset.derivatives import Premise, Premises, Verdict
@@ -92,3 +92,20 @@ def test_weights_that_are_not_stationary_get_no_certificate_even_where_that_was_
     problem = Problem(model, nn.MSELoss(), inputs, targets, weight_decay=0.1, gradient_tol=100.0)
     reason = problem.derivative(points=[0]).qualification.reason
     assert "not stationary: the gradient norm" in reason
+
+
+def test_a_loss_that_is_flat_is_said_where_outputs_are_kept_by_name() -> None:
+    x = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    y = torch.tensor([1.0, 1.0], dtype=torch.float64)
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    model.weight.data.fill_(3.0)  # both margins are above 1, where the hinge is 0
+
+    def hinge(outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.relu(1 - targets * outputs.flatten()).mean()
+
+    problem = Problem(model, hinge, x[:1], y[:1])
+    with pytest.warns(SolsetWarning, match="flat in the outputs of 1 points"):
+        answer = problem.estimate(Move([0], 0.1 * x[:1]), optimality="interpolating").min_norm()
+    assert "there are more solutions" in answer.message
+    derivative = problem.derivative(optimality="interpolating")
+    assert derivative.qualification.is_verified is not True

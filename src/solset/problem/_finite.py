@@ -1,10 +1,11 @@
 """The one place where it is decided how a change that is not small is answered."""
 
+import warnings
 from typing import Literal
 
 from solset.changes import Change
 from solset.derivatives import Linearisation, Selection
-from solset.errors import bad_value
+from solset.errors import SolsetWarning, bad_value
 from solset.problem._newton import NewtonStep
 from solset.problem._point import LinearisedMap, TrainedPoint
 from solset.problem._remaining import remaining
@@ -48,6 +49,13 @@ def finite_answers(
             )
         return leaving
     if (order or ("newton" if change.is_finite(point.risk) else "first")) == "first":
+        if order is None and any(part.is_finite(point.risk) for part in getattr(change, "parts", ())):
+            warnings.warn(
+                f"{change} is answered to first order, though a part of it is never small: no Newton step is "
+                f"known for a sum with Decay or of two changes of one point; compare with the parts alone",
+                SolsetWarning,
+                stacklevel=4,
+            )
         return None
     exchange = change.exchange(point.risk)
     if exchange is None or not isinstance(line.map, LinearisedMap):

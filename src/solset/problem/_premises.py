@@ -32,8 +32,19 @@ def premises_of(
     moved = change.moving(point.before)
     kinks = _kinks(point, moved, of_outputs=optimality.keeps_outputs)
     if optimality.keeps_outputs:  # outputs are kept at any weights, stationary or not
-        return Premises((*(one for one in point.at_door if one.name != "scale"), kinks))
+        return Premises((*(one for one in point.at_door if one.name != "scale"), kinks, *_flat(point)))
     return Premises((*point.at_door, kinks, *_classes(point, change)))
+
+
+def _flat(point: "TrainedPoint") -> list[Premise]:
+    """Whether outputs are kept that the loss would let move."""
+    if not point.flat:
+        return []
+    text = (
+        f"the loss is flat in the outputs of {point.flat} points, which need not be kept: there are more "
+        f"solutions than this set has"
+    )
+    return [Premise("loss", Verdict.FAILED, text)]
 
 
 def _classes(point: "TrainedPoint", change: Change) -> list[Premise]:
