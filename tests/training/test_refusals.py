@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from solset import Move, Remove, Training
+from solset import Move, Remove, Reweight, Training
+from solset.goals import HeldOutLoss
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 X, Y = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
@@ -107,3 +108,43 @@ def test_budget_that_holds_no_states_says_what_it_takes():
 def test_removing_all_points_is_refused():
     with pytest.raises(ValueError, match="`points`.*fewer than all"):
         training().run().estimate(Remove(range(12)))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0])), nn.CrossEntropyLoss(reduction="sum")],
+    ids=["class weights", "sum"],
+)
+@pytest.mark.parametrize("change", [Remove([1]), Reweight([1], 1e-6)], ids=["removal", "weight"])
+def test_factors_of_points_are_refused_for_a_loss_that_is_no_mean(loss, change):
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    sgd = partial(torch.optim.SGD, lr=1e-2)
+    training = Training(
+        lambda: nn.Linear(3, 2), loss, x, torch.tensor([0, 1] * 4), optimizer=sgd, epochs=2, batch_size=3
+    )
+    run = training.run()
+    for call in (run.retrain, training.retrain, run.estimate):
+        with pytest.raises(ValueError, match="no mean over the points of a batch"):
+            call(change)
+    attribution = run.attribute(lambda model: model(x).square().mean())
+    assert attribution.weights is None
+    assert "no mean over the points" in attribution.message
+
+
+def test_a_point_that_moves_and_leaves_is_refused():
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    training = Training(
+        lambda: nn.Linear(3, 1), nn.MSELoss(), x, x[:, :1], optimizer=torch.optim.AdamW, epochs=1
+    )
+    with pytest.raises(ValueError, match="a move and a removal of points"):
+        training.run().estimate(Remove([1]) + Move([1], torch.ones(1, 3)))
+
+
+@pytest.mark.parametrize("goal", [HeldOutLoss(torch.ones(1, 3), torch.ones(1, 1)), [1]])
+def test_a_goal_that_is_no_function_is_refused(goal):
+    x = torch.ones(4, 3)
+    training = Training(
+        lambda: nn.Linear(3, 1), nn.MSELoss(), x, x[:, :1], optimizer=torch.optim.AdamW, epochs=1
+    )
+    with pytest.raises(TypeError, match="`goal` must be"):
+        training.run().attribute(goal)

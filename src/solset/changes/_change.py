@@ -192,6 +192,10 @@ class Change(ABC):
         require_change(other)
         return summed(self, cast("Change", other))
 
+    def __radd__(self, other: object) -> "Change":
+        """The change itself after the 0 with which ``sum`` begins."""
+        return self if other == 0 else NotImplemented
+
     def moving(self, risk: EmpiricalRisk) -> list[int]:  # noqa: ARG002 - for moves
         """The indices of the points whose features move, where kinks of the network matter.
 
@@ -251,9 +255,9 @@ class Change(ABC):
         """
         raise bad_type(
             "change",
-            expected="one that says what it does to single points",
+            expected="a Move, a Reweight, a Remove or a sum of them for a training",
             got=type(self).__name__,
-            cure="Give it a method of_points, or use Move, Reweight or Remove.",
+            cure="Build the Training of the changed data and run it.",
         )
 
 

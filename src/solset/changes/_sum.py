@@ -278,6 +278,21 @@ def _added(first: tuple[list[int], Tensor], second: tuple[list[int], Tensor]) ->
 
 def _together(changes: list[PointChange]) -> PointChange:
     """One change of single points for several; see :meth:`Sum.of_points`."""
+    gone = {
+        point
+        for one in changes
+        if one.factors is not None
+        for point, factor in zip(one.points, one.factors.tolist(), strict=True)
+        if factor <= -1
+    }
+    moved = {point for one in changes if one.features is not None for point in one.points}
+    if both := sorted(gone & moved):
+        raise bad_value(
+            "change",
+            expected="a sum that changes a point in one way",
+            got=f"a move and a removal of points {both[:5]}",
+            cure="Leave one of them out for these points.",
+        )
     points = sorted({point for one in changes for point in one.points})
     place = {point: j for j, point in enumerate(points)}
     whole = PointChange(points)

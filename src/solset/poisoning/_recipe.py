@@ -85,8 +85,18 @@ class RecipePoisoning(TableResult):
         Args:
             seeds: Seeds that the design did not use.
 
+        Raises:
+            ValueError: If the design used a seed.
+
         Cost: two trainings for each seed.
         """
+        if known := sorted({*seeds} & {*self.seeds}):
+            raise bad_value(
+                "seeds",
+                expected="seeds that the design did not use",
+                got=f"{known} among them",
+                cure="Pass range(100, 106), for example.",
+            )
         verdicts = []
         for seed in seeds:
             recipe = [self._training.with_seed(seed)]

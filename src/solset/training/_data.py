@@ -161,6 +161,32 @@ def weighted_loss(losses: Tensor, factors: Tensor) -> Tensor:
     return (factors * losses).sum() / (total if float(total.detach()) != 0.0 else 1.0)
 
 
+def is_mean(loss: Tensor, losses: Tensor) -> bool:
+    """Whether the loss of a batch is the mean of those of its points.
+
+    Args:
+        loss: Loss of the batch.
+        losses: Loss of each point, ``(b,)``.
+    """
+    return abs(float(loss) - float(losses.mean())) <= 1e-4 * float(losses.abs().mean())
+
+
+def require_mean(loss: Tensor, losses: Tensor) -> None:
+    """Refuses factors of single points for a loss that is no mean of theirs; arguments of :func:`is_mean`.
+
+    Raises:
+        ValueError: If the loss has class weights, is a sum, or depends on the whole batch.
+    """
+    loss, losses = loss.detach(), losses.detach()
+    if bool(torch.isfinite(losses).all()) and not is_mean(loss, losses):
+        raise bad_value(
+            "change",
+            expected="one of features alone, since the loss is no mean over the points of a batch",
+            got=f"factors of points, for a batch of loss {float(loss):.4g}, mean {float(losses.mean()):.4g}",
+            cure="Use a loss that is the mean of each point's own loss, without class weights.",
+        )
+
+
 def losses_of(loss: Loss) -> Loss:
     """A function of outputs and targets that returns the loss of each point of a batch, ``(b,)``.
 

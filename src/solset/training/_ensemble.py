@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from solset.changes import Change
-from solset.errors import Status, bad_value
+from solset.errors import Status, bad_type, bad_value
 from solset.results import Result, TableResult, computed
 from solset.sets import PointCloud, excess, pompeiu_hausdorff
 from solset.training._results import RunAttribution
@@ -214,6 +214,10 @@ def checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: If there are fewer than two, or one stands twice.
     """
+    if not isinstance(seeds, Sequence):
+        raise bad_type(
+            "seeds", expected="a sequence of seeds", got=repr(seeds), cure="Pass range(8), for example."
+        )
     numbers = tuple(int(seed) for seed in seeds)
     if len(numbers) < 2 or len(set(numbers)) < len(numbers):
         raise bad_value(

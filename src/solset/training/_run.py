@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from solset.changes import Change, PointChange, require_change
+from solset.checks import checked
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.risk import plain_operations
 from solset.training._calculus import derivatives
-from solset.training._data import Data, losses_of
+from solset.training._data import Data, is_mean, losses_of
 from solset.training._optimizers import OptimizerStep
 from solset.training._results import (
     RecipeKinks,
@@ -146,6 +147,7 @@ class Run:
         _, direction, _ = self._tangent(self._points_of(change))
         return self._smoothness(change, direction, tuple(scales), tolerance)
 
+    @checked
     def attribute(self, goal: Goal) -> RunAttribution:
         """The derivative of a goal in every feature, target and weight of every training point.
 
@@ -186,13 +188,16 @@ class Run:
         kinks = self._kinks(derivative)
         if kinks:
             warnings.warn(str(kinks), SolsetWarning, stacklevel=3)
+        notes = (str(kinks),) if kinks else ()
+        if not self._is_mean:
+            notes += ("no derivative in the points' factors: the loss is no mean over the points of a batch",)
         return [
             RunAttribution(
                 value,
                 total.parts[2],
                 total.parts[0],
                 total.parts[1],
-                notes=(str(kinks),) if kinks else (),
+                notes=notes,
                 initial=derivative.flat(slope.parameters),
                 kinks=kinks,
             )
@@ -216,9 +221,7 @@ class Run:
         inputs, targets, _ = self._setting.data.batch(self._tape.records[0].batch)
         with torch.no_grad():
             outputs = self._setting.call(self.model, inputs)
-            whole, parts = loss(outputs, targets), losses_of(loss)(outputs, targets)
-        scale = float(parts.abs().mean())
-        return abs(float(whole) - float(parts.mean())) <= 1e-4 * scale
+            return is_mean(loss(outputs, targets), losses_of(loss)(outputs, targets))
 
     def _derivative(self) -> StepDerivative:
         model, optimizer = self._setting.pair()
@@ -305,7 +308,7 @@ class Run:
             yield capture(loop.model, loop.optimizer)
 
 
-_CURE = "Return a scalar tensor computed from the module that the goal is given."
+_CURE = "Write a function of the module that returns a scalar tensor, such as lambda m: loss(m(x), y)."
 
 
 class _Measured(nn.Module):

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from solset.errors import bad_type, bad_value
 from solset.training._call import Call
-from solset.training._data import Data, Loss, losses_of, weighted_loss
+from solset.training._data import Data, Loss, losses_of, require_mean, weighted_loss
 from solset.training._state import trained
 
 
@@ -61,10 +61,11 @@ class Loop:
             inputs = self._setting.augment(inputs)
         self.optimizer.zero_grad()
         outputs = self._setting.call(self.model, inputs)
-        if factors is None or self._losses is None:
-            loss = self._setting.loss(outputs, targets)
-        else:
-            loss = weighted_loss(self._losses(outputs, targets), factors)
+        loss = self._setting.loss(outputs, targets)
+        if factors is not None and self._losses is not None:
+            losses = self._losses(outputs, targets)
+            require_mean(loss, losses)
+            loss = weighted_loss(losses, factors)
         if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
             raise bad_type(
                 "loss",
