@@ -13,9 +13,6 @@ from solset import Add, Decay, Move, Problem, Relabel, Remove, Reweight
 from solset.changes import Change
 from solset.solvers import CG, LSMR, MINRES, Dense, Dual
 
-# The problems are small and random, so that single points move the weights by large shares.
-pytestmark = pytest.mark.filterwarnings("ignore:the step is:solset.SolsetWarning")
-
 F64 = torch.float64
 CLASS_WEIGHTS = torch.tensor([1.0, 3.0, 0.5], dtype=F64)
 DECAY, COUNT, CHANGED = 0.7, 10, [2, 5]

@@ -22,9 +22,6 @@ from solset import (
 from solset.changes import Change
 from solset.retraining import LevenbergMarquardt, Newton, follow_retraining
 
-# The problems are small and random, so that single points move the weights by large shares.
-pytestmark = pytest.mark.filterwarnings("ignore:the step is:solset.SolsetWarning")
-
 F64 = torch.float64
 NEWTON = Newton(gradient_tol=1e-13)
 

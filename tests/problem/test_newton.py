@@ -10,7 +10,7 @@ import torch
 from tests.problem.test_removal import ridge
 from torch import Tensor, nn
 
-from solset import Decay, Move, Problem, Remove, SolsetWarning
+from solset import Add, Decay, Move, Problem, Remove, Reweight, SolsetWarning
 from solset.changes import Change
 from solset.linalg import DenseOperator
 from solset.problem import GaussNewton, Order, Stationary
@@ -99,7 +99,6 @@ def step(problem: Problem, change: Change, **options: Any) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:the change of the weights:solset.SolsetWarning")
-@pytest.mark.filterwarnings("ignore:the step is:solset.SolsetWarning")  # the nets are random, the steps long
 @pytest.mark.parametrize("optimality", ["stationary", "gauss_newton"])
 @pytest.mark.parametrize(("name", "change"), CASES)
 def test_newton_step_equals_dense_algebra_on_the_changed_risk(name, change, optimality):
@@ -192,19 +191,23 @@ def test_filters_of_a_changed_system_are_those_of_the_changed_matrix():
 
 
 def test_a_long_step_that_falls_short_says_which_share_of_the_gradient_is_left():
-    generator = torch.Generator().manual_seed(0)
-    x, noise = (torch.randn(12, k, dtype=torch.float64, generator=generator) for k in (2, 1))
-    labels = (x[:, 0] + 0.8 * noise[:, 0] > 0).long()
-    model = nn.Linear(2, 2, dtype=torch.float64)
-    model.load_state_dict({name: torch.zeros_like(value) for name, value in model.state_dict().items()})
-    problem = solved(Problem(model, nn.CrossEntropyLoss(), x, labels, weight_decay=1e-2, **LOOSE))
-    change = Remove([4])
-    with pytest.warns(SolsetWarning, match="it was to remove is left"):
+    problem, change = logistic(), Remove([4])
+    with pytest.warns(SolsetWarning, match="it was to remove is there after it"):
         step = problem.estimate(change).min_norm()
     changed = change.applied_to(problem.risk())
     share = float(changed.at(step.weights).gradient().norm() / changed.gradient().norm())
     assert share > 0.1
     assert f"{share:.2g} of the gradient" in step.message
+
+
+def logistic() -> Problem:
+    """Logistic regression with two features at its minimum."""
+    generator = torch.Generator().manual_seed(0)
+    x, noise = (torch.randn(12, k, dtype=torch.float64, generator=generator) for k in (2, 1))
+    labels = (x[:, 0] + 0.8 * noise[:, 0] > 0).long()
+    model = nn.Linear(2, 2, dtype=torch.float64)
+    model.load_state_dict({name: torch.zeros_like(value) for name, value in model.state_dict().items()})
+    return solved(Problem(model, nn.CrossEntropyLoss(), x, labels, weight_decay=1e-2, **LOOSE))
 
 
 def solved(problem: Problem) -> Problem:
@@ -221,7 +224,7 @@ def test_a_step_that_is_exact_is_not_called_short():
     problem = Problem(model, nn.MSELoss(), x, y, weight_decay=0.1)
     step = problem.estimate(Remove([0])).min_norm()
     assert float(step.change.norm()) > 0.1 * float(problem.weights().norm())  # long, and right
-    assert "is left" not in step.message
+    assert "was to remove" not in step.message
 
 
 def test_a_sum_without_a_newton_step_says_that_it_is_first_order():
@@ -232,4 +235,29 @@ def test_a_sum_without_a_newton_step_says_that_it_is_first_order():
         estimate = problem.estimate(change)
     torch.testing.assert_close(
         estimate.min_norm().value, problem.estimate(change, order="first").min_norm().value
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [Reweight([4], 4.0), Move([4], 3.0 * torch.ones(1, 2, dtype=torch.float64))]
+)
+def test_a_long_step_of_first_order_is_flagged_and_a_short_one_is_not(change):
+    problem = logistic()
+    with pytest.warns(SolsetWarning, match="the linear model does not hold that far"):
+        problem.estimate(change, order="first").min_norm()
+    short = Reweight([4], 1e-3) + Move([4], 1e-3 * torch.ones(1, 2, dtype=torch.float64))
+    assert "was to remove" not in problem.estimate(short).min_norm().message
+
+
+def test_a_fitted_network_that_a_new_point_spoils_is_flagged():
+    torch.manual_seed(0)
+    x = torch.linspace(-1, 1, 4, dtype=torch.float64)[:, None]
+    model = nn.Sequential(nn.Linear(1, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    problem = Problem(model, nn.MSELoss(), x, model(x).detach())
+    added = Add(torch.tensor([[0.5]], dtype=torch.float64), torch.tensor([[2.0]], dtype=torch.float64))
+    step = problem.estimate(added).min_norm()
+    changed = added.applied_to(problem.risk())
+    assert changed.at(step.weights).gradient().norm() > 0.1 * changed.gradient().norm()
+    assert (
+        "the linear model does not hold that far" in step.message or "larger than the weights" in step.message
     )

@@ -210,10 +210,13 @@ def correlation(predicted: Tensor, real: Tensor) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "optimizer", "least"),
-    [(nn.Tanh, SGD, 0.66), (nn.ReLU, SGD, 0.3), (nn.Tanh, ADAMW, 0.6), (nn.ReLU, ADAMW, 0.5)],
+    [(nn.Tanh, SGD, 0.45), (nn.ReLU, SGD, 0.3), (nn.Tanh, ADAMW, 0.6), (nn.ReLU, ADAMW, 0.5)],
 )
 def test_the_default_is_of_the_right_size_and_correlates_with_real_reruns(activation, optimizer, least):
-    """Minimum norm is 18 to 290 times too long there, with a correlation of 0.1 to 0.25."""
+    """Minimum norm is 18 to 290 times too long there, with a correlation of 0.1 to 0.25.
+
+    The correlation is over all losses of all removals, on fewer points than on the page of the maps.
+    """
     single = predicted_and_real(digits(activation, optimizer), torch.float32, 6)
     double = predicted_and_real(digits(activation, optimizer), torch.float64, 6)
     torch.testing.assert_close(single[0], double[0], rtol=1e-2, atol=1e-3 * float(double[0].abs().max()))

@@ -1,7 +1,11 @@
 """The one place where it is decided how a change that is not small is answered."""
 
 import warnings
+from dataclasses import replace
 from typing import Literal
+
+import torch
+from torch import Tensor
 
 from solset.changes import Change
 from solset.derivatives import Linearisation, Selection
@@ -9,9 +13,30 @@ from solset.errors import SolsetWarning, bad_value
 from solset.problem._newton import NewtonStep
 from solset.problem._point import LinearisedMap, TrainedPoint
 from solset.problem._remaining import remaining
-from solset.sets import AffineSet
+from solset.sets import AffineSet, Leftover
 
 Order = Literal["first", "newton"]
+
+
+def checked_answers(point: TrainedPoint, answers: AffineSet, change: Change) -> AffineSet:
+    """The same set, whose long elements are asked how much of the changed risk's gradient they leave.
+
+    Args:
+        point: Trained point before the change.
+        answers: Set of changes of the weights.
+        change: Change of the data, checked.
+
+    Cost: two gradients for an element longer than a tenth of the weights, and none for a shorter one.
+    """
+
+    def shortfall(step: Tensor) -> float:
+        changed, before = change.applied_to(point.risk), point.sweep.gradient
+        there = changed.at(changed.weights + step).gradient()
+        here = float(torch.linalg.vector_norm(changed.gradient() - before))
+        return float(torch.linalg.vector_norm(there - before)) / here if here > 0 else 0.0
+
+    leftover = answers.leftover or Leftover(lambda: 0.0, is_exact=False)
+    return replace(answers, leftover=replace(leftover, shortfall=shortfall))
 
 
 def finite_answers(

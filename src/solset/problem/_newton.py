@@ -45,11 +45,7 @@ class NewtonStep:
     changed: EmpiricalRisk
 
     def answers(self) -> AffineSet:
-        """The set of changes ``v`` of the weights.
-
-        Cost: one gradient over the points concerned; one over all points for an element longer than a tenth
-        of the weights, to see how far the step falls short.
-        """
+        """The set of changes ``v`` of the weights. Cost: one gradient over the points concerned."""
         rhs, line = -self.shift, self.line
         for failure in line.premises.failures:
             warnings.warn(failure, SolsetWarning, stacklevel=3)
@@ -59,14 +55,8 @@ class NewtonStep:
             torch.zeros_like(rhs),
             training=TrainingFlow(lambda: self.system, lambda: rhs, line.gradient),
             notes=line.premises.failures,
-            leftover=Leftover(lambda: line.constraint.drift, line.warns, line.map.is_exact, self._shortfall),
+            leftover=Leftover(lambda: line.constraint.drift, line.warns, line.map.is_exact),
         )
-
-    def _shortfall(self, change: Tensor) -> float:
-        """The share of the gradient's change that is left after the step. Cost: one gradient."""
-        reached = self.changed.at(self.changed.weights + change).gradient()
-        left = torch.linalg.vector_norm(reached - self.point.sweep.gradient)
-        return float(left / torch.linalg.vector_norm(self.shift))
 
     def damped_answers(self) -> AffineSet:
         """The set for a map that is damped, whose matrix stays as it is. Cost: as for :meth:`answers`."""

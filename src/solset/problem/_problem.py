@@ -13,7 +13,7 @@ from solset.derivatives import Coderivative, GraphicalDerivative, Response
 from solset.operators import InformativeRows
 from solset.problem._attribution import Goals, attributed, slopes_of
 from solset.problem._entrance import open_problem
-from solset.problem._finite import Order, finite_answers
+from solset.problem._finite import Order, checked_answers, finite_answers
 from solset.problem._interpolating import restored
 from solset.problem._maps import AUTO, Optimality, linearise
 from solset.problem._trained import TrainedProblem
@@ -239,6 +239,7 @@ class Problem(TrainedProblem):
 
         Cost: nothing is solved yet. About one gradient looks for kinks at the data, once for each problem.
         Where units are tied, about ten more over their points follow: once for all, and for those that move.
+        An element longer than a tenth of the weights takes two gradients, to see whether it holds there.
         A Newton step takes one gradient over the points concerned, then their rows of ``J``, and a few
         products over these points alone where the solver keeps a decomposition.
         """
@@ -246,6 +247,7 @@ class Problem(TrainedProblem):
         source = linearise(self.point, change, optimality, solver, rows)
         finite = finite_answers(self.point, source, change, order)
         answers = GraphicalDerivative(source)(direction) if finite is None else finite
+        answers = checked_answers(self.point, answers, change)
         return answers.translate(self.weights(), self._risk.layout.shapes)
 
     @checked

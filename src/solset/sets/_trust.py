@@ -84,7 +84,8 @@ def examined(
         if not left <= SMALL:
             notes.append(
                 f"the step is {length / size:.2g} of the weights, and {left:.2g} of the gradient that "
-                f"it was to remove is left after it: it falls short of the changed solution; retrain there"
+                f"it was to remove is there after it: the linear model does not hold that far; take a "
+                f"smaller change, order='newton' where the step was of first order, or retrain"
             )
     always = len(notes)
     if leftover is not None and leftover.is_exact and solution.status is Status.CONVERGED:
