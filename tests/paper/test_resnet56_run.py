@@ -177,6 +177,14 @@ class TestRun:
         assert json.loads(json.dumps(resumed.numbers())) == whole.numbers
         assert contents(whole.page.parent) == before
 
+    @pytest.mark.parametrize(
+        "whole",
+        [
+            pytest.param(small, id="small"),
+            pytest.param(real, id="real", marks=[pytest.mark.slow, pytest.mark.long]),
+        ],
+        indirect=True,
+    )
     def test_interrupted_at_every_stage_and_resumed_it_ends_the_same(self, whole, tmp_path, monkeypatch):
         # The list of files is written before each file, so a stop also falls between the two.
         written: set[tuple[str, bytes]] = set()
