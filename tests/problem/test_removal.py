@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Move, Problem, Remove, retrain
+from solset import Move, Problem, Remove, Reweight, retrain
 from solset.changes import Change
 from solset.linalg import LinearOperator
 from solset.operators import PointGradients
@@ -108,3 +108,10 @@ def test_removal_names_its_points():
     for points, words in ((range(15), "fewer than all"), ([15], r"0\.\.14"), ([1, 1], "distinct")):
         with pytest.raises(ValueError, match=f"`points`.*{words}"):
             problem.estimate(Remove(points))
+
+
+def test_a_factor_of_minus_one_is_a_removal() -> None:
+    x, y, model = ridge()
+    problem = Problem(model, nn.MSELoss(), x, y, weight_decay=0.1)
+    weighed, removed = (problem.estimate(one).min_norm().value for one in (Reweight([3], -1.0), Remove([3])))
+    torch.testing.assert_close(weighed, removed, rtol=1e-10, atol=1e-12)

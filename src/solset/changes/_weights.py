@@ -31,7 +31,8 @@ class Reweight(PointsChange):
     Attributes:
         points: Indices of the points, in the order of the factors; ``None`` stands for all points.
         factors: Relative changes ``ε`` of the factors, one number for all or one for each point, at least
-            -1; ``None`` stands for changes of any size, of which a derivative is asked.
+            -1; ``None`` stands for changes of any size, of which a derivative is asked. From 1 on (and at
+            -1) an estimate is a Newton step by default, as for :class:`Remove`.
         divisor: Number by which a mean is divided afterwards: ``"after"`` for the sum of the new factors, as
             a weighted mean is; ``"before"`` for that of the old ones, so that ``α`` stays.
 
@@ -83,6 +84,10 @@ class Reweight(PointsChange):
     def labels_after(self, targets: Tensor) -> Tensor:
         """The targets of all points that still count; argument as for every change."""
         return without(targets, self._gone(len(targets)))
+
+    def is_finite(self, risk: EmpiricalRisk) -> bool:
+        """Whether a factor changes by the whole of a point or more; argument as for every change."""
+        return bool((self._steps(self.chosen(risk), len(risk.points)).abs() >= 1).any())
 
     def exchange(self, risk: EmpiricalRisk) -> Exchange:
         """The losses come again with the change of their factors; argument as for every change."""
