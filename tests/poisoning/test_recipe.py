@@ -106,3 +106,8 @@ def test_a_recipe_on_changed_data_is_the_recipe_built_with_them():
 def test_bad_arguments_are_named(given, named):
     with pytest.raises(ValueError, match=named):
         poison_training(training(), goal, **{"budget": BUDGET, **given})
+
+
+def test_a_seed_of_the_design_is_no_judge(design):
+    with pytest.raises(ValueError, match="seeds that the design did not use"):
+        design.judge([1, 5])

@@ -90,11 +90,11 @@ class RecipePoisoning(TableResult):
 
         Cost: two trainings for each seed.
         """
-        if known := sorted({*seeds} & {*self.seeds}):
+        if repeated := sorted({*seeds} & {*self.seeds}):
             raise bad_value(
                 "seeds",
                 expected="seeds that the design did not use",
-                got=f"{known} among them",
+                got=f"{repeated} among them",
                 cure="Pass range(100, 106), for example.",
             )
         verdicts = []
