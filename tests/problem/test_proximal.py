@@ -168,8 +168,10 @@ SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 ADAMW = partial(torch.optim.AdamW, lr=3e-3, weight_decay=1e-2)
 
 
-def predicted_and_real(training: Training, dtype: torch.dtype, removals: int) -> tuple[Tensor, Tensor]:
-    """Changes of 200 test losses by the default element, and by the same recipe run again."""
+def predicted_and_real(
+    training: Training, dtype: torch.dtype, removals: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Changes of 200 test losses by the default, by the recipe run again, and by the plain gradient."""
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images[-200:], dtype=torch.float32) / 16, torch.tensor(labels[-200:])
     run = training.run(progress=False)
@@ -183,11 +185,12 @@ def predicted_and_real(training: Training, dtype: torch.dtype, removals: int) ->
     )
     run.model.float()
     generator = torch.Generator().manual_seed(1)
-    predicted, real = [], []
+    predicted, real, plain = [], [], []
     for _ in range(removals):
         change = Remove(torch.randperm(count, generator=generator)[:40].tolist())
         solution = problem.estimate(change).min_norm()
         direction = (solution.value - problem.weights()).float()
+        slope = (problem.gradient() - change.applied_to(problem.risk()).gradient()).float()
         weights = torch.nn.utils.parameters_to_vector(run.model.parameters()).detach()
 
         def losses(flat: Tensor) -> Tensor:
@@ -197,10 +200,10 @@ def predicted_and_real(training: Training, dtype: torch.dtype, removals: int) ->
             return cross_entropy(torch.func.functional_call(run.model, given, (x,)), y, reduction="none")
 
         with torch.no_grad():
-            short = 1e-2 * direction
-            predicted.append((losses(weights + short) - losses(weights - short)) / 2e-2)
+            for changes, step in ((predicted, direction), (plain, slope)):
+                changes.append((losses(weights + 1e-2 * step) - losses(weights - 1e-2 * step)) / 2e-2)
             real.append(losses(weights + run.retrain(change, progress=False).change) - losses(weights))
-    return torch.stack(predicted), torch.stack(real)
+    return torch.stack(predicted), torch.stack(real), torch.stack(plain)
 
 
 def correlation(predicted: Tensor, real: Tensor) -> float:
@@ -208,24 +211,21 @@ def correlation(predicted: Tensor, real: Tensor) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("activation", "optimizer", "least"),
-    [(nn.Tanh, SGD, 0.45), (nn.ReLU, SGD, 0.3), (nn.Tanh, ADAMW, 0.6), (nn.ReLU, ADAMW, 0.5)],
-)
-def test_the_default_is_of_the_right_size_and_correlates_with_real_reruns(activation, optimizer, least):
-    """Minimum norm is 18 to 290 times too long there, with a correlation of 0.1 to 0.25.
-
-    The correlation is over all losses of all removals, on fewer points than on the page of the maps.
-    """
+@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["SGD", "AdamW"])
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
+def test_the_default_is_of_the_right_size_and_beats_the_plain_gradient_but_once(activation, optimizer):
+    """The size is within a factor of 3 of real reruns, where minimum norm is 18 to 290 times too long."""
     single = predicted_and_real(digits(activation, optimizer), torch.float32, 6)
-    double = predicted_and_real(digits(activation, optimizer), torch.float64, 6)
-    torch.testing.assert_close(single[0], double[0], rtol=1e-2, atol=1e-3 * float(double[0].abs().max()))
-    assert 1 / 3 <= float(double[0].norm() / double[1].norm()) <= 3
-    assert correlation(*double) >= least
+    predicted, real, plain = predicted_and_real(digits(activation, optimizer), torch.float64, 6)
+    torch.testing.assert_close(single[0], predicted, rtol=1e-2, atol=1e-3 * float(predicted.abs().max()))
+    assert 1 / 3 <= float(predicted.norm() / real.norm()) <= 3
+    print(f"default {correlation(predicted, real):.3f}, plain gradient {correlation(plain, real):.3f}")
+    if (activation, optimizer) != (nn.ReLU, ADAMW):  # where the plain gradient wins, as docs say
+        assert correlation(predicted, real) > correlation(plain, real)
 
 
 @pytest.mark.parametrize("optimizer", [SGD, ADAMW])
 def test_the_default_after_few_epochs(optimizer):
-    predicted, real = predicted_and_real(digits(nn.Tanh, optimizer), torch.float32, 2)
+    predicted, real, _ = predicted_and_real(digits(nn.Tanh, optimizer), torch.float32, 2)
     assert 1 / 3 <= float(predicted.norm() / real.norm()) <= 3
     assert correlation(predicted, real) >= 0.5
