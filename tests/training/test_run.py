@@ -193,12 +193,6 @@ def test_kept_recomputed_and_written_states_give_the_same_numbers(tmp_path):
         assert torch.equal(worths[0].weights, other.weights)
 
 
-def test_several_goals_come_from_one_replay():
-    run = training().run()
-    many = run.attribute_all([held_out, lambda model: 2 * held_out(model)])
-    torch.testing.assert_close(2 * many[0].features, many[1].features)
-
-
 def test_nothing_of_the_user_changes():
     model, loss = plain_net().double(), nn.CrossEntropyLoss()
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -1,5 +1,6 @@
 """Functions of the weights to raise, to lower or to explain, as values."""
 
+from solset.goals._asked import Goals, as_goals, slopes_of
 from solset.goals._goal import Goal, Slopes
 from solset.goals._held_out import HeldOutLoss, held_out
 from solset.goals._of_outputs import Margin, PointGoal, PointLosses, Prediction, SmoothedAUROC
@@ -7,6 +8,7 @@ from solset.goals._of_weights import ModelFunction, TargetWeights, WeightFunctio
 
 __all__ = [
     "Goal",
+    "Goals",
     "HeldOutLoss",
     "Margin",
     "ModelFunction",
@@ -17,5 +19,7 @@ __all__ = [
     "SmoothedAUROC",
     "TargetWeights",
     "WeightFunction",
+    "as_goals",
     "held_out",
+    "slopes_of",
 ]

@@ -1,8 +1,8 @@
 """The base of every goal: a function of the weights, with its derivative in them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,11 +20,13 @@ class Slopes:
         values: Values of the goal, ``(k,)``.
         gradients: Derivative of each value in the weights as a column, ``(p, k)``.
         is_block: Whether the goal has several values, such as one for each test point; otherwise ``k`` is 1.
+        held: Derivative in each held tensor that was asked for, ``(k, *shape)``, by name.
     """
 
     values: Tensor
     gradients: Tensor
     is_block: bool
+    held: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def joined(parts: "Sequence[Slopes]") -> "Slopes":
@@ -34,7 +36,8 @@ class Slopes:
             parts: Values and derivatives of each goal.
         """
         values, gradients = [part.values for part in parts], [part.gradients for part in parts]
-        return Slopes(torch.cat(values), torch.cat(gradients, dim=1), is_block=True)
+        held = {name: torch.cat([part.held[name] for part in parts]) for name in parts[0].held}
+        return Slopes(torch.cat(values), torch.cat(gradients, dim=1), is_block=True, held=held)
 
 
 class Goal(ABC):
@@ -91,14 +94,15 @@ class Goal(ABC):
         leaf = weights.detach().clone().requires_grad_()
         with torch.enable_grad():
             value = _one_number(self._values(risk, leaf))
-        return float(value.detach()), _differentiated(value, leaf)
+        return float(value.detach()), _differentiated(value, [leaf])[0]
 
-    def slopes(self, risk: EmpiricalRisk, weights: Tensor) -> Slopes:
+    def slopes(self, risk: EmpiricalRisk, weights: Tensor, held: Sequence[str] = ()) -> Slopes:
         """All values of the goal with their derivatives.
 
         Args:
             risk: Empirical risk with the network, the data and the names of its weights.
             weights: Weights ``w``, flat ``(p,)``.
+            held: Names of held tensors, such as running statistics, in which derivatives are computed too.
 
         Raises:
             TypeError: If the goal returns anything but a tensor.
@@ -107,14 +111,17 @@ class Goal(ABC):
         Cost: one backward pass for each value.
         """
         leaf = weights.detach().clone().requires_grad_()
+        others = {name: risk.fixed[name].detach().clone().requires_grad_() for name in held}
         with torch.enable_grad():
-            values = self._values(risk, leaf)
+            values = self._values(replace(risk, fixed={**risk.fixed, **others}), leaf)
             single = list(values.reshape(-1))
         if values.ndim > 1 or values.numel() == 0:
             got = f"shape {tuple(values.shape)}"
             raise bad_value("goal", expected="one number, or a vector of them", got=got, cure=_CURE)
-        each = [_differentiated(value, leaf) for value in single]
-        return Slopes(values.detach().reshape(-1), torch.stack(each, dim=1), values.ndim == 1)
+        each = [_differentiated(value, [leaf, *others.values()]) for value in single]
+        gradients, *rest = (torch.stack(parts) for parts in zip(*each, strict=True))
+        of_held = dict(zip(others, rest, strict=True))
+        return Slopes(values.detach().reshape(-1), gradients.T.contiguous(), values.ndim == 1, of_held)
 
     def _values(self, risk: EmpiricalRisk, weights: Tensor) -> Tensor:
         values = self.quantity(risk, weights)
@@ -132,23 +139,31 @@ def _one_number(value: Tensor) -> Tensor:
     return value.reshape(())
 
 
-def _differentiated(value: Tensor, leaf: Tensor) -> Tensor:
+def _differentiated(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """The derivative in the weights, the first of the leaves, and in other leaves, 0 where there is none."""
     got = "a value that does not depend on the weights through differentiable operations"
-    gradient = None
+    parts: Sequence[Tensor | None] = [None]
     if value.requires_grad:
         try:
-            (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True, retain_graph=True)
+            parts = torch.autograd.grad(value, leaves, allow_unused=True, retain_graph=True)
         except RuntimeError as error:
             got = str(error).splitlines()[0]
-    if gradient is None:
+    if parts[0] is None:
         raise bad_value("goal", expected="differentiable in the weights", got=got, cure=_CURE)
-    return gradient
+    return [
+        torch.zeros_like(leaf) if part is None else part for part, leaf in zip(parts, leaves, strict=True)
+    ]
 
 
-def as_scalar(value: Any) -> Any:
-    """A tensor of one entry as a scalar; everything else as it is.
+def as_scalar(value: Any) -> Tensor:
+    """A tensor of one entry as a scalar; another tensor as it is.
 
     Args:
         value: Result of a function that a user wrote.
+
+    Raises:
+        TypeError: If it is no tensor.
     """
-    return value.reshape(()) if isinstance(value, Tensor) and value.numel() == 1 else value
+    if not isinstance(value, Tensor):
+        raise bad_type("goal", expected="a tensor as its value", got=type(value).__name__, cure=_CURE)
+    return value.reshape(()) if value.numel() == 1 else value

@@ -47,11 +47,13 @@ class PointGoal(Goal):
         outputs = risk.forward(risk.layout.split(weights), held_out(risk, self.inputs))
         return self.of_outputs(risk, outputs, 0)
 
-    def slopes(self, risk: EmpiricalRisk, weights: Tensor) -> Slopes:
+    def slopes(self, risk: EmpiricalRisk, weights: Tensor, held: Sequence[str] = ()) -> Slopes:
         """All values with their derivatives; arguments as for every goal.
 
         Cost: about one gradient of the points where per-sample gradients are computed by rules of layers.
         """
+        if held:
+            return super().slopes(risk, weights, held)
         inputs, there = held_out(risk, self.inputs), risk.at(weights)
         rows, parameters = PerSampleGradients(there), there.layout.split(weights)
         values, gradients = [], []

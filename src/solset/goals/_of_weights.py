@@ -163,7 +163,7 @@ class ModelFunction(Goal):
         risk.require_mode()
         named = {f"model.{name}": value for name, value in state.items()}
         try:
-            return as_scalar(called(_Measured(network, self.function), named, (), {}))
+            value = called(_Measured(network, self.function), named, (), {})
         except (TypeError, AttributeError, RuntimeError, LookupError) as error:
             raise bad_type(
                 "goal",
@@ -171,6 +171,7 @@ class ModelFunction(Goal):
                 got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
                 cure="Take the model as the only argument: lambda model: loss(model(x), y).",
             ) from error
+        return as_scalar(value)
 
     def check(self, risk: EmpiricalRisk) -> None:
         """Nothing can be known before it is called."""

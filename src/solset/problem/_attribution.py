@@ -1,58 +1,22 @@
 """The derivative of goals in everything that a solution takes from its data, from one solve for each goal."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from solset.attribution import Attribution
 from solset.changes import Change, Decay, Move, Relabel, Reweight
 from solset.derivatives import Linearisation, Response
-from solset.errors import SolsetWarning, Status, bad_type, bad_value
-from solset.goals import Goal, ModelFunction, Slopes
+from solset.errors import SolsetWarning, Status, bad_value
+from solset.goals import Slopes
 from solset.problem._point import LinearisedMap, TrainedPoint
 from solset.risk import plain_targets, targets_obstacle
 
-Goals = Goal | Callable[[nn.Module], Tensor] | Sequence[Goal | Callable[[nn.Module], Tensor]]
 SMALL = 0.1  # share of the largest effect of a removal up to which that of the leftover gradient is small
-
-
-def slopes_of(point: TrainedPoint, goals: Goals) -> Slopes:
-    """The values of goals at the trained weights, with their derivatives there.
-
-    Args:
-        point: Trained point with the network and the data.
-        goals: One goal, or several as a block.
-
-    Raises:
-        TypeError: If a goal is neither a goal nor a function of the model, or does not return a tensor.
-        ValueError: If a goal does not fit, is not differentiable or not finite.
-    """
-    several = list(goals) if isinstance(goals, Sequence) else [goals]
-    if not several:
-        raise bad_value("goal", expected="at least one", got="none", cure="Name what is to be explained.")
-    parts = []
-    for goal in several:
-        if not isinstance(goal, Goal) and (not callable(goal) or isinstance(goal, nn.Module)):
-            cure = "Pass one of solset.goals, or a function of the model that returns a scalar tensor."
-            raise bad_type("goal", expected="a goal or a function", got=type(goal).__name__, cure=cure)
-        asked = goal if isinstance(goal, Goal) else ModelFunction(goal)
-        asked.check(point.risk)
-        parts.append(asked.slopes(point.risk, point.risk.weights))
-    joined = Slopes.joined(parts) if isinstance(goals, Sequence) else parts[0]
-    if not bool(torch.isfinite(joined.values).all() and torch.isfinite(joined.gradients).all()):
-        size = float(torch.linalg.vector_norm(joined.gradients))
-        raise bad_value(
-            "goal",
-            expected="finite, with a finite gradient, at the trained weights",
-            got=f"values up to {float(joined.values.abs().max())}, gradient norm {size}",
-            cure="Evaluate it there: it overflows, or is not smooth.",
-        )
-    return joined
 
 
 @dataclass(frozen=True, eq=False)

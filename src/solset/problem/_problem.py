@@ -10,8 +10,9 @@ from solset.attribution import Attribution
 from solset.changes import Change, Move
 from solset.checks import checked, existing_folder
 from solset.derivatives import Coderivative, GraphicalDerivative, Response
+from solset.goals import Goals, slopes_of
 from solset.operators import InformativeRows
-from solset.problem._attribution import Goals, attributed, slopes_of
+from solset.problem._attribution import attributed
 from solset.problem._entrance import open_problem
 from solset.problem._finite import Order, checked_answers, finite_answers
 from solset.problem._interpolating import restored
@@ -289,6 +290,6 @@ class Problem(TrainedProblem):
 
         Cost: one backward pass and one solve for each goal, then one sweep for features and one for the rest.
         """
-        slopes = slopes_of(self.point, goal)
+        slopes = slopes_of(goal, self._risk)
         line = self.derivative(optimality=optimality, solver=solver, rows=rows).linearisation
         return attributed(self.point, Response(line, element), slopes, names=names, with_features=features)

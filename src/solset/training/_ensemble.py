@@ -1,6 +1,8 @@
 """The same recipe from several seeds: what the data do to a training, beside what chance does to it."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf, sqrt
 from typing import Any
@@ -9,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from solset.changes import Change
-from solset.errors import Status, bad_type, bad_value
+from solset.checks import checked
+from solset.errors import SolsetWarning, Status, bad_type, bad_value
+from solset.goals import Goals
 from solset.results import Result, TableResult, computed
 from solset.sets import PointCloud, excess, pompeiu_hausdorff
 from solset.training._results import RunAttribution
-from solset.training._run import Goal, Run
+from solset.training._run import Run
 
 CERTAIN = 2.0  # standard errors from 0 at which the sign of a mean is believed
 
@@ -140,21 +144,33 @@ class Ensemble:
     runs: tuple[Run, ...]
     seeds: tuple[int, ...]
 
-    def attribute(self, goal: Goal) -> SeedAttribution:
+    @checked
+    def attribute(self, goal: Goals, *, progress: bool | None = None) -> SeedAttribution:
         """The derivative of a goal in each point's factor: mean, standard error and agreement over seeds.
 
         Args:
-            goal: Function of the trained module, in evaluation mode, that returns one number.
+            goal: Function of the trained module, in evaluation mode, that returns one number; or one of
+                :mod:`solset.goals` with one value.
+            progress: Whether to show progress bars; by default only on a terminal.
 
         Raises:
-            ValueError: If the loss is no mean over points, so that points have no factors.
+            ValueError: If the goal has several values, or the loss is no mean over points, so that points
+                have no factors.
 
         Warns:
-            SolsetWarning: If entries of the weights have no derivative.
+            SolsetWarning: If entries of the weights have no derivative; said once for all seeds.
 
         Cost: about three trainings for each seed.
         """
-        single = tuple(run.attribute(goal) for run in self.runs)
+        with said_once(len(self.runs)):
+            single = tuple(run.attribute(goal, progress=progress) for run in self.runs)
+        if isinstance(single[0].value, Tensor):
+            raise bad_value(
+                "goal",
+                expected="a goal with one value",
+                got=f"one of {len(single[0].value)}",
+                cure="Ask for their mean, or ask for the goals one at a time.",
+            )
         factors = [attribution.weights for attribution in single if attribution.weights is not None]
         if len(factors) < len(single):
             raise bad_value(
@@ -168,6 +184,7 @@ class Ensemble:
         agreement = (stacked.sign() == mean.sign()).to(stacked).mean(dim=0)
         return SeedAttribution(mean, stacked.std(dim=0) / sqrt(len(single)), agreement, single)
 
+    @checked
     def clouds(
         self,
         change: Change,
@@ -188,12 +205,13 @@ class Ensemble:
         """
         ask = _whole if outputs is None else outputs
         before, predicted, real = [], [], []
-        for run in self.runs:
-            before.append(_flat(ask, run.model, inputs))
-            estimate = run.estimate(change, smoothness=False)
-            predicted.append(_flat(ask, estimate.apply_to(run.model), inputs))
-            if retrain:
-                real.append(_flat(ask, run.retrain(change, progress=False).model, inputs))
+        with said_once(len(self.runs)):
+            for run in self.runs:
+                before.append(_flat(ask, run.model, inputs))
+                estimate = run.estimate(change, smoothness=False)
+                predicted.append(_flat(ask, estimate.apply_to(run.model), inputs))
+                if retrain:
+                    real.append(_flat(ask, run.retrain(change, progress=False).model, inputs))
         return CloudChange(
             PointCloud(torch.stack(before)),
             PointCloud(torch.stack(predicted)),
@@ -201,8 +219,29 @@ class Ensemble:
         )
 
     def __repr__(self) -> str:
-        ends = [run.losses[-1] for run in self.runs]
-        return f"Ensemble({len(self.runs)} seeds, last loss of a batch {min(ends):.3g} to {max(ends):.3g})"
+        losses = [run.losses[-1] for run in self.runs]
+        ends = " to ".join(dict.fromkeys([f"{min(losses):.3g}", f"{max(losses):.3g}"]))
+        return f"Ensemble({len(self.runs)} seeds, last loss of a batch {ends})"
+
+
+@contextmanager
+def said_once(count: int) -> Iterator[None]:
+    """A context in which the seeds of an ensemble warn of the same thing once, with the number of seeds.
+
+    Args:
+        count: Number of seeds in the ensemble.
+    """
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        yield
+    of_solset = [str(one.message) for one in told if issubclass(one.category, SolsetWarning)]
+    if of_solset:
+        first = of_solset[0]
+        many = f"{len(of_solset)} of {count} seeds warn, the first of them: {first}"
+        warnings.warn(many if count > 1 else first, SolsetWarning, stacklevel=5)
+    for text, category in {(str(one.message), one.category) for one in told}:
+        if not issubclass(category, SolsetWarning):
+            warnings.warn(text, category, stacklevel=5)
 
 
 def checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:

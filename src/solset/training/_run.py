@@ -1,20 +1,20 @@
 """One recorded run of a training, and its derivative in the data."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from solset.changes import Change, PointChange, require_change
 from solset.checks import checked
-from solset.errors import SolsetWarning, bad_type, bad_value
-from solset.risk import plain_operations
-from solset.training._calculus import derivatives
+from solset.errors import SolsetWarning, bad_value
+from solset.goals import Goals, Slopes
 from solset.training._data import Data, is_mean, losses_of
+from solset.training._goals import slopes_at_end
 from solset.training._optimizers import OptimizerStep
+from solset.training._replay import Replay
 from solset.training._results import (
     RecipeKinks,
     Retraining,
@@ -23,22 +23,12 @@ from solset.training._results import (
     Smoothness,
     retraining,
 )
-from solset.training._setting import Loop, Setting
-from solset.training._state import (
-    State,
-    capture,
-    own_randomness,
-    put_settings,
-    restore,
-    set_randomness,
-    trained,
-)
-from solset.training._statistics import with_plain_statistics
+from solset.training._setting import Setting
+from solset.training._state import State, trained
 from solset.training._step import BatchSlope, Record, Slope, StepDerivative
 from solset.training._tape import Tape
 
 Rerun = Callable[[Data, bool | None], tuple[nn.Module, list[float]]]
-Goal = Callable[[nn.Module], Tensor]
 
 
 class Run:
@@ -87,7 +77,15 @@ class Run:
         losses = self.losses
         return f"Run({len(losses)} steps, loss of a batch {losses[0]:.3g} to {losses[-1]:.3g})"
 
-    def estimate(self, change: Change, *, smoothness: bool = True, tolerance: float = 0.2) -> RunEstimate:
+    @checked
+    def estimate(
+        self,
+        change: Change,
+        *,
+        smoothness: bool = True,
+        tolerance: float = 0.2,
+        progress: bool | None = None,
+    ) -> RunEstimate:
         """Where the same recipe would have ended on changed data, by the tangent of the run.
 
         Args:
@@ -95,24 +93,25 @@ class Run:
             smoothness: Whether the prediction is compared with two real reruns, at the whole change and half
                 of it.
             tolerance: Relative error up to which the derivative is said to hold.
+            progress: Whether to show a progress bar; by default only on a terminal.
 
         Warns:
             SolsetWarning: If the reruns show that the derivative does not hold at this scale, or entries of
-            the
-                weights have none.
+                the weights have none.
 
         Cost: about three trainings for the tangent, and two for the reruns.
         """
         points = self._points_of(change)
-        slope, direction, kinks = self._tangent(points)
+        slope, direction, kinks = self._tangent(points, progress)
         measured = self._smoothness(change, direction, (1.0, 0.5), tolerance) if smoothness else None
         shapes = {name: value.shape for name, value in self._end.parameters.items()}
         buffers = {name: self._end.buffers[name] + part for name, part in slope.buffers.items()}
         result = RunEstimate(self.weights + direction, direction, buffers, measured, kinks, shapes)
         if result.message:
-            warnings.warn(result.message, SolsetWarning, stacklevel=2)
+            warnings.warn(result.message, SolsetWarning, stacklevel=3)
         return result
 
+    @checked
     def retrain(self, change: Change, *, scale: float = 1.0, progress: bool | None = None) -> Retraining:
         """The truth: the same recipe, with the same seed, really run on changed data.
 
@@ -132,8 +131,14 @@ class Run:
         model, losses = self._rerun(changed, progress)
         return retraining(model, losses, self.weights)
 
+    @checked
     def smoothness(
-        self, change: Change, *, scales: Sequence[float] = (1.0, 0.5, 0.1, 0.01), tolerance: float = 0.2
+        self,
+        change: Change,
+        *,
+        scales: Sequence[float] = (1.0, 0.5, 0.1, 0.01),
+        tolerance: float = 0.2,
+        progress: bool | None = None,
     ) -> Smoothness:
         """How well the derivative predicts real reruns, at several parts of a change.
 
@@ -141,68 +146,101 @@ class Run:
             change: Change of the training data.
             scales: Parts of the change to which training is run again, from large to small.
             tolerance: Relative error up to which the derivative is said to hold.
+            progress: Whether to show a progress bar; by default only on a terminal.
+
+        Raises:
+            ValueError: If a scale is not positive, or they do not fall.
 
         Cost: about three trainings for the tangent, and one for each scale.
         """
-        _, direction, _ = self._tangent(self._points_of(change))
+        if not scales or any(a <= b for a, b in pairwise([*scales, 0.0])):
+            cure = "Pass (1.0, 0.1, 0.01), for example."
+            raise bad_value("scales", expected="positive parts, from large to small", got=scales, cure=cure)
+        _, direction, _ = self._tangent(self._points_of(change), progress)
         return self._smoothness(change, direction, tuple(scales), tolerance)
 
     @checked
-    def attribute(self, goal: Goal) -> RunAttribution:
+    def attribute(
+        self,
+        goal: Goals,
+        *,
+        features: bool = True,
+        names: Sequence[str] | None = None,
+        progress: bool | None = None,
+    ) -> RunAttribution:
         """The derivative of a goal in every feature, target and weight of every training point.
 
         One replay of the run from its end to its start (Maclaurin et al. 2015) gives all of them.
 
         Args:
-            goal: Function of the trained module, in evaluation mode, that returns one number, such as the
-                loss on held-out points.
+            goal: Function of the trained module, in evaluation mode, that returns one number or a vector of
+                ``k``; one of :mod:`solset.goals`; or a sequence of such goals, which are a block.
+            features: Whether the derivative in the features is kept, the largest part of a block.
+            names: Name of each training point for the table; by default points have numbers only.
+            progress: Whether to show a progress bar; by default only on a terminal.
 
         Raises:
-            TypeError: If the goal does not return a tensor.
-            ValueError: If it is not one number, or does not depend on the weights.
+            TypeError: If a goal is neither a goal nor a function, or does not return a tensor.
+            ValueError: If a goal does not fit, does not depend on the weights or is not finite, or model or
+                loss have no second derivative.
 
         Warns:
             SolsetWarning: If entries of the weights have no derivative.
 
-        Cost: about three trainings.
+        Cost: one training, and about two more for each value of the goals.
         """
-        return self.attribute_all([goal])[0]
+        result = self._attributed(goal, features=features, names=names, progress=progress)
+        if result.kinks:
+            warnings.warn(str(result.kinks), SolsetWarning, stacklevel=3)
+        return result
 
-    def attribute_all(self, goals: Sequence[Goal]) -> list[RunAttribution]:
-        """The derivatives of several goals from one replay; see :meth:`attribute`.
-
-        Args:
-            goals: Functions of the trained module.
-
-        Cost: one training, and about two more for each goal.
-        """
+    def _attributed(
+        self, goal: Goals, *, features: bool, names: Sequence[str] | None, progress: bool | None
+    ) -> RunAttribution:
+        count = len(self._setting.data)
+        if names is not None and len(names) != count:
+            cure = "Pass one for each training point."
+            raise bad_value("names", expected=f"{count} of them", got=len(names), cure=cure)
         derivative = self._derivative()
-        measured = [self._cotangent(goal, derivative) for goal in goals]
-        slopes = [slope for _, slope in measured]
-        totals = [_Totals(len(self._setting.data)) for _ in goals]
-        for before, record in self._backward():
+        zeros = derivative.zero_buffers(self._end)
+        measured = slopes_at_end(goal, self._setting, self.model, self._end, list(zeros))
+        slopes = self._cotangents(measured, derivative)
+        totals = [_Totals(count, with_features=features) for _ in slopes]
+        for before, record in Replay(self._setting, self._tape, progress).backward("replay"):
             pulled = derivative.pull(before, record, slopes)
             slopes = [slope for slope, _ in pulled]
             for total, (_, batch) in zip(totals, pulled, strict=True):
                 total.add(record, batch)
         kinks = self._kinks(derivative)
-        if kinks:
-            warnings.warn(str(kinks), SolsetWarning, stacklevel=3)
         notes = (str(kinks),) if kinks else ()
         if not self._is_mean:
             notes += ("no derivative in the points' factors: the loss is no mean over the points of a batch",)
-        return [
-            RunAttribution(
-                value,
-                total.parts[2],
-                total.parts[0],
-                total.parts[1],
-                notes=notes,
-                initial=derivative.flat(slope.parameters),
-                kinks=kinks,
-            )
-            for (value, _), total, slope in zip(measured, totals, slopes, strict=True)
-        ]
+        by_feature, by_target, by_factor = (
+            _block([total.parts[place] for total in totals], is_block=measured.is_block) for place in range(3)
+        )
+        initial = _block([derivative.flat(slope.parameters) for slope in slopes], is_block=measured.is_block)
+        assert initial is not None  # noqa: S101 - every run has weights
+        return RunAttribution(
+            measured.values if measured.is_block else float(measured.values),
+            by_factor,
+            by_feature,
+            by_target,
+            names=names,
+            notes=notes,
+            initial=initial,
+            kinks=kinks,
+        )
+
+    def _cotangents(self, measured: Slopes, derivative: StepDerivative) -> list[Slope]:
+        """The derivative of each value of the goals in the state at the end."""
+        shapes = [value.shape for value in self._end.parameters.values()]
+        sizes = [shape.numel() for shape in shapes]
+        cotangents = []
+        for place, gradient in enumerate(measured.gradients.T):
+            parts = [part.reshape(shape) for part, shape in zip(gradient.split(sizes), shapes, strict=True)]
+            buffers = {name: values[place] for name, values in measured.held.items()}
+            cotangents.append(Slope(derivative.joined(parts), {}, buffers))
+        return cotangents
 
     def _points_of(self, change: Change) -> PointChange:
         require_change(change)
@@ -233,33 +271,12 @@ class Run:
         entries = {name: int(kinks.sum()) for name, kinks in counts if bool(kinks.any())}
         return RecipeKinks(entries, self._setting.data.silent_features() if entries else ())
 
-    def _cotangent(self, goal: Goal, derivative: StepDerivative) -> tuple[float, Slope]:
-        leaves = {name: value.clone().requires_grad_() for name, value in self._end.parameters.items()}
-        zeros = derivative.zero_buffers(self._end)
-        statistics = {name: self._end.buffers[name].clone().requires_grad_() for name in zeros}
-        named = {f"model.{name}": value for name, value in {**leaves, **statistics}.items()}
-        measured = _Measured(with_plain_statistics(self.model), goal)
-        with torch.enable_grad(), plain_operations(self._device):
-            value = functional_call(measured, named, ())
-        if not isinstance(value, Tensor):
-            raise bad_type("goal", expected="a tensor as its value", got=type(value).__name__, cure=_CURE)
-        if value.numel() != 1 or not value.requires_grad:
-            got = (
-                f"shape {tuple(value.shape)}"
-                if value.numel() != 1
-                else "a number that does not depend on them"
-            )
-            raise bad_value("goal", expected="one number that depends on the weights", got=got, cure=_CURE)
-        parts = derivatives([value], [*leaves.values(), *statistics.values()])
-        buffers = dict(zip(statistics, parts[len(leaves) :], strict=True))
-        return float(value.detach()), Slope(derivative.joined(parts[: len(leaves)]), {}, buffers)
-
-    def _tangent(self, points: PointChange) -> tuple[Slope, Tensor, RecipeKinks]:
+    def _tangent(self, points: PointChange, progress: bool | None) -> tuple[Slope, Tensor, RecipeKinks]:
         """The change of the state at the end, that of the weights as a flat vector, and the kinks."""
         derivative = self._derivative()
         zeros = derivative.joined([torch.zeros_like(value) for value in self._end.parameters.values()])
         slope = Slope(zeros, {}, derivative.zero_buffers(self._end))
-        for before, record in self._forward():
+        for before, record in Replay(self._setting, self._tape, progress).forward("tangent"):
             slope = derivative.push(before, record, slope, _of_batch(derivative, record, points))
         return slope, derivative.flat(slope.parameters), self._kinks(derivative)
 
@@ -275,69 +292,31 @@ class Run:
         is_falling = all(after <= 0.7 * before for before, after in zip(errors, errors[1:], strict=False))
         return Smoothness(scales, tuple(errors), max(holding, default=0.0), tolerance, is_falling)
 
-    def _forward(self) -> Iterator[tuple[State, Record]]:
-        """The steps from the first to the last, each with the state before it."""
-        for segment in self._tape.segments():
-            yield from zip(
-                self._states(segment), self._tape.records[segment.start : segment.stop], strict=True
-            )
-
-    def _backward(self) -> Iterator[tuple[State, Record]]:
-        """The steps from the last to the first, each with the state before it."""
-        for segment in reversed(list(self._tape.segments())):
-            states = list(self._states(segment))
-            yield from zip(
-                reversed(states), reversed(self._tape.records[segment.start : segment.stop]), strict=True
-            )
-
-    def _states(self, segment: range) -> Iterator[State]:
-        """The states before the steps of a segment; those that were not kept are computed again."""
-        state = self._tape.state(segment.start)
-        yield state
-        if len(segment) == 1:
-            return
-        model, optimizer = self._setting.pair()
-        loop = Loop(self._setting, model, optimizer, self._setting.data)
-        restore(state, loop.model, loop.optimizer)
-        for step in segment[:-1]:
-            record = self._tape.records[step]
-            with own_randomness(self._device):
-                set_randomness(record.randomness, self._device)
-                put_settings(record.settings, loop.optimizer)
-                loop.step(record.batch)
-            yield capture(loop.model, loop.optimizer)
-
-
-_CURE = "Write a function of the module that returns a scalar tensor, such as lambda m: loss(m(x), y)."
-
-
-class _Measured(nn.Module):
-    """A model with a goal, so that the goal can be asked at other weights."""
-
-    def __init__(self, model: nn.Module, goal: Goal) -> None:
-        super().__init__()
-        self.model, self._goal = model, goal
-
-    def forward(self) -> Any:
-        return self._goal(self.model)
-
 
 class _Totals:
     """Sums of what each batch contributes, point by point."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, *, with_features: bool) -> None:
+        self._count, self._with_features = count, with_features
         self.parts: list[Tensor | None] = [None, None, None]
 
     def add(self, record: Record, batch: BatchSlope) -> None:
         """Adds the derivatives in one batch to those of its points."""
         for place, part in enumerate(batch.parts):
-            if part is None:
+            if part is None or (place == 0 and not self._with_features):
                 continue
             total = self.parts[place]
             if total is None:
                 total = self.parts[place] = part.new_zeros(self._count, *part.shape[1:])
             total.index_add_(0, torch.as_tensor(record.batch, device=part.device), part)
+
+
+def _block(parts: Sequence[Tensor | None], *, is_block: bool) -> Tensor | None:
+    """The parts of several goals with an axis in front; that of one goal as it is."""
+    present = [part for part in parts if part is not None]
+    if not present:
+        return None
+    return torch.stack(present) if is_block else present[0]
 
 
 def _of_batch(derivative: StepDerivative, record: Record, change: PointChange) -> BatchSlope:

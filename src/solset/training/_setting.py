@@ -42,10 +42,12 @@ class Loop:
     Attributes:
         model: Module that is trained, in training mode.
         optimizer: Optimizer of its parameters.
+        device: Device of the model.
     """
 
     def __init__(self, setting: Setting, model: nn.Module, optimizer: Optimizer, data: Data) -> None:
         self.model, self.optimizer = model, optimizer
+        self.device = next(model.parameters()).device
         self._setting, self._data = setting, data
         self._losses = None if data.factors is None else losses_of(setting.loss)
 

@@ -1,0 +1,45 @@
+"""Goals of a run: their values at the end of training, and their derivatives in the state there."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from solset.goals import Goals, ModelFunction, Slopes, WeightFunction, as_goals, slopes_of
+from solset.risk import EmpiricalRisk, Layout, Points, open_door, opened, probe_indices
+from solset.training._setting import Setting
+from solset.training._state import State
+from solset.training._statistics import with_plain_statistics
+
+
+def slopes_at_end(
+    goals: Goals, setting: Setting, model: nn.Module, end: State, statistics: Sequence[str]
+) -> Slopes:
+    """The values of goals at the end of a training, with their derivatives in weights and statistics.
+
+    Args:
+        goals: One goal, or several as a block.
+        setting: Parts of the training that are the same in every step.
+        model: Trained module, in evaluation mode.
+        end: State at the end of the training.
+        statistics: Names of the running statistics that training moves.
+
+    Raises:
+        TypeError: If a goal is neither a goal nor a function of the model, or does not return a tensor.
+        ValueError: If a goal does not fit, is not differentiable or not finite.
+
+    Cost: one backward pass for each value of the goals.
+    """
+    layout = Layout({name: value.shape for name, value in end.parameters.items()})
+    weights, source = layout.join(list(end.parameters.values())), setting.data.source
+    points = Points(source.count, source.read)
+    risk = EmpiricalRisk(
+        with_plain_statistics(model), setting.loss, "mean", points, layout, weights, 0.0, 256, len(points)
+    )
+    if not all(isinstance(goal, ModelFunction | WeightFunction) for goal in as_goals(goals)):
+        few, moves = probe_indices(source.count), setting.data.moving or None
+        points, door = open_door(risk.model, source, few, weights[:0], moves=moves, pick=setting.call.pick)
+        risk = opened(replace(risk, points=points, door=door), few, target_moves=False)
+    with torch.random.fork_rng(devices=[weights.device] if weights.is_cuda else []):
+        return slopes_of(goals, risk.holding(risk.model), statistics)
