@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from solset.changes._exchange import Exchange
@@ -168,6 +169,24 @@ class Change(ABC):
             ValueError: If no outputs fit the changed data.
         """
         return risk.outputs()
+
+    def along(self, risk: EmpiricalRisk, coordinates: Tensor) -> "Change | None":  # noqa: ARG002
+        """The change of this kind with other coordinates; ``None`` for a kind that cannot be small.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+            coordinates: Coordinates of the new change, flat ``(q,)``.
+        """
+        return None
+
+    def typical(self, risk: EmpiricalRisk) -> Tensor:
+        """Coordinates of ordinary size, in the shape of the space, against which a change counts as small.
+
+        Args:
+            risk: Empirical risk on the data before the change.
+        """
+        space = self.space(risk)
+        return torch.ones(space.shape, dtype=space.dtype, device=space.device)
 
     def remark(self, *, keeps_outputs: bool) -> str:  # noqa: ARG002 - for factors
         """A clause for the reason of a linearisation that says what is special; empty for most changes.

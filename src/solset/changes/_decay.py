@@ -74,6 +74,19 @@ class Decay(Change):
         """The risk with a weight decay on its way; arguments as for every change."""
         return replace(risk, weight_decay=self._decay(risk, share))
 
+    def along(self, risk: EmpiricalRisk, coordinates: Tensor) -> Change:  # noqa: ARG002
+        """Another change of the factors of the same groups; arguments as for every change."""
+        steps = coordinates.tolist()
+        if isinstance(self.change, Mapping):
+            return Decay(dict(zip(self.change, steps, strict=True)))
+        return Decay(steps[0])
+
+    def typical(self, risk: EmpiricalRisk) -> Tensor:
+        """The smallest factor of the weights of each group; argument as for every change."""
+        groups, decay = self._groups(risk) > 0, torch.as_tensor(risk.weight_decay).to(risk.weights)
+        decays = decay.expand(risk.layout.size)
+        return torch.stack([decays[group].min() if bool(group.any()) else decays.max() for group in groups.T])
+
     def outputs_after(self, risk: EmpiricalRisk) -> Tensor:
         """Refuses, as outputs are not kept; argument as for every change."""
         self.of_outputs(risk, 0)

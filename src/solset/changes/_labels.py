@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solset.changes._change import PointsChange
+from solset.changes._change import Change, PointsChange
 from solset.changes._exchange import Exchange
 from solset.changes._factors import Term, columns, exchanged, mixed
 from solset.errors import bad_value
@@ -121,6 +121,20 @@ class Relabel(PointsChange):
         if has_number_targets(base):
             return self.of_gradient(there, 0) @ direction
         return columns(there, self._terms(base), divides=True) @ direction
+
+    def along(self, risk: EmpiricalRisk, coordinates: Tensor) -> Change | None:
+        """The targets that move by other numbers; ``None`` for labels; arguments as for every change."""
+        if not has_number_targets(risk):
+            return None
+        old = plain_targets(risk, risk.points[self.chosen(risk)][1])
+        return replace(self, targets=old + coordinates.reshape(old.shape).to(old.dtype))
+
+    def typical(self, risk: EmpiricalRisk) -> Tensor:
+        """The targets of the points, where they are numbers; argument as for every change."""
+        if not has_number_targets(risk):
+            return super().typical(risk)
+        old = plain_targets(risk, risk.points[self.chosen(risk)][1])
+        return old.to(risk.weights).reshape(self.space(risk).shape)
 
     def moves_data(self, risk: EmpiricalRisk) -> bool:
         """Whether the targets are numbers; argument as for every change."""

@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor
 
-from solset.changes._change import PointChange, PointsChange
+from solset.changes._change import Change, PointChange, PointsChange
 from solset.changes._exchange import Exchange
 from solset.checks import points_of, require
 from solset.linalg import LinearOperator, Space
@@ -64,6 +64,14 @@ class Move(PointsChange):
     ) -> EmpiricalRisk:
         """The risk on points that moved a part of the way; arguments as for every change."""
         return risk.move(self.chosen(risk), share * self.space(risk).unflatten(self.direction(risk)))
+
+    def along(self, risk: EmpiricalRisk, coordinates: Tensor) -> Change:
+        """The move of the same points by other features; arguments as for every change."""
+        return replace(self, dx=self.space(risk).unflatten(coordinates))
+
+    def typical(self, risk: EmpiricalRisk) -> Tensor:
+        """The features of the points; argument as for every change."""
+        return risk.points.features(self.chosen(risk))
 
     def moves_data(self, risk: EmpiricalRisk) -> bool:  # noqa: ARG002
         """True; argument as for every change."""

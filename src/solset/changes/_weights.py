@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from solset.changes._change import PointChange, PointsChange
+from solset.changes._change import Change, PointChange, PointsChange
 from solset.changes._exchange import Exchange
 from solset.changes._factors import Term, columns, exchanged, mixed
 from solset.checks import one_of, points_of
@@ -80,6 +80,10 @@ class Reweight(PointsChange):
     def pull(self, there: EmpiricalRisk, base: EmpiricalRisk, direction: Tensor) -> Tensor:
         """The derivative of the gradient on the way; arguments as for every change."""
         return columns(there, self._terms(base), divides=self.divisor == "after") @ direction
+
+    def along(self, risk: EmpiricalRisk, coordinates: Tensor) -> Change:  # noqa: ARG002
+        """Other factors of the same points; arguments as for every change."""
+        return replace(self, factors=coordinates)
 
     def labels_after(self, targets: Tensor) -> Tensor:
         """The targets of all points that still count; argument as for every change."""

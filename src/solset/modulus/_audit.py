@@ -10,31 +10,30 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from solset.changes import Move
+from solset.changes import Add, Change, Move, PointsChange, Relabel, Remove, Reweight
 from solset.checks import checked, positive
 from solset.derivatives import Premises
 from solset.errors import SolsetWarning, Status, bad_type, bad_value
 from solset.goals import held_out
 from solset.modulus._audit_batches import (
     AuditRoute,
-    Batch,
-    IsolatedAudit,
     JointAudit,
-    StationaryAudit,
     each_batch,
 )
+from solset.modulus._audit_finite import FiniteAudit
 from solset.modulus._audit_result import Audit
+from solset.modulus._audit_route import route_of
 from solset.modulus._audit_store import Batches
+from solset.modulus._audit_trust import certainties, notes_of
+from solset.modulus._kinds import Kind, can_be_small, change_of
 from solset.modulus._lipschitz import part_of
-from solset.modulus._peers import feature_influence, memory_perturbation, point_slopes
-from solset.modulus._result import Certainty, listed
+from solset.modulus._peers import feature_influence, memory_perturbation
+from solset.modulus._result import Certainty
 from solset.problem import (
-    Interpolating,
     Optimality,
     Problem,
     Stationary,
     as_map,
-    map_unless_fitted,
     premises_of,
 )
 from solset.risk import WeighedLoss, as_points, identity
@@ -44,6 +43,7 @@ from solset.storage import Identity
 @checked
 def audit(
     problem: Problem,
+    kind: Kind = Move,
     *,
     points: Sequence[int] | None = None,
     validation: tuple[Any, Any] | None = None,
@@ -55,14 +55,20 @@ def audit(
     checkpoint: Path | str | Callable[[str], Path] | None = None,
     progress: bool | None = None,
 ) -> Audit:
-    """Every training point with its Lipschitz modulus, its worst perturbation, and the effect of that.
+    """Every training point with its Lipschitz modulus in one kind of change, and the effect of the worst one.
 
     ``κ_k² = λ_max(J_{x,k}ᵀ [(JJᵀ)⁻¹]_kk J_{x,k})`` with the constraints of all points, or with
-    ``(J_k J_kᵀ)⁻¹`` for the point by itself; ``‖H⁺B_k‖`` where the loss is not fitted.
+    ``(J_k J_kᵀ)⁻¹`` for the point by itself; ``‖H⁺B_k‖`` where the loss is not fitted. Other kinds of
+    change have their own derivative in the place of ``J_x`` and ``B``. Points that join, leave or change
+    their class do so as a whole: the number is then the length of the change of the weights itself.
 
     Args:
         problem: Problem at its trained weights.
-        points: Indices ``K`` of the points to audit; all by default.
+        kind: Class of the change, or a change of that kind: ``Move`` for features; ``Relabel`` for targets
+            (class labels: every other label of the training data is tried, or those that the change gives);
+            ``Reweight`` for relative factors; ``Remove`` for points that leave; ``Add(inputs, targets)``
+            for candidates that join one at a time.
+        points: Indices ``K`` of the points to audit, for a class; all by default.
         validation: Inputs and targets of a validation set, whose mean loss is followed; none by default.
         layer: Name or name patterns of the weights that may move; all by default.
         joint: Whether the constraints of all points hold, beside isolated points; by default where the Gram
@@ -81,9 +87,10 @@ def audit(
         ValueError: If points are not the problem's, validation data do not fit, joint constraints do not fit
             the memory budget, or the checkpoint is of another audit.
 
-    Cost: joint, the Gram matrix and its decomposition, then ``c`` backward passes over ``K``; isolated, ``c``
-    rows and ``c`` backward passes for each point. Stationary: ``min(d, p)`` second-order sweeps over each
-    point and as many solves.
+    Cost for features: joint, the Gram matrix and its decomposition, then ``c`` backward passes over ``K``;
+    isolated, ``c`` rows and ``c`` backward passes for each point. Stationary: ``min(d, p)`` second-order
+    sweeps over each point and as many solves. A change that is never small takes one estimate for each choice
+    of each point, all from one factorisation.
 
     Example:
         >>> from torch import nn
@@ -95,11 +102,11 @@ def audit(
         tensor([5.0000, 0.5000], dtype=torch.float64)
     """
     _check(validation, prior_precision)
-    part, chosen = part_of(problem, points, layer)
+    whole = change_of(problem, kind, points)
+    part, change = part_of(problem, whole, layer)
     gradient = None if validation is None else _validation_gradient(part, *validation)
-    slopes = point_slopes(part.risk())
-    route, optimality_used, reason = _route(part, chosen, gradient, slopes, joint, optimality)
-    store = Batches.at(checkpoint, lambda: _identity(part, chosen, gradient, route, optimality_used))
+    route, chosen, optimality_used, reason = route_of(part, change, gradient, joint, optimality)
+    store = Batches.at(checkpoint, lambda: _identity(part, change, chosen, gradient, route, optimality_used))
     hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
     parts = []
     with tqdm(total=len(chosen), desc="audit", unit="point", disable=hidden) as bar:
@@ -107,14 +114,16 @@ def audit(
             parts.append(batch)
             bar.update(count)
     columns = {name: torch.cat([one[name] for one in parts]) for name in parts[0]}
-    shape = (len(chosen), *problem.input_shape)
+    shape = (len(chosen), *_shape_of_a_point(part, change, columns["map"]))
+    losses = route.losses if isinstance(route, FiniteAudit) else part.risk()
     result = Audit(
+        kind=type(change).__name__,
         points=tuple(chosen),
         modulus=columns.get("modulus"),
         isolated_modulus=columns.get("isolated_modulus"),
         validation_change=columns.get("validation_change"),
         validation_slope=columns.get("validation_slope"),
-        loss=part.risk().select(chosen).losses().to(torch.float64),
+        loss=losses.select(chosen).losses().to(torch.float64),
         gradient_norm=columns["gradient_norm"],
         feature_influence=None,
         memory_perturbation=None,
@@ -122,15 +131,30 @@ def audit(
         maps=columns["map"].reshape(shape),
         optimality=optimality_used,
         reason=reason,
-        certainty=_certainties(route, chosen, columns),
-        notes=_premises(route, chosen, columns.get("is_solved")),
+        certainty=certainties(route, chosen, columns),
+        notes=notes_of(route, chosen, columns),
     )
     if bool(result.score.isinf().all()) and len(chosen) > 1:
         text = f"all {len(chosen)} moduli are infinite, so that nothing ranks these points: {_cause(part)}"
         warnings.warn(text, SolsetWarning, stacklevel=3)
         result = replace(result, notes=(text, *result.notes))
-    result = _vetoed(result, premises_of(part.point, as_map(optimality_used) or Stationary(), Move(chosen)))
-    return _with_peers(result, part, route, gradient if influence else None, prior_precision)
+    result = _vetoed(
+        result, premises_of(part.point, as_map(optimality_used) or Stationary(), _harmless(change))
+    )
+    is_shown = influence and isinstance(change, Move)
+    return _with_peers(result, part, route, gradient if is_shown else None, prior_precision)
+
+
+def _harmless(change: Change) -> Change:
+    """The change as premises see it: each point of an audit changes by itself, so that no class is lost."""
+    return Reweight([0]) if isinstance(change, Remove | Relabel) else change
+
+
+def _shape_of_a_point(part: Problem, change: Change, maps: Tensor) -> tuple[int, ...]:
+    """The shape of one point's coordinates, or the number of choices of a change that is never small."""
+    if not isinstance(change, PointsChange) or not can_be_small(part, change):
+        return (maps.shape[1],)
+    return tuple(replace(change, points=change.chosen(part.risk())[:1]).space(part.risk()).shape[1:])
 
 
 def _vetoed(result: Audit, premises: Premises) -> Audit:
@@ -141,45 +165,6 @@ def _vetoed(result: Audit, premises: Premises) -> Audit:
         return result
     certainty = (Certainty.UNKNOWN,) * len(result.points)
     return replace(result, certainty=certainty, notes=(premises.veto, *result.notes))
-
-
-def _route(
-    part: Problem,
-    chosen: list[int],
-    gradient: Tensor | None,
-    slopes: Tensor,
-    joint: bool | None,
-    optimality: Optimality,
-) -> tuple[AuditRoute, str, str]:
-    asked = as_map(optimality)
-    if part.is_fitted if asked is None else asked.keeps_outputs:
-        if not isinstance(asked, Interpolating | None):
-            raise bad_value(
-                "optimality",
-                expected="Interpolating among the maps that keep the training outputs",
-                got=repr(asked),
-                cure="An audit by points knows that map's rows only; take lipschitz_modulus for this one.",
-            )
-        if not part.is_fitted:
-            part.derivative(points=chosen, optimality=optimality)  # refuses, and says why
-        is_joint = part.gram_fits if joint is None else joint
-        kind = JointAudit if is_joint else IsolatedAudit
-        text = "the training set is fitted" + (
-            "" if is_joint else "; each point by itself, without the others' constraints"
-        )
-        return kind(part, gradient, slopes), Interpolating.name, text
-    if joint is not None:
-        raise bad_value(
-            "joint",
-            expected="left out for this map",
-            got=joint,
-            cure="Leave it out; only the interpolating map has a constraint for each point.",
-        )
-    derivative = part.derivative(points=chosen[:1], optimality=asked or map_unless_fitted(part.point)[0])
-    route = StationaryAudit(part, gradient, slopes, derivative.linearisation)
-    why = map_unless_fitted(part.point)[1]
-    text = f"the training set is not fitted{why}" if asked is None else "as asked for"
-    return route, derivative.optimality, text
 
 
 def _validation_gradient(part: Problem, inputs: Any, targets: Any) -> Tensor:
@@ -205,9 +190,18 @@ def _validation_gradient(part: Problem, inputs: Any, targets: Any) -> Tensor:
 
 
 def _identity(
-    part: Problem, chosen: list[int], gradient: Tensor | None, route: AuditRoute, optimality: str
+    part: Problem,
+    change: Change,
+    chosen: list[int],
+    gradient: Tensor | None,
+    route: AuditRoute,
+    optimality: str,
 ) -> Identity:
+    kind = repr(replace(change, points=None) if isinstance(change, PointsChange) else change)
+    has_data = isinstance(change, Add) or (isinstance(change, Relabel) and change.targets is not None)
+    content = identity(change.applied_to(part.risk())).settings if has_data else None
     settings = {
+        "kind of change": [kind, content],
         "points": [len(chosen), torch.tensor(chosen)],
         "validation": gradient,
         "optimality map": optimality,
@@ -227,64 +221,6 @@ def _check(validation: Any, prior_precision: float | None) -> None:
         )
     if prior_precision is not None:
         positive("prior_precision", prior_precision, cure="Leave it out.")
-
-
-def _certainties(route: AuditRoute, points: Sequence[int], columns: Batch) -> tuple[Certainty, ...]:
-    """The certainty that ranks prove: full row rank is exact, a kernel that products confirm infinite."""
-    if isinstance(route, StationaryAudit):  # whether the weights are stationary was not looked at
-        return (Certainty.UNKNOWN,) * len(columns["modulus"])
-    if isinstance(route, IsolatedAudit):
-        return tuple(
-            Certainty.EXACT if full else Certainty.UNKNOWN for full in columns["has_full_rank"].tolist()
-        )
-    side, doubt = route.constraints.side, route.constraints.doubt
-    finite = Certainty.EXACT if side.rank == len(side.scale) and not doubt else Certainty.UNKNOWN
-    is_infinite = columns["modulus"].isinf()
-    infinite = Certainty.INFINITE if _is_proven(route, points, is_infinite) else Certainty.UNKNOWN
-    return tuple(infinite if at else finite for at in is_infinite.tolist())
-
-
-def _is_proven(route: JointAudit, points: Sequence[int], is_infinite: Tensor) -> bool:
-    """Whether moduli that are infinite to rounding are so in float64, where near-duplicates differ."""
-    if route.problem.weights().dtype == torch.float64 or not bool(is_infinite.any()):
-        return True
-    double = route.problem.in_double()
-    if double is None:
-        return False
-    chosen = [point for point, at in zip(points, is_infinite.tolist(), strict=True) if at]
-    moduli = JointAudit(double, None, route.slopes.double()).batch(chosen)["modulus"]
-    return bool(moduli.isinf().all())
-
-
-def _premises(route: AuditRoute, points: list[int], is_solved: Tensor | None) -> tuple[str, ...]:
-    """The sentences on what the moduli rest on, where that is not plain full rank."""
-    notes = []
-    if isinstance(route, JointAudit):
-        side = route.constraints.side
-        if route.constraints.doubt:
-            notes.append(route.constraints.doubt)
-        if side.rank < len(side.scale):
-            notes.append(
-                f"the {len(side.scale)} rows of J have rank {side.rank}: finite moduli are exact only where "
-                f"that is locally constant"
-            )
-    if isinstance(route, StationaryAudit):
-        rank, size = route.line.system.rank, len(route.problem.weights())
-        if route.line.map.remark:
-            notes.append(route.line.map.remark)
-        elif rank is None:
-            notes.append("the solver does not see the Hessian's spectrum, so that it may be singular")
-        elif rank < size:
-            notes.append(f"the Hessian has rank {rank} of {size}: moduli are not known to be exact")
-        if route.line.system.doubt:
-            notes.append(route.line.system.doubt)
-    if is_solved is not None and not bool(is_solved.all()):
-        unsolved = [points[i] for i in (~is_solved).nonzero().flatten().tolist()]
-        notes.append(
-            f"the Hessian system was not solved for {listed(unsolved)}: infinite where it has no solution, "
-            f"not a number where the solver did not get there"
-        )
-    return tuple(notes)
 
 
 def _cause(part: Problem) -> str:

@@ -1,18 +1,20 @@
 """The numbers of an audit, batch of points after batch, each a few tensors that can be kept."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from solset.changes import Move, PointsChange
 from solset.derivatives import Linearisation
 from solset.errors import Status
 from solset.modulus._audit_interpolating import Constraints, IsolatedRows, data_blocks
 from solset.modulus._peers import gradient_norms
 from solset.modulus._sensitivity import Sensitivity, sensitivity, sensitivity_of_answers
-from solset.operators import Jacobian, Mixed
+from solset.operators import Jacobian
 from solset.problem import Problem
 
 Batch = dict[str, Tensor]
@@ -25,11 +27,13 @@ class JointAudit:
 
     Attributes:
         problem: Problem whose training set is fitted.
+        change: Change of points, whose coordinates are answered for each point by itself.
         gradient: Gradient of the validation loss, if there is one, ``(p,)``.
         slopes: Loss gradient ``∇_f L`` in the outputs of every point, ``(n, c)``.
     """
 
     problem: Problem
+    change: PointsChange
     gradient: Tensor | None
     slopes: Tensor
 
@@ -54,7 +58,7 @@ class JointAudit:
     def batch(self, points: Sequence[int]) -> Batch:
         """The numbers of some points."""
         parts = []
-        for batch, data in data_blocks(self.problem.risk(), points):
+        for batch, data in data_blocks(self.problem.risk(), self.change, points):
             joint = sensitivity(self.constraints.joint(batch), data)
             isolated = sensitivity(self.constraints.isolated(batch), data)
             pulled = None if self._pulled is None else self._pulled[batch]
@@ -66,7 +70,7 @@ class JointAudit:
                     "gradient_norm": gradient_norms(self.slopes[batch], self.constraints.squares(batch)),
                 }
             )
-        return _joined(parts)
+        return joined(parts)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class IsolatedAudit:
     """The audit of each point's own constraint alone; attributes as those of :class:`JointAudit`."""
 
     problem: Problem
+    change: PointsChange
     gradient: Tensor | None
     slopes: Tensor
 
@@ -90,6 +95,9 @@ class IsolatedAudit:
         """The numbers of some points."""
         squares = self._rows.squares(points, self.gradient)
         side, data = self._rows.side(squares.gram), squares.by_inputs.to(torch.float64)
+        if not isinstance(self.change, Move):
+            blocks = data_blocks(self.problem.risk(), self.change, points)
+            data = torch.cat([block for _, block in blocks])
         isolated = sensitivity(side, data)
         return {
             **_numbers(isolated, data, None if self.gradient is None else side.solve(squares.pushed)),
@@ -107,6 +115,7 @@ class StationaryAudit:
     """
 
     problem: Problem
+    change: PointsChange
     gradient: Tensor | None
     slopes: Tensor
     line: Linearisation
@@ -115,13 +124,15 @@ class StationaryAudit:
     def batch(self, points: Sequence[int]) -> Batch:
         """The numbers of some points.
 
-        Cost: ``d`` (or ``p``, if fewer) second-order sweeps over each point and as many solves.
+        Cost: the products that write out the ``d`` columns of each point (for features ``d`` second-order
+        sweeps over it, or ``p`` if fewer), and as many solves.
         """
-        return _joined([self._of_point(point) for point in points])
+        return joined([self._of_point(point) for point in points])
 
     def _of_point(self, point: int) -> Batch:
         risk = self.problem.risk()
-        solution = self.line.system.solve(Mixed(risk, [point], memory_budget=0).to_dense())
+        columns = replace(self.change, points=[point]).of_gradient(risk, 0).to_dense()
+        solution = self.line.system.solve(columns)
         answers, is_solved = -solution.value.to(torch.float64), solution.status is Status.CONVERGED
         point_sensitivity = sensitivity_of_answers(answers)
         scale = risk.total if risk.reduction == "mean" else 1.0
@@ -143,7 +154,18 @@ class StationaryAudit:
         return part
 
 
-AuditRoute = JointAudit | IsolatedAudit | StationaryAudit
+@runtime_checkable
+class AuditRoute(Protocol):
+    """The kind of an audit, which computes the numbers of its points batch by batch."""
+
+    @property
+    def at_once(self) -> int:
+        """Points of a batch."""
+        ...
+
+    def batch(self, points: Sequence[int]) -> Batch:
+        """The numbers of some points."""
+        ...
 
 
 def each_batch(
@@ -182,5 +204,6 @@ def _sign(effect: Tensor) -> Tensor:
     return torch.where(effect < 0, -torch.ones_like(effect), torch.ones_like(effect))
 
 
-def _joined(parts: list[Batch]) -> Batch:
+def joined(parts: list[Batch]) -> Batch:
+    """The numbers of several batches, one after another."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -1,12 +1,13 @@
 """The left sides of every point for the interpolating map, joint through one Gram matrix or isolated."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from solset.changes import Move, PointsChange
 from solset.errors import bad_type, bad_value
 from solset.linalg import LeftSide, default_tolerance
 from solset.operators import InputJacobian, PerSampleGradients, PointGrams
@@ -110,8 +111,17 @@ class IsolatedRows:
         return LeftSide.of_gram(gram, tolerance)
 
 
-def data_blocks(risk: EmpiricalRisk, points: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
-    """Batches of points and their ``J_x`` in float64, ``(b, c, d)``."""
+def data_blocks(
+    risk: EmpiricalRisk, change: PointsChange, points: Sequence[int]
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Batches of points and the derivative of their outputs in the change in float64, ``(b, c, d)``."""
     for start in range(0, len(points), risk.batch_size):
         batch = list(points[start : start + risk.batch_size])
-        yield batch, InputJacobian(risk, batch, memory_budget=0).blocks().to(torch.float64)
+        if isinstance(change, Move):
+            yield batch, InputJacobian(risk, batch, memory_budget=0).blocks().to(torch.float64)
+            continue
+        operator = replace(change, points=batch).of_outputs(risk, 0)
+        outputs = operator.shape[0] // len(risk.points)
+        # The blocks of different points have no row in common: one product reads a row of each.
+        rows = torch.eye(outputs, dtype=operator.dtype, device=operator.device).repeat(len(risk.points), 1)
+        yield batch, (operator.T @ rows).reshape(len(batch), -1, outputs).mT.to(torch.float64)

@@ -26,26 +26,32 @@ COLUMNS: tuple[Column, ...] = get_args(Column)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Audit(TableResult):
-    """How far each training point can move the model, and by which features.
+    """How far each training point, or each candidate, can move the model by one kind of change.
 
     A column that was not computed is ``None``; ``notes`` say why. ``directions`` and ``maps`` are left out of
     ``to_dict()``.
 
     Attributes:
         points: Indices ``K`` of the audited points, in the order of everything below.
+        kind: Name of the kind of change, such as ``"Move"``.
         modulus: Joint Lipschitz modulus ``κ_k``, ``(|K|,)``: the change of the weights per unit change of the
-            point's features, where all other points keep theirs. Infinite where no weights can answer.
+            point's features (targets, factor), where all other points keep theirs; for points that join,
+            leave or change their class, the length of the largest such change of the weights. Infinite where
+            no weights can answer.
         isolated_modulus: Modulus with the point's own constraint alone, ``(|K|,)``, never above the joint.
         validation_change: Predicted change of the validation loss, per unit of the worst perturbation of the
-            point, along its direction of larger loss, ``(|K|,)``.
+            point, along its direction of larger loss, ``(|K|,)``; where points join, leave or change their
+            class, the change by the largest of these, with its sign.
         validation_slope: Largest change of the validation loss that any unit perturbation of the point gives.
         loss: Training loss of each point, ``(|K|,)``.
         gradient_norm: Norm of each point's loss gradient in the weights, ``‖∇_w L_k‖``, ``(|K|,)``.
         feature_influence: Influence of Koh & Liang: the norm of the derivative of the validation loss in the
             point's features, ``(|K|,)``.
         memory_perturbation: Predictive covariance times prediction error (Nickl et al. 2023), ``(|K|,)``.
-        directions: Worst unit direction of each point, ``(|K|, *input)``; zero where nothing moves.
-        maps: Norm of the weights' change per unit of each single feature, ``(|K|, *input)``.
+        directions: Worst unit direction of each point in its coordinates, ``(|K|, *input)`` for features;
+            1 at the worst choice where labels are chosen; zero where nothing moves.
+        maps: Norm of the weights' change per unit of each single coordinate, or for each choice of a label,
+            in the order of the labels.
         optimality: Name of the optimality map.
         reason: Sentence that says why this map was taken.
         certainty: Certainty of each point's modulus, as far as the audit itself verified it by ranks;
@@ -53,6 +59,7 @@ class Audit(TableResult):
         notes: Sentences on premises that do not hold, and on columns left out.
     """
 
+    kind: str
     points: tuple[int, ...]
     modulus: Tensor | None
     isolated_modulus: Tensor | None
@@ -94,7 +101,8 @@ class Audit(TableResult):
             value, point = float(self.score[place]), self.points[place]
             parts.append(f"{name} {value:.4g} at point {point}, {self.certainty[place]}")
         count = "1 point" if len(self.points) == 1 else f"{len(self.points)} points"
-        return "; ".join([*parts, f"{count}, {self.optimality} map"])
+        kind = "" if self.kind == "Move" else f", {self.kind}"
+        return "; ".join([*parts, f"{count}, {self.optimality} map{kind}"])
 
     @computed
     def status(self) -> Status:

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from solset.changes import Change, Move, Reweight
 from solset.derivatives import Linearisation, Verdict
 from solset.linalg import ROUNDING, LargestRatio
 from solset.modulus._rank import flat_outputs, rank_is_constant
@@ -20,17 +21,17 @@ AGREE = 100  # times the root of rounding: relative difference up to which two r
 STILL = 1e-3  # Newton step, relative to the weights, up to which they count as stationary
 
 
-def certify(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, probes: int) -> Certificate:
+def certify(part: Problem, change: Change, line: Linearisation, ratio: Ratio, probes: int) -> Certificate:
     """The certificate, without residual and activation margin; withheld where its own numbers contradict it.
 
     Args:
         part: Problem with the constraints and weights in use.
-        moved: Indices of the moved points in ``part``.
+        change: Change of the data of ``part`` whose coordinates are answered.
         line: Linearisation of ``part`` in use.
         ratio: Ratio that stands for the modulus.
         probes: Number of nearby points at which a rank is looked at.
     """
-    certificate = _judged(part, moved, line, ratio, probes)
+    certificate = _judged(part, change, line, ratio, probes)
     slack = AGREE * torch.finfo(line.data.dtype).eps ** 0.5
     if certificate.upper < (1 - slack) * certificate.lower:
         text = (
@@ -40,7 +41,7 @@ def certify(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, 
     return certificate
 
 
-def _judged(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, probes: int) -> Certificate:
+def _judged(part: Problem, change: Change, line: Linearisation, ratio: Ratio, probes: int) -> Certificate:
     """The same, before its bounds are compared."""
     exact = ratio.exact
     bare = Certificate(
@@ -75,7 +76,7 @@ def _judged(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, 
             bare,
             certainty=Certainty.NO_CONSTRAINT,
             criterion_holds=True,
-            reason="no constraint: neither these weights nor these features move the outputs (0/0)",
+            reason="no constraint: neither these weights nor this change move the outputs (0/0)",
             upper=0.0,
         )
     off = _newton_step(part, line)
@@ -83,10 +84,10 @@ def _judged(part: Problem, moved: list[int], line: Linearisation, ratio: Ratio, 
         text = f"the weights are not stationary: a Newton step would change them by {off:.2g} of their length"
         return replace(bare, reason=text)
     if exact.value == float("inf"):
-        claim = _infinite(bare, part, line, exact, exact.attained_at.to(line.data.dtype))
+        claim = _infinite(bare, part, change, line, exact, exact.attained_at.to(line.data.dtype))
         is_single = claim.certainty is Certainty.INFINITE and line.data.dtype != torch.float64
-        return _confirmed(claim, bare, part, moved, line) if is_single else claim
-    return _finite(part, moved, line, replace(bare, criterion_holds=True), ratio, probes)
+        return _confirmed(claim, bare, part, change, line) if is_single else claim
+    return _finite(part, change, line, replace(bare, criterion_holds=True), ratio, probes)
 
 
 def _measured(line: Linearisation, ratio: Ratio) -> float:
@@ -111,21 +112,24 @@ def _of_products(bare: Certificate, line: Linearisation, ratio: Ratio) -> Certif
 
 
 def _finite(
-    part: Problem, moved: list[int], line: Linearisation, bare: Certificate, ratio: Ratio, probes: int
+    part: Problem, change: Change, line: Linearisation, bare: Certificate, ratio: Ratio, probes: int
 ) -> Certificate:
     """Exact at full row rank, or where the rank does not change nearby."""
+    if line.map.keeps_outputs and isinstance(change, Reweight):
+        text = "fitted points are fitted with any factors, so that no solution moves"
+        return replace(bare, certainty=Certainty.EXACT, reason=text, upper=ratio.upper)
     if line.left_out:
         return replace(bare, reason=f"a lower bound: {line.left_out} of the constraint's rows are not in use")
     full = bare.rank if line.map.keeps_outputs else bare.joint_rank
     if full == bare.rows:
         text = f"{_name(line)} has full row rank {bare.rows}"
         if not line.map.keeps_outputs:
-            text = f"[H, B] has full row rank {bare.rows} and the criterion holds"
+            text = f"[H, {_data_name(change, line)}] has full row rank {bare.rows} and the criterion holds"
         return replace(bare, certainty=Certainty.EXACT, reason=text, upper=ratio.upper)
     flat = "" if line.map.keeps_outputs else flat_outputs(part, bare.rank or 0)
     if flat:
         return replace(bare, reason=flat)
-    verdict = rank_is_constant(part, moved, line, expected=bare.joint_rank or 0, probes=probes)
+    verdict = rank_is_constant(part, change, line, expected=bare.joint_rank or 0, probes=probes)
     text = f"rank {bare.rank} of {bare.rows}; {verdict.reason}"
     if not verdict.holds:
         return replace(bare, reason=text)
@@ -133,17 +137,23 @@ def _finite(
 
 
 def _infinite(
-    bare: Certificate, part: Problem, line: Linearisation, exact: LargestRatio, u: Tensor
+    bare: Certificate,
+    part: Problem,
+    change: Change,
+    line: Linearisation,
+    exact: LargestRatio,
+    u: Tensor,
 ) -> Certificate:
     """Proven where a product with ``u`` is rounding; named by the outputs that take part."""
     pushed = float((line.constraint.operator.T @ u).norm())
     if pushed > ROUNDING * torch.finfo(u.dtype).eps * _size(line, u):
         text = (
             f"rank {bare.rank} of {bare.rows} at the tolerance in use, but a combination below it is not 0: "
-            f"features move it {bare.lower:.3g} times as far"
+            f"the change moves it {bare.lower:.3g} times as far"
         )
         return replace(bare, reason=text)
-    kernel = "Jᵀu = 0 and J_xᵀu ≠ 0" if line.map.keeps_outputs else "Hu = 0 and Bᵀu ≠ 0"
+    name = _data_name(change, line)
+    kernel = f"Jᵀu = 0 and {name}ᵀu ≠ 0" if line.map.keeps_outputs else f"Hu = 0 and {name}ᵀu ≠ 0"
     has_rows = line.map.keeps_outputs and not line.left_out
     c = part.output_count if has_rows else 1
     return replace(
@@ -158,7 +168,7 @@ def _infinite(
 
 
 def _confirmed(
-    claim: Certificate, bare: Certificate, part: Problem, moved: list[int], line: Linearisation
+    claim: Certificate, bare: Certificate, part: Problem, change: Change, line: Linearisation
 ) -> Certificate:
     """An infinite modulus of float32 where it is one in float64 too: rounding makes near-duplicates equal."""
     double = None if line.left_out else part.in_double()
@@ -166,7 +176,7 @@ def _confirmed(
     if double is None:
         return replace(bare, reason=text)
     optimality = cast("LinearisedMap", line.map)
-    ratio = by_decomposition(double.derivative(points=moved, optimality=optimality).linearisation)
+    ratio = by_decomposition(double.derivative(change, optimality=optimality).linearisation)
     if ratio is None:
         return replace(bare, reason=text)
     if ratio.value < float("inf"):
@@ -203,3 +213,10 @@ def _newton_step(part: Problem, line: Linearisation) -> float:
 
 def _name(line: Linearisation) -> str:
     return "J" if line.map.keeps_outputs else "H"
+
+
+def _data_name(change: Change, line: Linearisation) -> str:
+    """The letter of the data operator: that of the paper for features, ``C`` for any other change."""
+    if not isinstance(change, Move):
+        return "C"
+    return "J_x" if line.map.keeps_outputs else "B"

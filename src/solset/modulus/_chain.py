@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from solset.changes import Move
 from solset.checks import checked
 from solset.modulus._audit_batches import JointAudit
+from solset.modulus._kinds import change_of
 from solset.modulus._lipschitz import lipschitz_modulus, part_of
 from solset.modulus._peers import point_slopes
 from solset.problem import Problem
@@ -59,9 +61,10 @@ def modulus_chain(
 
     Cost: the Gram matrix of all rows, and ``c`` backward passes over ``K``.
     """
-    part, chosen = part_of(problem, points, layer)
+    change = change_of(problem, Move, points)
+    part, chosen = part_of(problem, change, layer)[0], change.chosen(problem.risk())
     exact = lipschitz_modulus(
         part, points=chosen, optimality="interpolating", probes=0, margin_candidates=0
     ).value
-    single = JointAudit(part, None, point_slopes(part.risk())).batch(chosen)
+    single = JointAudit(part, Move(chosen), None, point_slopes(part.risk())).batch(chosen)
     return ModulusChain(single["isolated_modulus"], single["modulus"], exact)

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from solset.changes import Change, Move, Reweight
 from solset.checks import checked, within
 from solset.derivatives import Linearisation
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.modulus._certificate import certify
+from solset.modulus._kinds import Kind, alone, change_of, require_small
 from solset.modulus._kinks import activation_margin
 from solset.modulus._rank import rows_gain_rank
 from solset.modulus._result import Carrier, Certainty, Certificate, LipschitzModulus
@@ -21,6 +23,7 @@ from solset.solvers import CG, LSMR, MINRES, Dual, Solver
 @checked
 def lipschitz_modulus(
     problem: Problem,
+    kind: Kind = Move,
     *,
     points: Sequence[int] | None = None,
     layer: str | Sequence[str] | None = None,
@@ -31,19 +34,23 @@ def lipschitz_modulus(
     probes: int = 3,
     margin_candidates: int = 200,
 ) -> LipschitzModulus:
-    """The exact Lipschitz modulus ``lip S(x̄|w̄)`` of the solution map, as far as it is known.
+    """The exact Lipschitz modulus ``lip S(x̄|w̄)`` of the solution map in one kind of change.
 
     ``lip S = ‖D*S(x̄|w̄)‖`` (Mordukhovich; Rockafellar & Wets, theorem 9.40), if the criterion
     ``D*S(x̄|w̄)(0) = {0}`` holds, and infinite otherwise. For the interpolating map that is
     ``sup_u ‖J_xᵀu‖ / ‖Jᵀu‖``, the largest generalized singular value of ``(J_xᵀ, Jᵀ)``; for one layer, one
-    point and one output it is the ratio of Theorem 2. For the others ``‖H⁺B‖₂``.
+    point and one output it is the ratio of Theorem 2. For the others ``‖H⁺B‖₂``. Other kinds of change have
+    their own data operator ``C`` in the place of ``J_x`` and ``B``: targets, factors of points, weight decay.
 
     Departs from the paper: Theorem 3 chains the moduli of single points into a bound; here the value is exact
     (:func:`modulus_chain` gives both), and several outputs are allowed.
 
     Args:
         problem: Problem at its trained weights.
-        points: Indices ``K`` of the points whose features move; all by default.
+        kind: Class of the change, or a change of that kind: ``Move`` for features; ``Relabel`` for targets
+            that are numbers; ``Reweight`` for the relative factors of points, whose modulus is 0 where all
+            points are fitted; ``Decay`` for the weight decay, whose modulus is the length of one derivative.
+        points: Indices ``K`` of the points that change, for a class; all by default.
         layer: Name or name patterns of the weights that may move; all by default.
         joint: Whether the outputs of all points are constraints, or those of ``K`` alone (the paper's
             setting; interpolating map only).
@@ -61,10 +68,12 @@ def lipschitz_modulus(
         margin_candidates: Number of smallest pre-activations that the activation margin looks at; 0 for none.
 
     Returns:
-        Value, certificate, the worst data direction and the change of the weights it causes.
+        Value in weight units per unit of the change, certificate, the worst direction and the change of the
+        weights it causes.
 
     Raises:
-        ValueError: If points or layer are not the problem's, or the map does not apply.
+        ValueError: If points or layer are not the problem's, the map does not apply, or the kind of change
+            is never small: points that join or leave, class labels, sums.
         TypeError: If the solver is not one for the map.
 
     Cost: with ``Dual`` the Gram matrix (of all points and weights it is kept in the problem and shared with
@@ -88,10 +97,13 @@ def lipschitz_modulus(
     """
     within("probes", probes, 0)
     within("margin_candidates", margin_candidates, 0)
-    part, moved = part_of(problem, points, layer, joint=joint)
+    whole = change_of(problem, kind, points)
+    require_small(problem, whole)
+    part, change = part_of(problem, whole, layer, joint=joint)
     is_free = isinstance(solver, CG | MINRES)
-    is_part = layer is not None or not joint or is_free
-    line = _linearise(part, moved, optimality, solver, is_part=is_part)
+    # Factors change nothing where points are fitted, whatever the rank of their rows.
+    is_part = layer is not None or not joint or is_free or isinstance(change, Reweight)
+    line = _linearise(part, change, optimality, solver, is_part=is_part)
     if not joint and not line.map.keeps_outputs:
         raise bad_value(
             "joint",
@@ -102,16 +114,16 @@ def lipschitz_modulus(
     ratio = None if is_free else by_decomposition(line)
     if ratio is None:
         ratio = by_products(line, solver if is_free else CG(), max_steps)
-    certificate = certify(part, moved, line, ratio, probes)
+    certificate = certify(part, change, line, ratio, probes)
     is_open = as_map(optimality) is None and solver is None and certificate.certainty is Certainty.UNKNOWN
-    proof = _proof_by_rows(part, moved, probes) if is_open and not line.map.keeps_outputs else None
+    proof = _proof_by_rows(part, change, probes) if is_open and not line.map.keeps_outputs else None
     if proof is not None:
         line, ratio, certificate = proof
     ratio = replace(ratio, direction=_signed(ratio.direction))
     for failure in line.premises.failures:
         warnings.warn(failure, SolsetWarning, stacklevel=3)
-    change, residual = _answer(line, ratio.direction)
-    names = tuple(problem.check_points(points))
+    step, residual = _answer(line, ratio.direction)
+    names = tuple(whole.chosen(problem.risk()))
     return LipschitzModulus(
         value=_value(ratio, certificate),
         certificate=replace(
@@ -120,8 +132,9 @@ def lipschitz_modulus(
             residual=residual,
             activation_margin=activation_margin(part.risk(), candidates=margin_candidates),
         ),
-        worst_direction=part.data_space(moved).unflatten(ratio.direction) if ratio.direction.any() else None,
-        weight_direction=None if change is None else _in_all_weights(problem, part, change),
+        worst_direction=line.data_space.unflatten(ratio.direction) if ratio.direction.any() else None,
+        weight_direction=None if step is None else _in_all_weights(problem, part, step),
+        kind=type(whole).__name__,
         points=names,
         layer=None if layer is None else tuple([layer] if isinstance(layer, str) else layer),
         is_joint=joint,
@@ -131,19 +144,18 @@ def lipschitz_modulus(
 
 
 def part_of(
-    problem: Problem, points: Sequence[int] | None, layer: str | Sequence[str] | None, *, joint: bool = True
-) -> tuple[Problem, list[int]]:
-    """The problem of the constraints and weights asked for, and where the moved points stand in it."""
-    problem.risk().points.require_moving()
-    moved = problem.check_points(points)
+    problem: Problem, change: Change, layer: str | Sequence[str] | None, *, joint: bool = True
+) -> tuple[Problem, Change]:
+    """The problem of the constraints and weights asked for, and the change of its data."""
     patterns = [layer] if isinstance(layer, str) else layer
     if joint:
-        return (problem if patterns is None else problem.restrict(parameters=patterns)), moved
-    return problem.restrict(points=moved, parameters=patterns), list(range(len(moved)))
+        return (problem if patterns is None else problem.restrict(parameters=patterns)), change
+    inner = alone(change)
+    return problem.restrict(points=change.chosen(problem.risk()), parameters=patterns), inner
 
 
 def _linearise(
-    part: Problem, moved: list[int], optimality: Optimality, solver: Solver | None, *, is_part: bool
+    part: Problem, change: Change, optimality: Optimality, solver: Solver | None, *, is_part: bool
 ) -> Linearisation:
     """The pair of the map asked for; a part of the problem takes the interpolating one if fitted."""
     asked = as_map(optimality)
@@ -156,11 +168,11 @@ def _linearise(
         )
     is_free = isinstance(solver, CG | MINRES)
     used = LSMR() if is_free and has_rows else solver  # LSMR stores nothing of the rows
-    return part.derivative(points=moved, optimality=asked or AUTO, solver=used).linearisation
+    return part.derivative(change, optimality=asked or AUTO, solver=used).linearisation
 
 
 def _proof_by_rows(
-    part: Problem, moved: list[int], probes: int
+    part: Problem, change: Change, probes: int
 ) -> tuple[Linearisation, Ratio, Certificate] | None:
     """The interpolating map, where dependent rows of ``J`` prove that the modulus is infinite; else ``None``.
 
@@ -168,11 +180,11 @@ def _proof_by_rows(
     """
     if not (part.is_fitted and part.gram_fits):
         return None
-    line = part.derivative(points=moved, optimality=Interpolating()).linearisation
+    line = part.derivative(change, optimality=Interpolating()).linearisation
     ratio = by_decomposition(line)
-    if ratio is None or ratio.value < float("inf") or not rows_gain_rank(part, moved):
+    if ratio is None or ratio.value < float("inf") or not rows_gain_rank(part, change):
         return None
-    certificate = certify(part, moved, line, ratio, probes)
+    certificate = certify(part, change, line, ratio, probes)
     if certificate.certainty is not Certainty.INFINITE:
         return None
     reason = "interpolating because the training set is fitted, and dependent rows of J prove the value"

@@ -6,11 +6,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from solset.changes import Change
 from solset.derivatives import Linearisation
 from solset.errors import Status
 from solset.linalg import LeftSide, LinearOperator
 from solset.modulus._kinks import activation_margin
-from solset.operators import Hessian, InputJacobian, Jacobian, Mixed
+from solset.operators import Hessian, Jacobian
 from solset.problem import Problem
 from solset.retraining import Newton
 from solset.risk import EmpiricalRisk, flat_rows
@@ -38,17 +39,17 @@ class Verdict:
 
 
 def rank_is_constant(
-    part: Problem, moved: list[int], line: Linearisation, *, expected: int, probes: int
+    part: Problem, change: Change, line: Linearisation, *, expected: int, probes: int
 ) -> Verdict:
-    """Whether the joint rank of ``[J, J_x]`` or ``[H, B]`` is the expected one at random nearby points.
+    """Whether the joint rank of ``[A, C]`` is the expected one at random nearby points.
 
     For rows of ``J`` any point nearby counts (the constant-rank theorem). A Hessian's rank is probed on the
-    graph of the solution map, at solutions that Newton's method finds for moved data, and the graph must be
-    tangent to the kernel of ``[H, B]``: the distance to it must be of second order.
+    graph of the solution map, at solutions that Newton's method finds for changed data, and the graph must be
+    tangent to the kernel of ``[H, C]``: the distance to it must be of second order.
 
     Args:
         part: Problem with the constraints and weights in use.
-        moved: Indices of the moved points in ``part``.
+        change: Change of the data of ``part`` whose coordinates are answered.
         line: Linearisation of ``part`` in use.
         expected: Joint rank at the trained point.
         probes: Number of nearby points; 0 leaves it undecided.
@@ -60,13 +61,13 @@ def rank_is_constant(
     if probes < 1 or risk.weights.dtype != torch.float64 or m * (risk.layout.size + q) > ENTRIES:
         return Verdict(False, "whether the rank is constant nearby was not probed")
     generator = torch.Generator().manual_seed(0)
-    farthest = _within_a_piece(risk, moved) if line.map.keeps_outputs else REACH
+    farthest = _within_a_piece(risk, change) if line.map.keeps_outputs else REACH
     for number in range(1, probes + 1):
         if line.map.keeps_outputs:
             reach = REACH * (farthest / REACH) ** ((number - 1) / max(probes - 1, 1))
-            rank = _rank_of_rows(part, moved, generator, reach)
+            rank = _rank_of_rows(part, change, generator, reach)
         else:
-            rank = _rank_at_a_solution(part, line, moved, generator)
+            rank = _rank_at_a_solution(part, line, change, generator)
         if isinstance(rank, str):
             return Verdict(False, f"not known to be constant nearby: {rank}")
         if rank != expected:
@@ -75,19 +76,21 @@ def rank_is_constant(
     return Verdict(True, f"the joint rank {expected} is the same at {probes} nearby points")
 
 
-def _within_a_piece(risk: EmpiricalRisk, moved: list[int]) -> float:
+def _within_a_piece(risk: EmpiricalRisk, change: Change) -> float:
     """The farthest reach of a probe: beyond a kink other rows count, which say nothing of the rank here."""
-    size = float(risk.weights.norm()) + float(flat_rows(risk.points.features(moved)).norm(dim=1).max())
+    size, moved = float(risk.weights.norm()), change.moving(risk)
+    if moved:
+        size += float(flat_rows(risk.points.features(moved)).norm(dim=1).max())
     margin = activation_margin(risk)
     return max(REACH, min(FARTHEST, margin / (2 * size))) if size > 0 else REACH
 
 
-def _rank_of_rows(part: Problem, moved: list[int], generator: torch.Generator, reach: float) -> int:
-    near = _nearby(part.risk(), moved, generator, reach)
-    return _joint_rank(Jacobian(near, memory_budget=0), InputJacobian(near, moved, memory_budget=0), FAINT)
+def _rank_of_rows(part: Problem, change: Change, generator: torch.Generator, reach: float) -> int:
+    near = _nearby(part.risk(), change, generator, reach)
+    return _joint_rank(Jacobian(near, memory_budget=0), change.of_outputs(near, 0), FAINT)
 
 
-def rows_gain_rank(part: Problem, moved: list[int]) -> bool:
+def rows_gain_rank(part: Problem, change: Change) -> bool:
     """Whether the rows of ``J`` gain rank at a random nearby point, as those of separated duplicates do.
 
     Rows that stay dependent, as those of more points than a model has degrees of freedom, have solutions in
@@ -95,25 +98,32 @@ def rows_gain_rank(part: Problem, moved: list[int]) -> bool:
 
     Args:
         part: Problem with the constraints and weights in use.
-        moved: Indices of the moved points in ``part``.
+        change: Change of the data of ``part`` whose coordinates are answered.
 
     Cost: two dense Jacobians and their decomposition.
     """
     risk, generator = part.risk(), torch.Generator().manual_seed(0)
     if len(risk.points) * part.output_count * risk.layout.size > ENTRIES:
         return False
-    near = _nearby(risk, moved, generator)
+    near = _nearby(risk, change, generator)
     seen = max(SEEN, 100 * torch.finfo(risk.weights.dtype).eps)
     here, there = (Jacobian(one, memory_budget=0).to_dense().to(torch.float64) for one in (risk, near))
     return LeftSide.of_gram(there @ there.T, seen**2).rank > LeftSide.of_gram(here @ here.T, seen**2).rank
 
 
 def _nearby(
-    risk: EmpiricalRisk, moved: list[int], generator: torch.Generator, reach: float = REACH
+    risk: EmpiricalRisk, change: Change, generator: torch.Generator, reach: float = REACH
 ) -> EmpiricalRisk:
-    """The risk at moved data and weights, both at random."""
-    dx = _small(risk.points.features(moved), generator, reach)
-    return risk.move(moved, dx).at(risk.weights + _small(risk.weights.unsqueeze(0), generator, reach)[0])
+    """The risk at changed data and weights, both at random."""
+    step = _small(change.typical(risk), generator, reach).flatten()
+    there = _changed(risk, change, step)
+    return there.at(risk.weights + _small(risk.weights.unsqueeze(0), generator, reach)[0])
+
+
+def _changed(risk: EmpiricalRisk, change: Change, coordinates: Tensor) -> EmpiricalRisk:
+    """The risk after a small change of this kind; a kind that has none was refused before."""
+    small = change.along(risk, coordinates)
+    return risk if small is None else small.applied_to(risk)
 
 
 def flat_outputs(part: Problem, rank: int) -> str:
@@ -146,26 +156,28 @@ def flat_outputs(part: Problem, rank: int) -> str:
 
 
 def _rank_at_a_solution(
-    part: Problem, line: Linearisation, moved: list[int], generator: torch.Generator
+    part: Problem, line: Linearisation, change: Change, generator: torch.Generator
 ) -> int | str:
-    """The rank at a true solution, if it is where the kernel of ``[H, B]`` says; else what went wrong."""
+    """The rank at a true solution, if it is where the kernel of ``[H, C]`` says; else what went wrong."""
     risk = part.risk()
-    dx = _small(risk.points.features(moved), generator)
+    step = _small(change.typical(risk), generator).flatten()
     random = _small(risk.weights.unsqueeze(0), generator)[0]
-    answer = line.system.solve(-(line.data @ dx.flatten())).value
+    answer = line.system.solve(-(line.data @ step)).value
     along = random - line.system.solve(line.constraint.operator @ random).value
     gaps, end = [], risk
     for t in (1.0, 0.5):
-        start = risk.move(moved, t * dx).at(risk.weights + t * (answer + along))
+        start = _changed(risk, change, t * step).at(risk.weights + t * (answer + along))
         retrained = Newton(gradient_tol=1e-13, max_steps=50, solver=Dense()).run(start, risk.weights)
         if retrained.status is not Status.CONVERGED and retrained.gradient_norm > 1e-11:
-            return "no solution was found for moved data"
+            return "no solution was found for changed data"
         gaps.append(float(retrained.change.norm()))
         end = end if t < 1 else start.at(retrained.weights)
     is_second_order = all(later <= 0.35 * earlier + 1e-9 for earlier, later in pairwise(gaps))
     if not is_second_order:
-        return f"solutions of moved data lie off the tangent set ({gaps[0]:.1e}, {gaps[1]:.1e} at half of it)"
-    return _joint_rank(Hessian(end, memory_budget=0), Mixed(end, moved, memory_budget=0))
+        return (
+            f"solutions of changed data lie off the tangent set ({gaps[0]:.1e}, {gaps[1]:.1e} at half of it)"
+        )
+    return _joint_rank(Hessian(end, memory_budget=0), change.of_gradient(end, 0))
 
 
 def _joint_rank(first: LinearOperator, second: LinearOperator, seen: float = SEEN) -> int:

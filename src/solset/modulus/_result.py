@@ -88,17 +88,20 @@ class Certificate(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LipschitzModulus(Result):
-    """``lip S(x̄|w̄)``: the largest distance that the solution set moves per unit of data perturbation.
+    """``lip S(x̄|w̄)``: the largest distance that the solution set moves per unit of a change of the data.
 
     Attributes:
-        value: Modulus in weight units per input unit; infinite or 0 where the mathematics says so. It is the
+        value: Modulus in weight units per unit of the change: of an input, of a target, of a relative factor,
+            of the weight decay; infinite or 0 where the mathematics says so. It is the
             modulus only as far as ``certificate.certainty`` says.
         certificate: Certainty of the value, with the numbers that show it.
-        worst_direction: Unit data direction that attains the value, ``(|K|, *input)``; in the infinite case
+        worst_direction: Unit direction that attains the value, in the shape of the change's coordinates,
+            such as ``(|K|, *input)`` for features; in the infinite case
             one that no change of the weights answers; ``None`` where there is no constraint.
         weight_direction: Change of the weights that the worst direction causes, ``(p,)``, zero for weights
             that are held; ``None`` where there is none.
-        points: Indices ``K`` of the points whose features move.
+        kind: Name of the kind of change, such as ``"Move"``.
+        points: Indices ``K`` of the points that change.
         layer: Name patterns of the weights that may move; ``None`` for all.
         is_joint: Whether the outputs of all points are constraints, or those of ``K`` alone.
         optimality: Name of the optimality map.
@@ -109,6 +112,7 @@ class LipschitzModulus(Result):
     certificate: Certificate
     worst_direction: Tensor | None
     weight_direction: Tensor | None
+    kind: str
     points: tuple[int, ...]
     layer: tuple[str, ...] | None
     is_joint: bool

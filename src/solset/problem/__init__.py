@@ -8,6 +8,7 @@ from solset.problem._point import FIT_TOL, MAX_DENSE, LinearisedMap, TrainedPoin
 from solset.problem._premises import lost_classes, premises_of
 from solset.problem._problem import Problem
 from solset.problem._proximal import Proximal
+from solset.problem._single import SingleAnswer, single_answer
 from solset.problem._stationary import Stationary
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Order",
     "Problem",
     "Proximal",
+    "SingleAnswer",
     "Stationary",
     "TrainedPoint",
     "as_map",
@@ -29,4 +31,5 @@ __all__ = [
     "lost_classes",
     "map_unless_fitted",
     "premises_of",
+    "single_answer",
 ]

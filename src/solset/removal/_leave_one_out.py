@@ -11,12 +11,12 @@ from torch import Tensor
 from solset.changes import Divisor, Remove
 from solset.checks import checked
 from solset.errors import SolsetWarning, Status, bad_value
-from solset.problem import Problem, TrainedPoint, as_map, lost_classes
+from solset.problem import Problem, TrainedPoint, as_map, lost_classes, single_answer
 from solset.removal._all_at_once import all_at_once
 from solset.removal._left_out import LeftOut
 from solset.results import TableResult, computed
 from solset.risk import losses_at, plain_targets
-from solset.solvers import Solver, Updated
+from solset.solvers import Solver
 
 NAMED = 5  # points that a message names
 
@@ -171,18 +171,16 @@ def leave_one_out(
 
 def _one(problem: Problem, change: Remove, optimality: Any, solver: Solver | None) -> LeftOut:
     """One point by a Newton step, and its outputs at the new weights."""
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        estimate = problem.estimate(change, optimality=optimality, solver=solver, order="newton")
-        answer = estimate.min_norm()
-    system, risk = estimate.system, problem.risk()
-    outputs = risk.at(answer.value).select(change.chosen(risk)).outputs()[0]
-    is_updated = isinstance(system, Updated)
-    leverage = 1.0 - system.smallest_pivot if is_updated else float("nan")
-    is_answered = not (is_updated and (system.lost or system.turns_negative))
-    is_solved = answer.status in {Status.CONVERGED, Status.INCONSISTENT}
-    note = "; ".join(dict.fromkeys(str(one.message) for one in told)) if is_answered else ""
-    return LeftOut(outputs, leverage, is_answered=is_answered, is_solved=is_solved, note=note)
+    answer = single_answer(problem, change, optimality=optimality, solver=solver, order="newton")
+    risk, is_answered = problem.risk(), answer.is_answered
+    outputs = risk.at(answer.solution.value).select(change.chosen(risk)).outputs()[0]
+    return LeftOut(
+        outputs,
+        answer.leverage,
+        is_answered=is_answered,
+        is_solved=answer.is_solved,
+        note=answer.note if is_answered else "",
+    )
 
 
 def _result(problem: Problem, chosen: list[int], parts: Sequence[LeftOut], divisor: Divisor) -> LeaveOneOut:
