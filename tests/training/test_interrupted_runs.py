@@ -1,5 +1,6 @@
 """An interrupted run goes on from its checkpoint to the numbers of a run that was never interrupted."""
 
+import signal
 from functools import partial
 
 import pytest
@@ -140,3 +141,62 @@ def test_a_damaged_checkpoint_is_said_and_training_starts_anew(tmp_path):
     with pytest.warns(UserWarning, match="damaged"):
         run = training(Loss(), optimizer, {}).run(checkpoint=place)
     assert torch.equal(run.weights, expected.weights)
+
+
+@pytest.fixture
+def _never_due(monkeypatch):
+    monkeypatch.setattr(_run_file, "SECONDS", 1e9)
+
+
+@pytest.mark.usefixtures("_never_due")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupt", "request to end"])
+def test_an_interrupt_is_answered_after_the_step_is_written(number, tmp_path):
+    def stop(*_):
+        raise Stop
+
+    recipe, place = RECIPES["SGD, cosine by epoch"], tmp_path / "run.safetensors"
+    expected, loss = training(Loss(), *recipe).run(), Loss()
+    interrupted = training(loss, *recipe)
+
+    def interrupting(outputs: Tensor, targets: Tensor) -> Tensor:
+        if loss.calls == first + 4:
+            signal.raise_signal(number)
+        return Loss.__call__(loss, outputs, targets)
+
+    first = loss.calls
+    object.__setattr__(interrupted._setting, "loss", interrupting)
+    before = signal.signal(number, stop)
+    try:
+        with pytest.raises(Stop):
+            interrupted.run(checkpoint=place)
+        assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, before)
+    again = Loss()
+    resumed = training(again, *recipe)
+    taken = again.calls
+    run = resumed.run(checkpoint=place)
+    assert torch.equal(run.weights, expected.weights)
+    assert run.losses == expected.losses
+    assert again.calls - taken == len(expected.losses) - 5 + 1 + len(run.batches[0])
+
+
+@pytest.mark.usefixtures("_never_due")
+@pytest.mark.parametrize("budget", [2**30, 9_000], ids=["all states", "every few states"])
+@pytest.mark.parametrize("stop", [2, 4, 6])
+def test_a_run_whose_step_fails_goes_on_from_the_last_state_that_is_kept(stop, budget, tmp_path):
+    recipe, place = RECIPES["AdamW, decay by step"], tmp_path / "run.safetensors"
+    expected, loss = training(Loss(), *recipe).run(), Loss()
+    interrupted = training(loss, *recipe)
+    loss.stops_at = loss.calls + stop
+    with pytest.raises(Stop):
+        interrupted.run(checkpoint=place, memory_budget=budget)
+    again = Loss()
+    resumed = training(again, *recipe)
+    taken = again.calls
+    run = resumed.run(checkpoint=place, memory_budget=budget)
+    assert torch.equal(run.weights, expected.weights)
+    assert run.losses == expected.losses
+    assert run.stride == (1 if budget > 9_000 else 2)
+    steps, kept = len(run.losses), (stop - 1) // run.stride * run.stride
+    assert again.calls - taken == steps - kept + 1 + len(run.batches[0])

@@ -12,7 +12,7 @@ from solset.risk._identity import digest, identity, settings_of, without_address
 from solset.risk._layout import Layout, choose_parameters, flat_rows, matches
 from solset.risk._learned import asked_for, beside_outputs, moving
 from solset.risk._losses import WholeBatch
-from solset.risk._opening import opened
+from solset.risk._opening import check_loss, opened
 from solset.risk._other_data import (
     as_weighed,
     candidates,
@@ -62,6 +62,7 @@ __all__ = [
     "beside_outputs",
     "called",
     "candidates",
+    "check_loss",
     "check_penalty",
     "choose_parameters",
     "decay_of",

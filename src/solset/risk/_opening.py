@@ -143,16 +143,40 @@ def _coupled(got: str) -> ValueError:
 
 
 def _check_loss(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> None:
-    """Refuses a loss that does not take the outputs, or broadcasts ``(b, 1)`` against ``(b,)``."""
-    with torch.no_grad(), HalfPrecision() as half, _Broadcasts(outputs, targets) as seen:
+    """Refuses a loss that does not take the outputs, or computes in half precision."""
+    shown = None if risk.door.outputs is None else [leaf.name for leaf in risk.door.outputs.leaves]
+    with torch.no_grad(), HalfPrecision() as half:
+        check_loss(risk.loss, outputs, targets, shown)
+    half.refuse("loss")
+
+
+def check_loss(
+    loss: Callable[[Tensor, Tensor], Any],
+    outputs: Tensor,
+    targets: Tensor,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Refuses a loss that does not take the outputs, or broadcasts ``(b, 1)`` against ``(b,)``.
+
+    Args:
+        loss: Function of outputs and targets, which is called once.
+        outputs: Outputs of a few points, a row per point.
+        targets: Targets of the same points.
+        names: Names of the outputs where the model returns several; ``None`` for one tensor.
+
+    Raises:
+        TypeError: If the loss raises an error.
+        ValueError: If it pairs every output with every target.
+    """
+    with _Broadcasts(outputs, targets) as seen, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using a target size")  # it is refused below
         try:
-            risk.loss(outputs, targets)
+            loss(outputs, targets)
         except (TypeError, RuntimeError, ValueError, IndexError, KeyError, AttributeError) as error:
-            door = risk.door
-            shown = [leaf.name for leaf in door.outputs.leaves] if door.outputs else tuple(outputs.shape)
+            shown = tuple(outputs.shape) if names is None else names
             cure = "Reshape one of them."
-            if door.outputs is not None:
-                cure = f"Name the output that the loss takes, as in outputs={str(shown[0])!r}."
+            if names is not None:
+                cure = f"Name the output that the loss takes, as in outputs={str(names[0])!r}."
             elif outputs.ndim == targets.ndim + 1 and outputs.shape[-1] == 1:
                 cure = "Use targets.unsqueeze(-1), or a model that ends in squeeze(-1)."
             elif any(sign in str(error) for sign in _OF_TYPES):
@@ -163,7 +187,6 @@ def _check_loss(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> None:
                 got=f"{type(error).__name__}: {error}",
                 cure=cure,
             ) from error
-    half.refuse("loss")
     if seen.names:
         raise bad_value(
             "targets",

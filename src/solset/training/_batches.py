@@ -13,6 +13,9 @@ from tqdm import tqdm
 
 from solset.training._recipe import Recipe
 from solset.training._state import randomness, set_randomness
+from solset.training._told import told
+
+_SCHEDULE = "Take one that depends on the number of steps alone, with room for all of them."
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,7 @@ class Batches:
 
     Attributes:
         epoch_start: States of the random generators before the batches of the present epoch were drawn.
+        is_inside: Whether the present batch is not the first of its epoch.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class Batches:
         self._recipe, self._count, self._device, self._schedule = recipe, count, device, schedule
         self._hidden = None if progress is None else not progress
         self._place = place
-        self.epoch_start = randomness(device)
+        self.epoch_start, self.is_inside = randomness(device), False
 
     def __iter__(self) -> Iterator[list[int]]:
         total = self._recipe.step_count(self._count)
@@ -71,6 +75,7 @@ class Batches:
                 for batch in self._of_epoch(skipped):
                     if taken == total:
                         return
+                    self.is_inside = taken % each > 0
                     taken += 1
                     yield batch
                     self._scheduled("step")
@@ -99,7 +104,8 @@ class Batches:
 
     def _scheduled(self, each: str) -> None:
         if self._schedule is not None and self._recipe.schedule_each == each:
-            self._schedule.step()
+            with told("schedule", "a scheduler whose step() takes no argument", _SCHEDULE):
+                self._schedule.step()
 
     def _schedule_again(self, epochs: int, each: int, skipped: int) -> None:
         """Brings the scheduler to the place, as if the optimizer had taken its steps."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from solset.errors import bad_type, bad_value
 from solset.training._state import trained
+from solset.training._told import told
 
 MakeModel = nn.Module | Callable[..., nn.Module]
 
@@ -27,7 +28,8 @@ def fresh_model(make_model: MakeModel, seed: int) -> nn.Module:
         ValueError: If it has no parameters that require grad.
     """
     torch.manual_seed(seed)
-    model = copy.deepcopy(make_model) if isinstance(make_model, nn.Module) else _call(make_model, seed)
+    with told("make_model", "a function that makes the model", "Call it by itself first."):
+        model = copy.deepcopy(make_model) if isinstance(make_model, nn.Module) else _call(make_model, seed)
     if not isinstance(model, nn.Module):
         raise bad_type(
             "make_model",

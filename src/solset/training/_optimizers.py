@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from solset.errors import bad_type, bad_value
 from solset.training._state import Settings, Slots, put_settings, settings_of
+from solset.training._told import told
 
 MakeOptimizer = Callable[[list[Any]], Optimizer]
 _BY_ENTRY = (
@@ -228,7 +229,7 @@ class Continued:
         Raises:
             ValueError: If the state does not fit the parameters.
         """
-        optimizer = made(self.make(parameters))
+        optimizer = made(self.make, parameters)
         settings = settings_of(optimizer)
         try:
             optimizer.load_state_dict(copy.deepcopy(self.state))
@@ -254,13 +255,19 @@ class Continued:
         )
 
 
-def made(optimizer: Any) -> Optimizer:
-    """The result of a factory, refused unless it is an optimizer."""
+def made(make: MakeOptimizer, parameters: list[Any]) -> Optimizer:
+    """The optimizer that a factory makes, refused unless it is one.
+
+    Args:
+        make: Function of the parameters that the user wrote.
+        parameters: Trained parameters, in their order.
+    """
+    expected, cure = (
+        "a function of the parameters that returns a torch optimizer",
+        "Write partial(torch.optim.AdamW, lr=1e-3).",
+    )
+    with told("optimizer", expected, cure):
+        optimizer = make(parameters)
     if not isinstance(optimizer, Optimizer):
-        raise bad_type(
-            "optimizer",
-            expected="a function of the parameters that returns a torch optimizer",
-            got=type(optimizer).__name__,
-            cure="Write partial(torch.optim.AdamW, lr=1e-3).",
-        )
+        raise bad_type("optimizer", expected=expected, got=type(optimizer).__name__, cure=cure)
     return optimizer

@@ -10,8 +10,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from solset.checks import checked, one_of, positive
+from solset.errors import bad_type
 from solset.training._data import Loss
 from solset.training._optimizers import MakeOptimizer
+from solset.training._told import told
 
 MakeSchedule = Callable[[Optimizer], LRScheduler]
 
@@ -57,6 +59,25 @@ class Recipe:
         """
         size = count if self.batch_size is None else self.batch_size
         return count // size if self.drop_last else -(-count // size)
+
+
+def scheduled(make: MakeSchedule, optimizer: Optimizer) -> LRScheduler:
+    """The scheduler that a factory makes, refused unless it is one.
+
+    Args:
+        make: Function of the optimizer that the user wrote.
+        optimizer: Optimizer whose learning rate is scheduled.
+
+    Raises:
+        TypeError: If it raises an error, or returns something else.
+    """
+    expected = "a function of the optimizer that returns a scheduler of torch.optim"
+    cure = "Write lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 10)."
+    with told("schedule", expected, cure):
+        schedule = make(optimizer)
+    if not isinstance(schedule, LRScheduler):
+        raise bad_type("schedule", expected=expected, got=type(schedule).__name__, cure=cure)
+    return schedule
 
 
 def clipped_gradients(gradients: Sequence[Tensor], clip_norm: float | None) -> list[Tensor]:

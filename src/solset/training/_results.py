@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from solset.attribution import Attribution
 from solset.errors import Status
 from solset.results import Result, WeightsResult, computed
+from solset.training._divergence import explosion
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,6 +154,8 @@ class Retraining(WeightsResult):
     model: nn.Module = field(repr=False)
     losses: tuple[float, ...] = field(repr=False)
     shapes: Mapping[str, torch.Size] = field(repr=False)
+
+    message = computed(lambda result: explosion(result.losses))
 
     @property
     def headline(self) -> str:

@@ -61,7 +61,7 @@ class Run:
     @property
     def losses(self) -> list[float]:
         """Loss of each step's batch."""
-        return [record.loss for record in self._tape.records]
+        return self._tape.losses
 
     @property
     def batches(self) -> list[list[int]]:

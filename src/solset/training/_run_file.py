@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from solset.storage import Checkpoint
 from solset.training._batches import Place
-from solset.training._state import State, capture, restore
+from solset.training._state import State, restore
 from solset.training._step import Record
 from solset.training._tape import Tape, packed, unpacked
 
@@ -26,10 +26,12 @@ class RunFile:
     Attributes:
         checkpoint: The file, or none.
         due: Time of the next write, by the clock of ``time.monotonic``.
+        written: Number of steps in the file.
     """
 
     checkpoint: Checkpoint
     due: float = field(default_factory=lambda: time.monotonic() + SECONDS)
+    written: int = 0
 
     def resume(self, tape: Tape, model: nn.Module, optimizer: Optimizer) -> Place | None:
         """Puts model, optimizer and tape back to where an earlier call was left; ``None`` if there is none.
@@ -56,42 +58,41 @@ class RunFile:
             return None
         state, place, tape.states, tape.records = stored
         restore(state, model, optimizer)
+        self.written = place.step
         return place
 
-    def write(
-        self,
-        tape: Tape,
-        model: nn.Module,
-        optimizer: Optimizer,
-        place: Place,
-        *,
-        is_last: bool,
-    ) -> None:
-        """Stores the run so far, if it is due or at its end.
+    def write(self, tape: Tape, state: State, place: Place) -> None:
+        """Stores the run so far.
 
         Args:
-            tape: Tape with the steps so far.
-            model: Model after the last step.
-            optimizer: Optimizer after the last step.
+            tape: Tape with at least the steps so far; later ones are left out.
+            state: State after the last of them.
             place: Place between the last step and the next.
-            is_last: Whether this is the end of the run.
         """
-        if self.checkpoint.path is None or not (is_last or time.monotonic() >= self.due):
+        if self.checkpoint.path is None:
             return
         start = time.monotonic()
-        names, arrays = packed(capture(model, optimizer), "now.")
+        names, arrays = packed(state, "now.")
         states: dict[str, Any] = {}
-        for step, state in tape.states.items():
-            states[str(step)] = state
+        for step, state_there in tape.states.items():
+            if step >= place.step:
+                continue
+            states[str(step)] = state_there
             if tape.folder is None:
-                states[str(step)], tensors = packed(state, f"{step}.")
+                states[str(step)], tensors = packed(state_there, f"{step}.")
                 arrays |= tensors
-        records, more = _written_steps(tape.records)
+        records, more = _written_steps(tape.records[: place.step])
         arrays |= more
         arrays |= {"epoch_start": torch.cat(place.epoch_start), "now": torch.cat(place.now)}
         records |= {"now": names, "states": states, "generators": [len(part) for part in place.now]}
         self.checkpoint.write(records, arrays)
+        self.written = place.step
         self.due = start + max(SECONDS, SHARE * (time.monotonic() - start))
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to write again."""
+        return self.checkpoint.path is not None and time.monotonic() >= self.due
 
 
 def _written_steps(steps: Sequence[Record]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -10,9 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from solset.errors import bad_type, bad_value
+from solset.risk import check_loss, named_tensors
 from solset.training._call import Call
 from solset.training._data import Data, Loss, losses_of, require_mean, weighted_loss
 from solset.training._state import trained
+from solset.training._told import described, told
+
+_LOSS = "Give classes as torch.long from 0 on, and real targets in the shape and dtype of the outputs."
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +61,20 @@ class Loop:
 
         Args:
             batch: Indices of the points.
+
+        Raises:
+            TypeError: If a part of the recipe does not take the batch; names the part and the points.
         """
         inputs, targets, factors = self._data.batch(batch)
-        if self._setting.augment is not None:
-            inputs = self._setting.augment(inputs)
         self.optimizer.zero_grad()
-        outputs = self._setting.call(self.model, inputs)
-        loss = self._setting.loss(outputs, targets)
-        if factors is not None and self._losses is not None:
-            losses = self._losses(outputs, targets)
-            require_mean(loss, losses)
-            loss = weighted_loss(losses, factors)
+        outputs = self._outputs(inputs, batch)
+        takes = f"a function of outputs {described(outputs)} and targets {described(targets)}"
+        with told("loss", takes, _LOSS, batch):
+            loss = self._setting.loss(outputs, targets)
+            if factors is not None and self._losses is not None:
+                losses = self._losses(outputs, targets)
+                require_mean(loss, losses)
+                loss = weighted_loss(losses, factors)
         if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
             raise bad_type(
                 "loss",
@@ -75,11 +82,50 @@ class Loop:
                 got=f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__,
                 cure="Use a mean over the points of a batch.",
             )
-        loss.backward()
+        with told("loss", takes + " that has a gradient", _LOSS, batch):
+            loss.backward()
         if self._setting.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(trained(self.model).values(), self._setting.clip_norm)
-        self.optimizer.step()
+        with told("optimizer", "one that takes a step", "Look at its settings."):
+            self.optimizer.step()
         return float(loss.detach())
+
+    def _outputs(self, inputs: Any, batch: Sequence[int]) -> Any:
+        if self._setting.augment is not None:
+            takes = f"a function of inputs {described(inputs)} that returns inputs of the same points"
+            with told("augment", takes, "Call it on a batch by itself.", batch):
+                inputs = self._setting.augment(inputs)
+        takes = f"one that takes inputs {described(inputs)} in training"
+        with told("model", takes, self._cure(inputs), batch):
+            return self._setting.call(self.model, inputs)
+
+    def _cure(self, inputs: Any) -> str:
+        """What to do about a model that does not take a batch."""
+        dtypes = {value.dtype for value in self.model.parameters()}
+        given = {value.dtype for _, value in named_tensors(inputs) if value.is_floating_point()}
+        if given - dtypes:
+            return f"Give real inputs in {', '.join(map(str, dtypes))}, the dtype of the model."
+        count = next((len(value) for _, value in named_tensors(inputs) if value.ndim), 0)
+        if count == 1:
+            return "Layers such as BatchNorm need two points: choose batch_size or drop_last accordingly."
+        return "Build the model for inputs of this shape and kind, or reshape them."
+
+    def refuse_pairs(self, batch: Sequence[int]) -> None:
+        """Refuses a loss that broadcasts outputs ``(b, 1)`` against targets ``(b,)`` to every pair of points.
+
+        Args:
+            batch: Indices of the points that are looked at.
+
+        Raises:
+            ValueError: If it does so; the message says how to shape the targets.
+
+        Cost: one forward pass of the batch.
+        """
+        inputs, targets, _ = self._data.batch(batch)
+        outputs = self._outputs(inputs, batch)
+        if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+            with torch.no_grad(), told("loss", "a function of outputs and targets", _LOSS, batch):
+                check_loss(self._setting.loss, outputs, targets)
 
     def finite_step(self, batch: Sequence[int], step: int) -> float:
         """Takes one step and returns the loss of the batch, which has to be finite.

@@ -30,15 +30,22 @@ class Tape:
     records: list[Record] = field(default_factory=list)
     states: dict[int, Any] = field(default_factory=dict)
 
-    def keep(self, step: int, state: Callable[[], State]) -> None:
-        """Keeps the state before a step, if it is one of those to keep.
+    @property
+    def losses(self) -> list[float]:
+        """Loss of each step's batch."""
+        return [record.loss for record in self.records]
+
+    def keep(self, step: int, state: Callable[[], State]) -> bool:
+        """Keeps the state before a step, if it is one of those to keep; returns whether it is.
 
         Args:
             step: Number of the step, from 0.
             state: Function that copies the state.
         """
-        if step % self.stride == 0:
+        is_kept = step % self.stride == 0
+        if is_kept:
             self.states[step] = state() if self.folder is None else _written(state(), self._file(step))
+        return is_kept
 
     def state(self, step: int) -> State:
         """The kept state before a step.

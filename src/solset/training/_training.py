@@ -1,6 +1,7 @@
 """A training as a map: from its data to where it ends."""
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from solset.changes import Change, require_change
-from solset.errors import bad_value
+from solset.checks import checked
+from solset.errors import SolsetWarning, bad_value
 from solset.results import copy_of
 from solset.risk import Pick, digest, source_of, style_of
 from solset.risk import settings_of as plain_settings
@@ -22,19 +24,21 @@ from solset.storage import Checkpoint, Identity, Probe
 from solset.training._batches import Batches, Place
 from solset.training._call import Call
 from solset.training._data import Data, Loss, moving_in
+from solset.training._divergence import explosion, require_finite
 from solset.training._ensemble import Ensemble, checked_seeds
 from solset.training._fresh import MakeModel, fresh_model
 from solset.training._optimizers import Continued, MakeOptimizer, OptimizerStep, made
-from solset.training._recipe import MakeSchedule, Recipe
+from solset.training._recipe import MakeSchedule, Recipe, scheduled
+from solset.training._recording import take_steps
 from solset.training._results import Retraining, retraining
 from solset.training._run import Run
 from solset.training._run_file import RunFile
 from solset.training._setting import Loop, Setting
-from solset.training._state import capture, own_randomness, randomness, settings_of, trained
-from solset.training._step import Record
+from solset.training._state import capture, own_randomness, settings_of, trained
 from solset.training._tape import Tape, fitting_stride
 
 
+@checked
 class Training:
     """A recipe of training with its data; where it ends is a function of the data (method of the run).
 
@@ -128,19 +132,31 @@ class Training:
         with own_randomness(torch.device("cpu")):
             model = fresh_model(make_model, seed).train()
         parameters = list(trained(model).values())
-        OptimizerStep(made(optimizer(parameters)), parameters)  # refuses what has no derivative
+        OptimizerStep(made(optimizer, parameters), parameters)  # refuses what has no derivative
         self.device = parameters[0].device
         source = source_of(x, y, parameters[0].detach())
         first, _ = source.read([0])
         data, call = Data(source, moving_in(first, moves)), Call(style_of(model, first), outputs)
         self._setting = Setting(loss, call, data, clip_norm, augment, partial(_pair, model, optimizer))
+        steps = self.recipe.step_count(len(data))
+        if not steps:
+            raise bad_value(
+                "batch_size",
+                expected=f"at most the {len(data)} points where a last batch is left out",
+                got=batch_size,
+                cure="Lower it, or pass drop_last=False.",
+            )
+        with own_randomness(self.device):
+            loop, schedule_of_loop = self._begin(data)
+            loop.refuse_pairs(next(iter(self._batches(schedule_of_loop))))
         self._refuse_unrepeatable()
 
+    @checked
     def run(
         self,
         *,
         memory_budget: int = 2**30,
-        folder: Path | None = None,
+        folder: Path | str | None = None,
         checkpoint: Path | str | None = None,
         progress: bool | None = None,
     ) -> Run:
@@ -160,6 +176,7 @@ class Training:
 
         Cost: one training; the states of all its steps if they fit.
         """
+        folder = None if folder is None else Path(folder)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         file = RunFile(self._checkpoint(checkpoint, memory_budget, folder))
@@ -169,16 +186,14 @@ class Training:
             tape = Tape(fitting_stride(steps, loop.model, memory_budget, folder), folder)
             initial = capture(loop.model, loop.optimizer).parameters
             place = file.resume(tape, loop.model, loop.optimizer)
-            batches = self._batches(schedule, progress, place)
-            for step, batch in enumerate(batches, len(tape.records)):
-                tape.keep(step, partial(capture, loop.model, loop.optimizer))
-                states, settings = randomness(self.device), settings_of(loop.optimizer)
-                tape.records.append(Record(batch, settings, states, loop.finite_step(batch, step)))
-                place = Place(step + 1, batches.epoch_start, randomness(self.device))
-                file.write(tape, loop.model, loop.optimizer, place, is_last=step + 1 == steps)
+            take_steps(loop, self._batches(schedule, progress, place), tape, file)
             end = capture(loop.model, loop.optimizer)
+        require_finite(end, steps - 1)
+        if text := explosion(tape.losses):
+            warnings.warn(text, SolsetWarning, stacklevel=3)
         return Run(self._setting, tape, loop.model, end, initial, self._trained)
 
+    @checked
     def retrain(self, change: Change, *, scale: float = 1.0, progress: bool | None = None) -> Retraining:
         """The truth: the same recipe, with the same seed, run on changed data, as by :meth:`Run.retrain`.
 
@@ -195,6 +210,7 @@ class Training:
         before, _ = self._trained(data, progress)
         return retraining(*self._trained(changed, progress), _flat(before))
 
+    @checked
     def ensemble(
         self, seeds: Sequence[int], *, memory_budget: int = 2**30, progress: bool | None = None
     ) -> Ensemble:
@@ -215,6 +231,7 @@ class Training:
         runs = [self.with_seed(seed).run(memory_budget=share, progress=progress) for seed in numbers]
         return Ensemble(tuple(runs), numbers)
 
+    @checked
     def with_seed(self, seed: int) -> "Training":
         """The same training from another seed.
 
@@ -231,6 +248,7 @@ class Training:
         other._refuse_unrepeatable()
         return other
 
+    @checked
     def on(self, change: Change) -> "Training":
         """The same training on changed data; a second change is made on top of the first.
 
@@ -248,6 +266,7 @@ class Training:
         other._refuse_unrepeatable()
         return other
 
+    @checked
     def train(self, *, progress: bool | None = None) -> nn.Module:
         """The trained module, in evaluation mode, without the record that a derivative needs.
 
@@ -288,8 +307,8 @@ class Training:
     def _begin(self, data: Data) -> tuple[Loop, LRScheduler | None]:
         """A model before its first step, and the scheduler of its optimizer."""
         model = fresh_model(self.make_model, self.recipe.seed).train()
-        optimizer = made(self.recipe.optimizer(list(trained(model).values())))
-        schedule = None if self.recipe.schedule is None else self.recipe.schedule(optimizer)
+        optimizer = made(self.recipe.optimizer, list(trained(model).values()))
+        schedule = None if self.recipe.schedule is None else scheduled(self.recipe.schedule, optimizer)
         return Loop(self._setting, model, optimizer, data), schedule
 
     def _batches(
