@@ -168,4 +168,4 @@ def test_moves_and_factors_of_the_same_point_add_up():
 def test_a_training_loses_a_point_only_once():
     change = Remove([1]) + Remove([1])
     with pytest.raises(ValueError, match="no more than the whole of a point"):
-        change.of_points(6, lambda: pytest.fail("no feature moves"))
+        change.of_training(6, lambda: pytest.fail("no feature moves"))

@@ -4,7 +4,7 @@ A new kind of change is one subclass of :class:`Change`; problems, estimates and
 """
 
 from solset.changes._addition import Add
-from solset.changes._change import Change, PointChange, PointsChange, require_change
+from solset.changes._change import Change, PointsChange, TrainingChange, require_change
 from solset.changes._decay import Decay
 from solset.changes._exchange import Exchange
 from solset.changes._labels import Relabel
@@ -19,11 +19,11 @@ __all__ = [
     "Divisor",
     "Exchange",
     "Move",
-    "PointChange",
     "PointsChange",
     "Relabel",
     "Remove",
     "Reweight",
     "Sum",
+    "TrainingChange",
     "require_change",
 ]

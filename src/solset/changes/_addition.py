@@ -1,5 +1,6 @@
 """Points that join the training data."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -7,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solset.changes._change import Change
+from solset.changes._change import Change, TrainingChange
 from solset.changes._exchange import Exchange
 from solset.changes._factors import Term, columns, exchanged, mixed
-from solset.changes._weights import Divisor
+from solset.changes._weights import Divisor, require_division_after
 from solset.checks import one_of
 from solset.linalg import BlockDiagonal, InRows, LinearOperator, Space
 from solset.operators import fitted_outputs
@@ -109,6 +110,11 @@ class Add(Change):
         new = self.targets
         fits = isinstance(new, Tensor) and new.shape[1:] == targets.shape[1:]
         return torch.cat([targets, new.to(targets)]) if fits else targets
+
+    def of_training(self, count: int, features: Callable[[], Space]) -> TrainingChange:  # noqa: ARG002
+        """The new points, each in one batch of every epoch; arguments as for every change."""
+        require_division_after(self.divisor)
+        return TrainingChange(added=((self.inputs, self.targets),))
 
     def _terms(self, risk: EmpiricalRisk) -> list[Term]:
         return [Term(self._losses(risk), None)]

@@ -1,9 +1,9 @@
 """The base of every change: what it is for the derivatives, for the data and for a training."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,19 +16,24 @@ from solset.risk import EmpiricalRisk, Indices
 
 
 @dataclass(frozen=True, eq=False)
-class PointChange:
-    """What a change does to single points of the data, for a training that runs on them.
+class TrainingChange:
+    """What a change does to a training, which runs on single points and has settings of its own.
 
     Attributes:
-        points: Indices of the points that change, distinct.
-        features: Change of their features, ``(len(points), *input)``; ``None`` where they stay.
-        factors: Change of the factors of their losses, which are 1 at first, ``(len(points),)``; ``None``
-            where they stay.
+        features: Change of the features of moved points, by index.
+        factors: Change of the factors of points' losses, which are 1 at first, by index.
+        targets: New target of relabelled points, by index.
+        added: Inputs and targets of points that join, a pair for each addition.
+        decays: Changes of the weight decay, each one number or one by pattern of names.
+        rate: Relative change of the learning rate of every step.
     """
 
-    points: list[int]
-    features: Tensor | None = None
-    factors: Tensor | None = None
+    features: Mapping[int, Tensor] = field(default_factory=dict)
+    factors: Mapping[int, float] = field(default_factory=dict)
+    targets: Mapping[int, Tensor] = field(default_factory=dict)
+    added: tuple[tuple[Any, Any], ...] = ()
+    decays: tuple[float | Mapping[str, float], ...] = ()
+    rate: float = 0.0
 
 
 class Change(ABC):
@@ -261,8 +266,8 @@ class Change(ABC):
         """
         return []
 
-    def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:  # noqa: ARG002
-        """What the change does to each point of the data, for a training that runs on them.
+    def of_training(self, count: int, features: Callable[[], Space]) -> TrainingChange:  # noqa: ARG002
+        """What the change does to a training that runs on single points.
 
         Args:
             count: Number of training points.
@@ -274,9 +279,9 @@ class Change(ABC):
         """
         raise bad_type(
             "change",
-            expected="a Move, a Reweight, a Remove or a sum of them for a training",
+            expected="a change of solset for a training",
             got=type(self).__name__,
-            cure="Build the Training of the changed data and run it.",
+            cure="Give it a method of_training, or build the Training of the changed data and run it.",
         )
 
 

@@ -1,12 +1,12 @@
 """The weight decay of the training changes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from solset.changes._change import Change
+from solset.changes._change import Change, TrainingChange
 from solset.checks import require
 from solset.errors import bad_value
 from solset.linalg import DenseOperator, LinearOperator, Space
@@ -91,6 +91,10 @@ class Decay(Change):
         """Refuses, as outputs are not kept; argument as for every change."""
         self.of_outputs(risk, 0)
         return risk.outputs()
+
+    def of_training(self, count: int, features: Callable[[], Space]) -> TrainingChange:  # noqa: ARG002
+        """The change of the optimizer's weight decay; arguments as for every change."""
+        return TrainingChange(decays=(self.change,))
 
     @property
     def _changes(self) -> list[float]:

@@ -1,6 +1,6 @@
 """Targets of points that change: numbers by a derivative, class labels by the two losses."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solset.changes._change import Change, PointsChange
+from solset.changes._change import Change, PointsChange, TrainingChange
 from solset.changes._exchange import Exchange
 from solset.changes._factors import Term, columns, exchanged, mixed
-from solset.errors import bad_value
+from solset.checks import points_of, shaped
+from solset.errors import bad_type, bad_value
 from solset.linalg import BlockDiagonal, InRows, LinearOperator, Product, Space
 from solset.operators import Jacobian, TargetSlopes, fitted_outputs, output_answer
 from solset.risk import (
@@ -156,6 +157,17 @@ class Relabel(PointsChange):
     def coordinates(self, risk: EmpiricalRisk) -> Hashable:
         """The points where numbers move, and the change itself for labels; argument as for every change."""
         return super().coordinates(risk) if has_number_targets(risk) else self
+
+    def of_training(self, count: int, features: Callable[[], Space]) -> TrainingChange:  # noqa: ARG002
+        """The new target of each point; arguments as for every change."""
+        chosen, cure = points_of(self.points, count), "Pass one new target for each point, like in training."
+        try:
+            targets = torch.as_tensor(self.targets).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            got = type(self.targets).__name__
+            raise bad_type("targets", expected="numbers or class labels", got=got, cure=cure) from error
+        shaped("targets", targets, (len(chosen), *targets.shape[1:]), cure=cure)
+        return TrainingChange(targets=dict(zip(chosen, targets, strict=True)))
 
     def _losses(self, risk: EmpiricalRisk) -> EmpiricalRisk:
         _refuse_own_input(risk)

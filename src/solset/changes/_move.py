@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor
 
-from solset.changes._change import Change, PointChange, PointsChange
+from solset.changes._change import Change, PointsChange, TrainingChange
 from solset.changes._exchange import Exchange
 from solset.checks import points_of, require
 from solset.linalg import LinearOperator, Space
@@ -87,11 +87,12 @@ class Move(PointsChange):
         parts = ((-1.0, risk.select(points)), (1.0, self.applied_to(risk).select(points)))
         return Exchange(1.0, parts, tuple(points))
 
-    def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:
+    def of_training(self, count: int, features: Callable[[], Space]) -> TrainingChange:
         """The move of the features; arguments as for every change."""
         chosen, one = points_of(self.points, count), features()
         space = replace(one, shape=(len(chosen), *one.shape))
-        return PointChange(chosen, features=space.unflatten(space.flatten(self._length)))
+        moves = space.unflatten(space.flatten(self._length))
+        return TrainingChange(features=dict(zip(chosen, moves, strict=True)))
 
     @property
     def _length(self) -> Tensor:

@@ -1,13 +1,14 @@
 """Several changes of the training data at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from solset.changes._addition import Add
-from solset.changes._change import Change, PointChange, PointsChange
+from solset.changes._change import Change, PointsChange, TrainingChange
 from solset.changes._decay import Decay
 from solset.changes._exchange import Exchange
 from solset.changes._labels import Relabel
@@ -157,10 +158,9 @@ class Sum(Change):
             targets = part.labels_after(targets)
         return targets
 
-    def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:
-        """What the parts do to single points, where one does not undo another; arguments as usual."""
-        changes = [part.of_points(count, features) for part in self.parts]
-        return changes[0] if len(changes) == 1 else _together(changes)
+    def of_training(self, count: int, features: Callable[[], Space]) -> TrainingChange:
+        """What the parts do together, where one does not undo another; arguments as usual."""
+        return _together([part.of_training(count, features) for part in self.parts])
 
     def _checked(self, risk: EmpiricalRisk) -> list[Change]:
         """The parts with their points named, refused where they exclude each other at a point."""
@@ -276,38 +276,48 @@ def _added(first: tuple[list[int], Tensor], second: tuple[list[int], Tensor]) ->
     return points, blocks
 
 
-def _together(changes: list[PointChange]) -> PointChange:
-    """One change of single points for several; see :meth:`Sum.of_points`."""
-    gone = {
-        point
-        for one in changes
-        if one.factors is not None
-        for point, factor in zip(one.points, one.factors.tolist(), strict=True)
-        if factor <= -1
-    }
-    moved = {point for one in changes if one.features is not None for point in one.points}
-    if both := sorted(gone & moved):
+def _together(changes: list[TrainingChange]) -> TrainingChange:
+    """One change of a training for several; see :meth:`Sum.of_training`."""
+    factors = _by_point([one.factors for one in changes])
+    if any(factor < -1 for factor in factors.values()):
+        raise bad_value(
+            "change",
+            expected="a sum that takes no more than the whole of a point",
+            got=f"factors of {1 + min(factors.values()):g}",
+            cure="Remove a point once, and reweight no point that is removed.",
+        )
+    gone = {point for one in changes for point, factor in one.factors.items() if factor <= -1}
+    features = _by_point([one.features for one in changes])
+    _refuse_both("a move and a removal", gone & features.keys())
+    targets: dict[int, Tensor] = {}
+    for one in changes:
+        _refuse_both("two new targets", targets.keys() & one.targets.keys())
+        targets |= one.targets
+    _refuse_both("a new target and another factor", targets.keys() & factors.keys())
+    return TrainingChange(
+        features,
+        factors,
+        targets,
+        tuple(pair for one in changes for pair in one.added),
+        tuple(decay for one in changes for decay in one.decays),
+        sum(one.rate for one in changes),
+    )
+
+
+def _by_point(parts: Sequence[Mapping[int, Any]]) -> dict[int, Any]:
+    """The values of all parts by point, added where a point is in several."""
+    total: dict[int, Any] = {}
+    for part in parts:
+        for point, value in part.items():
+            total[point] = total[point] + value if point in total else value
+    return total
+
+
+def _refuse_both(what: str, points: set[int]) -> None:
+    if points:
         raise bad_value(
             "change",
             expected="a sum that changes a point in one way",
-            got=f"a move and a removal of points {both[:5]}",
+            got=f"{what} of points {sorted(points)[:5]}",
             cure="Leave one of them out for these points.",
         )
-    points = sorted({point for one in changes for point in one.points})
-    place = {point: j for j, point in enumerate(points)}
-    whole = PointChange(points)
-    for name in ("features", "factors"):
-        parts = [(one.points, getattr(one, name)) for one in changes if getattr(one, name) is not None]
-        if parts:
-            blocks = parts[0][1].new_zeros(len(points), *parts[0][1].shape[1:])
-            for indices, part in parts:
-                blocks[[place[i] for i in indices]] += part
-            if name == "factors" and bool((blocks < -1).any()):
-                raise bad_value(
-                    "change",
-                    expected="a sum that takes no more than the whole of a point",
-                    got=f"factors of {1 + float(blocks.min()):g}",
-                    cure="Remove a point once, and reweight no point that is removed.",
-                )
-            whole = replace(whole, **{name: blocks})
-    return whole

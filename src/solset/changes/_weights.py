@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from solset.changes._change import Change, PointChange, PointsChange
+from solset.changes._change import Change, PointsChange, TrainingChange
 from solset.changes._exchange import Exchange
 from solset.changes._factors import Term, columns, exchanged, mixed
 from solset.checks import one_of, points_of
@@ -104,10 +104,11 @@ class Reweight(PointsChange):
         """The points whose factor becomes 0; argument as for every change."""
         return self._gone(len(risk.points))
 
-    def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:  # noqa: ARG002
+    def of_training(self, count: int, features: Callable[[], Space]) -> TrainingChange:  # noqa: ARG002
         """The change of the factors; arguments as for every change."""
+        require_division_after(self.divisor)
         chosen = points_of(self.points, count)
-        return PointChange(chosen, factors=self._steps(chosen, count))
+        return TrainingChange(factors=dict(zip(chosen, self._steps(chosen, count).tolist(), strict=True)))
 
     def _terms(self, risk: EmpiricalRisk) -> list[Term]:
         chosen = self.chosen(risk)
@@ -225,10 +226,10 @@ class Remove(PointsChange):
         """The targets of the points that are left; argument as for every change."""
         return without(targets, self._removed(len(targets)))
 
-    def of_points(self, count: int, features: Callable[[], Space]) -> PointChange:  # noqa: ARG002
+    def of_training(self, count: int, features: Callable[[], Space]) -> TrainingChange:  # noqa: ARG002
         """A factor of 0 for each point; arguments as for every change."""
-        removed = self._removed(count)
-        return PointChange(removed, factors=-torch.ones(len(removed), dtype=torch.float64))
+        require_division_after(self.divisor)
+        return TrainingChange(factors=dict.fromkeys(self._removed(count), -1.0))
 
     def _reweighting(self, count: int) -> Reweight:
         return Reweight(self._removed(count), -1.0, divisor=self.divisor)
@@ -259,6 +260,21 @@ def without(targets: Tensor, points: Sequence[int]) -> Tensor:
     stays = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
     stays[list(points)] = False
     return targets[stays]
+
+
+def require_division_after(divisor: Divisor) -> None:
+    """Refuses a divisor that a training does not take.
+
+    Args:
+        divisor: Number by which a mean is to be divided after the change.
+    """
+    if divisor != "after":
+        raise bad_value(
+            "divisor",
+            expected="'after' for a training, which divides the loss of a batch by the factors of its points",
+            got=repr(divisor),
+            cure="Leave the divisor out.",
+        )
 
 
 def _nothing_left() -> ValueError:

@@ -1,6 +1,7 @@
 """A training as a map: where your own recipe goes when its data change."""
 
 from solset.training._ensemble import CloudChange, Ensemble, SeedAttribution
+from solset.training._rate import LearningRate
 from solset.training._recorder import Recorder, record
 from solset.training._results import RecipeKinks, Retraining, RunAttribution, RunEstimate, Smoothness
 from solset.training._run import Run
@@ -10,6 +11,7 @@ __all__ = [
     "RunAttribution",
     "CloudChange",
     "Ensemble",
+    "LearningRate",
     "RecipeKinks",
     "Recorder",
     "Retraining",

@@ -1,22 +1,84 @@
 """The data of a training, some of whose points were changed."""
 
-import copy
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, cast
+from itertools import pairwise
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from solset.changes import PointChange
+from solset.changes import TrainingChange
 from solset.errors import bad_value
 from solset.linalg import Space
 from solset.risk import Source, digest, flat_rows, mapped, named_tensors
 from solset.storage import hash_bytes
+from solset.training._entry import Entry
 
-Loss = Callable[[Any, Any], Tensor]
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Points that go through the model together.
+
+    Attributes:
+        inputs: Inputs of the points, as trees with a row per point.
+        targets: Targets of the points.
+        labels: Targets in which some are exchanged for labels to which points are on their way; ``None``
+            where none is on its way.
+    """
+
+    inputs: Any
+    targets: Any
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The points of one step: those that the recipe drew, then those of each addition to the training.
+
+    Attributes:
+        parts: Groups of points that go through the model together.
+        factors: Factor of each point's loss, ``(b,)``; ``None`` where every factor is 1.
+        shares: Share of the new label in each point's loss, ``(b,)``; ``None`` where no label is on its way.
+    """
+
+    parts: tuple[Part, ...]
+    factors: Tensor | None
+    shares: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """``b``, the number of all points of the step."""
+        return sum(_count(part.inputs) for part in self.parts)
+
+    def at(
+        self,
+        data: "Data",
+        features: Tensor | None,
+        targets: Tensor | None,
+        factors: Tensor | None,
+        shares: Tensor | None,
+    ) -> "Batch":
+        """The same step with tensors that are differentiated in the place of its own.
+
+        Args:
+            data: Data of the batch, which say which tensor of the inputs may move.
+            features: Features of all points, in the order of the parts; ``None`` leaves them.
+            targets: Targets of all points; ``None`` leaves them.
+            factors: Factors of all points; ``None`` leaves them.
+            shares: Shares of new labels; ``None`` leaves them.
+        """
+        parts, start = [], 0
+        for part in self.parts:
+            stop = start + _count(part.inputs)
+            inputs = (
+                part.inputs if features is None else data.with_features(part.inputs, features[start:stop])
+            )
+            here = part.targets if targets is None else targets[start:stop]
+            parts.append(Part(inputs, here, part.labels))
+            start = stop
+        factors = self.factors if factors is None else factors
+        return Batch(tuple(parts), factors, self.shares if shares is None else shares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +90,30 @@ class Data:
         moving: Path of the tensor in the inputs that may move; empty for inputs that are one tensor, ``None``
             where no tensor is of real numbers.
         moved: Change of the features of moved points, by index.
-        factors: Factor of each point's loss, ``(n,)``; ``None`` where every factor is 1.
+        factors: Factor of each point's loss, ``(n + k,)``; ``None`` where every factor is 1.
+        targets: Target of relabelled points, by index.
+        labels: New label of points on their way to it, and its share in their loss, by index.
+        added: Inputs and targets of the ``k`` points that joined, numbered after the others.
+        groups: Number of the first point of each addition; those of one go through the model together.
+        entry: Rule by which points that join enter the batches; ``None`` where they cannot.
     """
 
     source: Source
     moving: str | None
     moved: Mapping[int, Tensor] = field(default_factory=dict)
     factors: Tensor | None = None
+    targets: Mapping[int, Tensor] = field(default_factory=dict)
+    labels: Mapping[int, tuple[Tensor, float]] = field(default_factory=dict)
+    added: tuple[Any, Any] | None = None
+    groups: tuple[int, ...] = ()
+    entry: Entry | None = None
 
     def __len__(self) -> int:
+        return self.drawn + (0 if self.added is None else _count(self.added[0]))
+
+    @property
+    def drawn(self) -> int:
+        """The number of points that the recipe draws its batches from."""
         return self.source.count
 
     @property
@@ -56,20 +133,60 @@ class Data:
             )
         return Space("dx", tuple(features.shape[1:]), features.dtype, features.device)
 
-    def batch(self, indices: Sequence[int]) -> tuple[Any, Any, Tensor | None]:
-        """Inputs, targets and factors of a batch.
+    def of_step(self, drawn: Sequence[int], step: int) -> list[int]:
+        """The indices of a step's points: those that the recipe drew, then those that joined.
 
         Args:
-            indices: Indices of the points, in the order of the batch.
+            drawn: Indices of the points that the recipe drew.
+            step: Number of the step, from 0.
         """
-        inputs, targets = self.source.read(indices)
+        count = len(self) - self.drawn
+        if count == 0 or self.entry is None:
+            return list(drawn)
+        return [*drawn, *(self.drawn + i for i in self.entry.at(step, count))]
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The points of a step with all that was changed in them.
+
+        Args:
+            indices: Indices of the points, from :meth:`of_step`.
+        """
+        starts = [0, *self.groups, len(self)]
+        groups = [[i for i in indices if a <= i < b] for a, b in pairwise(starts)]
+        parts = [self._part(group) for group in groups if group]
+        shares = None
+        if not self.labels.keys().isdisjoint(indices):
+            shares = torch.tensor([self.labels[i][1] if i in self.labels else 0.0 for i in indices])
+        factors = None if self.factors is None else self.factors[list(indices)]
+        return Batch(tuple(parts), factors, None if shares is None else shares.double())
+
+    def read(self, indices: Sequence[int]) -> tuple[Any, Any]:
+        """Inputs and targets of points that the recipe draws, or of points that joined.
+
+        Args:
+            indices: Indices of the points, of one of both groups.
+        """
+        if indices[0] < self.drawn:
+            inputs, targets = self.source.read(indices)
+        else:
+            assert self.added is not None  # noqa: S101 - only added points have such indices
+            rows = [i - self.drawn for i in indices]
+            inputs, targets = (mapped(tree, lambda value, _: _rows(value, rows)) for tree in self.added)
         if not self.moved.keys().isdisjoint(indices):
             features = self.features_in(inputs)
             assert features is not None  # noqa: S101 - a change of features was accepted
             zero = torch.zeros_like(features[0])
             moves = torch.stack([self.moved.get(i, zero) for i in indices])
             inputs = self.with_features(inputs, features + moves)
-        return inputs, targets, None if self.factors is None else self.factors[list(indices)]
+        return inputs, _exchanged(targets, indices, self.targets)
+
+    def _part(self, indices: Sequence[int]) -> Part:
+        inputs, targets = self.read(indices)
+        if self.labels.keys().isdisjoint(indices):
+            return Part(inputs, targets)
+        return Part(
+            inputs, targets, _exchanged(targets, indices, {i: new for i, (new, _) in self.labels.items()})
+        )
 
     def features_in(self, inputs: Any) -> Tensor | None:
         """The tensor in the inputs of a batch that may move.
@@ -91,8 +208,8 @@ class Data:
     def silent_features(self) -> tuple[int, ...]:
         """Indices, in a flat input, of the features that are zero in every point."""
         is_silent: Tensor | None = None
-        for start in range(0, len(self), 256):
-            features = self.features_in(self.source.read(range(start, min(start + 256, len(self))))[0])
+        for inputs, _ in self._in_turn():
+            features = self.features_in(inputs)
             if features is None:
                 return ()
             zero = (flat_rows(features) == 0).all(dim=0)
@@ -100,28 +217,93 @@ class Data:
         return () if is_silent is None else tuple(is_silent.nonzero().flatten().tolist())
 
     def digest(self) -> str:
-        """A sum over all inputs and targets, of whatever tree. Cost: one read of the data."""
-        parts = []
-        for start in range(0, len(self), 256):
-            inputs, targets = self.source.read(range(start, min(start + 256, len(self))))
-            parts.append(digest(value for tree in (inputs, targets) for _, value in named_tensors(tree)))
+        """A sum over all inputs, targets and factors, of whatever tree. Cost: one read of the data."""
+        parts = [
+            digest(value for tree in trees for _, value in named_tensors(tree)) for trees in self._in_turn()
+        ]
+        if self.factors is not None:
+            parts.append(digest([self.factors]))
         return hash_bytes("".join(parts).encode())[:32]
 
-    def changed(self, change: PointChange, scale: float = 1.0) -> "Data":
-        """The data after a change of single points.
+    def _in_turn(self) -> Iterator[tuple[Any, Any]]:
+        """Inputs and targets of all points, some at a time."""
+        for first, last in ((0, self.drawn), (self.drawn, len(self))):
+            for start in range(first, last, 256):
+                yield self.read(range(start, min(start + 256, last)))
+
+    def changed(self, change: TrainingChange, scale: float = 1.0) -> "Data":
+        """The data after a change.
 
         Args:
-            change: Change of single points.
+            change: Change with checked targets, and with all points that join as one pair of trees.
             scale: Factor of the change: 0.5 goes half the way.
         """
-        moved, factors = dict(self.moved), self.factors
-        if change.features is not None:
-            for point, dx in zip(change.points, scale * change.features, strict=True):
-                moved[point] = moved[point] + dx if point in moved else dx
-        if change.factors is not None:
-            factors = torch.ones(len(self), dtype=torch.float64) if factors is None else factors.clone()
-            factors[change.points] += scale * change.factors.to(factors)
-        return replace(self, moved=moved, factors=factors)
+        data = self._with_added(change, scale) if change.added else self
+        moved = dict(data.moved)
+        for point, dx in change.features.items():
+            moved[point] = moved[point] + scale * dx if point in moved else scale * dx
+        factors = data.factors
+        if change.factors:
+            factors = torch.ones(len(data), dtype=torch.float64) if factors is None else factors.clone()
+            for point, step in change.factors.items():
+                factors[point] += scale * step
+        targets, labels = dict(data.targets), dict(data.labels)
+        for point, new in change.targets.items():
+            if new.is_floating_point():
+                old = data.read([point])[1][0]
+                targets[point] = new if scale == 1.0 else old + scale * (new - old)
+            elif scale == 1.0:
+                targets[point] = new
+            else:
+                labels[point] = (new, scale)
+        return replace(data, moved=moved, factors=factors, targets=targets, labels=labels)
+
+    def _with_added(self, change: TrainingChange, scale: float) -> "Data":
+        new = change.added[0]
+        count = _count(new[0])
+        old = torch.ones(len(self), dtype=torch.float64) if self.factors is None else self.factors
+        factors = torch.cat([old, torch.full((count,), scale, dtype=torch.float64).to(old)])
+        added = new if self.added is None else joined(self.added, new)
+        return replace(self, added=added, factors=factors, groups=(*self.groups, len(self)))
+
+
+def joined(first: tuple[Any, Any], second: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Inputs and targets of two groups of points, the second after the first.
+
+    Args:
+        first: Inputs and targets, as trees of tensors with a row per point.
+        second: Trees of the same form.
+    """
+    inputs, targets = (
+        _below(one, dict(named_tensors(other))) for one, other in zip(first, second, strict=True)
+    )
+    return inputs, targets
+
+
+def _count(tree: Any) -> int:
+    """The number of points of a tree of tensors."""
+    return len(named_tensors(tree)[0][1])
+
+
+def _below(tree: Any, others: Mapping[str, Tensor]) -> Any:
+    return mapped(
+        tree, lambda value, path: torch.cat([value, others[path]]) if isinstance(value, Tensor) else value
+    )
+
+
+def _rows(value: Any, rows: list[int]) -> Any:
+    return value[rows] if isinstance(value, Tensor) else value
+
+
+def _exchanged(targets: Any, indices: Sequence[int], new: Mapping[int, Tensor]) -> Any:
+    """The targets of some points, with new ones where there are any."""
+    if new.keys().isdisjoint(indices):
+        return targets
+    targets = targets.clone()
+    for row, point in enumerate(indices):
+        if point in new:
+            targets[row] = new[point]
+    return targets
 
 
 def moving_in(inputs: Any, moves: str | None) -> str | None:
@@ -147,82 +329,3 @@ def moving_in(inputs: Any, moves: str | None) -> str | None:
             cure="Name the tensor of the inputs that may move.",
         )
     return moves
-
-
-def weighted_loss(losses: Tensor, factors: Tensor) -> Tensor:
-    """The loss of a batch whose points have factors: ``Σ a_i ℓ_i / Σ a_i``, or 0 where all factors are 0.
-
-    Args:
-        losses: Loss of each point, ``(b,)``.
-        factors: Factor ``a_i`` of each point, ``(b,)``.
-    """
-    factors = factors.to(losses)
-    total = factors.sum()
-    return (factors * losses).sum() / (total if float(total.detach()) != 0.0 else 1.0)
-
-
-def is_mean(loss: Tensor, losses: Tensor) -> bool:
-    """Whether the loss of a batch is the mean of those of its points.
-
-    Args:
-        loss: Loss of the batch.
-        losses: Loss of each point, ``(b,)``.
-    """
-    return abs(float(loss) - float(losses.mean())) <= 1e-4 * float(losses.abs().mean())
-
-
-def require_mean(loss: Tensor, losses: Tensor) -> None:
-    """Refuses factors of single points for a loss that is no mean of theirs; arguments of :func:`is_mean`.
-
-    Raises:
-        ValueError: If the loss has class weights, is a sum, or depends on the whole batch.
-    """
-    loss, losses = loss.detach(), losses.detach()
-    if bool(torch.isfinite(losses).all()) and not is_mean(loss, losses):
-        raise bad_value(
-            "change",
-            expected="one of features alone, since the loss is no mean over the points of a batch",
-            got=f"factors of points, for a batch of loss {float(loss):.4g}, mean {float(losses.mean()):.4g}",
-            cure="Use a loss that is the mean of each point's own loss, without class weights.",
-        )
-
-
-def losses_of(loss: Loss) -> Loss:
-    """A function of outputs and targets that returns the loss of each point of a batch, ``(b,)``.
-
-    Args:
-        loss: Function ``(outputs, targets) -> scalar``, a mean over the points of a batch; a loss with the
-            option ``reduction`` is asked for all points at once, others point by point.
-    """
-    unreduced = _unreduced(loss)
-    if unreduced is None:
-        return lambda outputs, targets: _one_by_one(loss, outputs, targets)
-
-    def losses(outputs: Any, targets: Any) -> Tensor:
-        values = unreduced(outputs, targets)
-        return flat_rows(values).mean(dim=1) if values.ndim > 1 else values
-
-    return losses
-
-
-def _one_by_one(loss: Loss, outputs: Any, targets: Any) -> Tensor:
-    count = len(named_tensors(outputs)[0][1])
-
-    def of_point(tree: Any, i: int) -> Any:
-        return mapped(tree, lambda value, _: value[i : i + 1] if isinstance(value, Tensor) else value)
-
-    return torch.stack([loss(of_point(outputs, i), of_point(targets, i)) for i in range(count)]).reshape(-1)
-
-
-def _unreduced(loss: Loss) -> Loss | None:
-    if isinstance(loss, nn.Module):
-        if getattr(loss, "reduction", None) != "mean":
-            return None
-        twin = copy.copy(loss)  # shares its tensors with the user's loss, which stays as it is
-        twin.reduction = "none"  # type: ignore[assignment]
-        return twin
-    try:
-        takes_reduction = "reduction" in inspect.signature(loss).parameters
-    except (TypeError, ValueError):
-        return None
-    return cast("Loss", partial(cast("Any", loss), reduction="none")) if takes_reduction else None

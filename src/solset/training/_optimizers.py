@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from solset.errors import bad_type, bad_value
+from solset.training._adjustment import has_decay, has_rate
 from solset.training._state import Settings, Slots, put_settings, settings_of
 from solset.training._told import told
 
@@ -152,6 +153,84 @@ class OptimizerStep:
         for parameter in moved:
             parameter.grad = None
         return moved, after
+
+    @property
+    def takes_rate(self) -> bool:
+        """Whether the derivative in the learning rate is known."""
+        return has_rate(self._optimizer)
+
+    @property
+    def takes_decay(self) -> bool:
+        """Whether the derivative in the weight decay is known."""
+        return has_decay(self._optimizer)
+
+    def decay_changes(
+        self, parameters: Sequence[Tensor], settings: Settings, decays: Sequence[float]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What a change of the weight decay adds to the gradients of a step, and to the weights after it.
+
+        Weight decay is a part of the gradient, but for AdamW and its kin, which shorten the weights by it.
+
+        Args:
+            parameters: Values of the blocks before the step.
+            settings: Rates and other numbers of the groups.
+            decays: Change of the decay of each group; empty where none changes.
+        """
+        to_gradients, to_weights = [], []
+        for parameter, group in zip(parameters, self._group_of, strict=True):
+            numbers, step = settings[group], decays[group] if decays else 0.0
+            value, zero = parameter.detach(), torch.zeros_like(parameter)
+            of_weights = self._is_decoupled(numbers)
+            sign = -1.0 if numbers.get("maximize") else 1.0
+            to_gradients.append(zero if of_weights or not step else sign * step * value)
+            to_weights.append(-float(numbers["lr"]) * step * value if of_weights and step else zero)
+        return to_gradients, to_weights
+
+    def decay_slope(
+        self,
+        parameters: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        settings: Settings,
+    ) -> float:
+        """The derivative of a goal in the weight decay of all groups that decay, at one step.
+
+        Args:
+            parameters: Values of the blocks before the step.
+            weights: Derivative of the goal in the blocks after the step.
+            gradients: Derivative of the goal in the gradients of the step.
+            settings: Rates and other numbers of the groups.
+        """
+        decays = [float(float(numbers.get("weight_decay", 0.0)) > 0) for numbers in settings]
+        changes = self.decay_changes(parameters, settings, decays)
+        pairs = [*zip(gradients, changes[0], strict=True), *zip(weights, changes[1], strict=True)]
+        return sum(float((slope * change).sum()) for slope, change in pairs)
+
+    def rate_moves(
+        self,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        slots: Sequence[Slots],
+        settings: Settings,
+    ) -> list[Tensor]:
+        """The derivative of the blocks after a step in a relative change of the learning rate.
+
+        The step is linear in the rate, so that it is the rate times the step at rate 1.
+
+        Args:
+            parameters: Values of the blocks.
+            gradients: Gradient for each block.
+            slots: State of the optimizer for each block.
+            settings: Rates and other numbers of the groups.
+        """
+        moved, _ = self(parameters, gradients, slots, [{**numbers, "lr": 1.0} for numbers in settings])
+        return [
+            float(settings[group]["lr"]) * (after - before).detach()
+            for after, before, group in zip(moved, parameters, self._group_of, strict=True)
+        ]
+
+    def _is_decoupled(self, numbers: dict[str, Any]) -> bool:
+        return isinstance(self._optimizer, torch.optim.AdamW) or bool(numbers.get("decoupled_weight_decay"))
 
 
 def _copy_of(value: Any) -> Any:

@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from solset.checks import checked, one_of, positive
 from solset.errors import bad_type
-from solset.training._data import Loss
+from solset.training._entry import Entry
+from solset.training._losses import Loss
 from solset.training._optimizers import MakeOptimizer
 from solset.training._told import told
 
@@ -59,6 +60,14 @@ class Recipe:
         """
         size = count if self.batch_size is None else self.batch_size
         return count // size if self.drop_last else -(-count // size)
+
+    def entry(self, count: int) -> Entry:
+        """The rule by which points that join enter the batches.
+
+        Args:
+            count: Number of training points without them.
+        """
+        return Entry(self.seed, max(self.steps_of_epoch(count), 1), self.shuffle)
 
 
 def scheduled(make: MakeSchedule, optimizer: Optimizer) -> LRScheduler:

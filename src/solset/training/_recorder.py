@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch.utils.data import DataLoader
 from solset.errors import bad_type, bad_value
 from solset.risk import Pick, source_of, style_of
 from solset.training._call import Call
-from solset.training._data import Data, Loss, moving_in
+from solset.training._data import Data, moving_in
+from solset.training._losses import Loss
 from solset.training._optimizers import OptimizerStep
 from solset.training._run import Run
 from solset.training._setting import Loop, Setting
@@ -101,15 +103,16 @@ class Recorder:
                 got="a step of the optimizer without one",
                 cure="Iterate over recorder.follow(loader).",
             )
-        record = Record(self._queue.pop(0), settings_of(optimizer), self._before, math.nan)
+        step = len(self._tape.records)
+        record = Record(self._queue.pop(0), step, settings_of(optimizer), self._before, math.nan)
         self._tape.records.append(record)
         self._before = None
 
-    def _again(self, data: Data, _: bool | None = None) -> tuple[nn.Module, list[float]]:
-        """The recorded steps taken again on other data: the model and the losses."""
+    def _again(self, setting: Setting, _: bool | None = None) -> tuple[nn.Module, list[float]]:
+        """The recorded steps taken again in a changed setting: the model and the losses."""
         model, optimizer = self._setting.pair()
         restore(self._tape.state(0), model, optimizer)
-        loop, losses = Loop(self._setting, model, optimizer, data), []
+        loop, losses = Loop(setting, model, optimizer), []
         for step, record in enumerate(self._tape.records):
             with own_randomness(self._device):
                 set_randomness(record.randomness, self._device)
@@ -119,10 +122,9 @@ class Recorder:
 
     def _compare(self, end: Any) -> None:
         """Takes all steps again and refuses another end; fills in the losses."""
-        model, losses = self._again(self._setting.data)
+        model, losses = self._again(self._setting)
         self._tape.records = [
-            Record(record.batch, record.settings, record.randomness, loss)
-            for record, loss in zip(self._tape.records, losses, strict=True)
+            replace(record, loss=loss) for record, loss in zip(self._tape.records, losses, strict=True)
         ]
         scale = max(float(value.abs().max()) for value in end.values())
         gap = max(float((value.detach() - end[name]).abs().max()) for name, value in trained(model).items())

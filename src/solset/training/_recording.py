@@ -38,7 +38,7 @@ def take_steps(loop: Loop, batches: Batches, tape: Tape, file: RunFile) -> None:
                     last_kept = Place(
                         step, batches.epoch_start, states if batches.is_inside else batches.epoch_start
                     )
-                tape.records.append(Record(batch, settings, states, loop.finite_step(batch, step)))
+                tape.records.append(Record(batch, step, settings, states, loop.finite_step(batch, step)))
                 place = Place(step + 1, batches.epoch_start, randomness(loop.device))
                 if file.is_due:
                     write()

@@ -64,14 +64,14 @@ class Replay:
         if len(segment) == 1:
             return
         model, optimizer = self._setting.pair()
-        loop = Loop(self._setting, model, optimizer, self._setting.data)
+        loop = Loop(self._setting, model, optimizer)
         restore(state, loop.model, loop.optimizer)
         for step in segment[:-1]:
             record = self._tape.records[step]
             with own_randomness(loop.device):
                 set_randomness(record.randomness, loop.device)
                 put_settings(record.settings, loop.optimizer)
-                loop.step(record.batch)
+                loop.step(record.batch, record.step)
             yield capture(loop.model, loop.optimizer)
 
 

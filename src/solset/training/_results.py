@@ -186,8 +186,12 @@ class RunAttribution(Attribution):
 
     Attributes:
         initial: Derivative in the initial weights, ``(p,)``.
+        learning_rate: Derivative in a relative change of the learning rate of every step, in goal units:
+            times 0.1 it predicts what a rate higher by a tenth does. ``None`` for optimizers whose step is
+            not linear in it.
         kinks: Weights in which the rule of the optimizer has no derivative.
     """
 
     initial: Tensor = field(kw_only=True)
+    learning_rate: float | Tensor | None = field(kw_only=True)
     kinks: RecipeKinks = field(kw_only=True)

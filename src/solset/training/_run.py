@@ -2,17 +2,20 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from solset.changes import Change, PointChange, require_change
+from solset.changes import Change, TrainingChange
 from solset.checks import checked
 from solset.errors import SolsetWarning, bad_value
 from solset.goals import Goals, Slopes
-from solset.training._data import Data, is_mean, losses_of
+from solset.training._changed import at_scale, changed, training_change
+from solset.training._data import Data
 from solset.training._goals import slopes_at_end
+from solset.training._losses import is_mean, losses_of
 from solset.training._optimizers import OptimizerStep
 from solset.training._replay import Replay
 from solset.training._results import (
@@ -25,10 +28,10 @@ from solset.training._results import (
 )
 from solset.training._setting import Setting
 from solset.training._state import State, trained
-from solset.training._step import BatchSlope, Record, Slope, StepDerivative
+from solset.training._step import BatchSlope, Record, RuleSlope, Slope, StepDerivative
 from solset.training._tape import Tape
 
-Rerun = Callable[[Data, bool | None], tuple[nn.Module, list[float]]]
+Rerun = Callable[[Setting, bool | None], tuple[nn.Module, list[float]]]
 
 
 class Run:
@@ -66,7 +69,8 @@ class Run:
     @property
     def batches(self) -> list[list[int]]:
         """Indices of the points of each step's batch."""
-        return [record.batch for record in self._tape.records]
+        data = self._setting.data
+        return [data.of_step(record.batch, record.step) for record in self._tape.records]
 
     @property
     def stride(self) -> int:
@@ -101,8 +105,7 @@ class Run:
 
         Cost: about three trainings for the tangent, and two for the reruns.
         """
-        points = self._points_of(change)
-        slope, direction, kinks = self._tangent(points, progress)
+        slope, direction, kinks = self._tangent(change, progress)
         measured = self._smoothness(change, direction, (1.0, 0.5), tolerance) if smoothness else None
         shapes = {name: value.shape for name, value in self._end.parameters.items()}
         buffers = {name: self._end.buffers[name] + part for name, part in slope.buffers.items()}
@@ -115,8 +118,10 @@ class Run:
     def retrain(self, change: Change, *, scale: float = 1.0, progress: bool | None = None) -> Retraining:
         """The truth: the same recipe, with the same seed, really run on changed data.
 
-        A removed point keeps its place in its batches with factor 0, and the mean of the batch is over the
-        others; the order of all points stays. Layers that see the whole batch still see the point.
+        The batches stay those of the seed. A removed point keeps its place in its batches with factor 0, and
+        the mean of the batch is over the others; layers that see the whole batch still see the point. A new
+        point joins one batch of every epoch, which is drawn from the seed (the last one where the recipe does
+        not shuffle), and goes through the model after the others of the batch.
 
         Args:
             change: Change of the training data.
@@ -125,10 +130,7 @@ class Run:
 
         Cost: one training.
         """
-        require_change(change)
-        data = self._setting.data
-        changed = data.changed(change.of_points(len(data), lambda: data.space), scale)
-        model, losses = self._rerun(changed, progress)
+        model, losses = self._rerun(changed(self._setting, change, scale), progress)
         return retraining(model, losses, self.weights)
 
     @checked
@@ -156,7 +158,7 @@ class Run:
         if not scales or any(a <= b for a, b in pairwise([*scales, 0.0])):
             cure = "Pass (1.0, 0.1, 0.01), for example."
             raise bad_value("scales", expected="positive parts, from large to small", got=scales, cure=cure)
-        _, direction, _ = self._tangent(self._points_of(change), progress)
+        _, direction, _ = self._tangent(change, progress)
         return self._smoothness(change, direction, tuple(scales), tolerance)
 
     @checked
@@ -168,9 +170,10 @@ class Run:
         names: Sequence[str] | None = None,
         progress: bool | None = None,
     ) -> RunAttribution:
-        """The derivative of a goal in every feature, target and weight of every training point.
+        """The derivative of a goal in all data of the run: each point's features, target and weight.
 
-        One replay of the run from its end to its start (Maclaurin et al. 2015) gives all of them.
+        One replay of the run from its end to its start (Maclaurin et al. 2015) gives all of them, and the
+        derivatives in the weight decay and in the learning rate.
 
         Args:
             goal: Function of the trained module, in evaluation mode, that returns one number or a vector of
@@ -201,19 +204,20 @@ class Run:
         if names is not None and len(names) != count:
             cure = "Pass one for each training point."
             raise bad_value("names", expected=f"{count} of them", got=len(names), cure=cure)
-        derivative = self._derivative()
+        derivative = self._derivative(self._setting)
         zeros = derivative.zero_buffers(self._end)
         measured = slopes_at_end(goal, self._setting, self.model, self._end, list(zeros))
         slopes = self._cotangents(measured, derivative)
         totals = [_Totals(count, with_features=features) for _ in slopes]
         for before, record in Replay(self._setting, self._tape, progress).backward("replay"):
             pulled = derivative.pull(before, record, slopes)
-            slopes = [slope for slope, _ in pulled]
-            for total, (_, batch) in zip(totals, pulled, strict=True):
-                total.add(record, batch)
+            slopes = [slope for slope, _, _ in pulled]
+            points = self._setting.data.of_step(record.batch, record.step)
+            for total, (_, batch, rule) in zip(totals, pulled, strict=True):
+                total.add(points, batch, rule)
         kinks = self._kinks(derivative)
         notes = (str(kinks),) if kinks else ()
-        if not self._is_mean:
+        if not derivative.is_mean:
             notes += ("no derivative in the points' factors: the loss is no mean over the points of a batch",)
         by_feature, by_target, by_factor = (
             _block([total.parts[place] for total in totals], is_block=measured.is_block) for place in range(3)
@@ -222,14 +226,23 @@ class Run:
         assert initial is not None  # noqa: S101 - every run has weights
         return RunAttribution(
             measured.values if measured.is_block else float(measured.values),
-            by_factor,
+            by_factor if derivative.is_mean else None,
             by_feature,
             by_target,
+            _numbers([total.decay for total in totals], measured) if self._decays(derivative) else None,
             names=names,
             notes=notes,
             initial=initial,
+            learning_rate=_numbers([total.rate for total in totals], measured)
+            if derivative.takes_rate
+            else None,
             kinks=kinks,
         )
+
+    def _decays(self, derivative: StepDerivative) -> bool:
+        """Whether some weights decay, by an optimizer with a derivative in the decay."""
+        groups = self._setting.adjustment.adjusted(self._tape.records[0].settings)
+        return derivative.takes_decay and any(float(group.get("weight_decay", 0.0)) > 0 for group in groups)
 
     def _cotangents(self, measured: Slopes, derivative: StepDerivative) -> list[Slope]:
         """The derivative of each value of the goals in the state at the end."""
@@ -242,42 +255,41 @@ class Run:
             cotangents.append(Slope(derivative.joined(parts), {}, buffers))
         return cotangents
 
-    def _points_of(self, change: Change) -> PointChange:
-        require_change(change)
-        points = change.of_points(len(self._setting.data), lambda: self._setting.data.space)
-        if points.factors is not None and not self._is_mean:
-            raise bad_value(
-                "change",
-                expected="a change of features, since the loss is no mean over the points of a batch",
-                got=repr(change),
-                cure="Use a loss that is the mean of each point's own loss.",
-            )
-        return points
-
     def _loss_is_mean(self) -> bool:
         loss = self._setting.loss
-        inputs, targets, _ = self._setting.data.batch(self._tape.records[0].batch)
+        part = self._setting.data.batch(self._tape.records[0].batch).parts[0]
         with torch.no_grad():
-            outputs = self._setting.call(self.model, inputs)
-            return is_mean(loss(outputs, targets), losses_of(loss)(outputs, targets))
+            outputs = self._setting.call(self.model, part.inputs)
+            return is_mean(loss(outputs, part.targets), losses_of(loss)(outputs, part.targets))
 
-    def _derivative(self) -> StepDerivative:
-        model, optimizer = self._setting.pair()
+    def _derivative(self, setting: Setting) -> StepDerivative:
+        model, optimizer = setting.pair()
         rule = OptimizerStep(optimizer, list(trained(model).values()))
-        return StepDerivative(self._setting, model, rule, is_mean=self._is_mean)
+        return StepDerivative(setting, model, rule, is_mean=self._is_mean)
 
     def _kinks(self, derivative: StepDerivative) -> RecipeKinks:
         counts = zip(self._end.parameters, derivative.kinks, strict=True)
         entries = {name: int(kinks.sum()) for name, kinks in counts if bool(kinks.any())}
         return RecipeKinks(entries, self._setting.data.silent_features() if entries else ())
 
-    def _tangent(self, points: PointChange, progress: bool | None) -> tuple[Slope, Tensor, RecipeKinks]:
+    def _tangent(self, change: Change, progress: bool | None) -> tuple[Slope, Tensor, RecipeKinks]:
         """The change of the state at the end, that of the weights as a flat vector, and the kinks."""
-        derivative = self._derivative()
+        asked, adjustment = training_change(self._setting, change)
+        start, end = (at_scale(self._setting, asked, adjustment, scale) for scale in (0.0, 1.0))
+        derivative = self._derivative(replace(start, adjustment=self._setting.adjustment))
         zeros = derivative.joined([torch.zeros_like(value) for value in self._end.parameters.values()])
         slope = Slope(zeros, {}, derivative.zero_buffers(self._end))
+        by_factors = bool(asked.factors or asked.added or start.data.labels)
         for before, record in Replay(self._setting, self._tape, progress).forward("tangent"):
-            slope = derivative.push(before, record, slope, _of_batch(derivative, record, points))
+            batch = _of_batch(derivative, record, asked, start.data, end.data)
+            slope = derivative.push(before, record, slope, batch, adjustment)
+            if by_factors and not derivative.is_mean:
+                raise bad_value(
+                    "change",
+                    expected="a change of features, since the loss is no mean over the points of a batch",
+                    got=repr(change),
+                    cure="Use a loss that is the mean of each point's own loss.",
+                )
         return slope, derivative.flat(slope.parameters), self._kinks(derivative)
 
     def _smoothness(
@@ -294,21 +306,24 @@ class Run:
 
 
 class _Totals:
-    """Sums of what each batch contributes, point by point."""
+    """Sums of what each batch contributes, point by point, and of what each step does."""
 
     def __init__(self, count: int, *, with_features: bool) -> None:
         self._count, self._with_features = count, with_features
         self.parts: list[Tensor | None] = [None, None, None]
+        self.decay = self.rate = 0.0
 
-    def add(self, record: Record, batch: BatchSlope) -> None:
-        """Adds the derivatives in one batch to those of its points."""
-        for place, part in enumerate(batch.parts):
+    def add(self, points: Sequence[int], batch: BatchSlope, rule: RuleSlope) -> None:
+        """Adds the derivatives at one step to those of its points and of the recipe."""
+        self.decay += rule.decay
+        self.rate += rule.rate
+        for place, part in enumerate(batch.parts[:3]):
             if part is None or (place == 0 and not self._with_features):
                 continue
             total = self.parts[place]
             if total is None:
                 total = self.parts[place] = part.new_zeros(self._count, *part.shape[1:])
-            total.index_add_(0, torch.as_tensor(record.batch, device=part.device), part)
+            total.index_add_(0, torch.as_tensor(points, device=part.device), part)
 
 
 def _block(parts: Sequence[Tensor | None], *, is_block: bool) -> Tensor | None:
@@ -319,16 +334,26 @@ def _block(parts: Sequence[Tensor | None], *, is_block: bool) -> Tensor | None:
     return torch.stack(present) if is_block else present[0]
 
 
-def _of_batch(derivative: StepDerivative, record: Record, change: PointChange) -> BatchSlope:
+def _numbers(values: Sequence[float], measured: Slopes) -> float | Tensor:
+    """One number for one goal, and a tensor of them for a block."""
+    return torch.tensor(values).to(measured.values) if measured.is_block else values[0]
+
+
+def _of_batch(
+    derivative: StepDerivative, record: Record, change: TrainingChange, start: Data, end: Data
+) -> BatchSlope:
     """The change of one batch: zeros but for its points that change."""
-    leaves = derivative.batch_leaves(record)
-    parts = [None if leaf is None else torch.zeros_like(leaf) for leaf in leaves]
-    places = {point: place for place, point in enumerate(change.points)}
-    for place, given in ((0, change.features), (2, change.factors)):
-        part = parts[place]
-        if given is None or part is None:
-            continue
-        for row, point in enumerate(record.batch):
-            if point in places:
-                part[row] = given[places[point]]
-    return BatchSlope(*parts)
+    features, targets, factors, shares = (
+        None if leaf is None else torch.zeros_like(leaf) for leaf in derivative.batch_leaves(record)
+    )
+    points = start.of_step(record.batch, record.step)
+    for row, point in enumerate(points):
+        if features is not None and point in change.features:
+            features[row] = change.features[point]
+        if targets is not None and point in change.targets:
+            targets[row] = end.targets[point] - start.targets[point]
+        if shares is not None and point in start.labels:
+            shares[row] = 1.0
+    if factors is not None and start.factors is not None and end.factors is not None:
+        factors = (end.factors - start.factors)[points].to(factors)
+    return BatchSlope(features, targets, factors, shares)

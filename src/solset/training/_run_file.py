@@ -120,8 +120,8 @@ def _read_steps(records: Any, arrays: Mapping[str, Tensor]) -> tuple[State, list
     batches = arrays["batches"].split(list(records["sizes"]))
     rows = zip(batches, records["rates_of_step"], arrays["randomness"], records["losses"], strict=True)
     steps = [
-        Record(batch.tolist(), records["rates"][place], _split(states, records), float(loss))
-        for batch, place, states, loss in rows
+        Record(batch.tolist(), step, records["rates"][place], _split(states, records), float(loss))
+        for step, (batch, place, states, loss) in enumerate(rows)
     ]
     return unpacked(records["now"], arrays, "now."), steps
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,9 +11,11 @@ from torch.optim import Optimizer
 
 from solset.errors import bad_type, bad_value
 from solset.risk import check_loss, named_tensors
+from solset.training._adjustment import Adjustment
 from solset.training._call import Call
-from solset.training._data import Data, Loss, losses_of, require_mean, weighted_loss
-from solset.training._state import trained
+from solset.training._data import Batch, Data
+from solset.training._losses import Loss, loss_by_points, losses_of, require_mean
+from solset.training._state import own_randomness, trained
 from solset.training._told import described, told
 
 _LOSS = "Give classes as torch.long from 0 on, and real targets in the shape and dtype of the outputs."
@@ -26,10 +28,11 @@ class Setting:
     Attributes:
         loss: Function ``(outputs, targets) -> scalar``, a mean over the points of a batch.
         call: Call of the model on a batch.
-        data: Training points before any change.
+        data: Training points, with all that was changed in them.
         clip_norm: Norm to which the gradient of a batch is clipped; ``None`` clips nothing.
         augment: Function of a batch of inputs that returns changed inputs; ``None`` changes nothing.
         pair: Function that makes a copy of the model in training mode, and an optimizer of it.
+        adjustment: Change of the settings of the optimizer, none by default.
     """
 
     loss: Loss
@@ -38,6 +41,25 @@ class Setting:
     clip_norm: float | None
     augment: Callable[[Any], Any] | None
     pair: Callable[[], tuple[nn.Module, Optimizer]]
+    adjustment: Adjustment = field(default_factory=Adjustment)
+
+    def outputs(self, batch: Batch, call: Callable[[Any], Any], device: torch.device) -> list[Any]:
+        """The outputs of each part of a batch.
+
+        What the points that joined draw at random is drawn beside the rest. So the others
+        see the same masks of dropout, and later batches are the same, as if none had joined.
+
+        Args:
+            batch: Points of the step.
+            call: Function of inputs that augments them and returns outputs.
+            device: Device of the model.
+        """
+        first, *others = batch.parts
+        outputs = [call(first.inputs)]
+        if others:
+            with own_randomness(device):
+                outputs += [call(part.inputs) for part in others]
+        return outputs
 
 
 class Loop:
@@ -49,32 +71,34 @@ class Loop:
         device: Device of the model.
     """
 
-    def __init__(self, setting: Setting, model: nn.Module, optimizer: Optimizer, data: Data) -> None:
-        self.model, self.optimizer = model, optimizer
+    def __init__(self, setting: Setting, model: nn.Module, optimizer: Optimizer) -> None:
+        self.model, self.optimizer, self._setting = model, optimizer, setting
         self.device = next(model.parameters()).device
-        self._setting, self._data = setting, data
-        self._losses = None if data.factors is None else losses_of(setting.loss)
+        self._losses = losses_of(setting.loss)
 
     @torch.enable_grad()
-    def step(self, batch: Sequence[int]) -> float:
+    def step(self, drawn: Sequence[int], step: int) -> float:
         """Takes one step and returns the loss of the batch.
 
         Args:
-            batch: Indices of the points.
+            drawn: Indices of the points that the recipe drew.
+            step: Number of the step, from 0.
 
         Raises:
             TypeError: If a part of the recipe does not take the batch; names the part and the points.
         """
-        inputs, targets, factors = self._data.batch(batch)
+        setting = self._setting
+        points = setting.data.of_step(drawn, step)
+        batch = setting.data.batch(points)
         self.optimizer.zero_grad()
-        outputs = self._outputs(inputs, batch)
-        takes = f"a function of outputs {described(outputs)} and targets {described(targets)}"
-        with told("loss", takes, _LOSS, batch):
-            loss = self._setting.loss(outputs, targets)
-            if factors is not None and self._losses is not None:
-                losses = self._losses(outputs, targets)
-                require_mean(loss, losses)
-                loss = weighted_loss(losses, factors)
+        outputs = self._outputs(batch, points)
+        targets = batch.parts[0].targets
+        takes = f"a function of outputs {described(outputs[0])} and targets {described(targets)}"
+        with told("loss", takes, _LOSS, points):
+            loss = setting.loss(outputs[0], targets)
+            if batch.factors is not None or batch.shares is not None:
+                require_mean(loss, self._losses(outputs[0], targets))
+                loss = loss_by_points(self._losses, batch, outputs)
         if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
             raise bad_type(
                 "loss",
@@ -82,21 +106,25 @@ class Loop:
                 got=f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__,
                 cure="Use a mean over the points of a batch.",
             )
-        with told("loss", takes + " that has a gradient", _LOSS, batch):
+        with told("loss", takes + " that has a gradient", _LOSS, points):
             loss.backward()
-        if self._setting.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(trained(self.model).values(), self._setting.clip_norm)
-        with told("optimizer", "one that takes a step", "Look at its settings."):
+        if setting.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(trained(self.model).values(), setting.clip_norm)
+        rule = told("optimizer", "one that takes a step", "Look at its settings.")
+        with rule, setting.adjustment.on(self.optimizer):
             self.optimizer.step()
         return float(loss.detach())
 
-    def _outputs(self, inputs: Any, batch: Sequence[int]) -> Any:
+    def _outputs(self, batch: Batch, points: Sequence[int]) -> list[Any]:
+        return self._setting.outputs(batch, lambda inputs: self._output(inputs, points), self.device)
+
+    def _output(self, inputs: Any, points: Sequence[int]) -> Any:
         if self._setting.augment is not None:
             takes = f"a function of inputs {described(inputs)} that returns inputs of the same points"
-            with told("augment", takes, "Call it on a batch by itself.", batch):
+            with told("augment", takes, "Call it on a batch by itself.", points):
                 inputs = self._setting.augment(inputs)
         takes = f"one that takes inputs {described(inputs)} in training"
-        with told("model", takes, self._cure(inputs), batch):
+        with told("model", takes, self._cure(inputs), points):
             return self._setting.call(self.model, inputs)
 
     def _cure(self, inputs: Any) -> str:
@@ -121,23 +149,23 @@ class Loop:
 
         Cost: one forward pass of the batch.
         """
-        inputs, targets, _ = self._data.batch(batch)
-        outputs = self._outputs(inputs, batch)
+        first = self._setting.data.batch(batch)
+        (outputs, *_), targets = self._outputs(first, batch), first.parts[0].targets
         if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
             with torch.no_grad(), told("loss", "a function of outputs and targets", _LOSS, batch):
                 check_loss(self._setting.loss, outputs, targets)
 
-    def finite_step(self, batch: Sequence[int], step: int) -> float:
+    def finite_step(self, drawn: Sequence[int], step: int) -> float:
         """Takes one step and returns the loss of the batch, which has to be finite.
 
         Args:
-            batch: Indices of the points.
-            step: Number of the step, from 0, for the message.
+            drawn: Indices of the points that the recipe drew.
+            step: Number of the step, from 0.
 
         Raises:
             ValueError: If the loss is not finite.
         """
-        loss = self.step(batch)
+        loss = self.step(drawn, step)
         if not math.isfinite(loss):
             raise bad_value(
                 "loss",

@@ -13,13 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from solset.risk import plain_operations
+from solset.training._adjustment import Adjustment
 from solset.training._calculus import derivatives, pushed
-from solset.training._data import losses_of, weighted_loss
+from solset.training._data import Batch
+from solset.training._losses import loss_by_points, losses_of
 from solset.training._optimizers import OptimizerStep, differentiable_slots
 from solset.training._recipe import clipped_gradients
 from solset.training._setting import Setting
 from solset.training._state import Settings, State, own_randomness, set_randomness
 from solset.training._statistics import Statistics
+
+_MEAN = 1e-4  # relative difference of a recorded loss and the mean of its points' losses that is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +31,15 @@ class Record:
     """What was written down about one step while training.
 
     Attributes:
-        batch: Indices of the points of the batch.
-        settings: Numbers of the optimizer's groups.
+        batch: Indices of the points that the recipe drew.
+        step: Number of the step, from 0.
+        settings: Numbers of the optimizer's groups, before any change of them.
         randomness: States of the random generators before the step.
         loss: Loss of the batch.
     """
 
     batch: list[int]
+    step: int
     settings: Settings
     randomness: tuple[Tensor, ...]
     loss: float
@@ -62,16 +68,31 @@ class BatchSlope:
         features: Tensor like the inputs, ``(b, *input)``; only for inputs of floating numbers.
         targets: Tensor like the targets, ``(b, ...)``; only for targets of floating numbers.
         factors: Tensor with one number per point, ``(b,)``; only for a loss that is a mean over points.
+        shares: Tensor with one number per point, ``(b,)``, for points on their way to new labels.
     """
 
     features: Tensor | None
     targets: Tensor | None
     factors: Tensor | None
+    shares: Tensor | None = None
 
     @property
     def parts(self) -> tuple[Tensor | None, ...]:
-        """Features, targets and factors, in this order."""
-        return self.features, self.targets, self.factors
+        """Features, targets, factors and shares, in this order."""
+        return self.features, self.targets, self.factors, self.shares
+
+
+@dataclass(frozen=True, eq=False)
+class RuleSlope:
+    """The derivative of a goal in the settings of the optimizer's rule at one step.
+
+    Attributes:
+        decay: Derivative in the weight decay of all groups that decay.
+        rate: Derivative in a relative change of the learning rate.
+    """
+
+    decay: float
+    rate: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,20 +113,29 @@ class _Graph:
 
 
 class StepDerivative:
-    """The derivative of recorded steps."""
+    """The derivative of recorded steps.
+
+    Attributes:
+        is_mean: Whether the loss of every batch so far was the mean of those of its points.
+        takes_rate: Whether the derivative in the learning rate is known.
+        takes_decay: Whether the derivative in the weight decay is known.
+    """
 
     def __init__(self, setting: Setting, model: nn.Module, rule: OptimizerStep, *, is_mean: bool) -> None:
         named = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._setting, self._model, self._data, self._rule = setting, model, setting.data, rule
         self._names = list(named)
-        self._losses = losses_of(setting.loss) if is_mean else None
+        self._losses, self.is_mean = losses_of(setting.loss), is_mean
         self._statistics = Statistics(model)
         self._device = next(iter(named.values())).device
         values = [value.detach() for value in named.values()]
+        self.takes_rate, self.takes_decay = rule.takes_rate, rule.takes_decay
         self._kinks = [torch.zeros_like(block, dtype=torch.bool) for block in rule.joined(values)]
 
-    def pull(self, before: State, record: Record, after: Sequence[Slope]) -> list[tuple[Slope, BatchSlope]]:
-        """The adjoint of the step: derivatives of goals in the state before it and in its batch.
+    def pull(
+        self, before: State, record: Record, after: Sequence[Slope]
+    ) -> list[tuple[Slope, BatchSlope, RuleSlope]]:
+        """The adjoint of the step: derivatives of goals in the state before it, its batch and its settings.
 
         Args:
             before: State before the step.
@@ -119,8 +149,14 @@ class StepDerivative:
 
     def _pull_one(
         self, before: State, record: Record, graph: _Graph, slope: Slope
-    ) -> tuple[Slope, BatchSlope]:
+    ) -> tuple[Slope, BatchSlope, RuleSlope]:
         direct, through, slots = self._pull_rule(before, record, graph.clipped, slope)
+        settings = self._setting.adjustment.adjusted(record.settings)
+        decay = self._rule.decay_slope(self._blocks(before), slope.parameters, through, settings)
+        rate = 0.0
+        if self.takes_rate:
+            moves = self._rate_moves(before, record, graph.clipped)
+            rate = sum(float((a * b).sum()) for a, b in zip(slope.parameters, moves, strict=True))
         weights = [*through, *(slope.buffers[name] for name in graph.buffers)]
         starts = [*graph.leaves, *graph.statistics.values()]
         parts = derivatives([*graph.clipped, *graph.buffers.values()], starts, weights, keep_graph=True)
@@ -129,9 +165,9 @@ class StepDerivative:
         batch = BatchSlope(*(None if leaf is None else next(inside) for leaf in graph.batch))
         buffers = {**slope.buffers, **dict(zip(graph.statistics, parts[width:], strict=True))}
         total = [a + b for a, b in zip(direct, parts[:count], strict=True)]
-        return Slope(total, slots, buffers), batch
+        return Slope(total, slots, buffers), batch, RuleSlope(decay, rate)
 
-    def push(self, before: State, record: Record, slope: Slope, batch: BatchSlope) -> Slope:
+    def push(self, before: State, record: Record, slope: Slope, batch: BatchSlope, rule: Adjustment) -> Slope:
         """The tangent of the step: the change of the state after it.
 
         Args:
@@ -139,6 +175,7 @@ class StepDerivative:
             record: Record of the step that was taken.
             slope: Change of the state before the step.
             batch: Change of the batch, complete: each part that the batch has.
+            rule: Change of the settings of the optimizer.
 
         Cost: one gradient of the batch and two double backward passes over it.
         """
@@ -152,7 +189,14 @@ class StepDerivative:
         with torch.enable_grad():
             clipped = clipped_gradients(clipping, self._setting.clip_norm)
         gradients = pushed(clipped, clipping, gradients)
+        settings = self._setting.adjustment.adjusted(record.settings)
+        of_gradients, of_weights = self._rule.decay_changes(self._blocks(before), settings, rule.decays)
+        gradients = [a + b for a, b in zip(gradients, of_gradients, strict=True)]
         parameters, slots = self._push_rule(before, record, graph.clipped, slope, gradients)
+        parameters = [a + b for a, b in zip(parameters, of_weights, strict=True)]
+        if rule.rate:
+            moves = self._rate_moves(before, record, graph.clipped)
+            parameters = [a + rule.rate * b for a, b in zip(parameters, moves, strict=True)]
         starts = [*graph.leaves, *graph.statistics.values()]
         directions = [*tangents, *(slope.buffers[name] for name in graph.statistics)]
         moved = pushed(list(graph.buffers.values()), starts, directions) if graph.buffers else []
@@ -196,33 +240,55 @@ class StepDerivative:
         Args:
             record: Record of the step that was taken.
         """
-        inputs, targets, factors = self._data.batch(record.batch)
-        inputs = self._data.features_in(inputs)
-        if factors is None:
-            factors = torch.ones(len(record.batch))
-        factors = factors.to(self._device, next(self._model.parameters()).dtype)
-        return [_leaf(part) for part in (inputs, targets, factors if self._losses is not None else None)]
+        return self._leaves(self.batch_of(record))
+
+    def batch_of(self, record: Record) -> Batch:
+        """The points of a step.
+
+        Args:
+            record: Record of the step that was taken.
+        """
+        return self._data.batch(self._data.of_step(record.batch, record.step))
+
+    def _leaves(self, batch: Batch) -> list[Tensor | None]:
+        features = [self._data.features_in(part.inputs) for part in batch.parts]
+        targets = [part.targets for part in batch.parts]
+        numbers = {"device": self._device, "dtype": next(self._model.parameters()).dtype}
+        factors = torch.ones(batch.count) if batch.factors is None else batch.factors
+        parts = [_leaf(features), _leaf(targets)]
+        given = [factors, batch.shares] if self.is_mean else [None, None]
+        return parts + [None if each is None else _leaf([each.to(**numbers)]) for each in given]
 
     def _graph(self, before: State, record: Record) -> _Graph:
-        inputs, targets, _ = self._data.batch(record.batch)
-        leaves = self.batch_leaves(record)
-        inputs = inputs if leaves[0] is None else self._data.with_features(inputs, leaves[0])
-        targets = targets if leaves[1] is None else leaves[1]
+        batch = self.batch_of(record)
+        leaves = self._leaves(batch)
         parameters = self._blocks(before)
         statistics = {name: before.buffers[name].clone().requires_grad_() for name in self._statistics.names}
         with own_randomness(self._device), torch.enable_grad(), plain_operations(self._device):
             set_randomness(record.randomness, self._device)
-            seen = inputs if self._setting.augment is None else self._setting.augment(inputs)
+            batch = batch.at(self._data, *leaves)
             with self._statistics.following(statistics) as buffers:
                 state = self._state(before, self._rule.split(parameters))
-                outputs = self._setting.call.at(self._model, state, seen)
-            if self._losses is None or leaves[2] is None:
-                loss = self._setting.loss(outputs, targets)
-            else:
-                loss = weighted_loss(self._losses(outputs, targets), leaves[2])
+                outputs = self._setting.outputs(
+                    batch, lambda inputs: self._output(state, inputs), self._device
+                )
+            loss = self._loss(batch, outputs, record)
             gradients = derivatives([loss], parameters, keep_graph=True, create_graph=True)
             clipped = clipped_gradients(gradients, self._setting.clip_norm)
         return _Graph(parameters, statistics, leaves, loss, gradients, clipped, buffers)
+
+    def _output(self, state: Mapping[str, Tensor], inputs: Any) -> Any:
+        augment = self._setting.augment
+        return self._setting.call.at(self._model, state, inputs if augment is None else augment(inputs))
+
+    def _loss(self, batch: Batch, outputs: Sequence[Any], record: Record) -> Tensor:
+        """The loss of a batch by its points where it is their mean, as the recorded one was."""
+        if self.is_mean:
+            loss = loss_by_points(self._losses, batch, outputs)
+            if abs(float(loss.detach()) - record.loss) <= _MEAN * max(abs(record.loss), 1e-30):
+                return loss
+            self.is_mean = False
+        return self._setting.loss(outputs[0], batch.parts[0].targets)
 
     def _state(self, before: State, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
         held = {k: v.detach() for k, v in self._model.named_parameters()}
@@ -232,6 +298,15 @@ class StepDerivative:
     def _blocks(self, before: State) -> list[Tensor]:
         values = [before.parameters[name].detach() for name in self._names]
         return [block.clone().requires_grad_() for block in self._rule.joined(values)]
+
+    def _rate_moves(self, before: State, record: Record, clipped: Sequence[Tensor]) -> list[Tensor]:
+        """The derivative of the weights after the step in a relative change of the learning rate."""
+        slots = self._rule.joined_slots(before.slots)
+        settings = self._setting.adjustment.adjusted(record.settings)
+        gradients = [gradient.detach() for gradient in clipped]
+        with torch.no_grad():
+            moves = self._rule.rate_moves(self._blocks(before), gradients, slots, settings)
+        return self._without_kinks(moves, [(i, "") for i in range(len(moves))])
 
     @torch.enable_grad()
     def _rule_graph(
@@ -244,7 +319,9 @@ class StepDerivative:
         places = differentiable_slots(slots, parameters)
         for place, name in places:
             slots[place][name].requires_grad_()
-        moved, after = self._rule(parameters, gradients, slots, record.settings)
+        moved, after = self._rule(
+            parameters, gradients, slots, self._setting.adjustment.adjusted(record.settings)
+        )
         after_places = differentiable_slots(after, parameters)
         starts = [*parameters, *gradients, *(slots[place][name] for place, name in places)]
         ends = [*moved, *(after[place][name] for place, name in after_places)]
@@ -296,7 +373,9 @@ class StepDerivative:
         return cleaned
 
 
-def _leaf(part: Any) -> Tensor | None:
-    if not isinstance(part, Tensor) or not part.is_floating_point():
+def _leaf(parts: Sequence[Any]) -> Tensor | None:
+    """The tensors of the parts of a batch as one fresh leaf; ``None`` where they are no real numbers."""
+    tensors = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
+    if not tensors or len(tensors) < len(parts):
         return None
-    return part.detach().clone().requires_grad_()
+    return torch.cat([tensor.detach() for tensor in tensors]).clone().requires_grad_()

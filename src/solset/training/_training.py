@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from solset.changes import Change, require_change
+from solset.changes import Change
 from solset.checks import checked
 from solset.errors import SolsetWarning, bad_value
 from solset.results import copy_of
@@ -23,10 +23,12 @@ from solset.risk import settings_of as plain_settings
 from solset.storage import Checkpoint, Identity, Probe
 from solset.training._batches import Batches, Place
 from solset.training._call import Call
-from solset.training._data import Data, Loss, moving_in
+from solset.training._changed import changed
+from solset.training._data import Data, moving_in
 from solset.training._divergence import explosion, require_finite
 from solset.training._ensemble import Ensemble, checked_seeds
 from solset.training._fresh import MakeModel, fresh_model
+from solset.training._losses import Loss
 from solset.training._optimizers import Continued, MakeOptimizer, OptimizerStep, made
 from solset.training._recipe import MakeSchedule, Recipe, scheduled
 from solset.training._recording import take_steps
@@ -136,9 +138,10 @@ class Training:
         self.device = parameters[0].device
         source = source_of(x, y, parameters[0].detach())
         first, _ = source.read([0])
-        data, call = Data(source, moving_in(first, moves)), Call(style_of(model, first), outputs)
+        data = Data(source, moving_in(first, moves), entry=self.recipe.entry(source.count))
+        call = Call(style_of(model, first), outputs)
         self._setting = Setting(loss, call, data, clip_norm, augment, partial(_pair, model, optimizer))
-        steps = self.recipe.step_count(len(data))
+        steps = self.recipe.step_count(data.drawn)
         if not steps:
             raise bad_value(
                 "batch_size",
@@ -147,7 +150,7 @@ class Training:
                 cure="Lower it, or pass drop_last=False.",
             )
         with own_randomness(self.device):
-            loop, schedule_of_loop = self._begin(data)
+            loop, schedule_of_loop = self._begin(self._setting)
             loop.refuse_pairs(next(iter(self._batches(schedule_of_loop))))
         self._refuse_unrepeatable()
 
@@ -181,8 +184,8 @@ class Training:
             folder.mkdir(parents=True, exist_ok=True)
         file = RunFile(self._checkpoint(checkpoint, memory_budget, folder))
         with own_randomness(self.device):
-            loop, schedule = self._begin(self._setting.data)
-            steps = self.recipe.step_count(len(self._setting.data))
+            loop, schedule = self._begin(self._setting)
+            steps = self.recipe.step_count(self._setting.data.drawn)
             tape = Tape(fitting_stride(steps, loop.model, memory_budget, folder), folder)
             initial = capture(loop.model, loop.optimizer).parameters
             place = file.resume(tape, loop.model, loop.optimizer)
@@ -204,11 +207,9 @@ class Training:
 
         Cost: two trainings, one of them on the data before the change.
         """
-        require_change(change)
-        data = self._setting.data
-        changed = data.changed(change.of_points(len(data), lambda: data.space), scale)
-        before, _ = self._trained(data, progress)
-        return retraining(*self._trained(changed, progress), _flat(before))
+        after = changed(self._setting, change, scale)
+        before, _ = self._trained(self._setting, progress)
+        return retraining(*self._trained(after, progress), _flat(before))
 
     @checked
     def ensemble(
@@ -244,7 +245,9 @@ class Training:
         other.recipe = replace(self.recipe, seed=seed)
         with own_randomness(self.device):
             model = fresh_model(self.make_model, seed).train()
-        other._setting = replace(self._setting, pair=partial(_pair, model, self.recipe.optimizer))
+        data = replace(self._setting.data, entry=other.recipe.entry(self._setting.data.drawn))
+        pair = partial(_pair, model, self.recipe.optimizer)
+        other._setting = replace(self._setting, data=data, pair=pair)
         other._refuse_unrepeatable()
         return other
 
@@ -257,12 +260,8 @@ class Training:
 
         Cost: two steps, twice.
         """
-        require_change(change)
-        data = self._setting.data
         other = copy.copy(self)
-        other._setting = replace(
-            self._setting, data=data.changed(change.of_points(len(data), lambda: data.space))
-        )
+        other._setting = changed(self._setting, change)
         other._refuse_unrepeatable()
         return other
 
@@ -275,7 +274,7 @@ class Training:
 
         Cost: one training.
         """
-        return self._trained(self._setting.data, progress)[0].eval()
+        return self._trained(self._setting, progress)[0].eval()
 
     @property
     def point_count(self) -> int:
@@ -293,28 +292,27 @@ class Training:
         """
         data = self._setting.data
         shape = data.space.shape  # refuses inputs of which nothing can move
-        features = data.features_in(data.batch(points)[0])
-        assert features is not None  # noqa: S101
-        return features.reshape(len(points), *shape)
+        features = [data.features_in(part.inputs) for part in data.batch(points).parts]
+        return torch.cat([each for each in features if each is not None]).reshape(len(points), *shape)
 
-    def _trained(self, data: Data, progress: bool | None = False) -> tuple[nn.Module, list[float]]:
+    def _trained(self, setting: Setting, progress: bool | None = False) -> tuple[nn.Module, list[float]]:
         with own_randomness(self.device):
-            loop, schedule = self._begin(data)
+            loop, schedule = self._begin(setting)
             batches = enumerate(self._batches(schedule, progress))
             losses = [loop.finite_step(batch, step) for step, batch in batches]
         return loop.model, losses
 
-    def _begin(self, data: Data) -> tuple[Loop, LRScheduler | None]:
+    def _begin(self, setting: Setting) -> tuple[Loop, LRScheduler | None]:
         """A model before its first step, and the scheduler of its optimizer."""
         model = fresh_model(self.make_model, self.recipe.seed).train()
         optimizer = made(self.recipe.optimizer, list(trained(model).values()))
         schedule = None if self.recipe.schedule is None else scheduled(self.recipe.schedule, optimizer)
-        return Loop(self._setting, model, optimizer, data), schedule
+        return Loop(setting, model, optimizer), schedule
 
     def _batches(
         self, schedule: LRScheduler | None, progress: bool | None = False, place: Place | None = None
     ) -> Batches:
-        count = len(self._setting.data)
+        count = self._setting.data.drawn
         return Batches(self.recipe, count, self.device, schedule, progress=progress, place=place)
 
     def _checkpoint(self, path: Path | str | None, memory_budget: int, folder: Path | None) -> Checkpoint:
@@ -322,7 +320,7 @@ class Training:
 
         def identify() -> Identity:
             with own_randomness(self.device):
-                loop, schedule = self._begin(self._setting.data)
+                loop, schedule = self._begin(self._setting)
                 self._batches(schedule).schedule_to_end()
             return Identity(
                 {
@@ -330,6 +328,7 @@ class Training:
                     "rates at the end": plain_settings(settings_of(loop.optimizer)),
                     "model": digest([self._starts[0]]),
                     "data": self._setting.data.digest(),
+                    "changes of the optimizer": plain_settings(self._setting.adjustment),
                     "memory_budget": memory_budget,
                     "folder": None if folder is None else str(folder),
                 }
@@ -343,10 +342,10 @@ class Training:
         ends: list[tuple[Tensor, Tensor]] = []
         for _ in range(2):
             with own_randomness(self.device):
-                loop, schedule = self._begin(self._setting.data)
+                loop, schedule = self._begin(self._setting)
                 start = _flat(loop.model)
-                for batch in islice(self._batches(schedule), 2):
-                    loop.step(batch)
+                for step, batch in enumerate(islice(self._batches(schedule), 2)):
+                    loop.step(batch, step)
                 ends.append((start, _flat(loop.model)))
         for name, place in (("make_model", 0), ("recipe", 1)):
             first, second = ends[0][place], ends[1][place]
