@@ -225,3 +225,13 @@ def test_what_needs_losses_of_single_points_is_refused_by_name(batch_size):
 def test_without_the_declaration_the_refusal_names_it():
     with pytest.raises(ValueError, match=r"solset\.WholeBatch\(loss\)"):
         Problem(network(), of_mean, X, Y, gradient_tol=9e9)
+
+
+def test_a_loss_that_draws_at_random_is_refused() -> None:
+    model = nn.Linear(D, C, dtype=torch.float64).eval()
+
+    def random(z: Tensor, y: Tensor) -> Tensor:
+        return (z + torch.randn_like(z)).logsumexp(dim=1).mean() - z[torch.arange(N), y].mean()
+
+    with pytest.raises(ValueError, match="the same for the same outputs"):
+        Problem(model, WholeBatch(random), X, Y, weight_decay=0.1, gradient_tol=10.0)

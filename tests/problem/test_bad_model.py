@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import SolsetWarning
+from solset import Problem, SolsetWarning
 
 D, C = 3, 2
 NAN, INF = float("nan"), float("inf")
@@ -296,3 +296,18 @@ def test_parameters_without_influence_may_be_left_out(door):
 def test_a_loss_of_probabilities_is_not_probed_outside_them(door):
     problem = door.problem(door.network(nn.Sigmoid()), loss=nn.BCELoss(), targets=(door.TARGETS > 0).double())
     assert problem.risk().reduction == "mean"
+
+
+def test_a_module_whose_backward_pass_fails_is_refused_by_its_error() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.relu(self.body(x))
+            hidden += 0.5
+            return self.head(hidden)
+
+    with pytest.raises(ValueError, match="a backward pass that fails: .*modified by an inplace operation"):
+        Problem(InPlace().eval(), nn.MSELoss(), torch.randn(4, 3), torch.randn(4, 2))

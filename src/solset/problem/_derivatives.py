@@ -23,7 +23,7 @@ from solset.operators import (
     take_differences,
 )
 from solset.results import copy_of
-from solset.risk import EmpiricalRisk, flat_rows, is_out_of_memory, probe_indices
+from solset.risk import EmpiricalRisk, filling_rows, flat_rows, is_out_of_memory, probe_indices
 
 LARGE = 100_000  # number of weights above which one point is compared instead of two
 FAULTS = {Verdict.WRONG, Verdict.MISSING, Verdict.JUMPS}
@@ -114,8 +114,8 @@ class _Door:
 
     def outcome(self) -> Premise | ValueError:
         """The premise for model and loss, or the error that refuses one of them."""
-        direction, ids = self.probe.direction(0), stepping_features(self.probe)
-        flat_rows(direction[-1])[:, ids] = 0.0
+        ids = stepping_features(self.probe)
+        direction = self._direction(0, ids)
         whole = Comparison(self.probe, direction)
         verdicts = [whole.first]
         if verdicts != [Verdict.RIGHT]:
@@ -138,9 +138,17 @@ class _Door:
 
     def _again(self, ids: Sequence[int]) -> Verdict:
         """The verdict on the first derivative in another direction, where a fault was too small in one."""
-        direction = self.probe.direction(2)
+        return Comparison(self.probe, self._direction(2, ids)).first
+
+    def _direction(self, seed: int, ids: Sequence[int]) -> Sequence[Tensor]:
+        """A random direction without what does not move: ids, and the rows of tokens that fill up."""
+        direction = self.probe.direction(seed)
         flat_rows(direction[-1])[:, ids] = 0.0
-        return Comparison(self.probe, direction).first
+        held = filling_rows(self.risk.model)
+        for name, part in zip(self.risk.layout.shapes, direction, strict=False):
+            if name in held:
+                part[held[name]] = 0.0
+        return direction
 
     def _of_weights(self, direction: Sequence[Tensor]) -> Verdict:
         still = [*direction[:-1], torch.zeros_like(direction[-1])]
@@ -219,7 +227,8 @@ def _loss_refusal() -> ValueError:
         "loss",
         expected="one whose derivative by autograd is that of its values",
         got="another one, by differences of the loss on two points",
-        cure="Look for detach(), no_grad() or NumPy in the loss; weights of points belong to the targets.",
+        cure="Look for detach(), no_grad() or NumPy in the loss; weights of points belong to the targets. A "
+        "loss of log-probabilities, such as CTC, has the log_softmax in it and not in the model.",
     )
 
 

@@ -7,36 +7,53 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from solset.changes import Change
+from solset.changes import Change, Move
 from solset.derivatives import Linearisation, Selection
 from solset.errors import SolsetWarning, bad_value
 from solset.problem._newton import NewtonStep
 from solset.problem._point import LinearisedMap, TrainedPoint
 from solset.problem._remaining import remaining
+from solset.risk import EmpiricalRisk, flat_rows, gradient_scale
 from solset.sets import AffineSet, Leftover
+
+PRECISE = 1e-12  # unit of rounding from which it is less than anything that is asked of a gradient
+SHORT = 3e-3  # length of a change of features relative to them, up to which it counts as infinitesimal
+ROUNDED = 100  # units of rounding of the terms that cancel in a gradient, up to which it counts as zero
 
 Order = Literal["first", "newton"]
 
 
 def checked_answers(point: TrainedPoint, answers: AffineSet, change: Change) -> AffineSet:
-    """The same set, whose long elements are asked how much of the changed risk's gradient they leave.
+    """The same set, whose elements are asked how much of the changed risk's gradient they leave.
 
     Args:
         point: Trained point before the change.
         answers: Set of changes of the weights.
         change: Change of the data, checked.
 
-    Cost: two gradients for an element longer than a tenth of the weights, and none for a shorter one.
+    Cost: one gradient for each element; two where outputs are kept, and none there, or where features move by
+        less than 0.003 of their length, for an element shorter than a tenth of the weights.
     """
 
-    def shortfall(step: Tensor) -> float:
+    def rest(step: Tensor) -> Tensor:
         changed, before = change.applied_to(point.risk), point.sweep.gradient
-        there = changed.at(changed.weights + step).gradient()
-        here = float(torch.linalg.vector_norm(changed.gradient() - before))
-        return float(torch.linalg.vector_norm(there - before)) / here if here > 0 else 0.0
+        left = changed.at(changed.weights + step).gradient() - before
+        eps = torch.finfo(left.dtype).eps
+        if eps > PRECISE and left.norm() <= ROUNDED * eps * gradient_scale(point.risk, point.sweep.outputs):
+            return torch.zeros_like(left)
+        return left
 
-    leftover = answers.leftover or Leftover(lambda: 0.0, is_exact=False)
-    return replace(answers, leftover=replace(leftover, shortfall=shortfall))
+    leftover = answers.leftover or Leftover(lambda: 0.0, is_exact=False, is_newton=False)
+    return replace(answers, leftover=replace(leftover, rest=rest, is_short=_is_short(point.risk, change)))
+
+
+def _is_short(risk: EmpiricalRisk, change: Change) -> bool:
+    """Whether features move so little that a linear model holds, unless the weights move far."""
+    if not isinstance(change, Move):
+        return False
+    points = change.moving(risk)
+    lengths = change.direction(risk).reshape(len(points), -1).norm(dim=1)
+    return bool((lengths <= SHORT * flat_rows(risk.points.features(points)).norm(dim=1)).all())
 
 
 def finite_answers(

@@ -240,7 +240,8 @@ class Problem(TrainedProblem):
 
         Cost: nothing is solved yet. About one gradient looks for kinks at the data, once for each problem.
         Where units are tied, about ten more over their points follow: once for all, and for those that move.
-        An element longer than a tenth of the weights takes two gradients, to see whether it holds there.
+        An element takes one gradient, to see whether it holds there; one that keeps outputs takes two. One
+        shorter than a tenth of the weights takes none there, or where features move by less than 0.3 %.
         A Newton step takes one gradient over the points concerned, then their rows of ``J``, and a few
         products over these points alone where the solver keeps a decomposition.
         """

@@ -26,6 +26,7 @@ from solset.risk._other_data import (
     with_targets,
 )
 from solset.risk._penalty import Penalty, check_penalty
+from solset.risk._plain_embedding import filling_rows
 from solset.risk._points import Indices, Points
 from solset.risk._probe import probe_indices, probe_model, refuse_model
 from solset.risk._routes import Routes
@@ -70,6 +71,7 @@ __all__ = [
     "embedding_of",
     "fit_at",
     "gradient_scale",
+    "filling_rows",
     "flat_rows",
     "identity",
     "has_number_targets",

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import checkpoint
 
+from solset.risk._plain_embedding import plain_embeddings
 from solset.risk._trees import mapped
 
 
@@ -47,7 +48,8 @@ def plain_operations(device: torch.device) -> Iterator[None]:
 
     Fused kernels have no second or forward-mode derivative, and half precision drowns a second derivative. A
     checkpoint calls the module again during the backward pass, when it has its own weights again and not
-    those of the functional call. All switches of PyTorch are set back afterwards.
+    those of the functional call. Embeddings are plain functions of their weights. All switches of PyTorch are
+    set back afterwards.
     """
     has_autocast = torch.amp.is_autocast_available(device.type)
     autocast = torch.autocast(device.type, enabled=False) if has_autocast else nullcontext()
@@ -57,6 +59,7 @@ def plain_operations(device: torch.device) -> Iterator[None]:
         with (
             sdpa_kernel(SDPBackend.MATH),
             autocast,
+            plain_embeddings(),
             patch.object(checkpoint, "CheckpointFunction", _Direct),
             patch.object(checkpoint, "_checkpoint_without_reentrant_generator", _nothing_around),
         ):

@@ -6,6 +6,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from solset.errors import bad_type, bad_value
+from solset.risk._batching import is_out_of_memory
 from solset.risk._empirical import EmpiricalRisk
 
 _PROBED = 8
@@ -146,8 +147,18 @@ def _refuse_unused_parameters(risk: EmpiricalRisk, inputs: Tensor) -> None:
     with torch.enable_grad(), torch.random.fork_rng():
         total = risk.forward(leaves, inputs).sum()
     slopes = [None] * len(leaves)
-    if total.requires_grad:
-        slopes = torch.autograd.grad(total, leaves, allow_unused=True)
+    try:
+        if total.requires_grad:
+            slopes = torch.autograd.grad(total, leaves, allow_unused=True)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise bad_value(
+            "model",
+            expected="a module through which autograd takes gradients of its weights",
+            got=f"a backward pass that fails: {str(error).splitlines()[0]}",
+            cure="Training by backward() fails there as well; look for operations that write in place.",
+        ) from error
     unused = [name for name, slope in zip(risk.layout.shapes, slopes, strict=True) if slope is None]
     if unused:
         raise bad_value(

@@ -191,8 +191,17 @@ def _verified_whole(
             cure="Let the loss itself weigh the points.",
         )
     with HalfPrecision() as half:
-        _checked_value(risk.loss, _shaken(outputs), targets)
+        value = float(_checked_value(risk.loss, _shaken(outputs), targets))
     half.refuse("loss")
+    with torch.no_grad():
+        again = float(risk.loss(_shaken(outputs), targets))
+    if abs(again - value) > _ROUNDING * torch.finfo(outputs.dtype).eps * abs(value):
+        raise bad_value(
+            "loss",
+            expected="the same for the same outputs and targets",
+            got=f"{value:.6g} and then {again:.6g}",
+            cure="Draw pairs, negatives or noise once, before the problem is built.",
+        )
     return replace(risk, reduction="sum")
 
 

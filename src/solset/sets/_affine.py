@@ -248,7 +248,7 @@ class AffineSet:
     def _examined(self, solution: Solution) -> Solution:
         """The solution with notes on what speaks against it; its length is compared with the weights'."""
         size = 0.0 if self.layout is None else float(torch.linalg.vector_norm(self.reference))
-        return examined(solution, self.rhs, size, self.leftover, self.system.amplification)
+        return examined(solution, self.rhs, size, self.leftover, self.system)
 
     def _change(self, point: Tensor) -> Tensor:
         shaped("point", point, self.reference.shape, cure="Pass a flat vector of the set's own space.")

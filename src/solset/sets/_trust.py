@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from solset.errors import SolsetWarning, Status
-from solset.solvers import Solution
+from solset.solvers import Prepared, Solution
 
 SMALL = 0.1  # share of the answer up to which the change by the leftover gradient counts as small
-LONG = 0.1  # length of a change relative to the weights from which a step is asked how far it falls short
+LONG = 0.1  # length of a change relative to the weights from which kept outputs are asked whether they stay
+ROUNDED = 100  # units of rounding of the weights up to which the gradient after a step says nothing
+SOLVED = 1e-2  # relative residual up to which a step solves its system
 UPWARDS = 1e-6  # part of ‖v‖‖b‖ from which a negative v·b is more than rounding
 
 
@@ -23,14 +25,19 @@ class Leftover:
         drift: Function that returns the length of the change that this gradient alone makes, ``‖A⁺R‖``.
         warns: Whether what a gradient explains gives a warning; not where a larger one was accepted.
         is_exact: Whether ``A`` is a Hessian, for which an element may go uphill.
-        shortfall: Function that returns which share of the gradient that was to vanish is left after a change
-            of the weights; asked for long changes only. ``None`` where no such gradient is known.
+        rest: Function that returns ``∇E'(w̄ + v) - ∇E(w̄)``, what is left of the gradient that the change
+            ``v`` of the weights was to remove. ``None`` where no such gradient is known.
+        is_newton: Whether ``A v = b`` says that nothing is left to first order; other maps are damped on
+            purpose, or keep outputs, and are asked for long changes only.
+        is_short: Whether the change of the data is so small that only long changes are asked.
     """
 
     drift: Callable[[], float]
     warns: bool = True
     is_exact: bool = True
-    shortfall: Callable[[Tensor], float] | None = None
+    rest: Callable[[Tensor], Tensor] | None = None
+    is_newton: bool = True
+    is_short: bool = False
 
     def of(self, change: Tensor) -> float:
         """The drift relative to the length of a change of the weights.
@@ -49,7 +56,7 @@ def examined(
     rhs: Tensor,
     size: float,
     leftover: Leftover | None,
-    amplification: float | None = None,
+    system: Prepared,
 ) -> Solution:
     """The change of the weights with its drift and with notes on what speaks against it; warns of each.
 
@@ -58,7 +65,10 @@ def examined(
         rhs: Right-hand side ``b`` that it answers, ``(m,)``.
         size: Length of the weights; 0 where it is not known.
         leftover: Gradient that training left; ``None`` where no solution has one.
-        amplification: Factor by which the solve lengthens rounding; ``None`` where it is not known.
+        system: System that was solved.
+
+    Cost: a gradient for a change whose rest is asked for; a solve where the solver keeps a decomposition,
+        and a product with ``A`` where it does not.
     """
     length = float(torch.linalg.vector_norm(solution.value))
     notes = []
@@ -73,20 +83,16 @@ def examined(
             f"the change of the weights ({length:.3g}) is larger than the weights ({size:.3g}), where a "
             f"linear estimate says nothing; take a filter, such as filters.GradientFlow or filters.Tikhonov"
         )
-    rounding = torch.finfo(rhs.dtype).eps * float(torch.linalg.vector_norm(rhs)) * (amplification or 0.0)
+    rounding = (
+        torch.finfo(rhs.dtype).eps * float(torch.linalg.vector_norm(rhs)) * (system.amplification or 0.0)
+    )
     if rounding > SMALL * length > 0:
         notes.append(
             f"the rounding of {str(rhs.dtype).removeprefix('torch.')} alone makes {rounding / length:.2g} of "
             f"this change: the smallest eigenvalue is too near to it; compute in float64"
         )
-    if leftover is not None and leftover.shortfall is not None and LONG * size < length <= size:
-        left = leftover.shortfall(solution.value)
-        if not left <= SMALL:
-            notes.append(
-                f"the step is {length / size:.2g} of the weights, and {left:.2g} of the gradient that "
-                f"it was to remove is there after it: the linear model does not hold that far; take a "
-                f"smaller change, order='newton' where the step was of first order, or retrain"
-            )
+    if leftover is not None and leftover.rest is not None and 0 < length <= size:
+        notes += _beyond_first_order(solution, rhs, length / size, leftover, system)
     always = len(notes)
     if leftover is not None and leftover.is_exact and solution.status is Status.CONVERGED:
         climb = float(solution.value @ rhs) if solution.value.shape == rhs.shape else 0.0
@@ -107,3 +113,53 @@ def examined(
     for note in told:
         warnings.warn(note, SolsetWarning, stacklevel=4)
     return solution.with_notes(tuple(notes), drift)
+
+
+def _beyond_first_order(
+    solution: Solution, rhs: Tensor, length: float, leftover: Leftover, system: Prepared
+) -> list[str]:
+    """A note where a linear model does not hold as far as a step goes.
+
+    Args:
+        solution: Change of the weights.
+        rhs: Right-hand side that it answers.
+        length: Length of the change, relative to that of the weights.
+        leftover: Gradient that is left after a step.
+        system: System that was solved.
+    """
+    step, rest = solution.value, leftover.rest
+    asks_always = leftover.is_newton and not leftover.is_short
+    shortest = ROUNDED * torch.finfo(step.dtype).eps if asks_always else LONG
+    if rest is None or length <= shortest or solution.status not in {Status.CONVERGED, Status.INCONSISTENT}:
+        return []
+    left = rest(step)
+    if leftover.is_newton:
+        if solution.residual > SOLVED:  # a filter stops short on purpose
+            left = left - (system.operator @ step - rhs)
+        again = _second_step(left, system) / float(torch.linalg.vector_norm(step))
+        what = f"the next Newton step would be {again:.2g} times as long"
+    else:
+        before = float(torch.linalg.vector_norm(rest(torch.zeros_like(step))))
+        again = float(torch.linalg.vector_norm(left)) / before if before > 0 else 0.0
+        what = f"{again:.2g} of the gradient that it was to remove is there after it"
+    if again <= SMALL:
+        return []
+    return [
+        f"the step is {length:.2g} of the weights, and {what}: the linear model does not hold that far; "
+        f"take a smaller change, order='newton' where the step was of first order, or retrain"
+    ]
+
+
+def _second_step(left: Tensor, system: Prepared) -> float:
+    """The length of the step that removes what is left of a gradient, or a lower bound of it.
+
+    For a positive definite matrix ``‖A⁻¹r‖ ≥ ‖r‖³ / r·Ar``.
+
+    Args:
+        left: Gradient that is left, ``r``.
+        system: System that was solved.
+    """
+    if system.rank is not None:
+        return float(torch.linalg.vector_norm(system.solve(left).value))
+    curvature, size = float(left @ (system.operator @ left)), float(torch.linalg.vector_norm(left))
+    return size**3 / curvature if curvature > 0 else 0.0
