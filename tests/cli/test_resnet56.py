@@ -11,7 +11,7 @@ import torch
 
 from solset.paper import DownloadError, resnet20, resnet56
 from solset.paper import _commands as commands
-from solset.paper import _places as places
+from solset.paper import _public_files as public_files
 from solset.paper._resnet56_setup import ResNet56Settings
 from support.commands import Ended, contents
 from support.reference import cifar10_file, resnet56_file
@@ -108,7 +108,7 @@ def test_resnet56_without_files_or_network_names_both_cures(network, monkeypatch
     def unreachable(*_arguments: object, **_options: object) -> None:
         raise DownloadError("the server cannot be reached")
 
-    monkeypatch.setattr(places, "fetch", unreachable)
+    monkeypatch.setattr(public_files, "fetch", unreachable)
     monkeypatch.setenv("SOLSET_HOME", "cache")
     ended = network(*RESNET56, *given)
     assert ended.code == 2

@@ -14,8 +14,8 @@ from solset import SolsetWarning, comm
 from solset.errors import Status
 from solset.linalg import BlockDiagonal, DenseOperator, NormalOperator
 from solset.outofcore import DiskDual, StoredRows, TiledPrepared, Tiles, free_bytes
-from solset.outofcore import _plan as disk_plan
-from solset.outofcore._plan import FILES, DiskSizes
+from solset.outofcore import _disk_dual as disk_plan
+from solset.outofcore._disk_dual import FILES, DiskSizes
 from solset.solvers import Dual, DualPrepared, RowSizes
 from solset.solvers.filters import GradientFlow, MinimumNorm, RankCut, Tikhonov
 from support.systems import NormalFree, Tiled, plan_rows, rectangular

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from solset.paper._resnet56_tables import (
+from solset.paper._resnet56_report import (
     PAPER_MOVED,
     PAPER_STEPS,
     accuracy_rows,

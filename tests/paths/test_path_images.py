@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from solset.linalg import Counted, DenseOperator
-from solset.paths._restricted import Images
+from solset.paths._nearby import Images
 
 ROWS = torch.linalg.qr(torch.randn(30, 7, generator=torch.Generator().manual_seed(0)).double())[0].T
 

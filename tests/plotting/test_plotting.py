@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from solset.paper._toy_figure import ToyPlane, _band, toy_loss_contours, toy_solution_sets
+from solset.paper._toy_report import ToyPlane, _band, toy_loss_contours, toy_solution_sets
 from solset.plotting import (
     ROLE_COLOURS,
     bars_before_after,

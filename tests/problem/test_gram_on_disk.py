@@ -10,7 +10,7 @@ from solset import Move, Problem, follow_path, lipschitz_modulus, plan
 from solset.derivatives import GraphicalDerivative
 from solset.operators import InformativeRows
 from solset.outofcore import TiledPrepared
-from solset.outofcore import _plan as disk_plan
+from solset.outofcore import _disk_dual as disk_plan
 from solset.outofcore._factors import Factors
 from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow, Tikhonov

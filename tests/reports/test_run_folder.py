@@ -15,7 +15,7 @@ from solset import SolsetWarning
 from solset.plotting import scatter_agreement
 from solset.reports._records import csv_bytes, json_bytes
 from solset.reports._run_folder import RunFolder
-from solset.storage import _identity
+from solset.storage import _seal
 
 SETTINGS = {"seed": 0, "steps": (0.1, 0.5), "tol": 1e-8}
 
@@ -153,7 +153,7 @@ def test_resume_of_nothing_starts_a_run(tmp_path):
 
 def test_resume_under_other_versions_warns(tmp_path, monkeypatch):
     first = open_run(tmp_path)
-    monkeypatch.setattr(_identity, "package_versions", lambda: dict(first.versions) | {"torch": "9.9"})
+    monkeypatch.setattr(_seal, "package_versions", lambda: dict(first.versions) | {"torch": "9.9"})
     with pytest.warns(SolsetWarning, match=r'torch \(now "9.9", was'):
         resumed = open_run(tmp_path, "resume")
     assert resumed.versions == first.versions

@@ -16,11 +16,31 @@ from solset.linalg._algebra import (
     Zero,
     shifted,
 )
-from solset.linalg._lanczos import SmallestEigenvalue, krylov, smallest_eigenpair
-from solset.linalg._largest import LargestEigenvalue, largest_eigenpair
-from solset.linalg._matrix_function import MatrixFunction, function_times_vector
-from solset.linalg._operator import LinearOperator
-from solset.linalg._panels import WIDTH, KeptRows, Stacked
+from solset.linalg._lanczos import (
+    LargestEigenvalue,
+    MatrixFunction,
+    SmallestEigenvalue,
+    as_scipy,
+    from_numpy,
+    function_times_vector,
+    krylov,
+    largest_eigenpair,
+    smallest_eigenpair,
+    to_numpy,
+)
+from solset.linalg._operator import LinearOperator, Space
+from solset.linalg._panels import (
+    WIDTH,
+    KeptRows,
+    SpreadRows,
+    Stacked,
+    in_parts,
+    most_columns,
+    own_columns,
+    own_part,
+    spread,
+    stacked,
+)
 from solset.linalg._ratio import (
     ROUNDING,
     LargestRatio,
@@ -30,8 +50,6 @@ from solset.linalg._ratio import (
     largest_ratios,
     largest_singular,
 )
-from solset.linalg._scipy_bridge import as_scipy, from_numpy, to_numpy
-from solset.linalg._space import Space
 from solset.linalg._spectrum import (
     CLOSE,
     Spectrum,
@@ -43,7 +61,6 @@ from solset.linalg._spectrum import (
     sharp_spectrum,
     spectrum,
 )
-from solset.linalg._spread import SpreadRows, in_parts, most_columns, own_columns, own_part, spread, stacked
 
 __all__ = [
     "CLOSE",

@@ -1,10 +1,16 @@
-"""Lanczos' method with full orthogonalisation, and the smallest eigenvalue of a symmetric operator."""
+"""Lanczos' method: ends of the spectrum of a symmetric operator, and functions of it times a vector."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+import scipy.sparse.linalg as scipy_linalg
 import torch
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
+from solset.checks import within
 from solset.linalg._operator import LinearOperator
 
 
@@ -132,3 +138,183 @@ def smallest_eigenpair(
             break
         vector = ritz if inverse is None else operator @ ritz
     return replace(best, products=products)
+
+
+LAG = 5  # number of steps over which the answer has to stand still
+AGREE = 1e-10  # relative change of the answer over these steps at which the iteration stops
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixFunction:
+    """The answer of Lanczos' method.
+
+    Attributes:
+        value: Approximation of ``f(M) b``, shaped like ``b``.
+        steps: Number of products with ``M``.
+        error: Change of the answer over the last five steps, relative to its length; 0 where it is exact.
+        has_converged: Whether this change is as small as was asked for.
+    """
+
+    value: Tensor
+    steps: int
+    error: float
+    has_converged: bool
+
+
+def function_times_vector(
+    matrix: LinearOperator, rhs: Tensor, function: Callable[[Tensor], Tensor], *, max_steps: int
+) -> MatrixFunction:
+    """``f(M) b`` for a symmetric ``M``, with full orthogonalisation.
+
+    Args:
+        matrix: Symmetric matrix ``M``, ``(p, p)``.
+        rhs: Vector ``b`` that is multiplied, ``(p,)``.
+        function: Function from the projected matrix ``(k, k)`` in float64 to the first column of ``f`` of it.
+        max_steps: Limit of the products.
+
+    Cost: one product a step, and as many vectors of length ``p``.
+    """
+    size = torch.linalg.vector_norm(rhs)
+    if not bool(size > 0):
+        return MatrixFunction(torch.zeros_like(rhs), 0, 0.0, has_converged=True)
+    most = min(max_steps, len(rhs))
+    basis, projected = [rhs / size], torch.zeros(most, most, dtype=torch.float64)
+    answers: list[Tensor] = []
+    smallest = max(AGREE, 20 * torch.finfo(rhs.dtype).eps)
+    error = 1.0
+    for k in range(most):
+        spanned = torch.stack(basis, dim=1)
+        image = matrix @ basis[-1]
+        along = spanned.T @ image
+        projected[: k + 1, k] = projected[k, : k + 1] = along.to("cpu", torch.float64)
+        rest = image - spanned @ along
+        rest = rest - spanned @ (spanned.T @ rest)  # one pass leaves them orthogonal to half of the digits
+        answers.append(function(projected[: k + 1, : k + 1]))
+        length = torch.linalg.vector_norm(rest)
+        if not bool(length > 10 * torch.finfo(rhs.dtype).eps * torch.linalg.vector_norm(image)):
+            error = 0.0
+            break
+        if k >= LAG:
+            error = _difference(answers[-1 - LAG], answers[-1])
+            if error <= smallest:
+                break
+        basis.append(rest / length)
+    else:
+        error = 0.0 if most == len(rhs) else error
+    value = size * (torch.stack(basis[: len(answers)], dim=1) @ answers[-1].to(rhs))
+    return MatrixFunction(value, len(answers), error, has_converged=error <= smallest)
+
+
+def _difference(before: Tensor, now: Tensor) -> float:
+    change = now.clone()
+    change[: len(before)] -= before
+    size = float(torch.linalg.vector_norm(now))
+    return float(torch.linalg.vector_norm(change)) / size if size > 0 else 0.0
+
+
+FAILURE = 1e-3  # probability with which the upper bound may be wrong
+
+
+@dataclass(frozen=True)
+class LargestEigenvalue:
+    """An eigenpair and how far the true one may be.
+
+    Attributes:
+        value: Rayleigh quotient of the vector, never above the largest eigenvalue, up to rounding.
+        vector: Eigenvector of unit length, ``(p,)``.
+        upper: Upper bound of the largest eigenvalue, with probability 0.999 over the start vector
+            (Kuczyński & Woźniakowski 1992, theorem 4.2).
+        has_converged: Whether the iteration met its tolerance.
+    """
+
+    value: float
+    vector: Tensor
+    upper: float
+    has_converged: bool
+
+
+def largest_eigenpair(
+    operator: LinearOperator, *, steps: int = 40, tol: float = 1e-10, seed: int = 0
+) -> LargestEigenvalue:
+    """The largest eigenvalue by implicitly restarted Lanczos from a random start.
+
+    Restarts keep the leading Ritz vector, so the value is no worse than that of the first ``steps`` steps,
+    to which the bound ``(λ - θ)/λ ≤ (log(1.648 √p / 0.001) / (2 steps - 1))²`` applies.
+
+    Args:
+        operator: Symmetric and positive semi-definite operator, ``(p, p)``.
+        steps: Number of Lanczos vectors, and of products before the first restart; at least 2.
+        tol: Relative accuracy of the eigenvalue, as Lanczos estimates it.
+        seed: Seed of the random start vector.
+
+    Raises:
+        ValueError: If there are fewer than two steps.
+
+    Cost: ``steps`` products, and about as many for each restart; ``steps·p`` numbers.
+    """
+    within("steps", steps, 2, cure="Leave it out.")
+    p = operator.shape[0]
+    if p <= steps:
+        dense = operator.to_dense().to(torch.float64)
+        values, vectors = torch.linalg.eigh((dense + dense.T) / 2)
+        top = float(values[-1].clamp_min(0))
+        return LargestEigenvalue(top, vectors[:, -1].to(operator.dtype), top, has_converged=True)
+    start = np.random.default_rng(seed).standard_normal(p)
+    vectors, has_converged = _leading(operator, start, steps, tol)
+    if vectors is None:
+        vectors, steps = start.reshape(-1, 1), 0
+    vector = from_numpy(vectors[:, 0], operator)
+    value = max(0.0, float(vector @ (operator @ vector)) / float(vector @ vector))
+    gap = (math.log(1.648 * math.sqrt(p) / FAILURE) / (2 * steps - 1)) ** 2 if steps else math.inf
+    return LargestEigenvalue(value, vector, value / (1 - gap) if gap < 1 else math.inf, has_converged)
+
+
+def _leading(
+    operator: LinearOperator, start: np.ndarray, steps: int, tol: float
+) -> tuple[np.ndarray | None, bool]:
+    """The leading Ritz vector ``(p, 1)``, looser where twenty restarts do not reach the tolerance."""
+    for looser in (tol, 1e3 * tol, 1e6 * tol, 1.0):
+        try:
+            _, vectors = eigsh(
+                as_scipy(operator),
+                k=1,
+                which="LA",
+                v0=start,
+                ncv=steps,
+                tol=looser,  # pyright: ignore[reportArgumentType] - SciPy's stub takes 0 for its type
+                maxiter=20,
+            )
+        except ArpackNoConvergence:
+            continue
+        return vectors, looser == tol
+    return None, False
+
+
+def to_numpy(vector: Tensor) -> np.ndarray:
+    """A float64 NumPy copy of a flat tensor."""
+    return vector.detach().to("cpu", torch.float64).numpy()
+
+
+def from_numpy(array: np.ndarray, like: LinearOperator) -> Tensor:
+    """A tensor with the dtype and device of an operator."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(like.device, like.dtype)
+
+
+def as_scipy(operator: LinearOperator) -> scipy_linalg.LinearOperator:
+    """The operator as SciPy sees it: float64 vectors in, float64 vectors out.
+
+    The products themselves are computed in the operator's own dtype and device.
+    """
+    return _Bridge(operator)
+
+
+class _Bridge(scipy_linalg.LinearOperator):
+    def __init__(self, operator: LinearOperator) -> None:
+        super().__init__(np.dtype(np.float64), operator.shape)
+        self._operator = operator
+
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+        return to_numpy(self._operator @ from_numpy(np.ravel(x), self._operator))
+
+    def _rmatvec(self, x: np.ndarray) -> np.ndarray:
+        return to_numpy(self._operator.T @ from_numpy(np.ravel(x), self._operator))

@@ -1,11 +1,24 @@
 """The paper's experiments, with their data readers, networks and closed forms."""
 
-from solset.paper._checkpoints import load_checkpoint, pretrained
-from solset.paper._cifar import CIFAR10, cifar10, to_inputs, to_pixels
-from solset.paper._download import DownloadError, fetch
-from solset.paper._handwritten import Digits, digits
-from solset.paper._places import CIFAR10_ARCHIVE, RESNET56_WEIGHTS, PublicFile, cache_folder
-from solset.paper._resnet import ResNet, resnet20, resnet32, resnet44, resnet56, resnet110
+from solset.paper._data import CIFAR10, Digits, cifar10, digits, to_inputs, to_pixels
+from solset.paper._public_files import (
+    CIFAR10_ARCHIVE,
+    RESNET56_WEIGHTS,
+    DownloadError,
+    PublicFile,
+    cache_folder,
+    fetch,
+)
+from solset.paper._resnet import (
+    ResNet,
+    load_checkpoint,
+    pretrained,
+    resnet20,
+    resnet32,
+    resnet44,
+    resnet56,
+    resnet110,
+)
 from solset.paper._theorem_2 import theorem_2
 
 __all__ = [

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from solset.errors import needed
-from solset.paper._checkpoints import pretrained
-from solset.paper._cifar import cifar10
+from solset.paper._data import cifar10
 from solset.paper._digits import DigitsRun, DigitsSettings
 from solset.paper._digits_report import digits_experiment
-from solset.paper._places import CIFAR10_ARCHIVE, RESNET56_WEIGHTS
-from solset.paper._resnet import resnet56
+from solset.paper._public_files import CIFAR10_ARCHIVE, RESNET56_WEIGHTS
+from solset.paper._resnet import pretrained, resnet56
 from solset.paper._resnet56_report import ResNet56Run, resnet56_experiment
 from solset.paper._resnet56_setup import ResNet56Settings, TrainedResNet56
 from solset.paper._toy import ToySettings

@@ -17,7 +17,7 @@ from solset.errors import SolsetWarning, bad_value
 from solset.goals import HeldOutLoss
 from solset.modulus import Audit, audit, lipschitz_modulus
 from solset.operators import GaussNewton
-from solset.paper._handwritten import digits
+from solset.paper._data import digits
 from solset.paper._training import fit_exactly, retrained_within
 from solset.problem import Problem
 from solset.reports import RunFolder

@@ -15,7 +15,7 @@ from solset.checks import positive, within
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.operators import InformativeRows
-from solset.paper._cifar import CIFAR10
+from solset.paper._data import CIFAR10
 from solset.paper._resnet import ResNet
 from solset.problem import Problem
 from solset.reports import RunFolder

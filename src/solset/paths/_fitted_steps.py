@@ -7,11 +7,10 @@ from torch import Tensor
 
 from solset.courses import Correction, Slopes, State, Station, StopReason
 from solset.derivatives import GraphicalDerivative
+from solset.paths._crossing import Kinks
 from solset.paths._fitted import Factor, KeptOutputs
-from solset.paths._kinks import Kinks
 from solset.paths._nearby import Place
-from solset.paths._options import PathOptions
-from solset.paths._stepper import Refusal
+from solset.paths._stepper import PathOptions, Refusal
 from solset.risk import fit_at, losses_at
 
 BETWEEN = (0.15, 0.382, 0.7)  # shares of a step at which it is looked at; no common period

@@ -15,12 +15,11 @@ from solset.derivatives import GraphicalDerivative
 from solset.errors import SolsetWarning, bad_value
 from solset.operators import InformativeRows
 from solset.outofcore import gram_solver
+from solset.paths._crossing import kinks_of
 from solset.paths._fitted import KeptOutputs
 from solset.paths._fitted_steps import FittedSteps
 from solset.paths._isolated_steps import IsolatedSteps
-from solset.paths._kinks import kinks_of
-from solset.paths._options import PathOptions
-from solset.paths._stepper import Refusal, Stepper
+from solset.paths._stepper import PathOptions, Refusal, Stepper
 from solset.problem import AUTO, Optimality, Problem, Stationary, as_map, keeps_outputs
 from solset.retraining import LevenbergMarquardt, Newton, retrain
 from solset.risk import identity

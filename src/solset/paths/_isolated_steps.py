@@ -11,9 +11,8 @@ from solset.errors import Status, bad_value
 from solset.linalg import Identity, LinearOperator, SmallestEigenvalue, smallest_eigenpair
 from solset.operators import GaussNewtonInverse, Hessian, InformativeInverse
 from solset.operators._cost import FACTOR_ROW, FORWARD, HESSIAN_PRODUCT, INPUT_JACOBIAN
-from solset.paths._options import PathOptions
 from solset.paths._recycling import Recycled, Watched, pairs_of, smallest_eigenvalue
-from solset.paths._stepper import Refusal
+from solset.paths._stepper import PathOptions, Refusal
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers import CG

@@ -10,10 +10,11 @@ from solset.errors import needed
 needed("matplotlib", by="a figure", extra="report")
 
 # ruff: noqa: E402 - the check above must come before anything that imports Matplotlib
-from solset.plotting._bars import bars_before_after, ranking_bars
 from solset.plotting._curves import (
+    bars_before_after,
     error_against_cost,
     error_against_step,
+    ranking_bars,
     scatter_agreement,
     sorted_values,
     station_losses,

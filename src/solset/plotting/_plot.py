@@ -8,8 +8,7 @@ from solset.errors import bad_type, bad_value
 from solset.landscapes import Landscape
 from solset.modulus import Audit
 from solset.paths import Course
-from solset.plotting._bars import ranking_bars
-from solset.plotting._curves import station_losses
+from solset.plotting._curves import ranking_bars, station_losses
 from solset.plotting._landscape import landscape_contour, landscape_line, landscape_surface
 from solset.plotting._style import Figure
 

@@ -2,11 +2,8 @@
 
 from solset.courses import Course, Retrained, Station, StopReason
 from solset.retraining._follow_retraining import follow_retraining
-from solset.retraining._methods import LBFGS, GradientDescent
-from solset.retraining._nearest import LevenbergMarquardt
-from solset.retraining._newton import Newton
+from solset.retraining._methods import LBFGS, GradientDescent, LevenbergMarquardt, Newton, WithOptimizer
 from solset.retraining._retrain import Method, retrain, tangent_recursion
-from solset.retraining._warm import WithOptimizer
 
 __all__ = [
     "Course",

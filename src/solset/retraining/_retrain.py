@@ -13,7 +13,7 @@ from solset.courses import Retrained
 from solset.errors import SolsetWarning
 from solset.operators import Hessian
 from solset.problem import Problem
-from solset.retraining._nearest import LevenbergMarquardt
+from solset.retraining._methods import LevenbergMarquardt
 from solset.risk import EmpiricalRisk
 
 

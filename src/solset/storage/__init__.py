@@ -25,8 +25,7 @@ from solset.storage._files import (
     replace_file,
     replacing,
 )
-from solset.storage._identity import Identity, package_versions
-from solset.storage._seal import FORMAT, SealError, is_sealed, tensor_bytes
+from solset.storage._seal import FORMAT, Identity, SealError, is_sealed, package_versions, tensor_bytes
 
 __all__ = [
     "FORMAT",

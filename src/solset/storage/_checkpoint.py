@@ -11,8 +11,7 @@ from torch import Tensor
 
 from solset.errors import SolsetWarning, bad_value
 from solset.storage._files import has_folder, read_file, replace_file
-from solset.storage._identity import Identity
-from solset.storage._seal import UNREADABLE, SealError, seal, unseal
+from solset.storage._seal import UNREADABLE, Identity, SealError, seal, unseal
 
 State = TypeVar("State")
 _HEAD = ("kind", "settings", "versions")
