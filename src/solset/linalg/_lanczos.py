@@ -16,17 +16,11 @@ from solset.linalg._operator import LinearOperator
 
 @dataclass(frozen=True)
 class Krylov:
-    """A symmetric operator ``A`` on the span of ``z, MAz, (MA)²z, …``, with ``M`` the identity by default.
+    """A symmetric operator ``A`` on the span of ``z, MAz, (MA)²z, …``, with ``M`` the identity by default."""
 
-    Attributes:
-        vectors: Basis ``Z`` with ``Zᵀ M⁻¹ Z = I``, ``(p, k)``.
-        matrix: Projection ``Zᵀ A Z``, ``(k, k)`` in float64.
-        rest: Length of the part of the next vector outside the span; 0 where the span is invariant.
-    """
-
-    vectors: Tensor
-    matrix: Tensor
-    rest: float
+    vectors: Tensor  # Basis ``Z`` with ``Zᵀ M⁻¹ Z = I``, ``(p, k)``
+    matrix: Tensor  # Projection ``Zᵀ A Z``, ``(k, k)`` in float64
+    rest: float  # Length of the part of the next vector outside the span; 0 where the span is invariant
 
 
 def krylov(

@@ -164,21 +164,14 @@ def _factors(lengths: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LargestRatios:
-    """The ratios of a batch, with what attains each of them.
+    """The ratios of a batch, with what attains each of them."""
 
-    Attributes:
-        value: Ratios, ``(*,)``; infinite if some ``u`` has ``Aᵀu = 0`` and ``Cᵀu ≠ 0``, and 0 for ``C = 0``.
-        size: Norm of ``C`` with its rows scaled as those of ``A``, ``(*,)``.
-        combination: Unit combination of the orthonormal rows that attains a finite ratio, ``(*, rank)``.
-        leaking: Combinations of the kernel's columns that ``C`` moves, most moved first, ``(*, q, l)``.
-        leaks: Flags of those that ``C`` moves by more than the resolution, ``(*, l)``.
-    """
-
+    # Ratios, ``(*,)``; infinite if some ``u`` has ``Aᵀu = 0`` and ``Cᵀu ≠ 0``, and 0 for ``C = 0``
     value: Tensor
-    size: Tensor
-    combination: Tensor
-    leaking: Tensor
-    leaks: Tensor
+    size: Tensor  # Norm of ``C`` with its rows scaled as those of ``A``, ``(*,)``
+    combination: Tensor  # Unit combination of the orthonormal rows that attains a finite ratio, ``(*, rank)``
+    leaking: Tensor  # Combinations of the kernel's columns that ``C`` moves, most moved first, ``(*, q, l)``
+    leaks: Tensor  # Flags of those that ``C`` moves by more than the resolution, ``(*, l)``
 
     def attained_at(self, side: LeftSide) -> Tensor:
         """The vector ``u`` that attains each ratio, ``(*, m)``.

@@ -31,15 +31,10 @@ LEAST_SIDE, MAX_TILES = 16, 64  # tiles in a row: of smaller ones there would be
 
 @dataclass(frozen=True)
 class DiskSizes:
-    """Bytes that rows and Gram matrix take on the disk, and work on them in memory.
+    """Bytes that rows and Gram matrix take on the disk, and work on them in memory."""
 
-    Attributes:
-        sizes: Sizes of the same work in memory.
-        folder: Existing folder on the disk.
-    """
-
-    sizes: RowSizes
-    folder: Path
+    sizes: RowSizes  # Sizes of the same work in memory
+    folder: Path  # Existing folder on the disk
 
     @property
     def stored(self) -> int:

@@ -200,15 +200,10 @@ class Factors:
 
 @dataclass(frozen=True)
 class Lifted(Filter):
-    """The filter ``φ(s + λ)``.
+    """The filter ``φ(s + λ)``."""
 
-    Attributes:
-        inner: Filter ``φ`` before the shift.
-        damping: Shift ``λ`` of the eigenvalues, at least 0.
-    """
-
-    inner: Filter
-    damping: float
+    inner: Filter  # Filter ``φ`` before the shift
+    damping: float  # Shift ``λ`` of the eigenvalues, at least 0
 
     def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:
         """``φ`` at the eigenvalues with ``λ`` added."""

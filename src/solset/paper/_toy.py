@@ -26,43 +26,24 @@ class ToySettings(Settings):
 
 @dataclass(frozen=True)
 class ToyResult:
-    """Every number of the toy example.
+    """Every number of the toy example."""
 
-    Attributes:
-        perturbation: Norm of the perturbation ``‖Δx‖``.
-        risk_clean: Risk at the trained weights ``w̄`` on the data.
-        risk_moved: Risk at the trained weights on the moved data.
-        modulus: Lipschitz modulus of the solution map, ``‖H⁺B‖₂`` at constant rank.
-        radius: Modulus times the norm of the perturbation.
-        change: Change of the weights of minimum norm, ``Δw``, ``(2,)``.
-        distance: Norm of the change of the weights, ``‖Δw‖``.
-        risk_estimated: Risk at ``w̄ + Δw`` on the moved data.
-        true_distance: Distance from the trained weights to the moved solution set.
-        samples: Sampled elements of the estimated set, ``(k, 2)``.
-        sample_risks: Risks of the sampled elements on the moved data.
-        sampled_distance: Smallest distance over the samples, the figure that the paper prints.
-        set_residual: Largest relative violation of the set equation over the samples.
-        dimension: Dimension of the estimated set.
-        optimality: Name of the map that ``"auto"`` took.
-        reason: Sentence that says why this map was taken.
-    """
-
-    perturbation: float
-    risk_clean: float
-    risk_moved: float
-    modulus: float
-    radius: float
-    change: Tensor
-    distance: float
-    risk_estimated: float
-    true_distance: float
-    samples: Tensor
-    sample_risks: list[float]
-    sampled_distance: float
-    set_residual: float
-    dimension: int
-    optimality: str
-    reason: str
+    perturbation: float  # Norm of the perturbation ``‖Δx‖``
+    risk_clean: float  # Risk at the trained weights ``w̄`` on the data
+    risk_moved: float  # Risk at the trained weights on the moved data
+    modulus: float  # Lipschitz modulus of the solution map, ``‖H⁺B‖₂`` at constant rank
+    radius: float  # Modulus times the norm of the perturbation
+    change: Tensor  # Change of the weights of minimum norm, ``Δw``, ``(2,)``
+    distance: float  # Norm of the change of the weights, ``‖Δw‖``
+    risk_estimated: float  # Risk at ``w̄ + Δw`` on the moved data
+    true_distance: float  # Distance from the trained weights to the moved solution set
+    samples: Tensor  # Sampled elements of the estimated set, ``(k, 2)``
+    sample_risks: list[float]  # Risks of the sampled elements on the moved data
+    sampled_distance: float  # Smallest distance over the samples, the figure that the paper prints
+    set_residual: float  # Largest relative violation of the set equation over the samples
+    dimension: int  # Dimension of the estimated set
+    optimality: str  # Name of the map that ``"auto"`` took
+    reason: str  # Sentence that says why this map was taken
 
 
 def toy_problem() -> tuple[Problem, Tensor]:

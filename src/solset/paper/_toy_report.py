@@ -22,25 +22,15 @@ from solset.reports._report_parts import Column, Finding, Picture, Report, Secti
 
 @dataclass(frozen=True, eq=False)
 class ToyPlane:
-    """What the two pictures of the toy problem show, as points ``(w₁, w₂)``.
+    """What the two pictures of the toy problem show, as points ``(w₁, w₂)``."""
 
-    Attributes:
-        trained: The trained point ``w̄``.
-        before: Points along ``S(x̄)`` in their order.
-        after: Points along ``S(x̄ + Δx)`` in their order.
-        estimate: Points along the estimated set; its two ends are enough.
-        samples: Elements of the estimated set.
-        pseudo_inverse: Its element nearest to ``w̄``.
-        radius: ``κ‖Δx‖``, in weight units.
-    """
-
-    trained: Float[np.ndarray, "2"]
-    before: Float[np.ndarray, "b 2"]
-    after: Float[np.ndarray, "a 2"]
-    estimate: Float[np.ndarray, "e 2"]
-    samples: Float[np.ndarray, "s 2"]
-    pseudo_inverse: Float[np.ndarray, "2"]
-    radius: float
+    trained: Float[np.ndarray, "2"]  # The trained point ``w̄``
+    before: Float[np.ndarray, "b 2"]  # Points along ``S(x̄)`` in their order
+    after: Float[np.ndarray, "a 2"]  # Points along ``S(x̄ + Δx)`` in their order
+    estimate: Float[np.ndarray, "e 2"]  # Points along the estimated set; its two ends are enough
+    samples: Float[np.ndarray, "s 2"]  # Elements of the estimated set
+    pseudo_inverse: Float[np.ndarray, "2"]  # Its element nearest to ``w̄``
+    radius: float  # ``κ‖Δx‖``, in weight units
 
     def window(self) -> Float[np.ndarray, "2 2"]:
         """Lower left and upper right corner of a square around the points and the ball at ``w̄``."""

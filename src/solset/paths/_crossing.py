@@ -20,38 +20,23 @@ _AFTER = 1.1  # share of a piece's span up to which its kink is looked for: the 
 
 @dataclass(frozen=True)
 class Crossed:
-    """The end of a step across kinks.
+    """The end of a step across kinks."""
 
-    Attributes:
-        place: Point reached, with its slope and the activations held at their kinks.
-        error: Estimated error along the set, in weight units.
-        steps: Largest number of iterations that a slope took.
-    """
-
-    place: Place
-    error: float
-    steps: int
+    place: Place  # Point reached, with its slope and the activations held at their kinks
+    error: float  # Estimated error along the set, in weight units
+    steps: int  # Largest number of iterations that a slope took
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """``w(t) = w + t s + t² b`` from one kink to the next, or to the end of the step.
+    """``w(t) = w + t s + t² b`` from one kink to the next, or to the end of the step."""
 
-    Attributes:
-        start: Place where the piece begins.
-        values: Distance of each activation from its kink there.
-        ahead: Place near the end of the piece, with its slope.
-        bend: Coefficient ``b`` of the curve, ``(p,)``.
-        error: Estimated error, in weight units for a unit of ``τ``.
-        span: Length ``Δτ`` after which the piece should end.
-    """
-
-    start: Place
-    values: Tensor
-    ahead: Place
-    bend: Tensor
-    error: float
-    span: float
+    start: Place  # Place where the piece begins
+    values: Tensor  # Distance of each activation from its kink there
+    ahead: Place  # Place near the end of the piece, with its slope
+    bend: Tensor  # Coefficient ``b`` of the curve, ``(p,)``
+    error: float  # Estimated error, in weight units for a unit of ``τ``
+    span: float  # Length ``Δτ`` after which the piece should end
 
     def at(self, t: float) -> Tensor:
         """The weights after ``Δτ = t``, ``(p,)``."""

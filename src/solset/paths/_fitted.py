@@ -28,19 +28,13 @@ from solset.solvers import GramPrepared
 
 @dataclass(frozen=True)
 class Factor:
-    """Rows of ``J`` at one point with their Gram matrix, and the slope of the path there.
+    """Rows of ``J`` at one point with their Gram matrix, and the slope of the path there."""
 
-    Attributes:
-        prepared: Gram matrix of the rows in use, which applies ``(P J)⁺``.
-        picked: Map ``P`` from all outputs to the rows in use; ``None`` where all rows are.
-        slope: Slope of the path ``-(P J)⁺ P J_x Δx``, ``(p,)``.
-        answer: Rate ``P J_x Δx`` of the outputs in use if the weights did not move, ``(s,)``.
-    """
-
-    prepared: GramPrepared
+    prepared: GramPrepared  # Gram matrix of the rows in use, which applies ``(P J)⁺``
+    # Map ``P`` from all outputs to the rows in use; ``None`` where all rows are
     picked: DirectionSelector | None
-    slope: Tensor
-    answer: Tensor
+    slope: Tensor  # Slope of the path ``-(P J)⁺ P J_x Δx``, ``(p,)``
+    answer: Tensor  # Rate ``P J_x Δx`` of the outputs in use if the weights did not move, ``(s,)``
 
     def rows_of(self, outputs: Tensor) -> Tensor:
         """The part of outputs, ``(n, c)`` or flat, that the rows in use see, ``(s,)``."""

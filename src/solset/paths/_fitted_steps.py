@@ -19,38 +19,23 @@ BETWEEN_OFF = 0.5  # change of the outputs there, relative to that without a mov
 
 @dataclass(frozen=True)
 class _Projected:
-    """Where the corrections onto the set ended.
+    """Where the corrections onto the set ended."""
 
-    Attributes:
-        weights: Weights on the set, as far as the corrections came, ``(p,)``.
-        outputs: Outputs at these weights, ``(n, c)``.
-        factor: Latest factorisation of the rows.
-        residual: Largest error of an output in use.
-        contraction: Contraction of the slowest correction; 0 after one correction or none.
-    """
-
-    weights: Tensor
-    outputs: Tensor
-    factor: Factor
-    residual: float
-    contraction: float
+    weights: Tensor  # Weights on the set, as far as the corrections came, ``(p,)``
+    outputs: Tensor  # Outputs at these weights, ``(n, c)``
+    factor: Factor  # Latest factorisation of the rows
+    residual: float  # Largest error of an output in use
+    contraction: float  # Contraction of the slowest correction; 0 after one correction or none
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A step along the set.
+    """A step along the set."""
 
-    Attributes:
-        change: Change of the weights, ``(p,)``.
-        error: Estimated error along the set, in weight units.
-        growth: Factor by which the next step may be longer.
-        end: Place with its slope, if the step went from kink to kink.
-    """
-
-    change: Tensor
-    error: float
-    growth: float
-    end: Place | None = None
+    change: Tensor  # Change of the weights, ``(p,)``
+    error: float  # Estimated error along the set, in weight units
+    growth: float  # Factor by which the next step may be longer
+    end: Place | None = None  # Place with its slope, if the step went from kink to kink
 
 
 class FittedSteps:

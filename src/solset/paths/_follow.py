@@ -204,21 +204,13 @@ def check_path(
 
 @dataclass(frozen=True)
 class _Follower:
-    """Takes one step after the other, and writes the checkpoint after each.
+    """Takes one step after the other, and writes the checkpoint after each."""
 
-    Attributes:
-        stepper: Source of the steps.
-        file: Checkpoint of the course.
-        meter: Meter that adds up the cost.
-        max_gradients: Cost after which to stop.
-        min_step: Shortest step before the path is given up, as a share of the path.
-    """
-
-    stepper: Stepper
-    file: CourseFile
-    meter: Meter
-    max_gradients: int | float
-    min_step: float
+    stepper: Stepper  # Source of the steps
+    file: CourseFile  # Checkpoint of the course
+    meter: Meter  # Meter that adds up the cost
+    max_gradients: int | float  # Cost after which to stop
+    min_step: float  # Shortest step before the path is given up, as a share of the path
 
     def run(self, states: list[State], hidden: bool | None) -> Ending:
         """Appends states until the end or a reason to stop."""

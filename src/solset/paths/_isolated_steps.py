@@ -25,40 +25,24 @@ SHARE = 0.5  # of the length of the last correction, taken for the error that it
 
 @dataclass(frozen=True)
 class _Solved:
-    """The answer to a Newton system, with what its products showed.
+    """The answer to a Newton system, with what its products showed."""
 
-    Attributes:
-        value: Solution of the system, ``(p,)``.
-        status: Status that conjugate gradients ended with.
-        smallest: Smallest eigenvalue of the Hessian on the directions searched.
-        pairs: Earlier pairs and those of this solve, ``(2, p, k)``.
-        size: Length of the right-hand side.
-    """
-
-    value: Tensor
-    status: Status
-    smallest: float
-    pairs: Tensor
-    size: float
+    value: Tensor  # Solution of the system, ``(p,)``
+    status: Status  # Status that conjugate gradients ended with
+    smallest: float  # Smallest eigenvalue of the Hessian on the directions searched
+    pairs: Tensor  # Earlier pairs and those of this solve, ``(2, p, k)``
+    size: float  # Length of the right-hand side
 
 
 @dataclass(frozen=True)
 class _Converged:
-    """Where Newton's method ended.
+    """Where Newton's method ended."""
 
-    Attributes:
-        risk: Risk at the solution.
-        pairs: Pairs of vectors and Hessian products so far, ``(2, p, k)``.
-        smallest: Smallest eigenvalue seen on the way.
-        length: Length of the last correction, in weight units.
-        count: Number of Newton steps.
-    """
-
-    risk: EmpiricalRisk
-    pairs: Tensor | None
-    smallest: float
-    length: float
-    count: int
+    risk: EmpiricalRisk  # Risk at the solution
+    pairs: Tensor | None  # Pairs of vectors and Hessian products so far, ``(2, p, k)``
+    smallest: float  # Smallest eigenvalue seen on the way
+    length: float  # Length of the last correction, in weight units
+    count: int  # Number of Newton steps
 
 
 class IsolatedSteps:

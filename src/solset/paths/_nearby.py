@@ -174,46 +174,27 @@ class Images:
 
 @dataclass(frozen=True)
 class Place:
-    """A point near the path with the slope there.
+    """A point near the path with the slope there."""
 
-    Attributes:
-        tau: Place ``τ`` along the perturbation.
-        weights: Weights of the point, ``(p,)``.
-        slope: Shortest slope that keeps the outputs, and the held activations at their kinks, ``(p,)``.
-        dual: Coefficients ``u`` with ``slope = (W P J)ᵀ u`` for the whitened rows, ``(s,)``.
-        held: Indices of the activations that are held at their kinks.
-        pull: Multiple of each held activation's gradient in the slope, ``(k,)``.
-        gradients: Gradients of the held activations' arguments, ``(k, p)``.
-        steps: Number of iterations that the slope took.
-    """
-
-    tau: float
-    weights: Tensor
-    slope: Tensor
-    dual: Tensor
-    held: tuple[int, ...]
-    pull: Tensor
-    gradients: Tensor
-    steps: int
+    tau: float  # Place ``τ`` along the perturbation
+    weights: Tensor  # Weights of the point, ``(p,)``
+    slope: Tensor  # Shortest slope that keeps the outputs, and the held activations at their kinks, ``(p,)``
+    dual: Tensor  # Coefficients ``u`` with ``slope = (W P J)ᵀ u`` for the whitened rows, ``(s,)``
+    held: tuple[int, ...]  # Indices of the activations that are held at their kinks
+    pull: Tensor  # Multiple of each held activation's gradient in the slope, ``(k,)``
+    gradients: Tensor  # Gradients of the held activations' arguments, ``(k, p)``
+    steps: int  # Number of iterations that the slope took
 
 
 @dataclass(frozen=True)
 class _System:
-    """Whitened rows at a point, and the same on the directions that leave held activations at their kinks.
+    """Whitened rows at a point, and the same on the directions that leave held activations at their kinks."""
 
-    Attributes:
-        white: Whitened rows on all directions.
-        rows: Whitened rows on the free directions.
-        jacobian: Jacobian inside both, which counts its products.
-        gradients: Gradients of the held activations' arguments, ``(k, p)``.
-        rates: Rates of these arguments along ``Δx``, ``(k,)``.
-    """
-
-    white: LinearOperator
-    rows: Restricted
-    jacobian: Counted
-    gradients: Tensor
-    rates: Tensor
+    white: LinearOperator  # Whitened rows on all directions
+    rows: Restricted  # Whitened rows on the free directions
+    jacobian: Counted  # Jacobian inside both, which counts its products
+    gradients: Tensor  # Gradients of the held activations' arguments, ``(k, p)``
+    rates: Tensor  # Rates of these arguments along ``Δx``, ``(k,)``
 
     def count(self, meter: Meter) -> None:
         """Adds the products so far, and the forward pass that they share."""

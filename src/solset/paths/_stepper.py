@@ -78,19 +78,12 @@ class PathOptions:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a step was not taken.
+    """Why a step was not taken."""
 
-    Attributes:
-        reason: Reason that the path ends with if no shorter step succeeds.
-        scale: Factor by which the step is shortened.
-        detail: Explanation in a few words.
-        is_final: Whether shorter steps are of no use.
-    """
-
-    reason: StopReason
-    scale: float
-    detail: str
-    is_final: bool = False
+    reason: StopReason  # Reason that the path ends with if no shorter step succeeds
+    scale: float  # Factor by which the step is shortened
+    detail: str  # Explanation in a few words
+    is_final: bool = False  # Whether shorter steps are of no use
 
 
 @runtime_checkable

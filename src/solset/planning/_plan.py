@@ -23,17 +23,12 @@ SLOPES = Cost(2.0, FORWARD)
 
 @dataclass(frozen=True)
 class OtherRoutes:
-    """The routes to an audit of the points ``K``, and to a path along which they move.
+    """The routes to an audit of the points ``K``, and to a path along which they move."""
 
-    Attributes:
-        problem: Problem whose routes are counted.
-        routes: Routes to the graphical derivative; they hold the operators that audits and paths use too.
-        taken: Route to the graphical derivative that ``"auto"`` takes.
-    """
-
-    problem: Problem
+    problem: Problem  # Problem whose routes are counted
+    # Routes to the graphical derivative; they hold the operators that audits and paths use too
     routes: Routes
-    taken: Route
+    taken: Route  # Route to the graphical derivative that ``"auto"`` takes
 
     def all(self) -> tuple[Route, ...]:
         """The joint audit, the isolated audit and the path."""

@@ -75,19 +75,13 @@ CHUNK = 64  # columns of a matrix that are written out together
 
 @dataclass(frozen=True)
 class Routes:
-    """Every route from a trained point, for a choice of points that move.
+    """Every route from a trained point, for a choice of points that move."""
 
-    Attributes:
-        point: Trained point at which the maps are linearised.
-        moved: Indices of the points that move, checked.
-        selection: Rows of ``J`` that carry the constraint; ``None`` where they cannot be chosen.
-        in_use: Rows that the interpolating map takes by default: all, chosen ones, or all weighted.
-    """
-
-    point: TrainedPoint
-    moved: Sequence[int]
+    point: TrainedPoint  # Trained point at which the maps are linearised
+    moved: Sequence[int]  # Indices of the points that move, checked
+    # Rows of ``J`` that carry the constraint; ``None`` where they cannot be chosen
     selection: InformativeSelection | None
-    in_use: RowsInUse
+    in_use: RowsInUse  # Rows that the interpolating map takes by default: all, chosen ones, or all weighted
 
     def all(self, automatic: LinearisedMap) -> tuple[Route, ...]:
         """The routes of the interpolating, the Gauss–Newton and the stationary map.

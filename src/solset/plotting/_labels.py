@@ -12,15 +12,10 @@ _NEAR = 60.0  # points; ends this close across share one stack of names
 
 @dataclass(frozen=True)
 class LabelPlace:
-    """The place of a name beside its line.
+    """The place of a name beside its line."""
 
-    Attributes:
-        offset: Distance from the line's last point, in points, to the right and up.
-        alignment: Side of the text that the offset leads to, as in Matplotlib.
-    """
-
-    offset: tuple[float, float]
-    alignment: str
+    offset: tuple[float, float]  # Distance from the line's last point, in points, to the right and up
+    alignment: str  # Side of the text that the offset leads to, as in Matplotlib
 
 
 # In the order of preference: beside the point, then above or below the line's own end, then further off.

@@ -31,19 +31,12 @@ _UNITS = {"length": "relative filter change", "filter": "filter-normalised", "no
 
 @dataclass(frozen=True)
 class Scale:
-    """The axis of the loss.
+    """The axis of the loss."""
 
-    Attributes:
-        low: Smallest loss that the axis shows.
-        high: Largest loss that the axis shows.
-        is_log: Whether the axis is logarithmic.
-        is_cut: Whether some values are below ``low``.
-    """
-
-    low: float
-    high: float
-    is_log: bool
-    is_cut: bool
+    low: float  # Smallest loss that the axis shows
+    high: float  # Largest loss that the axis shows
+    is_log: bool  # Whether the axis is logarithmic
+    is_cut: bool  # Whether some values are below ``low``
 
     def held(self, values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
         """Values no lower than the axis; what is not finite becomes NaN."""
@@ -82,21 +75,13 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class ShownMark:
-    """A mark as it is drawn.
+    """A mark as it is drawn."""
 
-    Attributes:
-        label: Name in the legend, with the distance from the plane.
-        places: Coordinates of the weights inside the picture, ``(k, axes)``.
-        heights: Losses at the weights themselves, ``(k,)``.
-        style: Colour, marker and size of the mark.
-        outside: Number of weights outside of the picture.
-    """
-
-    label: str
-    places: Float[np.ndarray, "k axes"]
-    heights: Float[np.ndarray, " k"]
-    style: dict[str, Any]
-    outside: int
+    label: str  # Name in the legend, with the distance from the plane
+    places: Float[np.ndarray, "k axes"]  # Coordinates of the weights inside the picture, ``(k, axes)``
+    heights: Float[np.ndarray, " k"]  # Losses at the weights themselves, ``(k,)``
+    style: dict[str, Any]  # Colour, marker and size of the mark
+    outside: int  # Number of weights outside of the picture
 
 
 def tick_text(value: float) -> str:

@@ -23,17 +23,11 @@ ASIDE = 0.382  # share of a step at which it is looked at too; no simple fractio
 
 @dataclass(frozen=True)
 class _Place:
-    """A place on the way.
+    """A place on the way."""
 
-    Attributes:
-        risk: Changed risk at the weights reached.
-        value: Value of the risk.
-        gradient: Gradient of the risk, ``(p,)``.
-    """
-
-    risk: EmpiricalRisk
-    value: float
-    gradient: Tensor
+    risk: EmpiricalRisk  # Changed risk at the weights reached
+    value: float  # Value of the risk
+    gradient: Tensor  # Gradient of the risk, ``(p,)``
 
     @classmethod
     def of(cls, risk: EmpiricalRisk) -> "_Place":
@@ -58,17 +52,11 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Quadratic:
-    """The risk to second order on a subspace, diagonalised.
+    """The risk to second order on a subspace, diagonalised."""
 
-    Attributes:
-        vectors: Orthonormal eigenvectors of the Hessian on the subspace, ``(p, k)``.
-        values: Eigenvalues in ascending order, ``(k,)`` in float64.
-        slopes: Gradient in these coordinates, ``(k,)`` in float64.
-    """
-
-    vectors: Tensor
-    values: Tensor
-    slopes: Tensor
+    vectors: Tensor  # Orthonormal eigenvectors of the Hessian on the subspace, ``(p, k)``
+    values: Tensor  # Eigenvalues in ascending order, ``(k,)`` in float64
+    slopes: Tensor  # Gradient in these coordinates, ``(k,)`` in float64
 
     @property
     def rounding(self) -> float:

@@ -125,19 +125,12 @@ def follow_retraining(
 
 @dataclass(frozen=True)
 class _End:
-    """A place in a segment.
+    """A place in a segment."""
 
-    Attributes:
-        length: Number of steps from the start of the segment.
-        change: Change of the weights in these steps, ``(p,)``.
-        outputs: Outputs there, ``(n, c)``.
-        defect: Defect of the segment that ends there.
-    """
-
-    length: int
-    change: Tensor
-    outputs: Tensor
-    defect: float
+    length: int  # Number of steps from the start of the segment
+    change: Tensor  # Change of the weights in these steps, ``(p,)``
+    outputs: Tensor  # Outputs there, ``(n, c)``
+    defect: float  # Defect of the segment that ends there
 
 
 class _Retraining:

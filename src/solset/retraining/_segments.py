@@ -19,25 +19,17 @@ NEGLIGIBLE = 1e-10  # share of the loss's slopes below which the rest is roundin
 
 @dataclass(frozen=True)
 class Segment:
-    """The risk linearised at ``w_k``: ``A = √α Λ^{1/2} J`` there, with the spectrum of ``AAᵀ``.
+    """The risk linearised at ``w_k``: ``A = √α Λ^{1/2} J`` there, with the spectrum of ``AAᵀ``."""
 
-    Attributes:
-        rows: Rows ``A`` with their Gram matrix ``AAᵀ``.
-        roots: Roots ``√α Λ^{1/2}`` of the loss's curvature, a block for each point.
-        slopes: Slopes ``α ∇_f L`` of the loss at ``w_k``, ``(n, c)``.
-        force: Residual ``r``, with ``Aᵀr`` the part of the gradient along the loss's curvature, ``(m,)``.
-        gradient: Gradient of the risk, ``(p,)``.
-        drift: Rest of the gradient, from weight decay and slopes without curvature; ``None`` if it is zero.
-        damped: Operator ``AᵀA + λI`` if there is a drift, with unequal decays on the diagonal.
-    """
-
-    rows: GramPrepared
-    roots: BlockDiagonal
-    slopes: Tensor
+    rows: GramPrepared  # Rows ``A`` with their Gram matrix ``AAᵀ``
+    roots: BlockDiagonal  # Roots ``√α Λ^{1/2}`` of the loss's curvature, a block for each point
+    slopes: Tensor  # Slopes ``α ∇_f L`` of the loss at ``w_k``, ``(n, c)``
+    # Residual ``r``, with ``Aᵀr`` the part of the gradient along the loss's curvature, ``(m,)``
     force: Tensor
-    gradient: Tensor
+    gradient: Tensor  # Gradient of the risk, ``(p,)``
+    # Rest of the gradient, from weight decay and slopes without curvature; ``None`` if it is zero
     drift: Tensor | None
-    damped: Prepared | None
+    damped: Prepared | None  # Operator ``AᵀA + λI`` if there is a drift, with unequal decays on the diagonal
     decay: Tensor | float
 
     @classmethod
