@@ -66,13 +66,7 @@ class OptimalityMap(ABC):
         return ""
 
     def qualification(self, rank: int, rows: int, left_out: int) -> Qualification:  # noqa: ARG002 - of a selection
-        """Whether Theorem 1 holds with equality, by the numerical rank of ``A``.
-
-        Args:
-            rank: Numerical rank of ``A``.
-            rows: Number of rows of ``A``.
-            left_out: Number of rows of the whole constraint that are not in use.
-        """
+        """Whether Theorem 1 holds with equality, by the rank of the rows in use and the number left out."""
         if rank == rows:
             return Qualification(True, f"the constraint has full row rank {rows}")
         need = "equality needs a solution set of locally constant rank"
@@ -221,29 +215,15 @@ class Linearisation:
         return self.system.rank
 
     def solve(self, rhs: Tensor) -> Solution:
-        """The minimum-norm solution of ``A v = b``.
-
-        Args:
-            rhs: Right-hand side ``b``, ``(m,)`` or a block ``(m, k)``.
-        """
+        """The minimum-norm solution of ``A v = b`` for ``b`` of shape ``(m,)``, or a block ``(m, k)``."""
         return self.system.solve(rhs)
 
     def filtered(self, choice: Filter, rhs: Tensor) -> Tensor:
-        """The element ``Aᵀ_W φ(A_W Aᵀ_W) W b`` for rows ``A_W = W A``; ``φ(A) b`` for a symmetric ``A``.
-
-        Args:
-            choice: Filter ``φ`` that follows training.
-            rhs: Right-hand side ``b``, ``(m,)``.
-        """
+        """The element ``Aᵀ_W φ(A_W Aᵀ_W) W b`` for rows ``A_W = W A``; ``φ(A) b`` for a symmetric ``A``."""
         return element_of(self.constraint.flow, choice, self.constraint.weigh(rhs)).value
 
     def filtered_transposed(self, choice: Filter, q: Tensor) -> Solution:
-        """The adjoint of :meth:`filtered`: ``Wᵀ A_W φ(Aᵀ_W A_W) q``, or ``φ(A) q``, ``(m,)``.
-
-        Args:
-            choice: Filter ``φ`` that follows training.
-            q: Direction in the space of the weights, ``(p,)``, or a block ``(p, k)``.
-        """
+        """The adjoint of :meth:`filtered`: ``Wᵀ A_W φ(Aᵀ_W A_W) q``, or ``φ(A) q``, ``(m,)`` or a block."""
         flow, weights = self.constraint.flow, self.constraint.weights
         inner = element_of(flow.curvature(), choice, q)
         image = inner.value if flow.operator.is_symmetric else flow.operator @ inner.value
@@ -254,11 +234,7 @@ class Linearisation:
         return self.system.gram_side()
 
     def answers(self, rhs: Tensor) -> AffineSet:
-        """The affine set of weight directions ``v`` with ``A v = b``.
-
-        Args:
-            rhs: Right-hand side ``b``, ``(m,)``.
-        """
+        """The affine set of weight directions ``v`` with ``A v = b``, for ``b`` of shape ``(m,)``."""
         constraint = self.constraint
         leftover = Leftover(lambda: constraint.drift, self.warns, self.map.is_exact)
         return AffineSet(
@@ -271,27 +247,15 @@ class Linearisation:
         )
 
     def push(self, dx: Tensor) -> Tensor:
-        """The product ``C Δx``, ``(m,)``.
-
-        Args:
-            dx: Data direction, flat or in its own shape.
-        """
+        """The product ``C Δx``, ``(m,)``, with a data direction that is flat or in its own shape."""
         return self.data @ self.data_space.flatten(dx)
 
     def pull(self, y: Tensor) -> Tensor:
-        """The product ``Cᵀ y``: a flat data direction, or a block of them.
-
-        Args:
-            y: Vector in the space of the constraint, ``(m,)`` or a block ``(m, k)``.
-        """
+        """The product ``Cᵀ y``: a flat data direction for ``y`` of shape ``(m,)``, or a block of them."""
         return self.data.T @ y
 
     def of_outputs(self, y: Tensor) -> Tensor:
-        """A vector in the space of the rows in use as one in the space of all training outputs.
-
-        Args:
-            y: Vector in the space of the constraint, ``(m,)`` or a block ``(m, k)``.
-        """
+        """A vector ``(m,)`` or block ``(m, k)`` of the rows in use as one of all training outputs."""
         return y if self.combine is None else self.combine.T @ y
 
     @cached_property
@@ -306,9 +270,7 @@ class Linearisation:
             return Premise("minimum", Verdict.HELD)
         lowest = self.system.lowest
         if lowest is None:
-            text = (
-                "no eigenvalue of the Hessian was computed: whether the weights are at a minimum is not known"
-            )
+            text = "no eigenvalue of the Hessian was computed: whether this is a minimum is not known"
             return Premise("minimum", Verdict.UNCHECKED, text)
         if lowest < -NEGATIVE:
             text = (

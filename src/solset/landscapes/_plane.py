@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from solset.checks import checked, one_of, require, shaped, within
+from solset.checks import checked, one_of, require, within
 from solset.errors import bad_value
+from solset.linalg import Space
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 
@@ -72,25 +73,13 @@ def filter_length(risk: EmpiricalRisk, flat: Tensor, *, has_biases: bool) -> flo
     return total**0.5
 
 
-def check_vector(name: str, value: Any, like: Tensor) -> Tensor:
+def check_vector(name: str, value: Tensor, like: Tensor) -> Tensor:
     """The vector, refused unless it is finite and has the shape, dtype and device of the weights ``like``."""
-    require(name, value, Tensor, cure="Use torch.as_tensor.")
-    shaped(name, value, like.shape, cure="Pass a flat vector in the order of `problem.weights()`.")
-    if value.dtype != like.dtype or value.device != like.device:
-        raise bad_value(
-            name,
-            expected=f"{like.dtype} on {like.device}",
-            got=f"{value.dtype} on {value.device}",
-            cure="Use `.to(problem.weights())`.",
-        )
-    if not bool(torch.isfinite(value).all()):
-        raise bad_value(
-            name, expected="finite", got="NaN or infinite entries", cure="Find where they come from."
-        )
-    return value.detach()
+    cure = "Pass a flat vector in the order of `problem.weights()`."
+    return Space(name, tuple(like.shape), like.dtype, like.device, cure).flatten(value)
 
 
-def check_rows(name: str, value: Any, like: Tensor) -> Tensor:
+def check_rows(name: str, value: Tensor, like: Tensor) -> Tensor:
     """One or more vectors of weights as rows, ``(k, p)``, each checked by :func:`check_vector`."""
     if isinstance(value, Tensor) and value.ndim == 2 and len(value):
         return torch.stack([check_vector(name, row, like) for row in value])
@@ -223,12 +212,8 @@ def slice_grid(
         )
     for pair in pairs:
         if len(pair) != 2 or not all(map(math.isfinite, pair)) or not pair[0] < pair[1]:
-            raise bad_value(
-                "ranges",
-                expected="finite pairs (low, high), low < high",
-                got=pair,
-                cure="Swap or widen them.",
-            )
+            expected = "finite pairs (low, high), low < high"
+            raise bad_value("ranges", expected=expected, got=pair, cure="Swap or widen them.")
     return tuple(torch.linspace(low, high, resolution, dtype=torch.float64) for low, high in pairs)
 
 

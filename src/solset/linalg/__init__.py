@@ -18,7 +18,6 @@ from solset.linalg._algebra import (
 )
 from solset.linalg._lanczos import (
     LargestEigenvalue,
-    MatrixFunction,
     SmallestEigenvalue,
     as_scipy,
     from_numpy,
@@ -32,7 +31,6 @@ from solset.linalg._operator import LinearOperator, Space
 from solset.linalg._panels import (
     WIDTH,
     KeptRows,
-    SpreadRows,
     Stacked,
     in_parts,
     most_columns,
@@ -80,12 +78,10 @@ __all__ = [
     "MaskedRows",
     "NormalOperator",
     "Product",
-    "MatrixFunction",
     "ROUNDING",
     "SmallestEigenvalue",
     "Space",
     "Spectrum",
-    "SpreadRows",
     "Stacked",
     "Sum",
     "WIDTH",

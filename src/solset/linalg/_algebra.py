@@ -57,9 +57,6 @@ class Identity(LinearOperator):
     def _apply(self, block: Tensor) -> Tensor:
         return block
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return block
-
 
 class Zero(LinearOperator):
     """The matrix of zeros, ``(m, p)``."""
@@ -72,12 +69,7 @@ class Zero(LinearOperator):
 
 
 class MaskedRows(LinearOperator):
-    """Some of the rows of another matrix, computed with all of them.
-
-    Args:
-        inner: Matrix with all rows, ``(m, p)``.
-        mask: Mask of the rows that are taken, ``(m,)``.
-    """
+    """The rows of a matrix ``(m, p)`` that a mask ``(m,)`` takes; all of its rows are computed."""
 
     def __init__(self, inner: LinearOperator, mask: Tensor) -> None:
         super().__init__((int(mask.sum()), inner.shape[1]), inner.dtype, inner.device)
@@ -98,12 +90,7 @@ class BlockDiagonal(LinearOperator):
     def __init__(self, blocks: Tensor) -> None:
         n, r, c = blocks.shape
         super().__init__((n * r, n * c), blocks.dtype, blocks.device)
-        self._blocks = blocks
-
-    @property
-    def blocks(self) -> Tensor:
-        """The entries, ``(n, r, c)``."""
-        return self._blocks
+        self.blocks = blocks
 
     def _apply(self, block: Tensor) -> Tensor:
         n, r, c = self.blocks.shape
@@ -154,11 +141,7 @@ class Sum(LinearOperator):
 
 
 class Beside(LinearOperator):
-    """The matrices ``[A B …]`` side by side; those with fewer rows have rows of zeros below.
-
-    Args:
-        parts: Matrices ``A``, ``B``, …, at least one.
-    """
+    """At least one of the matrices ``[A B …]`` side by side; those with fewer rows have zeros below."""
 
     def __init__(self, parts: Sequence[LinearOperator]) -> None:
         rows, columns = max(part.shape[0] for part in parts), sum(part.shape[1] for part in parts)
@@ -227,25 +210,13 @@ class NormalOperator(LinearOperator):
         return self.factor.T @ (self.factor @ block) + self.added(block)
 
     def added(self, block: Tensor) -> Tensor:
-        """The product with what is added to ``AᵀA``.
-
-        Args:
-            block: Vectors as columns, ``(p, k)``, or one vector ``(p,)``.
-        """
+        """The product of what is added to ``AᵀA`` with a block ``(p, k)`` or a vector ``(p,)``."""
         damped = self.damping * block
         return damped if self.rest is None else damped + self.rest @ block
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
-
 
 class ColumnScaled(LinearOperator):
-    """``A diag(s)``: the columns of a matrix times a number each.
-
-    Args:
-        inner: Matrix ``A``, ``(m, p)``.
-        scale: Factor ``s`` of each column, ``(p,)``.
-    """
+    """``A diag(s)``: the columns of a matrix ``(m, p)`` times a number each, ``(p,)``."""
 
     def __init__(self, inner: LinearOperator, scale: Tensor) -> None:
         super().__init__(inner.shape, inner.dtype, inner.device)
@@ -283,16 +254,9 @@ class Deflated(LinearOperator):
     def _apply(self, block: Tensor) -> Tensor:
         return self.without(self.inner @ self.without(block))
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
-
 
 class Counted(LinearOperator):
-    """An operator that counts its products, forward and transposed, one per column.
-
-    Attributes:
-        products: Columns multiplied so far.
-    """
+    """An operator that counts its products in ``products``, forward and transposed, one per column."""
 
     def __init__(self, inner: LinearOperator) -> None:
         super().__init__(inner.shape, inner.dtype, inner.device)

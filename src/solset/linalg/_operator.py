@@ -13,8 +13,8 @@ from solset.errors import bad_type, bad_value
 class LinearOperator(ABC):
     """A matrix ``A`` of shape ``(m, p)`` that is only ever multiplied.
 
-    A subclass defines ``_apply`` and ``_apply_transposed`` on blocks of columns. Callers write ``A @ v``
-    for a vector ``(p,)`` or a block ``(p, k)`` and ``A.T @ u`` for the adjoint.
+    A subclass defines ``_apply`` on blocks of columns, and ``_apply_transposed`` unless it is symmetric.
+    Callers write ``A @ v`` for a vector ``(p,)`` or a block ``(p, k)`` and ``A.T @ u`` for the adjoint.
 
     Attributes:
         shape: Numbers ``(m, p)`` of rows and columns.
@@ -34,9 +34,11 @@ class LinearOperator(ABC):
     def _apply(self, block: Tensor) -> Tensor:
         """``A`` times a block of columns ``(p, k)``, of shape ``(m, k)``."""
 
-    @abstractmethod
     def _apply_transposed(self, block: Tensor) -> Tensor:
-        """``Aᵀ`` times a block of columns ``(m, k)``, of shape ``(p, k)``."""
+        """``Aᵀ`` times a block of columns ``(m, k)``, of shape ``(p, k)``; symmetric operators need none."""
+        if not self.is_symmetric:
+            raise NotImplementedError(f"{type(self).__name__} defines no product with its transpose")
+        return self._apply(block)
 
     @property
     def T(self) -> "LinearOperator":  # noqa: N802 - the matrix notation everyone reads
@@ -113,6 +115,7 @@ class Space:
         shape: Shape of the tensor; a flat vector of the same length is accepted too.
         dtype: Floating-point type of the tensor.
         device: Device of the tensor.
+        cure: Sentence for a tensor of another shape that says what to do.
 
     Example:
         >>> space = Space("dx", (2, 3), torch.float32, torch.device("cpu"))
@@ -124,6 +127,7 @@ class Space:
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    cure: str = "One block per point, in the order of `points`, each shaped like one input."
 
     @property
     def size(self) -> int:
@@ -143,13 +147,10 @@ class Space:
         if not isinstance(value, Tensor):
             got = type(value).__name__
             raise bad_type(self.name, expected="a tensor", got=got, cure="Use torch.as_tensor.")
-        if tuple(value.shape) not in {self.shape, (self.size,)}:
-            raise bad_value(
-                self.name,
-                expected=f"of shape {self.shape} or ({self.size},)",
-                got=f"shape {tuple(value.shape)}",
-                cure="One block per point, in the order of `points`, each shaped like one input.",
-            )
+        flat = (self.size,)
+        if tuple(value.shape) not in {self.shape, flat}:
+            expected = f"of shape {self.shape}" + ("" if self.shape == flat else f" or {flat}")
+            raise bad_value(self.name, expected=expected, got=f"shape {tuple(value.shape)}", cure=self.cure)
         if value.dtype != self.dtype or value.device != self.device:
             raise bad_value(
                 self.name,
@@ -158,12 +159,8 @@ class Space:
                 cure=f"Use `{self.name}.to(device, dtype)`.",
             )
         if not bool(torch.isfinite(value).all()):
-            raise bad_value(
-                self.name,
-                expected="finite",
-                got="NaN or infinite entries",
-                cure="Find their source; no estimate survives them.",
-            )
+            cure = "Find their source; no estimate survives them."
+            raise bad_value(self.name, expected="finite", got="NaN or infinite entries", cure=cure)
         return value.detach().reshape(-1)
 
     def unflatten(self, vector: Tensor) -> Tensor:

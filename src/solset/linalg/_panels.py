@@ -49,11 +49,7 @@ class KeptRows(LinearOperator):
 
 
 class Stacked(KeptRows):
-    """Kept rows below one another.
-
-    Args:
-        parts: Matrices with the same columns, at least one.
-    """
+    """At least one matrix of kept rows, below one another."""
 
     def __init__(self, parts: Sequence[KeptRows]) -> None:
         first = parts[0]

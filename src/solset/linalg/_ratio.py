@@ -77,17 +77,12 @@ class LeftSide:
         """
         counts, values = decomposition.kept, decomposition.values
         half = (decomposition.vectors[:, counts] / values[counts]).T
-        return cls(
-            half, decomposition.kernel, torch.ones_like(values), max(decomposition.tolerance**0.5, blur)
-        )
+        resolution = max(decomposition.tolerance**0.5, blur)
+        return cls(half, decomposition.kernel, torch.ones_like(values), resolution)
 
     @classmethod
     def of_rows(cls, rows: Tensor) -> "LeftSide":
-        """From a dense ``A``: singular values are resolved down to rounding.
-
-        Args:
-            rows: Matrix ``A``, ``(m, p)``.
-        """
+        """From a dense ``A``, ``(m, p)``: singular values are resolved down to rounding."""
         scale = _factors(rows.norm(dim=1))
         left, values, _ = torch.linalg.svd(scale.unsqueeze(1) * rows)
         tolerance = default_tolerance((rows.shape[0], rows.shape[1]), rows.dtype)
@@ -122,20 +117,12 @@ class LeftSide:
         return LeftSide(half, kernel[:, ~seen], self.scale, self.resolution)
 
     def at(self, rows: Tensor) -> "LeftSide":
-        """The same combinations of one ``A``, as seen at some of its rows.
-
-        Args:
-            rows: Indices of the rows, ``(k,)``, or a batch of such choices, ``(b, k)``.
-        """
+        """The same combinations of one ``A``, seen at rows ``(k,)``, or at a batch of choices ``(b, k)``."""
         half = self.half[:, rows].movedim(0, -2)
         return LeftSide(half, self.kernel[rows], self.scale[rows], self.resolution)
 
     def solve(self, rhs: Tensor) -> Tensor:
-        """``(AAᵀ)⁺ b`` on the rows at hand, ``(*, m)``.
-
-        Args:
-            rhs: Right-hand side ``b``, ``(*, m)``.
-        """
+        """``(AAᵀ)⁺ b`` on the rows at hand, for ``b`` of shape ``(*, m)``."""
         return (self.half.mT @ (self.half @ rhs.unsqueeze(-1))).squeeze(-1)
 
     @property
@@ -145,12 +132,9 @@ class LeftSide:
 
 
 def equilibrated(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The diagonal ``D`` that brings every row of ``A`` to length one, and ``D AAᵀ D``.
+    """The diagonal ``D`` that brings every row of ``A`` to length one, and ``D AAᵀ D``, from ``AAᵀ``.
 
     A row that is rounding against the longest one is left as it is.
-
-    Args:
-        gram: Gram matrix ``AAᵀ``, ``(*, m, m)``.
     """
     scale = _factors(gram.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt())
     return scale, scale.unsqueeze(-1) * gram * scale.unsqueeze(-2)
@@ -174,11 +158,7 @@ class LargestRatios:
     leaks: Tensor  # Flags of those that ``C`` moves by more than the resolution, ``(*, l)``
 
     def attained_at(self, side: LeftSide) -> Tensor:
-        """The vector ``u`` that attains each ratio, ``(*, m)``.
-
-        Args:
-            side: Left side of the ratios, or the whole one that it is a part of.
-        """
+        """The vector ``u`` that attains each ratio, ``(*, m)``, on its left side or the whole one."""
         finite = (side.half.mT @ self.combination.unsqueeze(-1)).squeeze(-1)
         if self.leaks.shape[-1] == 0:
             return finite
@@ -206,11 +186,7 @@ def largest_ratios(side: LeftSide, data: Tensor) -> LargestRatios:
 
 
 def largest_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest singular value and its left vector, through the smaller Gram side; a batch as well.
-
-    Args:
-        matrix: Matrix or batch of matrices, ``(*, m, n)``.
-    """
+    """The largest singular value of ``(*, m, n)`` and its left vector, through the smaller Gram side."""
     m, n = matrix.shape[-2:]
     if min(m, n) == 0:
         empty = matrix.sum(dim=-1)

@@ -75,9 +75,6 @@ class TiledCholesky(LinearOperator):
     def _apply(self, block: Tensor) -> Tensor:
         return self.backward(self.forward(block))
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
-
     def forward(self, block: Tensor) -> Tensor:
         """``L⁻¹ b``: in each process the rows that belong to its columns of tiles, and zeros."""
         tiles, solution, behind = self.factor, torch.zeros_like(block), torch.zeros_like(block)

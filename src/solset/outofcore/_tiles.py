@@ -175,9 +175,6 @@ class TiledSymmetric(LinearOperator):
                     product[columns] += tile.T @ block[rows]
         return comm.total(product)
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
-
 
 def tiled_gram(rows: KeptRows, tiles: Tiles, first: Tiles | None = None) -> TiledSymmetric:
     """The Gram matrix ``AAᵀ`` of kept rows, put on the disk tile by tile.

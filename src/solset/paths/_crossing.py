@@ -5,7 +5,6 @@ outputs then also keeps the activation at its kink.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -50,8 +49,7 @@ class Crossing:
         switches: Activations whose kinks are crossed.
         nearby: Source of the slopes.
         rate: Error in weight units that a unit of ``τ`` may make.
-        smallest: Distance ``Δτ`` between kinks below which a crowd of them is passed at once.
-        beyond: Distance ``Δτ`` by which a kink is passed, so that rounding does not blur the side.
+        accuracy: Error of a slope relative to its length.
         max_growth: Largest factor between a piece and the one before it.
     """
 
@@ -59,15 +57,12 @@ class Crossing:
         self,
         switches: ActivationSwitches,
         nearby: Nearby,
-        *,
         rate: float,
-        smallest: float,
-        beyond: float,
+        accuracy: float,
         max_growth: float,
     ) -> None:
-        self._switches, self._nearby = switches, nearby
-        self._rate, self._smallest, self._beyond = rate, smallest, beyond
-        self._max_growth = max_growth
+        self._switches, self._nearby, self._rate, self._max_growth = switches, nearby, rate, max_growth
+        self._smallest = 0.2 * accuracy  # closer kinks change the end by less than a slope's error
         self._bend: Tensor | None = None
 
     def cross(self, start: Place, step: float) -> Crossed | None:
@@ -76,6 +71,8 @@ class Crossing:
         Cost: two slopes and some forward passes for every kink.
         """
         here, end = self._nearby.slope(start.tau, start.weights, start, start.held), start.tau + step
+        # A kink is passed by this much, so that rounding does not blur the side.
+        self._beyond = torch.finfo(start.weights.dtype).eps ** 0.5
         # A smooth piece is not divided below a thousandth of the step.
         self._reach, self._shortest = step, max(1e-3 * step, self._beyond)
         error, most, crowded = 0.0, 0, 0
@@ -200,34 +197,6 @@ def _first_change(before: Tensor, after: Tensor, held: tuple[int, ...]) -> float
     return float((before[changed] / (before[changed] - after[changed])).min())
 
 
-@runtime_checkable
-class Kinks(Protocol):
-    """What a stepper asks about kinks; every network has a value of this kind."""
-
-    def count(self, state: State, step: float, change: Tensor) -> int | None:
-        """The number of activations that switch over a predicted step; ``None`` where they are not seen."""
-        ...
-
-    def cross(self, state: State, step: float, factor: Factor, rate: float) -> Crossed | None:
-        """The end of a step from kink to kink, with the activations it holds; ``None`` if it is not found.
-
-        ``factor`` is a factorisation near the step, ``rate`` the error that a unit of ``τ`` may make.
-        """
-        ...
-
-
-class UnseenKinks:
-    """The kinks of a smooth network, and of one with too many activations to watch: none are seen."""
-
-    def count(self, state: State, step: float, change: Tensor) -> int | None:  # noqa: ARG002
-        """``None``."""
-        return None
-
-    def cross(self, state: State, step: float, factor: Factor, rate: float) -> Crossed | None:  # noqa: ARG002
-        """``None``."""
-        return None
-
-
 class ActivationKinks:
     """The kinks of piecewise linear activations.
 
@@ -243,7 +212,6 @@ class ActivationKinks:
         self,
         constraint: KeptOutputs,
         switches: ActivationSwitches,
-        *,
         max_error: float,
         output_tol: float,
         options: PathOptions,
@@ -251,40 +219,23 @@ class ActivationKinks:
         self._constraint, self._switches, self._options = constraint, switches, options
         self._max_error, self._output_tol = max_error, output_tol
 
-    def count(self, state: State, step: float, change: Tensor) -> int | None:
+    def count(self, state: State, step: float, change: Tensor) -> int:
         """The number of activations that switch over a predicted step. Cost: two forward passes."""
         here = self._switches.values(state.station.place, state.weights)
         there = self._switches.values(state.station.place + step, state.weights + change)
         return int(((here > 0) != (there > 0)).sum())
 
     def cross(self, state: State, step: float, factor: Factor, rate: float) -> Crossed | None:
-        """The end of a step from kink to kink, on the set and on the kinks it holds."""
-        accuracy = self._options.kink_error * self._max_error
-        nearby = Nearby(
-            self._constraint,
-            self._switches,
-            factor,
-            accuracy=accuracy,
-            max_iterations=self._options.max_iterations,
-        )
-        crossing = Crossing(
-            self._switches,
-            nearby,
-            rate=rate,
-            smallest=0.2 * accuracy,  # closer kinks than this change the end by less than a slope's error
-            beyond=torch.finfo(state.weights.dtype).eps ** 0.5,
-            max_growth=self._options.max_growth,
-        )
+        """The end of a step from kink to kink, on the set and on the kinks it holds; ``None`` if not found.
+
+        ``factor`` is a factorisation near the step, ``rate`` the error that a unit of ``τ`` may make.
+        """
+        options = self._options
+        accuracy = options.kink_error * self._max_error
+        nearby = Nearby(self._constraint, self._switches, factor, accuracy, options.max_iterations)
+        crossing = Crossing(self._switches, nearby, rate, accuracy, options.max_growth)
         start = nearby.start(state.station.place, state.weights, state.slopes.now, state.held)
         crossed = crossing.cross(start, step)
         if crossed is None:
             return None
-        return Crossed(nearby.settled(crossed.place, self._output_tol), crossed.error, crossed.steps)
-
-
-def kinks_of(constraint: KeptOutputs, *, max_error: float, output_tol: float, options: PathOptions) -> Kinks:
-    """The kinks of a network, as far as they can be watched. Cost: a forward pass of one point."""
-    switches = ActivationSwitches(constraint)
-    if not 0 < switches.count <= options.max_activations:
-        return UnseenKinks()
-    return ActivationKinks(constraint, switches, max_error=max_error, output_tol=output_tol, options=options)
+        return replace(crossed, place=nearby.settled(crossed.place, self._output_tol))

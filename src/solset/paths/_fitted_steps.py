@@ -7,9 +7,9 @@ from torch import Tensor
 
 from solset.courses import Correction, Slopes, State, Station, StopReason
 from solset.derivatives import GraphicalDerivative
-from solset.paths._crossing import Kinks
+from solset.paths._crossing import ActivationKinks
 from solset.paths._fitted import Factor, KeptOutputs
-from solset.paths._nearby import Place
+from solset.paths._nearby import ActivationSwitches, Place
 from solset.paths._stepper import PathOptions, Refusal
 from solset.risk import fit_at, losses_at
 
@@ -42,11 +42,9 @@ class FittedSteps:
     """Adams predictor and corrector along ``w' = -J⁺ J_x Δx``, then Gauss–Newton steps onto the set.
 
     Args:
-        constraint: Constraint that the outputs are constraint.
+        constraint: Constraint that the outputs are kept.
         derivative: Graphical derivative at the trained point.
-        kinks: Kinks of the activations on the way.
         max_error: Error along the set, relative to the length of the path.
-        output_tol: Largest error of an output at the end.
         max_fit: Mean norm of the loss's gradient in the outputs up to which the set counts as fitted.
         options: Lengths of steps, limits and accuracies.
     """
@@ -55,16 +53,20 @@ class FittedSteps:
         self,
         constraint: KeptOutputs,
         derivative: GraphicalDerivative,
-        kinks: Kinks,
         *,
         max_error: float,
-        output_tol: float,
         max_fit: float,
         options: PathOptions,
     ) -> None:
-        self._constraint, self._derivative, self._kinks = constraint, derivative, kinks
-        self._max_error, self._output_tol, self._max_fit = max_error, output_tol, max_fit
-        self._options = options
+        self._constraint, self._derivative, self._options = constraint, derivative, options
+        self._max_error, self._max_fit = max_error, max_fit
+        target = constraint.target
+        rounding = max(1e-10, 1000 * torch.finfo(target.dtype).eps)
+        self._output_tol = rounding * max(1.0, float(target.abs().max()))
+        switches = ActivationSwitches(constraint)
+        self._kinks: ActivationKinks | None = None  # none of a smooth network, or of too many activations
+        if 0 < switches.count <= options.max_activations:
+            self._kinks = ActivationKinks(constraint, switches, max_error, self._output_tol, options)
 
     @property
     def first_step(self) -> float:
@@ -73,21 +75,11 @@ class FittedSteps:
 
     def start(self) -> State:
         """The trained point, with the slope there: the shortest element of the graphical derivative."""
-        factor, risk = self._constraint.first(self._derivative), self._constraint.risk(0.0)
-        losses = losses_at(risk, self._constraint.target)
-        station = Station(
-            place=0.0,
-            moved_loss=float(losses[self._constraint.points].mean()),
-            all_loss=float(losses.mean()),
-            residual=0.0,
-            length=0.0,
-            smallest=factor.smallest,
-            rows=factor.count,
-            error=0.0,
-            gradients=self._constraint.meter.gradients,
-        )
+        factor, weights = self._constraint.first(self._derivative), self._constraint.risk(0.0).weights
+        start = _Projected(weights, self._constraint.target, factor, residual=0.0, contraction=0.0)
+        station = self._station(0.0, start, length=0.0, error=0.0, held=0)
         reference = (factor.smallest, float(factor.slope.norm()))
-        return State(risk.weights, station, self.first_step, Slopes(factor.slope), reference)
+        return State(weights, station, self.first_step, Slopes(factor.slope), reference)
 
     def attempt(self, state: State, step: float) -> State | Refusal:
         """One step of length ``Δτ``. Cost: one factorisation, and a forward pass for each correction."""
@@ -141,12 +133,13 @@ class FittedSteps:
             return self._crossed(state, step, factor)
         corrected, allowed = state.slopes.correct(step, factor.slope), self._allowed(state, step)
         # A quarter of the difference of corrector and predictor stands for the corrector's error.
-        error, kinks = 0.25 * corrected.difference, self._kinks.count(state, step, guess)
-        if kinks is None and error > 0.5 * allowed:
-            switched = self._across_a_kink(state, step, factor)
-            if switched.difference < error:
-                corrected, error = switched, switched.difference
-        elif kinks is not None and 0 < kinks <= self._options.max_kinks:
+        error = 0.25 * corrected.difference
+        if self._kinks is None:
+            if error > 0.5 * allowed:
+                switched = self._across_a_kink(state, step, factor)
+                if switched.difference < error:
+                    corrected, error = switched, switched.difference
+        elif 0 < self._kinks.count(state, step, guess) <= self._options.max_kinks:
             # All of the difference may be one jump of the slope at the worst place.
             error = 0.5 * step * float((factor.slope - state.slopes.now).norm())
             if error > step * self._rate(state):
@@ -157,7 +150,8 @@ class FittedSteps:
 
     def _crossed(self, state: State, step: float, factor: Factor) -> _Step | Refusal:
         """The change over a step from kink to kink."""
-        crossed = self._kinks.cross(state, step, factor, self._rate(state))
+        rate, kinks = self._rate(state), self._kinks
+        crossed = None if kinks is None else kinks.cross(state, step, factor, rate)
         if crossed is None:
             detail = "the kinks on the way, or slopes between them, are not found"
             return Refusal(self._cause(state, factor, StopReason.KINK), 0.5, detail)
@@ -233,26 +227,33 @@ class FittedSteps:
         detail = f"corrections leave an output error of {float(error.abs().max()):.3g}"
         return Refusal(self._cause(state, factor, StopReason.SMALL_STEP), 0.5, detail)
 
-    def _accepted(self, state: State, step: float, end: _Projected, along: _Step) -> State:
-        risk = self._constraint.risk(state.station.place + step)
-        losses, factor = losses_at(risk, end.outputs), end.factor
-        station = Station(
-            place=min(state.station.place + step, 1.0),
+    def _station(self, place: float, end: _Projected, *, length: float, error: float, held: int) -> Station:
+        """The numbers at a place on the set."""
+        losses = losses_at(self._constraint.risk(place), end.outputs)
+        return Station(
+            place=min(place, 1.0),
             moved_loss=float(losses[self._constraint.points].mean()),
             all_loss=float(losses.mean()),
             residual=end.residual,
-            length=state.station.length + float((end.weights - state.weights).norm()),
-            smallest=factor.smallest,
-            rows=factor.count,
-            error=along.error,
+            length=length,
+            smallest=end.factor.smallest,
+            rows=end.factor.count,
+            error=error,
             gradients=self._constraint.meter.gradients,
-            held=0 if along.end is None else len(along.end.held),
+            held=held,
+        )
+
+    def _accepted(self, state: State, step: float, end: _Projected, along: _Step) -> State:
+        place, length = state.station.place + step, float((end.weights - state.weights).norm())
+        held = 0 if along.end is None else len(along.end.held)
+        station = self._station(
+            place, end, length=state.station.length + length, error=along.error, held=held
         )
         # Where corrections contract by less than half, the step was long enough.
         growth = min(along.growth, 1.0) if end.contraction > 0.5 else along.growth
         longer = step * min(max(growth, 0.2), self._options.max_growth)
         if along.end is None:
-            slopes = state.slopes.advance(step, factor.slope)
+            slopes = state.slopes.advance(step, end.factor.slope)
             return State(end.weights, station, longer, slopes, state.reference)
         # After kinks the slopes before them say nothing.
         slopes = Slopes(along.end.slope)

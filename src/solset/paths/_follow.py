@@ -5,7 +5,6 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from solset.changes import Change, Move
@@ -15,11 +14,10 @@ from solset.derivatives import GraphicalDerivative
 from solset.errors import SolsetWarning, bad_value
 from solset.operators import InformativeRows
 from solset.outofcore import gram_solver
-from solset.paths._crossing import kinks_of
 from solset.paths._fitted import KeptOutputs
 from solset.paths._fitted_steps import FittedSteps
 from solset.paths._isolated_steps import IsolatedSteps
-from solset.paths._stepper import PathOptions, Refusal, Stepper
+from solset.paths._stepper import PathOptions, Refusal
 from solset.problem import AUTO, Optimality, Problem, Stationary, as_map, keeps_outputs
 from solset.retraining import LevenbergMarquardt, Newton, retrain
 from solset.risk import identity
@@ -126,7 +124,7 @@ def follow_path(
     if ending is None:
         meter = Meter(problem.point_count)
         if not derivative.keeps_outputs:
-            stepper: Stepper = IsolatedSteps(
+            stepper: FittedSteps | IsolatedSteps = IsolatedSteps(
                 problem, change, max_error=max_error, meter=meter, options=options
             )
         else:
@@ -135,7 +133,10 @@ def follow_path(
             constraint = KeptOutputs(
                 problem, points, change.space(risk).unflatten(flat), rows=choice, meter=meter
             )
-            stepper = _fitted_steps(problem, constraint, derivative, max_error, options)
+            max_fit = max(options.max_fit, 3 * problem.fit)  # what training left must not end the path
+            stepper = FittedSteps(
+                constraint, derivative, max_error=max_error, max_fit=max_fit, options=options
+            )
         states = states or [stepper.start()]
         meter.gradients = states[-1].station.gradients
         hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
@@ -206,7 +207,7 @@ def check_path(
 class _Follower:
     """Takes one step after the other, and writes the checkpoint after each."""
 
-    stepper: Stepper  # Source of the steps
+    stepper: FittedSteps | IsolatedSteps  # Source of the steps
     file: CourseFile  # Checkpoint of the course
     meter: Meter  # Meter that adds up the cost
     max_gradients: int | float  # Cost after which to stop
@@ -227,7 +228,7 @@ class _Follower:
                 attempt = self.stepper.attempt(state, step)
                 if isinstance(attempt, Refusal):
                     state = replace(state, step=attempt.scale * step)
-                    if attempt.is_final or state.step < self._shortest(states):
+                    if state.step < self._shortest(states):
                         return self._ended(states, _ending(attempt.reason, state, attempt.detail))
                     continue
                 bar.update(attempt.station.place - state.station.place)
@@ -256,26 +257,6 @@ class _Follower:
 
 def _ending(reason: StopReason, state: State, detail: str) -> Ending:
     return Ending(reason, f"{reason} at τ = {state.station.place:.6g}: {detail}")
-
-
-def _fitted_steps(
-    problem: Problem,
-    constraint: KeptOutputs,
-    derivative: GraphicalDerivative,
-    max_error: float,
-    options: PathOptions,
-) -> FittedSteps:
-    largest = max(1.0, float(constraint.target.abs().max()))
-    output_tol = max(1e-10, 1000 * torch.finfo(constraint.target.dtype).eps) * largest
-    return FittedSteps(
-        constraint,
-        derivative,
-        kinks_of(constraint, max_error=max_error, output_tol=output_tol, options=options),
-        max_error=max_error,
-        output_tol=output_tol,
-        max_fit=max(options.max_fit, 3 * problem.fit),  # what training left must not end the path
-        options=options,
-    )
 
 
 def _check(optimality: Optimality, max_error: float, max_gradients: int | float | None) -> None:

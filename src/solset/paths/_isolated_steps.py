@@ -78,14 +78,11 @@ class IsolatedSteps:
 
     def _preconditioner(self) -> LinearOperator:
         """The Gauss–Newton inverse, on the informative rows alone if they are few; none for dense outputs."""
-        count = len(self._risk.points) * self._outputs
-        if (
-            self._risk.is_whole or 24 * count * self._outputs > self._budget
-        ):  # curvature couples, or does not fit
-            return Identity(self._risk.layout.size, self._risk.weights.dtype, self._risk.weights.device)
+        size, total = self._risk.layout.size, len(self._risk.points) * self._outputs
+        if self._risk.is_whole or 24 * total * self._outputs > self._budget:  # curvature couples, or is large
+            return Identity(size, self._risk.weights.dtype, self._risk.weights.device)
         chosen = InformativeInverse(self._risk, self._points, memory_budget=self._budget)
         self._meter.add(FORWARD)
-        size, total = self._risk.layout.size, len(self._risk.points) * self._outputs
         if chosen.count < size and 8 * chosen.count * (size + 2 * chosen.count) <= self._budget:
             self._meter.add_points(FACTOR_ROW, chosen.count)
             return chosen
@@ -105,20 +102,10 @@ class IsolatedSteps:
         """
         solved = self._slope(self._risk, 0.0, self._options.newton_residual)
         if solved.status is Status.INDEFINITE:
-            raise bad_value(
-                "problem",
-                expected="at a minimum of its risk",
-                got=f"a Hessian with an eigenvalue of {solved.smallest:.3g} or less",
-                cure="Train further: no minimum goes through a saddle.",
-            )
+            raise _not_a_minimum(f"{solved.smallest:.3g} or less")
         lowest = self._lowest(self._risk, solved.pairs)
         if lowest.relative < -NEGATIVE:
-            raise bad_value(
-                "problem",
-                expected="at a minimum of its risk",
-                got=f"a Hessian with an eigenvalue of {lowest.value:.3g}",
-                cure="Train further: no minimum goes through a saddle.",
-            )
+            raise _not_a_minimum(f"{lowest.value:.3g}")
         smallest = _lower(solved.smallest, lowest.value)
         station = self._station(0.0, self._risk, self._floor, 0.0, smallest, 0.0)
         reference = (smallest, float(solved.value.norm()))
@@ -334,6 +321,15 @@ def _difference(one: Tensor, other: Tensor) -> float:
     """The distance between two changes, relative to the longer one."""
     longest = max(float(one.norm()), float(other.norm()))
     return float((one - other).norm()) / longest if longest > 0 else 0.0
+
+
+def _not_a_minimum(eigenvalue: str) -> ValueError:
+    return bad_value(
+        "problem",
+        expected="at a minimum of its risk",
+        got=f"a Hessian with an eigenvalue of {eigenvalue}",
+        cure="Train further: no minimum goes through a saddle.",
+    )
 
 
 def _saddle(smallest: float) -> Refusal:

@@ -221,7 +221,6 @@ class Nearby:
         constraint: KeptOutputs,
         switches: ActivationSwitches,
         factor: Factor,
-        *,
         accuracy: float,
         max_iterations: int,
     ) -> None:

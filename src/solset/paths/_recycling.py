@@ -25,9 +25,6 @@ class Watched(LinearOperator):
         self.products += product.unbind(1)
         return product
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
-
     @property
     def count(self) -> int:
         """Number of products so far."""
@@ -94,6 +91,3 @@ class Recycled(LinearOperator):
         along = self._vectors.T @ block
         rest = self._inverse @ (block - self._products @ along)
         return rest - self._vectors @ (self._products.T @ rest) + self._vectors @ along
-
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)

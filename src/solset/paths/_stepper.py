@@ -1,10 +1,9 @@
 """What a path is followed by: its options, and what goes from one station to the next."""
 
 from dataclasses import dataclass, fields
-from typing import Protocol, runtime_checkable
 
 from solset.checks import checked, positive, within
-from solset.courses import State, StopReason
+from solset.courses import StopReason
 
 
 @checked
@@ -83,22 +82,3 @@ class Refusal:
     reason: StopReason  # Reason that the path ends with if no shorter step succeeds
     scale: float  # Factor by which the step is shortened
     detail: str  # Explanation in a few words
-    is_final: bool = False  # Whether shorter steps are of no use
-
-
-@runtime_checkable
-class Stepper(Protocol):
-    """Goes from one station of a path to the next."""
-
-    @property
-    def first_step(self) -> float:
-        """Length ``Δτ`` of the step to try first."""
-        ...
-
-    def start(self) -> State:
-        """The state at the trained point."""
-        ...
-
-    def attempt(self, state: State, step: float) -> State | Refusal:
-        """The state after a step of length ``Δτ``, or why there is none."""
-        ...

@@ -42,29 +42,27 @@ class OtherRoutes:
         """The audit under all constraints: one Gram matrix, then ``c`` backward passes for each point."""
         point, n = self.problem.point, self.problem.point_count
         too_large = "" if point.gram_fits else "the Gram matrix of all rows does not fit the memory budget"
+        refusal = Interpolating().refusal(point)
         route = Route(
             name="audit, joint",
             optimality="interpolating",
             solver="Dual",
-            obstacle=Interpolating().refusal(point) or too_large,
+            obstacle=refusal or too_large,
             smallest_budget=point.gram_bytes,
-            is_default=point.gram_fits and not Interpolating().refusal(point),
+            is_default=point.gram_fits and not refusal,
             rows=point.rows,
         )
         try:
             plan = point.gram_solver().plan(self.routes.jacobian)
         except ValueError:
             return refused(route, point.memory_budget)
-        square = plan.gram_memory
+        square, curvature = plan.gram_memory, Cost(1.0, FORWARD)
         return replace(
             route,
             place=plan.place,
             disk=plan.disk,
             memory=Memory(plan.memory - square, 2 * square, vectors=4 * 8 * point.weights),
-            prepare=KINKS
-            + whole_point_rows(plan, point.outputs, n)
-            + SLOPES
-            + Cost(1.0, FORWARD),  # the last pass is for the curvature
+            prepare=KINKS + whole_point_rows(plan, point.outputs, n) + SLOPES + curvature,
             direction=self._share * Cost(2.0, 2 * FORWARD + point.outputs * INPUT_ROW),
         )
 
@@ -90,15 +88,13 @@ class OtherRoutes:
         if keeps_outputs(taken.optimality):
             return self._kept_outputs()
         n, hessian = self.problem.point_count, self.routes.hessian.cost
-        products = NEWTON_PRODUCTS * hessian.each + hessian.once
+        products, side = NEWTON_PRODUCTS * hessian.each + hessian.once, smaller_side(point)
         return Route(
             name="path along an isolated solution",
             optimality="stationary",
             solver="CG",
             obstacle="" if point.risk.has_decay else "no weight decay: no isolated solution",
-            memory=replace(
-                taken.memory, rows=8 * smaller_side(point) * point.weights, gram=24 * smaller_side(point) ** 2
-            ),
+            memory=replace(taken.memory, rows=8 * side * point.weights, gram=24 * side**2),
             prepare=2 * Cost(1.0, FORWARD) + point.rows / n * Cost(1.0, FACTOR_ROW),
             direction=self.routes.data(Stationary()).each + products,
             step=Cost(1.0, 1.0) + products,

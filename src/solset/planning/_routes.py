@@ -23,15 +23,9 @@ from solset.solvers import CG, LSMR, MINRES, Dense, Dual, FirstToConverge, RowPl
 
 
 def whole_point_rows(plan: RowPlan, outputs: int, points: int, *, row: float = ROW) -> Cost:
-    """The work to compute all rows of ``J`` in the blocks of a plan.
+    """The work to compute all ``m = n·c`` rows of ``J`` in the blocks of a plan, for ``n`` points.
 
-    A point whose rows lie in two blocks is computed for both.
-
-    Args:
-        plan: Plan of a solver for the ``m = n·c`` rows.
-        outputs: Number of outputs ``c`` of each point.
-        points: Number of training points ``n``.
-        row: Cost of one row in gradients of a point.
+    A point whose rows lie in two blocks is computed for both; ``row`` is the cost of one in its gradients.
     """
     read = points_per_block(plan.rows, outputs, plan.at_once)
     # Where rows are not stored, block i of the Gram matrix needs all earlier blocks, computed once more.
@@ -40,12 +34,7 @@ def whole_point_rows(plan: RowPlan, outputs: int, points: int, *, row: float = R
 
 
 def points_per_block(rows: int, outputs: int, at_once: int) -> np.ndarray:
-    """The number of points that each block of rows needs.
-
-    Args:
-        rows: Number of rows ``m``.
-        outputs: Number of outputs ``c`` of each point.
-        at_once: Number of rows in a block.
+    """The number of points that each block of ``at_once`` rows needs.
 
     Example:
         >>> points_per_block(12, 3, 4)  # rows 0 to 3 belong to points 0 and 1, rows 4 to 7 to points 1 and 2
@@ -57,12 +46,7 @@ def points_per_block(rows: int, outputs: int, at_once: int) -> np.ndarray:
 
 
 def single_rows(plan: RowPlan, points: int) -> Cost:
-    """The work to compute rows of chosen output directions, where each row needs one point.
-
-    Args:
-        plan: Plan of a solver for the rows in use.
-        points: Number of training points ``n``.
-    """
+    """The work to compute rows of chosen output directions, where each row needs one of ``n`` points."""
     return plan.rows * plan.sweeps / points * Cost(1.0, ROW)
 
 
@@ -84,13 +68,8 @@ class Routes:
     in_use: RowsInUse  # Rows that the interpolating map takes by default: all, chosen ones, or all weighted
 
     def all(self, automatic: LinearisedMap) -> tuple[Route, ...]:
-        """The routes of the interpolating, the Gauss–Newton and the stationary map.
-
-        Args:
-            automatic: Map that ``"auto"`` takes.
-        """
-        interpolating, newton, stationary = Interpolating(), GaussNewton(), Stationary()
-        proximal = Proximal()
+        """The routes of the interpolating, the Gauss–Newton and the stationary map, one of them automatic."""
+        interpolating, newton, stationary, proximal = Interpolating(), GaussNewton(), Stationary(), Proximal()
         maps = (interpolating, newton, stationary, proximal)
         solver_of = {each.name: each.default_solver(self.point) for each in maps}
         by_gauss_newton = (
@@ -157,32 +136,24 @@ class Routes:
 
     @cached_property
     def _data(self) -> dict[bool, ProductCost]:
-        return {}
+        """The costs of the two data operators, by whether the map keeps the outputs."""
+        point, change = self.point, Move(self.moved)
+        operators = {
+            each.keeps_outputs: each.data(change, point.risk, point.memory_budget)
+            for each in (Interpolating(), Stationary())
+        }
+        return {key: cast("InputJacobian | Mixed", operator).cost for key, operator in operators.items()}
 
     def data(self, optimality: LinearisedMap) -> ProductCost:
-        """The cost of products with the map's data operator.
-
-        Args:
-            optimality: Optimality map that is linearised.
-        """
-        key = optimality.keeps_outputs
-        if key not in self._data:
-            point = self.point
-            operator = optimality.data(Move(self.moved), point.risk, point.memory_budget)
-            self._data[key] = cast("InputJacobian | Mixed", operator).cost
-        return self._data[key]
+        """The cost of products with the map's data operator."""
+        return self._data[optimality.keeps_outputs]
 
     @property
     def _vectors(self) -> int:
         return 4 * self.point.weights * self.point.risk.weights.element_size()
 
     def iterative(self, optimality: LinearisedMap, solver: Solver) -> Route:
-        """The route by an iterative solver, which holds nothing but vectors.
-
-        Args:
-            optimality: Optimality map that is linearised.
-            solver: Solver of its systems.
-        """
+        """The route by an iterative solver, which holds nothing but vectors."""
         point, cost, data = self.point, self._cost(optimality), self.data(optimality)
         needs, name = solver.plan(self._operators[optimality.name]), type(solver).__name__
         together = 2 if optimality.keeps_outputs else 1  # the cost of rows is of a product with A and Aᵀ
@@ -200,12 +171,7 @@ class Routes:
         )
 
     def dense(self, optimality: LinearisedMap, block: ProductCost) -> Route:
-        """The route by a decomposition of the matrix, written out in full.
-
-        Args:
-            optimality: Optimality map that is linearised.
-            block: Cost of a product of many columns, for each of them.
-        """
+        """The route by a decomposition of the matrix; ``block`` is the cost of one column of many."""
         solver, point, data = self.point.dense_solver(), self.point, self.data(optimality)
         needs = solver.plan(self.gauss_newton)  # any matrix of this side
         chunks = -(-needs.preparation // CHUNK)
