@@ -23,11 +23,12 @@ FEW = 10
 
 @dataclass(frozen=True)
 class Workload:
-    """A network on data, and how often to time it."""
+    """A network on data, how often to time it, and whether all rows of a point are asked for or one."""
 
     name: str
     risk: Callable[[], EmpiricalRisk]
     rounds: int
+    is_whole: bool = False
 
 
 def workloads(*, large: bool) -> list[Workload]:

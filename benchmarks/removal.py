@@ -11,7 +11,8 @@ from time import process_time
 from typing import Any
 
 import torch
-from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.datasets import load_digits
+from tests.support.logistic import cancer, logistic_minimum
 from torch import Tensor, nn
 
 from benchmarks.tables import table
@@ -57,38 +58,15 @@ def _ridge() -> dict[str, float]:
     return {"error": error, "decompositions": sum(count)}
 
 
-def _cancer(decay: float) -> tuple[Problem, Tensor, Tensor]:
-    bunch: Any = load_breast_cancer()
-    x = torch.tensor(bunch.data, dtype=torch.float64)
-    x = torch.cat([(x - x.mean(dim=0)) / x.std(dim=0), torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
-    y = torch.tensor(bunch.target, dtype=torch.float64)
-    model = nn.Linear(31, 1, bias=False, dtype=torch.float64)
-    model.weight.data = _minimum(x, y, decay, torch.zeros(31, dtype=torch.float64))[None]
-    return Problem(model, nn.BCEWithLogitsLoss(), x, y.unsqueeze(1), weight_decay=decay), x, y
-
-
-def _minimum(x: Tensor, y: Tensor, decay: float, weights: Tensor) -> Tensor:
-    """The minimum of logistic regression with decay, by Newton's method to rounding."""
-    for _ in range(100):
-        chance = torch.sigmoid(x @ weights)
-        slope = x.T @ (chance - y) / len(y) + decay * weights
-        curved = (x.T * (chance * (1 - chance) / len(y))) @ x + decay * torch.eye(x.shape[1], dtype=x.dtype)
-        step = torch.linalg.solve(curved, slope)
-        weights = weights - step
-        if float(step.norm()) < 1e-13:
-            break
-    return weights
-
-
 def _logistic() -> list[dict[str, float]]:
     """Median relative errors of the weight change for 100 points, at several decays."""
     rows, results = [], []
     for decay in DECAYS:
-        problem, x, y = _cancer(decay)
+        problem, x, y = cancer(decay)
         errors: dict[str, list[float]] = {"newton": [], "first": [], "classical": []}
         for i in torch.randperm(569, generator=torch.Generator().manual_seed(0))[:100].tolist():
             stays = torch.arange(569) != i
-            truth = _minimum(x[stays], y[stays], decay, problem.weights()) - problem.weights()
+            truth = logistic_minimum(x[stays], y[stays], decay, problem.weights()) - problem.weights()
             one = {
                 "newton": problem.estimate(Remove([i])).min_norm().value - problem.weights(),
                 "first": problem.estimate(Remove([i]), order="first").min_norm().value - problem.weights(),
@@ -114,13 +92,13 @@ def _classical(problem: Problem, i: int) -> Tensor:
 
 def _groups() -> list[float]:
     """Correlations of predicted and actual changes of the losses of a tenth that is removed at random."""
-    problem, x, y = _cancer(1e-1)
+    problem, x, y = cancer(1e-1)
     loss, correlations = nn.BCEWithLogitsLoss(reduction="none"), []
     for seed in range(20):
         removed = torch.randperm(569, generator=torch.Generator().manual_seed(seed))[:57]
         stays = torch.ones(569, dtype=torch.bool)
         stays[removed] = False
-        truth = _minimum(x[stays], y[stays], 1e-1, problem.weights())
+        truth = logistic_minimum(x[stays], y[stays], 1e-1, problem.weights())
         value = problem.estimate(Remove(removed.tolist())).min_norm().value
         start, actual, predicted = (loss(x @ w, y)[removed] for w in (problem.weights(), truth, value))
         changes = torch.stack([actual - start, predicted - start])

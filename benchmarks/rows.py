@@ -1,30 +1,19 @@
 """What a row of the Jacobian costs, as a multiple of its point's share of one full-batch gradient."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.costs import connected, residual, risk_of, seeded
+from benchmarks.costs import Workload, connected, residual, risk_of, seeded
 from benchmarks.tables import number, table
 from benchmarks.timing import medians
 from solset.operators import PerSampleGradients
 from solset.operators._per_sample_routes import rows_by_vmap
 from solset.paper import resnet20, resnet56
 from solset.risk import EmpiricalRisk
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A network on data, how many rows per point, and how often to time them."""
-
-    name: str
-    risk: Callable[[], EmpiricalRisk]
-    rounds: int
-    is_whole: bool = False
 
 
 def workloads(*, large: bool) -> list[Workload]:

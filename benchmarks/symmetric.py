@@ -8,7 +8,8 @@ one point moves. The truth is real retraining by L-BFGS.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from tests.support.symmetric import Attention, LowRank, embedding, three_layers
+from torch import nn
 
 from benchmarks.tables import table
 from solset import Move, Problem, retrain
@@ -17,46 +18,13 @@ from solset.retraining import LBFGS
 DECAY, SIZES, STEP = 4e-3, (1e-5, 1e-7, 1e-9), 1e-3
 
 
-class LowRank(nn.Module):
-    """A held matrix plus ``B A`` of rank ``r``."""
-
-    def __init__(self, rank: int) -> None:
-        super().__init__()
-        self.held = nn.Buffer(torch.randn(12, 9) / 3)
-        self.a, self.b = nn.Parameter(torch.randn(rank, 9) / 2), nn.Parameter(torch.randn(12, rank) / 2)
-        self.head = nn.Linear(12, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Outputs ``(n, 6)``."""
-        return self.head((x @ (self.held + self.b @ self.a).T).tanh())
-
-
-class Attention(nn.Module):
-    """One head over three tokens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q, self.k, self.v, self.o = (nn.Parameter(torch.randn(2, 3)) for _ in range(4))
-        self.head = nn.Linear(3, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Outputs ``(n, 6)``."""
-        tokens = x.reshape(len(x), 3, 3)
-        scores = (tokens @ self.q.T) @ (tokens @ self.k.T).mT
-        return self.head((tokens + scores.softmax(-1) @ (tokens @ self.v.T) @ self.o).tanh().sum(1))
-
-
 NETS: dict[str, Callable[[], nn.Module]] = {
-    "LoRA of rank 2": lambda: LowRank(2),
-    "LoRA of rank 4": lambda: LowRank(4),
-    "LoRA of rank 8": lambda: LowRank(8),
+    "LoRA of rank 2": lambda: LowRank(2, 9, 12),
+    "LoRA of rank 4": lambda: LowRank(4, 9, 12),
+    "LoRA of rank 8": lambda: LowRank(8, 9, 12),
     "attention": Attention,
-    "embedding": lambda: nn.Sequential(
-        nn.Linear(9, 3, bias=False), nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 6)
-    ),
-    "three linear layers": lambda: nn.Sequential(
-        nn.Linear(9, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 6)
-    ),
+    "embedding": lambda: embedding(9),
+    "three linear layers": lambda: three_layers(9),
 }
 
 

@@ -10,44 +10,10 @@ from torch import Tensor, nn
 from solset import Move, Problem, SolsetWarning, lipschitz_modulus
 from solset.modulus import Certainty
 from solset.solvers import MINRES, Dense
+from support.symmetric import Attention, LowRank, embedding, three_layers
 from support.zoo.minimum import descend
 
 DECAY = 4e-3
-
-
-class LowRank(nn.Module):
-    """A held matrix plus ``B A`` of rank ``r``: ``(B Qᵀ, Q A)`` is as good for every rotation ``Q``."""
-
-    def __init__(self, rank: int) -> None:
-        super().__init__()
-        self.held = nn.Buffer(torch.randn(9, 6) / 3)
-        self.a, self.b = nn.Parameter(torch.randn(rank, 6) / 2), nn.Parameter(torch.randn(9, rank) / 2)
-        self.head = nn.Linear(9, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head((x @ (self.held + self.b @ self.a).T).tanh())
-
-
-class Attention(nn.Module):
-    """One head over two tokens: rotations of queries with keys, and of values with outputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q, self.k, self.v, self.o = (nn.Parameter(torch.randn(2, 3)) for _ in range(4))
-        self.head = nn.Linear(3, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = x.reshape(len(x), 2, 3)
-        scores = (tokens @ self.q.T) @ (tokens @ self.k.T).mT
-        return self.head((tokens + scores.softmax(-1) @ (tokens @ self.v.T) @ self.o).tanh().sum(1))
-
-
-def embedding() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 3, bias=False), nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 6))
-
-
-def three_layers() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 6))
 
 
 def data() -> tuple[Tensor, Tensor]:

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn.datasets import load_breast_cancer
 from torch import Tensor, nn
 
 from solset import Problem, Remove, SolsetWarning
 from solset.problem import Order
 from solset.removal import leave_one_out
 from solset.solvers import MINRES, Dense
+from support.logistic import cancer, logistic_minimum
 
 
 def regression(n: int = 60, d: int = 5) -> tuple[Tensor, Tensor]:
@@ -159,29 +159,6 @@ def test_what_is_left_out_must_leave_something():
         leave_one_out(problem, [4])
 
 
-def retrained(x: Tensor, y: Tensor, decay: float, weights: Tensor) -> Tensor:
-    """The minimum of logistic regression with decay, by Newton's method in dense algebra."""
-    for _ in range(60):
-        chance = torch.sigmoid(x @ weights)
-        slope = x.T @ (chance - y) / len(y) + decay * weights
-        curved = (x.T * (chance * (1 - chance) / len(y))) @ x + decay * torch.eye(x.shape[1], dtype=x.dtype)
-        step = torch.linalg.solve(curved, slope)
-        weights = weights - step
-        if float(step.norm()) < 1e-13:
-            break
-    return weights
-
-
-def cancer(decay: float) -> tuple[Problem, Tensor, Tensor]:
-    """Logistic regression with decay on the breast cancer data, trained to rounding."""
-    bunch: Any = load_breast_cancer()
-    x = torch.tensor(bunch.data, dtype=torch.float64)
-    x = torch.cat([(x - x.mean(dim=0)) / x.std(dim=0), torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
-    y = torch.tensor(bunch.target, dtype=torch.float64)
-    model = linear(x, retrained(x, y, decay, torch.zeros(31, dtype=torch.float64)).unsqueeze(1))
-    return Problem(model, nn.BCEWithLogitsLoss(), x, y.unsqueeze(1), weight_decay=decay), x, y
-
-
 @pytest.mark.slow
 def test_newton_steps_of_logistic_regression_come_close_to_real_retraining():
     problem, x, y = cancer(decay := 0.1)
@@ -189,7 +166,7 @@ def test_newton_steps_of_logistic_regression_come_close_to_real_retraining():
     errors: dict[Order, list[float]] = {"newton": [], "first": []}
     for i in torch.randperm(569, generator=torch.Generator().manual_seed(0))[:100].tolist():
         stays = torch.arange(569) != i
-        truth = retrained(x[stays], y[stays], decay, problem.weights()) - problem.weights()
+        truth = logistic_minimum(x[stays], y[stays], decay, problem.weights()) - problem.weights()
         for order, listed in errors.items():
             value = problem.estimate(Remove([i]), order=order).min_norm().value - problem.weights()
             listed.append(float((value - truth).norm() / truth.norm()))
@@ -203,7 +180,7 @@ def test_losses_after_a_tenth_leaves_are_predicted():
     stays = torch.ones(569, dtype=torch.bool)
     removed = torch.randperm(569, generator=torch.Generator().manual_seed(1))[:57]
     stays[removed] = False
-    truth = retrained(x[stays], y[stays], decay, problem.weights())
+    truth = logistic_minimum(x[stays], y[stays], decay, problem.weights())
     value = problem.estimate(Remove(removed.tolist())).min_norm().value
     loss = nn.BCEWithLogitsLoss(reduction="none")
     start, actual, predicted = (loss(x @ w, y)[removed] for w in (problem.weights(), truth, value))
