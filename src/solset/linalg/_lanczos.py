@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import scipy.sparse.linalg as scipy_linalg
@@ -300,9 +299,16 @@ def as_scipy(operator: LinearOperator) -> scipy_linalg.LinearOperator:
 
     The products themselves are computed in the operator's own dtype and device.
     """
+    return _Bridge(operator)
 
-    def product(matrix: LinearOperator, x: np.ndarray) -> np.ndarray:
-        return to_numpy(matrix @ from_numpy(np.ravel(x), matrix))
 
-    forward, backward = partial(product, operator), partial(product, operator.T)
-    return scipy_linalg.LinearOperator(operator.shape, matvec=forward, rmatvec=backward, dtype=np.float64)
+class _Bridge(scipy_linalg.LinearOperator):
+    def __init__(self, operator: LinearOperator) -> None:
+        super().__init__(np.dtype(np.float64), operator.shape)
+        self._operator = operator
+
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+        return to_numpy(self._operator @ from_numpy(np.ravel(x), self._operator))
+
+    def _rmatvec(self, x: np.ndarray) -> np.ndarray:
+        return to_numpy(self._operator.T @ from_numpy(np.ravel(x), self._operator))
