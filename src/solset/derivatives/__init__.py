@@ -1,8 +1,15 @@
 """The graphical derivative and the coderivative of a solution map (Theorem 1)."""
 
 from solset.derivatives._derivatives import Coderivative, GraphicalDerivative, Response
-from solset.derivatives._linearisation import Constraint, Linearisation, OptimalityMap, Qualification
-from solset.derivatives._premises import Premise, Premises, Verdict
+from solset.derivatives._linearisation import (
+    Constraint,
+    Linearisation,
+    OptimalityMap,
+    Premise,
+    Premises,
+    Qualification,
+    Verdict,
+)
 from solset.derivatives._selection import RowCheck, Selection
 
 __all__ = [

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from solset.derivatives._linearisation import Linearisation, Qualification
-from solset.derivatives._premises import Premises
+from solset.derivatives._linearisation import Linearisation, Premises, Qualification
 from solset.derivatives._selection import RowCheck, Selection
 from solset.errors import SolsetWarning, bad_value
 from solset.linalg import LinearOperator

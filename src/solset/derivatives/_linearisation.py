@@ -1,21 +1,92 @@
-"""The pair of matrices that linearises a solution map, with the solver of its systems."""
+"""The pair of matrices that linearises a solution map, the solver of its systems, and its premises.
+
+Every certificate asks the premises, and each of them can veto it.
+"""
 
 from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from solset.derivatives._premises import Premise, Premises, Verdict
 from solset.errors import bad_value
 from solset.linalg import LinearOperator, Product, Space
 from solset.results import Result, computed
 from solset.sets import AffineSet, Leftover, TrainingFlow
 from solset.solvers import GramPrepared, Prepared, Solution, Solver, element_of
 from solset.solvers.filters import Filter
+
+
+class Verdict(StrEnum):
+    """The outcome of the check of a premise."""
+
+    HELD = "held"
+    FAILED = "failed"
+    UNCHECKED = "not checked"
+
+
+PremiseName = Literal["loss", "derivative", "kinks", "minimum", "scale"]
+
+
+@dataclass(frozen=True)
+class Premise:
+    """One premise of a certificate and what its check found.
+
+    Attributes:
+        name: Name of the premise: ``"loss"`` (a sum over points of the outputs alone), ``"derivative"``
+            (products agree with differences of the gradient), ``"kinks"`` (the map is differentiable here),
+            ``"minimum"`` (the weights are a solution) or ``"scale"`` (numbers that count as zero are small
+            against what they are compared with).
+        verdict: Outcome of the check.
+        reason: Phrase that says what was found, with a number; empty where the premise holds.
+    """
+
+    name: PremiseName
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class Premises(Result):
+    """The premises of one linearisation. A certificate says "exact" or "verified" only if all of them hold.
+
+    Attributes:
+        each: Premises with their verdicts, in the order in which they were checked.
+
+    Example:
+        >>> held = Premise("loss", Verdict.HELD)
+        >>> Premises((held, Premise("kinks", Verdict.FAILED, "2 points lie on a kink")))
+        Premises(loss held, kinks failed: 2 points lie on a kink)
+    """
+
+    each: tuple[Premise, ...] = ()
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """The reasons of the premises that failed."""
+        return tuple(premise.reason for premise in self.each if premise.verdict is Verdict.FAILED)
+
+    @property
+    def veto(self) -> str:
+        """The reasons why no certificate may be given; empty where every premise holds."""
+        doubts = [premise for premise in self.each if premise.verdict is not Verdict.HELD]
+        return "; ".join(one.reason or f"the premise '{one.name}' was {one.verdict}" for one in doubts)
+
+    @property
+    def headline(self) -> str:
+        """Every premise with its verdict, and the reason of one that does not hold."""
+        texts = [f"{one.name} {one.verdict}" + (f": {one.reason}" if one.reason else "") for one in self.each]
+        return ", ".join(texts) or "none"
+
+    @computed
+    def message(self) -> str:
+        """The veto."""
+        return self.veto
+
 
 NEGATIVE = 1e-9  # size of a negative eigenvalue, relative to the largest, that is more than rounding
 _VERDICTS = {True: "equality verified", False: "qualification fails", None: "equality not verified"}

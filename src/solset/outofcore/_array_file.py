@@ -55,8 +55,7 @@ class ArrayFile:
     def create(cls, path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> "ArrayFile":
         """A file of zeros with all its room reserved, in place of an earlier one; arguments as for the class.
 
-        Raises:
-            OSError: If the disk has no room for it; nothing is left behind.
+        It raises :class:`OSError` if the disk has no room; nothing is left behind.
         """
         numpy_dtype = torch.empty(0, dtype=dtype).numpy().dtype
         try:
@@ -68,11 +67,7 @@ class ArrayFile:
         return cls(path, shape, dtype)
 
     def read(self, start: int, count: int) -> Tensor:
-        """Consecutive entries in the order of the file, flat, on the CPU.
-
-        Raises:
-            ValueError: If the file has become shorter.
-        """
+        """Consecutive entries in the order of the file, flat, on the CPU; refused if the file is shorter."""
         offset = self._start + start * self.dtype.itemsize
         entries = np.fromfile(self.path, dtype=self._numpy, count=count, offset=offset)
         if len(entries) != count:
@@ -80,11 +75,7 @@ class ArrayFile:
         return torch.from_numpy(entries)
 
     def write(self, start: int, entries: Tensor) -> None:
-        """Puts consecutive entries in place.
-
-        Raises:
-            OSError: If the disk is full.
-        """
+        """Puts consecutive entries in place; an :class:`OSError` says that the disk is full."""
         try:
             with self.path.open("r+b") as file:
                 file.seek(self._start + start * self.dtype.itemsize)
@@ -170,22 +161,12 @@ class StoredRows(KeptRows):
     def create(
         cls, path: Path, shape: tuple[int, int], dtype: torch.dtype, device: torch.device
     ) -> "StoredRows":
-        """A file of zeros with all its room reserved, to be filled by :meth:`write`.
-
-        It replaces an earlier file of its name; arguments as for the class.
-
-        Raises:
-            OSError: If the disk has no room for it; nothing is left behind.
-        """
+        """A file of zeros to be filled by :meth:`write`, made as by :meth:`ArrayFile.create`."""
         ArrayFile.create(path, cls._layout(shape), dtype)
         return cls(path, shape, dtype, device)
 
     def write(self, start: int, rows: Tensor) -> None:
-        """Puts consecutive rows in place.
-
-        Raises:
-            OSError: If the disk is full.
-        """
+        """Puts consecutive rows in place; an :class:`OSError` says that the disk is full."""
         for index, first in enumerate(range(0, self.shape[1], WIDTH)):
             part = rows[:, first : first + WIDTH].detach()
             padded = torch.nn.functional.pad(part, (0, self._width - part.shape[1]))
@@ -221,10 +202,6 @@ class _PartOfFile(KeptRows):
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes on the disk for each process of the machine, the same in all: they must come to one plan.
-
-    Args:
-        folder: Existing folder on the disk.
-    """
+    """Bytes on the disk of a folder for each process of the machine, the same in all, for one plan."""
     answer = comm.from_first(lambda: str(shutil.disk_usage(folder).free).encode())
     return int(answer or 0) // comm.neighbours()

@@ -51,11 +51,7 @@ class Tiles:
     def create(
         cls, path: Path, size: int, side: int, device: torch.device, *, has_all: bool = False
     ) -> "Tiles":
-        """A file of zeros with all its room reserved, in place of an earlier one; arguments as for the class.
-
-        Raises:
-            OSError: If the disk has no room for it; nothing is left behind.
-        """
+        """A file of zeros, made as by :meth:`ArrayFile.create`; arguments as for the class."""
         ArrayFile.create(path, (len(_places(size, side, has_all=has_all)), side, side), DTYPE)
         return cls(path, size, side, device, has_all=has_all)
 
@@ -63,8 +59,7 @@ class Tiles:
     def temporary(cls, folder: Path, size: int, side: int, device: torch.device) -> "Tiles":
         """The same in a file of an existing folder, which vanishes with the object.
 
-        Raises:
-            OSError: If the disk has no room for it; nothing is left behind.
+        It raises :class:`OSError` in all processes if the disk of one has no room; nothing is left behind.
         """
         made, error = None, None
         try:
@@ -96,11 +91,7 @@ class Tiles:
         return entries[: self._length(row), : self._length(column)].to(self.device)
 
     def write(self, row: int, column: int, tile: Tensor) -> None:
-        """Puts one tile in place.
-
-        Raises:
-            OSError: If the disk is full.
-        """
+        """Puts one tile in place; an :class:`OSError` says that the disk is full."""
         beyond = (0, self.side - tile.shape[1], 0, self.side - tile.shape[0])
         area = self.side * self.side
         self._file.write(self._places[row, column] * area, torch.nn.functional.pad(tile, beyond))

@@ -39,11 +39,7 @@ class PublicFile:
     def find(self, path: str | Path | None = None, *, download: bool = True) -> Path:
         """The path that is given, and no other; without one that of the copy in :func:`cache_folder`.
 
-        The first process of several looks for the file, or downloads it with its hash checked.
-
-        Args:
-            path: Path of the file, or of what stands for it; none by default.
-            download: Whether a file that is not there is downloaded.
+        The first process of several looks for the file, or downloads it with its hash checked, if it may.
 
         Raises:
             FileNotFoundError: If there is no file; the message names both cures.

@@ -104,13 +104,7 @@ def scale_of(values: Float[np.ndarray, "*shape"]) -> Scale | None:
 
 
 def shown_marks(landscape: Landscape, marks: Sequence[Mark] | None, subset: str) -> list[ShownMark]:
-    """The marks that lie in the picture, each with a style of its own.
-
-    Args:
-        landscape: Landscape that is drawn.
-        marks: Marks to draw; ``None`` for the landscape's own.
-        subset: Name of the points whose loss gives the heights.
-    """
+    """The marks (the landscape's own for ``None``) in the picture, at heights by the loss of a subset."""
     chosen = list(landscape.marks if marks is None else marks)
     others = [mark.name for mark in chosen if mark.name not in _MARKS]
     inside_marks = []
@@ -151,14 +145,7 @@ def grid_values(landscape: Landscape, subset: str, *, axes: int) -> Float[np.nda
 
 
 def name_axes(axes: Axes, landscape: Landscape, subset: str, title: str) -> None:
-    """Names the axes by the directions, and the figure by what it shows if the user does not.
-
-    Args:
-        axes: Axes that get names.
-        landscape: Landscape that is drawn in the axes.
-        subset: Name of the points whose loss is drawn.
-        title: Title that the user chose; empty for the default.
-    """
+    """Names the axes by the directions, and the figure by its title, or by what it shows if that is empty."""
     names, unit = list(landscape.plane.axes), _UNITS[landscape.plane.normalise]
     axes.set_xlabel(f"{names[0]} ({unit})")
     if len(names) == 2:

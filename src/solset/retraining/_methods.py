@@ -42,16 +42,9 @@ def finish(
     status: Status,
     course: dict[int, Tensor] | None = None,
 ) -> Retrained:
-    """The result of a training, with the gradient and the risk at its end.
+    """The result of a training from one risk to another, with the gradient and the value at its end.
 
     A training whose weights are not finite ends with status ``nonfinite``, whatever its target.
-
-    Args:
-        start: Changed risk at the trained weights.
-        end: Changed risk at the weights reached.
-        gradients: Number of gradients that the training took.
-        status: Outcome of the training, if its weights are finite.
-        course: Weights on the way, by step.
     """
     is_finite = bool(torch.isfinite(end.weights).all())
     return Retrained(
@@ -245,12 +238,7 @@ class LevenbergMarquardt:
     solver: Dual = field(default_factory=Dual)
 
     def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:
-        """Where the iteration from ``w̄`` ends.
-
-        Args:
-            start: Changed risk at ``w̄``.
-            target: Outputs ``f̄`` to keep, ``(n, c)``.
-        """
+        """Where the iteration from ``w̄`` ends, with the outputs ``f̄`` to keep as its target."""
         return self.run_towards(start.weights, start, target)
 
     def run_towards(self, anchor: Tensor, start: EmpiricalRisk, target: Tensor) -> Retrained:

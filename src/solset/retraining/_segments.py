@@ -79,12 +79,8 @@ class Segment:
         """The distance of slopes and gradient from their linearisation, relative to those at ``w_k``.
 
         The larger of two: that of the slopes ``α ∇_f L`` of the loss, for ``Λ`` and the outputs; and that of
-        the gradient, for the change of ``J`` too, which a residual multiplies.
-
-        Args:
-            change: Change of the weights since ``w_k``, ``(p,)``.
-            slopes: Slopes of the loss at the changed weights, ``(n, c)``.
-            gradient: Gradient of the risk at the changed weights, ``(p,)``.
+        the gradient, for the change of ``J`` too, which a residual multiplies. Both are taken at the weights
+        after the ``change`` since ``w_k``.
         """
         pushed = self.rows.operator @ change
         answer = (self.roots @ pushed).view_as(slopes)

@@ -43,14 +43,7 @@ class Sealed:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Sealed":
-        """The content of bytes that :meth:`to_bytes` made.
-
-        Args:
-            data: The content of any file.
-
-        Raises:
-            SealError: If the bytes are of another program or version, or are damaged.
-        """
+        """The content of bytes that :meth:`to_bytes` made; a :class:`SealError` says what other bytes are."""
         records, arrays = unseal(data)
         try:
             kind, settings, versions = (records.pop(name) for name in _HEAD)
@@ -125,10 +118,7 @@ class Checkpoint:
         return cls(Path(path), kind, identify(), probe)
 
     def resume(self, restore: Callable[[Any, dict[str, Tensor]], State]) -> State | None:
-        """The state that an earlier call stored; ``None`` if there is none, or if it is damaged.
-
-        Args:
-            restore: Function from the stored records and arrays to the state.
+        """The state that ``restore`` makes of stored records and arrays; ``None`` without a whole file.
 
         Raises:
             ValueError: If the folder does not exist, or the file is of another program, version, computation
@@ -148,14 +138,7 @@ class Checkpoint:
             return None
 
     def load(self, restore: Callable[[Any, dict[str, Tensor]], State]) -> State | None:
-        """The stored state as :meth:`resume` returns it, but damage is an error.
-
-        Args:
-            restore: Function from the stored records and arrays to the state.
-
-        Raises:
-            ValueError: If the file cannot be used; says why.
-        """
+        """The stored state as :meth:`resume` returns it, but damage is a :class:`ValueError` as well."""
         try:
             return self._state(restore)
         except SealError as error:
@@ -235,16 +218,7 @@ def check_place(path: Path, argument: str = "checkpoint") -> None:
 
 
 def matched(stored: Tensor, like: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-    """A stored array on the device of another tensor, refused unless it has the same dtype and this shape.
-
-    Args:
-        stored: The array as it was read.
-        like: The tensor that it must resemble.
-        shape: The shape that it must have, by default that of ``like``.
-
-    Raises:
-        ValueError: If dtype or shape differ.
-    """
+    """A stored array on the device of a tensor, refused unless it has its dtype and its (or this) shape."""
     shape = tuple(like.shape) if shape is None else shape
     if tuple(stored.shape) != shape or stored.dtype != like.dtype:
         raise ValueError(f"{stored.dtype} of shape {tuple(stored.shape)} for {like.dtype} of {shape}")

@@ -59,9 +59,6 @@ class Identity:
     def differences(self, stored: "Identity") -> list[str]:
         """The settings in which a stored result differs from this one, by name.
 
-        Args:
-            stored: The identity of the stored result.
-
         Example:
             >>> Identity({"tol": 0.1, "seed": 0}).differences(Identity({"tol": 0.2, "seed": 0}))
             ['tol (now 0.1, was 0.2)']
@@ -69,11 +66,7 @@ class Identity:
         return _differences(self.settings, stored.settings)
 
     def other_versions(self, stored: "Identity") -> list[str]:
-        """The packages whose versions differ from those of a stored result, by name.
-
-        Args:
-            stored: The identity of the stored result.
-        """
+        """The packages whose versions differ from those of a stored result, by name."""
         return _differences(self.versions, stored.versions)
 
 
@@ -143,14 +136,7 @@ def seal(records: Mapping[str, Any], arrays: Mapping[str, Tensor] | None = None)
 
 
 def unseal(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The records and arrays that were sealed.
-
-    Args:
-        data: The content of any file.
-
-    Raises:
-        SealError: If it is of another program or version, or is damaged.
-    """
+    """The records and arrays that were sealed; a :class:`SealError` says what other bytes are."""
     if not is_sealed(data):
         raise _foreign(data)
     try:
