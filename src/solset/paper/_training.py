@@ -27,28 +27,18 @@ def retrained_within(problem: Problem, change: Change, method: Method) -> Retrai
     return method.run(change.applied_to(problem.risk()), problem.risk().outputs())
 
 
-def fit_exactly(
-    model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
-    *,
-    warmup: int = 300,
-    learning_rate: float = 3e-3,
-    tol: float = 1e-13,
-    max_steps: int = 60,
-    progress: bool = False,
-) -> float:
-    """Train in place to ``max |f(x_i) - y_i| ≤ tol``: Adam, then Levenberg–Marquardt onto the set."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    for _ in tqdm(range(warmup), desc="training", disable=not progress, leave=False):
+def fit_exactly(model: nn.Module, inputs: Tensor, targets: Tensor, *, progress: bool = False) -> float:
+    """Train in place to ``max |f(x_i) - y_i| ≤ 1e-13``: Adam, then Levenberg–Marquardt onto the set."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in tqdm(range(300), desc="training", disable=not progress, leave=False):
         optimizer.zero_grad()
         nn.functional.mse_loss(model(inputs), targets).backward()
         optimizer.step()
     optimizer.zero_grad()
     risk, error, damping = squared_risk(model, inputs, targets), 1.0, 1e-3
-    for _ in tqdm(range(max_steps), desc="fitting", disable=not progress, leave=False):
+    for _ in tqdm(range(60), desc="fitting", disable=not progress, leave=False):
         risk, error, damping = _damped_step(risk, targets, damping)
-        if error <= tol:
+        if error <= 1e-13:
             break
     nn.utils.vector_to_parameters(risk.weights, model.parameters())
     return error

@@ -197,32 +197,20 @@ def _first_change(before: Tensor, after: Tensor, held: tuple[int, ...]) -> float
     return float((before[changed] / (before[changed] - after[changed])).min())
 
 
+@dataclass(frozen=True)
 class ActivationKinks:
-    """The kinks of piecewise linear activations.
+    """The kinks of piecewise linear activations, in so far as a path crosses them or stays on them."""
 
-    Args:
-        constraint: Constraint that the path keeps.
-        switches: Activations whose kinks are crossed.
-        max_error: Error along the set, relative to the length of the path.
-        output_tol: Largest error of an output at the end of a step.
-        options: Limits and accuracies of the iterations.
-    """
-
-    def __init__(
-        self,
-        constraint: KeptOutputs,
-        switches: ActivationSwitches,
-        max_error: float,
-        output_tol: float,
-        options: PathOptions,
-    ) -> None:
-        self._constraint, self._switches, self._options = constraint, switches, options
-        self._max_error, self._output_tol = max_error, output_tol
+    constraint: KeptOutputs  # Constraint that the path keeps
+    switches: ActivationSwitches  # Activations whose kinks are crossed
+    max_error: float  # Error along the set, relative to the length of the path
+    output_tol: float  # Largest error of an output at the end of a step
+    options: PathOptions  # Limits and accuracies of the iterations
 
     def count(self, state: State, step: float, change: Tensor) -> int:
         """The number of activations that switch over a predicted step. Cost: two forward passes."""
-        here = self._switches.values(state.station.place, state.weights)
-        there = self._switches.values(state.station.place + step, state.weights + change)
+        here = self.switches.values(state.station.place, state.weights)
+        there = self.switches.values(state.station.place + step, state.weights + change)
         return int(((here > 0) != (there > 0)).sum())
 
     def cross(self, state: State, step: float, factor: Factor, rate: float) -> Crossed | None:
@@ -230,12 +218,12 @@ class ActivationKinks:
 
         ``factor`` is a factorisation near the step, ``rate`` the error that a unit of ``τ`` may make.
         """
-        options = self._options
-        accuracy = options.kink_error * self._max_error
-        nearby = Nearby(self._constraint, self._switches, factor, accuracy, options.max_iterations)
-        crossing = Crossing(self._switches, nearby, rate, accuracy, options.max_growth)
+        options = self.options
+        accuracy = options.kink_error * self.max_error
+        nearby = Nearby(self.constraint, self.switches, factor, accuracy, options.max_iterations)
+        crossing = Crossing(self.switches, nearby, rate, accuracy, options.max_growth)
         start = nearby.start(state.station.place, state.weights, state.slopes.now, state.held)
         crossed = crossing.cross(start, step)
         if crossed is None:
             return None
-        return replace(crossed, place=nearby.settled(crossed.place, self._output_tol))
+        return replace(crossed, place=nearby.settled(crossed.place, self.output_tol))

@@ -1,7 +1,7 @@
 """The constraint that outputs are kept, ``f(x̄ + τΔx, w) = f̄``, and its factorisation at a point."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -60,29 +60,24 @@ class Factor:
         return self.prepared.smallest**0.5
 
 
+@dataclass(frozen=True)
 class KeptOutputs:
-    """``f(x̄ + τΔx, w) = f̄`` for all points, with ``f̄`` the outputs on the clean data.
+    """``f(x̄ + τΔx, w) = f̄`` for all points, with ``f̄`` the outputs on the clean data."""
 
-    Args:
-        problem: The trained point, with its data.
-        points: Indices ``K`` of the points that move.
-        dx: Change ``Δx`` of these points, ``(|K|, *input)``.
-        rows: Choice of the rows of ``J`` to work on; ``None`` for all.
-        meter: Meter that adds up the cost.
-    """
+    problem: Problem  # The trained point, with its data
+    points: list[int]  # Indices ``K`` of the points that move
+    dx: Tensor  # Change ``Δx`` of these points, ``(|K|, *input)``
+    rows: InformativeRows | None  # Choice of the rows of ``J`` to work on; ``None`` for all
+    meter: Meter  # Meter that adds up the cost
 
-    def __init__(
-        self,
-        problem: Problem,
-        points: Sequence[int],
-        dx: Tensor,
-        *,
-        rows: InformativeRows | None,
-        meter: Meter,
-    ) -> None:
-        self._problem, self.points, self.dx, self._rows, self.meter = problem, list(points), dx, rows, meter
-        self._risk = problem.risk()
-        self.target = self.outputs(self._risk)
+    @cached_property
+    def target(self) -> Tensor:
+        """The outputs ``f̄``, ``(n, c)``. Cost: a forward pass."""
+        return self.outputs(self._risk)
+
+    @cached_property
+    def _risk(self) -> EmpiricalRisk:
+        return self.problem.risk()
 
     def risk(self, tau: float, weights: Tensor | None = None) -> EmpiricalRisk:
         """The risk on the data at ``τ``, at given weights or at ``w̄``."""
@@ -97,12 +92,12 @@ class KeptOutputs:
     def answer(self, risk: EmpiricalRisk) -> Tensor:
         """``J_x Δx``, the rate of the outputs if the weights did not move, ``(n·c,)``."""
         self.meter.add_points(INPUT_JACOBIAN, len(self.points))
-        budget = self._problem.memory_budget
+        budget = self.problem.memory_budget
         return InputJacobian(risk, self.points, memory_budget=budget) @ self.dx.flatten()
 
     def jacobian(self, risk: EmpiricalRisk) -> Jacobian:
         """``J`` at the point of a risk, for several products."""
-        return Jacobian(risk, memory_budget=self._problem.memory_budget)
+        return Jacobian(risk, memory_budget=self.problem.memory_budget)
 
     def first(self, derivative: GraphicalDerivative) -> Factor:
         """Rows, Gram matrix and slope at the trained point, taken from the graphical derivative there.
@@ -135,13 +130,13 @@ class KeptOutputs:
 
         Cost: the rows, one backward pass of a point each; a forward pass where they are chosen.
         """
-        risk, budget = self.risk(tau, weights), self._problem.memory_budget
+        risk, budget = self.risk(tau, weights), self.problem.memory_budget
         answer = self.answer(risk)
-        folder, picked = self._problem.spill_folder, None
-        if self._rows is None:
+        folder, picked = self.problem.spill_folder, None
+        if self.rows is None:
             operator: Jacobian | DirectionalJacobian = Jacobian(risk, memory_budget=0)
         else:
-            directions = self._chosen(risk, self._rows, answer)
+            directions = self._chosen(risk, self.rows, answer)
             operator = DirectionalJacobian(risk, directions, memory_budget=budget)
             picked = DirectionSelector(directions, directions.points, len(risk.points))
         self.meter.add_points(ROW, operator.shape[0])

@@ -110,7 +110,8 @@ def follow_retraining(
         meter = Meter(problem.point_count)
         solver = gram_solver(problem.memory_budget, problem.spill_folder)
         flow = GradientFlow(steps, learning_rate)
-        run = _Retraining(moved, chosen, solver, meter, flow, record_at, max_defect, max_builds)
+        wanted = sorted(set(record_at))
+        run = _Retraining(moved, chosen, solver, meter, flow, wanted, max_defect, max_builds)
         states = states or [run.start()]
         hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
         ending = run.follow(states, file, hidden)
@@ -133,6 +134,7 @@ class _End:
     defect: float  # Defect of the segment that ends there
 
 
+@dataclass(frozen=True)
 class _Retraining:
     """Follows a retraining, one segment after the other.
 
@@ -140,32 +142,26 @@ class _Retraining:
     of the last segment.
     """
 
-    def __init__(
-        self,
-        risk: EmpiricalRisk,
-        points: list[int],
-        solver: Dual,
-        meter: Meter,
-        flow: GradientFlow,
-        record_at: Sequence[int],
-        max_defect: float,
-        max_builds: int,
-    ) -> None:
-        self._risk, self._points, self._solver, self._meter = risk, points, solver, meter
-        self._flow, self._record_at = flow, sorted(set(record_at))
-        self._max_defect, self._max_builds = max_defect, max_builds
+    risk: EmpiricalRisk  # Risk on the changed data, at the trained weights
+    points: list[int]  # Indices of the points that change
+    solver: Dual  # Solver that keeps the rows of a segment
+    meter: Meter  # Meter that adds up the cost
+    flow: GradientFlow  # Number of steps, and learning rate
+    record_at: list[int]  # Steps at which the weights are wanted, in increasing order
+    max_defect: float  # Largest defect of a segment
+    max_builds: int  # Limit of Gram matrices
 
     def start(self) -> State:
         """The trained weights on the changed data."""
-        weights = self._risk.weights
-        self._meter.add(FORWARD)
-        station = self._station(0, weights, self._risk.outputs(), None, 0.0, 0.0)
+        weights = self.risk.weights
+        self.meter.add(FORWARD)
+        station = self._station(0, weights, self.risk.outputs(), None, 0.0, 0.0)
         return State(weights, station, 1.0, Slopes(torch.zeros_like(weights)), (0.0, 0.0))
 
     def follow(self, states: list[State], file: CourseFile, hidden: bool | None) -> Ending:
         """Appends states until all steps are taken."""
-        self._meter.gradients = states[-1].station.gradients
-        total, place = self._flow.steps, int(states[-1].station.place)
+        self.meter.gradients = states[-1].station.gradients
+        total, place = self.flow.steps, int(states[-1].station.place)
         with tqdm(total=total, initial=place, desc="retraining", disable=hidden, leave=False) as bar:
             while place < total:
                 new = self._segment(states[-1], place)
@@ -185,12 +181,12 @@ class _Retraining:
 
     def _segment(self, state: State, place: int) -> list[State]:
         """The stations of the next segment, its end last; none where something in it is not finite."""
-        segment = Segment.at(self._risk.at(state.weights), self._solver, self._meter)
+        segment = Segment.at(self.risk.at(state.weights), self.solver, self.meter)
         if segment is None:
             return []
         end = self._longest(segment, state, place)
         reference = (state.reference[0] + 1, max(state.reference[1], end.defect))
-        records = [record - place for record in self._record_at if place < record < place + end.length]
+        records = [record - place for record in self.record_at if place < record < place + end.length]
         ends = [*(self._record(segment, state, length, end.defect) for length in records), end]
         new = []
         for one in ends:
@@ -205,38 +201,38 @@ class _Retraining:
 
     def _record(self, segment: Segment, state: State, length: int, defect: float) -> "_End":
         """The place after a number of steps of a segment."""
-        change = segment.change(length, self._flow.learning_rate)
+        change = segment.change(length, self.flow.learning_rate)
         return _End(length, change, self._outputs(state.weights + change), defect)
 
     def _longest(self, segment: Segment, state: State, place: int) -> "_End":
         """The longest segment whose end obeys the linearisation, but no shorter than builds allow."""
-        left = self._flow.steps - place
-        spare = max(self._max_builds - int(state.reference[0]), 1)
+        left = self.flow.steps - place
+        spare = max(self.max_builds - int(state.reference[0]), 1)
         # Evenly spaced in log(1 + steps) to the end.
-        even = (place + 1) * ((self._flow.steps + 1) / (place + 1)) ** (1 / spare) - 1 - place
+        even = (place + 1) * ((self.flow.steps + 1) / (place + 1)) ** (1 / spare) - 1 - place
         shortest = left if spare == 1 else min(max(math.ceil(even), 1), left)
         length = min(max(2 * int(state.step), shortest), left)
         end = self._tried(segment, state, length)
-        while not end.defect <= self._max_defect and length > shortest:
+        while not end.defect <= self.max_defect and length > shortest:
             length = max(length // 2, shortest)
             end = self._tried(segment, state, length)
-        while end.defect <= self._max_defect and length < left:
+        while end.defect <= self.max_defect and length < left:
             longer = self._tried(segment, state, min(2 * length, left))
-            if not longer.defect <= self._max_defect:
+            if not longer.defect <= self.max_defect:
                 break
             length, end = longer.length, longer
         return end
 
     def _tried(self, segment: Segment, state: State, length: int) -> "_End":
-        change = segment.change(length, self._flow.learning_rate)
-        sweep = self._risk.at(state.weights + change).sweep()
-        self._meter.add(1.0)
-        slopes = slopes_at(self._risk, sweep.outputs)
+        change = segment.change(length, self.flow.learning_rate)
+        sweep = self.risk.at(state.weights + change).sweep()
+        self.meter.add(1.0)
+        slopes = slopes_at(self.risk, sweep.outputs)
         return _End(length, change, sweep.outputs, segment.defect(change, slopes, sweep.gradient))
 
     def _outputs(self, weights: Tensor) -> Tensor:
-        self._meter.add(FORWARD)
-        return self._risk.at(weights).outputs()
+        self.meter.add(FORWARD)
+        return self.risk.at(weights).outputs()
 
     def _station(
         self,
@@ -247,18 +243,18 @@ class _Retraining:
         length: float,
         defect: float,
     ) -> Station:
-        losses = losses_at(self._risk, outputs)
-        self._meter.add(1.0)
+        losses = losses_at(self.risk, outputs)
+        self.meter.add(1.0)
         return Station(
             place=float(place),
-            moved_loss=float(losses[self._points].mean()),
+            moved_loss=float(losses[self.points].mean()),
             all_loss=float(losses.mean()),
-            residual=float(self._risk.at(weights).gradient().norm()),
+            residual=float(self.risk.at(weights).gradient().norm()),
             length=length,
             smallest=float("nan") if segment is None else segment.smallest,
             rows=0 if segment is None else segment.rows.operator.shape[0],
             error=defect,
-            gradients=self._meter.gradients,
+            gradients=self.meter.gradients,
         )
 
 
