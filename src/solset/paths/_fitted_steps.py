@@ -10,10 +10,9 @@ from solset.derivatives import GraphicalDerivative
 from solset.paths._crossing import ActivationKinks
 from solset.paths._fitted import Factor, KeptOutputs
 from solset.paths._nearby import ActivationSwitches, Place
-from solset.paths._stepper import PathOptions, Refusal
+from solset.paths._stepper import BETWEEN, PathOptions, Refusal
 from solset.risk import fit_at, losses_at
 
-BETWEEN = (0.15, 0.382, 0.7)  # shares of a step at which it is looked at; no common period
 BETWEEN_OFF = 0.5  # change of the outputs there, relative to that without a move of the weights
 
 

@@ -12,12 +12,11 @@ from solset.linalg import Identity, LinearOperator, SmallestEigenvalue, smallest
 from solset.operators import GaussNewtonInverse, Hessian, InformativeInverse
 from solset.operators._cost import FACTOR_ROW, FORWARD, HESSIAN_PRODUCT, INPUT_JACOBIAN
 from solset.paths._recycling import Recycled, Watched, pairs_of, smallest_eigenvalue
-from solset.paths._stepper import PathOptions, Refusal
+from solset.paths._stepper import BETWEEN, PathOptions, Refusal
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers import CG
 
-BETWEEN = (0.15, 0.382, 0.7)  # shares of a step at which it is looked at; no common period
 OFF = 0.1  # gradient there, relative to the one that the data would make, up to which the step is believed
 NEGATIVE = 1e-8  # share of the largest eigenvalue met below which a negative one is more than rounding
 SHARE = 0.5  # of the length of the last correction, taken for the error that it leaves

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from solset.checks import checked, positive, within
 from solset.courses import StopReason
 
+BETWEEN = (0.15, 0.382, 0.7)  # shares of a step at which it is looked at; no common period
+
 
 @checked
 @dataclass(frozen=True)
