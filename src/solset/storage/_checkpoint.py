@@ -20,19 +20,12 @@ _PROBE = "probe"
 
 @dataclass(frozen=True)
 class Sealed:
-    """The content of a sealed file.
+    """The content of a sealed file."""
 
-    Attributes:
-        kind: Name of the computation that wrote the file, such as ``"course"``.
-        identity: Everything that the content depends on.
-        records: Values by name in the types of JSON.
-        arrays: Tensors by name, on the CPU.
-    """
-
-    kind: str
-    identity: Identity
-    records: Mapping[str, Any]
-    arrays: Mapping[str, Tensor] | None = None
+    kind: str  # Name of the computation that wrote the file, such as ``"course"``
+    identity: Identity  # Everything that the content depends on
+    records: Mapping[str, Any]  # Values by name in the types of JSON
+    arrays: Mapping[str, Tensor] | None = None  # Tensors by name, on the CPU
 
     def to_bytes(self) -> bytes:
         """The bytes of the file: JSON text where there are no arrays, else a safetensors file."""
@@ -54,19 +47,12 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Probe:
-    """Numbers that show what no setting shows, such as changed code under the same name.
+    """Numbers that show what no setting shows, such as changed code under the same name."""
 
-    Attributes:
-        name: Name of the numbers in messages, such as ``"the loss at the centre"``.
-        values: The numbers as they are computed now.
-        rtol: Relative difference from the stored numbers that rounding may explain.
-        atol: Absolute difference that rounding may explain.
-    """
-
-    name: str
-    values: Tensor
-    rtol: float
-    atol: float = 1e-12
+    name: str  # Name of the numbers in messages, such as ``"the loss at the centre"``
+    values: Tensor  # The numbers as they are computed now
+    rtol: float  # Relative difference from the stored numbers that rounding may explain
+    atol: float = 1e-12  # Absolute difference that rounding may explain
 
     def differences(self, stored: Tensor | None) -> list[str]:
         """The name of the numbers, if they are not those that were stored."""
@@ -81,36 +67,21 @@ class Probe:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file from which an interrupted computation goes on, whole or not there; or no file at all.
+    """A file from which an interrupted computation goes on, whole or not there; or no file at all."""
 
-    Attributes:
-        path: The file; ``None`` stores nothing.
-        kind: Name of the computation, such as ``"course"``.
-        identity: Everything that the content depends on.
-        probe: Numbers that must still be computed as they were; ``None`` compares none.
-        argument: Name of the user's argument, for messages.
-    """
-
-    path: Path | None
-    kind: str
-    identity: Identity = field(default_factory=lambda: Identity({}))
-    probe: Probe | None = None
-    argument: str = "checkpoint"
+    path: Path | None  # The file; ``None`` stores nothing
+    kind: str  # Name of the computation, such as ``"course"``
+    identity: Identity = field(default_factory=lambda: Identity({}))  # Everything that the content depends on
+    probe: Probe | None = None  # Numbers that must still be computed as they were; ``None`` compares none
+    argument: str = "checkpoint"  # Name of the user's argument, for messages
 
     @classmethod
     def at(
         cls, path: Path | str | None, kind: str, identify: Callable[[], Identity], probe: Probe | None = None
     ) -> "Checkpoint":
-        """The checkpoint at a path that a user gave.
+        """The checkpoint at a path that a user gave, refused where there is no such folder.
 
-        Args:
-            path: The file; ``None`` stores nothing, and nothing is identified.
-            kind: Name of the computation.
-            identify: Function that returns the identity, which costs a read of the data.
-            probe: Numbers that must still be computed as they were.
-
-        Raises:
-            ValueError: If the folder of the file does not exist.
+        ``identify`` returns the identity, which costs a read of the data; without a path it is not called.
         """
         if path is None:
             return cls(None, kind)
@@ -145,12 +116,7 @@ class Checkpoint:
             raise damaged(self.argument, str(self.path), error.how) from error
 
     def write(self, records: Mapping[str, Any], arrays: Mapping[str, Tensor] | None = None) -> None:
-        """Stores a state; a reader sees the earlier file or the new one.
-
-        Args:
-            records: Values by name in the types of JSON, also numbers that are not finite.
-            arrays: Tensors by name, which are copied.
-        """
+        """Stores a state as a :class:`Sealed`; a reader sees the earlier file or the new one."""
         if self.path is None:
             return
         if self.probe is not None:

@@ -45,15 +45,12 @@ def _installed(package: str) -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that a stored result depends on.
+    """Everything that a stored result depends on."""
 
-    Attributes:
-        settings: Settings and digests of weights, data and loss by name, in the types of JSON. A stored
-            result is used only where all of them are the same.
-        versions: Versions of the packages by name. Where they differ a warning says so.
-    """
-
+    # Settings and digests of weights, data and loss by name, in the types of JSON. A stored result is used
+    # only where all of them are the same.
     settings: Mapping[str, Any]
+    # Versions of the packages by name. Where they differ a warning says so.
     versions: Mapping[str, str] = field(default_factory=lambda: package_versions())
 
     def differences(self, stored: "Identity") -> list[str]:
@@ -118,11 +115,9 @@ class SealError(ValueError):
 
 
 def seal(records: Mapping[str, Any], arrays: Mapping[str, Tensor] | None = None) -> bytes:
-    """The bytes of records and arrays, the same for the same values every time.
+    """The bytes of records in the types of JSON (also numbers that are not finite) and of arrays.
 
-    Args:
-        records: Values by name in the types of JSON, also numbers that are not finite.
-        arrays: Tensors by name, which are copied to the CPU; ``None`` makes plain JSON text.
+    They are the same for the same values every time. Without arrays they are plain JSON text.
     """
     content = {"format": FORMAT, "seal": _BLANK, **records}
     if arrays is None:
