@@ -115,7 +115,11 @@ def attributed(
     ]
     for doubt in doubts:
         warnings.warn(doubt, SolsetWarning, stacklevel=3)
-    notes = [*doubts, *(note for _, note in parts.values() if note)]
+    notes = [
+        *doubts,
+        *([line.map.remark] if line.map.remark else []),
+        *(note for _, note in parts.values() if note),
+    ]
     if solved.status is Status.INCONSISTENT and line.map.keeps_outputs:
         notes.append(_share(solved.residual))
     values = {name: _one(value, slopes) for name, (value, _) in parts.items()}
@@ -160,8 +164,11 @@ def _doubts(
     drift, effects = (line.gradient @ vectors).abs(), weights.abs().amax(dim=1)
     ratio = float((drift / effects).nan_to_num(0.0).max())
     if ratio > SMALL:
+        cure = "train further"
+        if not line.map.feels_gradient:
+            cure += ", or take the derivatives as those of the weights as they are"
         doubts.append(
             f"training had not stopped: the leftover gradient alone would change the goal {ratio:.3g} times "
-            f"as much as the removal of any point ({float(effects.max()):.3g}); train further"
+            f"as much as the removal of any point ({float(effects.max()):.3g}); {cure}"
         )
     return doubts

@@ -38,6 +38,7 @@ from solset.risk import (
     refuse_model,
     sample_factors,
     source_of,
+    statistics_held,
     verified,
     with_loss,
 )
@@ -178,11 +179,15 @@ def _warned_of_drift(risk: EmpiricalRisk, sweep: Sweep, asked: float | None) -> 
     usual = STATIONARY * scale if 0 < scale < float("inf") else STATIONARY
     tol = usual if asked is None else asked
     if size > tol:
+        held = statistics_held(risk.model)
         warnings.warn(
             f"the weights are not stationary: the gradient norm of the risk is {size:.3g} (tolerance "
             f"{tol:.3g}). Unless the data are fitted, estimates are by the proximal map, which starts from "
-            f'the weights as they are; optimality="stationary" asks for a set that they are not on. Pass the '
-            f"weight_decay of training if it had one, or raise gradient_tol to accept the gradient",
+            f"the weights as they are, and whose answers have no calibrated length without "
+            f"Proximal(recipe=filters.Recipe.of(optimizer, model)); "
+            f'optimality="stationary" asks for a set that they are not on. Pass the '
+            f"weight_decay of training if it had one, or raise gradient_tol to accept the gradient"
+            + (f". Also, {held}" if held else ""),
             SolsetWarning,
             stacklevel=4,
         )

@@ -26,7 +26,7 @@ from solset.operators import (
 from solset.outofcore import gram_solver
 from solset.problem._announcement import announce
 from solset.problem._premises import premises_of
-from solset.risk import EmpiricalRisk, Sweep, flat_points, misfit_at
+from solset.risk import EmpiricalRisk, Sweep, flat_points, misfit_at, statistics_held
 from solset.solvers import Dense, Dual, Prepared, Solver
 
 FIT_TOL = 1e-2  # misfit, relative to a constant output, up to which a training set counts as fitted
@@ -236,6 +236,11 @@ class TrainedPoint:
             )
         return self._constraints[key]
 
+    def _held(self) -> str:
+        """What else of the network a training moves, and this point holds."""
+        text = statistics_held(self.risk.model)
+        return f"; {text}" if text else ""
+
     def linearise(
         self,
         optimality: "LinearisedMap",
@@ -267,7 +272,7 @@ class TrainedPoint:
             weight_space=Space("q", (self.weights,), operator.dtype, operator.device),
             gradient=self.sweep.gradient,
             map=optimality,
-            reason=reason + change.remark(keeps_outputs=optimality.keeps_outputs),
+            reason=reason + change.remark(keeps_outputs=optimality.keeps_outputs) + self._held(),
             left_out=self.rows - operator.shape[0] if optimality.keeps_outputs else 0,
             check=lambda: premises_of(self, optimality, change),
             warns=self.warns,

@@ -1,20 +1,30 @@
 """The proximal map: how the present weights answer a change, whether or not they are stationary."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from solset import operators
-from solset.checks import positive
+from solset.checks import positive, require
 from solset.derivatives import Qualification
+from solset.errors import bad_value
 from solset.linalg import LinearOperator, krylov
 from solset.problem._gauss_newton import GaussNewton
 from solset.problem._point import MAX_DENSE, LinearisedMap, TrainedPoint
 from solset.problem._stationary import Stationary
 from solset.solvers import CG, Prepared, Solver
+from solset.solvers.filters import Recipe
 
+UNCALIBRATED = (
+    "Its length is not calibrated, since the weights do not tell how long training was: it may be ten times "
+    "too long or too short, and more for very short trainings; pass "
+    "optimality=Proximal(recipe=filters.Recipe.of(optimizer, model, steps=...)) for the length of yours"
+)
+HELD = 1e4  # damping of weights that a recipe holds, in the largest damping of the others
+FULL_RANK = 1e-15  # relative size of an eigenvalue below which float64 cannot tell it from zero
 SHARE = 5e-3  # damping relative to the largest eigenvalue of the Gauss–Newton matrix, where none is given
 FEW_ROWS = 1500  # rows up to which a decomposition of their Gram matrix costs less than a few solves by CG
 PRODUCTS = 12  # dimension of the Krylov space in which the extreme eigenvalues are looked for
@@ -30,26 +40,57 @@ class Proximal(LinearisedMap):
     changed data is isolated, so that the set of solutions is one point. Short training does not feel
     curvature far below ``1 / (sum of its learning rates)``, and the damping stands for that.
 
+    The weights alone do not tell how long training was, so that the length of an answer is right only where
+    damping or recipe are given. With a recipe of duration ``t``, metric ``P`` and decoupled decay ``λ'`` the
+    damping is the diagonal matrix ``(1/t + λ') P⁻¹``.
+
     Attributes:
         damping: Number ``δ`` that is added to every eigenvalue, in units of the Hessian; it is about one over
             the sum of the learning rates of training. By default 0.005 of the largest eigenvalue.
+        recipe: Duration and metric of the training, as ``filters.Recipe.of(optimizer, model)`` reads them;
+            ``None`` where they are not known. Not together with a damping.
     """
 
     damping: float | None = None
+    recipe: Recipe | None = None
     name: ClassVar[str] = "proximal"
     is_exact: ClassVar[bool] = False
     feels_gradient: ClassVar[bool] = False
     solvers: ClassVar[str] = GaussNewton.solvers
 
     def __post_init__(self) -> None:
+        require("recipe", self.recipe, Recipe | None, cure="Pass filters.Recipe.of(optimizer, model).")
         if self.damping is not None:
+            if self.recipe is not None:
+                cure = "Leave one of them out."
+                raise bad_value("damping", expected="left out beside a recipe", got=self.damping, cure=cure)
             positive("damping", self.damping, cure="Leave it out, or take 1 / the sum of learning rates.")
 
     def operator(self, point: TrainedPoint) -> LinearOperator:
         """The damped Gauss–Newton matrix; argument as for every map. Cost: twelve products for the rule."""
+        if self.recipe is not None:
+            decay = point.risk.weight_decay + self._damping_of(self.recipe, point)
+            return operators.GaussNewton(
+                replace(point.risk, weight_decay=decay), memory_budget=point.memory_budget
+            )
         matrix = operators.GaussNewton(point.risk, memory_budget=point.memory_budget)
         matrix.damping += chosen_damping(matrix) if self.damping is None else self.damping
         return matrix
+
+    def _damping_of(self, recipe: Recipe, point: TrainedPoint) -> float | Tensor:
+        """``(1/t + λ') P⁻¹``; weights that the recipe holds get a damping that holds them."""
+        strength = 1.0 / recipe.length + torch.as_tensor(recipe.decay, dtype=torch.float64)
+        if not recipe.is_diagonal:
+            return float(strength)
+        scale = torch.ones(1) if recipe.scale is None else recipe.scale
+        for part in (strength, scale):
+            if part.ndim and len(part) not in {1, point.weights}:
+                got, cure = f"one of {len(part)}", "Read it from an optimizer of these weights alone."
+                raise bad_value("recipe", expected=f"one of {point.weights} weights", got=got, cure=cure)
+        damping = (strength.to(scale.device) / scale.double()).expand(point.weights).clone()
+        is_held = torch.isinf(damping)
+        damping[is_held] = HELD * damping[~is_held].max() if bool((~is_held).any()) else HELD
+        return damping.to(point.risk.weights)
 
     def default_solver(self, point: TrainedPoint) -> Solver:
         """``Dense`` for few weights, ``Dual`` for few rows, else ``CG``, which the damping makes fast.
@@ -58,8 +99,10 @@ class Proximal(LinearisedMap):
             point: Trained point at which the map is linearised.
         """
         if point.weights <= min(MAX_DENSE, point.rows):
-            return point.dense_solver()
-        return GaussNewton().default_solver(point) if point.rows <= FEW_ROWS else CG()
+            dense = point.dense_solver()  # nothing is singular, however far the damping of a recipe spreads
+            return dense if self.recipe is None else replace(dense, rank_tolerance=FULL_RANK)
+        is_even = self.recipe is None or not self.recipe.is_diagonal
+        return GaussNewton().default_solver(point) if is_even and point.rows <= FEW_ROWS else CG()
 
     def filters_act_on(self, point: TrainedPoint, solver: Solver | None) -> Callable[[], Prepared]:
         """The Hessian, which further training follows, without damping; arguments as usual."""
@@ -74,13 +117,20 @@ class Proximal(LinearisedMap):
 
     @property
     def remark(self) -> str:
-        """Which element its solution is, and how to ask for another one."""
-        size = "0.005 of the largest curvature" if self.damping is None else f"{self.damping:.3g}"
-        return (
-            f"this is the element of the proximal map: the damped Gauss–Newton answer (damping {size}) of "
-            f'these weights, which need not be stationary; pass optimality="stationary" for the set of '
-            f"stationary weights, or a filter of your training's length to element(...)"
+        """Which element its solution is, whether its length is known, and how to ask for another one."""
+        if self.recipe is not None:
+            size = f"damping of a training of length {self.recipe.length:.3g}"
+        elif self.damping is not None:
+            size = f"damping {self.damping:.3g}"
+        else:
+            size = "damping 0.005 of the largest curvature"
+        which = (
+            f"this is the element of the proximal map: the damped Gauss–Newton answer ({size}) of these "
+            f'weights, which need not be stationary; pass optimality="stationary" for the set of '
+            f"stationary weights"
         )
+        has_length = self.damping is not None or self.recipe is not None
+        return which if has_length else f"{which}. {UNCALIBRATED}"
 
     def qualification(self, rank: int, rows: int, left_out: int) -> Qualification:  # noqa: ARG002 - never exact
         """Never verified: the objective is not the risk; arguments as for every map."""

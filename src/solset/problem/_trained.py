@@ -17,7 +17,7 @@ from solset.linalg import Space
 from solset.problem._entrance import weights_of
 from solset.problem._interpolating import Interpolating
 from solset.problem._point import TrainedPoint
-from solset.risk import EmpiricalRisk, Indices, Sweep, fit_at, in_double, network_of
+from solset.risk import EmpiricalRisk, Indices, Sweep, fit_at, in_double, network_of, statistics_held
 
 # Not `Self`, which the run-time checks of the tests take in decorated classes only.
 Kind = TypeVar("Kind", bound="TrainedProblem")
@@ -74,7 +74,8 @@ class TrainedProblem:
         network, _ = network_of(self._risk.model, {})
         return (
             f"Problem({type(network).__name__}, n={self.point_count}, p={len(self.weights())}, "
-            f"c={self.output_count}, gradient norm {float(self._sweep.gradient.norm()):.3g})"
+            f"c={self.output_count}, gradient norm {float(self._sweep.gradient.norm()):.3g}"
+            f"{', running statistics held' if statistics_held(network) else ''})"
         )
 
     def restrict(

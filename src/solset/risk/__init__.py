@@ -28,7 +28,7 @@ from solset.risk._other_data import (
 from solset.risk._penalty import Penalty, check_penalty
 from solset.risk._plain_embedding import filling_rows
 from solset.risk._points import Indices, Points
-from solset.risk._probe import probe_indices, probe_model, refuse_model
+from solset.risk._probe import probe_indices, probe_model, refuse_model, statistics_held
 from solset.risk._routes import Routes
 from solset.risk._scale import flat_points, gradient_scale, misfit_at
 from solset.risk._sources import Source, as_points, source_of
@@ -107,6 +107,7 @@ __all__ = [
     "settings_of",
     "slopes_at",
     "source_of",
+    "statistics_held",
     "style_of",
     "target_form",
     "target_rows",

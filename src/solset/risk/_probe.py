@@ -68,6 +68,22 @@ def refuse_model(model: nn.Module) -> None:
         )
 
 
+def statistics_held(model: nn.Module) -> str:
+    """A sentence on the running statistics that a model holds; empty where it has none.
+
+    Args:
+        model: Network in evaluation mode.
+    """
+    count = sum(isinstance(each, _BatchNorm) and each.running_mean is not None for each in model.modules())
+    if not count:
+        return ""
+    layers = "one BatchNorm layer" if count == 1 else f"{count} BatchNorm layers"
+    return (
+        f"the running statistics of {layers} are held; a new training moves them too, and their part in its "
+        f"outputs can be as large as that of the weights, and of the other sign: a solset.Training moves both"
+    )
+
+
 def _refuse_wrapped(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
