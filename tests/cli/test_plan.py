@@ -47,7 +47,7 @@ def test_writes_all_numbers(solset):
     ("arguments", "says"),
     [
         (["mine.py:build", "--points", "0,6"], "`points` must be in 0..5; got [6]. Count points from 0."),
-        (["mine.py:build", "--points", "a"], "`--points` must be indices such as 0,3,7; got 'a'"),
+        (["mine.py:build", "--points", "a"], "`--points` must be indices such as 0,3,7 or 0-5,9; got 'a'"),
         (["mine.py:other"], "`source` must be a function that returns a Problem; got int. Return one."),
     ],
 )

@@ -83,7 +83,7 @@ def test_run_repeats_a_run_from_its_settings_to_the_same_bytes(solset, command, 
         (
             "command = 'run'\nsource = 'mine.py:build'",
             (),
-            "`--points` must be given; got nothing. Indices of",
+            "`--points` must be given, or one of",
         ),
         ("command = 'run'\npoints = 3", (), "`points` must be a list; got 3. Write it as [1, 2]."),
         ("command = 'run'\npoints = [0.5]", (), "`points` must be an integer; got 0.5"),
@@ -105,5 +105,5 @@ def test_a_settings_file_that_is_not_there_is_named(solset):
 def test_a_required_option_that_is_missing_is_named(solset):
     ended = solset("run", "mine.py:build", "--out", "new")
     assert ended.code == 2
-    assert "`--points` must be given; got nothing. Indices of the training points" in ended.error
+    assert "`--points` must be given, or one of --remove" in ended.error
     assert not Path("new").exists()

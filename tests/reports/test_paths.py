@@ -11,7 +11,7 @@ from torch import nn
 
 from solset import Move, Problem, SolsetWarning, follow_path
 from solset.reports._directions import random_directions, step_of
-from solset.reports._moves import MoveSettings
+from solset.reports._moves import ChangeSettings
 from solset.reports._options import settings_from
 from solset.reports._paths_report import PathSettings, path_experiment, run_paths
 from solset.reports._run_folder import RunFolder
@@ -132,6 +132,6 @@ def test_a_direction_that_cannot_be_had_is_refused_first(fitted):
 
 def test_a_problem_without_a_path_is_refused_first(build_case):
     problem = build_case("tanh-ce-mean").problem()
-    MoveSettings.check(SETTINGS, problem)
+    ChangeSettings.check(SETTINGS, problem)
     with pytest.raises(ValueError, match="weight decay"):
         SETTINGS.check(problem)

@@ -227,7 +227,8 @@ class TestRun:
         save_file({"directions": inputs.flip(0).contiguous()}, tmp_path / "directions.safetensors")
         found = []
         for seed in (0, 1):
-            settings = UserSettings("", (0, 1), str(tmp_path / "directions.safetensors"), seed=seed)
+            stored = str(tmp_path / "directions.safetensors")
+            settings = UserSettings("", points=(0, 1), direction=stored, seed=seed)
             folder = opened(tmp_path / str(seed), settings)
             run_user_problem(problem, settings, folder)
             found.append(folder.read_tensors("weights_0.01.safetensors"))

@@ -35,7 +35,8 @@ class Station(Result):
 
     Attributes:
         place: Place ``τ`` in [0, 1] along the change, or number of gradient-descent steps taken.
-        moved_loss: Mean loss of the moved points, per example, without weight decay.
+        moved_loss: Mean loss of the moved points, per example, without weight decay. Where factors or class
+            labels change it is that of the points as they were before, whatever they count on the way.
         all_loss: Mean loss of all points, per example, without weight decay.
         residual: Distance from the set: the largest error of an output that is kept, or the norm of the
             gradient of the risk. Along a retraining it is the gradient norm.

@@ -39,6 +39,12 @@ from solset.problem import (
 from solset.risk import WeighedLoss, as_points, identity
 from solset.storage import Identity
 
+_UNITS: dict[type[Change], str] = {
+    Move: "input unit",
+    Relabel: "unit of a target",
+    Reweight: "unit of a relative factor",
+}
+
 
 @checked
 def audit(
@@ -118,6 +124,7 @@ def audit(
     losses = route.losses if isinstance(route, FiniteAudit) else part.risk()
     result = Audit(
         kind=type(change).__name__,
+        unit="weight units" if isinstance(route, FiniteAudit) else f"weight units per {_UNITS[type(change)]}",
         points=tuple(chosen),
         modulus=columns.get("modulus"),
         isolated_modulus=columns.get("isolated_modulus"),

@@ -32,6 +32,8 @@ class Audit(TableResult):
     ``to_dict()``.
 
     Attributes:
+        unit: Unit of the moduli, such as ``"weight units per input unit"``, or ``"weight units"`` where each
+            change is made as a whole.
         points: Indices ``K`` of the audited points, in the order of everything below.
         kind: Name of the kind of change, such as ``"Move"``.
         modulus: Joint Lipschitz modulus ``κ_k``, ``(|K|,)``: the change of the weights per unit change of the
@@ -60,6 +62,7 @@ class Audit(TableResult):
     """
 
     kind: str
+    unit: str
     points: tuple[int, ...]
     modulus: Tensor | None
     isolated_modulus: Tensor | None

@@ -76,4 +76,4 @@ def _finite(
     every = change.joining(risk)
     losses = risk if every is None else every.select(range(len(risk.points), len(every.points)))
     route = FiniteAudit(part, gradient, losses, choices, optimality)
-    return route, list(choices), line.optimality, line.reason
+    return route, list(choices), line.optimality, line.reason.removeprefix(f"{line.optimality} because ")

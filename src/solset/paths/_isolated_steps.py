@@ -302,6 +302,8 @@ class IsolatedSteps:
             of_moved, of_all = float(losses[watched].mean()), float(losses.mean())
             if not self._change.moves_data(self._risk):  # points do not count alike on the way
                 of_all = risk.without_regularisation().value()
+                before = self._risk.at(risk.weights)
+                of_moved = float((before.select(self._points) if self._points else before).losses().mean())
         self._meter.add(FORWARD)
         return Station(
             place=place,

@@ -21,12 +21,11 @@ from solset.plotting._curves import (
 )
 from solset.plotting._images import image_grid, sensitivity_maps
 from solset.plotting._landscape import landscape_contour, landscape_line, landscape_surface
-from solset.plotting._plot import MODULUS_AXIS, plot
+from solset.plotting._plot import moduli_of, modulus_axis, plot
 from solset.plotting._style import ROLE_COLOURS, Figure, figure_bytes, number_text
 
 __all__ = [
     "Figure",
-    "MODULUS_AXIS",
     "ROLE_COLOURS",
     "bars_before_after",
     "error_against_cost",
@@ -37,6 +36,8 @@ __all__ = [
     "landscape_line",
     "landscape_surface",
     "number_text",
+    "moduli_of",
+    "modulus_axis",
     "plot",
     "ranking_bars",
     "scatter_agreement",

@@ -3,6 +3,8 @@
 from functools import singledispatch
 from typing import Any, Literal
 
+from torch import Tensor
+
 from solset.attribution import Attribution
 from solset.errors import bad_type, bad_value
 from solset.landscapes import Landscape
@@ -11,8 +13,6 @@ from solset.paths import Course
 from solset.plotting._curves import ranking_bars, station_losses
 from solset.plotting._landscape import landscape_contour, landscape_line, landscape_surface
 from solset.plotting._style import Figure
-
-MODULUS_AXIS = "Lipschitz modulus, weight units per input unit"
 
 
 @singledispatch
@@ -38,12 +38,31 @@ def plot(result: object, **options: Any) -> Figure:  # noqa: ARG001 - the regist
     )
 
 
+def moduli_of(result: Audit) -> dict[str, Tensor]:
+    """The moduli of an audit that were computed, by the name that a legend gives them.
+
+    Args:
+        result: Audit whose moduli are drawn.
+    """
+    joint = "joint" if "per" in result.unit else "the whole change"
+    columns = {joint: result.modulus, "isolated": result.isolated_modulus}
+    return {name: values for name, values in columns.items() if values is not None}
+
+
+def modulus_axis(result: Audit) -> str:
+    """The name of an axis of moduli, with their unit.
+
+    Args:
+        result: Audit whose moduli are drawn.
+    """
+    return f"{'Lipschitz modulus' if 'per' in result.unit else 'change of the weights'}, {result.unit}"
+
+
 @plot.register
 def _(result: Audit, *, top: int = 10) -> Figure:
-    first = result.order[:top]
-    columns = {"joint": result.modulus, "isolated": result.isolated_modulus}
-    bars = {name: values[first].tolist() for name, values in columns.items() if values is not None}
-    return ranking_bars([f"point {result.points[place]}" for place in first], bars, xlabel=MODULUS_AXIS)
+    first, axis = result.order[:top], modulus_axis(result)
+    bars = {name: values[first].tolist() for name, values in moduli_of(result).items()}
+    return ranking_bars([f"point {result.points[place]}" for place in first], bars, xlabel=axis)
 
 
 @plot.register

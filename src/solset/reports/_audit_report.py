@@ -7,10 +7,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from solset.changes import Add, Change, Move, Relabel, Remove, Reweight
 from solset.checks import within
+from solset.errors import bad_value
 from solset.modulus import Audit, audit
-from solset.plotting import MODULUS_AXIS, sensitivity_maps, sorted_values
+from solset.plotting import moduli_of, modulus_axis, sensitivity_maps, sorted_values
 from solset.problem import Problem, as_map
+from solset.reports._changes import new_points
 from solset.reports._images import as_images, as_maps
 from solset.reports._moves import map_of
 from solset.reports._options import Settings, map_option, option, points_option, source_option
@@ -46,11 +49,68 @@ _PEERS = _HEADS | {
 
 
 @dataclass(frozen=True)
+class _Words:
+    """What a page says of one kind of change.
+
+    Attributes:
+        question: Sentence that the page answers, with the number of points as ``{count}``.
+        meaning: Sentences that say what the numbers are.
+        point: Word for one of the points.
+    """
+
+    question: str
+    meaning: str
+    point: str = "Point"
+
+    def is_modulus(self, result: Audit) -> bool:
+        """Whether the numbers are per unit of a change that may be small."""
+        return "per" in result.unit
+
+
+_WHOLE = "The number of a point is how far the nearest solution moves, as one Newton step on the changed risk predicts it: "
+_WORDS = {
+    "Move": _Words(
+        "If one of {count} training points were changed a little, how far could the network move, and by which features?",
+        "The modulus of a point is how far the nearest solution moves per unit change of its features, in the worst direction: joint, where all other training points keep their outputs; isolated, where only its own output is a constraint. The isolated value is never above the joint one.",
+    ),
+    "Relabel": _Words(
+        "If one of {count} training points had another target, how far could the network move?",
+        "The number of a point is how far the nearest solution moves per unit change of its target; for class labels, how far it moves, as one Newton step predicts it, for the label that moves it most.",
+    ),
+    "Reweight": _Words(
+        "If one of {count} training points counted a little more or less, how far could the network move?",
+        "The modulus of a point is how far the nearest solution moves per unit change of the relative factor of its loss, which is 1 as trained.",
+    ),
+    "Remove": _Words(
+        "If one of {count} training points had not been there, how far would the network have moved?",
+        _WHOLE + "without the point, and with all others.",
+    ),
+    "Add": _Words(
+        "If one of {count} candidates had been there, how far would the network have moved?",
+        _WHOLE + "with the candidate beside all training points.",
+        "Candidate",
+    ),
+}
+
+
+@dataclass(frozen=True)
 class AuditSettings(Settings):
     """Settings of ``solset audit``; each field says what it is in its help text."""
 
     source: str = source_option("a solset.Problem")
     points: tuple[int, ...] = points_option("to audit", default=(), default_help="all points")
+    change: Literal["move", "relabel", "reweight", "remove"] = option(
+        "move",
+        flag="--change",
+        help="Kind of change of each point: its features move, its target changes, its weight changes, or it "
+        "is left out.",
+    )
+    add: str = option(
+        "",
+        flag="--add",
+        help="File (.npz or .safetensors) with the arrays x and y of candidates, which are ranked in the place "
+        "of the training points, by how far each would move the model if it joined.",
+    )
     validation: str = option(
         "",
         flag="--validation",
@@ -82,9 +142,23 @@ class AuditSettings(Settings):
         help="Number of points shown in figures and tables.",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.add and (self.points or self.change != "move"):
+            got = "--points" if self.points else "--change"
+            cure = "Candidates and training points are two runs."
+            raise bad_value("--add", expected="given without --points and --change", got=got, cure=cure)
+
+    def kind(self, problem: Problem) -> type[Change] | Change:
+        """The kind of change that was asked for, with the candidates that a file holds."""
+        if self.add:
+            return Add(*new_points(Path(self.add), problem))
+        return {"move": Move, "relabel": Relabel, "reweight": Reweight, "remove": Remove}[self.change]
+
     def check(self, problem: Problem) -> None:
         """Refuses settings that do not fit the problem, before a run folder is made."""
         points = problem.check_points(self.points or None)
+        self.kind(problem)
         part = problem.restrict(parameters=[self.layer]) if self.layer else problem
         asked = as_map(self.optimality)
         if asked is not None:
@@ -102,6 +176,7 @@ def run_audit(
     """Audits into a run folder: batches as they are finished, then ranking, directions and maps."""
     result = audit(
         problem,
+        settings.kind(problem),
         points=settings.points or None,
         validation=validation,
         layer=settings.layer or None,
@@ -139,22 +214,22 @@ def audit_experiment(
     """Audits a user's problem into a folder and returns the path of the page."""
     result = run_audit(problem, settings, folder, validation=validation)
     draw_audit(problem, result, folder, top=settings.top)
+    asked, count, first = _WORDS[result.kind], len(result.points), result.order[0]
+    most = f"{result.points[first]} moves it most, by {float(result.score[first]):.3g} {result.unit}"
     report = Report(
         "Which training points move this network most?",
-        f"If one of {len(result.points)} training points were changed a little, how far could the network move, and by which features?",
+        f"{asked.question.format(count=count)} {asked.point} {most}.",
         summary=[
             Finding(
-                "largest modulus",
+                "largest modulus" if asked.is_modulus(result) else "largest change",
                 float(result.score.max()),
-                f"The modulus of point {result.points[result.order[0]]}, in weight units per input unit.",
+                f"That of {asked.point.lower()} {result.points[first]}, in {result.unit}.",
             ),
+            Finding("median", float(result.score.median()), "Half of the points move the network less."),
             Finding(
-                "median modulus", float(result.score.median()), "Half of the points move the network less."
-            ),
-            Finding(
-                "points of infinite modulus",
+                "points without a finite number",
                 int(result.score.isinf().sum()),
-                "No change of the weights answers some perturbation of these points; the notes say why.",
+                "No change of the weights answers some change of these points; the notes say why.",
                 "d",
             ),
         ],
@@ -167,10 +242,11 @@ def audit_experiment(
 def draw_audit(problem: Problem, result: Audit, folder: RunFolder, *, top: int) -> None:
     """Writes the figures: bars of the top points, all points sorted, and maps where inputs are images."""
     folder.write_figure("ranking", result.plot(top=top))
-    moduli = {"joint": result.modulus, "isolated": result.isolated_modulus}
-    whole = {name: values.tolist() for name, values in moduli.items() if values is not None}
-    sorted_points = sorted_values(whole, xlabel="points, most sensitive first", ylabel=MODULUS_AXIS)
+    whole = {name: values.tolist() for name, values in moduli_of(result).items()}
+    sorted_points = sorted_values(whole, xlabel="points, most sensitive first", ylabel=modulus_axis(result))
     folder.write_figure("distribution", sorted_points)
+    if result.kind != "Move":
+        return
     for name, places in (("most", result.order[:top]), ("least", result.order[::-1][:top])):
         chosen = [result.points[place] for place in places]
         images, maps = as_images(problem.risk().points.features(chosen)), as_maps(result.maps[places])
@@ -183,9 +259,11 @@ def draw_audit(problem: Problem, result: Audit, folder: RunFolder, *, top: int) 
 def audit_sections(result: Audit, folder: RunFolder, *, top: int) -> tuple[Section, ...]:
     """The parts of a page that show an audit."""
     heads = {name: head for name, head in _HEADS.items() if getattr(result, name) is not None}
+    if not _WORDS[result.kind].is_modulus(result):
+        heads["modulus"] = "change of the weights"
     ranking = Section(
         "The ranking",
-        "The modulus of a point is how far the nearest solution moves per unit change of its features, in the worst direction: joint, where all other training points keep their outputs; isolated, where only its own output is a constraint. The isolated value is never above the joint one.",
+        _WORDS[result.kind].meaning,
         [
             Picture(
                 "ranking",

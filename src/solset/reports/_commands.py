@@ -7,7 +7,7 @@ from typing import Any
 
 from solset.problem import Problem
 from solset.reports._audit_report import AuditSettings, audit_experiment
-from solset.reports._moves import MoveSettings
+from solset.reports._moves import ChangeSettings
 from solset.reports._options import Settings
 from solset.reports._paths_report import PathSettings, path_experiment
 from solset.reports._plan_table import PlanSettings, plan_from
@@ -61,16 +61,18 @@ def problem_facts(problem: Problem) -> Facts:
     return identity(problem.risk(), depends_on_batches=False).settings
 
 
-def _moving(experiment: Callable[[Problem, Any, RunFolder], Path]) -> Callable[[MoveSettings], Job]:
-    """The preparation of a command that moves points; a file of directions is part of its facts."""
+def _changing(experiment: Callable[[Problem, Any, RunFolder], Path]) -> Callable[[ChangeSettings], Job]:
+    """The preparation of a command that changes the data; the files that it reads are part of its facts."""
 
-    def prepare(settings: MoveSettings) -> Job:
+    def prepare(settings: ChangeSettings) -> Job:
         problem = load_problem(settings.source)
         print(problem)
         settings.check(problem)
         facts, stored = dict(problem_facts(problem)), Path(settings.direction)
         if settings.direction not in {"gradient", "random"} and has_file(stored):
             facts["file of directions"] = hash_file(stored.resolve())
+        if settings.add:
+            facts["file of new points"] = hash_file(Path(settings.add).resolve())
         return Job(facts, lambda folder: experiment(problem, settings, folder))
 
     return prepare
@@ -85,6 +87,8 @@ def _audit(settings: AuditSettings) -> Job:
     print(problem)
     settings.check(problem)
     facts, held_out = dict(problem_facts(problem)), None
+    if settings.add:
+        facts["file of candidates"] = hash_file(Path(settings.add).resolve())
     if settings.validation:
         held_out = load_validation(settings.source, settings.validation)
         facts["validation data"] = digest(held_out)
@@ -102,10 +106,10 @@ def _poison(settings: PoisonSettings) -> Job:
 COMMANDS = (
     Command(
         "run",
-        "Moves training points of your own model and estimates its new solution set; with a run folder's "
-        "settings.toml as SOURCE, repeats that run.",
+        "Moves, removes, relabels, reweights or adds training points of your own model and estimates its new "
+        "solution set; with a run folder's settings.toml as SOURCE, repeats that run.",
         UserSettings,
-        _moving(user_experiment),
+        _changing(user_experiment),
     ),
     Command(
         "plan",
@@ -116,7 +120,7 @@ COMMANDS = (
     ),
     Command(
         "audit",
-        "Ranks the training points, and their features, by how far they can move your model.",
+        "Ranks the training points, or candidates that may join, by how far they can move your model.",
         AuditSettings,
         _audit,
     ),
@@ -129,8 +133,9 @@ COMMANDS = (
     ),
     Command(
         "path",
-        "Follows the solution of your own model along large changes of training points.",
+        "Follows the solution of your own model along large moves of training points, or to the end of a "
+        "change of whole points.",
         PathSettings,
-        _moving(path_experiment),
+        _changing(path_experiment),
     ),
 )

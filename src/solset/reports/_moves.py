@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from solset.changes import Change, Move
+from solset.errors import bad_value
 from solset.problem import AUTO, Optimality, Problem, as_map
+from solset.reports._changes import PointSettings
 from solset.reports._directions import directions_from_file, loss_directions, random_directions, step_of
 from solset.reports._options import (
-    Settings,
     map_option,
     option,
     points_option,
     seed_option,
-    source_option,
     steps_option,
 )
 from solset.reports._run_folder import RunFolder
@@ -24,11 +25,10 @@ from solset.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
-class MoveSettings(Settings):
-    """Settings of a command that moves points; each field says what it is in its help text."""
+class ChangeSettings(PointSettings):
+    """Settings of a command that moves points, or changes whole points; each field says what it is."""
 
-    source: str = source_option("a solset.Problem")
-    points: tuple[int, ...] = points_option("that move")
+    points: tuple[int, ...] = points_option("that move", default=(), default_help="none")
     direction: str = option(
         "gradient",
         flag="--direction",
@@ -45,14 +45,30 @@ class MoveSettings(Settings):
         inputs = problem.risk().points.features(points)
         return Moves(points, inputs, self._directions(problem, points, inputs))
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.points) == self.changes_points:
+            raise bad_value(
+                "--points",
+                expected="given, or one of --remove, --relabel, --reweight and --add in its place",
+                got="both" if self.points else "nothing",
+                cure="Points that move and points that change as a whole are two runs.",
+            )
+
     def check(self, problem: Problem) -> None:
         """Refuses settings that do not fit the problem, before a run folder is made.
 
         Cost: one gradient over the moved points.
         """
-        points, asked = self.moves(problem).points, as_map(self.optimality)
+        change, asked = self.change_kind(problem), as_map(self.optimality)
         if asked is not None:
-            problem.derivative(points=points, optimality=asked)
+            problem.derivative(change, optimality=asked)
+
+    def change_kind(self, problem: Problem) -> Change:
+        """The change of whole points, or a move of any length of the points that move."""
+        if self.changes_points:
+            return self.point_changes(problem).whole
+        return Move(self.moves(problem).points)
 
     @property
     def directions_note(self) -> str:

@@ -6,11 +6,11 @@ folder and the file ``settings.toml`` that repeats a run.
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from solset.checks import one_of, require, within
 from solset.errors import bad_value
 from solset.problem import AUTO, MAPS
 
+MOST_IN_A_RANGE = 10_000_000  # points: a typing error is refused before it fills the memory
+_RANGE = re.compile(r"(\d+)\s*-\s*(\d+)")
 LARGEST_SEED = 2**32 - 1  # NumPy's limit, below torch's
 
 
@@ -147,7 +149,20 @@ def integers(flag: str, text: str, *, expected: str, cure: str) -> tuple[int, ..
         raise bad_value(flag, expected=expected, got=repr(text), cure=cure) from error
 
 
-indices = partial(integers, expected="indices such as 0,3,7", cure="Count points from 0.")
+def indices(flag: str, text: str) -> tuple[int, ...]:
+    """``"0-2,9"`` as 0, 1, 2 and 9."""
+    expected, cure = "indices such as 0,3,7 or 0-5,9", "Count points from 0."
+    parts: list[int] = []
+    for part in text.split(","):
+        ends = _RANGE.fullmatch(part.strip())
+        if ends is None:
+            parts += integers(flag, part, expected=expected, cure=cure)
+            continue
+        first, last = int(ends[1]), int(ends[2])
+        if not first <= last <= first + MOST_IN_A_RANGE:
+            raise bad_value(flag, expected=expected, got=repr(text), cure="Write the smaller index first.")
+        parts += range(first, last + 1)
+    return tuple(parts)
 
 
 def shape(flag: str, text: str) -> tuple[int, int]:
@@ -213,7 +228,7 @@ def source_option(returned: str) -> Any:
 
 def points_option(which: str, **appearance: Any) -> Any:
     """The field for indices of training points; ``which`` says what they do."""
-    text = f"Indices of the training points {which}, such as 0,3,7."
+    text = f"Indices of the training points {which}, such as 0,3,7 or 0-5,9."
     return option(flag="--points", parse=indices, help=text, **appearance)
 
 

@@ -11,8 +11,9 @@ from solset.errors import bad_value
 from solset.paths import Course, check_path, follow_path
 from solset.plotting import station_losses
 from solset.problem import Problem, keeps_outputs
-from solset.reports._moves import MoveSettings, map_of, mean_losses
+from solset.reports._moves import ChangeSettings, map_of, mean_losses
 from solset.reports._options import map_option, option, steps_option
+from solset.reports._points_report import follow_points
 from solset.reports._records import flat_rows
 from solset.reports._report import write_report
 from solset.reports._report_parts import (
@@ -46,7 +47,7 @@ def _below_one(name: str, value: float) -> None:
 
 
 @dataclass(frozen=True)
-class PathSettings(MoveSettings):
+class PathSettings(ChangeSettings):
     """Settings of ``solset path``; each field says what it is in its help text."""
 
     sizes: tuple[float, ...] = steps_option((0.05,), "one path is followed for each")
@@ -64,8 +65,8 @@ class PathSettings(MoveSettings):
     def check(self, problem: Problem) -> None:
         """Refuses settings that do not fit the problem, and a problem that has no path."""
         super().check(problem)
-        points = problem.check_points(self.points)
-        check_path(problem, Move(points), optimality=map_of(self.optimality), nearest=self.nearest)
+        change = self.change_kind(problem)
+        check_path(problem, change, optimality=map_of(self.optimality), nearest=self.nearest)
 
 
 def run_paths(problem: Problem, settings: PathSettings, folder: RunFolder) -> dict[str, Any]:
@@ -134,6 +135,8 @@ def _nearest(problem: Problem, points: list[int], dx: Tensor, course: Course) ->
 
 def path_experiment(problem: Problem, settings: PathSettings, folder: RunFolder) -> Path:
     """Follows the paths into a folder and returns the path of the page."""
+    if settings.changes_points:
+        return follow_points(problem, settings, folder)
     result = run_paths(problem, settings, folder)
     paths = result["paths"]
     folder.write_csv("paths.csv", flat_rows(paths))

@@ -13,8 +13,10 @@ from solset.changes import Move
 from solset.checks import within
 from solset.plotting import bars_before_after
 from solset.problem import Problem
-from solset.reports._moves import MoveSettings, map_of, mean_losses
+from solset.reports._changes import named_points
+from solset.reports._moves import ChangeSettings, map_of, mean_losses
 from solset.reports._options import option, seed_option
+from solset.reports._points_report import estimate_points
 from solset.reports._records import flat_rows
 from solset.reports._report import write_report
 from solset.reports._report_parts import (
@@ -41,7 +43,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
-class UserSettings(MoveSettings):
+class UserSettings(ChangeSettings):
     """Settings of ``solset run``; each field says what it is in its help text."""
 
     seed: int = seed_option("random directions and samples")
@@ -115,6 +117,8 @@ def _at_size(
 
 def user_experiment(problem: Problem, settings: UserSettings, folder: RunFolder) -> Path:
     """Runs a user's problem into a folder and returns the path of the page."""
+    if settings.changes_points:
+        return estimate_points(problem, settings, folder)
     result = run_user_problem(problem, settings, folder)
     sizes, rows = result["sizes"], flat_rows(result["sizes"])
     folder.write_csv("sizes.csv", rows)
@@ -131,7 +135,7 @@ def user_experiment(problem: Problem, settings: UserSettings, folder: RunFolder)
         )
     report = Report(
         "Where would this network have ended up?",
-        f"If {len(settings.points)} training points had been moved, how far would the solution set be, and what loss would its nearest element have?",
+        f"With {named_points(settings.points)} moved by {100 * last['size']:g} % of {'its' if len(settings.points) == 1 else 'their'} length, the nearest solution is {last['distance']:.3g} from the trained weights, and the loss of the moved points goes from {last['trained']['moved']:.3g} to {last['estimate']['moved']:.3g}.",
         summary=[
             Finding(
                 "training stability",
