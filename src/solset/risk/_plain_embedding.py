@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from inspect import signature
 from typing import Any
 from unittest.mock import patch
@@ -33,6 +34,7 @@ def _plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The function without what changes gradients, and with rows that are shortened in a copy."""
     names = signature(function)
 
+    @wraps(function)  # these contexts stand inside each other, and the signature has to be seen through all
     def call(*args: Any, **named: Any) -> Tensor:
         bound = names.bind(*args, **named)
         bound.apply_defaults()
