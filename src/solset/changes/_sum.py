@@ -47,19 +47,7 @@ class Sum(Change):
         return Beside([part.of_gradient(risk, memory_budget) for part in self._checked(risk)])
 
     def of_outputs(self, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:
-        """The operators of the parts side by side; arguments as for every change.
-
-        Raises:
-            ValueError: If points leave while others change: their rows are dropped, and others are not.
-        """
-        alone = all(isinstance(part, Remove | Reweight) for part in self.parts)
-        if not alone and self.leaving(risk):
-            raise bad_value(
-                "optimality",
-                expected="another map for a sum of a removal and other changes",
-                got="'interpolating', which drops the rows of the points that leave",
-                cure="Estimate the removal, or the other changes, alone.",
-            )
+        """The operators of the parts side by side; arguments as for every change."""
         return Beside([part.of_outputs(risk, memory_budget) for part in self._checked(risk)])
 
     def joining(self, risk: EmpiricalRisk) -> EmpiricalRisk | None:

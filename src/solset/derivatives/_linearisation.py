@@ -153,7 +153,8 @@ class Constraint:
         solver: Solver of systems with ``A``.
         row_weights: Function that gives ``W``, with ``(WA)ᵀ(WA)`` the curvature that training follows, where
             ``A`` are rows; called when a filter first needs it.
-        prepared: Preparation of the solver, where it is there already; ``None`` makes it at first use.
+        prepared: Preparation of the solver, or a function that makes it from another one; ``None`` makes it
+            anew at first use.
         settle: Function that tells kernel from range in a preparation; ``None`` takes the solver's word.
         gradient: Gradient that training left, ``(p,)``, where solutions have none; ``None`` elsewhere.
         followed: Function that gives the system that filters act on; ``None`` for that of ``A``.
@@ -162,7 +163,7 @@ class Constraint:
     operator: LinearOperator
     solver: Solver
     row_weights: Callable[[], LinearOperator] | None = None
-    prepared: Prepared | None = None
+    prepared: Prepared | Callable[[], Prepared] | None = None
     settle: Callable[[Prepared], Prepared] | None = None
     gradient: Tensor | None = None
     followed: Callable[[], Prepared] | None = None
@@ -170,7 +171,10 @@ class Constraint:
     @cached_property
     def system(self) -> Prepared:
         """The matrix ``A`` with its factorisation or other preparation, computed at first use."""
-        prepared = self.solver.prepare(self.operator) if self.prepared is None else self.prepared
+        if self.prepared is None:
+            prepared = self.solver.prepare(self.operator)
+        else:
+            prepared = self.prepared() if callable(self.prepared) else self.prepared
         return prepared if self.settle is None else self.settle(prepared)
 
     @cached_property

@@ -1,10 +1,12 @@
-"""The constraint that outputs are kept, ``f(x̄ + τΔx, w) = f̄``, and its factorisation at a point."""
+"""The constraint that outputs are kept, or go to those that fit, and its factorisation at a point."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
+from solset.changes import Change, Move, Remove, Sum
 from solset.courses import Meter
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
@@ -62,26 +64,93 @@ class Factor:
 
 @dataclass(frozen=True)
 class KeptOutputs:
-    """``f(x̄ + τΔx, w) = f̄`` for all points, with ``f̄`` the outputs on the clean data."""
+    """``f(x̄ + τΔx, w) = f̄ + τΔf`` for all points, with ``f̄`` the outputs on the clean data.
+
+    Outputs are kept along moves. Those of points with new targets, and of new points, go in a straight line
+    to the outputs that fit them; the rows of points that are removed are dropped.
+    """
 
     problem: Problem  # The trained point, with its data
-    points: list[int]  # Indices ``K`` of the points that move
-    dx: Tensor  # Change ``Δx`` of these points, ``(|K|, *input)``
+    change: Change  # Change of the training data
     rows: InformativeRows | None  # Choice of the rows of ``J`` to work on; ``None`` for all
     meter: Meter  # Meter that adds up the cost
 
     @cached_property
-    def target(self) -> Tensor:
-        """The outputs ``f̄``, ``(n, c)``. Cost: a forward pass."""
-        return self.outputs(self._risk)
+    def points(self) -> list[int]:
+        """Indices of the points that move, among those that are left."""
+        return [self._left.index(i) for move in self._moves for i in move.chosen(self.problem.risk())]
+
+    @cached_property
+    def dx(self) -> Tensor:
+        """Change of the features of these points, ``(|K|, *input)``; empty where none moves."""
+        risk = self.problem.risk()
+        for move in self._moves:
+            return move.space(risk).unflatten(move.direction(risk))
+        return risk.weights.new_zeros(0)
+
+    @cached_property
+    def changed(self) -> list[int]:
+        """Indices of all points that change or join, among those that are left."""
+        risk, count = self.problem.risk(), len(self.problem.risk().points)
+        chosen = set(self.change.chosen(risk))
+        return [place for place, i in enumerate(self._left) if i in chosen or i >= count]
+
+    @property
+    def _parts(self) -> tuple[Change, ...]:
+        return self.change.parts if isinstance(self.change, Sum) else (self.change,)
+
+    @property
+    def _moves(self) -> list[Move]:
+        return [part for part in self._parts if isinstance(part, Move)]
+
+    @cached_property
+    def _left(self) -> list[int]:
+        """The indices of the points that are not removed, then those of points that join."""
+        risk = self.problem.risk()
+        gone = {i for part in self._parts if isinstance(part, Remove) for i in part.chosen(risk)}
+        return [i for i in range(len(self._whole.points)) if i not in gone]
+
+    @cached_property
+    def _whole(self) -> EmpiricalRisk:
+        risk = self.problem.risk()
+        return self.change.joining(risk) or risk
 
     @cached_property
     def _risk(self) -> EmpiricalRisk:
-        return self.problem.risk()
+        is_whole = len(self._left) == len(self._whole.points)
+        return self._whole if is_whole else self._whole.select(self._left)
+
+    @cached_property
+    def _start(self) -> Tensor:
+        return self.outputs(self._risk)
+
+    @cached_property
+    def _end(self) -> EmpiricalRisk | None:
+        """The risk after the change, at the trained weights; ``None`` for a move."""
+        return None if isinstance(self.change, Move) else self.change.applied_to(self.problem.risk())
+
+    @cached_property
+    def _way(self) -> Tensor | None:
+        """The change ``Δf`` of the outputs, ``(n, c)``; ``None`` for a move, which keeps them."""
+        return None if self._end is None else self.change.outputs_after(self.problem.risk()) - self._start
+
+    def target(self, tau: float) -> Tensor:
+        """The outputs at ``τ``, ``(n, c)``."""
+        return self._start if self._way is None else self._start + tau * self._way
+
+    def at_fit(self, tau: float, outputs: Tensor) -> tuple[EmpiricalRisk, Tensor]:
+        """A risk, and outputs that are as far from those that fit it as the given ones are from the target.
+
+        Along moves these are the risk at ``τ`` and the outputs; else those of the end.
+        """
+        if self._end is None or self._way is None:
+            return self.risk(tau), outputs
+        return self._end, outputs + (1.0 - tau) * self._way
 
     def risk(self, tau: float, weights: Tensor | None = None) -> EmpiricalRisk:
-        """The risk on the data at ``τ``, at given weights or at ``w̄``."""
-        moved = self._risk.move(self.points, tau * self.dx) if tau else self._risk
+        """The risk on the data at ``τ``, at given weights or at ``w̄``; targets stay."""
+        moves = bool(tau) and bool(self.points)
+        moved = self._risk.move(self.points, tau * self.dx) if moves else self._risk
         return moved if weights is None else moved.at(weights)
 
     def outputs(self, risk: EmpiricalRisk) -> Tensor:
@@ -90,10 +159,13 @@ class KeptOutputs:
         return risk.outputs()
 
     def answer(self, risk: EmpiricalRisk) -> Tensor:
-        """``J_x Δx``, the rate of the outputs if the weights did not move, ``(n·c,)``."""
+        """``J_x Δx - Δf``, the rate of the outputs off their target for weights that stay, ``(n·c,)``."""
+        total = torch.zeros_like(self._start).flatten() if self._way is None else -self._way.flatten()
+        if not self.points:
+            return total
         self.meter.add_points(INPUT_JACOBIAN, len(self.points))
         budget = self.problem.memory_budget
-        return InputJacobian(risk, self.points, memory_budget=budget) @ self.dx.flatten()
+        return total + InputJacobian(risk, self.points, memory_budget=budget) @ self.dx.flatten()
 
     def jacobian(self, risk: EmpiricalRisk) -> Jacobian:
         """``J`` at the point of a risk, for several products."""
@@ -106,6 +178,8 @@ class KeptOutputs:
             ValueError: If the derivative works without a Gram matrix, because it may not keep all rows.
         """
         line = derivative.linearisation
+        if not isinstance(self.change, Move):
+            return self.factor(0.0, self._risk.weights)
         system = line.system.gram_side()
         if system is None:
             raise bad_value(
@@ -124,8 +198,8 @@ class KeptOutputs:
     def factor(self, tau: float, weights: Tensor) -> Factor:
         """Rows, Gram matrix and slope at a point.
 
-        Where rows are chosen, they are chosen again: all rows of the moved points, those of other points
-        that carry the loss's curvature *at this point*, and those whose outputs have left ``f̄`` by more
+        Where rows are chosen, they are chosen again: all rows of the changed points, those of other points
+        that carry the loss's curvature *at this point*, and those whose outputs have left the target by more
         than the tolerance allows.
 
         Cost: the rows, one backward pass of a point each; a forward pass where they are chosen.
@@ -136,7 +210,7 @@ class KeptOutputs:
         if self.rows is None:
             operator: Jacobian | DirectionalJacobian = Jacobian(risk, memory_budget=0)
         else:
-            directions = self._chosen(risk, self.rows, answer)
+            directions = self._chosen(tau, risk, self.rows, answer)
             operator = DirectionalJacobian(risk, directions, memory_budget=budget)
             picked = DirectionSelector(directions, directions.points, len(risk.points))
         self.meter.add_points(ROW, operator.shape[0])
@@ -145,11 +219,15 @@ class KeptOutputs:
         answer_in_use = answer if picked is None else picked @ answer
         return Factor(prepared, picked, -prepared.solve(answer_in_use).value, answer_in_use)
 
-    def _chosen(self, risk: EmpiricalRisk, rows: InformativeRows, answer: Tensor) -> OutputDirections:
+    def _chosen(
+        self, tau: float, risk: EmpiricalRisk, rows: InformativeRows, answer: Tensor
+    ) -> OutputDirections:
         outputs = self.outputs(risk)
         choice = choose_directions(
-            OutputCurvature.of(risk, outputs), self.points, 0.75 * rows.tol, risk.weights.dtype
+            OutputCurvature.of(risk, outputs), self.changed, 0.75 * rows.tol, risk.weights.dtype
         )
         allowed = (0.5 * rows.tol * float(answer.norm())) ** 2
         room = max(rows.max_rows - len(choice.directions), 0)
-        return choice.with_more(directions_to_add(choice, outputs - self.target, allowed)[:room]).directions
+        return choice.with_more(
+            directions_to_add(choice, outputs - self.target(tau), allowed)[:room]
+        ).directions

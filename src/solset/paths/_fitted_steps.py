@@ -1,4 +1,4 @@
-"""Steps along the set of weights that keep the training outputs."""
+"""Steps along the set of weights that keep the training outputs, or take them to those that fit."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class FittedSteps:
     """Adams predictor and corrector along ``w' = -J⁺ J_x Δx``, then Gauss–Newton steps onto the set.
 
     Args:
-        constraint: Constraint that the outputs are kept.
+        constraint: Constraint that the outputs follow.
         derivative: Graphical derivative at the trained point.
         max_error: Error along the set, relative to the length of the path.
         max_fit: Mean norm of the loss's gradient in the outputs up to which the set counts as fitted.
@@ -59,9 +59,9 @@ class FittedSteps:
     ) -> None:
         self._constraint, self._derivative, self._options = constraint, derivative, options
         self._max_error, self._max_fit = max_error, max_fit
-        target = constraint.target
-        rounding = max(1e-10, 1000 * torch.finfo(target.dtype).eps)
-        self._output_tol = rounding * max(1.0, float(target.abs().max()))
+        ends = torch.stack([constraint.target(0.0), constraint.target(1.0)])
+        rounding = max(1e-10, 1000 * torch.finfo(ends.dtype).eps)
+        self._output_tol = rounding * max(1.0, float(ends.abs().max()))
         switches = ActivationSwitches(constraint)
         self._kinks: ActivationKinks | None = None  # none of a smooth network, or of too many activations
         if 0 < switches.count <= options.max_activations:
@@ -75,7 +75,7 @@ class FittedSteps:
     def start(self) -> State:
         """The trained point, with the slope there: the shortest element of the graphical derivative."""
         factor, weights = self._constraint.first(self._derivative), self._constraint.risk(0.0).weights
-        start = _Projected(weights, self._constraint.target, factor, residual=0.0, contraction=0.0)
+        start = _Projected(weights, self._constraint.target(0.0), factor, residual=0.0, contraction=0.0)
         station = self._station(0.0, start, length=0.0, error=0.0, held=0)
         reference = (factor.smallest, float(factor.slope.norm()))
         return State(weights, station, self.first_step, Slopes(factor.slope), reference)
@@ -99,7 +99,7 @@ class FittedSteps:
         end = self._project(state, factor, place, state.weights + along.change, settle)
         if isinstance(end, Refusal):
             return end
-        fit = fit_at(self._constraint.risk(place), end.outputs)
+        fit = fit_at(*self._constraint.at_fit(place, end.outputs))
         if not fit <= self._max_fit:
             detail = f"the loss pulls at the outputs with {fit:.3g}, more than {self._max_fit:.3g}"
             return Refusal(StopReason.UNFITTED, 0.5, detail)
@@ -120,8 +120,9 @@ class FittedSteps:
         allowed = max(BETWEEN_OFF * step * float(factor.answer.norm()), 10 * self._output_tol)
         for share in BETWEEN:
             weights = state.weights + state.slopes.between(share, step, change, factor.slope)
-            risk = self._constraint.risk(state.station.place + share * step, weights)
-            error = factor.rows_of(self._constraint.outputs(risk) - self._constraint.target)
+            between = state.station.place + share * step
+            outputs = self._constraint.outputs(self._constraint.risk(between, weights))
+            error = factor.rows_of(outputs - self._constraint.target(between))
             if not float(error.norm()) <= allowed:
                 return False
         return True
@@ -171,7 +172,7 @@ class FittedSteps:
         """
         now, place = state.slopes.now, state.station.place + step
         outputs = self._constraint.outputs(self._constraint.risk(place, state.weights + step * now))
-        changed = factor.rows_of(outputs - self._constraint.target)
+        changed = factor.rows_of(outputs - self._constraint.target(place))
         beyond = step * (factor.prepared.operator @ now + factor.answer)
         square = float(beyond @ beyond)
         since = min(max(float(changed @ beyond) / square, 0.0), 1.0) if square > 0 else 0.5
@@ -197,7 +198,7 @@ class FittedSteps:
         They end once what all further ones would add is shorter than ``settle``, or at ``output_tol``.
         """
         outputs = self._constraint.outputs(self._constraint.risk(place, weights))
-        error = factor.rows_of(outputs - self._constraint.target)
+        error = factor.rows_of(outputs - self._constraint.target(place))
         slowest, refreshes = 0.0, 0
         for _ in range(self._options.max_corrections):
             residual = float(error.abs().max())
@@ -205,10 +206,10 @@ class FittedSteps:
                 return Refusal(StopReason.NONFINITE, 0.3, "the outputs are not finite")
             if residual <= self._output_tol:
                 return _Projected(weights, outputs, factor, residual, slowest)
-            correction = factor.pull(outputs - self._constraint.target)
+            correction = factor.pull(outputs - self._constraint.target(place))
             weights, before = weights - correction, float(error.norm())
             outputs = self._constraint.outputs(self._constraint.risk(place, weights))
-            error = factor.rows_of(outputs - self._constraint.target)
+            error = factor.rows_of(outputs - self._constraint.target(place))
             contraction = float(error.norm()) / before
             slowest = max(slowest, contraction)
             # What all further corrections would add up to, if they went on contracting like this one.
@@ -219,7 +220,7 @@ class FittedSteps:
                 if refreshes == 2:  # a third factorisation costs more than a shorter step
                     break
                 factor, refreshes = self._constraint.factor(place, weights), refreshes + 1
-                error = factor.rows_of(outputs - self._constraint.target)
+                error = factor.rows_of(outputs - self._constraint.target(place))
                 refusal = _unusable(factor)
                 if refusal is not None:
                     return refusal
@@ -228,10 +229,10 @@ class FittedSteps:
 
     def _station(self, place: float, end: _Projected, *, length: float, error: float, held: int) -> Station:
         """The numbers at a place on the set."""
-        losses = losses_at(self._constraint.risk(place), end.outputs)
+        losses = losses_at(*self._constraint.at_fit(place, end.outputs))
         return Station(
             place=min(place, 1.0),
-            moved_loss=float(losses[self._constraint.points].mean()),
+            moved_loss=self._of_changed(losses),
             all_loss=float(losses.mean()),
             residual=end.residual,
             length=length,
@@ -257,6 +258,10 @@ class FittedSteps:
         # After kinks the slopes before them say nothing.
         slopes = Slopes(along.end.slope)
         return State(end.weights, station, longer, slopes, state.reference, held=along.end.held)
+
+    def _of_changed(self, losses: Tensor) -> float:
+        """The mean loss of the points that change; of all where only weights of points do."""
+        return float((losses[self._constraint.changed] if self._constraint.changed else losses).mean())
 
     def _cause(self, state: State, factor: Factor, otherwise: StopReason) -> StopReason:
         """A fold or loss of rank if a singular value vanishes and the slope grows; else the given reason.

@@ -40,8 +40,10 @@ def follow_path(
 ) -> Course:
     """The path of solutions over ``x(τ) = x̄ + τΔx``, ``0 ≤ τ ≤ 1``, that starts at the trained weights.
 
-    At an isolated solution it goes along any other change as well: targets move, weights of points and the
+    It goes along any other change as well. At an isolated solution targets move, weights of points and the
     weight decay go to their new values, and a label goes from old to new by a mixture of the two losses.
+    Where outputs are kept, those of points with new targets and of new points go in a straight line to the
+    outputs that fit; rows of points that are removed are dropped, and weights of points change nothing.
 
     - ``interpolating``: ``w' = -J⁺ J_x Δx`` on the set ``f(x(τ), w) = f̄`` of kept outputs. Each step
       predicts by the graphical derivative (Adams–Bashforth), factorises once at the predicted point,
@@ -62,7 +64,7 @@ def follow_path(
     Args:
         problem: The trained point, with its data.
         change: Change of the training data, such as ``solset.Move(points, dx)``, with ``points=None`` for
-            all. Kept outputs are followed along moves only.
+            all.
         optimality: Map whose solutions are followed: ``"auto"``, ``"interpolating"`` or ``"stationary"``, as
             for :meth:`Problem.derivative`.
         max_error: Error of the end along the set relative to the length of the path; at an isolated
@@ -130,9 +132,7 @@ def follow_path(
         else:
             has_choice = derivative.linearisation.left_out > 0 or rows is not None
             choice = (rows or InformativeRows()) if has_choice else None
-            constraint = KeptOutputs(
-                problem, points, change.space(risk).unflatten(flat), rows=choice, meter=meter
-            )
+            constraint = KeptOutputs(problem, change, rows=choice, meter=meter)
             max_fit = max(options.max_fit, 3 * problem.fit)  # what training left must not end the path
             stepper = FittedSteps(
                 constraint, derivative, max_error=max_error, max_fit=max_fit, options=options
@@ -169,20 +169,19 @@ def check_path(
         nearest: Whether the nearest solution is asked for too.
 
     Raises:
-        ValueError: If solutions are neither kept outputs nor isolated, outputs are kept and something else
-            than features changes, or the nearest solution is asked for where rows are chosen or for another
-            change than a move.
+        ValueError: If solutions are neither kept outputs nor isolated, or the nearest solution is asked for
+            where rows are chosen or for another change than a move.
 
     Cost: that of :meth:`Problem.derivative`, which the path needs anyway.
     """
     derivative = problem.derivative(change, optimality=optimality, rows=rows)
     if not derivative.linearisation.map.is_exact:  # a path leads to stationary weights, wherever it starts
         derivative = problem.derivative(change, optimality=Stationary())
-    if not isinstance(change, Move) and (nearest or derivative.keeps_outputs):
+    if not isinstance(change, Move) and nearest:
         raise bad_value(
-            "nearest" if nearest else "change",
-            expected="left out for this change" if nearest else "a move, where outputs are kept",
-            got=nearest or repr(change),
+            "nearest",
+            expected="left out for this change",
+            got=nearest,
             cure="Take retrain with LevenbergMarquardt, which looks for the nearest solution.",
         )
     if not derivative.keeps_outputs:

@@ -262,7 +262,7 @@ class Nearby:
         """The same place moved onto the set, and onto the kinks of held activations, by Newton's method."""
         for _ in range(5):  # from a place near the set two are enough; more find nothing
             risk = self.constraint.risk(place.tau, place.weights)
-            error = self.factor.rows_of(self.constraint.outputs(risk) - self.constraint.target)
+            error = self.factor.rows_of(self.constraint.outputs(risk) - self.constraint.target(place.tau))
             values = self.switches.values(place.tau, place.weights)[list(place.held)]
             if float(torch.cat([error, values]).abs().max()) <= output_tol:
                 break

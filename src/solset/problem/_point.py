@@ -65,6 +65,7 @@ class TrainedPoint:
     ) -> None:
         self.risk, self.sweep, self.fit = risk, sweep, fit
         self.before = risk  # the risk of the data that changes name, without points that join
+        self.shorter: TrainedPoint | None = None  # the same without points that join
         self.memory_budget, self.spill_folder = memory_budget, spill_folder
         self.at_door, self.warns, self.is_stationary = at_door, warns, is_stationary
         self.outputs = sweep.outputs[0].numel()
@@ -94,7 +95,7 @@ class TrainedPoint:
         Args:
             change: Change whose coordinates are answered.
 
-        Cost: a forward pass over the new points; nothing that was prepared serves the longer constraint.
+        Cost: a forward pass over the new points. A Gram matrix that was prepared gets their rows.
         """
         risk = change.joining(self.risk)
         if risk is None:
@@ -112,7 +113,7 @@ class TrainedPoint:
             at_door=self.at_door,
             warns=self.warns,
         )
-        longer.misfit, longer.before = self.misfit, self.risk
+        longer.misfit, longer.before, longer.shorter = self.misfit, self.risk, self
         return longer
 
     @property
@@ -230,6 +231,7 @@ class TrainedPoint:
                 operator,
                 used,
                 optimality.row_weights(self),
+                self._lengthened(optimality, solver, operator),
                 settle=settle,
                 gradient=self.sweep.gradient if optimality.feels_gradient else None,
                 followed=optimality.filters_act_on(self, solver),
@@ -240,6 +242,18 @@ class TrainedPoint:
         """What else of the network a training moves, and this point holds."""
         text = statistics_held(self.risk.model)
         return f"; {text}" if text else ""
+
+    def _lengthened(
+        self, optimality: "LinearisedMap", solver: Solver | None, operator: LinearOperator
+    ) -> Callable[[], Prepared] | None:
+        """A function that adds the rows of points that join to those of the others; ``None`` if none do."""
+        shorter = self.shorter
+        used = solver or optimality.default_solver(self)
+        if shorter is None or not optimality.keeps_outputs or not isinstance(used, Dual):
+            return None
+        if used != (solver or optimality.default_solver(shorter)):
+            return None
+        return lambda: used.extend(shorter.constraint(optimality, solver).system, operator)
 
     def linearise(
         self,
