@@ -44,6 +44,19 @@ class Heads(nn.Module):
         return self.head((tokens + self.o(mixed)).tanh().sum(1))
 
 
+class Packed(nn.Module):
+    """PyTorch's attention over three tokens, which packs queries, keys and values in one matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.MultiheadAttention(2, 1, bias=False, batch_first=True)
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.reshape(len(x), 3, 2)
+        return self.head((tokens + self.mix(tokens, tokens, tokens)[0]).tanh().sum(1))
+
+
 def directions_of(problem: Problem, budget: int = BUDGET) -> Tensor:
     """The verified directions, of which there may be none."""
     symmetries = find_symmetries(problem.risk(), problem.gradient(), budget)
@@ -63,6 +76,7 @@ CASES = {  # model, number of directions with weight decay, and without
     "low rank 4": (lambda: LowRank(4), 6, 16),
     "one head": (lambda: Heads(1), 12, 24),
     "two heads": (lambda: Heads(2), 4, 16),
+    "packed": (Packed, 2, 8),
     "linear layers": (
         lambda: nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 3)),
         12,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Move, Problem, SolsetWarning, lipschitz_modulus
+from solset import Move, Problem, Reweight, SolsetWarning, lipschitz_modulus
 from solset.modulus import Certainty
 from solset.solvers import MINRES, Dense
 from support.symmetric import Attention, LowRank, embedding, three_layers
@@ -172,6 +172,30 @@ def test_solvers_without_a_spectrum_leave_symmetries_out_too(name: str) -> None:
         assert repr(estimate) == f"AffineSet(in R^{len(truth)}, dimension {dimension} or more)"
         with pytest.raises(ValueError, match=f"symmetries alone make it {dimension} or more"):
             estimate.dimension  # noqa: B018 - refused by being asked for
+
+
+@pytest.mark.filterwarnings("ignore:the step is")
+@pytest.mark.parametrize("optimality", ["stationary", "gauss_newton"])
+def test_symmetries_are_left_out_of_changed_matrices_too(optimality: str) -> None:
+    problem = off_by(trained("low rank 4"), 1e-8, *data(), DECAY)
+    steps = [
+        problem.estimate(Reweight([3], 1.05), optimality=optimality, solver=solver, order="newton").min_norm()
+        for solver in (None, MINRES())
+    ]
+    torch.testing.assert_close(steps[1].change, steps[0].change, rtol=1e-5, atol=1e-6)
+
+
+def test_a_kernel_that_nobody_found_is_said_where_no_spectrum_is_seen(monkeypatch) -> None:
+    monkeypatch.setattr("solset.problem._point.find_symmetries", lambda *_: None)
+    problem = off_by(trained("low rank 4"), 1e-6, *data(), DECAY)
+    change = Move([3, 8], 1e-3 * torch.randn(2, 6, generator=torch.Generator().manual_seed(0)).double())
+    truth = problem.estimate(change, optimality="stationary").min_norm().change
+    estimate = problem.estimate(change, optimality="stationary", solver=MINRES())
+    with pytest.warns(
+        SolsetWarning, match="directions whose curvature, below .*, the leftover gradient expl"
+    ):
+        answer = estimate.min_norm()
+    assert float((answer.change - truth).norm()) > 0.1 * float(truth.norm())
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -311,15 +311,20 @@ class Linearisation:
     def answers(self, rhs: Tensor) -> AffineSet:
         """The affine set of weight directions ``v`` with ``A v = b``, for ``b`` of shape ``(m,)``."""
         constraint = self.constraint
-        leftover = Leftover(lambda: constraint.drift, self.warns, self.map.is_exact)
         return AffineSet(
             lambda: self.system,
             rhs,
             torch.zeros_like(self.gradient),
             training=TrainingFlow(lambda: constraint.flow, lambda: constraint.weigh(rhs), self.gradient),
             notes=(*self.premises.failures, *([self.map.remark] if self.map.remark else [])),
-            leftover=leftover if self.map.feels_gradient else None,
+            leftover=self.leftover if self.map.feels_gradient else None,
         )
+
+    @property
+    def leftover(self) -> Leftover:
+        """What the gradient that training left says against an answer."""
+        constraint, size = self.constraint, float(self.gradient.norm())
+        return Leftover(lambda: constraint.drift, self.warns, self.map.is_exact, gradient=size)
 
     def push(self, dx: Tensor) -> Tensor:
         """The product ``C Δx``, ``(m,)``, with a data direction that is flat or in its own shape."""

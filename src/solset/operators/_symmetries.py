@@ -18,6 +18,7 @@ from solset.linalg import LinearOperator
 from solset.risk import EmpiricalRisk, in_double, probe_indices
 
 MOST_AXES = 16  # axes of one length, above which the network is too deep to look for combinations of them
+MOST_PARTS = 4  # matrices that a module packs along one axis, as the gates of an LSTM are
 MOST_LENGTH = 256  # length of an axis up to which all pairs of its entries are looked at
 ZERO = 1e-11  # relative size of a derivative that is nothing but rounding of float64
 SHORT = 1e-4  # length of a tangent, relative to the longest, below which an orbit has shrunk to a point
@@ -31,20 +32,28 @@ SHARE = 8  # part of the memory budget that the directions may take
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of one parameter.
+    """One axis of one parameter, or one of the equal parts in which modules pack several matrices along it.
 
     Attributes:
         place: Index of the parameter in the layout.
         dim: Number of the axis.
+        start: First entry of the part.
+        length: Number of its entries.
     """
 
     place: int
     dim: int
+    start: int
+    length: int
 
     def of(self, parts: Sequence[Tensor]) -> Tensor:
         """The parameter as a matrix whose rows belong to the entries of the axis."""
-        part = parts[self.place].movedim(self.dim, 0)
-        return part.reshape(len(part), -1)
+        part = parts[self.place].narrow(self.dim, self.start, self.length).movedim(self.dim, 0)
+        return part.reshape(self.length, -1)
+
+    def entry(self, parts: Sequence[Tensor], number: int) -> Tensor:
+        """The slice of the parameter that belongs to one entry of the axis."""
+        return parts[self.place].select(self.dim, self.start + number)
 
 
 @dataclass(frozen=True)
@@ -102,9 +111,8 @@ class _Group:
         for axis, (forth, *rest) in zip(self.axes, each, strict=True):
             back = -forth if self.rotates else rest[0] * (i != j)
             first, second = (back, forth) if transposed and i != j else (forth, back)
-            part, target = parts[axis.place], image[axis.place]
-            target.select(axis.dim, i).add_(part.select(axis.dim, j), alpha=first)
-            target.select(axis.dim, j).add_(part.select(axis.dim, i), alpha=second)
+            axis.entry(image, i).add_(axis.entry(parts, j), alpha=first)
+            axis.entry(image, j).add_(axis.entry(parts, i), alpha=second)
         return torch.cat([part.reshape(-1) for part in image])
 
 
@@ -191,13 +199,25 @@ def find_symmetries(risk: EmpiricalRisk, gradient: Tensor, memory_budget: int) -
 
 
 def _groups(risk: EmpiricalRisk) -> Iterator[_Group]:
-    """The axes by their length, where there are at least two of one length."""
+    """The axes by their length, where there are at least two of one length.
+
+    An axis of two to four times another length is taken in parts too: attention packs queries, keys and values.
+    """
     by_length: dict[int, list[_Axis]] = defaultdict(list)
-    for place, shape in enumerate(risk.layout.shapes.values()):
-        for dim in range(min(len(shape), 2)):
-            by_length[shape[dim]].append(_Axis(place, dim))
+    whole = [
+        _Axis(place, dim, 0, shape[dim])
+        for place, shape in enumerate(risk.layout.shapes.values())
+        for dim in range(min(len(shape), 2))
+    ]
+    lengths = {axis.length for axis in whole}
+    for axis in whole:
+        for count in range(1, MOST_PARTS + 1):
+            length, rest = divmod(axis.length, count)
+            if length in lengths and not rest:
+                by_length[length] += [replace(axis, start=i * length, length=length) for i in range(count)]
     rotates = risk.has_decay or risk.penalty is not None
-    for length, axes in sorted(by_length.items()):
+    for length, parts in sorted(by_length.items()):
+        axes = parts if len(parts) <= MOST_AXES else [axis for axis in whole if axis.length == length]
         if 2 <= len(axes) <= MOST_AXES and 1 + rotates <= length <= MOST_LENGTH:
             yield _Group(tuple(axes), length, rotates)
 

@@ -14,7 +14,7 @@ from solset.linalg import LinearOperator
 from solset.operators import Jacobian, Regularisation, loss_curvature, regularisation_of
 from solset.problem._point import LinearisedMap, TrainedPoint
 from solset.risk import EmpiricalRisk
-from solset.sets import AffineSet, Leftover, TrainingFlow
+from solset.sets import AffineSet, TrainingFlow
 from solset.solvers import CG, MINRES, Decomposed, FirstToConverge, Prepared, Update, Updated
 
 NAMED = 5  # points that a message names
@@ -55,7 +55,7 @@ class NewtonStep:
             torch.zeros_like(rhs),
             training=TrainingFlow(lambda: self.system, lambda: rhs, line.gradient),
             notes=line.premises.failures,
-            leftover=Leftover(lambda: line.constraint.drift, line.warns, line.map.is_exact),
+            leftover=line.leftover,
         )
 
     def damped_answers(self) -> AffineSet:
@@ -90,7 +90,10 @@ class NewtonStep:
         """The matrix ``H'``, prepared. Warns where the points that leave hold a direction alone."""
         factor, solver = self.line.system.factor(), self.line.constraint.solver
         if factor is None:
-            return solver.prepare(self.optimality.operator(self._at(self.changed)))
+            changed = self._at(self.changed)
+            settle = self.optimality.settle(changed, solver)  # symmetries are those of the changed risk too
+            prepared = solver.prepare(self.optimality.operator(changed))
+            return prepared if settle is None else settle(prepared)
         matrix = _Changed(Decomposed(factor, self.line.operator), self)
         if sum(part.rows for _, part in self.parts) > min(MOST_ROWS, self.line.rows):
             return self._anew(matrix)

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from solset.errors import SolsetWarning, Status
-from solset.solvers import Prepared, Solution
+from solset.linalg import Deflated, Identity, Sum
+from solset.solvers import MINRES, Prepared, Solution
 
 SMALL = 0.1  # share of the answer up to which the change by the leftover gradient counts as small
 LONG = 0.1  # length of a change relative to the weights from which kept outputs are asked whether they stay
 ROUNDED = 100  # units of rounding of the weights up to which the gradient after a step says nothing
+SAFETY = 4  # factor above the gradient over the length of the weights up to which it explains curvature
 SOLVED = 1e-2  # relative residual up to which a step solves its system
 UPWARDS = 1e-6  # part of ‖v‖‖b‖ from which a negative v·b is more than rounding
 
@@ -29,6 +31,7 @@ class Leftover:
             ``v`` of the weights was to remove. ``None`` where no such gradient is known.
         is_newton: Whether ``A v = b`` says that nothing is left to first order; other maps are damped on
             purpose, or keep outputs, and are asked for long changes only.
+        gradient: Norm of the gradient that training left.
         is_short: Whether the change of the data is so small that only long changes are asked.
     """
 
@@ -37,6 +40,7 @@ class Leftover:
     is_exact: bool = True
     rest: Callable[[Tensor], Tensor] | None = None
     is_newton: bool = True
+    gradient: float = 0.0
     is_short: bool = False
 
     def of(self, change: Tensor) -> float:
@@ -67,8 +71,9 @@ def examined(
         leftover: Gradient that training left; ``None`` where no solution has one.
         system: System that was solved.
 
-    Cost: a gradient for a change whose rest is asked for; a solve where the solver keeps a decomposition,
-        and a product with ``A`` where it does not.
+    Cost: a gradient for a change whose rest is asked for, and a solve: with what the solver keeps, or with at
+        most as many products as the solution took, once to a few digits and once for curvature that a
+        leftover gradient explains.
     """
     length = float(torch.linalg.vector_norm(solution.value))
     notes = []
@@ -93,6 +98,8 @@ def examined(
         )
     if leftover is not None and leftover.rest is not None and 0 < length <= size:
         notes += _beyond_first_order(solution, rhs, length / size, leftover, system)
+    if leftover is not None and leftover.is_exact and leftover.warns and 0 < length <= size:
+        notes += _along_a_kernel(solution, 2 * SAFETY * leftover.gradient / size, system)
     always = len(notes)
     if leftover is not None and leftover.is_exact and solution.status is Status.CONVERGED:
         climb = float(solution.value @ rhs) if solution.value.shape == rhs.shape else 0.0
@@ -136,7 +143,7 @@ def _beyond_first_order(
     if leftover.is_newton:
         if solution.residual > SOLVED:  # a filter stops short on purpose
             left = left - (system.operator @ step - rhs)
-        again = _second_step(left, system) / float(torch.linalg.vector_norm(step))
+        again = _second_step(left, solution, system) / float(torch.linalg.vector_norm(step))
         what = f"the next Newton step would be {again:.2g} times as long"
     else:
         before = float(torch.linalg.vector_norm(rest(torch.zeros_like(step))))
@@ -150,16 +157,46 @@ def _beyond_first_order(
     ]
 
 
-def _second_step(left: Tensor, system: Prepared) -> float:
-    """The length of the step that removes what is left of a gradient, or a lower bound of it.
+def _along_a_kernel(solution: Solution, curvature: float, system: Prepared) -> list[str]:
+    """A note where a solver without a spectrum divides by curvature that the leftover gradient explains.
 
-    For a positive definite matrix ``‖A⁻¹r‖ ≥ ‖r‖³ / r·Ar``.
+    The part of a step ``v`` below the curvature ``δ`` is ``δ (A + δ)⁻¹ v``.
 
     Args:
-        left: Gradient that is left, ``r``.
+        solution: Change of the weights.
+        curvature: Curvature that a gradient explains, ``‖R‖`` over the length of the weights, with a margin.
+        system: System that was solved.
+
+    Cost: at most as many products as the solution took.
+    """
+    operator, step = system.operator, solution.value
+    is_known = system.rank is not None or solution.status is not Status.CONVERGED
+    if is_known or curvature == 0 or solution.steps == 0 or not operator.is_symmetric:
+        return []
+    raised = Sum(operator, Identity(len(step), step.dtype, step.device), curvature)
+    part = MINRES(tol=SMALL / 2, max_steps=solution.steps).prepare(raised).solve(step)
+    share = curvature * float(torch.linalg.vector_norm(part.value) / torch.linalg.vector_norm(step))
+    if part.status is not Status.CONVERGED or share <= SMALL:
+        return []
+    return [
+        f"{min(share, 1.0):.2g} of this change lies along directions whose curvature, below {curvature:.2g}, "
+        f"the leftover gradient explains: they may be symmetries, along which nothing should move; train "
+        f"further, or take solver=solvers.Dense() where the Hessian fits"
+    ]
+
+
+def _second_step(left: Tensor, solution: Solution, system: Prepared) -> float:
+    """The length of the step that removes what is left of a gradient.
+
+    Args:
+        left: Gradient that is left.
+        solution: Step after which it is left.
         system: System that was solved.
     """
-    if system.rank is not None:
-        return float(torch.linalg.vector_norm(system.solve(left).value))
-    curvature, size = float(left @ (system.operator @ left)), float(torch.linalg.vector_norm(left))
-    return size**3 / curvature if curvature > 0 else 0.0
+    if (
+        system.rank is None
+    ):  # a few digits are enough, and early steps of MINRES are shorter than its last one
+        inside = system.operator.without(left) if isinstance(system.operator, Deflated) else left
+        rough = MINRES(tol=SMALL, max_steps=max(solution.steps, 1)).prepare(system.operator)
+        return float(torch.linalg.vector_norm(rough.solve(inside).value))
+    return float(torch.linalg.vector_norm(system.solve(left).value))
