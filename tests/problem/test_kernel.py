@@ -2,6 +2,7 @@
 
 import warnings
 from functools import cache
+from typing import Literal
 
 import pytest
 import torch
@@ -176,7 +177,9 @@ def test_solvers_without_a_spectrum_leave_symmetries_out_too(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:the step is")
 @pytest.mark.parametrize("optimality", ["stationary", "gauss_newton"])
-def test_symmetries_are_left_out_of_changed_matrices_too(optimality: str) -> None:
+def test_symmetries_are_left_out_of_changed_matrices_too(
+    optimality: Literal["stationary", "gauss_newton"],
+) -> None:
     problem = off_by(trained("low rank 4"), 1e-8, *data(), DECAY)
     steps = [
         problem.estimate(Reweight([3], 1.05), optimality=optimality, solver=solver, order="newton").min_norm()

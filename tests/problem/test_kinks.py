@@ -1,5 +1,7 @@
 """At points on a kink derivatives are one-sided: said so, and no certificate is given."""
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -296,3 +298,30 @@ def test_points_that_stay_are_looked_at_once():
     assert batches
     assert set(batches) == {1}
     assert problem.point.kinks(range(6), of_outputs=True).points == tuple(range(6))
+
+
+@pytest.mark.parametrize("smooth", ["by an offset", "by a root"])
+def test_a_kink_that_a_tiny_constant_rounds_is_said_at_steps_beyond_it(smooth: str) -> None:
+    class Distance(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(3, 3), nn.Linear(1, 1)
+
+        def forward(self, pairs: Tensor) -> Tensor:
+            first, second = self.body(pairs).tanh().unbind(1)
+            if smooth == "by an offset":
+                return self.head(nn.functional.pairwise_distance(first, second).unsqueeze(1))
+            return self.head(((first - second).square().sum(1) + 1e-12).sqrt().unsqueeze(1))
+
+    source = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(6, *shape, generator=source, dtype=torch.float64) for shape in ((2, 3), (1,)))
+    x[0, 1] = x[0, 0]
+    torch.manual_seed(0)
+    model = Distance().double().eval()
+    problem = Problem(model, nn.MSELoss(), x, y, weight_decay=0.1, gradient_tol=100.0)
+    for length, says in ((1e-4, True), (1e-9, False)):
+        move = Move([0], length * torch.randn(1, 2, 3, generator=source, dtype=torch.float64))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SolsetWarning)
+            answer = problem.estimate(move, optimality="stationary").min_norm()
+        assert any("the next Newton step would be" in note for note in answer.notes) == says

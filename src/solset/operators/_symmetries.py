@@ -201,7 +201,7 @@ def find_symmetries(risk: EmpiricalRisk, gradient: Tensor, memory_budget: int) -
 def _groups(risk: EmpiricalRisk) -> Iterator[_Group]:
     """The axes by their length, where there are at least two of one length.
 
-    An axis of two to four times another length is taken in parts too: attention packs queries, keys and values.
+    An axis of two to four times another length is taken in parts too, as attention packs its projections.
     """
     by_length: dict[int, list[_Axis]] = defaultdict(list)
     whole = [

@@ -1,6 +1,7 @@
 """The one place where it is decided how a change that is not small is answered."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -31,8 +32,8 @@ def checked_answers(point: TrainedPoint, answers: AffineSet, change: Change) -> 
         answers: Set of changes of the weights.
         change: Change of the data, checked.
 
-    Cost: one gradient for each element; two where outputs are kept, and none there, or where features move by
-        less than 0.003 of their length, for an element shorter than a tenth of the weights.
+    Cost: one gradient for each element; for one shorter than a tenth of the weights none where outputs are
+        kept, and two over the points that move where these are few and move by less than 0.3 %.
     """
 
     def rest(step: Tensor) -> Tensor:
@@ -43,17 +44,32 @@ def checked_answers(point: TrainedPoint, answers: AffineSet, change: Change) -> 
             return torch.zeros_like(left)
         return left
 
-    leftover = answers.leftover or Leftover(lambda: 0.0, is_exact=False, is_newton=False)
-    return replace(answers, leftover=replace(leftover, rest=rest, is_short=_is_short(point.risk, change)))
+    if answers.leftover is None:
+        return replace(answers, leftover=Leftover(lambda: 0.0, is_exact=False, is_newton=False, rest=rest))
+    nearby = _nearby(point.risk, change, answers.rhs)
+    return replace(answers, leftover=replace(answers.leftover, rest=rest, nearby=nearby))
 
 
-def _is_short(risk: EmpiricalRisk, change: Change) -> bool:
-    """Whether features move so little that a linear model holds, unless the weights move far."""
-    if not isinstance(change, Move):
-        return False
-    points = change.moving(risk)
+def _nearby(risk: EmpiricalRisk, change: Change, rhs: Tensor) -> Callable[[], Tensor] | None:
+    """A function that returns what a linear model in the features misses; ``None`` unless they move little.
+
+    Args:
+        risk: Empirical risk before the change.
+        change: Change of the data.
+        rhs: Right-hand side ``b``, the change of the gradient with the other sign.
+    """
+    points = change.moving(risk) if isinstance(change, Move) else []
+    if risk.is_whole or not 0 < 2 * len(points) <= len(risk.points):
+        return None
     lengths = change.direction(risk).reshape(len(points), -1).norm(dim=1)
-    return bool((lengths <= SHORT * flat_rows(risk.points.features(points)).norm(dim=1)).all())
+    if bool((lengths > SHORT * flat_rows(risk.points.features(points)).norm(dim=1)).any()):
+        return None
+
+    def missed() -> Tensor:
+        parts = [one.select(points).gradient() for one in (change.applied_to(risk), risk)]
+        return parts[0] - parts[1] + rhs
+
+    return missed
 
 
 def finite_answers(

@@ -241,7 +241,8 @@ class Problem(TrainedProblem):
         Cost: nothing is solved yet. About one gradient looks for kinks at the data, once for each problem.
         Where units are tied, about ten more over their points follow: once for all, and for those that move.
         An element takes one gradient, to see whether it holds there; one that keeps outputs takes two. One
-        shorter than a tenth of the weights takes none there, or where features move by less than 0.3 %.
+        shorter than a tenth of the weights takes none there, and where few points move by less than 0.3 %
+        of their length the gradients of these alone.
         A Newton step takes one gradient over the points concerned, then their rows of ``J``, and a few
         products over these points alone where the solver keeps a decomposition.
         """

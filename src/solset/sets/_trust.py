@@ -32,7 +32,8 @@ class Leftover:
         is_newton: Whether ``A v = b`` says that nothing is left to first order; other maps are damped on
             purpose, or keep outputs, and are asked for long changes only.
         gradient: Norm of the gradient that training left.
-        is_short: Whether the change of the data is so small that only long changes are asked.
+        nearby: Function that returns the part of it that is there because the data move, not the weights: all
+            of it for a short change. ``None`` where the data move far.
     """
 
     drift: Callable[[], float]
@@ -41,7 +42,7 @@ class Leftover:
     rest: Callable[[Tensor], Tensor] | None = None
     is_newton: bool = True
     gradient: float = 0.0
-    is_short: bool = False
+    nearby: Callable[[], Tensor] | None = None
 
     def of(self, change: Tensor) -> float:
         """The drift relative to the length of a change of the weights.
@@ -96,8 +97,8 @@ def examined(
             f"the rounding of {str(rhs.dtype).removeprefix('torch.')} alone makes {rounding / length:.2g} of "
             f"this change: the smallest eigenvalue is too near to it; compute in float64"
         )
-    if leftover is not None and leftover.rest is not None and 0 < length <= size:
-        notes += _beyond_first_order(solution, rhs, length / size, leftover, system)
+    if leftover is not None and leftover.rest is not None and length <= size > 0:
+        notes += _beyond_first_order(solution, rhs, size, leftover, system)
     if leftover is not None and leftover.is_exact and leftover.warns and 0 < length <= size:
         notes += _along_a_kernel(solution, 2 * SAFETY * leftover.gradient / size, system)
     always = len(notes)
@@ -123,38 +124,54 @@ def examined(
 
 
 def _beyond_first_order(
-    solution: Solution, rhs: Tensor, length: float, leftover: Leftover, system: Prepared
+    solution: Solution, rhs: Tensor, size: float, leftover: Leftover, system: Prepared
 ) -> list[str]:
     """A note where a linear model does not hold as far as a step goes.
 
     Args:
         solution: Change of the weights.
         rhs: Right-hand side that it answers.
-        length: Length of the change, relative to that of the weights.
+        size: Length of the weights.
         leftover: Gradient that is left after a step.
         system: System that was solved.
     """
     step, rest = solution.value, leftover.rest
-    asks_always = leftover.is_newton and not leftover.is_short
-    shortest = ROUNDED * torch.finfo(step.dtype).eps if asks_always else LONG
-    if rest is None or length <= shortest or solution.status not in {Status.CONVERGED, Status.INCONSISTENT}:
+    length = float(torch.linalg.vector_norm(step))
+    if rest is None or solution.status not in {Status.CONVERGED, Status.INCONSISTENT}:
         return []
-    left = rest(step)
     if leftover.is_newton:
-        if solution.residual > SOLVED:  # a filter stops short on purpose
-            left = left - (system.operator @ step - rhs)
-        again = _second_step(left, solution, system) / float(torch.linalg.vector_norm(step))
-        what = f"the next Newton step would be {again:.2g} times as long"
+        left = _left_after(solution, rhs, size, leftover, system)
+        second = _second_step(left, solution, system) if bool((left != 0).any()) else 0.0
+        is_wrong = second > max(SMALL * length, torch.finfo(step.dtype).eps ** 0.5 * size * (length == 0))
+        again = f"{second / length:.2g} times as" if length > 0 else f"{second:.2g}"
+        what = f"the next Newton step would be {again} long"
     else:
-        before = float(torch.linalg.vector_norm(rest(torch.zeros_like(step))))
-        again = float(torch.linalg.vector_norm(left)) / before if before > 0 else 0.0
-        what = f"{again:.2g} of the gradient that it was to remove is there after it"
-    if again <= SMALL:
+        before = (
+            float(torch.linalg.vector_norm(rest(torch.zeros_like(step)))) if length > LONG * size else 0.0
+        )
+        share = float(torch.linalg.vector_norm(rest(step))) / before if before > 0 else 0.0
+        is_wrong, what = share > SMALL, f"{share:.2g} of the gradient that it was to remove is there after it"
+    if not is_wrong:
         return []
     return [
-        f"the step is {length:.2g} of the weights, and {what}: the linear model does not hold that far; "
-        f"take a smaller change, order='newton' where the step was of first order, or retrain"
+        f"the step is {length / size:.2g} of the weights, and {what}: the linear model does not hold that "
+        f"far; take a smaller change, order='newton' where the step was of first order, or retrain"
     ]
+
+
+def _left_after(solution: Solution, rhs: Tensor, size: float, leftover: Leftover, system: Prepared) -> Tensor:
+    """The gradient that a step leaves beyond what its own linear model says; arguments as above."""
+    step, rest = solution.value, leftover.rest
+    length = float(torch.linalg.vector_norm(step))
+    if leftover.nearby is not None and length <= LONG * size:
+        return leftover.nearby()
+    if rest is None:
+        return torch.zeros_like(rhs)
+    if length <= ROUNDED * torch.finfo(step.dtype).eps * size:  # too short to change a sum with the weights
+        return rest(torch.zeros_like(step)) + rhs
+    if solution.residual > SOLVED:  # a filter stops short on purpose
+        return rest(step) - (system.operator @ step - rhs)
+    return rest(step)
 
 
 def _along_a_kernel(solution: Solution, curvature: float, system: Prepared) -> list[str]:
