@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from solset import retrain
 from solset.checks import checked
 
 
@@ -87,5 +88,10 @@ def test_a_class_is_checked_where_it_is_made():
 
 
 def test_what_is_called_wrongly_is_as_without_it():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'nothing'"):
+    with pytest.raises(TypeError, match=r"`nothing` must be an argument of taken; got nothing="):
         taken(nothing=1)
+
+
+def test_an_argument_that_is_missing_is_named():
+    with pytest.raises(TypeError, match="`method` must be given; got nothing. retrain takes problem, change"):
+        retrain(None, None)

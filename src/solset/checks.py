@@ -19,6 +19,7 @@ from solset.errors import bad_type, bad_value
 Public = TypeVar("Public", bound=Callable[..., Any])
 _CHECKED_ELSEWHERE = {"self", "points", "return"}  # see points_of
 _LARGEST = 2**63 - 1
+_OF_ANY_NUMBER = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 _NAMES = {int: "an integer", float: "a number", bool: "True or False", str: "a text", Tensor: "a tensor"}
 
 
@@ -50,12 +51,32 @@ def _checked_call(function: Callable[..., Any], name: str) -> Callable[..., Any]
     @wraps(function)
     def call(*given: Any, **named: Any) -> Any:
         hints = _hints(function)
-        for argument, value in signature.bind(*given, **named).arguments.items():
+        for argument, value in _bound(signature, name, given, named).items():
             if argument in hints:
                 require(argument, value, hints[argument], cure=f"See the signature of {name}.")
         return function(*given, **named)
 
     return call
+
+
+def _bound(
+    signature: inspect.Signature, name: str, given: tuple[Any, ...], named: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a call by name; one that is missing or unknown is named as every other error."""
+    try:
+        return signature.bind(*given, **named).arguments
+    except TypeError as error:
+        takes = [each for each in signature.parameters if each != "self"]
+        cure = f"{name} takes {', '.join(takes)}."
+        for argument in named:
+            if argument not in takes:
+                cause = bad_type(argument, expected=f"an argument of {name}", got=f"{argument}=", cure=cure)
+                raise cause from error
+        there = signature.bind_partial(*given, **named).arguments if len(given) <= len(takes) + 1 else {}
+        for argument, each in signature.parameters.items():
+            if argument not in there and each.default is each.empty and each.kind not in _OF_ANY_NUMBER:
+                raise bad_type(argument, expected="given", got="nothing", cure=cure) from error
+        raise
 
 
 @cache

@@ -70,7 +70,7 @@ def test_a_change_that_means_nothing_is_refused(change, error, words):
 
 
 def test_decay_needs_a_problem_with_decay():
-    with pytest.raises(ValueError, match="`change` must be one of something else"):
+    with pytest.raises(ValueError, match="`change` must be a change of something else"):
         classes(decay=0.0).estimate(Decay(0.1))
 
 

@@ -1,5 +1,6 @@
 """Leave-one-out: the formula of the hat matrix for ridge regression, and real retraining for the others."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from solset import Problem, Remove, SolsetWarning
-from solset.problem import Order
+from solset.problem import Order, Proximal
 from solset.removal import leave_one_out
 from solset.solvers import MINRES, Dense
 from support.logistic import cancer, logistic_minimum
@@ -153,7 +154,7 @@ def test_what_is_left_out_must_leave_something():
         leave_one_out(problem)
     x, y = regression(4, 2)
     problem = Problem(linear(x, ridge(x, y, 1.0)), nn.MSELoss(), x, y, gradient_tol=float("inf"))
-    with pytest.raises(ValueError, match="`optimality` must be 'stationary' or 'gauss_newton'"):
+    with pytest.raises(ValueError, match="`optimality` must be 'stationary', 'gauss_newton' or"):
         leave_one_out(problem, optimality="interpolating")
     with pytest.raises(ValueError, match=r"0\.\.3"):
         leave_one_out(problem, [4])
@@ -186,3 +187,16 @@ def test_losses_after_a_tenth_leaves_are_predicted():
     start, actual, predicted = (loss(x @ w, y)[removed] for w in (problem.weights(), truth, value))
     changes = torch.stack([actual - start, predicted - start])
     assert float(torch.corrcoef(changes)[0, 1]) >= 0.999
+
+
+def test_weights_that_are_not_stationary_are_answered_by_the_proximal_map():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double().eval()
+    x = torch.randn(8, 3, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        problem = Problem(model, nn.MSELoss(), x, x[:, :1])
+        chosen = leave_one_out(problem, [2, 5], progress=False)
+        asked = leave_one_out(problem, [2, 5], optimality=Proximal(), progress=False)
+    assert torch.equal(chosen.outputs, asked.outputs)
+    assert "leverage" not in repr(chosen)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Training
+from solset import Training, filters
 
 GENERATOR = torch.Generator().manual_seed(0)
 X, LABELS = torch.randn(9, 3, generator=GENERATOR), torch.arange(9) % 2
@@ -109,3 +109,13 @@ def test_weights_that_are_not_finite_after_the_last_step_are_refused():
     squares = {"make_model": lambda: nn.Linear(3, 1), "y": LABELS[:, None].float()}
     with pytest.raises(ValueError, match=r"`loss`.*weight that are not finite after step 0"):
         training(**squares, loss=root, steps=1).run()
+
+
+def test_a_training_says_what_it_is():
+    assert repr(training(epochs=2)) == "Training(Sequential, n=9, SGD, 6 steps of batches of 4, seed 0)"
+
+
+def test_an_optimizer_that_never_stepped_has_no_recipe():
+    model = net()
+    with pytest.raises(ValueError, match="`optimizer`.*a fresh AdamW"):
+        filters.Recipe.of(torch.optim.AdamW(model.parameters()), model, steps=5)

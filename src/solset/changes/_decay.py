@@ -48,7 +48,7 @@ class Decay(Change):
         raise bad_value(
             "optimality",
             expected="'stationary' or 'gauss_newton' for a change of the weight decay",
-            got="'interpolating'",
+            got="'interpolating', which is taken for fitted data unless a map is named",
             cure="With weight decay the training outputs are not kept.",
         )
 
@@ -117,7 +117,7 @@ class Decay(Change):
         if not risk.has_decay:
             raise bad_value(
                 "change",
-                expected="one of something else on a problem without weight decay",
+                expected="a change of something else, since the weights of this problem do not decay",
                 got=repr(self),
                 cure="Pass the weight_decay of the training to the problem.",
             )

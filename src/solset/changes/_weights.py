@@ -135,7 +135,8 @@ class Reweight(PointsChange):
             expected = f"one number, or {count}, one for each point"
             raise bad_value("factors", expected=expected, got=f"shape {tuple(steps.shape)}", cure=cure)
         if not bool((torch.isfinite(steps) & (steps >= -1)).all()):
-            got = steps.tolist() if steps.ndim == 0 else f"{float(steps.min()):g} to {float(steps.max()):g}"
+            ends = dict.fromkeys([f"{float(steps.min()):g}", f"{float(steps.max()):g}"])
+            got = " to ".join(ends)
             raise bad_value("factors", expected="finite and at least -1", got=got, cure=cure)
         if bool((steps == -1).all()) and count == total:
             raise _nothing_left()

@@ -318,6 +318,7 @@ class Linearisation:
             training=TrainingFlow(lambda: constraint.flow, lambda: constraint.weigh(rhs), self.gradient),
             notes=(*self.premises.failures, *([self.map.remark] if self.map.remark else [])),
             leftover=self.leftover if self.map.feels_gradient else None,
+            name=self.map.name,
         )
 
     @property

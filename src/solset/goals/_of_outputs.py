@@ -197,7 +197,7 @@ class Margin(PointGoal):
             raise bad_value("labels", expected="of torch.int64", got=str(self.labels.dtype), cure=cure)
         last = max(width, 2) - 1
         if not bool(((self.labels >= 0) & (self.labels <= last)).all()):
-            got = f"{int(self.labels.min())} to {int(self.labels.max())}"
+            got = " to ".join(dict.fromkeys([str(int(self.labels.min())), str(int(self.labels.max()))]))
             raise bad_value("labels", expected=f"in 0..{last}", got=got, cure="Count classes from 0.")
 
     def identity(self) -> dict[str, Any]:

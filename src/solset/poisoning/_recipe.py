@@ -60,10 +60,8 @@ class RecipePoisoning(TableResult):
     @property
     def headline(self) -> str:
         """The rise of the goal on the seeds of the design, and the number of rounds."""
-        seeds = len(self.seeds)
-        return (
-            f"goal {self.clean:.4g} → {self.reached:.4g} in {len(self.rounds)} rounds, mean of {seeds} seeds"
-        )
+        rise = f"goal {self.clean:.4g} → {self.reached:.4g} in {len(self.rounds)} rounds"
+        return f"{rise}, mean of {len(self.seeds)} seeds" if len(self.seeds) > 1 else f"{rise}, one seed"
 
     @property
     def change(self) -> Move:

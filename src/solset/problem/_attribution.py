@@ -76,7 +76,8 @@ class Adjoint:
             shape = change.space(point.risk).shape
             return -(data.T @ self.vectors).T.reshape(self.vectors.shape[1], *shape), ""
         except ValueError as error:
-            return None, f"no derivative in {what}: {error}"
+            reason = "no weight decays" if isinstance(change, Decay) and not point.risk.has_decay else error
+            return None, f"no derivative in {what}: {reason}"
 
 
 def attributed(

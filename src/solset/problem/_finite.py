@@ -119,9 +119,9 @@ def finite_answers(
     if exchange is None or not isinstance(line.map, LinearisedMap):
         raise bad_value(
             "order",
-            expected=f"'first' for {type(change).__name__}",
-            got="'newton'",
-            cure="Leave it out: a Newton step needs a change of single points.",
+            expected=f"'first' or left out for {change!r}",
+            got="'newton', which is not known for a change of the weight decay or of two kinds at one point",
+            cure="Leave it out, or ask for the parts of a sum one by one.",
         )
     step = NewtonStep(point, line, line.map, exchange, change.applied_to(point.risk))
     return step.answers() if line.map.feels_gradient else step.damped_answers()

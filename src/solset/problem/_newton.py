@@ -56,6 +56,7 @@ class NewtonStep:
             training=TrainingFlow(lambda: self.system, lambda: rhs, line.gradient),
             notes=line.premises.failures,
             leftover=line.leftover,
+            name=line.map.name,
         )
 
     def damped_answers(self) -> AffineSet:

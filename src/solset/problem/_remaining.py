@@ -60,7 +60,7 @@ def remaining(point: TrainedPoint, source: Linearisation | Selection, change: Ch
         note = f"the points that leave hold nothing any more: {grows}"
         for failure in line.premises.failures:
             warnings.warn(failure, SolsetWarning, stacklevel=4)
-    return AffineSet(system, rhs, zero, notes=(*line.premises.failures, note))
+    return AffineSet(system, rhs, zero, notes=(*line.premises.failures, note), name=line.map.name)
 
 
 def _growth(line: Linearisation, dropped: int) -> str:

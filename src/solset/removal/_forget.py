@@ -47,7 +47,9 @@ class Forgotten(WeightsResult):
     @property
     def headline(self) -> str:
         """How it ended, the gradient before and after, and the distance to retrained weights if known."""
-        text = f"{self.status}, {len(self.points)} points, gradient {self.gradient_before:.3g} to "
+        is_far = self.status is Status.MAX_STEPS and self.solution.status is Status.CONVERGED
+        ended = "the minimum is farther than one step" if is_far else str(self.status)
+        text = f"{ended}, {len(self.points)} points, gradient {self.gradient_before:.3g} to "
         text += f"{self.gradient_after:.3g}, weights changed by {self.change:.3g}"
         if self.distance_after is None:
             return text

@@ -7,11 +7,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from solset.changes import Divisor, Remove
 from solset.checks import checked
 from solset.errors import SolsetWarning, Status, bad_value
-from solset.problem import Problem, TrainedPoint, as_map, lost_classes, single_answer
+from solset.problem import (
+    AUTO,
+    Optimality,
+    Problem,
+    Proximal,
+    Stationary,
+    TrainedPoint,
+    as_map,
+    lost_classes,
+    single_answer,
+)
 from solset.removal._all_at_once import all_at_once
 from solset.removal._left_out import LeftOut
 from solset.results import TableResult, computed
@@ -29,7 +40,9 @@ class LeaveOneOut(TableResult):
         points: Indices of the points that were left out, one at a time.
         outputs: Outputs of each point at the weights without it, ``(k, c)``; not a number where there is no
             finite answer.
-        losses: Loss of each point at these outputs, ``(k,)``.
+        losses: Loss of each point at these outputs, ``(k,)``. Where points count unequally, by class weights
+            or sample weights, it is the loss of the point times its weight over the mean weight, so that the
+            mean over all points is the risk.
         losses_trained: Loss of each point at the trained weights, ``(k,)``.
         residuals: Targets less outputs, ``(k, c)``; ``None`` where targets are no numbers like the outputs.
         leverages: Largest share of the curvature in any direction that the point alone holds, ``(k,)``: 1 for
@@ -54,10 +67,10 @@ class LeaveOneOut(TableResult):
         """The number of points, and the mean loss left out beside the trained one."""
         answered = torch.isfinite(self.losses)
         left_out, trained = (float(part[answered].mean()) for part in (self.losses, self.losses_trained))
-        return (
-            f"{self.status}, {len(self.points)} points, mean loss left out {left_out:.4g}, trained "
-            f"{trained:.4g}, largest leverage {float(self.leverages.nan_to_num().max()):.3g}"
-        )
+        text = f"{self.status}, {len(self.points)} points, mean loss left out {left_out:.4g}"
+        text += f", trained {trained:.4g}"
+        finite = self.leverages[~self.leverages.isnan()]
+        return f"{text}, largest leverage {float(finite.max()):.3g}" if len(finite) else text
 
     @computed
     def status(self) -> Status:
@@ -105,9 +118,10 @@ def leave_one_out(
     problem: Problem,
     points: Sequence[int] | None = None,
     *,
-    optimality: str = "stationary",
+    optimality: Optimality = AUTO,
     solver: Solver | None = None,
     divisor: Divisor = "after",
+    progress: bool | None = None,
 ) -> LeaveOneOut:
     """Each training point as the solution without it predicts it, from one decomposition for all.
 
@@ -123,10 +137,13 @@ def leave_one_out(
     Args:
         problem: Trained point that is studied.
         points: Indices of the points that are left out, one at a time; all of them by default.
-        optimality: Name of the optimality map: ``"stationary"``, or ``"gauss_newton"`` for more weights.
+        optimality: Optimality map, or its name: ``"stationary"``, ``"gauss_newton"`` for more weights, or
+            ``"proximal"``. By default the proximal one where the weights are not stationary and outputs are
+            not linear in them, else the stationary one.
         solver: Solver of its systems; by default the map chooses one.
         divisor: Number by which a mean is divided without the point: ``"after"`` for that of the points that
             are left, ``"before"`` for that of all points, so that ``α`` stays.
+        progress: Whether to show a progress bar; by default only on a terminal.
 
     Returns:
         Outputs, losses, residuals and leverages of the points. A point without a finite answer is named.
@@ -152,17 +169,22 @@ def leave_one_out(
     chosen = problem.check_points(points)
     if problem.point_count == 1:
         raise bad_value("problem", expected="two points or more", got="one", cure="Nothing would be left.")
-    optimality_map = as_map(optimality)
-    if optimality_map is None or optimality_map.keeps_outputs:
+    asked, parts = as_map(optimality), None
+    if asked is not None and asked.keeps_outputs:
         raise bad_value(
             "optimality",
-            expected="'stationary' or 'gauss_newton'",
+            expected="'stationary', 'gauss_newton' or 'proximal'",
             got=repr(optimality),
             cure="Where outputs are kept, a point that leaves changes nothing.",
         )
-    parts = all_at_once(problem.point, chosen, optimality_map, solver, divides=divisor == "after")
+    if asked is None or asked.feels_gradient:  # a damped matrix has other leverages
+        first = Stationary() if asked is None else asked
+        parts = all_at_once(problem.point, chosen, first, solver, divides=divisor == "after")
     if parts is None:
-        parts = [_one(problem, Remove([i], divisor=divisor), optimality, solver) for i in chosen]
+        used = asked or (Stationary() if problem.is_stationary else Proximal())
+        hidden = None if progress is None else not progress
+        bar = tqdm(chosen, desc="leave one out", unit="point", disable=hidden, leave=False)
+        parts = [_one(problem, Remove([i], divisor=divisor), used, solver) for i in bar]
     result = _result(problem, chosen, parts, divisor)
     if result.message:
         warnings.warn(result.message, SolsetWarning, stacklevel=3)

@@ -9,7 +9,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from solset.checks import positive, shaped, within
+from solset.checks import positive, require, shaped, within
 from solset.errors import SolsetWarning, Status, bad_value
 from solset.sets._convex import slack_at
 from solset.sets._trust import Leftover, examined
@@ -70,6 +70,7 @@ class AffineSet:
         training: System that gradient flow and Tikhonov act on; ``None`` for ``(A, b)``.
         notes: Sentences on premises of the set that do not hold; every element carries them in its message.
         leftover: Gradient that training left, which is compared with every answer; ``None`` for none.
+        name: Name of the optimality map whose solutions they are; empty for other sets.
 
     Example:
         >>> from solset.linalg import DenseOperator
@@ -92,6 +93,7 @@ class AffineSet:
     training: TrainingFlow | None = None
     notes: tuple[str, ...] = ()
     leftover: Leftover | None = None
+    name: str = ""
 
     @cached_property
     def system(self) -> Prepared:
@@ -127,6 +129,8 @@ class AffineSet:
         Args:
             choice: Spectral filter from :mod:`solset.solvers.filters`; minimum norm by default.
         """
+        cure = "Pass one of solset.filters, or call min_norm()."
+        require("choice", choice, Filter | None, cure=cure)
         if choice is None or isinstance(choice, MinimumNorm):
             return self.min_norm()
         # A rank cut of the weighted spectrum would drop confident points, and moved points may be among them.
@@ -236,7 +240,8 @@ class AffineSet:
             least = self.system.known_kernel
             unknown = f"dimension {least} or more" if least else "dimension not known to the solver"
             text = unknown if rank is None else f"dimension {size - rank}"
-        return f"AffineSet(in R^{size}, {text})"
+        named = f"{self.name} map, " if self.name else ""
+        return f"AffineSet({named}in R^{size}, {text})"
 
     @cached_property
     def _smallest(self) -> Solution:
@@ -269,7 +274,12 @@ class AffineSet:
 
 def _picked(system: Prepared, choice: Filter, rhs: Tensor) -> Solution:
     """The element of a filter; refused where gradient descent of that rate diverges."""
-    solution = element_of(system, choice, rhs)
-    if isinstance(choice, GradientFlow):
-        refuse_divergence(system, choice, rhs, solution)
+    if not isinstance(choice, GradientFlow):
+        return element_of(system, choice, rhs)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        solution = element_of(system, choice, rhs)
+    refuse_divergence(system, choice, rhs, solution)
+    for one in told:  # what is refused is not warned of too
+        warnings.warn(one.message, one.category, stacklevel=4)
     return solution

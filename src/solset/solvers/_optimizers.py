@@ -63,6 +63,13 @@ def read_optimizer(
         decay = relative * group["weight_decay"] if _is_decoupled(optimizer, group) else 0.0
         decays.append(torch.full_like(scales[-1], decay))
     scale, decay = torch.cat(scales), torch.cat(decays)
+    if silent == len(scale):
+        raise bad_value(
+            "optimizer",
+            expected="one that took steps with gradients, after which its state says how weights move",
+            got=f"a fresh {type(optimizer).__name__}",
+            cure="Pass the optimizer of the training itself, after its last step.",
+        )
     is_even = bool((decay == decay[0]).all())
     return length, float(decay[0]) if is_even else decay, None if bool((scale == 1).all()) else scale, silent
 

@@ -276,6 +276,15 @@ class Training:
         """
         return self._trained(self._setting, progress)[0].eval()
 
+    def __repr__(self) -> str:
+        data, recipe = self._setting.data, self.recipe
+        model, optimizer = self._setting.pair()
+        size = "all points" if recipe.batch_size is None else f"batches of {recipe.batch_size}"
+        return (
+            f"Training({type(model).__name__}, n={len(data)}, {type(optimizer).__name__}, "
+            f"{recipe.step_count(len(data))} steps of {size}, seed {recipe.seed})"
+        )
+
     @property
     def point_count(self) -> int:
         """``n``, the number of training points."""
