@@ -98,10 +98,6 @@ class DownloadError(OSError):
     """The file could not be downloaded; the message says why and what is kept."""
 
 
-class _InterruptedError(OSError):
-    """The connection ended in the middle of the file."""
-
-
 def fetch(
     url: str, target: Path, *, sha256: str, timeout: float = 30.0, attempts: int = 5, progress: bool = True
 ) -> Path:
@@ -161,28 +157,31 @@ def _check(url: str, sha256: str, attempts: int) -> None:
 def _complete(url: str, part: Path, timeout: float, attempts: int, progress: bool) -> None:
     """Transfers until the partial file is whole, or until an attempt brings nothing."""
     for attempt in range(1, attempts + 1):
+        before = _size(part)
         try:
             _transfer(url, part, timeout, progress)
             return
-        except _InterruptedError as error:
-            if attempt == attempts:
-                raise _stopped(url, part, error) from error
         except (OSError, HTTPException) as error:
             if isinstance(error, HTTPError):
                 error.close()
-            raise _stopped(url, part, error) from error
+            if attempt == attempts or _size(part) <= before:
+                raise _stopped(url, part, error) from error
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.is_file() else 0
 
 
 def _stopped(url: str, part: Path, error: Exception) -> DownloadError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    size = part.stat().st_size if part.is_file() else 0
+    size = _size(part)
     rest = f" ({size} bytes are kept in {part}; the next download goes on from there)" if size else ""
     return DownloadError(f"{url}: {reason}{rest}")
 
 
 def _transfer(url: str, part: Path, timeout: float, progress: bool) -> None:
     """Appends what the partial file lacks, or starts it again where the server sends the whole file."""
-    response, start = _open(url, part.stat().st_size if part.is_file() else 0, timeout)
+    response, start = _open(url, _size(part), timeout)
     with response, part.open("ab") as stream:
         stream.truncate(start)
         length = response.headers.get("Content-Length")
@@ -197,21 +196,11 @@ def _transfer(url: str, part: Path, timeout: float, progress: bool) -> None:
             disable=None if progress else True,
             leave=False,
         ) as bar:
-            while chunk := _read(response, received - start):
+            while chunk := response.read(_CHUNK):
                 received += stream.write(chunk)
                 bar.update(len(chunk))
     if total is not None and received != total:
-        message = f"the server stopped after {received} of {total} bytes"
-        raise _InterruptedError(message) if received > start else OSError(message)
-
-
-def _read(response: HTTPResponse, so_far: int) -> bytes:
-    try:
-        return response.read(_CHUNK)
-    except (OSError, HTTPException) as error:
-        if so_far:
-            raise _InterruptedError(f"the connection broke: {error}") from error
-        raise
+        raise OSError(f"the server stopped after {received} of {total} bytes")
 
 
 def _open(url: str, size: int, timeout: float) -> tuple[HTTPResponse, int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from solset.courses import Correction, Slopes, State, Station, StopReason
+from solset.courses import Correction, Meter, Slopes, State, Station, StopReason
 from solset.derivatives import GraphicalDerivative
 from solset.paths._crossing import ActivationKinks
 from solset.paths._fitted import Factor, KeptOutputs
@@ -66,6 +66,11 @@ class FittedSteps:
         self._kinks: ActivationKinks | None = None  # none of a smooth network, or of too many activations
         if 0 < switches.count <= options.max_activations:
             self._kinks = ActivationKinks(constraint, switches, max_error, self._output_tol, options)
+
+    @property
+    def meter(self) -> Meter:
+        """The meter that adds up the cost."""
+        return self._constraint.meter
 
     @property
     def first_step(self) -> float:
@@ -239,7 +244,7 @@ class FittedSteps:
             smallest=end.factor.smallest,
             rows=end.factor.count,
             error=error,
-            gradients=self._constraint.meter.gradients,
+            gradients=self.meter.gradients,
             held=held,
         )
 

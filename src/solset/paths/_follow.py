@@ -124,23 +124,11 @@ def follow_path(
     states, ending = file.read(risk.weights)
     derivative = check_path(problem, change, optimality=optimality, rows=rows, nearest=nearest)
     if ending is None:
-        meter = Meter(problem.point_count)
-        if not derivative.keeps_outputs:
-            stepper: FittedSteps | IsolatedSteps = IsolatedSteps(
-                problem, change, max_error=max_error, meter=meter, options=options
-            )
-        else:
-            has_choice = derivative.linearisation.left_out > 0 or rows is not None
-            choice = (rows or InformativeRows()) if has_choice else None
-            constraint = KeptOutputs(problem, change, rows=choice, meter=meter)
-            max_fit = max(options.max_fit, 3 * problem.fit)  # what training left must not end the path
-            stepper = FittedSteps(
-                constraint, derivative, max_error=max_error, max_fit=max_fit, options=options
-            )
+        stepper = _stepper_of(problem, change, derivative, rows, max_error, options)
         states = states or [stepper.start()]
-        meter.gradients = states[-1].station.gradients
+        stepper.meter.gradients = states[-1].station.gradients
         hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
-        follower = _Follower(stepper, file, meter, max_gradients or math.inf, options.min_step)
+        follower = _Follower(stepper, file, max_gradients or math.inf, options.min_step)
         ending = follower.run(states, hidden)
     course = course_of(states, ending, derivative.optimality, risk.layout)
     if not course.is_complete:
@@ -202,26 +190,44 @@ def check_path(
     return derivative
 
 
+def _stepper_of(
+    problem: Problem,
+    change: Change,
+    derivative: GraphicalDerivative,
+    rows: InformativeRows | None,
+    max_error: float,
+    options: PathOptions,
+) -> FittedSteps | IsolatedSteps:
+    """The steps along the map of a derivative, with a meter of their own."""
+    meter = Meter(problem.point_count)
+    if not derivative.keeps_outputs:
+        return IsolatedSteps(problem, change, max_error=max_error, meter=meter, options=options)
+    has_choice = derivative.linearisation.left_out > 0 or rows is not None
+    choice = (rows or InformativeRows()) if has_choice else None
+    constraint = KeptOutputs(problem, change, rows=choice, meter=meter)
+    max_fit = max(options.max_fit, 3 * problem.fit)  # what training left must not end the path
+    return FittedSteps(constraint, derivative, max_error=max_error, max_fit=max_fit, options=options)
+
+
 @dataclass(frozen=True)
 class _Follower:
     """Takes one step after the other, and writes the checkpoint after each."""
 
     stepper: FittedSteps | IsolatedSteps  # Source of the steps
     file: CourseFile  # Checkpoint of the course
-    meter: Meter  # Meter that adds up the cost
     max_gradients: int | float  # Cost after which to stop
     min_step: float  # Shortest step before the path is given up, as a share of the path
 
     def run(self, states: list[State], hidden: bool | None) -> Ending:
         """Appends states until the end or a reason to stop."""
-        style = "{l_bar}{bar}|{postfix}"
+        style, meter = "{l_bar}{bar}|{postfix}", self.stepper.meter
         with tqdm(total=1.0, desc="path", disable=hidden, leave=False, bar_format=style) as bar:
             state = states[-1]
             bar.update(state.station.place)
             while (left := 1.0 - state.station.place) > 0:
-                if self.meter.gradients >= self.max_gradients:
+                if meter.gradients >= self.max_gradients:
                     self.file.write(states)
-                    detail = f"{self.meter.gradients:.3g} gradients are spent"
+                    detail = f"{meter.gradients:.3g} gradients are spent"
                     return _ending(StopReason.BUDGET, state, detail)
                 step = left if state.step > 0.999 * left else state.step
                 attempt = self.stepper.attempt(state, step)
@@ -231,13 +237,11 @@ class _Follower:
                         return self._ended(states, _ending(attempt.reason, state, attempt.detail))
                     continue
                 bar.update(attempt.station.place - state.station.place)
-                bar.set_postfix_str(
-                    f"loss {attempt.station.all_loss:.2g}, {self.meter.gradients:.0f} gradients"
-                )
+                bar.set_postfix_str(f"loss {attempt.station.all_loss:.2g}, {meter.gradients:.0f} gradients")
                 state = attempt
                 states.append(state)
                 self.file.write(states)
-        detail = f"{self.meter.gradients:.3g} gradients"
+        detail = f"{meter.gradients:.3g} gradients"
         return self._ended(states, _ending(StopReason.END, state, detail))
 
     def _ended(self, states: list[State], ending: Ending) -> Ending:

@@ -70,10 +70,10 @@ class IsolatedSteps:
         self._risk, self._change = problem.risk(), change
         self._points = change.chosen(self._risk)
         self._max_error, self._options = max_error, options
-        self._meter, self._budget, self._outputs = meter, problem.memory_budget, problem.output_count
+        self.meter, self._budget, self._outputs = meter, problem.memory_budget, problem.output_count
         self._inverse = self._preconditioner()
         self._floor = float(self._risk.gradient().norm())
-        self._meter.add(1.0)
+        self.meter.add(1.0)
 
     def _preconditioner(self) -> LinearOperator:
         """The Gauss–Newton inverse, on the informative rows alone if they are few; none for dense outputs."""
@@ -81,11 +81,11 @@ class IsolatedSteps:
         if self._risk.is_whole or 24 * total * self._outputs > self._budget:  # curvature couples, or is large
             return Identity(size, self._risk.weights.dtype, self._risk.weights.device)
         chosen = InformativeInverse(self._risk, self._points, memory_budget=self._budget)
-        self._meter.add(FORWARD)
+        self.meter.add(FORWARD)
         if chosen.count < size and 8 * chosen.count * (size + 2 * chosen.count) <= self._budget:
-            self._meter.add_points(FACTOR_ROW, chosen.count)
+            self.meter.add_points(FACTOR_ROW, chosen.count)
             return chosen
-        self._meter.add_points(FACTOR_ROW, total)
+        self.meter.add_points(FACTOR_ROW, total)
         return GaussNewtonInverse(self._risk, memory_budget=self._budget)
 
     @property
@@ -160,7 +160,7 @@ class IsolatedSteps:
             weights = state.weights + state.slopes.between(share, step, change, ahead.value)
             risk = self._at(state.station.place + share * step).at(weights)
             places.append((risk, risk.gradient()))
-            self._meter.add(1.0)
+            self.meter.add(1.0)
             if not float(places[-1][1].norm()) <= allowed:
                 return None
         return places
@@ -171,7 +171,7 @@ class IsolatedSteps:
         for risk, gradient in places:
             length = torch.finfo(vector.dtype).eps ** 0.4 * (float(risk.weights.norm()) or 1.0)
             beside = risk.at(risk.weights + length * vector).gradient()
-            self._meter.add(1.0)
+            self.meter.add(1.0)
             if float(vector @ (beside - gradient)) / length < -0.01 * abs(lowest.value):
                 return True
         return False
@@ -181,7 +181,7 @@ class IsolatedSteps:
         inverse = Recycled(self._inverse, pairs) if pairs.shape[2] else self._inverse
         hessian = Hessian(risk, memory_budget=self._budget)
         lowest = smallest_eigenpair(hessian, inverse=inverse, steps=8, restarts=2, tol=0.02)
-        self._meter.add(HESSIAN_PRODUCT, times=lowest.products)
+        self.meter.add(HESSIAN_PRODUCT, times=lowest.products)
         return lowest
 
     def _agree(self, change: Tensor, ahead: Tensor) -> bool:
@@ -205,7 +205,7 @@ class IsolatedSteps:
         pairs, smallest, before, length = state.pairs, float("nan"), float("inf"), 0.0
         for count in range(self._options.max_newton_steps):
             gradient = risk.gradient()
-            self._meter.add(1.0)
+            self.meter.add(1.0)
             size = float(gradient.norm())
             if not size < float("inf"):
                 return Refusal(StopReason.NONFINITE, 0.5, "the gradient is not finite")
@@ -238,7 +238,7 @@ class IsolatedSteps:
         near: Tensor | None = None,
     ) -> _Solved:
         """The slope at the weights of a risk on the way, to a relative residual, starting from ``near``."""
-        self._meter.add_points(INPUT_JACOBIAN, len(self._points))
+        self.meter.add_points(INPUT_JACOBIAN, len(self._points))
         rhs = -self._change.rate(self._risk.at(risk.weights), place)
         return self._solve(risk, rhs, tol, pairs, near)
 
@@ -266,7 +266,7 @@ class IsolatedSteps:
             solver = CG(tol=tol, max_steps=self._options.max_iterations, preconditioner=inverse)
             solution = solver.solve(hessian, rhs)
             value, status = value + solution.value, solution.status
-        self._meter.add(HESSIAN_PRODUCT, times=hessian.count)
+        self.meter.add(HESSIAN_PRODUCT, times=hessian.count)
         all_pairs = pairs_of(hessian, pairs, self._options.max_pairs, self._budget)
         return _Solved(value, status, smallest_eigenvalue(hessian), all_pairs, force)
 
@@ -278,7 +278,7 @@ class IsolatedSteps:
     def _accepted(self, state: State, step: float, end: _Converged, ahead: _Solved, surprise: float) -> State:
         place, change = min(state.station.place + step, 1.0), end.risk.weights - state.weights
         gradient = float(end.risk.gradient().norm())
-        self._meter.add(1.0)
+        self.meter.add(1.0)
         travelled, left = state.station.length + float(change.norm()), SHARE * end.length
         station = self._station(place, end.risk, gradient, travelled, end.smallest, left)
         longer = step * (2.0 if end.count <= 5 else 1.0)
@@ -304,7 +304,7 @@ class IsolatedSteps:
                 of_all = risk.without_regularisation().value()
                 before = self._risk.at(risk.weights)
                 of_moved = float((before.select(self._points) if self._points else before).losses().mean())
-        self._meter.add(FORWARD)
+        self.meter.add(FORWARD)
         return Station(
             place=place,
             moved_loss=of_moved,
@@ -314,7 +314,7 @@ class IsolatedSteps:
             smallest=smallest,
             rows=0,
             error=error,
-            gradients=self._meter.gradients,
+            gradients=self.meter.gradients,
         )
 
 
