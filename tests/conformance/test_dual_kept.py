@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from solset.errors import Status
-from solset.linalg import BlockDiagonal, DenseOperator, LinearOperator, NormalOperator, Product
+from solset.linalg import BlockDiagonal, DenseOperator, NormalOperator, Product
 from solset.outofcore import DiskDual, gram_solver
 from solset.solvers import Dual
 from solset.solvers.filters import GradientFlow, MinimumNorm, RankCut, Tikhonov
-from support.systems import ROWS, WIDE, WIDE_SINGULAR, consistent_rhs, orthogonal, rng
+from support.systems import ROWS, WIDE, WIDE_SINGULAR, Watched, consistent_rhs, orthogonal, rng
 
 SCALES = torch.logspace(-12, 0, 8, dtype=torch.float64)
 PLAIN, SCALED = Dual(), Dual(is_equilibrated=True)
@@ -27,24 +27,6 @@ def scaled_rows(scales: Tensor = SCALES, p: int = 20) -> Tensor:
 
 def error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
-
-
-class Watched(LinearOperator):
-    """Rows that keep a list of the ones that were asked for."""
-
-    def __init__(self, matrix: Tensor) -> None:
-        super().__init__((matrix.shape[0], matrix.shape[1]), matrix.dtype, matrix.device)
-        self._matrix, self.asked = matrix, []
-
-    def _apply(self, block: Tensor) -> Tensor:
-        return self._matrix @ block
-
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._matrix.T @ block
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        self.asked += range(start, stop)
-        return self._matrix[start:stop]
 
 
 class TestShortRows:

@@ -9,35 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from solset.linalg import WIDTH, DenseOperator, LinearOperator
+from solset.linalg import WIDTH, DenseOperator
 from solset.outofcore import DiskDual, StoredRows, gram_solver, keep_on_disk
 from solset.solvers import Dual, RowPlan
 from solset.solvers._row_plan import keep_in_memory
 from solset.solvers.filters import Tikhonov
-from support.systems import plan_rows
+from support.systems import Watched, plan_rows
 
 SHAPE = (7, WIDTH + 5)
 ITEM = {torch.float32: 4, torch.float64: 8}
-
-
-class Watched(LinearOperator):
-    """Rows known by their products that keep a list of the ones that were asked for."""
-
-    def __init__(self, matrix: Tensor, fails_at: int | None = None) -> None:
-        super().__init__((matrix.shape[0], matrix.shape[1]), matrix.dtype, matrix.device)
-        self._matrix, self.fails_at, self.asked = matrix, fails_at, []
-
-    def _apply(self, block: Tensor) -> Tensor:
-        return self._matrix @ block
-
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._matrix.T @ block
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        if self.fails_at is not None and stop > self.fails_at:
-            raise KeyboardInterrupt
-        self.asked += range(start, stop)
-        return self._matrix[start:stop]
 
 
 def draw(m: int, p: int, dtype: torch.dtype = torch.float64) -> Tensor:

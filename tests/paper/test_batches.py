@@ -1,16 +1,15 @@
 """Batches of CIFAR-10 that are old, new, broken or hostile, in their folder and in their archive."""
 
 import io
-import os
 import pickle
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from solset.paper import cifar10
+from support.hostile_files import Harm
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -21,22 +20,12 @@ def test_batches_that_python_3_wrote_are_read_too(files, protocol):
     assert torch.equal(cifar10(files.folder, count=3).inputs, before.inputs)
 
 
-class Hostile:
-    """Would make a folder when it is unpickled."""
-
-    def __init__(self, victim: Path) -> None:
-        self.victim = victim
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.victim),)
-
-
-class HostileCall(Hostile):
+class HostileCall(Harm):
     def __reduce__(self):
         return eval, (f"__import__('os').mkdir({str(self.victim)!r})",)
 
 
-@pytest.mark.parametrize(("kind", "named"), [(Hostile, r"\w+\.mkdir"), (HostileCall, r"__builtin__\.eval")])
+@pytest.mark.parametrize(("kind", "named"), [(Harm, r"\w+\.mkdir"), (HostileCall, r"__builtin__\.eval")])
 @pytest.mark.parametrize("in_archive", [False, True])
 def test_a_hostile_batch_is_refused_by_name_and_runs_nothing(files, tmp_path, kind, named, in_archive):
     victim = tmp_path / "made"

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 import shutil
 from collections import OrderedDict
 from pathlib import Path
@@ -19,6 +18,7 @@ from solset.paper import (
     resnet32,
     resnet56,
 )
+from support.hostile_files import Harm
 from support.reference import shared_folder
 
 WEIGHTS = shared_folder() / "weights" / "resnet56-4bfd9763.th"
@@ -124,18 +124,8 @@ def test_what_holds_no_weights(file, stored, message):
         load_checkpoint(file)
 
 
-class Hostile:
-    """Would make a folder when it is unpickled."""
-
-    def __init__(self, victim: Path) -> None:
-        self.victim = victim
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.victim),)
-
-
 def test_code_in_a_checkpoint_is_refused_and_not_run(file, tmp_path):
-    torch.save({"state_dict": Hostile(tmp_path / "made")}, file)
+    torch.save({"state_dict": Harm(tmp_path / "made")}, file)
     with pytest.raises(ValueError, match="must be a checkpoint"):
         load_checkpoint(file)
     assert not (tmp_path / "made").exists()

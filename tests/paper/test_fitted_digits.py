@@ -7,14 +7,9 @@ from solset import Move, retrain
 from solset.errors import Status
 from solset.retraining import LevenbergMarquardt
 from solset.testing import log_slope
-from support.fitted_digits import fitted
+from support.fitted_digits import SLOW_DIGITS, fitted
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:the path ended early"),
-    pytest.mark.filterwarnings("ignore:the retraining"),
-    pytest.mark.filterwarnings("ignore:training ended with status"),
-]
+pytestmark = SLOW_DIGITS
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,9 @@ from solset.paper import digits
 from solset.paths import StopReason
 from solset.reports._directions import loss_directions, step_of
 from solset.retraining import follow_retraining
-from support.fitted_digits import STEPS, fitted, followed_densely
+from support.fitted_digits import SLOW_DIGITS, STEPS, fitted, followed_densely
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:the path ended early"),
-    pytest.mark.filterwarnings("ignore:the retraining"),
-    pytest.mark.filterwarnings("ignore:training ended with status"),
-]
+pytestmark = SLOW_DIGITS
 
 SMOOTH = 100  # equal steps of the dense integration; half as many end less than 2e-4 away
 

@@ -10,13 +10,9 @@ from solset.reports._directions import random_directions, step_of
 from solset.retraining import GradientDescent, tangent_recursion
 from solset.solvers import filters
 from solset.zoo import DFCNN
+from support.fitted_digits import SLOW_DIGITS
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:the path ended early"),
-    pytest.mark.filterwarnings("ignore:the retraining"),
-    pytest.mark.filterwarnings("ignore:training ended with status"),
-]
+pytestmark = SLOW_DIGITS
 
 RATE = 0.1
 

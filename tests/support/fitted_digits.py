@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,12 @@ from solset.zoo import DFCNN
 from support.dense_path import Layers, dense_path
 
 STEPS = (100, 1000, 3000)
+SLOW_DIGITS = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:the path ended early"),
+    pytest.mark.filterwarnings("ignore:the retraining"),
+    pytest.mark.filterwarnings("ignore:training ended with status"),
+]
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,26 @@ TALL = rectangular(9, 4, [0.5, 1.0, 2.0, 3.0])
 TALL_SINGULAR = rectangular(9, 4, [0.5, 2.0])
 
 
+class Watched(LinearOperator):
+    """Rows known by their products that keep a list of the ones that were asked for."""
+
+    def __init__(self, matrix: Tensor, fails_at: int | None = None) -> None:
+        super().__init__((matrix.shape[0], matrix.shape[1]), matrix.dtype, matrix.device)
+        self._matrix, self.fails_at, self.asked = matrix, fails_at, []
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return self._matrix @ block
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self._matrix.T @ block
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        if self.fails_at is not None and stop > self.fails_at:
+            raise KeyboardInterrupt
+        self.asked += range(start, stop)
+        return self._matrix[start:stop]
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
