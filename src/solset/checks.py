@@ -1,4 +1,8 @@
-"""One-line checks of arguments: types, numbers, choices, shapes and indices of points."""
+"""One-line checks of arguments: types, numbers, choices, shapes and indices of points.
+
+Each check takes the name of the ``argument`` as the caller wrote it, the ``value`` that came, and a ``cure``:
+one sentence that says what to do.
+"""
 
 import collections
 import collections.abc
@@ -86,14 +90,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def require(argument: str, value: Any, hint: Any, *, cure: str) -> None:
-    """Refuses a value of another type, the number NaN, and an integer of more than 64 bits.
-
-    Args:
-        argument: Name of the argument as the caller wrote it.
-        value: The value that came.
-        hint: Type that is accepted, as in a signature.
-        cure: One sentence that says what to do.
-    """
+    """Refuses a value of another type than the hint, the number NaN, and an integer of more than 64 bits."""
     if not _is_of(value, hint):
         expected, got = _described(hint), _shown(value)
         raise bad_type(argument, expected=expected, got=got, cure=cure)
@@ -160,11 +157,6 @@ def _shown(value: Any) -> str:
 def positive(argument: str, value: float | int, *, cure: str = "Use a number above zero.") -> None:
     """Refuses a number that is not positive and finite.
 
-    Args:
-        argument: Name of the argument as the caller wrote it.
-        value: The number that came.
-        cure: One sentence that says what to do.
-
     Example:
         >>> positive("tol", 0.0)
         Traceback (most recent call last):
@@ -185,13 +177,6 @@ def within(
 ) -> None:
     """Refuses a number outside ``low ≤ value ≤ high``, or not finite where ``high`` is infinite.
 
-    Args:
-        argument: Name of the argument as the caller wrote it.
-        value: The number that came.
-        low: Smallest value that is accepted.
-        high: Largest value that is accepted; none by default.
-        cure: One sentence that says what to do.
-
     Example:
         >>> within("samples", -1, 0)
         Traceback (most recent call last):
@@ -205,11 +190,6 @@ def within(
 
 def one_of(argument: str, value: object, choices: collections.abc.Iterable[object]) -> None:
     """Refuses a value that is not among the choices.
-
-    Args:
-        argument: Name of the argument as the caller wrote it.
-        value: The value that came.
-        choices: Values that are accepted.
 
     Example:
         >>> one_of("norm", "l1", ("l2", "linf"))
@@ -267,13 +247,7 @@ def points_of(
 def shaped(
     argument: str, value: Tensor, shape: collections.abc.Sequence[int], *, cure: str = "Reshape it."
 ) -> None:
-    """Refuses a tensor of another shape.
-
-    Args:
-        argument: Name of the argument as the caller wrote it.
-        value: The tensor that came.
-        shape: Sizes that are accepted; -1 accepts any size in its place.
-        cure: One sentence that says what to do.
+    """Refuses a tensor of another shape, in which -1 accepts any size in its place.
 
     Example:
         >>> import torch
@@ -291,16 +265,7 @@ def shaped(
 
 
 def existing_folder(argument: str, folder: Path | str | None) -> Path | None:
-    """The folder as a path, or ``None`` for none.
-
-    Args:
-        argument: Name of the argument as the caller wrote it.
-        folder: Path of the folder; ``None`` stands for no folder.
-
-    Raises:
-        TypeError: If it is not a path.
-        ValueError: If there is no such folder.
-    """
+    """The folder as a path, or ``None`` for none; refused unless it is there."""
     require(argument, folder, Path | str | None, cure="Leave it out.")
     if folder is None or Path(folder).is_dir():
         return None if folder is None else Path(folder)

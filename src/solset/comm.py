@@ -62,10 +62,9 @@ def alone() -> Iterator[None]:
 
 
 def share(count: int) -> range:
-    """The range of ``count`` items that belongs to this process; the ranges follow in the order of ranks.
+    """The range of ``count`` items that belongs to this process, in the order of ranks.
 
-    Args:
-        count: Number of all items; the parts differ by at most one item.
+    The parts differ by at most one item.
     """
     here, all_of_them = rank(), size()
     return range(here * count // all_of_them, (here + 1) * count // all_of_them)
@@ -113,11 +112,7 @@ def join(part: Tensor | None, *, device: torch.device | str = "cpu") -> Tensor:
 
 
 def from_first(read: Callable[[], bytes | None]) -> bytes | None:
-    """The bytes that the first process reads, in every process; an error there is raised in all.
-
-    Args:
-        read: Function that reads; it is called in the first process only.
-    """
+    """The bytes that ``read`` returns in the first process, in every process; an error is raised in all."""
     if size() == 1:
         return read()
     answer: list[Any] = [None]
@@ -139,14 +134,9 @@ def from_first(read: Callable[[], bytes | None]) -> bytes | None:
 
 
 def require_same(name: str, text: str) -> None:
-    """Refuses to start where processes hold different things.
+    """Refuses to start where processes hold different things, by a text of all that must be the same.
 
-    Args:
-        name: Name of the argument, for the message.
-        text: Description of everything that must be the same.
-
-    Raises:
-        ValueError: If the text differs from that of the first process; names the ranks.
+    ``name`` is that of the argument in the message, which names the ranks that differ from the first.
     """
     if size() == 1:
         return
@@ -165,8 +155,7 @@ def require_same(name: str, text: str) -> None:
 def launch(*, timeout: float = 1800.0) -> None:
     """Joins the processes that ``torchrun`` started, if it started this one.
 
-    Args:
-        timeout: Seconds to wait for another process before it counts as lost.
+    A process that is silent for ``timeout`` seconds counts as lost.
     """
     started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
     if started and dist.is_available() and not dist.is_initialized():
@@ -178,9 +167,6 @@ def finish(status: int) -> NoReturn:
 
     Threads of gloo may abort an interpreter that ends in the ordinary way, and the finished job would count
     as failed. So the functions registered with ``atexit`` run, and then the process ends at once.
-
-    Args:
-        status: Exit status of the process; 0 where all went well.
     """
     if size() == 1:
         sys.exit(status)

@@ -86,16 +86,15 @@ def landscape_surface(
     A mark stands on a stem from its projection on the floor and is drawn over the surface, so that none is
     hidden. A mark off the plane need not touch the surface: its loss is that of the weights themselves.
 
+    The axis of the loss is logarithmic, and says so, if the loss spans two decades. Arguments are those of
+    :func:`landscape_contour`, and one more.
+
     Args:
         landscape: Loss over a plane of weights.
-        marks: Marks to draw; the landscape's own by default, ``()`` for none.
-        subset: Name of the points whose loss is drawn. The axis is logarithmic, and says so, if the loss
-            spans two decades.
-        title: Text above the axes; by default the name of what is shown.
+        marks: Marks to draw, as for a contour.
+        subset: Name of the points whose loss is drawn.
+        title: Text above the axes, as for a contour.
         view: Elevation and azimuth of the eye, in degrees.
-
-    Raises:
-        ValueError: If the landscape is over a line, or has no such subset.
     """
     values = grid_values(landscape, subset, axes=2)
     scale, shown = scale_of(values), shown_marks(landscape, marks, subset)
