@@ -126,9 +126,6 @@ class _Squared(LinearOperator):
             self.worst = solution.status
         return solution.value
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
-
 
 class _Rows(_Squared):
     """``J_xᵀ (JJᵀ)⁺ J_x``."""

@@ -51,9 +51,6 @@ class LossHessian(LinearOperator):
         pushed = block.T.reshape(block.shape[1], len(outputs), -1)
         return curved(self._risk, outputs, targets, pushed).reshape(block.shape[1], -1).T
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
-
 
 class Coupling(LinearOperator):
     """The part ``Jᵀ Λ C`` of a second derivative that goes through the curvature of the loss.

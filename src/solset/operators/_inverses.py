@@ -73,9 +73,6 @@ class GaussNewtonInverse(LinearOperator):
         inner = (self._inverse @ (self._rows @ scaled).to(torch.float64)).to(block.dtype)
         return self._diagonal.times((scaled - self._rows.T @ inner) / self._diagonal.damping)
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
-
 
 def rows_at_once(weights: int, memory_budget: int) -> int:
     """The number of rows that are added to ``AᵀA`` at a time.
@@ -136,9 +133,6 @@ class InformativeInverse(LinearOperator):
         scaled = self._diagonal.times(block)
         inner = torch.cholesky_solve((self._rows @ scaled).to(torch.float64), self._root)
         return self._diagonal.times((scaled - self._rows.T @ inner.to(block.dtype)) / self._diagonal.damping)
-
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
 
 
 @dataclass(frozen=True)

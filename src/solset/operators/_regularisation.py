@@ -45,9 +45,6 @@ class Regularisation(LinearOperator):
         parts = pull_back(slopes, leaves, self._risk.layout.split_block(block))
         return damped + torch.cat([flat_rows(part) for part in parts], dim=1).T
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
-
 
 def regularisation_of(risk: EmpiricalRisk) -> tuple[float, LinearOperator | None]:
     """The multiple of the identity, and the matrix beside it: unequal weight decays, a penalty's Hessian.

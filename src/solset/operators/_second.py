@@ -93,9 +93,6 @@ class Hessian(LinearOperator):
     def _differences(self) -> GradientDifferences:
         return GradientDifferences(self._risk)
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
-
 
 class Mixed(LinearOperator):
     """The mixed derivative ``B = ∇_x ∇_w E(x̄, w̄)``, ``(p, |K|·d)``, for the moved points ``K``.

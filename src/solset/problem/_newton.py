@@ -157,6 +157,3 @@ class _Changed(LinearOperator):
         if self._decay is None:
             return total
         return self._factor * total + (1.0 - self._factor) * (self._decay @ block)
-
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)

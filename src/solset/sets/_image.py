@@ -25,9 +25,6 @@ class _OffRange(LinearOperator):
     def _apply(self, block: Tensor) -> Tensor:
         return block - self._prepared.operator @ self._prepared.solve(block).value
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
-
 
 class _OffColumns(LinearOperator):
     """``x ↦ x - U Uᵀ x`` with an orthonormal basis ``U`` of the range, ``(q, r)``."""
@@ -40,9 +37,6 @@ class _OffColumns(LinearOperator):
 
     def _apply(self, block: Tensor) -> Tensor:
         return block - self._basis @ (self._basis.T @ block)
-
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
 
 
 def _off_range(generators: LinearOperator) -> tuple[LinearOperator, int | None]:

@@ -141,6 +141,3 @@ class _InMetric(LinearOperator):
     def _apply(self, block: Tensor) -> Tensor:
         root, decay = self.root.unsqueeze(1), self._decay.unsqueeze(1)
         return root * (self._matrix @ (root * block)) + decay * block
-
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)

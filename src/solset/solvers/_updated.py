@@ -37,9 +37,6 @@ class Decomposed(LinearOperator):
     def _apply(self, block: Tensor) -> Tensor:
         return self._factor.function(Values(), block.to(torch.float64)).to(block.dtype)
 
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self._apply(block)
-
 
 @dataclass(frozen=True, eq=False)
 class Update:
