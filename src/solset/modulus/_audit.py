@@ -23,6 +23,7 @@ from solset.modulus._audit_batches import (
 from solset.modulus._audit_finite import FiniteAudit
 from solset.modulus._audit_result import Audit
 from solset.modulus._audit_route import route_of
+from solset.modulus._audit_run import audit_run
 from solset.modulus._audit_store import Batches
 from solset.modulus._audit_trust import certainties, notes_of
 from solset.modulus._kinds import Kind, can_be_small, change_of
@@ -38,6 +39,7 @@ from solset.problem import (
 )
 from solset.risk import WeighedLoss, as_points, identity
 from solset.storage import Identity
+from solset.training import Run
 
 _UNITS: dict[type[Change], str] = {
     Move: "input unit",
@@ -48,7 +50,7 @@ _UNITS: dict[type[Change], str] = {
 
 @checked
 def audit(
-    problem: Problem,
+    problem: Problem | Run,
     kind: Kind = Move,
     *,
     points: Sequence[int] | None = None,
@@ -69,7 +71,8 @@ def audit(
     their class do so as a whole: the number is then the length of the change of the weights itself.
 
     Args:
-        problem: Problem at its trained weights.
+        problem: Problem at its trained weights; or the run of a training, whose points are ranked by what
+            they do to the validation loss at its end, by ``Move`` or ``Remove``, with no other arguments.
         kind: Class of the change, or a change of that kind: ``Move`` for features; ``Relabel`` for targets
             (class labels: every other label of the training data is tried, or those that the change gives);
             ``Reweight`` for relative factors; ``Remove`` for points that leave; ``Add(inputs, targets)``
@@ -108,6 +111,15 @@ def audit(
         tensor([5.0000, 0.5000], dtype=torch.float64)
     """
     _check(validation, prior_precision)
+    if isinstance(problem, Run):
+        others = {
+            "layer": layer,
+            "joint": joint,
+            "prior_precision": prior_precision,
+            "checkpoint": checkpoint,
+        }
+        others["optimality"] = None if optimality == "auto" else optimality
+        return audit_run(problem, kind, points, validation, others, progress)
     whole = change_of(problem, kind, points)
     part, change = part_of(problem, whole, layer)
     gradient = None if validation is None else _validation_gradient(part, *validation)

@@ -32,7 +32,7 @@ class Audit(TableResult):
     ``to_dict()``.
 
     Attributes:
-        unit: Unit of the moduli, such as ``"weight units per input unit"``, or ``"weight units"`` where each
+        unit: Unit of the score, such as ``"weight units per input unit"``, or ``"weight units"`` where each
             change is made as a whole.
         points: Indices ``K`` of the audited points, in the order of everything below.
         kind: Name of the kind of change, such as ``"Move"``.
@@ -69,7 +69,7 @@ class Audit(TableResult):
     validation_change: Tensor | None
     validation_slope: Tensor | None
     loss: Tensor
-    gradient_norm: Tensor
+    gradient_norm: Tensor | None
     feature_influence: Tensor | None
     memory_perturbation: Tensor | None
     directions: Tensor = field(repr=False)
@@ -81,9 +81,9 @@ class Audit(TableResult):
 
     @property
     def score(self) -> Tensor:
-        """The number that ranks points: the joint modulus, else the isolated one, ``(|K|,)``."""
-        modulus = self.modulus if self.modulus is not None else self.isolated_modulus
-        return self.loss if modulus is None else modulus
+        """The number that ranks points, ``(|K|,)``: the joint modulus, the isolated one, or the slope."""
+        numbers = (self.modulus, self.isolated_modulus, self.validation_slope, self.loss)
+        return next(column for column in numbers if column is not None)
 
     @property
     def order(self) -> list[int]:
@@ -102,10 +102,16 @@ class Audit(TableResult):
             name = "largest finite modulus" if infinite else "largest modulus"
             place = finite[0]
             value, point = float(self.score[place]), self.points[place]
-            parts.append(f"{name} {value:.4g} at point {point}, {self.certainty[place]}")
+            if self.modulus is None and self.isolated_modulus is None:
+                parts.append(f"largest effect on the validation loss {value:.4g} at point {point}")
+            else:
+                unknown = self.certainty[place] is Certainty.UNKNOWN and self.notes
+                why = " (see .notes)" if unknown else ""
+                parts.append(f"{name} {value:.4g} at point {point}, {self.certainty[place]}{why}")
         count = "1 point" if len(self.points) == 1 else f"{len(self.points)} points"
         kind = "" if self.kind == "Move" else f", {self.kind}"
-        return "; ".join([*parts, f"{count}, {self.optimality} map{kind}"])
+        source = "run" if self.optimality == "run" else f"{self.optimality} map"
+        return "; ".join([*parts, f"{count}, {source}{kind}"])
 
     @computed
     def status(self) -> Status:

@@ -77,9 +77,30 @@ class Run:
         """Number of steps from one kept state to the next; those between are computed again when needed."""
         return self._tape.stride
 
+    @property
+    def point_count(self) -> int:
+        """``n``, the number of training points."""
+        return len(self._setting.data)
+
+    def point_losses(self) -> Tensor:
+        """Loss of each training point at the end, in evaluation mode and without augmentation, ``(n,)``.
+
+        Cost: one forward pass over the data.
+        """
+        losses, call, data = losses_of(self._setting.loss), self._setting.call, self._setting.data
+        with torch.no_grad():
+            return torch.cat(
+                [
+                    losses(call(self.model, part.inputs), part.targets)
+                    for start in range(0, self.point_count, 256)
+                    for part in data.batch(range(start, min(start + 256, self.point_count))).parts
+                ]
+            )
+
     def __repr__(self) -> str:
         losses = self.losses
-        return f"Run({len(losses)} steps, loss of a batch {losses[0]:.3g} to {losses[-1]:.3g})"
+        ends = " to ".join(dict.fromkeys([f"{losses[0]:.3g}", f"{losses[-1]:.3g}"]))
+        return f"Run({len(losses)} steps, loss of a batch {ends})"
 
     @checked
     def estimate(
