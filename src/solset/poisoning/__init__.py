@@ -5,6 +5,8 @@ from solset.poisoning._ascent import Ascent
 from solset.poisoning._budget import Budget, FeasibleSet
 from solset.poisoning._followers import BasePoint, Corrected, Follower, FromTrained, Nearest
 from solset.poisoning._judgement import Judgement, Verdict, judge_poisoning
+from solset.poisoning._point_budget import Drops, Flips, PointBudget
+from solset.poisoning._points import PointPoisoning, PointRound
 from solset.poisoning._poisoning import Poisoning, design_poisoning
 from solset.poisoning._poisoning_file import Reason, Round
 from solset.poisoning._prediction_margin import MarginReason, PredictionMargin, stability_margin
@@ -16,12 +18,17 @@ __all__ = [
     "BasePoint",
     "Budget",
     "Corrected",
+    "Drops",
     "FeasibleSet",
+    "Flips",
     "Follower",
     "FromTrained",
     "Judgement",
     "MarginReason",
     "Nearest",
+    "PointBudget",
+    "PointPoisoning",
+    "PointRound",
     "Poisoning",
     "PredictionMargin",
     "Reason",

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from solset.changes import Move
+from solset.changes import Change, Move
 from solset.checks import checked
 from solset.errors import bad_type, bad_value
 from solset.goals import Goal
 from solset.linalg import Space
+from solset.poisoning._points import PointPoisoning
 from solset.poisoning._poisoning import Poisoning
 from solset.problem import Problem
 from solset.results import TableResult
@@ -95,7 +96,7 @@ class Judgement(TableResult):
 def judge_poisoning(
     problem: Problem,
     goal: Goal,
-    change: Poisoning | Move,
+    change: Poisoning | PointPoisoning | Change,
     *,
     methods: Mapping[str, Method] | None = None,
     train: Trainer | None = None,
@@ -110,7 +111,7 @@ def judge_poisoning(
     Args:
         problem: The trained point, with its data.
         goal: Goal that was to change.
-        change: Designed perturbation, or any other to compare it with.
+        change: Designed perturbation or choice of points, or any other change to compare it with.
         methods: Methods of retraining from ``w̄``, by name.
         train: Function ``(inputs, targets, seed) -> model or flat weights`` that trains from scratch on all
             points, ``(n, *input)``, and their targets. A model has the problem's parameter names and is
@@ -131,8 +132,8 @@ def judge_poisoning(
         raise bad_value("methods", expected="one way to retrain or more", got="none", cure="Name one.")
     if seeds and train is None:
         raise bad_value("train", expected="a trainer for the seeds", got=None, cure="Pass a function.")
-    moved = Move(change.points, change.dx).applied_to(problem.risk())
-    estimates = (change.linear, change.predicted) if isinstance(change, Poisoning) else (None, None)
+    made, estimates = _change_of(change)
+    moved = made.applied_to(problem.risk())
     verdicts = []
     for name, retrained in _ways(problem, methods or {}, train, seeds).items():
         before = (clean or {}).get(name)
@@ -141,6 +142,18 @@ def judge_poisoning(
         end = retrained(moved)
         verdicts.append(Verdict(name, before, end.value(goal), *estimates, end.gradient_norm(moved)))
     return Judgement(goal.value(problem.risk(), problem.weights()), tuple(verdicts), goal.sign)
+
+
+def _change_of(change: Poisoning | PointPoisoning | Change) -> tuple[Change, tuple[Any, Any]]:
+    """The change of the data, with the goal by the linear estimate and where the search ended."""
+    if isinstance(change, Poisoning):
+        return Move(change.points, change.dx), (change.linear, change.predicted)
+    if isinstance(change, Change):
+        return change, (None, None)
+    if change.change is None:
+        cure = "There is nothing to judge: the search found no point whose change helps."
+        raise bad_value("change", expected="one that changes a point", got=repr(change), cure=cure)
+    return change.change, (change.predicted, change.real)
 
 
 @dataclass(frozen=True)
@@ -157,7 +170,8 @@ class _End:
         """The gradient norm of the risk on the moved data."""
         if not isfinite(float(self.weights.sum())):
             return nan
-        risk = replace(self.problem.risk(), points=moved.points).at(self.weights)
+        own = self.problem.risk()
+        risk = replace(own, points=moved.points, loss=moved.loss, total=moved.total).at(self.weights)
         return float(torch.linalg.vector_norm(risk.gradient()))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from solset.poisoning._adjoint import AdjointGradient, gradient_of, require_fini
 from solset.poisoning._ascent import Ascent
 from solset.poisoning._budget import Budget, FeasibleSet
 from solset.poisoning._followers import Follower, default_follower
+from solset.poisoning._point_budget import PointBudget
+from solset.poisoning._points import PointPoisoning, choose_points
 from solset.poisoning._poisoning_file import PoisoningFile, Progress, Reason, Round
 from solset.poisoning._rounds import Rounds
 from solset.problem import Optimality, Problem, keeps_outputs
@@ -126,7 +128,19 @@ class Poisoning(WeightsResult, TableResult):
         return self.adjoint.ranking()
 
 
-@checked
+@overload
+def design_poisoning(
+    problem: Problem,
+    goal: Goal,
+    budget: PointBudget,
+    *,
+    optimality: Optimality = "auto",
+    solver: Solver | None = None,
+    progress: bool | None = None,
+) -> PointPoisoning: ...
+
+
+@overload
 def design_poisoning(
     problem: Problem,
     goal: Goal,
@@ -140,18 +154,42 @@ def design_poisoning(
     solver: Solver | None = None,
     checkpoint: Path | str | None = None,
     progress: bool | None = None,
-) -> Poisoning:
-    """The perturbation within a budget that moves the chosen solution where a goal says.
+) -> Poisoning: ...
+
+
+@checked
+def design_poisoning(
+    problem: Problem,
+    goal: Goal,
+    budget: Budget | PointBudget,
+    *,
+    element: Filter | None = None,
+    ascent: Ascent | None = None,
+    follower: Follower | None = None,
+    start: Tensor | None = None,
+    optimality: Optimality = "auto",
+    solver: Solver | None = None,
+    checkpoint: Path | str | None = None,
+    progress: bool | None = None,
+) -> Poisoning | PointPoisoning:
+    """The change of the data within a budget that moves the chosen solution where a goal says.
 
     Projected ascent along the adjoint gradient ``-Cᵀ (Aᵀ)⁺ ∇φ`` (one solve for any number of points), with
     steps on the tangent cone of the budget and a line search, linearised again at ``(x̄ + Δx, w)`` every few
     steps. A round is taken back and made shorter if the follower does not confirm its rise. The linear model
     is never the judge: see :func:`judge_poisoning`.
 
+    For a budget of whole points (:class:`Flips` of labels, :class:`Drops` of points) points are added one by
+    one: one adjoint solve scores every further change, the best are really solved for by Newton's method,
+    and the best choices go on (a beam search, whose width the budget says). It need not find the best set of
+    points.
+
     Args:
         problem: The trained point, with its data.
         goal: Goal to raise or lower: :class:`TargetWeights`, :class:`HeldOutLoss`, :class:`WeightFunction`.
-        budget: Points that may move, the radius, and the valid features.
+        budget: Points that may move, the radius, and the valid features; or :class:`Flips` or :class:`Drops`
+            for labels that flip and points that are left out, with which the arguments of the ascent are left
+            out: element, ascent, follower, start and checkpoint.
         element: Solution that the poisoner counts on: ``None`` for the nearest one,
             ``filters.GradientFlow(steps, learning_rate)`` for the end of a training of that duration.
         ascent: Limits and lengths of rounds and steps.
@@ -168,7 +206,8 @@ def design_poisoning(
     Raises:
         TypeError: If the goal returns no tensor, or the solver cannot solve with ``Aᵀ``.
         ValueError: If no perturbation or not the start is feasible; if the goal does not fit the problem, is
-            not differentiable or not finite at ``w̄``; if the checkpoint is of another search (says what
+            not differentiable or not finite at ``w̄``; if whole points are to change where the data are
+            fitted, so that nothing would move; if the checkpoint is of another search (says what
             differs).
 
     Warns:
@@ -178,7 +217,8 @@ def design_poisoning(
 
     Cost: each round prepares the solver (for the interpolating map ``nc`` rows and their Gram matrix) and
     makes two solves a step. The follower adds its cost in each round, and once for the clean data. At an
-    isolated solution one warm retraining at the end tests the prediction.
+    isolated solution one warm retraining at the end tests the prediction. For whole points: ``breadth``
+    adjoint solves and ``breadth · tried`` solves by Newton's method for each point that changes.
 
     Example:
         >>> import torch
@@ -192,6 +232,13 @@ def design_poisoning(
         >>> round(float(poisoning.dx), 6), round(float(poisoning.weights), 6)
         (-0.2, 2.5)
     """
+    if isinstance(budget, PointBudget):
+        ascents = {"element": element, "ascent": ascent, "follower": follower, "start": start}
+        _refuse_ascent({**ascents, "checkpoint": checkpoint})
+        points = choose_points(problem, goal, budget, optimality=optimality, solver=solver, progress=progress)
+        if points.solved is not Status.CONVERGED:
+            warnings.warn(points.message, SolsetWarning, stacklevel=3)
+        return points
     design = Design(problem, goal, element, ascent, follower, optimality, solver)
     poisoning = design.run(budget, start, checkpoint=checkpoint, progress=progress)
     if element is None and not keeps_outputs(poisoning.adjoint.optimality) and bool(poisoning.dx.any()):
@@ -201,6 +248,14 @@ def design_poisoning(
     if not poisoning.is_confirmed or poisoning.solved not in {Status.CONVERGED, Status.MAX_STEPS}:
         warnings.warn(poisoning.message, SolsetWarning, stacklevel=3)
     return poisoning
+
+
+def _refuse_ascent(options: Mapping[str, Any]) -> None:
+    """Refuses what only an ascent in features takes."""
+    for name, value in options.items():
+        if value is not None:
+            cure = "Leave it out; labels and points are chosen one after another, without an ascent."
+            raise bad_value(name, expected="left out for a budget of whole points", got=value, cure=cure)
 
 
 @dataclass(frozen=True)
