@@ -170,8 +170,8 @@ class _End:
         """The gradient norm of the risk on the moved data."""
         if not isfinite(float(self.weights.sum())):
             return nan
-        own = self.problem.risk()
-        risk = replace(own, points=moved.points, loss=moved.loss, total=moved.total).at(self.weights)
+        clean = self.problem.risk()
+        risk = replace(clean, points=moved.points, loss=moved.loss, total=moved.total).at(self.weights)
         return float(torch.linalg.vector_norm(risk.gradient()))
 
 
