@@ -1,5 +1,6 @@
 """A training as a map: where your own recipe goes when its data change."""
 
+from solset.training._advice import Advice, Trial
 from solset.training._ensemble import CloudChange, Ensemble, SeedAttribution
 from solset.training._rate import LearningRate
 from solset.training._recorder import Recorder, record
@@ -8,6 +9,7 @@ from solset.training._run import Run
 from solset.training._training import Training
 
 __all__ = [
+    "Advice",
     "RunAttribution",
     "CloudChange",
     "Ensemble",
@@ -20,5 +22,6 @@ __all__ = [
     "SeedAttribution",
     "Smoothness",
     "Training",
+    "Trial",
     "record",
 ]

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from solset.changes import Change, TrainingChange
 from solset.checks import checked
 from solset.errors import SolsetWarning, bad_value
 from solset.goals import Goals, Slopes
+from solset.training._advice import Advice, advised
 from solset.training._changed import at_scale, changed, training_change
 from solset.training._data import Data
 from solset.training._goals import slopes_at_end
@@ -28,8 +30,12 @@ from solset.training._results import (
 )
 from solset.training._setting import Setting
 from solset.training._state import State, trained
-from solset.training._step import BatchSlope, Record, RuleSlope, Slope, StepDerivative
+from solset.training._step import BatchSlope, Record, Slope, StepDerivative
 from solset.training._tape import Tape
+from solset.training._totals import Totals, block, numbers
+
+if TYPE_CHECKING:
+    from solset.training._training import Training
 
 Rerun = Callable[[Setting, bool | None], tuple[nn.Module, list[float]]]
 
@@ -50,7 +56,10 @@ class Run:
         end: State,
         initial: Mapping[str, Tensor],
         rerun: Rerun,
+        *,
+        training: "Training | None" = None,
     ) -> None:
+        self._training = training
         self.initial, self._setting, self._tape, self._end, self._rerun = initial, setting, tape, end, rerun
         self.model = model.eval()
         self._device = next(model.parameters()).device
@@ -229,7 +238,7 @@ class Run:
         zeros = derivative.zero_buffers(self._end)
         measured = slopes_at_end(goal, self._setting, self.model, self._end, list(zeros))
         slopes = self._cotangents(measured, derivative)
-        totals = [_Totals(count, with_features=features) for _ in slopes]
+        totals = [Totals(count, with_features=features) for _ in slopes]
         for before, record in Replay(self._setting, self._tape, progress).backward("replay"):
             pulled = derivative.pull(before, record, slopes)
             slopes = [slope for slope, _, _ in pulled]
@@ -241,20 +250,20 @@ class Run:
         if not derivative.is_mean:
             notes += ("no derivative in the points' factors: the loss is no mean over the points of a batch",)
         by_feature, by_target, by_factor = (
-            _block([total.parts[place] for total in totals], is_block=measured.is_block) for place in range(3)
+            block([total.parts[place] for total in totals], is_block=measured.is_block) for place in range(3)
         )
-        initial = _block([derivative.flat(slope.parameters) for slope in slopes], is_block=measured.is_block)
+        initial = block([derivative.flat(slope.parameters) for slope in slopes], is_block=measured.is_block)
         assert initial is not None  # noqa: S101 - every run has weights
         return RunAttribution(
             measured.values if measured.is_block else float(measured.values),
             by_factor if derivative.is_mean else None,
             by_feature,
             by_target,
-            _numbers([total.decay for total in totals], measured) if self._decays(derivative) else None,
+            numbers([total.decay for total in totals], measured) if self._decays(derivative) else None,
             names=names,
             notes=notes,
             initial=initial,
-            learning_rate=_numbers([total.rate for total in totals], measured)
+            learning_rate=numbers([total.rate for total in totals], measured)
             if derivative.takes_rate
             else None,
             kinks=kinks,
@@ -313,6 +322,27 @@ class Run:
                 )
         return slope, derivative.flat(slope.parameters), self._kinks(derivative)
 
+    @checked
+    def advise(
+        self, change: Change | None = None, *, steps: int | None = None, progress: bool | None = None
+    ) -> Advice:
+        """Which change of the recipe makes its derivative hold: smaller rate, larger ``ε``, no kinks.
+
+        Args:
+            change: Change of the data for which it has to hold; by default a move of ten points by 1 %.
+            steps: Number of steps of each trial; by default those of the recipe.
+            progress: Whether to show progress bars; by default only on a terminal.
+
+        Raises:
+            ValueError: If the run is the record of a loop, which cannot be run with another recipe.
+
+        Cost: six trainings for each of up to four recipes, of as many steps as are asked for.
+        """
+        if self._training is None:
+            cure = "Write the loop as a solset.Training."
+            raise bad_value("run", expected="one of a Training", got="the record of a loop", cure=cure)
+        return advised(self._training, change, steps, progress)
+
     def _smoothness(
         self, change: Change, direction: Tensor, scales: tuple[float, ...], tolerance: float
     ) -> Smoothness:
@@ -324,40 +354,6 @@ class Run:
         holding = [scale for i, scale in enumerate(scales) if max(errors[i:]) <= tolerance]
         is_falling = all(after <= 0.7 * before for before, after in zip(errors, errors[1:], strict=False))
         return Smoothness(scales, tuple(errors), max(holding, default=0.0), tolerance, is_falling)
-
-
-class _Totals:
-    """Sums of what each batch contributes, point by point, and of what each step does."""
-
-    def __init__(self, count: int, *, with_features: bool) -> None:
-        self._count, self._with_features = count, with_features
-        self.parts: list[Tensor | None] = [None, None, None]
-        self.decay = self.rate = 0.0
-
-    def add(self, points: Sequence[int], batch: BatchSlope, rule: RuleSlope) -> None:
-        """Adds the derivatives at one step to those of its points and of the recipe."""
-        self.decay += rule.decay
-        self.rate += rule.rate
-        for place, part in enumerate(batch.parts[:3]):
-            if part is None or (place == 0 and not self._with_features):
-                continue
-            total = self.parts[place]
-            if total is None:
-                total = self.parts[place] = part.new_zeros(self._count, *part.shape[1:])
-            total.index_add_(0, torch.as_tensor(points, device=part.device), part)
-
-
-def _block(parts: Sequence[Tensor | None], *, is_block: bool) -> Tensor | None:
-    """The parts of several goals with an axis in front; that of one goal as it is."""
-    present = [part for part in parts if part is not None]
-    if not present:
-        return None
-    return torch.stack(present) if is_block else present[0]
-
-
-def _numbers(values: Sequence[float], measured: Slopes) -> float | Tensor:
-    """One number for one goal, and a tensor of them for a block."""
-    return torch.tensor(values).to(measured.values) if measured.is_block else values[0]
 
 
 def _of_batch(

@@ -194,7 +194,7 @@ class Training:
         require_finite(end, steps - 1)
         if text := explosion(tape.losses):
             warnings.warn(text, SolsetWarning, stacklevel=3)
-        return Run(self._setting, tape, loop.model, end, initial, self._trained)
+        return Run(self._setting, tape, loop.model, end, initial, self._trained, training=self)
 
     @checked
     def retrain(self, change: Change, *, scale: float = 1.0, progress: bool | None = None) -> Retraining:
@@ -241,15 +241,28 @@ class Training:
 
         Cost: two steps, twice.
         """
+        return self.varied(replace(self.recipe, seed=seed))
+
+    def varied(self, recipe: Recipe, make_model: MakeModel | None = None) -> "Training":
+        """The same training by another recipe, as :meth:`Run.advise` tries them. Cost: two steps, twice.
+
+        Args:
+            recipe: Recipe with other numbers, the same loss, clipping and augmentation.
+            make_model: Function that makes another model; by default the same.
+        """
         other = copy.copy(self)
-        other.recipe = replace(self.recipe, seed=seed)
+        other.recipe, other.make_model = recipe, self.make_model if make_model is None else make_model
         with own_randomness(self.device):
-            model = fresh_model(self.make_model, seed).train()
-        data = replace(self._setting.data, entry=other.recipe.entry(self._setting.data.drawn))
-        pair = partial(_pair, model, self.recipe.optimizer)
+            model = fresh_model(other.make_model, recipe.seed).train()
+        data = replace(self._setting.data, entry=recipe.entry(self._setting.data.drawn))
+        pair = partial(_pair, model, recipe.optimizer)
         other._setting = replace(self._setting, data=data, pair=pair)
         other._refuse_unrepeatable()
         return other
+
+    def make_pair(self) -> tuple[nn.Module, Optimizer]:
+        """A model before its first step, and its optimizer."""
+        return self._setting.pair()
 
     @checked
     def on(self, change: Change) -> "Training":
@@ -278,7 +291,7 @@ class Training:
 
     def __repr__(self) -> str:
         data, recipe = self._setting.data, self.recipe
-        model, optimizer = self._setting.pair()
+        model, optimizer = self.make_pair()
         size = "all points" if recipe.batch_size is None else f"batches of {recipe.batch_size}"
         return (
             f"Training({type(model).__name__}, n={len(data)}, {type(optimizer).__name__}, "
