@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Move, Problem
+from solset import Move, Problem, SolsetWarning, lipschitz_modulus
 from solset.linalg import Product
 from solset.operators import Jacobian
 from solset.problem import Stationary
@@ -186,3 +186,17 @@ def test_outputs_beyond_a_margin_are_not_kept():
     assert "flat in the outputs of 3 points" in problem.derivative(points=[0]).linearisation.reason
     assert estimate.dimension == 3
     assert torch.equal(estimate.min_norm().value, problem.weights())
+
+
+def test_duplicates_that_move_apart_are_a_compromise_and_say_how_much_is_given_up():
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 3, generator=source, dtype=torch.float64)
+    x[1] = x[0]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 9), nn.Tanh(), nn.Linear(9, 1)).double().eval()
+    problem = Problem(model, nn.MSELoss(), x, model(x).detach())
+    apart, together = (Move(range(k), 1e-4 * torch.ones(k, 3, dtype=torch.float64)) for k in (1, 2))
+    with pytest.warns(SolsetWarning, match=r"cannot undo 0\.71 of the change of its outputs: the 6 rows"):
+        assert "duplicates" in problem.estimate(apart).min_norm().message  # one of two equal rows: 1/√2
+    assert not problem.estimate(together).notes
+    assert lipschitz_modulus(problem, points=[0]).value == float("inf")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, cast
 
 import torch
+from torch import Tensor
 
 from solset.changes import Change, Move
 from solset.derivatives import Linearisation, Qualification, Selection
@@ -18,6 +19,8 @@ from solset.problem._point import FIT_TOL, LinearisedMap, TrainedPoint
 from solset.problem._stored import restore
 from solset.risk import EmpiricalRisk
 from solset.solvers import LSMR, Dual, Solver
+
+UNKEPT = 1e-3  # part of a change of the outputs from which it counts that no weights undo it
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,33 @@ class Interpolating(LinearisedMap):
             return f"the {count} rows of J have numerical rank {rank}"
         reason = f"interpolating because the training set is fitted and the {rank} rows of J are independent"
         return point.linearise(self, change, reason, solver=solver)
+
+    def compromise(self, point: TrainedPoint, change: Change, direction: Tensor) -> str:
+        """What a stationary set at a fitted point gives up, where rows of ``J`` depend on each other.
+
+        With fewer weights than that the rows determine all of them, and nothing is given up.
+
+        Args:
+            point: Trained point at which the map is linearised.
+            change: Change whose coordinates are answered.
+            direction: Coordinates of the change.
+
+        Cost: one solve with the rows that were prepared to verify their rank.
+        """
+        if self.refusal(point) or self.doubt(point, change) or self.chooses_rows(point):
+            return ""
+        system = point.constraint(self, None).system
+        if system.doubt or system.rank is None or system.rank == min(point.rows, point.weights):
+            return ""
+        wanted = self.data(change, point.before, point.memory_budget) @ direction
+        missed = system.solve(-wanted).residual if bool((wanted != 0).any()) else 0.0
+        if missed <= UNKEPT:
+            return ""
+        return (
+            f"the training set is fitted, but weights cannot undo {missed:.2g} of the change of its outputs: "
+            f"the {point.rows} rows of J have rank {system.rank}, as where points are duplicates. This is "
+            f"the least-squares set near the trained weights; sets that fit the changed data may be far away"
+        )
 
     def doubt(self, point: TrainedPoint, change: Change, solver: Solver | None = None) -> str:
         """What speaks against this map as far as it is known before a row of ``J`` is computed.

@@ -15,7 +15,7 @@ from solset.operators import InformativeRows
 from solset.problem._attribution import attributed
 from solset.problem._entrance import open_problem
 from solset.problem._finite import Order, checked_answers, finite_answers
-from solset.problem._interpolating import restored
+from solset.problem._interpolating import Interpolating, restored
 from solset.problem._maps import AUTO, Optimality, linearise
 from solset.problem._trained import TrainedProblem
 from solset.risk import (
@@ -236,7 +236,8 @@ class Problem(TrainedProblem):
             ValueError: If change or order do not fit the data or the map.
 
         Warns:
-            SolsetWarning: If a premise does not hold, or points that leave hold a direction alone.
+            SolsetWarning: If a premise does not hold, points that leave hold a direction alone, or no weights
+                keep the outputs of a fitted set as its points move apart.
 
         Cost: nothing is solved yet. About one gradient looks for kinks at the data, once for each problem.
         Where units are tied, about ten more over their points follow: once for all, and for those that move.
@@ -251,6 +252,8 @@ class Problem(TrainedProblem):
         finite = finite_answers(self.point, source, change, order)
         answers = GraphicalDerivative(source)(direction) if finite is None else finite
         answers = checked_answers(self.point, answers, change)
+        if optimality == AUTO and solver is None and isinstance(change, Move):
+            answers = answers.noted(Interpolating(rows).compromise(self.point, change, direction))
         return answers.translate(self.weights(), self._risk.layout.shapes)
 
     @checked

@@ -233,6 +233,17 @@ class AffineSet:
         """
         return replace(self, reference=self.reference + point, layout=layout)
 
+    def noted(self, note: str) -> "AffineSet":
+        """The same set with one more note, of which it warns; itself for an empty one.
+
+        Args:
+            note: Sentence on a premise of the set that does not hold.
+        """
+        if not note:
+            return self
+        warnings.warn(note, SolsetWarning, stacklevel=3)
+        return replace(self, notes=(*self.notes, note))
+
     def __repr__(self) -> str:
         size, text = len(self.reference), "dimension not computed"
         if "_smallest" in self.__dict__ or "dimension" in self.__dict__:  # solved: the rank costs nothing
