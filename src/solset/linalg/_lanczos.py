@@ -140,19 +140,12 @@ AGREE = 1e-10  # relative change of the answer over these steps at which the ite
 
 @dataclass(frozen=True, eq=False)
 class MatrixFunction:
-    """The answer of Lanczos' method.
+    """The answer of Lanczos' method."""
 
-    Attributes:
-        value: Approximation of ``f(M) b``, shaped like ``b``.
-        steps: Number of products with ``M``.
-        error: Change of the answer over the last five steps, relative to its length; 0 where it is exact.
-        has_converged: Whether this change is as small as was asked for.
-    """
-
-    value: Tensor
-    steps: int
-    error: float
-    has_converged: bool
+    value: Tensor  # Approximation of ``f(M) b``, shaped like ``b``
+    steps: int  # Number of products with ``M``
+    error: float  # Change of the answer over the last five steps, relative to its length; 0 where it is exact
+    has_converged: bool  # Whether this change is as small as was asked for
 
 
 def function_times_vector(
