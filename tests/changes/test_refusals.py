@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Add, Decay, Move, Problem, Relabel, Remove, Reweight, SolsetWarning, WholeBatch
+from solset import Add, Decay, Move, Problem, Relabel, Remove, Reweight, SolsetWarning, Training, WholeBatch
 from solset.changes import Change
 
 F64 = torch.float64
@@ -169,3 +169,39 @@ def test_a_training_loses_a_point_only_once():
     change = Remove([1]) + Remove([1])
     with pytest.raises(ValueError, match="no more than the whole of a point"):
         change.of_training(6, lambda: pytest.fail("no feature moves"))
+
+
+class Certain(nn.Module):
+    """Probabilities of two classes; points whose first feature is 9 are of the first for sure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2, dtype=F64)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        open_to_both = (inputs[:, :1] != 9).to(F64)
+        second = torch.softmax(self.layer(inputs), dim=1)[:, 1:] * open_to_both
+        return torch.cat([1 - second, second], dim=1)
+
+
+def log_loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return -torch.log(outputs.gather(1, labels[:, None])).mean()
+
+
+def test_a_loss_that_is_infinite_at_a_single_point_is_refused_at_every_door():
+    x, labels = X[:6].clone(), torch.tensor([0, 0, 1, 0, 1, 1])
+    x[1, 0] = 9.0
+    with pytest.raises(ValueError, match=r"`loss` must be finite.*points \[1\]"):
+        Problem(Certain(), log_loss, x, labels.index_fill(0, torch.tensor([1]), 1), weight_decay=0.1)
+    problem = Problem(Certain(), log_loss, x, labels, weight_decay=0.1, gradient_tol=float("inf"))
+    for change in (Relabel([1], [1]), Add(x[1:2], torch.tensor([1]))):
+        for order in ("first", "newton"):
+            with pytest.raises(ValueError, match="`targets` must be such that the loss is finite"):
+                problem.estimate(change, order=order)
+    run = Training(Certain, log_loss, x, labels, optimizer=torch.optim.AdamW, batch_size=3).run()
+    for change in (Relabel([1], [1]), Add(x[1:2], torch.tensor([1]))):
+        for call in (run.estimate, run.retrain):
+            with pytest.raises(
+                ValueError, match="`targets` must be such that the loss takes them.*not finite"
+            ):
+                call(change)

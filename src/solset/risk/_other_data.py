@@ -235,7 +235,8 @@ def new_factors(risk: EmpiricalRisk, inputs: Tensor, rows: Tensor, points: Seque
         points: Indices of the points of which these are the new targets; none for points that join.
 
     Raises:
-        ValueError: If the loss does not take the new targets, or is no weighted sum over points with them.
+        ValueError: If the loss does not take the new targets, is not finite there, or is no weighted sum over
+            points with them.
 
     Cost: a forward pass of these points and a few others, and passes through their losses.
     """
@@ -245,7 +246,9 @@ def new_factors(risk: EmpiricalRisk, inputs: Tensor, rows: Tensor, points: Seque
     before, targets = risk.points[near]
     outputs = _outputs_of(risk, torch.cat([before, inputs]))
     plain = plain_targets(risk, targets)
-    shares = _shares(user_loss, outputs, torch.cat([plain, rows.to(plain.dtype)]))
+    new_rows = rows.to(plain.dtype)
+    shares = _shares(user_loss, outputs, torch.cat([plain, new_rows]))
+    _require_finite(user_loss, outputs[len(near) :], new_rows)
     old, new = shares[: len(near)], shares[len(near) :]
     factors = targets[:, -1].to(shares) if isinstance(loss, WeighedLoss) else torch.ones_like(old)
     if points:
@@ -275,6 +278,22 @@ def _shares(loss: Any, outputs: Tensor, targets: Tensor) -> Tensor:
             got=f"{type(error).__name__}: {error}".splitlines()[0].rstrip("."),
             cure="Pass labels that the network has outputs for, as in training.",
         ) from error
+
+
+def _require_finite(loss: Any, outputs: Tensor, targets: Tensor) -> None:
+    """Refuses targets at which the loss or its slope is infinite, as of an outcome that has probability 0."""
+    with torch.enable_grad():
+        leaf = outputs.detach().requires_grad_()
+        value = loss(leaf, targets)
+        slopes = torch.autograd.grad(value, leaf, allow_unused=True)[0] if value.requires_grad else None
+    for text, part in (("a loss", value.detach()), ("a slope of the loss in the outputs", slopes)):
+        if part is not None and not bool(torch.isfinite(part).all()):
+            raise bad_value(
+                "targets",
+                expected="such that the loss is finite, with a finite gradient",
+                got=f"{text} that is not",
+                cure="Choose targets to which the model gives a probability above 0, or retrain.",
+            )
 
 
 def _outputs_of(risk: EmpiricalRisk, inputs: Tensor) -> Tensor:
