@@ -137,3 +137,45 @@ def test_a_point_that_moves_and_leaves_is_refused():
     )
     with pytest.raises(ValueError, match="a move and a removal of points"):
         training.run().estimate(Remove([1]) + Move([1], torch.ones(1, 3)))
+
+
+class Once(torch.autograd.Function):
+    """The hyperbolic tangent with a gradient that has no derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, slope):
+        (x,) = ctx.saved_tensors
+        return slope * (1 - x.tanh() ** 2)
+
+
+class Failing(Once):
+    """The same, with a backward pass that fails where it is recorded."""
+
+    @staticmethod
+    def backward(ctx, slope):
+        if torch.is_grad_enabled():
+            raise RuntimeError("no second derivative")
+        (x,) = ctx.saved_tensors
+        return slope * (1 - x.tanh() ** 2)
+
+
+@pytest.mark.parametrize(("function", "words"), [(Once, "once_differentiable"), (Failing, "no second")])
+def test_a_model_without_second_derivatives_is_refused_by_its_run(function, words):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return function.apply(self.linear(inputs))
+
+    run = training(Net).run()
+    for ask in (lambda: run.attribute(lambda m: m(X).sum()), lambda: run.estimate(Remove([1]))):
+        with pytest.raises(TypeError, match=f"`model`.*differentiated twice.*{words}"):
+            ask()

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from solset.errors import bad_type
+
 
 def derivatives(
     ends: Sequence[Tensor],
@@ -37,6 +39,33 @@ def derivatives(
         materialize_grads=True,
     )
     return list(parts)
+
+
+def require_second(gradients: Sequence[Tensor]) -> None:
+    """Refuses gradients whose graph passes a function that can be differentiated once only.
+
+    PyTorch drops what such a function contributes to a second derivative, and says nothing.
+
+    Args:
+        gradients: Gradients with their graph.
+
+    Raises:
+        TypeError: If there is such a function.
+    """
+    nodes = [each.grad_fn for each in gradients if each.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if node.name() == "torch::autograd::Error":
+            raise bad_type(
+                "model",
+                expected="one that can be differentiated twice, with its loss and augmentation",
+                got="a function marked with once_differentiable",
+                cure="Write its backward with differentiable operations, and leave the mark out.",
+            )
+        following = {after for after, _ in node.next_functions if after is not None} - seen
+        seen |= following
+        nodes.extend(following)
 
 
 def pushed(ends: Sequence[Tensor], leaves: Sequence[Tensor], tangents: Sequence[Tensor]) -> list[Tensor]:

@@ -32,12 +32,17 @@ from solset.training._setting import Setting
 from solset.training._state import State, trained
 from solset.training._step import BatchSlope, Record, Slope, StepDerivative
 from solset.training._tape import Tape
+from solset.training._told import told
 from solset.training._totals import Totals, block, numbers
 
 if TYPE_CHECKING:
     from solset.training._training import Training
 
 Rerun = Callable[[Setting, bool | None], tuple[nn.Module, list[float]]]
+
+
+TWICE = "one that can be differentiated twice, with its loss and augmentation"
+LOOK = "Replace the operation that is named, or its fused kernel, by one with second derivatives."
 
 
 class Run:
@@ -240,7 +245,8 @@ class Run:
         slopes = self._cotangents(measured, derivative)
         totals = [Totals(count, with_features=features) for _ in slopes]
         for before, record in Replay(self._setting, self._tape, progress).backward("replay"):
-            pulled = derivative.pull(before, record, slopes)
+            with told("model", TWICE, LOOK, record.batch):
+                pulled = derivative.pull(before, record, slopes)
             slopes = [slope for slope, _, _ in pulled]
             points = self._setting.data.of_step(record.batch, record.step)
             for total, (_, batch, rule) in zip(totals, pulled, strict=True):
@@ -312,7 +318,8 @@ class Run:
         by_factors = bool(asked.factors or asked.added or start.data.labels)
         for before, record in Replay(self._setting, self._tape, progress).forward("tangent"):
             batch = _of_batch(derivative, record, asked, start.data, end.data)
-            slope = derivative.push(before, record, slope, batch, adjustment)
+            with told("model", TWICE, LOOK, record.batch):
+                slope = derivative.push(before, record, slope, batch, adjustment)
             if by_factors and not derivative.is_mean:
                 raise bad_value(
                     "change",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from solset.risk import plain_operations
 from solset.training._adjustment import Adjustment
-from solset.training._calculus import derivatives, pushed
+from solset.training._calculus import derivatives, pushed, require_second
 from solset.training._data import Batch
 from solset.training._losses import loss_by_points, losses_of
 from solset.training._optimizers import OptimizerStep, differentiable_slots
@@ -130,6 +130,7 @@ class StepDerivative:
         self._device = next(iter(named.values())).device
         values = [value.detach() for value in named.values()]
         self.takes_rate, self.takes_decay = rule.takes_rate, rule.takes_decay
+        self._is_looked_at = False
         self._kinks = [torch.zeros_like(block, dtype=torch.bool) for block in rule.joined(values)]
 
     def pull(
@@ -274,6 +275,9 @@ class StepDerivative:
                 )
             loss = self._loss(batch, outputs, record)
             gradients = derivatives([loss], parameters, keep_graph=True, create_graph=True)
+            if not self._is_looked_at:
+                require_second(gradients)
+                self._is_looked_at = True
             clipped = clipped_gradients(gradients, self._setting.clip_norm)
         return _Graph(parameters, statistics, leaves, loss, gradients, clipped, buffers)
 
