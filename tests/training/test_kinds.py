@@ -251,6 +251,13 @@ def test_new_points_are_refused_where_layers_see_the_whole_batch():
     assert training.run().estimate(Relabel([1], [0]), smoothness=False).change.norm() > 0
 
 
+def test_new_points_that_the_model_does_not_take_are_refused_by_name():
+    ids, model = torch.arange(14) % 5, nn.Embedding(5, 3, dtype=F64)
+    training = Training(model, nn.CrossEntropyLoss(), ids, LABELS, optimizer=OPTIMIZERS["SGD"])
+    with pytest.raises(TypeError, match="`inputs` must be such that the model takes them.*out of range"):
+        training.run().estimate(Add(torch.tensor([9]), LABELS[:1]))
+
+
 def test_new_points_are_refused_for_a_recorded_loop():
     model = make_model()
     optimizer = SGD(model.parameters(), lr=0.1)

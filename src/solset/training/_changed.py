@@ -18,6 +18,7 @@ from solset.training._data import Data, joined
 from solset.training._losses import is_mean, losses_of
 from solset.training._setting import Setting
 from solset.training._state import own_randomness, trained
+from solset.training._told import told
 
 _LIKE_TRAINING = "Pass them as the training data were passed."
 
@@ -190,7 +191,8 @@ def _require_loss(
 ) -> None:
     tensors = [value for _, value in named_tensors(new)]
     device = tensors[0].device
-    with own_randomness(device), torch.no_grad():
+    takes = "such that the model takes them"
+    with own_randomness(device), torch.no_grad(), told("inputs", takes, _LIKE_TRAINING):
         outputs = setting.call(model, inputs)
     outputs, new = _on_host(outputs), _on_host(new)
     if old is not None and isinstance(new, Tensor) and new.is_floating_point():
