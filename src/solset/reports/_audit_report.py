@@ -97,7 +97,7 @@ _WORDS = {
 class AuditSettings(Settings):
     """Settings of ``solset audit``; each field says what it is in its help text."""
 
-    source: str = source_option("a solset.Problem")
+    source: str = source_option("a solset.Problem or a solset.Training")
     points: tuple[int, ...] = points_option("to audit", default=(), default_help="all points")
     change: Literal["move", "relabel", "reweight", "remove"] = option(
         "move",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ from solset.reports._poison import PoisonRun
 from solset.reports._poison_report import poison_experiment
 from solset.reports._poison_task import PoisonSettings, check_poison_settings, load_task
 from solset.reports._run_folder import RunFolder
-from solset.reports._source import load_problem, load_validation
+from solset.reports._source import load_problem, load_validation, required_problem, returned_by
+from solset.reports._training_report import (
+    check_training_settings,
+    training_audit_experiment,
+    training_facts,
+)
 from solset.reports._users_report import UserSettings, user_experiment
 from solset.risk import digest, identity
 from solset.storage import has_file, hash_file
+from solset.training import Training
 
 Facts = Mapping[str, object]
 
@@ -83,7 +90,15 @@ def _plan(settings: PlanSettings) -> None:
 
 
 def _audit(settings: AuditSettings) -> Job:
-    problem = load_problem(settings.source)
+    problem = returned_by(settings.source)
+    if isinstance(problem, Training):
+        print(problem)
+        check_training_settings(settings)
+        unseen = load_validation(settings.source, settings.validation)
+        same = {**training_facts(problem), "validation data": digest(unseen)}
+        work = partial(training_audit_experiment, problem, settings, validation=unseen)
+        return Job(same, work)
+    problem = required_problem(problem)
     print(problem)
     settings.check(problem)
     facts, held_out = dict(problem_facts(problem)), None

@@ -8,15 +8,22 @@ from torch import Tensor
 
 from solset.errors import bad_type, bad_value
 from solset.problem import Problem
+from solset.training import Training
 
 
 def load_problem(source: str) -> Problem:
     """The Problem that a user's function returns."""
-    problem = returned_by(source)
-    if not isinstance(problem, Problem):
-        got, expected = type(problem).__name__, "a function that returns a Problem"
-        raise bad_type("source", expected=expected, got=got, cure="Return one.")
-    return problem
+    return required_problem(returned_by(source))
+
+
+def required_problem(returned: object) -> Problem:
+    """What a user's function returned, refused unless it is a Problem."""
+    if not isinstance(returned, Problem):
+        got, expected, cure = type(returned).__name__, "a function that returns a Problem", "Return one."
+        if isinstance(returned, Training):
+            cure = "Return one; `solset audit` takes a Training too."
+        raise bad_type("source", expected=expected, got=got, cure=cure)
+    return returned
 
 
 def returned_by(source: str) -> object:

@@ -298,6 +298,10 @@ class Training:
             f"{recipe.step_count(len(data))} steps of {size}, seed {recipe.seed})"
         )
 
+    def fingerprint(self) -> str:
+        """A digest of the data and of the weights before and after two steps. Cost: one read of the data."""
+        return f"{self._setting.data.digest()} {digest(self._starts)}"
+
     @property
     def point_count(self) -> int:
         """``n``, the number of training points."""
