@@ -170,7 +170,9 @@ def test_solvers_without_a_spectrum_leave_symmetries_out_too(name: str) -> None:
         answer = estimate.min_norm()
         assert answer.status == "converged"
         assert float((answer.value - problem.weights() - truth).norm()) <= 0.01 * float(truth.norm())
-        assert repr(estimate) == f"AffineSet(in R^{len(truth)}, dimension {dimension} or more)"
+        assert (
+            repr(estimate) == f"AffineSet(stationary map, in R^{len(truth)}, dimension {dimension} or more)"
+        )
         with pytest.raises(ValueError, match=f"symmetries alone make it {dimension} or more"):
             estimate.dimension  # noqa: B018 - refused by being asked for
 
