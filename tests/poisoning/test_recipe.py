@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from solset import Move, Training
+from solset.goals import HeldOutLoss, PointLosses
 from solset.poisoning import Budget, poison_training
 
 
@@ -111,3 +112,20 @@ def test_bad_arguments_are_named(given, named):
 def test_a_seed_of_the_design_is_no_judge(design):
     with pytest.raises(ValueError, match="seeds that the design did not use"):
         design.judge([1, 5])
+
+
+def test_a_goal_of_the_library_is_designed_for_as_the_function_that_it_stands_for():
+    tests = torch.full((1, 5), 0.55, dtype=torch.float64), torch.tensor([0])
+
+    def loss(model: nn.Module) -> Tensor:
+        return nn.functional.cross_entropy(model(tests[0]), tests[1])
+
+    budget = {"seeds": (0,), "rounds": 1}
+    raised = poison_training(training(), HeldOutLoss(*tests), BUDGET, **budget)
+    by_hand = poison_training(training(), loss, BUDGET, **budget)
+    torch.testing.assert_close(raised.dx, by_hand.dx)
+    assert raised.reached == pytest.approx(by_hand.reached, rel=1e-12)
+    lowered = poison_training(training(), HeldOutLoss(*tests, is_raised=False), BUDGET, **budget)
+    assert lowered.reached < lowered.clean < raised.reached
+    with pytest.raises(ValueError, match="`goal`.*one value"):
+        poison_training(training(), PointLosses(*(part.repeat_interleave(2, 0) for part in tests)), BUDGET)

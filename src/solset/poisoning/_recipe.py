@@ -11,12 +11,13 @@ from tqdm import tqdm
 from solset.changes import Move
 from solset.checks import checked, points_of, positive
 from solset.errors import bad_value
+from solset.goals import Goal
 from solset.poisoning._budget import Budget, FeasibleSet
 from solset.poisoning._judgement import Judgement, Verdict
 from solset.results import TableResult
 from solset.training import Training
 
-RecipeGoal = Callable[[nn.Module], Tensor]
+RecipeGoal = Goal | Callable[[nn.Module], Tensor]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class RecipePoisoning(TableResult):
             recipe = [self._training.with_seed(seed)]
             before, after = (_mean_goal(recipe, self._goal, change) for change in (None, self.change))
             verdicts.append(Verdict(f"seed {seed}", before, after, None, None, None))
-        return Judgement(self.clean, tuple(verdicts), 1.0)
+        return Judgement(self.clean, tuple(verdicts), _sign(self._goal))
 
 
 @checked
@@ -123,7 +124,8 @@ def poison_training(
 
     Args:
         training: Recipe with its clean data.
-        goal: Function of the trained module, in evaluation mode, that returns the number to be raised.
+        goal: Function of the trained module, in evaluation mode, that returns the number to be raised; or one
+            of :mod:`solset.goals` with one value, which says whether it is raised or lowered.
         budget: Points that may move, how far, and within which valid features.
         seeds: Seeds over which the goal is averaged. More seeds make a design that other seeds confirm.
         rounds: Number of rounds, each of one step.
@@ -150,13 +152,13 @@ def poison_training(
             exposure = slope.flatten(1).norm(dim=1)
         course.append((values, dx))
         share = 2 / (turn + 2)
-        target = feasible.farthest(slope[list(budget.points)].to(dx))
+        target = feasible.farthest(_sign(goal) * slope[list(budget.points)].to(dx))
         dx = feasible.project(dx + share * (target - dx))
     course.append((_mean_goal(recipes, goal, Move(list(budget.points), dx)), dx))
     if exposure is None:
         exposure = _measured(recipes, goal, None)[1].flatten(1).norm(dim=1)
     clean = course[0][0] if start is None else _mean_goal(recipes, goal, None)
-    reached, best = max(course, key=lambda one: one[0])
+    reached, best = max(course, key=lambda one: _sign(goal) * one[0])
     told = tuple(RecipeRound(value, feasible.size(moved)) for value, moved in course)
     points = tuple(int(i) for i in budget.points)
     numbers = tuple(int(seed) for seed in seeds)
@@ -175,15 +177,25 @@ def _measured(recipes: Sequence[Training], goal: RecipeGoal, change: Move | None
         run = _on(recipe, change).run(progress=False)
         attribution = run.attribute(goal)
         assert attribution.features is not None  # noqa: S101 - the budget found features that may move
+        if isinstance(attribution.value, Tensor):
+            got, cure = f"one of {len(attribution.value)}", "Ask for their mean."
+            raise bad_value("goal", expected="a goal with one value", got=got, cure=cure)
         values.append(attribution.value)
         slopes.append(attribution.features)
     return sum(values) / len(values), torch.stack(slopes).mean(dim=0)
 
 
 def _mean_goal(recipes: Sequence[Training], goal: RecipeGoal, change: Move | None) -> float:
-    with torch.no_grad():
-        values = [float(goal(_on(recipe, change).train(progress=False))) for recipe in recipes]
+    if isinstance(goal, Goal):
+        values = [float(_on(recipe, change).run(progress=False).value(goal)) for recipe in recipes]
+    else:
+        with torch.no_grad():
+            values = [float(goal(_on(recipe, change).train(progress=False))) for recipe in recipes]
     return sum(values) / len(values)
+
+
+def _sign(goal: RecipeGoal) -> float:
+    return goal.sign if isinstance(goal, Goal) else 1.0
 
 
 def _on(recipe: Training, change: Move | None) -> Training:

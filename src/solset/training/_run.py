@@ -30,6 +30,7 @@ from solset.training._results import (
 )
 from solset.training._setting import Setting
 from solset.training._state import State, trained
+from solset.training._statistics import Statistics
 from solset.training._step import BatchSlope, Record, Slope, StepDerivative
 from solset.training._tape import Tape
 from solset.training._told import told
@@ -95,6 +96,18 @@ class Run:
     def point_count(self) -> int:
         """``n``, the number of training points."""
         return len(self._setting.data)
+
+    def value(self, goal: Goals) -> float | Tensor:
+        """The value of a goal at the end of the run; arguments and errors as for :meth:`attribute`.
+
+        Args:
+            goal: Goal with one value, or several values as a block.
+
+        Cost: one backward pass for each value.
+        """
+        names = Statistics(self._setting.pair()[0]).names
+        measured = slopes_at_end(goal, self._setting, self.model, self._end, names)
+        return measured.values if measured.is_block else float(measured.values)
 
     def point_losses(self) -> Tensor:
         """Loss of each training point at the end, in evaluation mode and without augmentation, ``(n,)``.
