@@ -54,3 +54,12 @@ def test_the_command_line_names_the_extra_in_one_line(arguments):
     ended = run("from solset.cli import main; main()", *arguments)
     assert ended.returncode == 1
     assert ended.stderr == "error: the command line needs typer: pip install 'solset[report]'\n"
+
+
+def test_importing_the_library_loads_only_what_every_call_needs():
+    # SciPy's rooms take longer to import than the library itself: they load where they are first used.
+    code = "import sys; import solset; print(*[name for name in sys.modules if name.count('.') < 2])"
+    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split())
+    late = {"scipy.linalg", "scipy.optimize", "scipy.sparse", "scipy.stats", *EXTRAS}
+    assert "solset.problem" in loaded
+    assert not late & loaded

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy
 from torch import Tensor
 
 from solset.errors import Status
@@ -164,5 +164,5 @@ def spearman(first: Tensor, second: Tensor) -> float:
     first, second = first[has_both], second[has_both]
     if len(first) < 2 or bool((first == first[0]).all()) or bool((second == second[0]).all()):
         return float("nan")
-    ranks = [rankdata(values.cpu().numpy()) for values in (first, second)]
+    ranks = [scipy.stats.rankdata(values.cpu().numpy()) for values in (first, second)]
     return float(np.corrcoef(*ranks)[0, 1])

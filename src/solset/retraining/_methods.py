@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 from tqdm import trange
 
@@ -127,7 +127,7 @@ class LBFGS:
             course[count] = as_weights(x)
 
         limits = {"maxfun": self.max_gradients, "maxiter": self.max_gradients, "maxcor": self.memory}
-        out = minimize(
+        out = scipy.optimize.minimize(
             both,
             _as_array(start.weights),
             jac=True,

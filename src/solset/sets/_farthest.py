@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+import scipy
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from solset.sets._affine import AffineSet
@@ -64,7 +64,9 @@ def _largest_norm(gap: Tensor, matrix: Tensor, reach: float) -> float:
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
     """The root of a decreasing function that is positive at ``low`` and not at ``high``, up to rounding."""
     high *= 1 + 1e-12
-    return low if function(low) <= 0 else float(brentq(function, low, high, xtol=1e-300, rtol=1e-15))  # type: ignore[arg-type]
+    if function(low) <= 0:
+        return low
+    return float(scipy.optimize.brentq(function, low, high, xtol=1e-300, rtol=1e-15))  # type: ignore[arg-type]
 
 
 def ascend(

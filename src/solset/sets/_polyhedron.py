@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 from solset.errors import bad_value
@@ -114,7 +114,7 @@ def _least_distance(rows: np.ndarray, bounds: np.ndarray) -> np.ndarray | None:
     multipliers = np.zeros(len(rows))
     for _ in range(2):
         system = np.vstack([-rows.T, -bounds / scale])
-        multipliers, size = nnls(system, goal)
+        multipliers, size = scipy.optimize.nnls(system, goal)
         if size < 1e-9:
             return None
         residual = system @ multipliers - goal
