@@ -15,10 +15,7 @@ from solset.linalg import (
     NormalOperator,
     Product,
     Sum,
-    as_scipy,
-    from_numpy,
     shifted,
-    to_numpy,
 )
 
 CPU = torch.device("cpu")
@@ -83,13 +80,6 @@ class TestEveryOperator:
             for stop in range(start + 1, m + 1):
                 torch.testing.assert_close(operator.rows(start, stop), matrix[start:stop])
 
-    def test_looks_the_same_to_scipy(self, name):
-        operator, matrix = TABLE[name]
-        v, u = normal(matrix.shape[1], seed=10), normal(matrix.shape[0], seed=11)
-        bridge = as_scipy(operator)
-        torch.testing.assert_close(from_numpy(bridge.matvec(to_numpy(v)), operator), matrix @ v)
-        torch.testing.assert_close(from_numpy(bridge.rmatvec(to_numpy(u)), operator), matrix.T @ u)
-
     @pytest.mark.parametrize("value", [torch.zeros(99).double(), torch.zeros(()).double()])
     def test_refuses_another_shape(self, name, value):
         with pytest.raises(ValueError, match="Flatten it"):
@@ -127,11 +117,3 @@ def test_every_column_of_a_product_is_counted():
     counted @ normal(6, seed=1)
     counted.T @ normal(4, 3, seed=1)
     assert counted.products == 4
-
-
-def test_the_bridge_multiplies_in_the_operators_own_dtype():
-    operator = DenseOperator(A.to(torch.float32))
-    product = as_scipy(operator).matvec(to_numpy(normal(6, seed=12)))
-    assert str(product.dtype) == "float64"
-    rounded = operator @ normal(6, seed=12).to(torch.float32)
-    torch.testing.assert_close(torch.from_numpy(product), rounded.double(), rtol=0, atol=0)

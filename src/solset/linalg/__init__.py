@@ -19,13 +19,10 @@ from solset.linalg._algebra import (
 from solset.linalg._lanczos import (
     LargestEigenvalue,
     SmallestEigenvalue,
-    as_scipy,
-    from_numpy,
     function_times_vector,
     krylov,
     largest_eigenpair,
     smallest_eigenpair,
-    to_numpy,
 )
 from solset.linalg._operator import LinearOperator, Space
 from solset.linalg._panels import (
@@ -86,11 +83,9 @@ __all__ = [
     "Sum",
     "WIDTH",
     "Zero",
-    "as_scipy",
     "cross_gram",
     "default_tolerance",
     "equilibrated",
-    "from_numpy",
     "function_times_vector",
     "gram",
     "gram_block",
@@ -110,5 +105,4 @@ __all__ = [
     "spectrum",
     "spread",
     "stacked",
-    "to_numpy",
 ]

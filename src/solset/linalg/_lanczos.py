@@ -5,9 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.sparse.linalg as scipy_linalg
+import scipy
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
 from solset.checks import within
@@ -250,7 +249,7 @@ def largest_eigenpair(
     vectors, has_converged = _leading(operator, start, steps, tol)
     if vectors is None:
         vectors, steps = start.reshape(-1, 1), 0
-    vector = from_numpy(vectors[:, 0], operator)
+    vector = torch.from_numpy(vectors[:, 0]).to(operator.device, operator.dtype)
     value = max(0.0, float(vector @ (operator @ vector)) / float(vector @ vector))
     gap = (math.log(1.648 * math.sqrt(p) / FAILURE) / (2 * steps - 1)) ** 2 if steps else math.inf
     return LargestEigenvalue(value, vector, value / (1 - gap) if gap < 1 else math.inf, has_converged)
@@ -260,10 +259,16 @@ def _leading(
     operator: LinearOperator, start: np.ndarray, steps: int, tol: float
 ) -> tuple[np.ndarray | None, bool]:
     """The leading Ritz vector ``(p, 1)``, looser where twenty restarts do not reach the tolerance."""
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        image = operator @ torch.from_numpy(vector.ravel()).to(operator.device, operator.dtype)
+        return image.detach().to("cpu", torch.float64).numpy()
+
+    matrix = scipy.sparse.linalg.LinearOperator(operator.shape, matvec=product, dtype=np.float64)
     for looser in (tol, 1e3 * tol, 1e6 * tol, 1.0):
         try:
-            _, vectors = eigsh(
-                as_scipy(operator),
+            _, vectors = scipy.sparse.linalg.eigsh(
+                matrix,
                 k=1,
                 which="LA",
                 v0=start,
@@ -271,37 +276,7 @@ def _leading(
                 tol=looser,  # pyright: ignore[reportArgumentType] - SciPy's stub takes 0 for its type
                 maxiter=20,
             )
-        except ArpackNoConvergence:
+        except scipy.sparse.linalg.ArpackNoConvergence:
             continue
         return vectors, looser == tol
     return None, False
-
-
-def to_numpy(vector: Tensor) -> np.ndarray:
-    """A float64 NumPy copy of a flat tensor."""
-    return vector.detach().to("cpu", torch.float64).numpy()
-
-
-def from_numpy(array: np.ndarray, like: LinearOperator) -> Tensor:
-    """A tensor with the dtype and device of an operator."""
-    return torch.from_numpy(np.ascontiguousarray(array)).to(like.device, like.dtype)
-
-
-def as_scipy(operator: LinearOperator) -> scipy_linalg.LinearOperator:
-    """The operator as SciPy sees it: float64 vectors in, float64 vectors out.
-
-    The products themselves are computed in the operator's own dtype and device.
-    """
-    return _Bridge(operator)
-
-
-class _Bridge(scipy_linalg.LinearOperator):
-    def __init__(self, operator: LinearOperator) -> None:
-        super().__init__(np.dtype(np.float64), operator.shape)
-        self._operator = operator
-
-    def _matvec(self, x: np.ndarray) -> np.ndarray:
-        return to_numpy(self._operator @ from_numpy(np.ravel(x), self._operator))
-
-    def _rmatvec(self, x: np.ndarray) -> np.ndarray:
-        return to_numpy(self._operator.T @ from_numpy(np.ravel(x), self._operator))

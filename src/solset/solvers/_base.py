@@ -1,5 +1,6 @@
 """The base of all solvers: a frozen value that prepares an operator, once, for many right-hand sides."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -187,7 +188,7 @@ def relative_residual(operator: LinearOperator, value: Tensor, rhs: Tensor) -> t
     difference = operator @ value - rhs
     size = torch.linalg.vector_norm(rhs.reshape(rhs.shape[0], -1), dim=0)
     error = torch.linalg.vector_norm(difference.reshape(rhs.shape[0], -1), dim=0)
-    ratio = torch.where(size > 0, error / size, torch.zeros_like(size))
+    ratio = torch.where(size == 0, torch.zeros_like(size), error / size)
     return difference, float(ratio.max()) if ratio.numel() else 0.0
 
 
@@ -222,6 +223,8 @@ def judge(
     if not bool(torch.isfinite(value).all()):
         return Solution(value, Status.NONFINITE, float("inf"), steps)
     difference, residual = relative_residual(operator, value, rhs)
+    if not math.isfinite(residual):  # the right-hand side or a product is no number
+        return Solution(value, Status.NONFINITE, math.inf, steps)
     small = attainable(tol, operator)
     if residual <= small or not isinstance(chosen, MinimumNorm | None):
         return Solution(value, Status.CONVERGED, residual, steps)

@@ -1,4 +1,4 @@
-"""The common part of matrix-free solvers: columns one by one, and the filters that need no spectrum."""
+"""The common part of matrix-free solvers: a verdict for each column, and filters that need no spectrum."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,18 +8,18 @@ from torch import Tensor
 
 from solset.errors import Status, bad_type, bad_value
 from solset.linalg import LinearOperator, NormalOperator
-from solset.solvers._base import Prepared, Solver, judge
+from solset.solvers._base import Prepared, Solver, attainable, judge
 from solset.solvers._element import recipe_element
 from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, Recipe, Tikhonov
 
 
 class ColumnwisePrepared(Prepared):
-    """Solves one column after the other.
+    """Solves a block of right-hand sides and judges each column.
 
     Args:
         operator: The matrix ``A``, ``(m, p)``.
-        column: Function from a flat right-hand side to its solution.
+        block: Function from right-hand sides ``(m, k)`` to the solution of each column.
         damped: Function from a damping to the prepared system with that damping, for Tikhonov elements.
         solver: Solver of the systems with ``Aᵀ`` and ``AᵀA``, if ``A`` is not symmetric.
     """
@@ -27,24 +27,33 @@ class ColumnwisePrepared(Prepared):
     def __init__(
         self,
         operator: LinearOperator,
-        column: Callable[[Tensor], Solution],
+        block: Callable[[Tensor], list[Solution]],
         damped: Callable[[float], Prepared],
         solver: Solver | None = None,
     ) -> None:
         self.operator = operator
-        self._column, self._damped, self._solver = column, damped, solver
+        self._block, self._damped, self._solver = block, damped, solver
 
     def solve(self, rhs: Tensor) -> Solution:
         """The solution of each column; status and residual are those of the worst column."""
-        return _by_column(self._guarded, rhs)
+        solutions = self.columns(rhs.reshape(len(rhs), -1))
+        return solutions[0] if rhs.ndim == 1 else _joined(solutions)
 
-    def _guarded(self, rhs: Tensor) -> Solution:
+    def columns(self, rhs: Tensor) -> list[Solution]:
+        """The solution of each column by itself.
+
+        Args:
+            rhs: Right-hand sides ``b``, ``(m, k)``.
+        """
+        solutions = zip(self._block(rhs), rhs.T, strict=True)
+        return [self._guarded(solution, column) for solution, column in solutions]
+
+    def _guarded(self, solution: Solution, rhs: Tensor) -> Solution:
         """The solution of a column, or zero where ``b`` is orthogonal to the range of ``A``.
 
         There a Krylov method only amplifies rounding. No iterate can then have a residual below 1, so only
         failures pay for the test.
         """
-        solution = self._column(rhs)
         if solution.residual < 1.0 - 1e-8 or not is_off_range(self.operator, rhs):
             return solution
         zero = torch.zeros_like(solution.value)
@@ -74,7 +83,8 @@ class ColumnwisePrepared(Prepared):
             case GradientFlow():
                 return descend(self.operator, choice, rhs)
             case Recipe():
-                return _by_column(lambda column: recipe_element(self.operator, choice, column), rhs)
+                element = one_by_one(lambda column: recipe_element(self.operator, choice, column))
+                return element(rhs.reshape(-1, 1))[0] if rhs.ndim == 1 else _joined(element(rhs))
             case Tikhonov(damping=damping):
                 inner = self._damped(damping).solve(rhs)
                 element = judge(self.operator, inner.value, rhs, 0.0, inner.steps, chosen=choice)
@@ -87,10 +97,53 @@ class ColumnwisePrepared(Prepared):
         )
 
 
-def _by_column(column: Callable[[Tensor], Solution], rhs: Tensor) -> Solution:
-    if rhs.ndim == 1:
-        return column(rhs)
-    parts = [column(rhs[:, j].contiguous()) for j in range(rhs.shape[1])]
+def one_by_one(column: Callable[[Tensor], Solution]) -> Callable[[Tensor], list[Solution]]:
+    """A function on blocks that solves one column after the other.
+
+    Args:
+        column: Function from a flat right-hand side to its solution.
+    """
+    return lambda block: [column(part.contiguous()) for part in block.T]
+
+
+def judge_columns(
+    operator: LinearOperator, value: Tensor, rhs: Tensor, tol: float, steps: list[int]
+) -> list[Solution]:
+    """The verdict on each column of a block; one product for all that converged.
+
+    Args:
+        operator: The matrix ``A``, ``(m, p)``.
+        value: Solutions ``v``, ``(p, k)``.
+        rhs: Right-hand sides ``b``, ``(m, k)``.
+        tol: Relative residual that counts as solved.
+        steps: Number of steps that each column took.
+    """
+    error = torch.linalg.vector_norm(operator @ value - rhs, dim=0)
+    size = torch.linalg.vector_norm(rhs, dim=0)
+    residuals = torch.where(size == 0, 0.0, error / size).tolist()
+    verdicts = []
+    for j, (residual, taken) in enumerate(zip(residuals, steps, strict=True)):
+        column = value[:, j]
+        if residual <= attainable(tol, operator):
+            verdicts.append(Solution(column, Status.CONVERGED, residual, taken))
+        else:
+            verdicts.append(judge(operator, column, rhs[:, j], tol, taken))
+    return verdicts
+
+
+def columns_of(prepared: Prepared, rhs: Tensor) -> list[Solution]:
+    """The solution of each column by itself, by any prepared system.
+
+    Args:
+        prepared: The matrix ``A`` as a solver prepared it.
+        rhs: Right-hand sides ``b``, ``(m, k)``.
+    """
+    if isinstance(prepared, ColumnwisePrepared):
+        return prepared.columns(rhs)
+    return one_by_one(prepared.solve)(rhs)
+
+
+def _joined(parts: list[Solution]) -> Solution:
     worst = max(parts, key=lambda part: (part.status is not Status.CONVERGED, part.residual))
     value = torch.stack([part.value for part in parts], dim=1)
     return Solution(value, worst.status, worst.residual, sum(part.steps for part in parts))

@@ -1,19 +1,20 @@
-"""Matrix-free solvers: SciPy iterates, and the residual decides on the status."""
+"""Matrix-free solvers: columns iterate together, and the residual of each decides on its status."""
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-import scipy.sparse.linalg as scipy_linalg
 import torch
 from torch import Tensor
 
 from solset.checks import checked
 from solset.errors import Status, bad_value
-from solset.linalg import LinearOperator, NormalOperator, as_scipy, from_numpy, shifted, to_numpy
-from solset.solvers._base import Prepared, Solver, aim, attainable, judge, relative_residual
-from solset.solvers._columnwise import ColumnwisePrepared, require_symmetric
+from solset.linalg import LinearOperator, NormalOperator, shifted
+from solset.solvers._base import Prepared, Solver, aim, attainable
+from solset.solvers._columnwise import ColumnwisePrepared, columns_of, judge_columns, require_symmetric
+from solset.solvers._iterations import Iterates, conjugate_gradients, lsmr, minres
 from solset.solvers._needs import Needs
 from solset.solvers._solution import Solution
+
+ANSWERS = {Status.CONVERGED, Status.INCONSISTENT}  # statuses after which no other solver is asked
 
 
 @checked
@@ -42,40 +43,48 @@ class LSMR(Solver):
     def prepare(self, operator: LinearOperator) -> Prepared:
         """The operator itself: nothing is computed in advance."""
 
-        def column(rhs: Tensor) -> Solution:
-            value, steps, is_done = self._iterate(operator, rhs, self.max_steps)
-            if self.damping > 0:
-                equations = NormalOperator(operator, self.damping**2)
-                return judge(equations, value, operator.T @ rhs, self.tol, steps)
-            solution = judge(operator, value, rhs, self.tol, steps)
-            short = solution.residual > aim(self.tol, operator)
-            if short and is_done and solution.status is not Status.INCONSISTENT:
-                # SciPy's test adds a multiple of ‖A‖‖v‖, which is not small in float32: restart on the rest.
-                more, extra, is_done = self._iterate(operator, rhs - operator @ value, self.max_steps - steps)
-                again = judge(operator, value + more, rhs, self.tol, steps + extra)
-                solution = again if again.residual < solution.residual else solution
-            if solution.status is Status.INCONSISTENT and not is_done:
-                return replace(solution, status=Status.MAX_STEPS)
-            return solution
-
         def damped(damping: float) -> Prepared:
             if operator.is_symmetric:
                 return self.prepare(shifted(operator, damping))
             return replace(self, damping=damping**0.5).prepare(operator)
 
-        return ColumnwisePrepared(operator, column, damped, self)
+        return ColumnwisePrepared(operator, lambda rhs: self._block(operator, rhs), damped, self)
 
-    def _iterate(self, operator: LinearOperator, rhs: Tensor, max_steps: int) -> tuple[Tensor, int, bool]:
-        out = scipy_linalg.lsmr(
-            as_scipy(operator),
-            to_numpy(rhs),
-            damp=self.damping,
-            atol=attainable(0.0, operator),
-            btol=aim(self.tol, operator),
-            conlim=0.0,
-            maxiter=max_steps,
+    def _block(self, operator: LinearOperator, rhs: Tensor) -> list[Solution]:
+        """Each column, with a second round on the rest where rounding left the first one short."""
+        first = self._iterate(operator, rhs, _limits(self.max_steps, rhs))
+        value = first.value.to(rhs.dtype)
+        if self.damping > 0:
+            equations = NormalOperator(operator, self.damping**2)
+            return judge_columns(equations, value, operator.T @ rhs, self.tol, first.steps.tolist())
+        verdicts = judge_columns(operator, value, rhs, self.tol, first.steps.tolist())
+        verdicts = _reaching(verdicts, first.is_stopped)
+        short = [
+            j
+            for j, verdict in enumerate(verdicts)
+            if verdict.residual > aim(self.tol, operator)
+            and bool(first.is_stopped[j])
+            and verdict.status is not Status.INCONSISTENT
+        ]
+        if not short:
+            return verdicts
+        rest = rhs[:, short] - operator @ value[:, short]
+        second = self._iterate(operator, rest, self.max_steps - first.steps[short])
+        again = judge_columns(
+            operator,
+            value[:, short] + second.value.to(rhs.dtype),
+            rhs[:, short],
+            self.tol,
+            (first.steps[short] + second.steps).tolist(),
         )
-        return from_numpy(out[0], operator), int(out[2]), out[1] != 7
+        for j, verdict in zip(short, _reaching(again, second.is_stopped), strict=True):
+            if verdict.residual < verdicts[j].residual:
+                verdicts[j] = verdict
+        return verdicts
+
+    def _iterate(self, operator: LinearOperator, rhs: Tensor, limits: Tensor) -> Iterates:
+        tol, normal_tol = aim(self.tol, operator), attainable(0.0, operator)
+        return lsmr(operator, rhs, tol, normal_tol, self.damping, limits)
 
 
 @checked
@@ -108,88 +117,56 @@ class MINRES(Solver):
         """The operator itself, checked to be symmetric."""
         require_symmetric(operator, "MINRES")
 
-        def column(rhs: Tensor) -> Solution:
+        def block(rhs: Tensor) -> list[Solution]:
             value, steps = self._refine(operator, rhs)
-            solution = judge(operator, value, rhs, self.tol, steps)
-            if solution.status is Status.CONVERGED or steps >= self.max_steps:
-                return solution
-            part, more = self.range_part(operator, rhs)
-            value, last = self._refine(operator, part)
-            return judge(operator, value, rhs, self.tol, steps + more + last)
+            verdicts = judge_columns(operator, value, rhs, self.tol, steps.tolist())
+            short = [
+                j
+                for j, verdict in enumerate(verdicts)
+                if verdict.status is not Status.CONVERGED and verdict.steps < self.max_steps
+            ]
+            if short:
+                part, more = self.range_part(operator, rhs[:, short])
+                value, last = self._refine(operator, part)
+                taken = (steps[short] + more + last).tolist()
+                again = judge_columns(operator, value, rhs[:, short], self.tol, taken)
+                verdicts = _with(verdicts, short, again)
+            return verdicts
 
-        return ColumnwisePrepared(operator, column, lambda damping: self.prepare(shifted(operator, damping)))
+        return ColumnwisePrepared(operator, block, lambda damping: self.prepare(shifted(operator, damping)))
 
-    def range_part(self, operator: LinearOperator, rhs: Tensor) -> tuple[Tensor, int]:
-        """The part of ``b`` in the range of ``A``, and the steps it took.
+    def range_part(self, operator: LinearOperator, rhs: Tensor) -> tuple[Tensor, Tensor]:
+        """The part of each ``b`` in the range of ``A``, ``(p, k)``, and the steps it took, ``(k,)``.
 
         It is the minimum-norm solution of ``A y = A b``, which is consistent whatever ``b`` is: MINRES on
         ``A v = b`` itself lets the kernel part of ``v`` grow without bound.
 
         Args:
             operator: A symmetric ``A``, ``(p, p)``.
-            rhs: Right-hand side ``b``, ``(p,)``.
+            rhs: Right-hand sides ``b``, ``(p, k)``.
         """
         return self._refine(operator, operator @ rhs)
 
-    def _refine(self, operator: LinearOperator, rhs: Tensor) -> tuple[Tensor, int]:
-        """Restart on the residual until it is small or stops falling: SciPy's own test is on ‖A‖‖x‖."""
-        value, steps = torch.zeros_like(rhs), 0
-        target = aim(self.tol, operator) * float(torch.linalg.vector_norm(rhs))
-        residual, size = rhs, float(torch.linalg.vector_norm(rhs))
-        while size > target and steps < self.max_steps:
-            counter = _Counter()
-            out, _ = scipy_linalg.minres(
-                as_scipy(operator),
-                to_numpy(residual),
-                rtol=attainable(min(self.tol, 1e-10), operator),
-                maxiter=self.max_steps - steps,
-                callback=counter,
-            )
-            candidate = value + from_numpy(out, operator)
-            steps += max(counter.count, 1)
-            residual = rhs - operator @ candidate
-            previous, size = size, float(torch.linalg.vector_norm(residual))
-            if size < previous:
-                value = candidate
-            if not size < 0.5 * previous:
-                break
+    def _refine(self, operator: LinearOperator, rhs: Tensor) -> tuple[Tensor, Tensor]:
+        """Restarts on the residual until it is small or stops falling, since rounding ends a recurrence."""
+        value, steps = torch.zeros_like(rhs), _limits(0, rhs)
+        residual, size = rhs, torch.linalg.vector_norm(rhs, dim=0)
+        target = aim(self.tol, operator) * size
+        tol = attainable(min(self.tol, 1e-10), operator)
+        columns = (size > target).nonzero().flatten()
+        while len(columns):
+            round_ = minres(operator, residual[:, columns], tol, self.max_steps - steps[columns])
+            candidate = value[:, columns] + round_.value.to(rhs.dtype)
+            steps[columns] += round_.steps.clamp_min(1)
+            rest = rhs[:, columns] - operator @ candidate
+            previous, reached = size[columns], torch.linalg.vector_norm(rest, dim=0)
+            better = reached < previous
+            value[:, columns[better]] = candidate[:, better]
+            residual = residual.index_copy(1, columns, rest)
+            size = size.index_copy(0, columns, reached)
+            goes_on = (reached < 0.5 * previous) & (reached > target[columns])
+            columns = columns[goes_on & (steps[columns] < self.max_steps)]
         return value, steps
-
-
-class _Counter:
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, _: np.ndarray) -> None:
-        self.count += 1
-
-
-class _CurvatureError(Exception):
-    """Raised inside CG at a direction with ``dᵀAd ≤ 0``, where no further step is defined."""
-
-    def __init__(self, *, is_negative: bool) -> None:
-        super().__init__()
-        self.is_negative = is_negative
-
-
-class _Guarded(scipy_linalg.LinearOperator):
-    """An operator that stops CG where the curvature is not positive."""
-
-    def __init__(self, operator: LinearOperator) -> None:
-        super().__init__(np.dtype(np.float64), operator.shape)
-        self._inner, self._rounding, self._largest = as_scipy(operator), torch.finfo(operator.dtype).eps, 0.0
-
-    def _matvec(self, x: np.ndarray) -> np.ndarray:
-        image = self._inner.matvec(x)
-        size = float(x @ x)
-        curvature = float(x @ image) / size
-        # Rounding is relative to the norm of A, not to A x, which vanishes towards the kernel.
-        self._largest = max(self._largest, float(np.linalg.norm(image)) / size**0.5)
-        if curvature < -100 * self._rounding * self._largest:
-            raise _CurvatureError(is_negative=True)
-        if curvature <= self._rounding * self._largest:
-            raise _CurvatureError(is_negative=False)
-        return image
 
 
 @checked
@@ -234,44 +211,54 @@ class CG(Solver):
         else:
             damped_operator = shifted(operator, self.damping)
 
-        def column(rhs: Tensor) -> Solution:
-            value, steps, definite = self._iterate(damped_operator, rhs)
-            if not definite:
-                _, residual = relative_residual(damped_operator, value, rhs)
-                return Solution(value, Status.INDEFINITE, residual, steps)
-            solution = judge(damped_operator, value, rhs, self.tol, steps)
-            if solution.status is Status.CONVERGED:
-                return solution
-            part, more = MINRES(self.tol, self.max_steps).range_part(damped_operator, rhs)
-            value, last, _ = self._iterate(damped_operator, part)
-            return judge(damped_operator, value, rhs, self.tol, steps + more + last)
-
         return ColumnwisePrepared(
             damped_operator,
-            column,
+            lambda rhs: self._block(damped_operator, rhs),
             lambda damping: replace(self, damping=self.damping + damping).prepare(operator),
         )
 
-    def _iterate(self, operator: LinearOperator, rhs: Tensor) -> tuple[Tensor, int, bool]:
-        best, counter = np.zeros(operator.shape[0]), _Counter()
+    def _block(self, operator: LinearOperator, rhs: Tensor) -> list[Solution]:
+        first = self._iterate(operator, rhs)
+        verdicts = judge_columns(operator, first.value.to(rhs.dtype), rhs, self.tol, first.steps.tolist())
+        for j in first.is_indefinite.nonzero().flatten().tolist():
+            verdicts[j] = replace(verdicts[j], status=Status.INDEFINITE)
+        short = [
+            j
+            for j, verdict in enumerate(verdicts)
+            if verdict.status not in {Status.CONVERGED, Status.INDEFINITE}
+        ]
+        if not short:
+            return verdicts
+        part, more = MINRES(self.tol, self.max_steps).range_part(operator, rhs[:, short])
+        last = self._iterate(operator, part)
+        taken = (first.steps[short] + more + last.steps).tolist()
+        again = judge_columns(operator, last.value.to(rhs.dtype), rhs[:, short], self.tol, taken)
+        return _with(verdicts, short, again)
 
-        def keep(iterate: np.ndarray) -> None:
-            counter(iterate)
-            best[:] = iterate
+    def _iterate(self, operator: LinearOperator, rhs: Tensor) -> Iterates:
+        limits, tol = _limits(self.max_steps, rhs), aim(self.tol, operator)
+        return conjugate_gradients(operator, rhs, tol, limits, self.preconditioner)
 
-        inverse = None if self.preconditioner is None else as_scipy(self.preconditioner)
-        try:
-            scipy_linalg.cg(
-                _Guarded(operator),
-                to_numpy(rhs),
-                rtol=aim(self.tol, operator),
-                maxiter=self.max_steps,
-                M=inverse,
-                callback=keep,
-            )
-        except _CurvatureError as stop:
-            return from_numpy(best, operator), counter.count, not stop.is_negative
-        return from_numpy(best, operator), counter.count, True
+
+def _limits(steps: int, rhs: Tensor) -> Tensor:
+    """The same number of steps for each column of a block."""
+    return torch.full((rhs.shape[1],), steps, device=rhs.device)
+
+
+def _with(verdicts: list[Solution], columns: list[int], others: list[Solution]) -> list[Solution]:
+    """The verdicts with those of some columns replaced."""
+    replaced = dict(zip(columns, others, strict=True))
+    return [replaced.get(j, verdict) for j, verdict in enumerate(verdicts)]
+
+
+def _reaching(verdicts: list[Solution], is_stopped: Tensor) -> list[Solution]:
+    """The verdicts, in which a least-squares solution that met the limit of steps is not called one."""
+    return [
+        replace(verdict, status=Status.MAX_STEPS)
+        if verdict.status is Status.INCONSISTENT and not is_over
+        else verdict
+        for verdict, is_over in zip(verdicts, is_stopped.tolist(), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -312,22 +299,27 @@ class FirstToConverge(Solver):
 
     def prepare(self, operator: LinearOperator) -> Prepared:
         """The preparation of each solver, made when its turn comes."""
-        *others, last = self.solvers
 
-        def column(rhs: Tensor) -> Solution:
-            steps = 0
-            for solver in others:
-                solution = solver.prepare(operator).solve(rhs)
-                steps += solution.steps
-                if solution.status in {Status.CONVERGED, Status.INCONSISTENT}:
-                    return replace(solution, steps=steps)
-            solution = last.prepare(operator).solve(rhs)
-            return replace(solution, steps=steps + solution.steps)
+        def block(rhs: Tensor) -> list[Solution]:
+            verdicts = columns_of(self.solvers[0].prepare(operator), rhs)
+            for solver in self.solvers[1:]:
+                failed = [j for j, verdict in enumerate(verdicts) if verdict.status not in ANSWERS]
+                if not failed:
+                    break
+                again = columns_of(solver.prepare(operator), rhs[:, failed])
+                counted = [
+                    replace(verdict, steps=verdict.steps + verdicts[j].steps)
+                    for j, verdict in zip(failed, again, strict=True)
+                ]
+                verdicts = _with(verdicts, failed, counted)
+            return verdicts
 
         def damped(damping: float) -> Prepared:
             if operator.is_symmetric:
                 return self.prepare(shifted(operator, damping))
             equations = self.prepare(NormalOperator(operator, damping))
-            return ColumnwisePrepared(operator, lambda rhs: equations.solve(operator.T @ rhs), damped, self)
+            return ColumnwisePrepared(
+                operator, lambda rhs: columns_of(equations, operator.T @ rhs), damped, self
+            )
 
-        return ColumnwisePrepared(operator, column, damped, self)
+        return ColumnwisePrepared(operator, block, damped, self)

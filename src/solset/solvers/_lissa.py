@@ -9,7 +9,7 @@ from solset.checks import checked, positive
 from solset.errors import Status
 from solset.linalg import LinearOperator, shifted
 from solset.solvers._base import Prepared, Solver, attainable, judge, relative_residual
-from solset.solvers._columnwise import ColumnwisePrepared, require_symmetric
+from solset.solvers._columnwise import ColumnwisePrepared, one_by_one, require_symmetric
 from solset.solvers._needs import Needs
 from solset.solvers._solution import Solution
 
@@ -72,7 +72,7 @@ class LiSSA(Solver):
         scale = self.scale if self.scale is not None else 1.1 * largest_eigenvalue(damped)
         return ColumnwisePrepared(
             damped,
-            lambda rhs: self._smallest(damped, scale, rhs),
+            one_by_one(lambda rhs: self._smallest(damped, scale, rhs)),
             lambda damping: replace(self, damping=self.damping + damping).prepare(operator),
         )
 
