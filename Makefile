@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/solset demo --out runs/demo --overwrite
 
 test: check
-	$(TESTS)
+	$(TESTS) tests
 
 check: $(READY)
 	$(BIN)/ruff format --check
@@ -19,6 +19,7 @@ check: $(READY)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python tools/plain_english.py
+	$(TESTS) src --jaxtyping-packages=solset,beartype.beartype
 
 slow: $(READY)
 	$(TESTS) -m 'slow and not long'

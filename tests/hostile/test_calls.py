@@ -2,7 +2,6 @@
 
 import warnings
 
-import jaxtyping
 import pytest
 
 from support.hostile_calls import calls, cases, complaint
@@ -10,17 +9,8 @@ from support.hostile_calls import calls, cases, complaint
 CALLS, CASES = calls(), list(cases())
 
 
-@pytest.fixture
-def unchecked():
-    """As a user has it: without the type checker of the test run, whose messages would come first."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
-
-
 @pytest.mark.parametrize("name", CALLS)
-def test_is_taken_or_refused_by_name(unchecked, tmp_path, monkeypatch, name):
+def test_is_taken_or_refused_by_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     wrong = []
     for _, argument, kind in (case for case in CASES if case[0] == name):

@@ -177,12 +177,10 @@ class TestBadGoals:
             (HeldOutLoss(draw(0, 3), draw(0, 2)), ValueError, "`inputs` must be one point or more; got none"),
         ],
     )
-    @pytest.mark.usefixtures("as_users_call")
     def test_are_refused(self, fitted, goal, error, says):
         with pytest.raises(error, match=says):
             adjoint_gradient(fitted.problem(), goal, points=POINTS)
 
-    @pytest.mark.usefixtures("as_users_call")
     def test_of_the_wrong_kind_are_refused_when_they_are_made(self):
         with pytest.raises(TypeError, match="`function` must be a callable; got int"):
             WeightFunction(3)
@@ -214,7 +212,6 @@ class TestHeldOutTargets:
     @pytest.mark.parametrize(
         "loss", [None, lambda f, y: (f - y).square().mean(), lambda f, y: (f - y).abs().mean()]
     )
-    @pytest.mark.usefixtures("as_users_call")
     def test_of_a_regression(self, isolated_net, targets, error, says, loss):
         case, weight_decay = isolated_net
         goal = HeldOutLoss(draw(5, 3), targets, loss=loss)

@@ -112,7 +112,6 @@ def test_scopes_share_or_repeat_the_radius():
         ({"lower": 1.0, "upper": 0.0, "radius": 99.0}, ValueError, "or lower exceeds upper"),
     ],
 )
-@pytest.mark.usefixtures("as_users_call")
 def test_bad_budgets_are_refused(options, error, says):
     with pytest.raises(error, match=says):
         Budget(**{"points": POINTS, "radius": 1.0, **options}).at(problem())

@@ -167,7 +167,6 @@ class TestModelsThatAreMoreThanTheirMovingWeights:
         ),
     ],
 )
-@pytest.mark.usefixtures("as_users_call")
 def test_bad_calls_are_refused(problem, goal, options, error, says):
     with pytest.raises(error, match=says):
         judge_poisoning(problem, goal, Move(POINTS, 0.1 * draw(2, 3)), **options)

@@ -1,6 +1,5 @@
 """Weight decay as people state it: a number, name patterns, an optimizer or its groups."""
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
@@ -94,17 +93,8 @@ BAD = {
 }
 
 
-@pytest.fixture
-def as_a_user():
-    """Without the type checker of the test run, whose messages would come first."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
-
-
 @pytest.mark.parametrize("given", BAD.values(), ids=BAD)
-def test_what_says_nothing_clear_is_refused(as_a_user, given):
+def test_what_says_nothing_clear_is_refused(given):
     value, error, message = given
     with pytest.raises(error, match=message):
         decay(value)
