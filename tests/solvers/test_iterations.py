@@ -23,7 +23,7 @@ class Counted(LinearOperator):
     is_symmetric = True
 
     def __init__(self, matrix: torch.Tensor) -> None:
-        super().__init__(tuple(matrix.shape), matrix.dtype, matrix.device)
+        super().__init__((len(matrix), len(matrix)), matrix.dtype, matrix.device)
         self.matrix, self.products = matrix, 0
 
     def _apply(self, block: torch.Tensor) -> torch.Tensor:
