@@ -238,7 +238,7 @@ class TrainedPoint:
             )
         return self._constraints[key]
 
-    def _held(self) -> str:
+    def held(self) -> str:
         """What else of the network a training moves, and this point holds."""
         text = statistics_held(self.risk.model)
         return f"; {text}" if text else ""
@@ -286,7 +286,7 @@ class TrainedPoint:
             weight_space=Space("q", (self.weights,), operator.dtype, operator.device),
             gradient=self.sweep.gradient,
             map=optimality,
-            reason=reason + change.remark(keeps_outputs=optimality.keeps_outputs) + self._held(),
+            reason=reason + change.remark(keeps_outputs=optimality.keeps_outputs) + self.held(),
             left_out=self.rows - operator.shape[0] if optimality.keeps_outputs else 0,
             check=lambda: premises_of(self, optimality, change),
             warns=self.warns,
