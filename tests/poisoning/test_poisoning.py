@@ -35,11 +35,11 @@ class Watched:
         self.inner, self.stop_at = inner or Nearest(), stop_at
         self.seen: list[Tensor] = []
 
-    def follow(self, problem, points, dx, predicted) -> BasePoint:
+    def follow(self, problem, change, dx, predicted) -> BasePoint:
         self.seen.append(dx)
         if len(self.seen) == self.stop_at:
             raise KeyboardInterrupt
-        return self.inner.follow(problem, points, dx, predicted)
+        return self.inner.follow(problem, change, dx, predicted)
 
 
 class TestFeasibility:

@@ -57,7 +57,7 @@ class AdjointGradient(TableResult):
     @cached_property
     def sizes(self) -> Tensor:
         """``‖∇_{x_k} φ‖`` of each point, ``(|K|,)``: the rise for a unit move of that point alone."""
-        return self.gradient.flatten(1).norm(dim=1)
+        return self.gradient.reshape(len(self.gradient), -1).norm(dim=1)
 
     def ranking(self) -> list[tuple[int, float]]:
         """The points, each with the rise of the goal for a unit move of it alone, the largest first.

@@ -9,17 +9,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from solset.changes import Move, PointsChange, Relabel, Reweight
 from solset.checks import checked, one_of
 from solset.errors import bad_value
 from solset.problem import Problem
-from solset.risk import digest
+from solset.risk import digest, has_number_targets
 from solset.sets import Ball, Box, BoxedBall, ConvexSet, tangent_cone
+
+_KINDS: dict[str, type[PointsChange]] = {"features": Move, "targets": Relabel, "factors": Reweight}
 
 
 @checked
 @dataclass(frozen=True, eq=False)
 class Budget:
-    """Which training points may move, how far, and within which valid features.
+    """Which training points may change, how far, and within which valid features, targets or factors.
 
     Attributes:
         points: Distinct indices ``K`` of training points.
@@ -27,8 +30,12 @@ class Budget:
         norm: Norm of the change, ``"l2"`` or ``"linf"``.
         scope: Range of the norm: ``"per_point"`` bounds each point's change, ``"total"`` that of all points
             together.
-        lower: Smallest valid feature: a number, or a tensor that broadcasts to ``(|K|, *input)``.
-        upper: Largest valid feature: a number, or a tensor that broadcasts to ``(|K|, *input)``.
+        lower: Smallest valid feature (target, factor): a number, or a tensor that broadcasts to
+            ``(|K|, *input)``.
+        upper: Largest valid feature (target, factor): a number, or a tensor that broadcasts to
+            ``(|K|, *input)``.
+        of: Part of the data that changes: ``"features"``, ``"targets"`` that are numbers; or ``"factors"`` of the losses,
+            which are 1 as trained and stay at least 0. The radius is in the same units.
 
     Raises:
         ValueError: If the radius is negative or not finite, norm or scope are unknown, or a bound is NaN.
@@ -40,6 +47,7 @@ class Budget:
     scope: Literal["per_point", "total"] = "per_point"
     lower: float | Tensor = -inf
     upper: float | Tensor = inf
+    of: Literal["features", "targets", "factors"] = "features"
 
     def __post_init__(self) -> None:
         if not 0 <= self.radius < inf:
@@ -48,6 +56,7 @@ class Budget:
             )
         one_of("norm", self.norm, ("l2", "linf"))
         one_of("scope", self.scope, ("per_point", "total"))
+        one_of("of", self.of, tuple(_KINDS))
         for name in ("lower", "upper"):
             if bool(torch.isnan(torch.as_tensor(getattr(self, name))).any()):
                 raise bad_value(name, expected="numbers", got="NaN", cure="Use an infinite bound for none.")
@@ -61,6 +70,7 @@ class Budget:
             "radius": float(self.radius),
             "norm": self.norm,
             "scope": self.scope,
+            "of": self.of,
             "valid features": bounds,
         }
 
@@ -73,9 +83,31 @@ class Budget:
         Raises:
             ValueError: If points or bounds do not fit, or no perturbation is feasible.
         """
-        problem.risk().points.require_moving()
-        points = problem.check_points(self.points)
-        return self.around(problem.risk().points.features(points))
+        kind, risk = self.kind(problem), problem.risk()
+        if self.of == "features":
+            risk.points.require_moving()
+        if self.of == "targets" and not has_number_targets(risk):
+            cure = "Take solset.poisoning.Flips, which changes class labels."
+            raise bad_value("of", expected="'targets' only where they are numbers", got="labels", cure=cure)
+        return self.around(kind.typical(risk))
+
+    def kind(self, problem: Problem) -> PointsChange:
+        """The kind of change that the budget bounds, of its points.
+
+        Args:
+            problem: Problem whose points the budget names.
+        """
+        return _KINDS[self.of](problem.check_points(self.points))
+
+    def require_features(self) -> None:
+        """Refuses a budget of targets or factors, where only features may move.
+
+        Raises:
+            ValueError: If targets or factors are meant.
+        """
+        if self.of != "features":
+            cure = "solset.design_poisoning takes targets and factors."
+            raise bad_value("budget", expected="one of features", got=f"one of {self.of}", cure=cure)
 
     def around(self, inputs: Tensor) -> "FeasibleSet":
         """The feasible perturbations of points with these features.
@@ -87,6 +119,8 @@ class Budget:
             ValueError: If the bounds do not fit, or no perturbation is feasible.
         """
         lower, upper = (_expanded(name, getattr(self, name), inputs) for name in ("lower", "upper"))
+        if self.of == "factors":  # no point counts less than nothing
+            lower = lower.clamp(min=0.0)
         return FeasibleSet(self, inputs, lower, upper)
 
 

@@ -1,12 +1,12 @@
 """Ways for the weights to follow the data from one linearisation to the next."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from solset.changes import Change
 from solset.errors import Status
 from solset.problem import Problem, keeps_outputs
 from solset.retraining import GradientDescent, LevenbergMarquardt, Method, Newton, Retrained
@@ -40,15 +40,15 @@ class BasePoint:
 class Follower(Protocol):
     """Moves the weights along when the data moves; a function that follows a path is one example."""
 
-    def follow(self, problem: Problem, points: Sequence[int], dx: Tensor, predicted: Tensor) -> BasePoint:
+    def follow(self, problem: Problem, change: Change, dx: Tensor, predicted: Tensor) -> BasePoint:
         """The place at ``x̄ + Δx``: the weights there, and how the solve for them ended.
 
         The first call is for data that did not move. Effects are counted from the weights that it returns.
 
         Args:
             problem: The trained point, with its data.
-            points: Indices ``K`` of the points that move.
-            dx: Change that the data is to have, counted from the trained point, ``(|K|, *input)``.
+            change: Change that the data is to have, counted from the trained point.
+            dx: Length of that change, ``(|K|, *input)`` for features.
             predicted: Weights at that change by the linearisation, ``(p,)``.
         """
         ...
@@ -64,9 +64,9 @@ class Corrected:
 
     method: Method
 
-    def follow(self, problem: Problem, points: Sequence[int], dx: Tensor, predicted: Tensor) -> BasePoint:
+    def follow(self, problem: Problem, change: Change, dx: Tensor, predicted: Tensor) -> BasePoint:
         """The place at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
-        return _trained(problem, self.method, dx, problem.risk().move(points, dx).at(predicted))
+        return _trained(problem, self.method, dx, change.applied_to(problem.risk()).at(predicted))
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class Nearest:
 
     method: LevenbergMarquardt = LevenbergMarquardt(output_tol=1e-8, max_steps=3)
 
-    def follow(self, problem: Problem, points: Sequence[int], dx: Tensor, predicted: Tensor) -> BasePoint:
+    def follow(self, problem: Problem, change: Change, dx: Tensor, predicted: Tensor) -> BasePoint:
         """The place at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
         if not bool(dx.any()):  # the weights keep the outputs, and none are nearer to them
             return BasePoint(dx, problem.weights())
-        start, target = problem.risk().move(points, dx).at(predicted), problem.risk().outputs()
+        start, target = change.applied_to(problem.risk()).at(predicted), change.outputs_after(problem.risk())
         solved = self.method.run_towards(problem.weights(), start, target)
         return BasePoint(dx, solved.weights, outcome(self.method, start, solved, target))
 
@@ -104,12 +104,12 @@ class FromTrained:
     def follow(
         self,
         problem: Problem,
-        points: Sequence[int],
+        change: Change,
         dx: Tensor,
         predicted: Tensor,  # noqa: ARG002
     ) -> BasePoint:
         """The place at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
-        return _trained(problem, self.method, dx, problem.risk().move(points, dx))
+        return _trained(problem, self.method, dx, change.applied_to(problem.risk()))
 
 
 def default_follower(optimality: str, element: Filter | None) -> Follower:

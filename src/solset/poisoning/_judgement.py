@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from solset.changes import Change, Move
+from solset.changes import Change
 from solset.checks import checked
 from solset.errors import bad_type, bad_value
 from solset.goals import Goal
@@ -147,7 +147,7 @@ def judge_poisoning(
 def _change_of(change: Poisoning | PointPoisoning | Change) -> tuple[Change, tuple[Any, Any]]:
     """The change of the data, with the goal by the linear estimate and where the search ended."""
     if isinstance(change, Poisoning):
-        return Move(change.points, change.dx), (change.linear, change.predicted)
+        return change.change, (change.linear, change.predicted)
     if isinstance(change, Change):
         return change, (None, None)
     if change.change is None:

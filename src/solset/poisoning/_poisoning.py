@@ -10,6 +10,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from solset.changes import Change
 from solset.checks import checked
 from solset.derivatives import Response
 from solset.errors import SolsetWarning, Status, bad_value
@@ -40,7 +41,9 @@ class Poisoning(WeightsResult, TableResult):
 
     Attributes:
         points: Indices ``K`` of the points that move.
-        dx: Perturbation, ``(|K|, *input)``, in input units; inside the budget to the last bit.
+        dx: Perturbation, ``(|K|, *input)``, in input units (those of targets, or relative factors, where the
+            budget is of these); inside the budget to the last bit.
+        change: Change of the training data by this perturbation.
         weights: Weights on the moved data, as followed from round to round, ``(p,)``.
         clean: Goal ``φ(w_0)`` where the follower ended on the clean data; changes are counted from it. For a
             problem trained to its end ``w_0`` is ``w̄``; ``φ(w̄)`` itself is ``adjoint.value``.
@@ -64,6 +67,7 @@ class Poisoning(WeightsResult, TableResult):
 
     points: tuple[int, ...]
     dx: Tensor
+    change: Change
     weights: Tensor
     clean: float
     first_order: float
@@ -187,9 +191,9 @@ def design_poisoning(
     Args:
         problem: The trained point, with its data.
         goal: Goal to raise or lower: :class:`TargetWeights`, :class:`HeldOutLoss`, :class:`WeightFunction`.
-        budget: Points that may move, the radius, and the valid features; or :class:`Flips` or :class:`Drops`
-            for labels that flip and points that are left out, with which the arguments of the ascent are left
-            out: element, ascent, follower, start and checkpoint.
+        budget: Points that may change, the radius, and the valid features, targets or factors; or
+            :class:`Flips` or :class:`Drops` for labels that flip and points that are left out, with which the
+            arguments of the ascent are left out: element, ascent, follower, start and checkpoint.
         element: Solution that the poisoner counts on: ``None`` for the nearest one,
             ``filters.GradientFlow(steps, learning_rate)`` for the end of a training of that duration.
         ascent: Limits and lengths of rounds and steps.
@@ -283,13 +287,14 @@ class Design:
         goal.check(problem.risk())
         feasible, points = budget.at(problem), problem.check_points(budget.points)
         begin = _start(feasible, problem, start)
-        derivative = problem.derivative(points=points, optimality=self.optimality, solver=self.solver)
+        kind = budget.kind(problem)
+        derivative = problem.derivative(kind, optimality=self.optimality, solver=self.solver)
         response = Response(derivative.linearisation, self.element)
         adjoint = gradient_of(problem, goal, response, points)
         require_finite(adjoint)
         follower = self.follower or default_follower(derivative.optimality, self.element)
         ascent = self.ascent or Ascent()
-        search = Rounds(problem, goal, feasible, points, follower, ascent, self.solver, response)
+        search = Rounds(problem, goal, feasible, kind, follower, ascent, self.solver, response)
         parts = {
             "start": begin,
             "goal": goal.identity(),
@@ -313,7 +318,7 @@ class Design:
 
 def _retrained(problem: Problem, poisoning: Poisoning) -> Tensor:
     """The weights where warm retraining from ``w̄`` on the moved data ends, ``(p,)``."""
-    moved, target = problem.risk().move(poisoning.points, poisoning.dx), problem.risk().outputs()
+    moved, target = poisoning.change.applied_to(problem.risk()), problem.risk().outputs()
     warm = LBFGS(gradient_tol=1e-8, max_gradients=1000).run(moved, target)
     return Newton().run(moved.at(warm.weights), target).weights
 
@@ -329,6 +334,7 @@ def _result(search: Rounds, state: Progress, adjoint: AdjointGradient) -> Poison
     return Poisoning(
         points=adjoint.points,
         dx=dx,
+        change=search.change(dx),
         weights=weights,
         clean=clean,
         first_order=clean + float((adjoint.gradient * dx).sum()),

@@ -174,6 +174,7 @@ def stability_margin(
 def _check(budget: Budget, radius_tol: float, count: int) -> None:
     if count != 1:
         raise bad_value("inputs", expected="one test input", got=count, cure="Ask for one after the other.")
+    budget.require_features()
     if not budget.radius > 0:
         raise bad_value("budget", expected="of a positive radius", got=budget.radius, cure="Allow some room.")
     if not 0 < radius_tol < 1:

@@ -166,6 +166,7 @@ def poison_training(
 
 
 def _feasible(training: Training, budget: Budget) -> FeasibleSet:
+    budget.require_features()
     points = points_of(budget.points, training.point_count)
     return budget.around(training.features(points))
 

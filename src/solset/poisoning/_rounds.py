@@ -1,6 +1,6 @@
 """The rounds of a designed perturbation: linearise, climb, follow, and accept or take back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from math import isfinite
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from solset.changes import Move
+from solset.changes import Change, PointsChange
 from solset.derivatives import Response
 from solset.goals import Goal
 from solset.poisoning._adjoint import AdjointGradient
@@ -33,7 +33,7 @@ class Rounds:
         problem: The trained point, with its data.
         goal: Goal ``φ`` of the weights.
         feasible: Perturbations that the budget allows.
-        points: Indices ``K`` of the points that move.
+        kind: Kind of change that the budget bounds, of the points ``K``.
         follower: Value that moves the weights along.
         settings: Settings of the ascent.
         solver: Solver for every linearisation.
@@ -45,15 +45,23 @@ class Rounds:
         problem: Problem,
         goal: Goal,
         feasible: FeasibleSet,
-        points: Sequence[int],
+        kind: PointsChange,
         follower: Follower,
         settings: Ascent,
         solver: Solver | None,
         trained: Response,
     ) -> None:
-        self.problem, self.goal, self.feasible, self.points = problem, goal, feasible, list(points)
+        self.problem, self.goal, self.feasible, self.kind = problem, goal, feasible, kind
         self.follower, self.settings, self.solver, self.trained = follower, settings, solver, trained
         self._latest: tuple[BasePoint, Response] | None = None
+
+    def change(self, dx: Tensor) -> Change:
+        """The change of the data of this length.
+
+        Args:
+            dx: Length of the change from the trained point's data, in the shape of the feasible set.
+        """
+        return cast("Change", self.kind.along(self.problem.risk(), dx.flatten()))
 
     @cached_property
     def clean(self) -> BasePoint:
@@ -62,7 +70,7 @@ class Rounds:
         A training that had not stopped goes on by itself; counted from ``w̄`` that would look like an effect.
         """
         zero = torch.zeros_like(self.feasible.inputs)
-        return self.follower.follow(self.problem, self.points, zero, self.problem.weights())
+        return self.follower.follow(self.problem, self.change(zero), zero, self.problem.weights())
 
     def first(self, dx: Tensor) -> Progress:
         """The state before the first round."""
@@ -71,7 +79,7 @@ class Rounds:
         if not bool(dx.any()):
             return Progress(self.clean, self.settings.stride, (), "")
         predicted = self.clean.weights + self.trained.push(dx)
-        begin = self.follower.follow(self.problem, self.points, dx, predicted)
+        begin = self.follower.follow(self.problem, self.change(dx), dx, predicted)
         return Progress(begin, self.settings.stride, (), "")
 
     def run(self, state: Progress, adjoint: AdjointGradient, *, progress: bool | None) -> Iterator[Progress]:
@@ -109,7 +117,7 @@ class Rounds:
 
     def _judged(self, state: Progress, end: Climb) -> Progress:
         """The state at the end of an ascent if the follower confirms it, else at its start."""
-        reached = self.follower.follow(self.problem, self.points, end.dx, end.weights)
+        reached = self.follower.follow(self.problem, self.change(end.dx), end.dx, end.weights)
         before, is_finite = (
             self.goal.value(self.problem.risk(), state.base.weights),
             reached.weights.isfinite().all(),
@@ -148,7 +156,7 @@ class Rounds:
         """Whether the interpolating map still applies; any other always does."""
         if not self._map.keeps_outputs:
             return True
-        moved = self.problem.moved_to(Move(self.points, base.dx), base.weights)
+        moved = self.problem.moved_to(self.change(base.dx), base.weights)
         return moved.misfit <= FIT_TOL
 
     @property
@@ -164,9 +172,7 @@ class Rounds:
             return self.trained
         if self._latest is None or self._latest[0] is not base:
             self._latest = None  # it is large: free it before the next one is made
-            moved = self.problem.moved_to(Move(self.points, base.dx), base.weights)
-            line = moved.derivative(
-                points=self.points, optimality=self._map, solver=self.solver
-            ).linearisation
+            moved = self.problem.moved_to(self.change(base.dx), base.weights)
+            line = moved.derivative(self.kind, optimality=self._map, solver=self.solver).linearisation
             self._latest = (base, Response(line, self.trained.element))
         return self._latest[1]
