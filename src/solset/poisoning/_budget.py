@@ -34,8 +34,8 @@ class Budget:
             ``(|K|, *input)``.
         upper: Largest valid feature (target, factor): a number, or a tensor that broadcasts to
             ``(|K|, *input)``.
-        of: Part of the data that changes: ``"features"``, ``"targets"`` that are numbers; or ``"factors"`` of the losses,
-            which are 1 as trained and stay at least 0. The radius is in the same units.
+        of: Part of the data that changes: ``"features"``, ``"targets"`` that are numbers, or ``"factors"`` of
+            the losses, which are 1 as trained and stay at least 0. The radius is in the same units.
 
     Raises:
         ValueError: If the radius is negative or not finite, norm or scope are unknown, or a bound is NaN.
