@@ -229,7 +229,7 @@ def test_outputs_that_fit_are_followed_along_every_change(kind):
 
 def test_a_path_of_a_decay_is_refused_where_outputs_are_kept():
     problem = fitted()
-    with pytest.raises(ValueError, match="weight decay"):
+    with pytest.raises(ValueError, match="do not decay"):
         follow_path(problem, Decay(0.1), progress=False)
 
 
