@@ -208,6 +208,15 @@ def test_a_step_after_which_another_one_is_long_says_how_long_at_any_length():
     assert float(step.change.norm()) < 0.1 * float(problem.weights().norm())  # short, and wrong
 
 
+def test_an_estimate_that_is_not_verified_says_so_and_runs_no_point(monkeypatch):
+    problem, change = logistic(), Move([4], 0.3 * torch.ones(1, 2, dtype=torch.float64))
+    verified = problem.estimate(change).min_norm()
+    monkeypatch.setattr(EmpiricalRisk, "gradient", None)  # a gradient of all points would fail
+    step = problem.estimate(change, verify=False).min_norm()
+    assert torch.equal(step.value, verified.value)
+    assert "not asked (verify=False)" in step.message
+
+
 def saturated() -> Problem:
     """A logistic regression with one feature of large weight, and so with a gradient that nothing moves."""
     x = torch.tensor([[3.0, 0.2], [-3.0, 0.1], [2.5, -0.3], [-2.0, 0.4]], dtype=torch.float64)

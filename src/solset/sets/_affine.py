@@ -244,6 +244,12 @@ class AffineSet:
         warnings.warn(note, SolsetWarning, stacklevel=3)
         return replace(self, notes=(*self.notes, note))
 
+    def unasked(self) -> "AffineSet":
+        """The same set, whose elements say that nobody looked how far the linear model holds."""
+        return replace(
+            self, notes=(*self.notes, "how far the linear model holds was not asked (verify=False)")
+        )
+
     def __repr__(self) -> str:
         size, text = len(self.reference), "dimension not computed"
         if "_smallest" in self.__dict__ or "dimension" in self.__dict__:  # solved: the rank costs nothing
