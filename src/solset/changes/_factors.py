@@ -22,16 +22,11 @@ from solset.risk import (
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """Losses whose factors change, relative to the factors with which they count once they are in the risk.
+    """Losses whose factors change, relative to the factors with which they count in the risk."""
 
-    Attributes:
-        losses: Losses of the points, one for each coordinate, with ``α`` as in the whole risk.
-        places: Indices of the points in the risk; ``None`` for points that are not in it.
-        sign: Change of the factor for a unit of the coordinate: 1, or -1 where losses make room for others.
-    """
-
-    losses: EmpiricalRisk
-    places: list[int] | None
+    losses: EmpiricalRisk  # Losses of the points, one for each coordinate, with ``α`` as in the whole risk
+    places: list[int] | None  # Indices of the points in the risk; ``None`` for points that are not in it
+    # Change of the factor for a unit of the coordinate: 1, or -1 where losses make room for others
     sign: float = 1.0
 
     @property

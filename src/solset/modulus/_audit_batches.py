@@ -23,19 +23,12 @@ STATIONARY_BATCH = 16
 
 @dataclass(frozen=True)
 class JointAudit:
-    """The audit where all constraints hold: every batch reads one decomposition.
+    """The audit where all constraints hold: every batch reads one decomposition."""
 
-    Attributes:
-        problem: Problem whose training set is fitted.
-        change: Change of points, whose coordinates are answered for each point by itself.
-        gradient: Gradient of the validation loss, if there is one, ``(p,)``.
-        slopes: Loss gradient ``∇_f L`` in the outputs of every point, ``(n, c)``.
-    """
-
-    problem: Problem
-    change: PointsChange
-    gradient: Tensor | None
-    slopes: Tensor
+    problem: Problem  # Problem whose training set is fitted
+    change: PointsChange  # Change of points, whose coordinates are answered for each point by itself
+    gradient: Tensor | None  # Gradient of the validation loss, if there is one, ``(p,)``
+    slopes: Tensor  # Loss gradient ``∇_f L`` in the outputs of every point, ``(n, c)``
 
     @cached_property
     def constraints(self) -> Constraints:

@@ -17,23 +17,15 @@ NOT_A_NUMBER = float("nan")
 
 @dataclass(frozen=True)
 class FiniteAudit:
-    """The audit by the real size of each change: one Newton step for each choice of each point.
+    """The audit by the real size of each change: one Newton step for each choice of each point."""
 
-    Attributes:
-        problem: Problem at its trained weights.
-        gradient: Gradient of the validation loss, if there is one, ``(p,)``.
-        losses: Risk of the points that are audited: those of the problem, or candidates.
-        choices: Changes that are tried for each point, ``None`` where a choice is how the point is now.
-        optimality: Optimality map or its name.
-        at_once: Number of points of a batch.
-    """
-
-    problem: Problem
-    gradient: Tensor | None
-    losses: EmpiricalRisk
+    problem: Problem  # Problem at its trained weights
+    gradient: Tensor | None  # Gradient of the validation loss, if there is one, ``(p,)``
+    losses: EmpiricalRisk  # Risk of the points that are audited: those of the problem, or candidates
+    # Changes that are tried for each point, ``None`` where a choice is how the point is now
     choices: Mapping[int, Sequence[Change | None]]
-    optimality: Optimality
-    at_once: int = STATIONARY_BATCH
+    optimality: Optimality  # Optimality map or its name
+    at_once: int = STATIONARY_BATCH  # Number of points of a batch
 
     def batch(self, points: Sequence[int]) -> Batch:
         """The numbers of some points. Cost: one estimate for each change, from one factorisation."""

@@ -19,21 +19,13 @@ SHARE = 0.25  # share of the memory budget that a batch of points may take
 
 @dataclass(frozen=True)
 class Constraints:
-    """The Gram matrix of all rows, and its decomposition as each point sees it.
+    """The Gram matrix of all rows, and its decomposition as each point sees it."""
 
-    Attributes:
-        side: Decomposition of all rows.
-        gram: Gram matrix ``JJᵀ`` in float64, ``(m, m)``.
-        tolerance: Relative size up to which an eigenvalue counts as zero.
-        outputs: Number of outputs of each point, ``c``.
-        doubt: Sentence that says why the rank of the rows is not known; empty where it is.
-    """
-
-    side: LeftSide
-    gram: Tensor
-    tolerance: float
-    outputs: int
-    doubt: str = ""
+    side: LeftSide  # Decomposition of all rows
+    gram: Tensor  # Gram matrix ``JJᵀ`` in float64, ``(m, m)``
+    tolerance: float  # Relative size up to which an eigenvalue counts as zero
+    outputs: int  # Number of outputs of each point, ``c``
+    doubt: str = ""  # Sentence that says why the rank of the rows is not known; empty where it is
 
     @classmethod
     def of(cls, problem: Problem) -> "Constraints":
@@ -76,17 +68,11 @@ class Constraints:
 
 @dataclass(frozen=True)
 class IsolatedRows:
-    """Points by themselves, from their own rows: no Gram matrix of all.
+    """Points by themselves, from their own rows: no Gram matrix of all."""
 
-    Attributes:
-        risk: Empirical risk at the trained point.
-        outputs: Number of outputs of each point, ``c``.
-        memory_budget: Number of bytes for rows.
-    """
-
-    risk: EmpiricalRisk
-    outputs: int
-    memory_budget: int
+    risk: EmpiricalRisk  # Empirical risk at the trained point
+    outputs: int  # Number of outputs of each point, ``c``
+    memory_budget: int  # Number of bytes for rows
 
     @cached_property
     def _rows(self) -> PerSampleGradients:

@@ -13,15 +13,10 @@ from solset.storage import Checkpoint, Identity, check_place
 
 @dataclass(frozen=True)
 class Batches:
-    """The checkpoints of an audit's batches.
+    """The checkpoints of an audit's batches."""
 
-    Attributes:
-        place: Function from a file's name to its path; ``None`` stores nothing.
-        identity: Everything that a batch depends on.
-    """
-
-    place: Callable[[str], Path] | None
-    identity: Identity
+    place: Callable[[str], Path] | None  # Function from a file's name to its path; ``None`` stores nothing
+    identity: Identity  # Everything that a batch depends on
 
     @classmethod
     def at(

@@ -27,15 +27,10 @@ ENTRIES = 5e7  # entries of a dense matrix that may be written out at a nearby p
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a look at nearby points.
+    """The outcome of a look at nearby points."""
 
-    Attributes:
-        holds: Whether the rank was the same at every one.
-        reason: Phrase that says why.
-    """
-
-    holds: bool
-    reason: str
+    holds: bool  # Whether the rank was the same at every one
+    reason: str  # Phrase that says why
 
 
 def rank_is_constant(

@@ -21,23 +21,14 @@ from solset.solvers import Prepared, Solver
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio by one of the routes.
+    """A ratio by one of the routes."""
 
-    Attributes:
-        value: Largest ratio that the route reached.
-        direction: Unit data direction that attains it, ``(q,)``.
-        upper: Upper bound for the ratio of the operators as solved; infinite if a solve failed.
-        solves: Status of the solve that ended worst.
-        exact: Ratio with ranks and kernel, where a spectrum was seen.
-        left: Vector ``u``, ``(m,)``, where the route gives it.
-    """
-
-    value: float
-    direction: Tensor
-    upper: float
-    solves: Status
-    exact: LargestRatio | None = None
-    left: Tensor | None = None
+    value: float  # Largest ratio that the route reached
+    direction: Tensor  # Unit data direction that attains it, ``(q,)``
+    upper: float  # Upper bound for the ratio of the operators as solved; infinite if a solve failed
+    solves: Status  # Status of the solve that ended worst
+    exact: LargestRatio | None = None  # Ratio with ranks and kernel, where a spectrum was seen
+    left: Tensor | None = None  # Vector ``u``, ``(m,)``, where the route gives it
 
 
 def by_decomposition(line: Linearisation) -> Ratio | None:

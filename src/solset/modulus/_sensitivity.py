@@ -10,17 +10,11 @@ from solset.linalg import LeftSide, largest_ratios, largest_singular
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How far each point of a batch moves the weights.
+    """How far each point of a batch moves the weights."""
 
-    Attributes:
-        modulus: Lipschitz moduli ``(b,)``, in weight units per input unit.
-        direction: Unit data directions that attain them, ``(b, d)``; zero where nothing moves.
-        maps: Change of the weights per unit of each feature, ``‖A⁺ C e_j‖``, ``(b, d)``.
-    """
-
-    modulus: Tensor
-    direction: Tensor
-    maps: Tensor
+    modulus: Tensor  # Lipschitz moduli ``(b,)``, in weight units per input unit
+    direction: Tensor  # Unit data directions that attain them, ``(b, d)``; zero where nothing moves
+    maps: Tensor  # Change of the weights per unit of each feature, ``‖A⁺ C e_j‖``, ``(b, d)``
 
 
 def sensitivity(side: LeftSide, data: Tensor) -> Sensitivity:

@@ -17,21 +17,14 @@ from solset.operators._layer_rules import COMMUTATIVE, MATRIX_PRODUCT, RULES, TR
 
 @dataclass(frozen=True)
 class Use:
-    """One call of a function with a rule.
+    """One call of a function with a rule."""
 
-    Attributes:
-        rule: Rule for the per-sample gradients of the function's parameters.
-        arguments: Arguments of the call, by name.
-        parameters: Index of a weight in the layout, for each argument that is a weight.
-        edge: Place of the output in the graph. An in-place activation overwrites the output, not its edge.
-        is_first: Whether no weight was used before this call, so that a backward pass may stop here.
-    """
-
-    rule: Rule
-    arguments: Mapping[str, Any]
-    parameters: Mapping[str, int]
+    rule: Rule  # Rule for the per-sample gradients of the function's parameters
+    arguments: Mapping[str, Any]  # Arguments of the call, by name
+    parameters: Mapping[str, int]  # Index of a weight in the layout, for each argument that is a weight
+    # Place of the output in the graph. An in-place activation overwrites the output, not its edge.
     edge: GradientEdge
-    is_first: bool
+    is_first: bool  # Whether no weight was used before this call, so that a backward pass may stop here
 
     def sample_bytes(self, name: str, gradient: Tensor) -> int:
         """Bytes that the gradient rule of an argument writes for one sample."""

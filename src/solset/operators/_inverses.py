@@ -137,15 +137,10 @@ class InformativeInverse(LinearOperator):
 
 @dataclass(frozen=True)
 class _Diagonal:
-    """The diagonal ``D = λ S⁻²``, so that ``AᵀA + D = S⁻¹((AS)ᵀ(AS) + λI)S⁻¹``.
+    """The diagonal ``D = λ S⁻²``, so that ``AᵀA + D = S⁻¹((AS)ᵀ(AS) + λI)S⁻¹``."""
 
-    Attributes:
-        damping: Multiple ``λ`` of the identity.
-        scale: Diagonal of ``S``, ``(p,)``; ``None`` for the identity.
-    """
-
-    damping: float
-    scale: Tensor | None = None
+    damping: float  # Multiple ``λ`` of the identity
+    scale: Tensor | None = None  # Diagonal of ``S``, ``(p,)``; ``None`` for the identity
 
     @classmethod
     def of(cls, risk: EmpiricalRisk) -> "_Diagonal":

@@ -19,21 +19,13 @@ _TRANSFORMS = ("_functorch/eager_transforms.py", "_functorch/vmap.py")  # files 
 
 @dataclass(frozen=True, eq=False)
 class Tied:
-    """The units of one call that stand on a kink.
+    """The units of one call that stand on a kink."""
 
-    Attributes:
-        module: Module, or function of the loss, that made the call, in words.
-        count: Number of units of the call, on a kink or not.
-        units: Places of those on a kink among them, in order.
-        points: Place in the batch of the point of each of these; -1 where it is not known.
-        ties: Number of entries with which each of these is tied; 1 where it stands on a kink alone.
-    """
-
-    module: str
-    count: int
-    units: Tensor
-    points: Tensor
-    ties: Tensor
+    module: str  # Module, or function of the loss, that made the call, in words
+    count: int  # Number of units of the call, on a kink or not
+    units: Tensor  # Places of those on a kink among them, in order
+    points: Tensor  # Place in the batch of the point of each of these; -1 where it is not known
+    ties: Tensor  # Number of entries with which each of these is tied; 1 where it stands on a kink alone
 
     def without(self, other: "Tied | None") -> "Tied":
         """The units that another pass does not tie as often, and those of which it is not known."""

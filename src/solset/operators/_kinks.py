@@ -24,17 +24,11 @@ NOISE = 300  # units of rounding of a value that its second difference may be of
 
 @dataclass(frozen=True)
 class Kinked:
-    """The units of one module that stand on a kink.
+    """The units of one module that stand on a kink."""
 
-    Attributes:
-        module: Module in words, or ``"the loss"``.
-        units: Number of its units on a kink, over all points.
-        share: Part of all its units that these are, in (0, 1].
-    """
-
-    module: str
-    units: int
-    share: float
+    module: str  # Module in words, or ``"the loss"``
+    units: int  # Number of its units on a kink, over all points
+    share: float  # Part of all its units that these are, in (0, 1]
 
 
 @dataclass(frozen=True)

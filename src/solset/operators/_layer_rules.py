@@ -28,18 +28,13 @@ GradientRule = Callable[[Tensor, Arguments], Tensor]
 
 @dataclass(frozen=True)
 class Rule:
-    """The per-sample gradients of a function's parameters.
+    """The per-sample gradients of a function's parameters."""
 
-    Attributes:
-        names: Names of the function's arguments, in order.
-        parameters: Gradient rule for each argument that may be a parameter.
-        holds: Test whether the rule covers a call, from its arguments, output and number of samples.
-        scratch: Function for the bytes per sample that a gradient rule writes besides its result.
-    """
-
-    names: tuple[str, ...]
-    parameters: Mapping[str, GradientRule]
+    names: tuple[str, ...]  # Names of the function's arguments, in order
+    parameters: Mapping[str, GradientRule]  # Gradient rule for each argument that may be a parameter
+    # Test whether the rule covers a call, from its arguments, output and number of samples
     holds: Callable[[Arguments, Tensor, int], bool]
+    # Function for the bytes per sample that a gradient rule writes besides its result
     scratch: Callable[[Tensor, Arguments], int] = lambda gradient, arguments: 0  # noqa: ARG005
 
 

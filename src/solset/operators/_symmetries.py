@@ -32,19 +32,12 @@ SHARE = 8  # part of the memory budget that the directions may take
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of one parameter, or one of the equal parts in which modules pack several matrices along it.
+    """One axis of one parameter, or one of its equal parts where modules pack several matrices along it."""
 
-    Attributes:
-        place: Index of the parameter in the layout.
-        dim: Number of the axis.
-        start: First entry of the part.
-        length: Number of its entries.
-    """
-
-    place: int
-    dim: int
-    start: int
-    length: int
+    place: int  # Index of the parameter in the layout
+    dim: int  # Number of the axis
+    start: int  # First entry of the part
+    length: int  # Number of its entries
 
     def of(self, parts: Sequence[Tensor]) -> Tensor:
         """The parameter as a matrix whose rows belong to the entries of the axis."""
@@ -58,17 +51,11 @@ class _Axis:
 
 @dataclass(frozen=True)
 class _Group:
-    """All axes of one length, and the generators that act on pairs of their entries.
+    """All axes of one length, and the generators that act on pairs of their entries."""
 
-    Attributes:
-        axes: Axes that a generator may act on together.
-        length: Number of entries of each axis.
-        rotates: Whether only rotations are looked for, as they keep weight decay.
-    """
-
-    axes: tuple[_Axis, ...]
-    length: int
-    rotates: bool
+    axes: tuple[_Axis, ...]  # Axes that a generator may act on together
+    length: int  # Number of entries of each axis
+    rotates: bool  # Whether only rotations are looked for, as they keep weight decay
 
     @cached_property
     def pairs(self) -> Tensor:

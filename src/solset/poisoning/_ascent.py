@@ -48,40 +48,24 @@ class Ascent:
 
 @dataclass(frozen=True)
 class Climb:
-    """Where the ascent on one linearisation ended.
+    """Where the ascent on one linearisation ended."""
 
-    Attributes:
-        dx: Feasible perturbation, counted from the trained point.
-        weights: Weights by the linearisation, ``(p,)``.
-        value: Goal at these weights.
-        room: First-order rise along the last feasible direction, for a move of the budget's radius.
-        steps: Number of steps taken.
-    """
-
-    dx: Tensor
-    weights: Tensor
-    value: float
-    room: float
-    steps: int
+    dx: Tensor  # Feasible perturbation, counted from the trained point
+    weights: Tensor  # Weights by the linearisation, ``(p,)``
+    value: float  # Goal at these weights
+    room: float  # First-order rise along the last feasible direction, for a move of the budget's radius
+    steps: int  # Number of steps taken
 
 
 @dataclass(frozen=True)
 class Slope:
-    """A goal as a function of the data, by one linearisation: ``ψ(Δx) = φ(w + v(Δx - Δx_0))``.
+    """A goal as a function of the data, by one linearisation: ``ψ(Δx) = φ(w + v(Δx - Δx_0))``."""
 
-    Attributes:
-        problem: The trained point, with its data.
-        goal: Goal ``φ`` of the weights.
-        response: Linear response ``v`` at the base.
-        base: Base ``(Δx_0, w)`` of the linearisation.
-        feasible: Perturbations that the budget allows.
-    """
-
-    problem: Problem
-    goal: Goal
-    response: Response
-    base: BasePoint
-    feasible: FeasibleSet
+    problem: Problem  # The trained point, with its data
+    goal: Goal  # Goal ``φ`` of the weights
+    response: Response  # Linear response ``v`` at the base
+    base: BasePoint  # Base ``(Δx_0, w)`` of the linearisation
+    feasible: FeasibleSet  # Perturbations that the budget allows
 
     def weights(self, dx: Tensor) -> Tensor:
         """The weights ``w + v(Δx - Δx_0)``."""

@@ -49,32 +49,20 @@ class Round:
 
 @dataclass(frozen=True)
 class Progress:
-    """The state between rounds.
+    """The state between rounds."""
 
-    Attributes:
-        base: Perturbation and weights where the next linearisation is made.
-        stride: Share of the radius that the next round may go.
-        course: All rounds so far.
-        reason: Name of the reason to stop; empty while there is none.
-    """
-
-    base: BasePoint
-    stride: float
-    course: tuple[Round, ...]
-    reason: str
+    base: BasePoint  # Perturbation and weights where the next linearisation is made
+    stride: float  # Share of the radius that the next round may go
+    course: tuple[Round, ...]  # All rounds so far
+    reason: str  # Name of the reason to stop; empty while there is none
 
 
 @dataclass(frozen=True)
 class PoisoningFile:
-    """The checkpoint of one search.
+    """The checkpoint of one search."""
 
-    Attributes:
-        checkpoint: The file, or none.
-        like: Tensors named ``dx`` and ``weights``, for sizes, dtype and device.
-    """
-
-    checkpoint: Checkpoint
-    like: Mapping[str, Tensor]
+    checkpoint: Checkpoint  # The file, or none
+    like: Mapping[str, Tensor]  # Tensors named ``dx`` and ``weights``, for sizes, dtype and device
 
     def read(self) -> Progress | None:
         """The state that an earlier search with the same settings stored; ``None`` if there is none."""

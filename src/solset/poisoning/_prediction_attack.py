@@ -20,17 +20,11 @@ from solset.risk import EmpiricalRisk, digest
 
 @dataclass(frozen=True, eq=False)
 class PredictionGap(Goal):
-    """The gap ``f_label - f_rival`` between two outputs of a test input, which is to be lowered.
+    """The gap ``f_label - f_rival`` between two outputs of a test input, which is to be lowered."""
 
-    Attributes:
-        inputs: Test input, ``(1, *input)``.
-        label: Index of the output that is largest now.
-        rival: Index of the output that is to overtake it.
-    """
-
-    inputs: Tensor
-    label: int
-    rival: int
+    inputs: Tensor  # Test input, ``(1, *input)``
+    label: int  # Index of the output that is largest now
+    rival: int  # Index of the output that is to overtake it
 
     def describe(self) -> str:
         """The two outputs, in the network's output units."""
@@ -63,19 +57,13 @@ class PredictionGap(Goal):
 
 @dataclass(frozen=True)
 class Trial:
-    """One radius tried by really solving on the moved data.
+    """One radius tried by really solving on the moved data."""
 
-    Attributes:
-        radius: Radius of the budget.
-        gap: Old label's output minus the largest other output on the moved data; negative if it flipped.
-        linear_gap: Gap to the rival that the linear model at the trained point predicts.
-        status: Outcome of the solve on the moved data; ``inconsistent`` if a method that looks for a solution
-            ended off the set, even if it reported another status.
-    """
-
-    radius: float
-    gap: float
-    linear_gap: float
+    radius: float  # Radius of the budget
+    gap: float  # Old label's output minus the largest other output on the moved data; negative if it flipped
+    linear_gap: float  # Gap to the rival that the linear model at the trained point predicts
+    # Outcome of the solve on the moved data; ``inconsistent`` if a method that looks for a solution ended off
+    # the set, even if it reported another status
     status: Status
 
     @property
@@ -91,24 +79,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Attack:
-    """The perturbation that is tried at a radius: the linear model's maximiser, or one that is designed.
+    """The perturbation that is tried at a radius: the linear model's maximiser, or one that is designed."""
 
-    Attributes:
-        design: Search for perturbations that lower the gap to the rival; without an ascent the maximiser of
-            the linear model takes its place.
-        goal: Gap to the rival.
-        budget: Norm, points and valid features.
-        adjoint: Adjoint gradient of the gap at the trained point.
-        clean_gap: Gap to the rival after solving on the clean data.
-        method: Method that solves on the moved data.
-    """
-
+    # Search for perturbations that lower the gap to the rival; without an ascent the maximiser of the linear
+    # model takes its place
     design: Design
-    goal: PredictionGap
-    budget: Budget
-    adjoint: AdjointGradient
-    clean_gap: float
-    method: Method
+    goal: PredictionGap  # Gap to the rival
+    budget: Budget  # Norm, points and valid features
+    adjoint: AdjointGradient  # Adjoint gradient of the gap at the trained point
+    clean_gap: float  # Gap to the rival after solving on the clean data
+    method: Method  # Method that solves on the moved data
 
     def at(self, radius: float) -> tuple[Trial, Tensor]:
         """The trial at a radius, and its perturbation."""

@@ -25,15 +25,11 @@ class Adjoint:
 
     With ``C`` the data operator of any kind of change, the derivative in its coordinates is ``-Cᵀ y``. Each
     method returns the derivatives of ``k`` goals, or ``None`` with a sentence that says why there are none.
-
-    Attributes:
-        point: Trained point with the network and the data.
-        line: Linearisation from which the solution comes.
-        vectors: Adjoint solutions as columns, ``(m, k)``, for the rows of all outputs where ``A`` are rows.
     """
 
-    point: TrainedPoint
-    line: Linearisation
+    point: TrainedPoint  # Trained point with the network and the data
+    line: Linearisation  # Linearisation from which the solution comes
+    # Adjoint solutions as columns, ``(m, k)``, for the rows of all outputs where ``A`` are rows
     vectors: Tensor
 
     def features(self) -> tuple[Tensor | None, str]:

@@ -48,23 +48,14 @@ STATIONARY = 1e-3  # gradient norm of stationary weights, relative to the terms 
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A trained point that passed the checks.
+    """A trained point that passed the checks."""
 
-    Attributes:
-        risk: Empirical risk at the trained weights.
-        sweep: Results of one pass over all points.
-        output_count: Number of outputs of a point.
-        premises: Premises of certificates that were checked.
-        warns: Whether answers warn of a gradient that is left.
-        gradient_tol: Largest gradient norm at which weights count as stationary.
-    """
-
-    risk: EmpiricalRisk
-    sweep: Sweep
-    output_count: int
-    premises: tuple[Premise, ...]
-    warns: bool
-    gradient_tol: float
+    risk: EmpiricalRisk  # Empirical risk at the trained weights
+    sweep: Sweep  # Results of one pass over all points
+    output_count: int  # Number of outputs of a point
+    premises: tuple[Premise, ...]  # Premises of certificates that were checked
+    warns: bool  # Whether answers warn of a gradient that is left
+    gradient_tol: float  # Largest gradient norm at which weights count as stationary
 
 
 def open_problem(

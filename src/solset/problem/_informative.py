@@ -31,22 +31,14 @@ MAX_GRADIENTS = 200  # the cost of a hundred steps of LSMR
 
 @dataclass
 class InformativeSelection(Selection):
-    """A linearisation on chosen rows of ``J``, solved by their Gram matrix.
+    """A linearisation on chosen rows of ``J``, solved by their Gram matrix."""
 
-    Attributes:
-        map: Interpolating map that is linearised.
-        point: Trained point at which the map is linearised.
-        change: Change whose coordinates are answered.
-        settings: Accuracy to which rows may be left out, and how many are allowed.
-        solver: Solver that keeps the rows and their Gram matrix.
-        stored: Rows and Gram matrix of an earlier run, to go on from; ``None`` chooses rows anew.
-    """
-
-    map: LinearisedMap
-    point: TrainedPoint
-    change: Change
-    settings: InformativeRows
-    solver: Dual
+    map: LinearisedMap  # Interpolating map that is linearised
+    point: TrainedPoint  # Trained point at which the map is linearised
+    change: Change  # Change whose coordinates are answered
+    settings: InformativeRows  # Accuracy to which rows may be left out, and how many are allowed
+    solver: Dual  # Solver that keeps the rows and their Gram matrix
+    # Rows and Gram matrix of an earlier run, to go on from; ``None`` chooses rows anew
     stored: Stored | None = None
 
     def __post_init__(self) -> None:

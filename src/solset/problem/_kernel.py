@@ -38,15 +38,10 @@ SAFETY = 4  # factor above the measured change of the Hessian up to which it exp
 
 @dataclass(frozen=True)
 class _Station:
-    """Weights on the way to a solution.
+    """Weights on the way to a solution."""
 
-    Attributes:
-        risk: Empirical risk at these weights.
-        gradient: Gradient there in float64, ``(p,)``.
-    """
-
-    risk: EmpiricalRisk
-    gradient: Tensor
+    risk: EmpiricalRisk  # Empirical risk at these weights
+    gradient: Tensor  # Gradient there in float64, ``(p,)``
 
     @property
     def size(self) -> float:

@@ -29,20 +29,13 @@ class NewtonStep:
     ``E'``. Where the solver keeps a decomposition of ``H`` in memory, it
     serves every change by the Woodbury identity (see :class:`solset.solvers.Updated`). Any other solver works
     on ``H'`` itself as it would on ``H``, with the same preconditioner.
-
-    Attributes:
-        point: Trained point before the change.
-        line: Linearisation there, of a map whose matrix is symmetric.
-        optimality: The map itself, which gives the matrices of other risks.
-        exchange: Losses that leave and come.
-        changed: Risk after the change, at the trained weights.
     """
 
-    point: TrainedPoint
-    line: Linearisation
-    optimality: LinearisedMap
-    exchange: Exchange
-    changed: EmpiricalRisk
+    point: TrainedPoint  # Trained point before the change
+    line: Linearisation  # Linearisation there, of a map whose matrix is symmetric
+    optimality: LinearisedMap  # The map itself, which gives the matrices of other risks
+    exchange: Exchange  # Losses that leave and come
+    changed: EmpiricalRisk  # Risk after the change, at the trained weights
 
     def answers(self) -> AffineSet:
         """The set of changes ``v`` of the weights. Cost: one gradient over the points concerned."""

@@ -30,19 +30,12 @@ CHECKPOINT, ROWS, GRAM = "derivative.safetensors", "rows.npy", "gram.npy"
 
 @dataclass(frozen=True)
 class Stored:
-    """The parts of a derivative on chosen rows that are stored.
+    """The parts of a derivative on chosen rows that are stored."""
 
-    Attributes:
-        moved: Indices ``K`` of the points that move.
-        choice: Chosen rows of the Jacobian and their importance.
-        prepared: Entries of the rows and their Gram matrix.
-        settings: Accuracy and number of rows that were asked for.
-    """
-
-    moved: list[int]
-    choice: DirectionChoice
-    prepared: GramPrepared
-    settings: InformativeRows
+    moved: list[int]  # Indices ``K`` of the points that move
+    choice: DirectionChoice  # Chosen rows of the Jacobian and their importance
+    prepared: GramPrepared  # Entries of the rows and their Gram matrix
+    settings: InformativeRows  # Accuracy and number of rows that were asked for
 
 
 def store(folder: Path, risk: EmpiricalRisk, derivative: Stored) -> None:

@@ -50,17 +50,11 @@ _PEERS = _HEADS | {
 
 @dataclass(frozen=True)
 class _Words:
-    """What a page says of one kind of change.
+    """What a page says of one kind of change."""
 
-    Attributes:
-        question: Sentence that the page answers, with the number of points as ``{count}``.
-        meaning: Sentences that say what the numbers are.
-        point: Word for one of the points.
-    """
-
-    question: str
-    meaning: str
-    point: str = "Point"
+    question: str  # Sentence that the page answers, with the number of points as ``{count}``
+    meaning: str  # Sentences that say what the numbers are
+    point: str = "Point"  # Word for one of the points
 
     def is_modulus(self, result: Audit) -> bool:
         """Whether the numbers are per unit of a change that may be small."""

@@ -118,15 +118,10 @@ class PointSettings(Settings):
 
 @dataclass(frozen=True, eq=False)
 class PointChanges:
-    """Changes of whole points, by the words for their points.
+    """Changes of whole points, by the words for their points."""
 
-    Attributes:
-        parts: Changes by the words for the points concerned, such as ``"left out"``.
-        sentence_part: Phrase that says what changes, such as "points 3 and 7 left out".
-    """
-
-    parts: Mapping[str, Change]
-    sentence_part: str
+    parts: Mapping[str, Change]  # Changes by the words for the points concerned, such as ``"left out"``
+    sentence_part: str  # Phrase that says what changes, such as "points 3 and 7 left out"
 
     @property
     def whole(self) -> Change:

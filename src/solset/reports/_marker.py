@@ -33,18 +33,14 @@ _LISTED = re.compile(r'"([^"\\/]+)": (?:"([0-9a-f]{64})"|null)')  # also in a fi
 
 @dataclass(frozen=True)
 class Marker:
-    """The content of ``run.json``.
+    """The content of ``run.json``."""
 
-    Attributes:
-        identity: Settings of the run with the digests of its data and weights, and the versions.
-        files: SHA-256 sum of every file of the run by name, stated before the file is put in place; ``None``
-            for a file that checks itself or is not finished.
-        replaced: SHA-256 sum of the earlier content of files that are being replaced. Such a file was not
-            damaged: the run was stopped between stating the new sum and putting the new file in place.
-    """
-
-    identity: Identity
+    identity: Identity  # Settings of the run with the digests of its data and weights, and the versions
+    # SHA-256 sum of every file of the run by name, stated before the file is put in place; ``None`` for a
+    # file that checks itself or is not finished
     files: Mapping[str, str | None] = field(default_factory=dict)
+    # SHA-256 sum of the earlier content of files that are being replaced. Such a file was not damaged: the
+    # run was stopped between stating the new sum and putting the new file in place.
     replaced: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:

@@ -86,17 +86,11 @@ class ChangeSettings(PointSettings):
 
 @dataclass(frozen=True, eq=False)
 class Moves:
-    """Points that move.
+    """Points that move."""
 
-    Attributes:
-        points: Indices of the moved points.
-        inputs: The moved points as they are, ``(|K|, *input)``.
-        directions: Unit directions in which they move, in the same shape.
-    """
-
-    points: list[int]
-    inputs: Tensor
-    directions: Tensor
+    points: list[int]  # Indices of the moved points
+    inputs: Tensor  # The moved points as they are, ``(|K|, *input)``
+    directions: Tensor  # Unit directions in which they move, in the same shape
 
     def stages(
         self,

@@ -25,28 +25,20 @@ LARGEST_SEED = 2**32 - 1  # NumPy's limit, below torch's
 
 @dataclass(frozen=True)
 class Option:
-    """How a field of a settings dataclass appears on the command line.
+    """How a field of a settings dataclass appears on the command line."""
 
-    Attributes:
-        help: Sentence that says what the option is; its default is added to it.
-        flag: Name on the command line, such as ``"--points"``; ``""`` for a field that is no option there.
-        parse: Function from the flag and the text to the value; ``None`` for texts and single numbers.
-        show: Function from the default value to its text on the command line.
-        default_help: Text of a default that is found only when the command runs.
-        choices: Texts that the option accepts; empty where the type of the field says it.
-        is_argument: Whether the option stands by its place, without a flag.
-        is_recorded: Whether the run folder compares the value when a run is resumed.
-        check: Function from the field's name and value that refuses an impossible value.
-    """
-
-    help: str
+    help: str  # Sentence that says what the option is; its default is added to it
+    # Name on the command line, such as ``"--points"``; ``""`` for a field that is no option there
     flag: str = ""
+    # Function from the flag and the text to the value; ``None`` for texts and single numbers
     parse: Callable[[str, str], Any] | None = None
+    # Function from the default value to its text on the command line
     show: Callable[[Any], str] | None = None
-    default_help: str = ""
-    choices: tuple[str, ...] = ()
-    is_argument: bool = False
-    is_recorded: bool = True
+    default_help: str = ""  # Text of a default that is found only when the command runs
+    choices: tuple[str, ...] = ()  # Texts that the option accepts; empty where the type of the field says it
+    is_argument: bool = False  # Whether the option stands by its place, without a flag
+    is_recorded: bool = True  # Whether the run folder compares the value when a run is resumed
+    # Function from the field's name and value that refuses an impossible value
     check: Callable[[str, Any], None] | None = None
 
 

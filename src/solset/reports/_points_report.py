@@ -35,17 +35,11 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Words:
-    """What a page says of the weights that it shows.
+    """What a page says of the weights that it shows."""
 
-    Attributes:
-        what: Noun phrase for these weights, as the subject of a sentence.
-        section: Title of the section.
-        meaning: Sentences that say what the weights are and are not.
-    """
-
-    what: str
-    section: str
-    meaning: str
+    what: str  # Noun phrase for these weights, as the subject of a sentence
+    section: str  # Title of the section
+    meaning: str  # Sentences that say what the weights are and are not
 
 
 ESTIMATED = Words(

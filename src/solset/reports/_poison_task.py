@@ -106,17 +106,11 @@ class PoisonSettings(Settings):
 
 @dataclass(frozen=True)
 class PoisonTask:
-    """What a user's function returned.
+    """What a user's function returned."""
 
-    Attributes:
-        problem: Trained point whose points may move.
-        goal: Goal that the poisoner pursues.
-        train: Training from scratch, if there is one.
-    """
-
-    problem: Problem
-    goal: Goal
-    train: Trainer | None = None
+    problem: Problem  # Trained point whose points may move
+    goal: Goal  # Goal that the poisoner pursues
+    train: Trainer | None = None  # Training from scratch, if there is one
 
     def facts(self) -> dict[str, Any]:
         """What results depend on besides settings and the problem: a run is resumed with the same only.

@@ -26,23 +26,18 @@ Moves = str | EmbeddingOf | None
 
 @dataclass(frozen=True)
 class Door:
-    """How a batch goes into a model, and what is taken out.
+    """How a batch goes into a model, and what is taken out."""
 
-    Attributes:
-        style: Way of passing a batch: ``"whole"`` as one argument, ``"spread"`` a tuple as several,
-            ``"named"`` a dict as keyword arguments.
-        pick: Choice among the outputs; ``None`` takes what the model returns.
-        outputs: Tree of the outputs where the loss takes several tensors; ``None`` for one tensor.
-        lookup: Look-up of an embedding whose output moves; ``None`` if a tensor of the batch moves.
-        moves_target: Whether the target is the input itself and moves with it.
-        learned: Names of the loss's own weights that move; they come beside the outputs, a row per point.
-    """
-
+    # Way of passing a batch: ``"whole"`` as one argument, ``"spread"`` a tuple as several, ``"named"`` a dict
+    # as keyword arguments
     style: str = "whole"
-    pick: Pick = None
+    pick: Pick = None  # Choice among the outputs; ``None`` takes what the model returns
+    # Tree of the outputs where the loss takes several tensors; ``None`` for one tensor
     outputs: Tree | None = None
+    # Look-up of an embedding whose output moves; ``None`` if a tensor of the batch moves
     lookup: Lookup | None = None
-    moves_target: bool = False
+    moves_target: bool = False  # Whether the target is the input itself and moves with it
+    # Names of the loss's own weights that move; they come beside the outputs, a row per point
     learned: tuple[str, ...] = ()
 
     def call(self, model: nn.Module, state: Mapping[str, Tensor], points: Points, inputs: Tensor) -> Any:

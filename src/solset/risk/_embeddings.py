@@ -14,12 +14,9 @@ from solset.errors import bad_value
 
 @dataclass(frozen=True)
 class EmbeddingOf:
-    """What moves is the output of an embedding layer; made by :func:`embedding_of`.
+    """What moves is the output of an embedding layer; made by :func:`embedding_of`."""
 
-    Attributes:
-        name: Name of the token ids in the batch, or of the layer in the model; ``None`` for the only ids.
-    """
-
+    # Name of the token ids in the batch, or of the layer in the model; ``None`` for the only ids
     name: str | None = None
 
 
@@ -42,19 +39,12 @@ def embedding_of(name: str | None = None) -> EmbeddingOf:
 
 @dataclass(frozen=True)
 class Lookup:
-    """One call of an embedding layer in a forward pass.
+    """One call of an embedding layer in a forward pass."""
 
-    Attributes:
-        weight: Name of the layer's weight in the model.
-        order: Number of calls with this weight before it.
-        shape: Shape of the output for one point.
-        reads: Name of the ids in the batch; ``None`` if the model makes them itself.
-    """
-
-    weight: str
-    order: int
-    shape: tuple[int, ...]
-    reads: str | None = None
+    weight: str  # Name of the layer's weight in the model
+    order: int  # Number of calls with this weight before it
+    shape: tuple[int, ...]  # Shape of the output for one point
+    reads: str | None = None  # Name of the ids in the batch; ``None`` if the model makes them itself
 
     def displaced(self, displacement: Tensor, state: Mapping[str, Tensor]) -> "Displaced":
         """A context in which this call gives its output plus a displacement.

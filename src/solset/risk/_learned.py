@@ -25,18 +25,13 @@ class LearnedLoss:
 
     All rows are equal where the network is called. Where losses of single points are differentiated, each
     point has its own row, so that the loss stays a sum over points.
-
-    Attributes:
-        loss: The user's module of outputs and targets.
-        shapes: Shapes of its weights that move, by their names in that module.
-        held: Values of all weights of the module; those that move are taken from here while ``is_held``.
-        is_held: Whether all weights are held, as they are while it is found out what the loss is.
     """
 
-    loss: nn.Module
-    shapes: Mapping[str, tuple[int, ...]]
+    loss: nn.Module  # The user's module of outputs and targets
+    shapes: Mapping[str, tuple[int, ...]]  # Shapes of its weights that move, by their names in that module
+    # Values of all weights of the module; those that move are taken from here while ``is_held``
     held: Mapping[str, Tensor]
-    is_held: bool = True
+    is_held: bool = True  # Whether all weights are held, as they are while it is found out what the loss is
 
     def __call__(self, given: tuple[Any, Tensor], targets: Any) -> Tensor:
         """The loss of a batch.

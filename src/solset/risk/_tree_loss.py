@@ -13,19 +13,12 @@ from solset.risk._weighed import WeighedLoss
 
 @dataclass(frozen=True)
 class TreeLoss:
-    """A user's loss that takes several outputs or targets, as a function of their rows.
+    """A user's loss that takes several outputs or targets, as a function of their rows."""
 
-    Attributes:
-        loss: The user's function of outputs and targets.
-        outputs: Tree of the outputs; ``None`` for one tensor.
-        targets: Tree of the targets; ``None`` for one tensor.
-        moves_target: Whether the second of the outputs stands for the target.
-    """
-
-    loss: Callable[..., Tensor]
-    outputs: Tree | None
-    targets: Tree | None
-    moves_target: bool = False
+    loss: Callable[..., Tensor]  # The user's function of outputs and targets
+    outputs: Tree | None  # Tree of the outputs; ``None`` for one tensor
+    targets: Tree | None  # Tree of the targets; ``None`` for one tensor
+    moves_target: bool = False  # Whether the second of the outputs stands for the target
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch.

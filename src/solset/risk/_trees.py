@@ -18,19 +18,12 @@ from solset.errors import bad_type, bad_value
 
 @dataclass(frozen=True)
 class Leaf:
-    """The place of one tensor of a tree among the columns of a row.
+    """The place of one tensor of a tree among the columns of a row."""
 
-    Attributes:
-        name: Path of the tensor in its tree, such as ``"input_ids"`` or ``"0.image"``.
-        shape: Shape of the tensor for one point.
-        dtype: Type of the tensor's entries.
-        start: Index of the first column.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    start: int
+    name: str  # Path of the tensor in its tree, such as ``"input_ids"`` or ``"0.image"``
+    shape: tuple[int, ...]  # Shape of the tensor for one point
+    dtype: torch.dtype  # Type of the tensor's entries
+    start: int  # Index of the first column
 
     @property
     def stop(self) -> int:
@@ -57,17 +50,12 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Tree:
-    """The shape of a tree of tensors, without their entries.
+    """The shape of a tree of tensors, without their entries."""
 
-    Attributes:
-        structure: Nesting of dicts, tuples and lists.
-        parts: Tensors of the tree in its order, or the constants (numbers, texts, ``None``) between them.
-        width: Number of columns of a row.
-    """
-
-    structure: TreeSpec
+    structure: TreeSpec  # Nesting of dicts, tuples and lists
+    # Tensors of the tree in its order, or the constants (numbers, texts, ``None``) between them
     parts: tuple[Any, ...]
-    width: int
+    width: int  # Number of columns of a row
 
     @property
     def leaves(self) -> list[Leaf]:

@@ -173,17 +173,11 @@ def one_by_one(loss: Loss, outputs: Tensor, targets: Tensor, *, is_batched: bool
 
 @dataclass(frozen=True)
 class PointWeights:
-    """Weights ``α_i`` with which a loss of all points is ``Σ α_i ℓ_i``.
+    """Weights ``α_i`` with which a loss of all points is ``Σ α_i ℓ_i``."""
 
-    Attributes:
-        alpha: Weight of each point, ``(n,)``; 0 for one that is ignored.
-        scales: Whether the loss of a batch is ``Σ α_i ℓ_i / Σ α_i`` over its points, as tried on some.
-        is_batched: Whether :func:`torch.vmap` takes the loss.
-    """
-
-    alpha: Tensor
-    scales: bool
-    is_batched: bool
+    alpha: Tensor  # Weight of each point, ``(n,)``; 0 for one that is ignored
+    scales: bool  # Whether the loss of a batch is ``Σ α_i ℓ_i / Σ α_i`` over its points, as tried on some
+    is_batched: bool  # Whether :func:`torch.vmap` takes the loss
 
 
 def point_weights(

@@ -18,12 +18,9 @@ class Polar(ConvexSet):
     """The polar ``K* = {v : ⟨v, u⟩ ≤ 0 for all u ∈ K}`` of a closed convex cone.
 
     Its projection is Moreau's: ``v`` minus the projection on ``K``.
-
-    Attributes:
-        cone: Closed convex cone ``K``.
     """
 
-    cone: ConvexSet
+    cone: ConvexSet  # Closed convex cone ``K``
 
     @property
     def size(self) -> int:
@@ -36,13 +33,9 @@ class Polar(ConvexSet):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Subspace(ConvexSet):
-    """The direction space ``ker A`` of an affine set.
+    """The direction space ``ker A`` of an affine set."""
 
-    Attributes:
-        affine: Affine set with that direction space.
-    """
-
-    affine: AffineSet
+    affine: AffineSet  # Affine set with that direction space
 
     @property
     def size(self) -> int:

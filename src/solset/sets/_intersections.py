@@ -95,14 +95,10 @@ class BoxedCone(ConvexSet):
 
     It is the tangent cone of a :class:`BoxedBall` where both bounds are active: the cone of an intersection
     is the intersection of the cones if the set has an interior (Rockafellar & Wets, theorem 6.42).
-
-    Attributes:
-        box: Tangent cone of the box, with bounds 0 or infinite.
-        halfspace: Tangent cone of the ball, ``⟨n, v⟩ ≤ 0``.
     """
 
-    box: Box
-    halfspace: Halfspace
+    box: Box  # Tangent cone of the box, with bounds 0 or infinite
+    halfspace: Halfspace  # Tangent cone of the ball, ``⟨n, v⟩ ≤ 0``
 
     @property
     def size(self) -> int:

@@ -19,19 +19,12 @@ Product = Callable[[Tensor], Tensor]
 
 @dataclass
 class Iterates:
-    """Where the columns of a block ended.
+    """Where the columns of a block ended."""
 
-    Attributes:
-        value: Last iterate of each column, ``(p, k)``.
-        steps: Number of steps that each column took, ``(k,)``.
-        is_stopped: Whether the column stopped for a reason other than its limit of steps, ``(k,)``.
-        is_indefinite: Whether the column met negative curvature, ``(k,)``.
-    """
-
-    value: Tensor
-    steps: Tensor
-    is_stopped: Tensor
-    is_indefinite: Tensor
+    value: Tensor  # Last iterate of each column, ``(p, k)``
+    steps: Tensor  # Number of steps that each column took, ``(k,)``
+    is_stopped: Tensor  # Whether the column stopped for a reason other than its limit of steps, ``(k,)``
+    is_indefinite: Tensor  # Whether the column met negative curvature, ``(k,)``
 
     @classmethod
     def like(cls, rhs: Tensor, size: int) -> "Iterates":

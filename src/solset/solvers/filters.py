@@ -47,10 +47,6 @@ class MinimumNorm(Filter):
 class GradientFlow(Filter):
     """The element that training of a stated duration reaches: ``φ(s) = (1 - (1 - ηs)^k) / s``, ``φ(0) = ηk``.
 
-    Attributes:
-        steps: Number ``k`` of gradient-descent steps.
-        learning_rate: Learning rate ``η``, for the loss as reduced.
-
     Notes:
         Meaningful only where ``|1 - ηs| ≤ 1`` for the largest eigenvalue; beyond it descent itself
         diverges, and so does the filter: sets refuse the element.
@@ -61,8 +57,8 @@ class GradientFlow(Filter):
         tensor([0.1000, 0.1000])
     """
 
-    steps: int
-    learning_rate: float
+    steps: int  # Number ``k`` of gradient-descent steps
+    learning_rate: float  # Learning rate ``η``, for the loss as reduced
 
     def __post_init__(self) -> None:
         within("steps", self.steps, 0, cure="Count the steps taken.")
@@ -98,19 +94,16 @@ class Recipe(Filter):
     flows in the metric ``P = 1 / (√v̂ + ε)`` of their own state. Negative eigenvalues count as zero:
     the flow would grow exponentially along them, and a training that leaves them does not.
 
-    Attributes:
-        length: Duration ``t`` of training, the sum of its learning rates.
-        decay: Decoupled weight decay ``λ`` as in AdamW, one number or one for each weight ``(p,)``. A decay
-            that is part of the gradient, as in SGD and Adam, belongs to the problem.
-        scale: Diagonal ``P`` of the preconditioner, ``(p,)``; ``None`` for none. Weights with 0 are held.
-
     Example:
         >>> Recipe(length=2.0)(torch.tensor([0.0, -1.0, 1e9]), torch.ones(3, dtype=torch.bool))
         tensor([2.0000e+00, 2.0000e+00, 1.0000e-09])
     """
 
-    length: float
+    length: float  # Duration ``t`` of training, the sum of its learning rates
+    # Decoupled weight decay ``λ`` as in AdamW, one number or one for each weight ``(p,)``. A decay that is
+    # part of the gradient, as in SGD and Adam, belongs to the problem.
     decay: float | Tensor = 0.0
+    # Diagonal ``P`` of the preconditioner, ``(p,)``; ``None`` for none. Weights with 0 are held.
     scale: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -189,13 +182,10 @@ class Recipe(Filter):
 @checked
 @dataclass(frozen=True)
 class Tikhonov(Filter):
-    """``φ(s) = 1 / (s + damping)``.
+    """``φ(s) = 1 / (s + damping)``."""
 
-    Attributes:
-        damping: Number that is added to every eigenvalue, in units of the Hessian (of ``AAᵀ`` for a
-            rectangular system); it must be small against the eigenvalues that carry the answer.
-    """
-
+    # Number that is added to every eigenvalue, in units of the Hessian (of ``AAᵀ`` for a rectangular system);
+    # it must be small against the eigenvalues that carry the answer
     damping: float
 
     def __post_init__(self) -> None:
@@ -209,12 +199,9 @@ class Tikhonov(Filter):
 @checked
 @dataclass(frozen=True)
 class RankCut(Filter):
-    """``φ(s) = 1/s`` for ``|s| > tolerance · max|s|`` and 0 below.
+    """``φ(s) = 1/s`` for ``|s| > tolerance · max|s|`` and 0 below."""
 
-    Attributes:
-        tolerance: Size relative to the largest eigenvalue, in [0, 1), up to which eigenvalues count as zero.
-    """
-
+    # Size relative to the largest eigenvalue, in [0, 1), up to which eigenvalues count as zero
     tolerance: float
 
     def __post_init__(self) -> None:
@@ -249,13 +236,9 @@ class Values(Filter):
 
 @dataclass(frozen=True)
 class Shifted(Filter):
-    """``φ(s) = 1/(s + shift)`` on the range, and 0 on the kernel.
+    """``φ(s) = 1/(s + shift)`` on the range, and 0 on the kernel."""
 
-    Attributes:
-        shift: Number that is added to every eigenvalue, of any sign.
-    """
-
-    shift: float
+    shift: float  # Number that is added to every eigenvalue, of any sign
 
     def __call__(self, eigenvalues: Tensor, is_nonzero: Tensor) -> Tensor:
         """``1/(s + shift)`` where ``s`` counts as non-zero."""

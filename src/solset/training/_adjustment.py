@@ -29,15 +29,11 @@ _LINEAR_IN_RATE = _DECAYS[:-1]  # ASGD keeps a rate in its state
 
 @dataclass(frozen=True)
 class Adjustment:
-    """What was changed in the settings of an optimizer, or a change of them.
+    """What was changed in the settings of an optimizer, or a change of them."""
 
-    Attributes:
-        decays: Change of the weight decay of each group of parameters; empty where none changes.
-        rate: Relative change of the learning rate of every step.
-    """
-
+    # Change of the weight decay of each group of parameters; empty where none changes
     decays: tuple[float, ...] = ()
-    rate: float = 0.0
+    rate: float = 0.0  # Relative change of the learning rate of every step
 
     def __bool__(self) -> bool:
         return bool(self.decays) or self.rate != 0.0

@@ -108,17 +108,11 @@ def _small_move(training: "Training") -> Change:
 
 @dataclass(frozen=True, eq=False)
 class Varied:
-    """A factory of the same optimizers with other numbers in their groups.
+    """A factory of the same optimizers with other numbers in their groups."""
 
-    Attributes:
-        make: Factory of the recipe as it is.
-        rate: Factor of every learning rate.
-        eps: Smallest ``ε`` that a group may have; ``None`` leaves it.
-    """
-
-    make: MakeOptimizer
-    rate: float = 1.0
-    eps: float | None = None
+    make: MakeOptimizer  # Factory of the recipe as it is
+    rate: float = 1.0  # Factor of every learning rate
+    eps: float | None = None  # Smallest ``ε`` that a group may have; ``None`` leaves it
 
     def __call__(self, parameters: list[Any]) -> Optimizer:
         """The optimizer of these parameters."""
@@ -132,13 +126,9 @@ class Varied:
 
 @dataclass(frozen=True, eq=False)
 class Smoothed:
-    """A factory of the same models with a smooth activation in the place of those with kinks.
+    """A factory of the same models with a smooth activation in the place of those with kinks."""
 
-    Attributes:
-        make: Factory of the model as it is, or the model.
-    """
-
-    make: MakeModel
+    make: MakeModel  # Factory of the model as it is, or the model
 
     def __call__(self, seed: int) -> nn.Module:
         """The model from this seed."""

@@ -20,17 +20,12 @@ _SCHEDULE = "Take one that depends on the number of steps alone, with room for a
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where a run was left, between two steps.
+    """Where a run was left, between two steps."""
 
-    Attributes:
-        step: Number of steps that were taken.
-        epoch_start: States of the random generators before the batches of the last epoch were drawn.
-        now: States of the random generators after the last step.
-    """
-
-    step: int
+    step: int  # Number of steps that were taken
+    # States of the random generators before the batches of the last epoch were drawn
     epoch_start: tuple[Tensor, ...]
-    now: tuple[Tensor, ...]
+    now: tuple[Tensor, ...]  # States of the random generators after the last step
 
 
 class Batches:

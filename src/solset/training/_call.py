@@ -11,16 +11,12 @@ from solset.risk import Pick, called, picked
 
 @dataclass(frozen=True)
 class Call:
-    """A call of the model on a batch.
+    """A call of the model on a batch."""
 
-    Attributes:
-        style: Way of passing a batch: ``"whole"`` as one argument, ``"spread"`` a tuple as several,
-            ``"named"`` a dict as keyword arguments.
-        pick: Choice among the outputs; ``None`` takes what the model returns.
-    """
-
+    # Way of passing a batch: ``"whole"`` as one argument, ``"spread"`` a tuple as several, ``"named"`` a dict
+    # as keyword arguments
     style: str
-    pick: Pick
+    pick: Pick  # Choice among the outputs; ``None`` takes what the model returns
 
     def __call__(self, model: nn.Module, inputs: Any) -> Any:
         """The outputs of the model as it is.

@@ -18,32 +18,22 @@ from solset.training._entry import Entry
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Points that go through the model together.
+    """Points that go through the model together."""
 
-    Attributes:
-        inputs: Inputs of the points, as trees with a row per point.
-        targets: Targets of the points.
-        labels: Targets in which some are exchanged for labels to which points are on their way; ``None``
-            where none is on its way.
-    """
-
-    inputs: Any
-    targets: Any
+    inputs: Any  # Inputs of the points, as trees with a row per point
+    targets: Any  # Targets of the points
+    # Targets in which some are exchanged for labels to which points are on their way; ``None`` where none is
+    # on its way
     labels: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The points of one step: those that the recipe drew, then those of each addition to the training.
+    """The points of one step: those that the recipe drew, then those of each addition to the training."""
 
-    Attributes:
-        parts: Groups of points that go through the model together.
-        factors: Factor of each point's loss, ``(b,)``; ``None`` where every factor is 1.
-        shares: Share of the new label in each point's loss, ``(b,)``; ``None`` where no label is on its way.
-    """
-
-    parts: tuple[Part, ...]
-    factors: Tensor | None
+    parts: tuple[Part, ...]  # Groups of points that go through the model together
+    factors: Tensor | None  # Factor of each point's loss, ``(b,)``; ``None`` where every factor is 1
+    # Share of the new label in each point's loss, ``(b,)``; ``None`` where no label is on its way
     shares: Tensor | None
 
     @property
@@ -83,30 +73,24 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Training points with what was changed in them.
+    """Training points with what was changed in them."""
 
-    Attributes:
-        source: Reader of the points, whose inputs may be trees of tensors.
-        moving: Path of the tensor in the inputs that may move; empty for inputs that are one tensor, ``None``
-            where no tensor is of real numbers.
-        moved: Change of the features of moved points, by index.
-        factors: Factor of each point's loss, ``(n + k,)``; ``None`` where every factor is 1.
-        targets: Target of relabelled points, by index.
-        labels: New label of points on their way to it, and its share in their loss, by index.
-        added: Inputs and targets of the ``k`` points that joined, numbered after the others.
-        groups: Number of the first point of each addition; those of one go through the model together.
-        entry: Rule by which points that join enter the batches; ``None`` where they cannot.
-    """
-
-    source: Source
+    source: Source  # Reader of the points, whose inputs may be trees of tensors
+    # Path of the tensor in the inputs that may move; empty for inputs that are one tensor, ``None`` where no
+    # tensor is of real numbers
     moving: str | None
+    # Change of the features of moved points, by index
     moved: Mapping[int, Tensor] = field(default_factory=dict)
+    # Factor of each point's loss, ``(n + k,)``; ``None`` where every factor is 1
     factors: Tensor | None = None
-    targets: Mapping[int, Tensor] = field(default_factory=dict)
+    targets: Mapping[int, Tensor] = field(default_factory=dict)  # Target of relabelled points, by index
+    # New label of points on their way to it, and its share in their loss, by index
     labels: Mapping[int, tuple[Tensor, float]] = field(default_factory=dict)
+    # Inputs and targets of the ``k`` points that joined, numbered after the others
     added: tuple[Any, Any] | None = None
+    # Number of the first point of each addition; those of one go through the model together
     groups: tuple[int, ...] = ()
-    entry: Entry | None = None
+    entry: Entry | None = None  # Rule by which points that join enter the batches; ``None`` where they cannot
 
     def __len__(self) -> int:
         return self.drawn + (0 if self.added is None else _count(self.added[0]))

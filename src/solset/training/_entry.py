@@ -12,16 +12,11 @@ class Entry:
     Each new point joins one batch of every epoch: one that is drawn from the seed and the number of the epoch
     where the recipe shuffles, and the last one where it does not. The order of all others stays, so that a
     new point with factor 0 changes nothing. What is drawn for a point does not depend on those after it.
-
-    Attributes:
-        seed: Seed of the recipe.
-        batches: Number of batches of an epoch.
-        shuffle: Whether the recipe takes the points in a new order in each epoch.
     """
 
-    seed: int
-    batches: int
-    shuffle: bool
+    seed: int  # Seed of the recipe
+    batches: int  # Number of batches of an epoch
+    shuffle: bool  # Whether the recipe takes the points in a new order in each epoch
 
     def at(self, step: int, count: int) -> list[int]:
         """The numbers of the new points that take part in a step.

@@ -289,15 +289,10 @@ def differentiable_slots(slots: Sequence[Slots], parameters: Sequence[Tensor]) -
 
 @dataclass(frozen=True, eq=False)
 class Continued:
-    """A factory of optimizers that start from the state of a checkpoint.
+    """A factory of optimizers that start from the state of a checkpoint."""
 
-    Attributes:
-        make: Function of the parameters that returns an optimizer that starts anew.
-        state: State dict of the optimizer whose work goes on.
-    """
-
-    make: MakeOptimizer
-    state: dict[str, Any]
+    make: MakeOptimizer  # Function of the parameters that returns an optimizer that starts anew
+    state: dict[str, Any]  # State dict of the optimizer whose work goes on
 
     def __call__(self, parameters: list[Any]) -> Optimizer:
         """An optimizer with its own learning rates and the state of the checkpoint.

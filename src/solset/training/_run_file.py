@@ -21,17 +21,12 @@ SHARE = 20.0  # times the last write that training goes on before the next
 
 @dataclass(eq=False)
 class RunFile:
-    """The checkpoint of a run.
+    """The checkpoint of a run."""
 
-    Attributes:
-        checkpoint: The file, or none.
-        due: Time of the next write, by the clock of ``time.monotonic``.
-        written: Number of steps in the file.
-    """
-
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint  # The file, or none
+    # Time of the next write, by the clock of ``time.monotonic``
     due: float = field(default_factory=lambda: time.monotonic() + SECONDS)
-    written: int = 0
+    written: int = 0  # Number of steps in the file
 
     def resume(self, tape: Tape, model: nn.Module, optimizer: Optimizer) -> Place | None:
         """Puts model, optimizer and tape back to where an earlier call was left; ``None`` if there is none.

@@ -23,24 +23,17 @@ _LOSS = "Give classes as torch.long from 0 on, and real targets in the shape and
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """The parts of a training that are the same in every step.
+    """The parts of a training that are the same in every step."""
 
-    Attributes:
-        loss: Function ``(outputs, targets) -> scalar``, a mean over the points of a batch.
-        call: Call of the model on a batch.
-        data: Training points, with all that was changed in them.
-        clip_norm: Norm to which the gradient of a batch is clipped; ``None`` clips nothing.
-        augment: Function of a batch of inputs that returns changed inputs; ``None`` changes nothing.
-        pair: Function that makes a copy of the model in training mode, and an optimizer of it.
-        adjustment: Change of the settings of the optimizer, none by default.
-    """
-
-    loss: Loss
-    call: Call
-    data: Data
-    clip_norm: float | None
+    loss: Loss  # Function ``(outputs, targets) -> scalar``, a mean over the points of a batch
+    call: Call  # Call of the model on a batch
+    data: Data  # Training points, with all that was changed in them
+    clip_norm: float | None  # Norm to which the gradient of a batch is clipped; ``None`` clips nothing
+    # Function of a batch of inputs that returns changed inputs; ``None`` changes nothing
     augment: Callable[[Any], Any] | None
+    # Function that makes a copy of the model in training mode, and an optimizer of it
     pair: Callable[[], tuple[nn.Module, Optimizer]]
+    # Change of the settings of the optimizer, none by default
     adjustment: Adjustment = field(default_factory=Adjustment)
 
     def outputs(self, batch: Batch, call: Callable[[Any], Any], device: torch.device) -> list[Any]:

@@ -15,17 +15,12 @@ Settings = list[dict[str, Any]]
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Everything that a step of a training depends on, beside the data and the recipe.
+    """Everything that a step of a training depends on, beside the data and the recipe."""
 
-    Attributes:
-        parameters: Values of the trained parameters, by name.
-        buffers: Values of the buffers, such as the running statistics of BatchNorm, by name.
-        slots: State of the optimizer for each trained parameter, in the same order.
-    """
-
-    parameters: Mapping[str, Tensor]
+    parameters: Mapping[str, Tensor]  # Values of the trained parameters, by name
+    # Values of the buffers, such as the running statistics of BatchNorm, by name
     buffers: Mapping[str, Tensor]
-    slots: Sequence[Slots]
+    slots: Sequence[Slots]  # State of the optimizer for each trained parameter, in the same order
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -28,52 +28,34 @@ _MEAN = 1e-4  # relative difference of a recorded loss and the mean of its point
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What was written down about one step while training.
+    """What was written down about one step while training."""
 
-    Attributes:
-        batch: Indices of the points that the recipe drew.
-        step: Number of the step, from 0.
-        settings: Numbers of the optimizer's groups, before any change of them.
-        randomness: States of the random generators before the step.
-        loss: Loss of the batch.
-    """
-
-    batch: list[int]
-    step: int
-    settings: Settings
-    randomness: tuple[Tensor, ...]
-    loss: float
+    batch: list[int]  # Indices of the points that the recipe drew
+    step: int  # Number of the step, from 0
+    settings: Settings  # Numbers of the optimizer's groups, before any change of them
+    randomness: tuple[Tensor, ...]  # States of the random generators before the step
+    loss: float  # Loss of the batch
 
 
 @dataclass(frozen=True, eq=False)
 class Slope:
-    """A change of the state (tangent), or the derivative of a goal in the state (cotangent).
+    """A change of the state (tangent), or the derivative of a goal in the state (cotangent)."""
 
-    Attributes:
-        parameters: One tensor for each block of trained parameters.
-        slots: Tensors of the optimizer's state, by place of the block and name; a missing one is zero.
-        buffers: Tensors of the running statistics, by name; a missing one is zero.
-    """
-
-    parameters: list[Tensor]
+    parameters: list[Tensor]  # One tensor for each block of trained parameters
+    # Tensors of the optimizer's state, by place of the block and name; a missing one is zero
     slots: Mapping[tuple[int, str], Tensor]
-    buffers: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]  # Tensors of the running statistics, by name; a missing one is zero
 
 
 @dataclass(frozen=True, eq=False)
 class BatchSlope:
-    """A change of a batch, or the derivative of a goal in it; ``None`` where there is none.
+    """A change of a batch, or the derivative of a goal in it; ``None`` where there is none."""
 
-    Attributes:
-        features: Tensor like the inputs, ``(b, *input)``; only for inputs of floating numbers.
-        targets: Tensor like the targets, ``(b, ...)``; only for targets of floating numbers.
-        factors: Tensor with one number per point, ``(b,)``; only for a loss that is a mean over points.
-        shares: Tensor with one number per point, ``(b,)``, for points on their way to new labels.
-    """
-
-    features: Tensor | None
-    targets: Tensor | None
+    features: Tensor | None  # Tensor like the inputs, ``(b, *input)``; only for inputs of floating numbers
+    targets: Tensor | None  # Tensor like the targets, ``(b, ...)``; only for targets of floating numbers
+    # Tensor with one number per point, ``(b,)``; only for a loss that is a mean over points
     factors: Tensor | None
+    # Tensor with one number per point, ``(b,)``, for points on their way to new labels
     shares: Tensor | None = None
 
     @property
@@ -84,15 +66,10 @@ class BatchSlope:
 
 @dataclass(frozen=True, eq=False)
 class RuleSlope:
-    """The derivative of a goal in the settings of the optimizer's rule at one step.
+    """The derivative of a goal in the settings of the optimizer's rule at one step."""
 
-    Attributes:
-        decay: Derivative in the weight decay of all groups that decay.
-        rate: Derivative in a relative change of the learning rate.
-    """
-
-    decay: float
-    rate: float
+    decay: float  # Derivative in the weight decay of all groups that decay
+    rate: float  # Derivative in a relative change of the learning rate
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,18 +16,12 @@ from solset.training._step import Record
 
 @dataclass(eq=False)
 class Tape:
-    """The record of a training: every step, and the state before every ``stride``-th of them.
+    """The record of a training: every step, and the state before every ``stride``-th of them."""
 
-    Attributes:
-        stride: Number of steps from one kept state to the next.
-        folder: Folder for the kept states; ``None`` keeps them in memory.
-        records: Record of each step, from the first on.
-        states: Kept states by step; on the disk only what is no tensor stays in memory.
-    """
-
-    stride: int
-    folder: Path | None = None
-    records: list[Record] = field(default_factory=list)
+    stride: int  # Number of steps from one kept state to the next
+    folder: Path | None = None  # Folder for the kept states; ``None`` keeps them in memory
+    records: list[Record] = field(default_factory=list)  # Record of each step, from the first on
+    # Kept states by step; on the disk only what is no tensor stays in memory
     states: dict[int, Any] = field(default_factory=dict)
 
     @property
