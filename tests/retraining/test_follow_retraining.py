@@ -1,12 +1,14 @@
 """Retraining followed in time, against real gradient descent and closed forms."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Move, Problem, SolsetWarning, retrain
+from solset import Move, Problem, Remove, Reweight, SolsetWarning, retrain
 from solset.courses import Course, StopReason
-from solset.retraining import GradientDescent, follow_retraining
+from solset.retraining import LBFGS, GradientDescent, follow_retraining
 from solset.solvers import filters
 
 pytestmark = pytest.mark.filterwarnings("ignore:the retraining")
@@ -237,3 +239,45 @@ def test_a_residual_counts_in_the_defect(steps):
     assert error <= 0.1
     with pytest.warns(SolsetWarning, match=r"its largest defect is .* where 0\.05 is allowed"):
         follow_retraining(problem, change, steps=steps, learning_rate=0.05, max_builds=1)
+
+
+@pytest.fixture(scope="module")
+def decayed() -> tuple[nn.Sequential, Tensor, Tensor, Problem]:
+    """A small network at a minimum with weight decay, whose directions of little curvature move slowly."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 3, generator=g, dtype=torch.float64)
+    y = torch.sin(x.sum(1, keepdim=True))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 12), nn.Tanh(), nn.Linear(12, 1)).double().eval()
+    start = Problem(model, nn.MSELoss(), x, y, weight_decay=1e-3, gradient_tol=float("inf"))
+    end = retrain(start, Move(None, torch.zeros_like(x)), method=LBFGS(gradient_tol=1e-5))
+    nn.utils.vector_to_parameters(end.weights, model.parameters())
+    return model, x, y, Problem(model, nn.MSELoss(), x, y, weight_decay=1e-3)
+
+
+FACTORED = [Reweight([1, 5], [3.0, -0.5]), Remove([1, 5])]
+
+
+def test_the_defect_tells_weights_that_are_far_off_where_the_gradient_is_small(decayed):
+    *_, problem = decayed
+    real = retrain(problem, FACTORED[0], method=GradientDescent(2000, 0.1))
+    for builds in (1, 8):
+        course = follow_retraining(problem, FACTORED[0], steps=2000, learning_rate=0.1, max_builds=builds)
+        off = float((course.change - real.change).norm() / real.change.norm())
+        assert off <= 0.03 if builds == 8 else off > 0.1
+        assert course.end.error >= off
+
+
+@pytest.mark.parametrize("change", FACTORED, ids=repr)
+def test_losses_of_points_whose_factors_change_are_those_of_the_points(decayed, change):
+    model, x, y, problem = decayed
+    course = follow_retraining(problem, change, steps=20, learning_rate=0.1)
+    factors = torch.ones(8, dtype=torch.float64)
+    factors[[1, 5]] = 0.0 if isinstance(change, Remove) else factors.new_tensor([4.0, 0.5])
+    for station, weights in zip(course.stations, course.trail, strict=True):
+        nn.utils.vector_to_parameters(weights, (there := deepcopy(model)).parameters())
+        losses = (there(x) - y).square().squeeze(1).detach()
+        assert station.moved_loss == pytest.approx(float(losses[[1, 5]].mean()), rel=1e-10)
+        assert station.all_loss == pytest.approx(float(factors @ losses / factors.sum()), rel=1e-10)
+    ratio = course.end.residual / course.stations[0].residual
+    assert f"the gradient there is {ratio:.2g} of that at the start" in course.message

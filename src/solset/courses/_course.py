@@ -37,7 +37,7 @@ class Station(Result):
         place: Place ``τ`` in [0, 1] along the change, or number of gradient-descent steps taken.
         moved_loss: Mean loss of the moved points, per example, without weight decay. Where factors or class
             labels change it is that of the points as they were before, whatever they count on the way.
-        all_loss: Mean loss of all points, per example, without weight decay.
+        all_loss: Mean loss of all points as they count there, per example, without weight decay.
         residual: Distance from the set: the largest error of an output that is kept, or the norm of the
             gradient of the risk. Along a retraining it is the gradient norm.
         length: Length of the course from its start, in weight units.
@@ -46,8 +46,8 @@ class Station(Result):
         rows: Number of rows of ``J`` in use; 0 where none are.
         error: Estimated error of this step along the set, in weight units, which no residual shows; at an
             isolated solution, what the last correction left. Along a retraining it is the defect of the
-            segment that contains the station: the distance of gradient and loss's slopes from their
-            linearisation at the end of the segment, relative to those at its start, without unit.
+            segment that contains the station, without unit, as :func:`solset.retraining.follow_retraining`
+            defines it at ``max_defect``.
         gradients: Cost from the start, in gradients of all points.
         held: Number of activations that the path holds at their kinks there.
     """

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from solset.changes import Change
-from solset.courses import Meter, Slopes, State, Station, StopReason
+from solset.courses import Meter, Slopes, State, Station, StopReason, stated_losses
 from solset.errors import Status, bad_value
 from solset.linalg import Identity, LinearOperator, SmallestEigenvalue, smallest_eigenpair
 from solset.operators import GaussNewtonInverse, Hessian, InformativeInverse
@@ -297,13 +297,7 @@ class IsolatedSteps:
         if risk.is_whole:  # a point has no loss of its own
             of_moved, of_all = float("nan"), risk.without_regularisation().value()
         else:
-            losses = risk.losses()
-            watched = self._points or range(len(losses))
-            of_moved, of_all = float(losses[watched].mean()), float(losses.mean())
-            if not self._change.moves_data(self._risk):  # points do not count alike on the way
-                of_all = risk.without_regularisation().value()
-                before = self._risk.at(risk.weights)
-                of_moved = float((before.select(self._points) if self._points else before).losses().mean())
+            of_moved, of_all = stated_losses(self._change, self._risk, risk, risk.losses(), self._points)
         self.meter.add(FORWARD)
         return Station(
             place=place,

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,18 @@ from tqdm import tqdm
 
 from solset.changes import Change, Move
 from solset.checks import checked, positive, within
-from solset.courses import Course, CourseFile, Ending, Meter, Slopes, State, Station, StopReason, course_of
+from solset.courses import (
+    Course,
+    CourseFile,
+    Ending,
+    Meter,
+    Slopes,
+    State,
+    Station,
+    StopReason,
+    course_of,
+    stated_losses,
+)
 from solset.errors import SolsetWarning
 from solset.operators._cost import FORWARD
 from solset.outofcore import gram_solver
@@ -54,8 +65,9 @@ def follow_retraining(
         learning_rate: Learning rate ``η`` for the loss as reduced.
         record_at: Steps, from 1 to ``steps``, at which the weights are wanted too; they cost no build.
         max_defect: Largest distance of the gradient, and of the slopes ``∇_f L`` of the loss in the outputs,
-            from the linearisation at the end of a segment, relative to their norms at its start. It is not an
-            error of the weights; the message states the largest one seen.
+            from the linearisation at the end of a segment, relative to their norms at its start; and largest
+            length that the flow makes of the gradient's distance, relative to the way of the weights, which
+            estimates the error of the weights. The message states the largest of all three.
         max_builds: Limit of Gram matrices. Where it is small, segments are longer than ``max_defect`` allows.
         checkpoint: File that holds the course so far, as for :func:`solset.follow_path`.
         progress: Whether to show a progress bar; by default only on a terminal.
@@ -111,7 +123,7 @@ def follow_retraining(
         solver = gram_solver(problem.memory_budget, problem.spill_folder)
         flow = GradientFlow(steps, learning_rate)
         wanted = sorted(set(record_at))
-        run = _Retraining(moved, chosen, solver, meter, flow, wanted, max_defect, max_builds)
+        run = _Retraining(risk, change, moved, chosen, solver, meter, flow, wanted, max_defect, max_builds)
         states = states or [run.start()]
         hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
         ending = run.follow(states, file, hidden)
@@ -142,6 +154,8 @@ class _Retraining:
     of the last segment.
     """
 
+    before: EmpiricalRisk  # Risk on the data before the change
+    change: Change  # Change of the training data
     risk: EmpiricalRisk  # Risk on the changed data, at the trained weights
     points: list[int]  # Indices of the points that change
     solver: Dual  # Solver that keeps the rows of a segment
@@ -174,7 +188,9 @@ class _Retraining:
                 place = int(states[-1].station.place)
                 file.write(states)
         used, worst = states[-1].reference
-        text = f"{StopReason.END}, step {place}, with {used:.0f} builds; largest defect {worst:.2g}"
+        first, last = states[0].station.residual, states[-1].station.residual
+        share = f"; the gradient there is {last / first:.2g} of that at the start" if first > 0 else ""
+        text = f"{StopReason.END}, step {place}, with {used:.0f} builds; largest defect {worst:.2g}{share}"
         ending = Ending(StopReason.END, text)
         file.write(states, ending)
         return ending
@@ -201,7 +217,7 @@ class _Retraining:
 
     def _record(self, segment: Segment, state: State, length: int, defect: float) -> "_End":
         """The place after a number of steps of a segment."""
-        change = segment.change(length, self.flow.learning_rate)
+        change = segment.change(replace(self.flow, steps=length))
         return _End(length, change, self._outputs(state.weights + change), defect)
 
     def _longest(self, segment: Segment, state: State, place: int) -> "_End":
@@ -224,11 +240,13 @@ class _Retraining:
         return end
 
     def _tried(self, segment: Segment, state: State, length: int) -> "_End":
-        change = segment.change(length, self.flow.learning_rate)
+        flow = replace(self.flow, steps=length)
+        change = segment.change(flow)
         sweep = self.risk.at(state.weights + change).sweep()
         self.meter.add(1.0)
         slopes = slopes_at(self.risk, sweep.outputs)
-        return _End(length, change, sweep.outputs, segment.defect(change, slopes, sweep.gradient))
+        defect = segment.defect(flow, change, slopes, sweep.gradient, state.station.length)
+        return _End(length, change, sweep.outputs, defect)
 
     def _outputs(self, weights: Tensor) -> Tensor:
         self.meter.add(FORWARD)
@@ -243,13 +261,14 @@ class _Retraining:
         length: float,
         defect: float,
     ) -> Station:
-        losses = losses_at(self.risk, outputs)
+        there, losses = self.risk.at(weights), losses_at(self.risk, outputs)
+        of_moved, of_all = stated_losses(self.change, self.before, there, losses, self.points)
         self.meter.add(1.0)
         return Station(
             place=float(place),
-            moved_loss=float(losses[self.points].mean()),
-            all_loss=float(losses.mean()),
-            residual=float(self.risk.at(weights).gradient().norm()),
+            moved_loss=of_moved,
+            all_loss=of_all,
+            residual=float(there.gradient().norm()),
             length=length,
             smallest=float("nan") if segment is None else segment.smallest,
             rows=0 if segment is None else segment.rows.operator.shape[0],

@@ -68,26 +68,42 @@ class Segment:
         drift = drift if has_drift else None
         return cls(prepared, roots, slopes, force, total, drift, damped, risk.weight_decay)
 
-    def change(self, steps: int, learning_rate: float) -> Tensor:
+    def change(self, flow: GradientFlow) -> Tensor:
         """``w - w_k`` after some steps: ``-Aᵀ φ(AAᵀ) r``, or ``-φ(AᵀA + λI) ∇E`` if there is a drift."""
-        flow = GradientFlow(steps, learning_rate)
         if self.damped is None:
             return -self.rows.filtered(flow, self.force).value
         return -self.damped.filtered(flow, self.gradient).value
 
-    def defect(self, change: Tensor, slopes: Tensor, gradient: Tensor) -> float:
-        """The distance of slopes and gradient from their linearisation, relative to those at ``w_k``.
+    def defect(
+        self, flow: GradientFlow, change: Tensor, slopes: Tensor, gradient: Tensor, travelled: float
+    ) -> float:
+        """How far the linearisation is off at the end of a segment, the largest of three shares.
 
-        The larger of two: that of the slopes ``α ∇_f L`` of the loss, for ``Λ`` and the outputs; and that of
-        the gradient, for the change of ``J`` too, which a residual multiplies. Both are taken at the weights
-        after the ``change`` since ``w_k``.
+        The first is the distance of the slopes ``α ∇_f L`` of the loss from their linearisation, relative to
+        those at ``w_k``: it sees ``Λ`` and the outputs. The second is the same of the gradient, and sees the
+        change of ``J`` too. The third is the length that the flow makes of this distance ``d`` of the
+        gradient, ``‖φ_k(AᵀA + λI) d‖``, relative to the way of the weights: in directions of little
+        curvature a small distance goes far.
+
+        Args:
+            flow: Number of steps since ``w_k``, and learning rate.
+            change: Change of the weights in these steps, ``(p,)``.
+            slopes: Slopes of the loss after the change, ``(n, c)``.
+            gradient: Gradient of the risk after the change, ``(p,)``.
+            travelled: Length of the course up to ``w_k``, in weight units.
         """
         pushed = self.rows.operator @ change
         answer = (self.roots @ pushed).view_as(slopes)
         turned = self.gradient + self.rows.operator.T @ pushed + self.decay * change
-        pairs = ((slopes - self.slopes - answer, self.slopes), (gradient - turned, self.gradient))
-        sizes = [(float(left.norm()), float(whole.norm())) for left, whole in pairs]
-        return max(left / size if size > 0 else 0.0 for left, size in sizes)
+        distance = gradient - turned
+        system = self.rows.curvature() if self.damped is None else self.damped
+        drifted = system.filtered(flow, distance).value
+        pairs = (
+            (slopes - self.slopes - answer, float(self.slopes.norm())),
+            (distance, float(self.gradient.norm())),
+            (drifted, travelled + float(change.norm())),
+        )
+        return max(float(left.norm()) / size if size > 0 else 0.0 for left, size in pairs)
 
     @property
     def smallest(self) -> float:
