@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Training
+from solset import Add, Move, Relabel, Remove, Training
 from solset.goals import (
+    Goal,
     HeldOutLoss,
     Margin,
     ModelFunction,
@@ -117,3 +118,44 @@ def test_goals_take_dicts_and_objects_with_logits():
 def test_a_goal_that_does_not_fit_is_refused_by_name(run, goal, error, words):
     with pytest.raises(error, match=words):
         run.attribute(goal)
+
+
+class TrainingLoss(Goal):
+    """The mean loss of the training points themselves, as a user may write it."""
+
+    sign = -1.0
+
+    def describe(self) -> str:
+        return "training loss"
+
+    def quantity(self, risk, weights: Tensor) -> Tensor:
+        batch = risk.points[range(len(risk.points))]
+        return risk.batch_value(risk.layout.split(weights), *batch).reshape(())
+
+    def check(self, risk) -> None:
+        pass
+
+    def identity(self) -> dict[str, str]:
+        return {"kind": "TrainingLoss"}
+
+
+FAR = torch.full((1, 4), 3.0, dtype=torch.float64)
+CHANGED = {  # change; inputs, targets and factors after it
+    "moved": (Move([1], FAR), torch.cat([X[:1], X[1:2] + FAR, X[2:]]), Y, torch.ones(12)),
+    "relabelled": (Relabel([0], [2]), X, torch.cat([torch.tensor([2]), Y[1:]]), torch.ones(12)),
+    "removed": (Remove([0, 5]), X, Y, torch.tensor([0.0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1])),
+    "joined": (Add(TESTS, LABELS), torch.cat([X, TESTS]), torch.cat([Y, LABELS]), torch.ones(15)),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_a_goal_on_training_points_sees_them_as_they_were_trained_on(case):
+    change, x, y, factors = CHANGED[case]
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    run = Training(make, nn.CrossEntropyLoss(), X, Y, optimizer=sgd, batch_size=4).on(change).run()
+    losses = CROSS_ENTROPY(run.model(x), y, reduction="none").detach()
+    assert run.value(TrainingLoss()) == pytest.approx(float(factors.double() @ losses / factors.sum()))

@@ -164,6 +164,22 @@ class Data:
             inputs = self.with_features(inputs, features + moves)
         return inputs, _exchanged(targets, indices, self.targets)
 
+    def as_source(self) -> Source:
+        """The reader of all points with what was changed in them, those that joined last."""
+        if not self.moved and not self.targets and self.added is None:
+            return self.source
+
+        def read(indices: Sequence[int]) -> tuple[Any, Any]:
+            groups = [[i for i in indices if (i < self.drawn) == is_drawn] for is_drawn in (True, False)]
+            first, *others = [self.read(group) for group in groups if group]
+            whole = joined(first, others[0]) if others else first
+            order = [i for group in groups for i in group]
+            rows = [order.index(i) for i in indices]
+            inputs, targets = (mapped(tree, lambda value, _: _rows(value, rows)) for tree in whole)
+            return inputs, targets
+
+        return Source(len(self), read)
+
     def _part(self, indices: Sequence[int]) -> Part:
         inputs, targets = self.read(indices)
         if self.labels.keys().isdisjoint(indices):

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from solset.goals import Goals, ModelFunction, Slopes, WeightFunction, as_goals, slopes_of
-from solset.risk import EmpiricalRisk, Layout, Points, open_door, opened, probe_indices
+from solset.risk import (
+    EmpiricalRisk,
+    Layout,
+    Points,
+    as_weighed,
+    open_door,
+    opened,
+    probe_indices,
+    with_factors,
+)
 from solset.training._setting import Setting
 from solset.training._state import State
 from solset.training._statistics import with_plain_statistics
@@ -32,7 +41,7 @@ def slopes_at_end(
     Cost: one backward pass for each value of the goals.
     """
     layout = Layout({name: value.shape for name, value in end.parameters.items()})
-    weights, source = layout.join(list(end.parameters.values())), setting.data.source
+    weights, source = layout.join(list(end.parameters.values())), setting.data.as_source()
     points = Points(source.count, source.read)
     risk = EmpiricalRisk(
         with_plain_statistics(model), setting.loss, "mean", points, layout, weights, 0.0, 256, len(points)
@@ -41,5 +50,8 @@ def slopes_at_end(
         few, moves = probe_indices(source.count), setting.data.moving or None
         points, door = open_door(risk.model, source, few, weights[:0], moves=moves, pick=setting.call.pick)
         risk = opened(replace(risk, points=points, door=door), few, target_moves=False)
+        if setting.data.factors is not None:
+            factors = setting.data.factors.to(weights.device)
+            risk = with_factors(as_weighed(risk), factors, float(factors.sum()))
     with torch.random.fork_rng(devices=[weights.device] if weights.is_cuda else []):
         return slopes_of(goals, risk.holding(risk.model), statistics)
