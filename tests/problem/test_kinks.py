@@ -57,9 +57,9 @@ def test_ties_that_move_together_are_none():
     model = convolution(nn.ReLU(), nn.MaxPool2d(2)).requires_grad_(requires_grad=False)
     model[-1].requires_grad_()
     inputs = black_images(4, torch.float64)
-    weights_alone = problem_of(model, inputs).point.kinks([], of_outputs=True)
+    weights_alone = problem_of(model, inputs).point.kinks.of([], of_outputs=True)
     assert not weights_alone.points
-    assert problem_of(model, inputs).point.kinks([2], of_outputs=True).points == (2,)
+    assert problem_of(model, inputs).point.kinks.of([2], of_outputs=True).points == (2,)
 
 
 def test_ties_behind_a_dead_unit_are_none():
@@ -67,7 +67,7 @@ def test_ties_behind_a_dead_unit_are_none():
     nn.init.constant_(model[0].bias, -50.0)
     nn.init.constant_(model[-1].bias, 1.0)
     problem = problem_of(model, black_images(3, torch.float64), parameters=["4.bias"])
-    assert not problem.point.kinks([0, 1, 2], of_outputs=True).points
+    assert not problem.point.kinks.of([0, 1, 2], of_outputs=True).points
 
 
 @pytest.mark.filterwarnings("ignore::solset.SolsetWarning")
@@ -261,11 +261,11 @@ def test_a_network_without_kinks_or_far_from_them_pays_one_forward_pass():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).double()
     problem = problem_of(model, torch.randn(4, 3, **DOUBLE))
-    problem.point._suspects  # noqa: B018 - computed once
+    problem.point.kinks.of([], of_outputs=True)  # the forward pass, which is made once
     calls = []
     model.register_forward_hook(lambda *_: calls.append(1))
-    assert not problem.point.kinks([0, 1, 2, 3], of_outputs=True).points
-    assert not problem.point.kinks([1], of_outputs=False).points
+    assert not problem.point.kinks.of([0, 1, 2, 3], of_outputs=True).points
+    assert not problem.point.kinks.of([1], of_outputs=False).points
     assert not calls
 
 
@@ -291,13 +291,13 @@ def test_a_forward_method_that_uses_torch_func_is_looked_at():
 
 def test_points_that_stay_are_looked_at_once():
     problem = problem_of(convolution(nn.ReLU(), nn.MaxPool2d(2)), black_images(6, torch.float64))
-    assert problem.point.kinks([0], of_outputs=True).points == (0,)
+    assert problem.point.kinks.of([0], of_outputs=True).points == (0,)
     batches = []
     problem.risk().model.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
-    assert problem.point.kinks([3], of_outputs=True).points == (3,)
+    assert problem.point.kinks.of([3], of_outputs=True).points == (3,)
     assert batches
     assert set(batches) == {1}
-    assert problem.point.kinks(range(6), of_outputs=True).points == tuple(range(6))
+    assert problem.point.kinks.of(range(6), of_outputs=True).points == tuple(range(6))
 
 
 @pytest.mark.parametrize("smooth", ["by an offset", "by a root"])

@@ -7,7 +7,7 @@ from solset.operators._differences import in_float64, take_differences
 from solset.operators._first import InputJacobian, Jacobian
 from solset.operators._graphs import Graphs
 from solset.operators._inverses import GaussNewtonInverse, InformativeInverse, rows_at_once
-from solset.operators._kinks import Kinks, one_sided, points_on_kinks
+from solset.operators._kinks import KinkFinder, Kinks
 from solset.operators._output_directions import (
     DirectionalJacobian,
     DirectionChoice,
@@ -46,6 +46,7 @@ __all__ = [
     "InformativeRows",
     "InputJacobian",
     "Jacobian",
+    "KinkFinder",
     "Kinks",
     "Mixed",
     "OutputCurvature",
@@ -69,9 +70,7 @@ __all__ = [
     "jumping_features",
     "loss_curvature",
     "regularisation_of",
-    "one_sided",
     "output_answer",
-    "points_on_kinks",
     "on_leaves",
     "rows_at_once",
     "stepping_features",

@@ -1,14 +1,13 @@
 """The trained point at which optimality maps are linearised, with all that is computed there only once."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from solset.changes import Change
 from solset.derivatives import Constraint, Linearisation, OptimalityMap, Premise, Selection
@@ -16,12 +15,10 @@ from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space
 from solset.operators import (
     InformativeRows,
-    Kinks,
+    KinkFinder,
     OutputCurvature,
     Symmetries,
     find_symmetries,
-    one_sided,
-    points_on_kinks,
 )
 from solset.outofcore import gram_solver
 from solset.problem._announcement import announce
@@ -70,7 +67,7 @@ class TrainedPoint:
         self.at_door, self.warns, self.is_stationary = at_door, warns, is_stationary
         self.outputs = sweep.outputs[0].numel()
         self.latest: tuple[Hashable, Selection] | None = None
-        self._kinks: dict[tuple[tuple[int, ...], bool], Kinks] = {}
+        self.kinks = KinkFinder(risk)
         self._constraints: dict[tuple[LinearisedMap, Solver | None], Constraint] = {}
 
     @cached_property
@@ -155,35 +152,6 @@ class TrainedPoint:
     def curvature(self) -> OutputCurvature:
         """The loss's curvature in the outputs of every point, with its eigenvectors."""
         return OutputCurvature.of(self.risk, self.sweep.outputs, self.sweep.targets)
-
-    @cached_property
-    def _suspects(self) -> Tensor:
-        """Whether network and loss have units on a kink at each point. Cost: one forward pass."""
-        return points_on_kinks(self.risk)
-
-    def kinks(self, moved: Sequence[int], *, of_outputs: bool) -> Kinks:
-        """The points at which derivatives are one-sided.
-
-        Args:
-            moved: Indices of the points whose features move.
-            of_outputs: Whether the outputs are differentiated, and not the gradient of the risk.
-        """
-        chosen = torch.zeros(len(self._suspects), dtype=torch.bool, device=self._suspects.device)
-        chosen[list(moved)] = True
-        kinks = self._kinks_of(chosen, of_outputs=of_outputs) if moved else Kinks()
-        if bool((self._suspects.any(dim=1) & ~chosen).any()):  # at points that stay, the weights move
-            held = self._kinks_of(torch.zeros_like(chosen), of_outputs=of_outputs)
-            kinks = held.joined(kinks)
-        return kinks
-
-    def _kinks_of(self, chosen: Tensor, *, of_outputs: bool) -> Kinks:
-        """The kinks at chosen points as these move; at all points, with their features held, for none."""
-        moved = chosen.nonzero().flatten().tolist()
-        key = (tuple(moved), of_outputs)
-        if key not in self._kinks:
-            suspects = self._suspects & chosen.unsqueeze(1) if moved else self._suspects
-            self._kinks[key] = one_sided(self.risk, suspects, moved, of_outputs=of_outputs)
-        return self._kinks[key]
 
     def gram_solver(self, *, is_equilibrated: bool = False) -> Dual:
         """The solver by a Gram matrix within the budget.

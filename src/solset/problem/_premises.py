@@ -102,7 +102,7 @@ def _runs_away(point: "TrainedPoint", targets: Tensor, gone: Sequence[float]) ->
 def _kinks(point: "TrainedPoint", moved: Sequence[int], *, of_outputs: bool) -> Premise:
     """Whether the outputs, or the gradient of the risk, are differentiable at the data and the weights."""
     try:
-        kinks = point.kinks(moved, of_outputs=of_outputs)
+        kinks = point.kinks.of(moved, of_outputs=of_outputs)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         text = f"kinks of the network could not be looked for ({str(error).splitlines()[0]})"
         return Premise("kinks", Verdict.UNCHECKED, text)
