@@ -41,16 +41,22 @@ class Slopes:
 
 
 class Goal(ABC):
-    """A smooth function ``φ`` of the weights and the direction in which it is to change."""
+    """A smooth function ``φ`` of the weights and the direction in which it is to change.
+
+    Attributes:
+        is_raised: Whether ``φ`` is to grow.
+    """
+
+    is_raised: bool = True
 
     @abstractmethod
     def describe(self) -> str:
         """What ``φ`` is, in a phrase."""
 
     @property
-    @abstractmethod
     def sign(self) -> float:
         """1 if ``φ`` is to grow, -1 if it is to shrink."""
+        return 1.0 if self.is_raised else -1.0
 
     @abstractmethod
     def quantity(self, risk: EmpiricalRisk, weights: Tensor) -> Tensor:

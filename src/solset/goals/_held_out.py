@@ -47,11 +47,6 @@ class HeldOutLoss(Goal):
         count = point_count(self.inputs)
         return f"loss on {count} held-out point{'s' if count > 1 else ''}"
 
-    @property
-    def sign(self) -> float:
-        """1 if the value is raised, -1 if it is lowered."""
-        return 1.0 if self.is_raised else -1.0
-
     def quantity(self, risk: EmpiricalRisk, weights: Tensor) -> Tensor:
         """The loss at these weights."""
         outputs = risk.forward(risk.layout.split(weights), held_out(risk, self.inputs))

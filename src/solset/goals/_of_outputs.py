@@ -37,11 +37,6 @@ class PointGoal(Goal):
             first: Place of the batch's first point among all.
         """
 
-    @property
-    def sign(self) -> float:
-        """1 if the values are raised, -1 if they are lowered."""
-        return 1.0 if self.is_raised else -1.0
-
     def quantity(self, risk: EmpiricalRisk, weights: Tensor) -> Tensor:
         """The value of each point, ``(k,)``."""
         outputs = risk.forward(risk.layout.split(weights), held_out(risk, self.inputs))
@@ -229,11 +224,6 @@ class SmoothedAUROC(Goal):
     def describe(self) -> str:
         """The share and its temperature."""
         return f"AUROC smoothed over {self.temperature:g}"
-
-    @property
-    def sign(self) -> float:
-        """1 if the share is raised, -1 if it is lowered."""
-        return 1.0 if self.is_raised else -1.0
 
     def quantity(self, risk: EmpiricalRisk, weights: Tensor) -> Tensor:
         """The smoothed share."""

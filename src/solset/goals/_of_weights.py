@@ -22,15 +22,11 @@ class TargetWeights(Goal):
     """
 
     weights: Tensor | Mapping[str, Tensor]
+    is_raised = False
 
     def describe(self) -> str:
         """The distance, in weight units."""
         return "distance to the target weights"
-
-    @property
-    def sign(self) -> float:
-        """-1: the distance is lowered."""
-        return -1.0
 
     def quantity(self, risk: EmpiricalRisk, weights: Tensor) -> Tensor:
         """``‖w - w*‖``."""
@@ -93,11 +89,6 @@ class WeightFunction(Goal):
         """The name given."""
         return self.name
 
-    @property
-    def sign(self) -> float:
-        """1 if the value is raised, -1 if it is lowered."""
-        return 1.0 if self.is_raised else -1.0
-
     def quantity(self, risk: EmpiricalRisk, weights: Tensor) -> Tensor:
         """The function's value."""
         if self.takes == "flat":
@@ -149,11 +140,6 @@ class ModelFunction(Goal):
     def describe(self) -> str:
         """The name given."""
         return self.name
-
-    @property
-    def sign(self) -> float:
-        """1 if the value is raised, -1 if it is lowered."""
-        return 1.0 if self.is_raised else -1.0
 
     def quantity(self, risk: EmpiricalRisk, weights: Tensor) -> Tensor:
         """The function's value."""

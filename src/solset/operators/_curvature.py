@@ -1,7 +1,7 @@
 """The curvature ``Λ`` of the loss in the outputs, and the Gauss–Newton matrix."""
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 
 import torch
@@ -80,11 +80,7 @@ def _doubled(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _batch_curvature(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
-    def slope_at(leaf: Tensor, *, create_graph: bool = False) -> Tensor:
-        with torch.enable_grad():
-            value = risk.batch_scale(len(outputs)) * risk.loss(leaf.reshape(outputs.shape), targets)
-            return torch.autograd.grad(value, leaf, create_graph=create_graph)[0]
-
+    slope_at = partial(_slope, risk, outputs, targets)
     leaf = flat_rows(outputs).detach().clone().requires_grad_()
     columns = range(leaf.shape[1])
     try:
@@ -98,6 +94,15 @@ def _batch_curvature(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> T
         # Hinge losses and others have a first derivative only; differences are as exact in float64.
         block = torch.stack([_difference(slope_at, leaf.detach(), j) for j in columns], dim=2)
     return (block + block.mT) / 2
+
+
+def _slope(
+    risk: EmpiricalRisk, outputs: Tensor, targets: Tensor, leaf: Tensor, *, create_graph: bool = False
+) -> Tensor:
+    """The gradient of a batch's loss in its outputs, at other outputs, ``(b, c)``."""
+    with torch.enable_grad():
+        value = risk.batch_scale(len(outputs)) * risk.loss(leaf.reshape(outputs.shape), targets)
+        return torch.autograd.grad(value, leaf, create_graph=create_graph)[0]
 
 
 def _difference(slope_at: Callable[[Tensor], Tensor], outputs: Tensor, j: int) -> Tensor:
@@ -135,11 +140,7 @@ def curved(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor, pushed: Tensor
 
 
 def _products(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor, pushed: Tensor) -> Tensor:
-    def slope_at(leaf: Tensor, *, create_graph: bool = False) -> Tensor:
-        with torch.enable_grad():
-            value = risk.batch_scale(len(outputs)) * risk.loss(leaf.reshape(outputs.shape), targets)
-            return torch.autograd.grad(value, leaf, create_graph=create_graph)[0]
-
+    slope_at = partial(_slope, risk, outputs, targets)
     leaf = flat_rows(outputs).detach().clone().requires_grad_()
     try:
         if risk.routes.loss == "differences":

@@ -25,15 +25,11 @@ class PredictionGap(Goal):
     inputs: Tensor  # Test input, ``(1, *input)``
     label: int  # Index of the output that is largest now
     rival: int  # Index of the output that is to overtake it
+    is_raised = False
 
     def describe(self) -> str:
         """The two outputs, in the network's output units."""
         return f"output {self.label} above output {self.rival}"
-
-    @property
-    def sign(self) -> float:
-        """-1, because the gap is lowered."""
-        return -1.0
 
     def quantity(self, risk: EmpiricalRisk, weights: Tensor) -> Tensor:
         """``f_label - f_rival``."""
