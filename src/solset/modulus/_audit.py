@@ -15,11 +15,7 @@ from solset.checks import checked, positive
 from solset.derivatives import Premises
 from solset.errors import SolsetWarning, Status, bad_type, bad_value
 from solset.goals import held_out
-from solset.modulus._audit_batches import (
-    AuditRoute,
-    JointAudit,
-    each_batch,
-)
+from solset.modulus._audit_batches import AuditRoute, JointAudit, each_batch
 from solset.modulus._audit_finite import FiniteAudit
 from solset.modulus._audit_result import Audit
 from solset.modulus._audit_route import route_of
@@ -30,13 +26,7 @@ from solset.modulus._kinds import Kind, can_be_small, change_of
 from solset.modulus._lipschitz import part_of
 from solset.modulus._peers import feature_influence, memory_perturbation
 from solset.modulus._result import Certainty
-from solset.problem import (
-    Optimality,
-    Problem,
-    Stationary,
-    as_map,
-    premises_of,
-)
+from solset.problem import Optimality, Problem, Stationary, as_map, premises_of
 from solset.risk import WeighedLoss, as_points, identity
 from solset.storage import Identity
 from solset.training import Run
@@ -115,26 +105,55 @@ def audit(
         others = {
             "layer": layer,
             "joint": joint,
+            "optimality": None if optimality == "auto" else optimality,
             "prior_precision": prior_precision,
             "checkpoint": checkpoint,
         }
-        others["optimality"] = None if optimality == "auto" else optimality
         return audit_run(problem, kind, points, validation, others, progress)
     whole = change_of(problem, kind, points)
     part, change = part_of(problem, whole, layer)
     gradient = None if validation is None else _validation_gradient(part, *validation)
     route, chosen, optimality_used, reason = route_of(part, change, gradient, joint, optimality)
     store = Batches.at(checkpoint, lambda: _identity(part, change, chosen, gradient, route, optimality_used))
+    columns = _columns(route, chosen, store, progress)
+    result = _without_peers(part, change, route, chosen, columns, optimality_used, reason)
+    if bool(result.score.isinf().all()) and len(chosen) > 1:
+        text = f"all {len(chosen)} moduli are infinite, so that nothing ranks these points: {_cause(part)}"
+        warnings.warn(text, SolsetWarning, stacklevel=3)
+        result = replace(result, notes=(text, *result.notes))
+    result = _vetoed(
+        result, premises_of(part.point, as_map(optimality_used) or Stationary(), _harmless(change))
+    )
+    is_shown = influence and isinstance(change, Move)
+    return _with_peers(result, part, route, gradient if is_shown else None, prior_precision)
+
+
+def _columns(
+    route: AuditRoute, chosen: Sequence[int], store: Batches, progress: bool | None
+) -> dict[str, Tensor]:
+    """The numbers of all points by name, batch after batch."""
     hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
     parts = []
     with tqdm(total=len(chosen), desc="audit", unit="point", disable=hidden) as bar:
         for count, batch in each_batch(route, chosen, store.batch):
             parts.append(batch)
             bar.update(count)
-    columns = {name: torch.cat([one[name] for one in parts]) for name in parts[0]}
+    return {name: torch.cat([one[name] for one in parts]) for name in parts[0]}
+
+
+def _without_peers(
+    part: Problem,
+    change: Change,
+    route: AuditRoute,
+    chosen: list[int],
+    columns: dict[str, Tensor],
+    optimality: str,
+    reason: str,
+) -> Audit:
+    """The audit of these numbers, before the columns of other methods."""
     shape = (len(chosen), *_shape_of_a_point(part, change, columns["map"]))
     losses = route.losses if isinstance(route, FiniteAudit) else part.risk()
-    result = Audit(
+    return Audit(
         kind=type(change).__name__,
         unit="weight units" if isinstance(route, FiniteAudit) else f"weight units per {_UNITS[type(change)]}",
         points=tuple(chosen),
@@ -148,20 +167,11 @@ def audit(
         memory_perturbation=None,
         directions=columns["direction"].reshape(shape),
         maps=columns["map"].reshape(shape),
-        optimality=optimality_used,
+        optimality=optimality,
         reason=reason,
         certainty=certainties(route, chosen, columns),
         notes=notes_of(route, chosen, columns),
     )
-    if bool(result.score.isinf().all()) and len(chosen) > 1:
-        text = f"all {len(chosen)} moduli are infinite, so that nothing ranks these points: {_cause(part)}"
-        warnings.warn(text, SolsetWarning, stacklevel=3)
-        result = replace(result, notes=(text, *result.notes))
-    result = _vetoed(
-        result, premises_of(part.point, as_map(optimality_used) or Stationary(), _harmless(change))
-    )
-    is_shown = influence and isinstance(change, Move)
-    return _with_peers(result, part, route, gradient if is_shown else None, prior_precision)
 
 
 def _harmless(change: Change) -> Change:

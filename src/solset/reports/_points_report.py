@@ -167,46 +167,47 @@ def _page(
     losses = {"trained": [row["trained"] for row in rows], "after": [row["after"] for row in rows]}
     labels = [f"{row['group']}" for row in rows]
     folder.write_figure("losses", bars_before_after(labels, losses, ylabel="mean loss per example"))
-    first, risk = rows[0], result["risk"]
     far = f"by {result['distance']:.3g}, which is {100 * result['share']:.2g} % of their length"
     report = Report(
         "Where would this network have ended up?",
         f"With {settings.sentence_part}, {words.what} moves the weights {far}.",
-        summary=[
-            Finding(
-                "distance",
-                result["distance"],
-                "Distance from the trained weights to the new ones, in weight units.",
-            ),
-            Finding(
-                f"loss of the points that are {first['group']}",
-                first["after"],
-                f"Their mean loss at the new weights; at the trained ones it is {first['trained']:.3g}.",
-            ),
-            Finding(
-                "risk on the changed data",
-                risk["after"],
-                f"What training minimises, at the new weights; at the trained ones it is {risk['trained']:.3g}.",
-            ),
-        ],
-        sections=[
-            Section(
-                words.section,
-                words.meaning,
-                [
-                    *pictures,
-                    Picture(
-                        "losses", "Mean losses at the trained and at the new weights.", "Bars of losses."
-                    ),
-                    Table("Losses per example", (*columns(group="points that are"), *_COLUMNS), rows),
-                    f"{result['problem']}.",
-                    result["reason"],
-                    f"The status is {result['status']}, at a residual of {result['residual']:.1e}.",
-                    "Points that leave, and points of another weight, are shown with the loss of their own data.",
-                    "solset.retrain gives the truth by which to judge these numbers.",
-                ],
-            )
-        ],
+        summary=_findings(result),
+        sections=[_section(result, words, pictures)],
         warnings=[*leftover_gradient(problem), *doubts],
     )
     return write_report(folder, report)
+
+
+def _findings(result: dict[str, Any]) -> list[Finding]:
+    first, risk = result["groups"][0], result["risk"]
+    return [
+        Finding(
+            "distance",
+            result["distance"],
+            "Distance from the trained weights to the new ones, in weight units.",
+        ),
+        Finding(
+            f"loss of the points that are {first['group']}",
+            first["after"],
+            f"Their mean loss at the new weights; at the trained ones it is {first['trained']:.3g}.",
+        ),
+        Finding(
+            "risk on the changed data",
+            risk["after"],
+            f"What training minimises, at the new weights; at the trained ones it is {risk['trained']:.3g}.",
+        ),
+    ]
+
+
+def _section(result: dict[str, Any], words: Words, pictures: Sequence[Picture]) -> Section:
+    parts = [
+        *pictures,
+        Picture("losses", "Mean losses at the trained and at the new weights.", "Bars of losses."),
+        Table("Losses per example", (*columns(group="points that are"), *_COLUMNS), result["groups"]),
+        f"{result['problem']}.",
+        result["reason"],
+        f"The status is {result['status']}, at a residual of {result['residual']:.1e}.",
+        "Points that leave, and points of another weight, are shown with the loss of their own data.",
+        "solset.retrain gives the truth by which to judge these numbers.",
+    ]
+    return Section(words.section, words.meaning, parts)
