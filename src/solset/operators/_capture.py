@@ -6,6 +6,7 @@ behind if the model's forward method raises.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import unwrap
 from typing import Any
 
 from torch import Tensor
@@ -65,7 +66,7 @@ class Capture(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if self._uses_weights(args) or self._uses_weights(kwargs):
-            self._record(func, args, kwargs, result)
+            self._record(unwrap(func), args, kwargs, result)  # an embedding may stand for PyTorch's own
         return result
 
     def _uses_weights(self, value: Any) -> bool:
