@@ -183,9 +183,18 @@ class Solver(ABC):
         return self.prepare(operator).solve(rhs)
 
 
-def relative_residual(operator: LinearOperator, value: Tensor, rhs: Tensor) -> tuple[Tensor, float]:
-    """``A v - b`` and its norm relative to ``b``, the largest over the columns of a block."""
-    difference = operator @ value - rhs
+def relative_residual(
+    operator: LinearOperator, value: Tensor, rhs: Tensor, product: Tensor | None = None
+) -> tuple[Tensor, float]:
+    """``A v - b`` and its norm relative to ``b``, the largest over the columns of a block.
+
+    Args:
+        operator: The matrix ``A``, ``(m, p)``.
+        value: Solution ``v``, ``(p,)`` or a block.
+        rhs: Right-hand side ``b``, ``(m,)`` or a block.
+        product: Product ``A v``, where it is known already.
+    """
+    difference = (operator @ value if product is None else product) - rhs
     size = torch.linalg.vector_norm(rhs.reshape(rhs.shape[0], -1), dim=0)
     error = torch.linalg.vector_norm(difference.reshape(rhs.shape[0], -1), dim=0)
     ratio = torch.where(size == 0, torch.zeros_like(size), error / size)
@@ -210,6 +219,7 @@ def judge(
     steps: int,
     *,
     chosen: Filter | None = None,
+    product: Tensor | None = None,
 ) -> Solution:
     """The solution with the status that its own residual proves.
 
@@ -222,15 +232,15 @@ def judge(
     """
     if not bool(torch.isfinite(value).all()):
         return Solution(value, Status.NONFINITE, float("inf"), steps)
-    difference, residual = relative_residual(operator, value, rhs)
+    difference, residual = relative_residual(operator, value, rhs, product)
     if not math.isfinite(residual):  # the right-hand side or a product is no number
         return Solution(value, Status.NONFINITE, math.inf, steps)
     small = attainable(tol, operator)
     if residual <= small or not isinstance(chosen, MinimumNorm | None):
         return Solution(value, Status.CONVERGED, residual, steps)
-    normal = torch.linalg.vector_norm(operator.T @ difference)
-    pulled = torch.linalg.vector_norm(operator.T @ rhs)
     if residual > LARGEST:  # zero itself has residual 1: no least-squares solution is worse
         return Solution(value, Status.DIVERGED, residual, steps)
+    normal = torch.linalg.vector_norm(operator.T @ difference)
+    pulled = torch.linalg.vector_norm(operator.T @ rhs)
     is_least_squares = bool(normal <= small * pulled) or steps == 0
     return Solution(value, Status.INCONSISTENT if is_least_squares else Status.MAX_STEPS, residual, steps)

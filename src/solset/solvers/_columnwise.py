@@ -8,7 +8,7 @@ from torch import Tensor
 
 from solset.errors import Status, bad_type, bad_value
 from solset.linalg import LinearOperator, NormalOperator
-from solset.solvers._base import Prepared, Solver, attainable, judge
+from solset.solvers._base import Prepared, Solver, judge
 from solset.solvers._element import recipe_element
 from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, Recipe, Tikhonov
@@ -109,7 +109,7 @@ def one_by_one(column: Callable[[Tensor], Solution]) -> Callable[[Tensor], list[
 def judge_columns(
     operator: LinearOperator, value: Tensor, rhs: Tensor, tol: float, steps: list[int]
 ) -> list[Solution]:
-    """The verdict on each column of a block; one product for all that converged.
+    """The verdict on each column of a block, from one product with all of them.
 
     Args:
         operator: The matrix ``A``, ``(m, p)``.
@@ -118,17 +118,8 @@ def judge_columns(
         tol: Relative residual that counts as solved.
         steps: Number of steps that each column took.
     """
-    error = torch.linalg.vector_norm(operator @ value - rhs, dim=0)
-    size = torch.linalg.vector_norm(rhs, dim=0)
-    residuals = torch.where(size == 0, 0.0, error / size).tolist()
-    verdicts = []
-    for j, (residual, taken) in enumerate(zip(residuals, steps, strict=True)):
-        column = value[:, j]
-        if residual <= attainable(tol, operator):
-            verdicts.append(Solution(column, Status.CONVERGED, residual, taken))
-        else:
-            verdicts.append(judge(operator, column, rhs[:, j], tol, taken))
-    return verdicts
+    parts = zip(value.T, rhs.T, (operator @ value).T, steps, strict=True)
+    return [judge(operator, v, b, tol, taken, product=image) for v, b, image, taken in parts]
 
 
 def columns_of(prepared: Prepared, rhs: Tensor) -> list[Solution]:
