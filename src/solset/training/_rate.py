@@ -4,13 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from torch import Tensor
-
 from solset.changes import Change, TrainingChange
 from solset.checks import within
 from solset.errors import bad_type
-from solset.linalg import LinearOperator, Space
-from solset.risk import EmpiricalRisk
+from solset.linalg import Space
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,37 +33,15 @@ class LearningRate(Change):
         """The change of every step's rate; arguments as for every change."""
         return TrainingChange(rate=float(self.change))
 
-    def chosen(self, risk: EmpiricalRisk) -> list[int]:
-        """Refuses; argument as for every change."""
-        self._refuse(risk)
-
-    def of_gradient(self, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:  # noqa: ARG002
-        """Refuses; arguments as for every change."""
-        self._refuse(risk)
-
-    def of_outputs(self, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:  # noqa: ARG002
-        """Refuses; arguments as for every change."""
-        self._refuse(risk)
-
-    def space(self, risk: EmpiricalRisk) -> Space:
-        """Refuses; argument as for every change."""
-        self._refuse(risk)
-
-    def direction(self, risk: EmpiricalRisk) -> Tensor:
-        """Refuses; argument as for every change."""
-        self._refuse(risk)
-
-    def applied_to(self, risk: EmpiricalRisk) -> EmpiricalRisk:
-        """Refuses; argument as for every change."""
-        self._refuse(risk)
-
-    def _refuse(self, _: EmpiricalRisk) -> NoReturn:
+    def _refuse(self, risk: object, memory_budget: int = 0) -> NoReturn:  # noqa: ARG002 - as for a change of data
         raise bad_type(
             "change",
             expected="a change of the data of a problem, whose solutions depend on no learning rate",
             got="LearningRate",
             cure="Ask a Training, such as training.run().estimate(LearningRate(0.1)).",
         )
+
+    chosen = of_gradient = of_outputs = space = direction = applied_to = _refuse
 
     def __repr__(self) -> str:
         return f"LearningRate({self.change:g})"
