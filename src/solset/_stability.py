@@ -94,6 +94,8 @@ def training_stability(
     Raises:
         ValueError: If samples are asked for without a generator, or fewer than none.
 
+    Cost: that of :meth:`Problem.estimate` with its minimum-norm element, and a projection for each sample.
+
     Example:
         >>> from torch import nn
         >>> from solset import Move

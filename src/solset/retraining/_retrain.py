@@ -50,6 +50,17 @@ def retrain(problem: Problem, change: Change, *, method: Method) -> Retrained:
         SolsetWarning: If the method ended short of its own target; says what is left.
 
     Cost: real training; the result counts its gradients.
+
+    Example:
+        >>> from torch import nn
+        >>> from solset import Remove
+        >>> from solset.retraining import Newton
+        >>> model = nn.Linear(1, 1, bias=False).double()
+        >>> _ = nn.init.constant_(model.weight, 2.0)
+        >>> x, y = torch.ones(2, 1, dtype=torch.float64), torch.tensor([[1.0], [3.0]], dtype=torch.float64)
+        >>> problem = Problem(model, nn.MSELoss(), x, y)  # the weight is the mean of the targets
+        >>> retrain(problem, Remove([0]), method=Newton()).weights
+        tensor([3.], dtype=torch.float64)
     """
     risk = problem.risk()
     target = change.outputs_after(risk) if isinstance(method, LevenbergMarquardt) else risk.outputs()
