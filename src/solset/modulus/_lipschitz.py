@@ -100,9 +100,10 @@ def lipschitz_modulus(
     whole = change_of(problem, kind, points)
     require_small(problem, whole)
     part, change = part_of(problem, whole, layer, joint=joint)
-    is_free = isinstance(solver, CG | MINRES)
     # Factors change nothing where points are fitted, whatever the rank of their rows.
-    is_part = layer is not None or not joint or is_free or isinstance(change, Reweight)
+    is_part = (
+        layer is not None or not joint or isinstance(solver, CG | MINRES) or isinstance(change, Reweight)
+    )
     line = _linearise(part, change, optimality, solver, is_part=is_part)
     if not joint and not line.map.keeps_outputs:
         raise bad_value(
@@ -111,14 +112,7 @@ def lipschitz_modulus(
             got=False,
             cure="Leave it out; only the interpolating map has a constraint for each point.",
         )
-    ratio = None if is_free else by_decomposition(line)
-    if ratio is None:
-        ratio = by_products(line, solver if is_free else CG(), max_steps)
-    certificate = certify(part, change, line, ratio, probes)
-    is_open = as_map(optimality) is None and solver is None and certificate.certainty is Certainty.UNKNOWN
-    proof = _proof_by_rows(part, change, probes) if is_open and not line.map.keeps_outputs else None
-    if proof is not None:
-        line, ratio, certificate = proof
+    line, ratio, certificate = _certified(part, change, line, optimality, solver, max_steps, probes)
     ratio = replace(ratio, direction=_signed(ratio.direction))
     for failure in line.premises.failures:
         warnings.warn(failure, SolsetWarning, stacklevel=3)
@@ -169,6 +163,26 @@ def _linearise(
     is_free = isinstance(solver, CG | MINRES)
     used = LSMR() if is_free and has_rows else solver  # LSMR stores nothing of the rows
     return part.derivative(change, optimality=asked or AUTO, solver=used).linearisation
+
+
+def _certified(
+    part: Problem,
+    change: Change,
+    line: Linearisation,
+    optimality: Optimality,
+    solver: Solver | None,
+    max_steps: int,
+    probes: int,
+) -> tuple[Linearisation, Ratio, Certificate]:
+    """The ratio with its certificate, and the pair that it is of: another one where that proves more."""
+    is_free = isinstance(solver, CG | MINRES)
+    ratio = None if is_free else by_decomposition(line)
+    if ratio is None:
+        ratio = by_products(line, solver if is_free else CG(), max_steps)
+    certificate = certify(part, change, line, ratio, probes)
+    is_open = as_map(optimality) is None and solver is None and certificate.certainty is Certainty.UNKNOWN
+    proof = _proof_by_rows(part, change, probes) if is_open and not line.map.keeps_outputs else None
+    return proof or (line, ratio, certificate)
 
 
 def _proof_by_rows(

@@ -252,10 +252,15 @@ def draw_audit(problem: Problem, result: Audit, folder: RunFolder, *, top: int) 
 
 def audit_sections(result: Audit, folder: RunFolder, *, top: int) -> tuple[Section, ...]:
     """The parts of a page that show an audit."""
+    sections = (_ranking(result, top), _peers(result))
+    return (*sections, _pixels()) if folder.has("maps_most.png") else sections
+
+
+def _ranking(result: Audit, top: int) -> Section:
     heads = {name: head for name, head in _HEADS.items() if getattr(result, name) is not None}
     if not _WORDS[result.kind].is_modulus(result):
         heads["modulus"] = "change of the weights"
-    ranking = Section(
+    return Section(
         "The ranking",
         _WORDS[result.kind].meaning,
         [
@@ -275,7 +280,10 @@ def audit_sections(result: Audit, folder: RunFolder, *, top: int) -> tuple[Secti
             *(f"{text[0].upper()}{text[1:]}." for text in result.notes),
         ],
     )
-    peers = Section(
+
+
+def _peers(result: Audit) -> Section:
+    return Section(
         "What others rank by",
         "Spearman's rank correlation of each column with the modulus: 1 where the orders agree, about 0 where they have nothing to do with each other.",
         [
@@ -287,10 +295,11 @@ def audit_sections(result: Audit, folder: RunFolder, *, top: int) -> tuple[Secti
             "At a point fitted to zero residual, loss, gradient norm and memory perturbation are rounding noise, and so is their order.",
         ],
     )
-    if not folder.has("maps_most.png"):
-        return ranking, peers
+
+
+def _pixels() -> Section:
     alt = "Images above maps of their pixels."
-    pixels = Section(
+    return Section(
         "By which pixels",
         "How far the weights go per unit change of each single pixel; colours are taken together. Each map has its own scale, which is written below it.",
         [
@@ -298,4 +307,3 @@ def audit_sections(result: Audit, folder: RunFolder, *, top: int) -> tuple[Secti
             Picture("maps_least", "The least sensitive images.", alt),
         ],
     )
-    return ranking, peers, pixels
