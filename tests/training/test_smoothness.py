@@ -78,3 +78,45 @@ def test_waking_a_black_pixel_moves_the_weights_however_small_the_change():
     dx[:, 0] = 1e-6
     moved = run.retrain(Move(None, dx), progress=False).change
     assert float(moved.norm()) > 0.01
+
+
+class Detaching(torch.autograd.Function):
+    """A tanh whose backward pass multiplies by a number, so that autograd's second derivative misses it."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        ctx.outputs = torch.tanh(x)
+        return ctx.outputs.clone()
+
+    @staticmethod
+    def backward(ctx, slope: torch.Tensor) -> torch.Tensor:
+        return slope * (1 - ctx.outputs.detach() ** 2)
+
+
+class DetachedTanh(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return Detaching.apply(x)
+
+
+def test_a_backward_pass_that_detaches_is_told_with_every_derivative():
+    run = trained(DetachedTanh, optimizer=partial(torch.optim.SGD, lr=0.1), epochs=2).run()
+    with pytest.warns(SolsetWarning, match=r"second derivatives by autograd are \d+% off"):
+        attribution = run.attribute(lambda model: model(digits_like()[0]).square().mean())
+    assert "the derivative of a step is wrong" in attribution.message
+    with pytest.warns(SolsetWarning, match=r"second derivatives by autograd are \d+% off"):
+        run.estimate(Remove([3]), smoothness=False)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_right_second_derivatives_raise_no_alarm_and_smoothness_is_said_not_to_be_asked(activation, dtype):
+    x, y = digits_like()
+    sgd = partial(torch.optim.SGD, lr=0.1)
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(12, 32), activation(), nn.Dropout(0.2), nn.Linear(32, 3)).to(dtype)
+
+    training = Training(make, nn.CrossEntropyLoss(), x.to(dtype), y, optimizer=sgd, batch_size=16)
+    attribution = training.run().attribute(lambda model: model(x.to(dtype)).square().mean())
+    assert attribution.fault == ""
+    assert "whether training is smooth was not asked" in attribution.message

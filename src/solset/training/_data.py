@@ -70,6 +70,19 @@ class Batch:
         factors = self.factors if factors is None else factors
         return Batch(tuple(parts), factors, self.shares if shares is None else shares)
 
+    def to(self, dtype: torch.dtype) -> "Batch":
+        """The same step with real numbers of another type.
+
+        Args:
+            dtype: Type of inputs, targets, factors and shares that are real numbers.
+        """
+
+        def cast(tree: Any) -> Any:
+            return mapped(tree, lambda value, _: _cast(value, dtype))
+
+        parts = (Part(cast(part.inputs), cast(part.targets), cast(part.labels)) for part in self.parts)
+        return Batch(tuple(parts), _cast(self.factors, dtype), _cast(self.shares, dtype))
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -278,6 +291,10 @@ def joined(first: tuple[Any, Any], second: tuple[Any, Any]) -> tuple[Any, Any]:
         _below(one, dict(named_tensors(other))) for one, other in zip(first, second, strict=True)
     )
     return inputs, targets
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _count(tree: Any) -> int:

@@ -76,6 +76,16 @@ class RecipeKinks:
         )
 
 
+def sentences(fault: str, kinks: RecipeKinks) -> tuple[str, ...]:
+    """What speaks against the derivative of a run, in sentences.
+
+    Args:
+        fault: Sentence that second derivatives are wrong; empty where none is seen to be.
+        kinks: Weights in which the rule of the optimizer has no derivative.
+    """
+    return tuple(text for text in (fault, str(kinks) if kinks else "") if text)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class RunEstimate(WeightsResult):
     """Where the same recipe would have ended on changed data, by the derivative of the run.
@@ -87,6 +97,7 @@ class RunEstimate(WeightsResult):
         smoothness: Comparison with real reruns; ``None`` if it was not asked for.
         kinks: Weights in which the rule of the optimizer has no derivative.
         shapes: Shape of each trained parameter, by name.
+        fault: Sentence that second derivatives of the first step are wrong; empty where none is seen to be.
     """
 
     weights: Tensor
@@ -95,6 +106,7 @@ class RunEstimate(WeightsResult):
     smoothness: Smoothness | None
     kinks: RecipeKinks
     shapes: Mapping[str, torch.Size] = field(repr=False)
+    fault: str = ""
 
     status = computed(
         lambda result: Status.CONVERGED if bool(torch.isfinite(result.weights).all()) else Status.NONFINITE
@@ -129,11 +141,9 @@ class RunEstimate(WeightsResult):
 
 
 def _warned(result: RunEstimate) -> str:
-    parts = []
+    parts = list(sentences(result.fault, result.kinks))
     if result.smoothness is not None and result.smoothness.holds_to < max(result.smoothness.scales):
-        parts.append(result.smoothness.headline)
-    if result.kinks:
-        parts.append(str(result.kinks))
+        parts.insert(0, result.smoothness.headline)
     return "; ".join(parts)
 
 
@@ -190,8 +200,10 @@ class RunAttribution(Attribution):
             times 0.1 it predicts what a rate higher by a tenth does. ``None`` for optimizers whose step is
             not linear in it.
         kinks: Weights in which the rule of the optimizer has no derivative.
+        fault: Sentence that second derivatives of the last step are wrong; empty where none is seen to be.
     """
 
     initial: Tensor = field(kw_only=True)
     learning_rate: float | Tensor | None = field(kw_only=True)
     kinks: RecipeKinks = field(kw_only=True)
+    fault: str = field(default="", kw_only=True)

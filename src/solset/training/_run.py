@@ -27,6 +27,7 @@ from solset.training._results import (
     RunEstimate,
     Smoothness,
     retraining,
+    sentences,
 )
 from solset.training._setting import Setting
 from solset.training._state import State, trained
@@ -39,6 +40,7 @@ from solset.training._totals import Totals, block, numbers
 if TYPE_CHECKING:
     from solset.training._training import Training
 
+_NOT_ASKED = "whether training is smooth was not asked; run.smoothness(change) tells"
 Rerun = Callable[[Setting, bool | None], tuple[nn.Module, list[float]]]
 
 
@@ -153,11 +155,11 @@ class Run:
 
         Cost: about three trainings for the tangent, and two for the reruns.
         """
-        slope, direction, kinks = self._tangent(change, progress)
+        slope, direction, kinks, fault = self._tangent(change, progress)
         measured = self._smoothness(change, direction, (1.0, 0.5), tolerance) if smoothness else None
         shapes = {name: value.shape for name, value in self._end.parameters.items()}
         buffers = {name: self._end.buffers[name] + part for name, part in slope.buffers.items()}
-        result = RunEstimate(self.weights + direction, direction, buffers, measured, kinks, shapes)
+        result = RunEstimate(self.weights + direction, direction, buffers, measured, kinks, shapes, fault)
         if result.message:
             warnings.warn(result.message, SolsetWarning, stacklevel=3)
         return result
@@ -206,7 +208,7 @@ class Run:
         if not scales or any(a <= b for a, b in pairwise([*scales, 0.0])):
             cure = "Pass (1.0, 0.1, 0.01), for example."
             raise bad_value("scales", expected="positive parts, from large to small", got=scales, cure=cure)
-        _, direction, _ = self._tangent(change, progress)
+        _, direction, *_ = self._tangent(change, progress)
         return self._smoothness(change, direction, tuple(scales), tolerance)
 
     @checked
@@ -236,13 +238,14 @@ class Run:
                 loss have no second derivative.
 
         Warns:
-            SolsetWarning: If entries of the weights have no derivative.
+            SolsetWarning: If entries of the weights have no derivative, or autograd's second derivatives are
+                wrong in the last step. Whether training is smooth is not asked: :meth:`smoothness` tells.
 
         Cost: one training, and about two more for each value of the goals.
         """
         result = self._attributed(goal, features=features, names=names, progress=progress)
-        if result.kinks:
-            warnings.warn(str(result.kinks), SolsetWarning, stacklevel=3)
+        if warned := sentences(result.fault, result.kinks):
+            warnings.warn("; ".join(warned), SolsetWarning, stacklevel=3)
         return result
 
     def _attributed(
@@ -265,7 +268,7 @@ class Run:
             for total, (_, batch, rule) in zip(totals, pulled, strict=True):
                 total.add(points, batch, rule)
         kinks = self._kinks(derivative)
-        notes = (str(kinks),) if kinks else ()
+        notes = (*sentences(derivative.fault, kinks), _NOT_ASKED)
         if not derivative.is_mean:
             notes += ("no derivative in the points' factors: the loss is no mean over the points of a batch",)
         by_feature, by_target, by_factor = (
@@ -286,6 +289,7 @@ class Run:
             if derivative.takes_rate
             else None,
             kinks=kinks,
+            fault=derivative.fault,
         )
 
     def _decays(self, derivative: StepDerivative) -> bool:
@@ -321,8 +325,8 @@ class Run:
         entries = {name: int(kinks.sum()) for name, kinks in counts if bool(kinks.any())}
         return RecipeKinks(entries, self._setting.data.silent_features() if entries else ())
 
-    def _tangent(self, change: Change, progress: bool | None) -> tuple[Slope, Tensor, RecipeKinks]:
-        """The change of the state at the end, that of the weights as a flat vector, and the kinks."""
+    def _tangent(self, change: Change, progress: bool | None) -> tuple[Slope, Tensor, RecipeKinks, str]:
+        """The change of the state at the end, that of the weights as a flat vector, kinks, and a fault."""
         asked, adjustment = training_change(self._setting, change)
         start, end = (at_scale(self._setting, asked, adjustment, scale) for scale in (0.0, 1.0))
         derivative = self._derivative(replace(start, adjustment=self._setting.adjustment))
@@ -340,7 +344,7 @@ class Run:
                     got=repr(change),
                     cure="Use a loss that is the mean of each point's own loss.",
                 )
-        return slope, derivative.flat(slope.parameters), self._kinks(derivative)
+        return slope, derivative.flat(slope.parameters), self._kinks(derivative), derivative.fault
 
     @checked
     def advise(

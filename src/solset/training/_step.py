@@ -19,6 +19,7 @@ from solset.training._data import Batch
 from solset.training._losses import loss_by_points, losses_of
 from solset.training._optimizers import OptimizerStep, differentiable_slots
 from solset.training._recipe import clipped_gradients
+from solset.training._second import wrong_second
 from solset.training._setting import Setting
 from solset.training._state import Settings, State, own_randomness, set_randomness
 from solset.training._statistics import Statistics
@@ -96,6 +97,7 @@ class StepDerivative:
         is_mean: Whether the loss of every batch so far was the mean of those of its points.
         takes_rate: Whether the derivative in the learning rate is known.
         takes_decay: Whether the derivative in the weight decay is known.
+        fault: Sentence that second derivatives of the first step seen are wrong; empty where none is.
     """
 
     def __init__(self, setting: Setting, model: nn.Module, rule: OptimizerStep, *, is_mean: bool) -> None:
@@ -107,7 +109,7 @@ class StepDerivative:
         self._device = next(iter(named.values())).device
         values = [value.detach() for value in named.values()]
         self.takes_rate, self.takes_decay = rule.takes_rate, rule.takes_decay
-        self._is_looked_at = False
+        self._is_looked_at, self.fault = False, ""
         self._kinks = [torch.zeros_like(block, dtype=torch.bool) for block in rule.joined(values)]
 
     def pull(
@@ -255,8 +257,30 @@ class StepDerivative:
             if not self._is_looked_at:
                 require_second(gradients)
                 self._is_looked_at = True
+                self.fault = self._fault(before, record, parameters, leaves)
             clipped = clipped_gradients(gradients, self._setting.clip_norm)
         return _Graph(parameters, statistics, leaves, loss, gradients, clipped, buffers)
+
+    def _fault(
+        self, before: State, record: Record, parameters: Sequence[Tensor], leaves: Sequence[Tensor | None]
+    ) -> str:
+        """The sentence that second derivatives of a step are wrong, or nothing."""
+        features, *others = leaves
+        count = len(parameters)
+
+        def loss(values: Sequence[Tensor]) -> Tensor:
+            set_randomness(record.randomness, self._device)
+            batch = self.batch_of(record).at(self._data, None, *others).to(values[0].dtype)
+            batch = batch.at(self._data, values[count] if values[count:] else None, None, None, None)
+            state = self._state(before, self._rule.split(values[:count]))
+            state = {name: _as(value, values[0]) for name, value in state.items()}
+            outputs = self._setting.outputs(batch, lambda inputs: self._output(state, inputs), self._device)
+            if self.is_mean:
+                return loss_by_points(self._losses, batch, outputs)
+            return self._setting.loss(outputs[0], batch.parts[0].targets)
+
+        values = [each.detach() for each in ([*parameters] if features is None else [*parameters, features])]
+        return wrong_second(loss, values, count)
 
     def _output(self, state: Mapping[str, Tensor], inputs: Any) -> Any:
         augment = self._setting.augment
@@ -352,6 +376,10 @@ class StepDerivative:
                 part = torch.where(is_kink, 0.0, part)  # noqa: PLW2901
             cleaned.append(part)
         return cleaned
+
+
+def _as(value: Tensor, like: Tensor) -> Tensor:
+    return value.to(like.dtype) if value.is_floating_point() else value
 
 
 def _leaf(parts: Sequence[Any]) -> Tensor | None:

@@ -1,0 +1,56 @@
+"""The second derivatives that a step is differentiated by, against differences of its gradient."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from solset.operators import Comparison, Probe, Verdict, on_leaves
+from solset.risk import is_out_of_memory
+
+WRONG = (
+    "the derivative of a step is wrong: second derivatives by autograd are {error:.0%} off from differences "
+    "of the gradient, as where a backward pass detaches what it multiplies; write it with operations that "
+    "autograd sees"
+)
+
+
+def wrong_second(loss: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Tensor], weights: int) -> str:
+    """The sentence that second derivatives of a step's loss are wrong, or nothing where none is seen to be.
+
+    In float64 where the model takes it, the gradient is compared along one direction in weights and features.
+    The steps are so small that a kink inside is not taken for a fault.
+
+    Args:
+        loss: Function of weights and features that computes the loss of a batch, differentiably.
+        values: Weights, and after them the features, if they are real numbers.
+        weights: Number of tensors that are weights.
+
+    Cost: about four gradients of the batch.
+    """
+    for precise in ([value.double() for value in values], values):
+        try:
+            return _compared(loss, precise, weights)
+        except Exception as error:  # noqa: BLE001 - the user's code may fail in float64
+            if is_out_of_memory(error):
+                raise
+    return ""
+
+
+def _compared(loss: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Tensor], weights: int) -> str:
+    def graph(leaves: Sequence[Tensor]) -> Tensor:
+        return loss(leaves).reshape(1)
+
+    probe = Probe(values, graph, on_leaves(graph), weights)
+    direction = probe.direction(0)
+    if Comparison(probe, direction).second is not Verdict.WRONG:
+        return ""
+    step = 1e-6 if values[0].dtype == torch.float64 else 4e-3
+    ahead, behind = (probe.at(direction, sign * step)[1][:weights] for sign in (1, -1))
+    by_differences = torch.cat([(a - b).reshape(-1) / (2 * step) for a, b in zip(ahead, behind, strict=True)])
+    by_autograd = torch.cat([part.reshape(-1) for part in probe.second(direction)[:weights]])
+    error = float((by_autograd - by_differences).norm() / by_differences.norm())
+    return (
+        WRONG.format(error=error) if math.isfinite(error) else ""
+    )  # a training that diverged says so itself
