@@ -3,6 +3,8 @@
 import importlib
 import importlib.metadata
 import pkgutil
+import re
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -34,6 +36,16 @@ def test_no_module_is_hidden_by_something_of_its_name(name):
 @pytest.mark.parametrize("name", [name for name in NAMES if name.count(".") > 1])
 def test_modules_inside_a_room_are_private(name):
     assert name.rpartition(".")[2].startswith("_") or name == "solset.solvers.filters"
+
+
+def test_no_room_opens_a_private_module_of_another():
+    root = Path(solset.__file__).parent
+    opened = []
+    for path in root.rglob("*.py"):
+        room = path.relative_to(root).parts[0]
+        imported = re.findall(r"^\s*(?:from|import) solset\.(\w+)\._", path.read_text(), flags=re.MULTILINE)
+        opened += [f"{path}: {other}" for other in imported if other != room and room != "paper"]
+    assert not opened
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -1,6 +1,16 @@
 """Derivatives of the risk and of the network's outputs, as linear operators."""
 
-from solset.operators._cost import Cost, ProductCost
+from solset.operators._cost import (
+    FACTOR_ROW,
+    FORWARD,
+    HESSIAN_PRODUCT,
+    INPUT_JACOBIAN,
+    INPUT_ROW,
+    JACOBIAN_PRODUCT,
+    ROW,
+    Cost,
+    ProductCost,
+)
 from solset.operators._culprit import culprit
 from solset.operators._curvature import CurvatureRoot, GaussNewton, loss_curvature
 from solset.operators._differences import in_float64, take_differences
@@ -31,6 +41,13 @@ from solset.operators._targets import TargetSlopes, fitted_outputs, output_answe
 from solset.operators._verify import Call, Comparison, Probe, Verdict, on_leaves
 
 __all__ = [
+    "FACTOR_ROW",
+    "FORWARD",
+    "HESSIAN_PRODUCT",
+    "INPUT_JACOBIAN",
+    "INPUT_ROW",
+    "JACOBIAN_PRODUCT",
+    "ROW",
     "Call",
     "Comparison",
     "Cost",
@@ -63,15 +80,15 @@ __all__ = [
     "Verdict",
     "choose_directions",
     "culprit",
+    "directions_to_add",
     "find_symmetries",
     "fitted_outputs",
-    "directions_to_add",
     "in_float64",
     "jumping_features",
     "loss_curvature",
-    "regularisation_of",
-    "output_answer",
     "on_leaves",
+    "output_answer",
+    "regularisation_of",
     "rows_at_once",
     "stepping_features",
     "switch_gradients",

@@ -11,6 +11,9 @@ from solset.courses import Meter
 from solset.derivatives import GraphicalDerivative
 from solset.errors import bad_value
 from solset.operators import (
+    FORWARD,
+    INPUT_JACOBIAN,
+    ROW,
     DirectionalJacobian,
     DirectionSelector,
     InformativeRows,
@@ -21,7 +24,6 @@ from solset.operators import (
     choose_directions,
     directions_to_add,
 )
-from solset.operators._cost import FORWARD, INPUT_JACOBIAN, ROW
 from solset.outofcore import gram_solver
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk

@@ -9,8 +9,15 @@ from solset.changes import Change
 from solset.courses import Meter, Slopes, State, Station, StopReason, stated_losses
 from solset.errors import Status, bad_value
 from solset.linalg import Identity, LinearOperator, SmallestEigenvalue, smallest_eigenpair
-from solset.operators import GaussNewtonInverse, Hessian, InformativeInverse
-from solset.operators._cost import FACTOR_ROW, FORWARD, HESSIAN_PRODUCT, INPUT_JACOBIAN
+from solset.operators import (
+    FACTOR_ROW,
+    FORWARD,
+    HESSIAN_PRODUCT,
+    INPUT_JACOBIAN,
+    GaussNewtonInverse,
+    Hessian,
+    InformativeInverse,
+)
 from solset.paths._recycling import Recycled, Watched, pairs_of, smallest_eigenvalue
 from solset.paths._stepper import BETWEEN, PathOptions, Refusal
 from solset.problem import Problem

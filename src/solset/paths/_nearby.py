@@ -10,8 +10,7 @@ from torch import Tensor
 from solset.courses import Meter
 from solset.errors import Status
 from solset.linalg import Counted, LinearOperator, NormalOperator, Product
-from solset.operators import switch_gradients, switch_values
-from solset.operators._cost import FORWARD, JACOBIAN_PRODUCT, ROW
+from solset.operators import FORWARD, JACOBIAN_PRODUCT, ROW, switch_gradients, switch_values
 from solset.paths._fitted import Factor, KeptOutputs
 from solset.risk import EmpiricalRisk, flat_rows
 from solset.solvers import CG

@@ -5,13 +5,18 @@ from dataclasses import dataclass, replace
 
 from solset import comm
 from solset.changes import Move
-from solset.operators import Cost, InformativeRows
-from solset.operators._cost import FACTOR_ROW, FORWARD, INPUT_ROW, ROW
+from solset.operators import FACTOR_ROW, FORWARD, INPUT_ROW, ROW, Cost, InformativeRows
 from solset.planning._result import KeptGraphs, Memory, Plan, Route, refused
 from solset.planning._routes import KINKS, Routes, RowsInUse, whole_point_rows
-from solset.problem import Interpolating, Problem, Stationary, keeps_outputs, map_unless_fitted
-from solset.problem._informative import InformativeSelection
-from solset.problem._stationary import smaller_side
+from solset.problem import (
+    InformativeSelection,
+    Interpolating,
+    Problem,
+    Stationary,
+    keeps_outputs,
+    map_unless_fitted,
+    smaller_side,
+)
 from solset.risk import Indices
 
 NEWTON_PRODUCTS = 10  # products with the Hessian in one Newton step: CG takes about as many for one digit

@@ -10,15 +10,33 @@ import numpy as np
 
 from solset.changes import Move
 from solset.linalg import gram_block
-from solset.operators import Cost, Hessian, InputJacobian, Jacobian, Mixed, ProductCost, rows_at_once
+from solset.operators import (
+    FACTOR_ROW,
+    FORWARD,
+    ROW,
+    Cost,
+    Hessian,
+    InputJacobian,
+    Jacobian,
+    Mixed,
+    ProductCost,
+    rows_at_once,
+)
 from solset.operators import GaussNewton as GaussNewtonMatrix
-from solset.operators._cost import FACTOR_ROW, FORWARD, ROW
 from solset.planning._result import Memory, Route, refused, too_small
-from solset.problem import GaussNewton, Interpolating, LinearisedMap, Proximal, Stationary, TrainedPoint
-from solset.problem._informative import InformativeSelection
-from solset.problem._point import MAX_ROWS
-from solset.problem._proximal import PRODUCTS
-from solset.problem._stationary import preconditioned, smaller_side
+from solset.problem import (
+    DAMPING_PRODUCTS,
+    MAX_ROWS,
+    GaussNewton,
+    InformativeSelection,
+    Interpolating,
+    LinearisedMap,
+    Proximal,
+    Stationary,
+    TrainedPoint,
+    preconditioned,
+    smaller_side,
+)
 from solset.solvers import CG, LSMR, MINRES, Dense, Dual, FirstToConverge, RowPlan, Solver
 
 
@@ -104,7 +122,7 @@ class Routes:
     def _damped(self, route: Route) -> Route:
         """The route of the proximal map like one of the Gauss–Newton map."""
         name = route.name.replace(GaussNewton.name, Proximal.name)
-        rule = PRODUCTS * self.gauss_newton.cost.each
+        rule = DAMPING_PRODUCTS * self.gauss_newton.cost.each
         return replace(route, name=name, optimality=Proximal.name, prepare=route.prepare + rule)
 
     @cached_property

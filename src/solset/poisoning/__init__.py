@@ -4,15 +4,16 @@ from solset.poisoning._adjoint import AdjointGradient, adjoint_gradient
 from solset.poisoning._ascent import Ascent
 from solset.poisoning._budget import Budget, FeasibleSet
 from solset.poisoning._followers import BasePoint, Corrected, Follower, FromTrained, Nearest
-from solset.poisoning._judgement import Judgement, Verdict, judge_poisoning
+from solset.poisoning._judgement import Judgement, Trainer, Verdict, judge_poisoning
 from solset.poisoning._point_budget import Drops, Flips, PointBudget
 from solset.poisoning._points import PointPoisoning, PointRound
-from solset.poisoning._poisoning import Poisoning, design_poisoning
+from solset.poisoning._poisoning import DRIFT, Poisoning, design_poisoning
 from solset.poisoning._poisoning_file import Reason, Round
 from solset.poisoning._prediction_margin import MarginReason, PredictionMargin, stability_margin
 from solset.poisoning._recipe import RecipePoisoning, RecipeRound, poison_training
 
 __all__ = [
+    "DRIFT",
     "AdjointGradient",
     "Ascent",
     "BasePoint",
@@ -35,6 +36,7 @@ __all__ = [
     "RecipePoisoning",
     "RecipeRound",
     "Round",
+    "Trainer",
     "Verdict",
     "adjoint_gradient",
     "design_poisoning",

@@ -27,7 +27,7 @@ HELD = 1e4  # damping of weights that a recipe holds, in the largest damping of 
 FULL_RANK = 1e-15  # relative size of an eigenvalue below which float64 cannot tell it from zero
 SHARE = 5e-3  # damping relative to the largest eigenvalue of the Gauss–Newton matrix, where none is given
 FEW_ROWS = 1500  # rows up to which a decomposition of their Gram matrix costs less than a few solves by CG
-PRODUCTS = 12  # dimension of the Krylov space in which the extreme eigenvalues are looked for
+DAMPING_PRODUCTS = 12  # dimension of the Krylov space in which the extreme eigenvalues are looked for
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,6 @@ def chosen_damping(matrix: LinearOperator) -> float:
     """
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(matrix.shape[0], generator=generator, dtype=torch.float64)
-    space = krylov(matrix, start.to(matrix.device, matrix.dtype), PRODUCTS)
+    space = krylov(matrix, start.to(matrix.device, matrix.dtype), DAMPING_PRODUCTS)
     values = torch.linalg.eigvalsh(space.matrix)
     return SHARE * float(values.abs().max()) + 2 * max(0.0, -float(values[0]))

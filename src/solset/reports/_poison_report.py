@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from solset.plotting import bars_before_after, image_grid
-from solset.poisoning._poisoning import DRIFT
+from solset.poisoning import DRIFT
 from solset.reports._images import as_images
 from solset.reports._poison import PoisonRun
 from solset.reports._poison_task import PoisonSettings

@@ -10,8 +10,7 @@ import torch
 from solset.checks import positive, within
 from solset.errors import bad_type, bad_value
 from solset.goals import Goal
-from solset.poisoning import Budget
-from solset.poisoning._judgement import Trainer
+from solset.poisoning import Budget, Trainer
 from solset.problem import Problem
 from solset.reports._options import (
     Settings,

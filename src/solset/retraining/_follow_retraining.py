@@ -25,7 +25,7 @@ from solset.courses import (
     stated_losses,
 )
 from solset.errors import SolsetWarning
-from solset.operators._cost import FORWARD
+from solset.operators import FORWARD
 from solset.outofcore import gram_solver
 from solset.problem import Problem
 from solset.retraining._methods import check_recorded

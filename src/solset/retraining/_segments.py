@@ -7,8 +7,7 @@ from torch import Tensor
 
 from solset.courses import Meter
 from solset.linalg import BlockDiagonal, NormalOperator, Product
-from solset.operators import Jacobian, loss_curvature, regularisation_of
-from solset.operators._cost import FORWARD, JACOBIAN_PRODUCT, ROW
+from solset.operators import FORWARD, JACOBIAN_PRODUCT, ROW, Jacobian, loss_curvature, regularisation_of
 from solset.risk import EmpiricalRisk, slopes_at
 from solset.solvers import Dense, Dual, GramPrepared, Prepared
 from solset.solvers.filters import GradientFlow
