@@ -56,6 +56,31 @@ def test_a_step_that_is_too_short_is_named():
     assert "is left: the minimum without these points is farther" in result.message
 
 
+def test_a_step_from_weights_that_are_not_stationary_is_judged_by_what_the_removal_adds():
+    """The gradient that training left is larger than that of the points, and must not hide theirs."""
+    x, y = regression(40, 3)
+    model, labels = nn.Linear(3, 1, dtype=torch.float64), (y > 0).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[3.0, -1.5, 0.9]]))
+        model.bias.zero_()
+    with pytest.warns(SolsetWarning, match="not stationary"):
+        problem = Problem(model, nn.BCEWithLogitsLoss(), x, labels)
+    with pytest.warns(SolsetWarning, match=r"of the gradient that the removal adds is left"):
+        result = forget(problem, list(range(10)))
+    rest = list(range(10, 40))
+    slopes = []
+    for weights in (problem.weights(), result.weights):
+        w = weights.clone().requires_grad_()
+        for rows in (range(40), rest):
+            out = x[list(rows)] @ w[:3] + w[3]
+            loss = nn.functional.binary_cross_entropy_with_logits(out, labels[list(rows)].flatten())
+            slopes.append(torch.autograd.grad(loss, w)[0])
+    share = float((slopes[3] - slopes[0]).norm() / (slopes[1] - slopes[0]).norm())
+    assert result.share_left == pytest.approx(share, rel=1e-8)
+    assert share > 1 > result.gradient_after / result.gradient_before
+    assert result.status == "diverged"
+
+
 def test_where_the_data_are_fitted_nothing_is_forgotten_and_it_is_said():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 6, dtype=torch.float64, generator=generator)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -13,10 +14,12 @@ from solset.checks import checked
 from solset.errors import SolsetWarning, Status
 from solset.problem import AUTO, Optimality, Problem
 from solset.results import WeightsResult, computed
+from solset.risk import gradient_scale
 from solset.solvers import Solution, Solver
 
 UNCHANGED = 1e-12  # change relative to the weights that counts as rounding
-REACHED = 0.1  # gradient that is left, relative to the one before, up to which the minimum counts as reached
+REACHED = 0.1  # share of the gradient by the removal that may be left where the minimum counts as reached
+ROUNDED = 100  # units of rounding of the terms that cancel in a gradient, up to which it counts as zero
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,6 +33,8 @@ class Forgotten(WeightsResult):
         gradient_before: Norm of the gradient of the risk without the points, at the trained weights.
         gradient_after: Norm of the same gradient at the new weights.
         gradient_trained: Norm of the gradient of the whole risk that training left.
+        share_left: Part of the gradient that the removal adds that is there after the step, relative to it;
+            0 up to rounding. The gradient that training left counts in neither.
         distance_before: Distance from the trained weights to the retrained ones; ``None`` if nothing was
             retrained.
         distance_after: Distance from the new weights to the retrained ones; ``None`` as before.
@@ -41,6 +46,7 @@ class Forgotten(WeightsResult):
     gradient_before: float
     gradient_after: float
     gradient_trained: float
+    share_left: float
     distance_before: float | None = None
     distance_after: float | None = None
 
@@ -49,7 +55,8 @@ class Forgotten(WeightsResult):
         """How it ended, the gradient before and after, and the distance to retrained weights if known."""
         is_far = self.status is Status.MAX_STEPS and self.solution.status is Status.CONVERGED
         ended = "the minimum is farther than one step" if is_far else str(self.status)
-        text = f"{ended}, {len(self.points)} points, gradient {self.gradient_before:.3g} to "
+        count = "1 point" if len(self.points) == 1 else f"{len(self.points)} points"
+        text = f"{ended}, {count}, gradient {self.gradient_before:.3g} to "
         text += f"{self.gradient_after:.3g}, weights changed by {self.change:.3g}"
         if self.distance_after is None:
             return text
@@ -57,13 +64,12 @@ class Forgotten(WeightsResult):
 
     @computed
     def status(self) -> Status:
-        """``diverged`` where the gradient grew, ``max_steps`` where too much of it is left."""
+        """``diverged`` where what the removal adds to the gradient grew, ``max_steps`` where much is left."""
         if self.solution.status is not Status.CONVERGED:
             return self.solution.status
-        if not self.gradient_after <= max(self.gradient_before, self.gradient_trained):
+        if not self.share_left <= 1:
             return Status.DIVERGED
-        reached = self.gradient_after <= REACHED * self.gradient_before + 2 * self.gradient_trained
-        return Status.CONVERGED if reached else Status.MAX_STEPS
+        return Status.CONVERGED if self.share_left <= REACHED else Status.MAX_STEPS
 
     @property
     def is_unchanged(self) -> bool:
@@ -79,7 +85,7 @@ class Forgotten(WeightsResult):
         if self.solution.status is Status.CONVERGED and self.status is not Status.CONVERGED:
             texts.insert(
                 0,
-                f"a gradient of {self.gradient_after:.3g} of {self.gradient_before:.3g} is left: the minimum "
+                f"{self.share_left:.2g} of the gradient that the removal adds is left: the minimum "
                 f"without these points is farther than one step goes; retrain",
             )
         return "; ".join(texts)
@@ -100,8 +106,9 @@ def forget(
     """The weights after some points are taken out of the training data, with the proof of how well.
 
     One Newton step on the risk without the points (Guo et al. 2020, section 3), as by
-    ``problem.estimate(solset.Remove(points))``, and the gradient of that risk before and after it. A gradient
-    that stays says that the step was too short. No noise is added, so that this is no certificate of privacy.
+    ``problem.estimate(solset.Remove(points))``, and the gradient of that risk before and after it. A large
+    part of the gradient that the removal adds, left after the step, says that the step was too short. No
+    noise is added, so that this is no certificate of privacy.
 
     Args:
         problem: Trained point whose data hold the points.
@@ -118,9 +125,10 @@ def forget(
         ValueError: If points are empty, repeated, out of range or all of them.
 
     Warns:
-        SolsetWarning: If the step does not reach the minimum, or nothing is forgotten.
+        SolsetWarning: If more than a tenth of the gradient that the removal adds is left, or nothing is
+            forgotten.
 
-    Cost: that of the estimate, and two gradients; real training where it is asked for.
+    Cost: that of the estimate, two gradients, and those of eight points; real training where it is asked for.
 
     Example:
         >>> from torch import nn
@@ -133,7 +141,7 @@ def forget(
     change = Remove(list(problem.check_points(points)))
     estimate = problem.estimate(change, optimality=optimality, solver=solver)
     solution, risk = estimate.min_norm(), change.applied_to(problem.risk())
-    before, after = risk.gradient(), risk.at(solution.value).gradient()
+    before, after, trained = risk.gradient(), risk.at(solution.value).gradient(), problem.gradient()
     distances: tuple[float, float] | None = None
     if retrain:
         truth = retraining.retrain(problem, change, method=retraining.Newton()).weights
@@ -144,13 +152,22 @@ def forget(
         change=_length(solution.value - problem.weights()),
         gradient_before=_length(before),
         gradient_after=_length(after),
-        gradient_trained=_length(problem.gradient()),
+        gradient_trained=_length(trained),
+        share_left=_share_left(problem, before - trained, after - trained),
         distance_before=None if distances is None else distances[0],
         distance_after=None if distances is None else distances[1],
     )
     if result.status is not Status.CONVERGED or result.is_unchanged:
         warnings.warn(result.message, SolsetWarning, stacklevel=3)
     return result
+
+
+def _share_left(problem: Problem, added: Tensor, left: Tensor) -> float:
+    """The length of what is left relative to what was added; 0 where it is rounding of the gradient."""
+    scale = gradient_scale(problem.risk(), problem.point.sweep.outputs)
+    rounding = ROUNDED * torch.finfo(left.dtype).eps * (scale if isfinite(scale) else 0.0)
+    length = _length(left)
+    return 0.0 if length <= rounding else length / max(_length(added), rounding, torch.finfo(left.dtype).tiny)
 
 
 def _length(vector: Tensor) -> float:
