@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem, Relabel, Remove, design_poisoning
+from solset import Problem, Relabel, Remove, SolsetWarning, design_poisoning
 from solset.errors import Status
-from solset.goals import HeldOutLoss
+from solset.goals import HeldOutLoss, WeightFunction
 from solset.poisoning import Ascent, Drops, Flips, judge_poisoning
 from solset.retraining import Newton
 
@@ -165,3 +165,30 @@ def test_what_means_nothing_is_refused(problem: Problem) -> None:
     fitted = Problem(model, nn.MSELoss(), X, model(X).detach())
     with pytest.raises(ValueError, match="one of whole points"):
         design_poisoning(fitted, HeldOutLoss(TEST_X, TEST_X[:, :1]), Drops(1))
+
+
+def test_points_chosen_for_another_model_than_the_trained_one_are_warned_of() -> None:
+    """Training to the end moves the goal more than the best point does, so that they are not its points."""
+    model = nn.Linear(2, CLASSES, bias=False, dtype=DOUBLE)
+    nn.init.constant_(model.weight, 0.0)
+    with pytest.warns(SolsetWarning, match="not stationary"):
+        unfinished = Problem(model, nn.CrossEntropyLoss(), X, Y, weight_decay=DECAY)
+    with pytest.warns(SolsetWarning) as seen:
+        poisoning = design_poisoning(unfinished, HeldOutLoss(TEST_X, TEST_Y), Drops(1))
+    assert any("its end on the clean data alone takes the goal from" in str(one.message) for one in seen)
+    assert poisoning.is_drifting
+    assert poisoning.trained == pytest.approx(held_out(unfinished.weights()))
+    assert poisoning.clean == pytest.approx(held_out(solved(X, Y, CLASSES)), rel=1e-6)
+
+
+def test_no_point_is_tried_where_the_clean_data_have_no_solution() -> None:
+    """A loss without a minimum: each further solve would run to its limit, and be compared with none."""
+    model = nn.Linear(1, 1, bias=False, dtype=DOUBLE)
+    x, y = torch.tensor([[-1.0], [1.0], [2.0]], dtype=DOUBLE), torch.ones(3, 1, dtype=DOUBLE)
+    with pytest.warns(SolsetWarning, match="not stationary"):
+        unfinished = Problem(model, lambda out, target: (out * target).mean(), x, y)
+    with pytest.warns(SolsetWarning) as seen:
+        poisoning = design_poisoning(unfinished, WeightFunction(torch.sum), Drops(1))
+    assert any("no point was tried" in str(one.message) for one in seen)
+    assert poisoning.points == ()
+    assert poisoning.status is not Status.CONVERGED

@@ -50,6 +50,7 @@ class PointPoisoning(WeightsResult, TableResult):
         points: Indices of the points that change, in the order in which they were chosen.
         change: Change of the training data: a relabelling or a removal; ``None`` where no change helps.
         weights: Weights that solve the problem on the changed data, ``(p,)``.
+        trained: Goal ``φ`` at the trained weights as they are.
         clean: Goal ``φ`` where the same solve ends on the clean data.
         predicted: Goal ``φ`` at the estimate for the whole change: one Newton step from the trained weights.
         real: Goal ``φ`` at :attr:`weights`, which Newton's method really solved for.
@@ -62,6 +63,7 @@ class PointPoisoning(WeightsResult, TableResult):
     points: tuple[int, ...]
     change: Change | None
     weights: Tensor
+    trained: float
     clean: float
     predicted: float
     real: float
@@ -83,6 +85,12 @@ class PointPoisoning(WeightsResult, TableResult):
         """Whether one Newton step predicts the real change of the goal, to a tenth."""
         return abs(self.real - self.predicted) <= OFF * abs(self.real - self.clean)
 
+    @property
+    def is_drifting(self) -> bool:
+        """Whether training to the end alone changes the goal by more than a tenth of the effect."""
+        effect = abs(self.clean) if self.change is None else abs(self.real - self.clean)
+        return not abs(self.clean - self.trained) <= OFF * effect
+
     @computed
     def status(self) -> Status:
         """The outcome of the solve for the weights on the changed data."""
@@ -92,6 +100,11 @@ class PointPoisoning(WeightsResult, TableResult):
     def message(self) -> str:
         """The reason to stop, and whether the prediction holds."""
         text = self.reason
+        if self.is_drifting:
+            text += (
+                f"; training had not stopped: its end on the clean data alone takes the goal from "
+                f"{self.trained:.4g} to {self.clean:.4g}, so that these are points of another model"
+            )
         if self.solved is not Status.CONVERGED:
             text += f"; the weights are no solution: solving for them ended with status '{self.solved}'"
         if not self.is_confirmed:
@@ -120,6 +133,10 @@ def choose_points(
     _refuse_fitted(problem, optimality)
     search = _Search(problem, goal, budget, as_map(optimality) or Stationary(), solver)
     start = search.place({}, None, ())
+    if start.end.status is not Status.CONVERGED:  # no other solve can be compared with this one
+        return search.outcome(
+            start, start, "no point was tried, since the clean data have no solution nearby"
+        )
     places, reason = [start], "the budget is used up"
     hidden = None if progress is None else not progress
     for _ in tqdm(range(budget.most), desc="poisoning", disable=hidden, leave=False):
@@ -128,25 +145,7 @@ def choose_points(
             reason = "no other point raises the goal" if goal.sign > 0 else "no other point lowers the goal"
             break
         places = further
-    place = places[0]
-    chosen, end, clean, value = place.chosen, place.end, start.value, place.value
-    change = budget.change(chosen) if chosen else None
-    predicted = clean
-    if change is not None:
-        answer = single_answer(problem, change, optimality=search.optimality, solver=solver)
-        predicted = goal.value(problem.risk(), answer.solution.value)
-    return PointPoisoning(
-        points=tuple(chosen),
-        change=change,
-        weights=end.weights,
-        clean=clean,
-        predicted=predicted,
-        real=value,
-        solved=end.status,
-        course=place.course,
-        reason=reason,
-        layout=problem.risk().layout,
-    )
+    return search.outcome(start, places[0], reason)
 
 
 def _refuse_fitted(problem: Problem, optimality: Optimality) -> None:
@@ -188,6 +187,28 @@ class _Search:
         changed = self.budget.change(chosen).applied_to(risk) if chosen else risk
         end = Newton().run(changed if start is None else changed.at(start), risk.weights)
         return _Place(chosen, end, self.goal.value(risk, end.weights), course)
+
+    def outcome(self, start: _Place, place: _Place, reason: str) -> PointPoisoning:
+        """The result whose search began at one place and ended at another."""
+        risk, goal = self.problem.risk(), self.goal
+        change = self.budget.change(place.chosen) if place.chosen else None
+        predicted = start.value
+        if change is not None:
+            answer = single_answer(self.problem, change, optimality=self.optimality, solver=self.solver)
+            predicted = goal.value(risk, answer.solution.value)
+        return PointPoisoning(
+            points=tuple(place.chosen),
+            change=change,
+            weights=place.end.weights,
+            trained=goal.value(risk, self.problem.weights()),
+            clean=start.value,
+            predicted=predicted,
+            real=place.value,
+            solved=place.end.status,
+            course=place.course,
+            reason=reason,
+            layout=risk.layout,
+        )
 
     def further(self, places: Sequence[_Place]) -> list[_Place]:
         """The best places with one more point, by their real values; none where no point helps."""

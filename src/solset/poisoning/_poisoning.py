@@ -240,7 +240,7 @@ def design_poisoning(
         ascents = {"element": element, "ascent": ascent, "follower": follower, "start": start}
         _refuse_ascent({**ascents, "checkpoint": checkpoint})
         points = choose_points(problem, goal, budget, optimality=optimality, solver=solver, progress=progress)
-        if points.solved is not Status.CONVERGED:
+        if points.solved is not Status.CONVERGED or points.is_drifting:
             warnings.warn(points.message, SolsetWarning, stacklevel=3)
         return points
     design = Design(problem, goal, element, ascent, follower, optimality, solver)
