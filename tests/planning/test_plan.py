@@ -387,3 +387,8 @@ def test_it_prints_as_one_line_and_has_a_row_for_each_route():
     rows = costs.rows()
     assert [row["name"] for row in rows] == [route.name for route in (*costs.routes, *costs.others)]
     assert all(row.keys() == rows[0].keys() for row in rows)
+
+
+def test_what_is_no_problem_is_refused_by_name():
+    with pytest.raises(TypeError, match=r"`problem` must be a Problem"):
+        plan(nn.Linear(1, 1))  # pyright: ignore[reportArgumentType]

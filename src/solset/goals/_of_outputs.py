@@ -134,7 +134,7 @@ class Prediction(PointGoal):
         """Refuses inputs that do not fit, and outputs that the network does not have."""
         count, width = _sizes(risk, self.inputs)
         if self.output is None and width != 1:
-            cure = "Say which, as in Prediction(x, output=3)."
+            cure = f"Say which, as in {type(self).__name__}(..., output={width - 1})."
             raise bad_value("output", expected=f"one of the {width} outputs", got=None, cure=cure)
         chosen = torch.as_tensor(0 if self.output is None else self.output)
         if chosen.dtype != torch.int64 or tuple(chosen.shape) not in {(), (count,)}:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from solset import comm
 from solset.changes import Move
+from solset.checks import checked
 from solset.operators import FACTOR_ROW, FORWARD, INPUT_ROW, ROW, Cost, InformativeRows
 from solset.planning._result import KeptGraphs, Memory, Plan, Route, refused
 from solset.planning._routes import KINKS, Routes, RowsInUse, whole_point_rows
@@ -123,6 +124,7 @@ class OtherRoutes:
         )
 
 
+@checked
 def plan(problem: Problem, *, points: Indices | None = None, rows: InformativeRows | None = None) -> Plan:
     """The passes over the data, bytes and expected gradients of each route to the graphical derivative.
 

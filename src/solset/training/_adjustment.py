@@ -108,7 +108,7 @@ def decays_of(
         if not any(have):
             raise bad_value(
                 "change",
-                expected="one of something else for an optimizer without weight decay",
+                expected="a change other than of the decay for an optimizer without weight decay",
                 got=f"Decay({change})",
                 cure="Give the optimizer a weight_decay, or name the weights: Decay({'*': 1e-3}).",
             )
@@ -171,7 +171,7 @@ def _require_known(optimizer: Optimizer, kinds: Sequence[Any], what: str) -> Non
     if type(optimizer) not in kinds:
         raise bad_value(
             "change",
-            expected=f"one of something else, as no derivative in the {what} of this optimizer is known",
+            expected=f"a change other than of the {what}, whose derivative is not known here",
             got=f"a change of the {what} of {type(optimizer).__name__}",
             cure=f"Use one of {', '.join(kind.__name__ for kind in kinds)}.",
         )
