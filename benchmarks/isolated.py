@@ -10,6 +10,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import scipy.sparse.linalg
 import torch
 from tests.support.reference import IsolatedDigits, isolated_digits
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
 from solset import Move, Problem, retrain
-from solset.linalg import Counted, as_scipy, from_numpy, to_numpy
+from solset.linalg import Counted
 from solset.operators import GaussNewtonInverse, Hessian, Mixed
 from solset.retraining import LBFGS
 from solset.solvers import CG, LSMR, MINRES, FirstToConverge, LiSSA
@@ -56,10 +57,19 @@ def solved_by(solver: CG | LSMR | MINRES | LiSSA | FirstToConverge) -> Solve:
     return solve
 
 
+def as_scipy(operator: Counted) -> scipy.sparse.linalg.LinearOperator:
+    """A symmetric operator for SciPy, whose vectors are in float64 whatever the precision of the products."""
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        return (operator @ torch.from_numpy(vector.ravel()).to(operator.dtype)).double().numpy()
+
+    return scipy.sparse.linalg.LinearOperator(operator.shape, product, rmatvec=product, dtype=np.float64)
+
+
 def scipy_minres(operator: Counted, rhs: Tensor) -> tuple[Tensor, str]:
     """SciPy's MINRES with its own stopping test, which compares with ``‖A‖‖v‖`` and not with ``‖b‖``."""
-    value, flag = scipy.sparse.linalg.minres(as_scipy(operator), to_numpy(rhs), rtol=1e-6)
-    return from_numpy(value, operator), "converged" if flag == 0 else "max_steps"
+    value, flag = scipy.sparse.linalg.minres(as_scipy(operator), rhs.double().numpy(), rtol=1e-6)
+    return torch.from_numpy(value).to(rhs), "converged" if flag == 0 else "max_steps"
 
 
 def scipy_lsmr(steps: int) -> Solve:
@@ -67,9 +77,9 @@ def scipy_lsmr(steps: int) -> Solve:
 
     def solve(operator: Counted, rhs: Tensor) -> tuple[Tensor, str]:
         answer = scipy.sparse.linalg.lsmr(
-            as_scipy(operator), to_numpy(rhs), atol=0.0, btol=0.0, conlim=0.0, maxiter=steps
+            as_scipy(operator), rhs.double().numpy(), atol=0.0, btol=0.0, conlim=0.0, maxiter=steps
         )
-        return from_numpy(answer[0], operator), "max_steps"
+        return torch.from_numpy(answer[0]).to(rhs), "max_steps"
 
     return solve
 

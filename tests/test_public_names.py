@@ -1,5 +1,6 @@
 """Each public name has one address, and no module is hidden by a function of its name."""
 
+import ast
 import importlib
 import importlib.metadata
 import pkgutil
@@ -46,6 +47,17 @@ def test_no_room_opens_a_private_module_of_another():
         imported = re.findall(r"^\s*(?:from|import) solset\.(\w+)\._", path.read_text(), flags=re.MULTILINE)
         opened += [f"{path}: {other}" for other in imported if other != room and room != "paper"]
     assert not opened
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "tools"])
+def test_scripts_import_names_that_exist(folder):
+    missing = []
+    for path in (Path(__file__).parents[1] / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("solset"):
+                module = importlib.import_module(node.module)
+                missing += [f"{path}: {each.name}" for each in node.names if not hasattr(module, each.name)]
+    assert not missing
 
 
 @pytest.mark.parametrize("room", ROOMS)
