@@ -105,7 +105,7 @@ def audit(
         others = {
             "layer": layer,
             "joint": joint,
-            "optimality": None if optimality == "auto" else optimality,
+            "optimality": as_map(optimality),
             "prior_precision": prior_precision,
             "checkpoint": checkpoint,
         }

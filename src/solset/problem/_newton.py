@@ -115,7 +115,7 @@ class NewtonStep:
 
     def _doubt(self, updated: Updated) -> str:
         """What the points take with them: a direction that they hold alone, or positive curvature."""
-        if not (updated.lost or updated.turns_negative):
+        if updated.is_decided:
             return ""
         lost = f"{updated.lost} direction{'s' if updated.lost > 1 else ''}"
         leaving = [self.exchange.points[i] for i in updated.holders() if i < len(self.exchange.points)]

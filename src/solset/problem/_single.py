@@ -8,7 +8,7 @@ from solset.errors import Status
 from solset.problem._finite import Order
 from solset.problem._maps import AUTO, Optimality
 from solset.problem._problem import Problem
-from solset.solvers import Prepared, Solution, Solver, Updated
+from solset.solvers import Prepared, Solution, Solver
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class SingleAnswer:
     @property
     def is_answered(self) -> bool:
         """Whether the rest of the data decides the weights where the points that leave did."""
-        return not (isinstance(self.system, Updated) and (self.system.lost or self.system.turns_negative))
+        return self.system.is_decided
 
     @property
     def is_solved(self) -> bool:
@@ -38,7 +38,7 @@ class SingleAnswer:
     @property
     def leverage(self) -> float:
         """The largest share of the curvature in any direction that the change takes, where it is known."""
-        return 1.0 - self.system.smallest_pivot if isinstance(self.system, Updated) else float("nan")
+        return self.system.leverage
 
 
 def single_answer(

@@ -35,6 +35,16 @@ class Prepared(ABC):
     doubt: str = ""
     known_kernel: int = 0
 
+    @property
+    def leverage(self) -> float:
+        """The largest share of the curvature in any direction that an update takes; not a number for none."""
+        return float("nan")
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether no update takes all of the curvature in a direction, or more."""
+        return True
+
     @abstractmethod
     def solve(self, rhs: Tensor) -> Solution:
         """The least-squares solution of ``A v = b`` of minimum norm, ``A⁺ b``.

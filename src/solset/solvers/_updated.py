@@ -123,6 +123,16 @@ class Updated(Prepared):
         return was_positive and self.smallest_pivot < -self.singular_pivot
 
     @property
+    def leverage(self) -> float:
+        """The largest leverage of the rows that leave."""
+        return 1.0 - self.smallest_pivot
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the rows that stay decide every direction that those before did."""
+        return not (self.lost or self.turns_negative)
+
+    @property
     def lost(self) -> int:
         """The number of directions that the rows that leave hold alone."""
         return int((self._pivots[0].abs() <= self.singular_pivot).sum()) if self._points else 0
