@@ -1,5 +1,7 @@
 """Changes that mean nothing are refused by name, before anything is computed."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -154,6 +156,17 @@ def test_changes_say_in_one_line_what_they_are():
     assert repr(Relabel([1], torch.zeros(1, 9))) == "Relabel(points 1; to targets of shape (1, 9))"
     assert repr(Move([0], NEW) + Move([0], NEW)) == "Move(points 0; dx of shape (1, 3))"
     assert repr(Remove([1], divisor="before")) == 'Remove(points 1, divisor="before")'
+
+
+@pytest.mark.parametrize("points", [7, "a", slice(0, 2), [[1]], [1.5], torch.tensor(3), []])
+def test_changes_of_no_points_are_printed_and_refused_by_name(points: Any):
+    assert repr(Remove(points)).startswith("Remove(points ")
+    with pytest.raises((TypeError, ValueError), match="`points` must be"):
+        classes().estimate(Remove(points))
+
+
+def test_factors_that_are_no_numbers_are_printed():
+    assert repr(Reweight([1], "a")) == "Reweight(points 1; factors 'a')"  # pyright: ignore[reportArgumentType]
 
 
 def test_moves_and_factors_of_the_same_point_add_up():

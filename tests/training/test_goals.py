@@ -159,3 +159,9 @@ def test_a_goal_on_training_points_sees_them_as_they_were_trained_on(case):
     run = Training(make, nn.CrossEntropyLoss(), X, Y, optimizer=sgd, batch_size=4).on(change).run()
     losses = CROSS_ENTROPY(run.model(x), y, reduction="none").detach()
     assert run.value(TrainingLoss()) == pytest.approx(float(factors.double() @ losses / factors.sum()))
+
+
+def test_goals_are_printed_in_one_line():
+    many = torch.zeros(1000, 2)
+    assert repr(HeldOutLoss(many, many)) == "HeldOutLoss(loss on 1000 held-out points)"
+    assert repr(PointLosses(many, many)) == "PointLosses(loss of each held-out point)"

@@ -1,7 +1,7 @@
 """The base of every change: what it is for the derivatives, for the data and for a training."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -308,8 +308,11 @@ class PointsChange(Change):
         """The points in a few words."""
         if self.points is None:
             return "all points"
-        indices = [int(i) for i in self.points]
-        return "points " + ", ".join(map(str, indices[:5])) + (", …" if len(indices) > 5 else "")
+        points = self.points.tolist() if isinstance(self.points, Tensor) else self.points
+        if isinstance(points, str) or not isinstance(points, Iterable):  # refused by name where it is used
+            return f"points {points!r}"
+        indices = list(points)
+        return "points " + (", ".join(map(str, indices[:5])) or "[]") + (", …" if len(indices) > 5 else "")
 
 
 def require_change(change: object, kind: type[Change] = Change) -> None:

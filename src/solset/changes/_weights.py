@@ -283,7 +283,10 @@ def _nothing_left() -> ValueError:
 
 
 def _shown(factors: object) -> str:
-    values = torch.as_tensor(factors)
+    try:
+        values = torch.as_tensor(factors)
+    except (TypeError, ValueError, RuntimeError):  # refused by name where it is used
+        return repr(factors)
     return f"{float(values):g}" if values.numel() == 1 else f"of shape {tuple(values.shape)}"
 
 

@@ -53,6 +53,10 @@ class Goal(ABC):
     def describe(self) -> str:
         """What ``φ`` is, in a phrase."""
 
+    def __repr__(self) -> str:
+        """The kind of the goal and what it is, without its tensors."""
+        return f"{type(self).__name__}({self.describe()})"
+
     @property
     def sign(self) -> float:
         """1 if ``φ`` is to grow, -1 if it is to shrink."""

@@ -23,7 +23,7 @@ from solset.risk import (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeldOutLoss(Goal):
     """The mean loss on points that are not trained on.
 

@@ -16,7 +16,7 @@ from solset.operators import PerSampleGradients
 from solset.risk import EmpiricalRisk, Loss, digest, flat_rows, named_tensors, own_loss, require_logits
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PointGoal(Goal):
     """A goal with one value for each of some points: a block, for which one factorisation serves all.
 
@@ -74,7 +74,7 @@ class PointGoal(Goal):
         return {"kind": type(self).__name__, "points": points, "raised": self.is_raised}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PointLosses(PointGoal):
     """The loss of each of some points by itself, as leave-one-out scores of a test set ask for it.
 
@@ -108,7 +108,7 @@ class PointLosses(PointGoal):
         return {**mean.identity(), "kind": "PointLosses"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction(PointGoal):
     """One output of the network at each of some points.
 
@@ -154,7 +154,7 @@ class Prediction(PointGoal):
         return chosen.expand(count) if chosen.ndim == 0 else chosen[first : first + count]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Margin(PointGoal):
     """The margin ``f_y - log Σ_{j≠y} exp f_j`` of a class above all others, at each of some points.
 
@@ -200,7 +200,7 @@ class Margin(PointGoal):
         return {**super().identity(), "labels": digest([self.labels])}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SmoothedAUROC(Goal):
     """The smoothed share of pairs that a score orders rightly: the mean of ``σ((s_i - s_j) / τ)``.
 

@@ -13,7 +13,7 @@ from solset.linalg import Space
 from solset.risk import EmpiricalRisk, called, digest, network_of
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TargetWeights(Goal):
     """Weights to reach: lowers ``‖w - w*‖`` (model-targeted poisoning, Suya et al. 2021).
 
@@ -55,7 +55,7 @@ class TargetWeights(Goal):
         return Space("weights", (len(trained),), trained.dtype, trained.device).flatten(target)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WeightFunction(Goal):
     """Any smooth function of the weights.
 
@@ -111,7 +111,7 @@ class WeightFunction(Goal):
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ModelFunction(Goal):
     """Any smooth function of the model, such as a gap between the losses of two groups.
 

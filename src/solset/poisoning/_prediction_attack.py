@@ -18,7 +18,7 @@ from solset.retraining import Method
 from solset.risk import EmpiricalRisk, digest
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PredictionGap(Goal):
     """The gap ``f_label - f_rival`` between two outputs of a test input, which is to be lowered."""
 
