@@ -29,7 +29,6 @@ class Segment:
     # Rest of the gradient, from weight decay and slopes without curvature; ``None`` if it is zero
     drift: Tensor | None
     damped: Prepared | None  # Operator ``AᵀA + λI`` if there is a drift, with unequal decays on the diagonal
-    decay: Tensor | float
 
     @classmethod
     def at(cls, risk: EmpiricalRisk, solver: Dual, meter: Meter) -> "Segment | None":
@@ -65,7 +64,7 @@ class Segment:
         damped = _damped(prepared, risk, solver) if has_drift else None
         total = curvature_part + drift
         drift = drift if has_drift else None
-        return cls(prepared, roots, slopes, force, total, drift, damped, risk.weight_decay)
+        return cls(prepared, roots, slopes, force, total, drift, damped)
 
     def change(self, flow: GradientFlow) -> Tensor:
         """``w - w_k`` after some steps: ``-Aᵀ φ(AAᵀ) r``, or ``-φ(AᵀA + λI) ∇E`` if there is a drift."""
@@ -93,9 +92,8 @@ class Segment:
         """
         pushed = self.rows.operator @ change
         answer = (self.roots @ pushed).view_as(slopes)
-        turned = self.gradient + self.rows.operator.T @ pushed + self.decay * change
-        distance = gradient - turned
         system = self.rows.curvature() if self.damped is None else self.damped
+        distance = gradient - self.gradient - system.operator @ change
         drifted = system.filtered(flow, distance).value
         pairs = (
             (slopes - self.slopes - answer, float(self.slopes.norm())),
