@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ class Relabel(PointsChange):
         if not has_number_targets(risk):
             self._terms(risk)  # refuses labels that the loss does not take
             return risk.weights.new_ones(len(chosen))
-        if new_factors(risk, risk.points[chosen][0], new, chosen) is not None:
+        if self._new_factors(risk, chosen, new) is not None:
             self._require_same_factors(risk, new)
         return (new - plain_targets(risk, risk.points[chosen][1]).to(new.dtype)).to(risk.weights).reshape(-1)
 
@@ -99,7 +100,7 @@ class Relabel(PointsChange):
         self.direction(risk)
         chosen = self.chosen(risk)
         rows = target_rows(risk, self.targets, len(chosen))
-        factors = new_factors(risk, risk.points[chosen][0], rows, chosen)
+        factors = self._new_factors(risk, chosen, rows)
         changed = with_targets(risk, chosen, rows, factors)
         if factors is None or has_number_targets(risk):
             return changed
@@ -178,9 +179,17 @@ class Relabel(PointsChange):
         chosen = self.chosen(risk)
         old = self._losses(risk)
         rows = target_rows(risk, self.targets, len(chosen))
-        factors = new_factors(risk, risk.points[chosen][0], rows, chosen)
+        factors = self._new_factors(risk, chosen, rows)
         new = with_targets(old, range(len(chosen)), rows, factors)
         return [Term(new, None), Term(old, chosen, -1.0)]
+
+    def _new_factors(self, risk: EmpiricalRisk, chosen: list[int], rows: Tensor) -> Tensor | None:
+        """The factors with which the new targets count, computed once for a risk and its new targets."""
+        at, known, factors = _KNOWN.get(self, (None, None, None))
+        if at is None or at() is not risk or known is None or not torch.equal(known, rows):
+            factors = new_factors(risk, risk.points[chosen][0], rows, chosen)
+            _KNOWN[self] = (ref(risk), rows.clone(), factors)
+        return factors
 
     def _require_same_factors(self, risk: EmpiricalRisk, rows: Tensor) -> None:
         chosen = self.chosen(risk)
@@ -208,6 +217,10 @@ class Relabel(PointsChange):
 
     def __repr__(self) -> str:
         return f"Relabel({self.named}; {self._text})"
+
+
+# The factors of new targets by the change, with the risk and the targets; several products ask for them.
+_KNOWN: WeakKeyDictionary[Relabel, tuple["ref[EmpiricalRisk]", Tensor, Tensor | None]] = WeakKeyDictionary()
 
 
 def _refuse_own_input(risk: EmpiricalRisk) -> None:

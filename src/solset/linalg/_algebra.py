@@ -206,6 +206,11 @@ class NormalOperator(LinearOperator):
         super().__init__((p, p), factor.dtype, factor.device)
         self.factor, self.damping, self.rest = factor, damping, rest
 
+    @property
+    def floor(self) -> float:
+        """Number below which no eigenvalue lies, whatever rounding says; 0 where none is known but zero."""
+        return self.damping + (0.0 if self.rest is None else getattr(self.rest, "floor", 0.0))
+
     def _apply(self, block: Tensor) -> Tensor:
         return self.factor.T @ (self.factor @ block) + self.added(block)
 

@@ -260,6 +260,11 @@ class GaussNewton(NormalOperator):
         super().__init__(Product(self._weights, self._jacobian), damping, rest)
 
     @property
+    def floor(self) -> float:
+        """The smallest weight decay; 0 where products keep negative curvature of the loss."""
+        return super().floor if self.keeps_weights else 0.0
+
+    @property
     def jacobian(self) -> Jacobian:
         """The Jacobian ``J`` inside the factor."""
         return self._jacobian

@@ -25,6 +25,13 @@ class Regularisation(LinearOperator):
         super().__init__((p, p), risk.weights.dtype, risk.weights.device)
         self._risk, self._decay = risk, risk.weight_decay
 
+    @property
+    def floor(self) -> float:
+        """The smallest decay, below which no eigenvalue lies; 0 beside a penalty, which may be concave."""
+        if self._risk.penalty is not None:
+            return 0.0
+        return float(torch.as_tensor(self._decay).min())
+
     @cached_property
     def _graph(self) -> tuple[list[Tensor], Sequence[Tensor]]:
         """The weights as leaves, and the penalty's gradient as a function of them."""

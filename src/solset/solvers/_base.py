@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from solset.errors import Status, bad_type
-from solset.linalg import LeftSide, LinearOperator
+from solset.linalg import LeftSide, LinearOperator, NormalOperator
 from solset.solvers._needs import Needs
 from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, MinimumNorm
@@ -236,9 +236,9 @@ def judge(
     ``converged`` if ``‖r‖ ≤ tol ‖b‖``, where a ``tol`` below what the dtype can tell from rounding counts
     as that; ``inconsistent`` if the residual is larger but orthogonal to the range of ``A`` (a least-squares
     solution); ``diverged`` if it exceeds 1, which no least-squares solution does; ``max_steps`` if it is
-    none of these. A filter other than the pseudo-inverse leaves a residual on purpose and is ``converged``
-    whenever it is finite. With ``steps=0``, a direct solve, a larger residual up to 1 is taken for that of
-    a least-squares solution without a check.
+    none of these, or if ``A`` is damped and so contradicts nothing. A filter other than the pseudo-inverse
+    leaves a residual on purpose and is ``converged`` whenever it is finite. With ``steps=0``, a direct
+    solve, a larger residual up to 1 is taken for that of a least-squares solution without a check.
     """
     if not bool(torch.isfinite(value).all()):
         return Solution(value, Status.NONFINITE, float("inf"), steps)
@@ -252,5 +252,6 @@ def judge(
         return Solution(value, Status.DIVERGED, residual, steps)
     normal = torch.linalg.vector_norm(operator.T @ difference)
     pulled = torch.linalg.vector_norm(operator.T @ rhs)
-    is_least_squares = bool(normal <= small * pulled) or steps == 0
+    is_definite = isinstance(operator, NormalOperator) and operator.floor > 0  # every system has a solution
+    is_least_squares = (bool(normal <= small * pulled) or steps == 0) and not is_definite
     return Solution(value, Status.INCONSISTENT if is_least_squares else Status.MAX_STEPS, residual, steps)

@@ -269,6 +269,15 @@ class NormalPrepared(Prepared):
         return self
 
     @property
+    def amplification(self) -> float | None:
+        """The root mean square of the inverse eigenvalues; ``None`` without damping."""
+        if self.damping <= 0:
+            return None
+        of_rows = (self.dual.spectrum.values.clamp_min(0.0) + self.damping).reciprocal().square().sum()
+        beside = max(self.operator.shape[0] - len(self.dual.spectrum.values), 0) / self.damping**2
+        return ((float(of_rows) + beside) / self.operator.shape[0]) ** 0.5
+
+    @property
     def rank(self) -> int:
         """The rank ``p`` with damping; else that of the rows."""
         return self.operator.shape[0] if self.damping > 0 else self.dual.rank

@@ -32,7 +32,7 @@ class Dense(Solver):
 
     Attributes:
         rank_tolerance: Relative size below which an eigenvalue (singular value) counts as zero;
-            ``None`` takes the larger side times the rounding unit.
+            ``None`` takes the larger side times the rounding unit, and cuts nothing of a damped ``AᵀA + λI``.
         tol: Relative residual up to which the system counts as consistent.
         memory_budget: Bytes that the matrix and its decomposition may take.
 
@@ -69,8 +69,18 @@ class Dense(Solver):
             tolerance = default_tolerance(operator.shape, operator.dtype)
         matrix = operator.to_dense().to(torch.float64)
         if operator.is_symmetric:
-            return SymmetricPrepared(operator, spectrum((matrix + matrix.T) / 2, tolerance), self.tol)
+            return SymmetricPrepared(
+                operator, self._spectrum(operator, (matrix + matrix.T) / 2, tolerance), self.tol
+            )
         return _SingularPrepared(operator, matrix, tolerance, self.tol)
+
+    def _spectrum(self, operator: LinearOperator, matrix: Tensor, tolerance: float) -> Spectrum:
+        """The spectrum, in which no eigenvalue is below the damping: none of those is zero by rounding."""
+        decomposition = spectrum(matrix, tolerance)
+        floor = operator.floor if isinstance(operator, NormalOperator) else 0.0
+        if self.rank_tolerance is not None or floor <= 0:
+            return decomposition
+        return Spectrum(decomposition.values.clamp_min(floor), decomposition.vectors, 0.0)
 
 
 class SymmetricPrepared(Prepared):
