@@ -1,5 +1,6 @@
 """Advice on a recipe is what real reruns of each variant measure."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from solset import Remove, Training
-from solset.training import record
+from solset.training import Advice, Trial, record
 
 GENERATOR = torch.Generator().manual_seed(0)
 X, Y = torch.randn(12, 3, generator=GENERATOR), torch.arange(12) % 2
@@ -48,6 +49,16 @@ def test_only_what_the_recipe_has_is_tried_in_as_many_steps_as_asked():
     assert [trial.name for trial in advice.trials] == ["the recipe as it is", "a third of the learning rate"]
     assert advice.steps == 5
     assert "error" in repr(advice)
+
+
+def test_advice_that_no_trial_follows_says_so():
+    rough = Trial("the recipe as it is", float("nan"), 0.0, 1.0)
+    slow = Trial("a third of the learning rate", 0.9, 0.0, 1.0)
+    advice = Advice((rough, slow), 12)
+    assert advice.best is slow
+    assert "holds for none of them" in repr(advice)
+    assert "judge by run.retrain" in advice.message
+    assert Advice((rough, replace(slow, holds_to=0.1)), 12).message == ""
 
 
 def test_a_recorded_loop_has_no_recipe_to_vary():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import inf, isnan
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from solset.changes import Change, Move, Remove
-from solset.results import TableResult
+from solset.results import TableResult, computed
 from solset.training._fresh import MakeModel, fresh_model
 from solset.training._optimizers import MakeOptimizer, made
 
@@ -55,15 +56,31 @@ class Advice(TableResult):
     @property
     def best(self) -> Trial:
         """The trial of the smallest error."""
-        return min(self.trials, key=lambda trial: trial.error)
+        return min(self.trials, key=lambda trial: inf if isnan(trial.error) else trial.error)
 
     @property
     def headline(self) -> str:
         """The recipe that is smoothest, beside the one that was run."""
         now, best = self.trials[0], self.best
+        text = f"smoothest with {best.name}: error {best.error:.2g}, where it is {now.error:.2g} as it is"
         if best is now:
-            return f"no change that was tried makes training smoother; error {now.error:.2g} as it is"
-        return f"smoothest with {best.name}: error {best.error:.2g}, where it is {now.error:.2g} as it is"
+            text = f"no change that was tried makes training smoother; error {now.error:.2g} as it is"
+        return text if self.holds else f"{text}; the derivative holds for none of them"
+
+    @property
+    def holds(self) -> bool:
+        """Whether the derivative predicts the reruns of any trial, at the whole change or a part of it."""
+        return any(trial.holds_to > 0 for trial in self.trials)
+
+    @computed
+    def message(self) -> str:
+        """What to do where no trial is predicted, and what was not tried; empty elsewhere."""
+        if self.holds:
+            return ""
+        return (
+            "the derivative predicts no rerun of any trial: judge by run.retrain; activations that "
+            "the model calls as functions, such as F.relu and max pooling, were not exchanged"
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each trial: its name, its error, how far the derivative holds, and the last loss."""
