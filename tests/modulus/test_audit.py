@@ -253,3 +253,19 @@ def test_the_model_is_untouched(problem: Problem) -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(value.grad is None for value in model.parameters())
+
+
+def test_an_audit_of_a_saturated_loss_names_its_flatness_first():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    model = nn.Linear(3, 3).double().eval()
+    with torch.no_grad():
+        model.weight.copy_(1e5 * torch.eye(3))
+        model.bias.zero_()
+    problem = Problem(model, nn.CrossEntropyLoss(), x, model(x).argmax(1))
+    with pytest.warns(SolsetWarning) as told:
+        result = audit(problem)
+    flat = next(str(one.message) for one in told if "nothing ranks" in str(one.message))
+    assert "the loss is flat at 20 of 20 points" in flat
+    assert "constraints" not in flat
+    assert result.message.startswith("the loss is flat")

@@ -172,3 +172,29 @@ def test_a_penalty_inside_the_loss_is_refused_with_the_cure():
     model = network()
     with pytest.raises(ValueError, match="any other as penalty="):
         Problem(model, lambda o, t: functional.mse_loss(o, t) + model[0].weight.abs().sum(), X, Y)
+
+
+def test_symmetries_of_a_penalty_are_those_of_the_weight_decay_that_it_is():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    y = torch.sin(x.sum(1, keepdim=True))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 1, bias=False)).double().eval()
+
+    def ridge(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        return 0.01 * sum(value.square().sum() for value in weights.values())
+
+    start = Problem(model, nn.MSELoss(), x, y, penalty=ridge, gradient_tol=float("inf"))
+    end = retrain(start, Move(None, torch.zeros_like(x)), method=LBFGS(gradient_tol=1e-7))
+    nn.utils.vector_to_parameters(end.weights, model.parameters())
+    change = Move([1], torch.full((1, 3), 1e-3, dtype=torch.float64))
+    sets = [
+        Problem(model, nn.MSELoss(), x, y, **given).estimate(change)
+        for given in ({"penalty": ridge}, {"weight_decay": 0.02})
+    ]
+    assert sets[0].dimension == sets[1].dimension == 3  # rotations that keep the one direction in use
+    with_penalty, decayed = (each.min_norm().value - end.weights for each in sets)
+    assert float((with_penalty - decayed).norm() / decayed.norm()) <= 1e-8
+    penalised = Problem(model, nn.MSELoss(), x, y, penalty=ridge)
+    real = retrain(penalised, change, method=LBFGS(gradient_tol=1e-7)).change
+    assert float((with_penalty - real).norm() / real.norm()) <= 1e-2

@@ -185,8 +185,8 @@ class Relabel(PointsChange):
 
     def _new_factors(self, risk: EmpiricalRisk, chosen: list[int], rows: Tensor) -> Tensor | None:
         """The factors with which the new targets count, computed once for a risk and its new targets."""
-        at, known, factors = _KNOWN.get(self, (None, None, None))
-        if at is None or at() is not risk or known is None or not torch.equal(known, rows):
+        at, targets, factors = _KNOWN.get(self, (None, None, None))
+        if at is None or at() is not risk or targets is None or not torch.equal(targets, rows):
             factors = new_factors(risk, risk.points[chosen][0], rows, chosen)
             _KNOWN[self] = (ref(risk), rows.clone(), factors)
         return factors

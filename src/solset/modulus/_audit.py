@@ -255,6 +255,11 @@ def _check(validation: Any, prior_precision: float | None) -> None:
 def _cause(part: Problem) -> str:
     """Why no point can be answered."""
     rows, weights = part.point_count * part.output_count, len(part.weights())
+    if part.is_fitted and part.point.flat:  # no constraint holds these outputs, however many there are
+        return (
+            f"the loss is flat at {part.point.flat} of {part.point_count} points, as where it is saturated, "
+            f"and holds nothing there; train with weight decay or smoothed labels"
+        )
     if part.is_fitted and rows > weights:
         return f"{rows} constraints for {weights} weights"
     dtype = str(part.weights().dtype).removeprefix("torch.")
