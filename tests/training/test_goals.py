@@ -165,3 +165,13 @@ def test_goals_are_printed_in_one_line():
     many = torch.zeros(1000, 2)
     assert repr(HeldOutLoss(many, many)) == "HeldOutLoss(loss on 1000 held-out points)"
     assert repr(PointLosses(many, many)) == "PointLosses(loss of each held-out point)"
+
+
+def test_a_held_out_loss_with_class_weights_asks_for_a_plain_one():
+    x, y = torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2
+    weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    run = Training(partial(nn.Linear, 2, 2), weighted, x, y, optimizer=sgd, epochs=1, batch_size=8).run()
+    with pytest.raises(ValueError, match="pass a `loss=` that is a mean over points"):
+        run.attribute(HeldOutLoss(x, y))
+    assert run.attribute(HeldOutLoss(x, y, loss=nn.CrossEntropyLoss())).features is not None

@@ -92,7 +92,7 @@ class HeldOutLoss(Goal):
                     expected="such as the loss takes, as a mean or a sum over points",
                     got=f"shape {tuple(targets.shape)} of {targets.dtype} beside outputs "
                     f"{tuple(outputs.shape)}: {str(error).splitlines()[0]}",
-                    cure="Shape them like those of training; a loss that is neither is a WeightFunction.",
+                    cure="Shape them like in training, or pass a `loss=` that is a mean over points.",
                 ) from error
 
     def identity(self) -> dict[str, Any]:
