@@ -20,6 +20,7 @@ from solset.risk import (
 from solset.training._setting import Setting
 from solset.training._state import State
 from solset.training._statistics import with_plain_statistics
+from solset.training._step import Slope, StepDerivative
 
 
 def slopes_at_end(
@@ -55,3 +56,21 @@ def slopes_at_end(
             risk = with_factors(as_weighed(risk), factors, float(factors.sum()))
     with torch.random.fork_rng(devices=[weights.device] if weights.is_cuda else []):
         return slopes_of(goals, risk.holding(risk.model), statistics)
+
+
+def cotangents(measured: Slopes, derivative: StepDerivative, end: State) -> list[Slope]:
+    """The derivative of each value of some goals in the state at the end of a training.
+
+    Args:
+        measured: Values of the goals with their derivatives, from :func:`slopes_at_end`.
+        derivative: Derivative of a step, which names the blocks of the state.
+        end: State at the end of the training.
+    """
+    shapes = [value.shape for value in end.parameters.values()]
+    sizes = [shape.numel() for shape in shapes]
+    slopes = []
+    for place, gradient in enumerate(measured.gradients.T):
+        parts = [part.reshape(shape) for part, shape in zip(gradient.split(sizes), shapes, strict=True)]
+        buffers = {name: values[place] for name, values in measured.held.items()}
+        slopes.append(Slope(derivative.joined(parts), {}, buffers))
+    return slopes

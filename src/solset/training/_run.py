@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from solset.changes import Change, TrainingChange
 from solset.checks import checked
 from solset.errors import SolsetWarning, bad_value
-from solset.goals import Goals, Slopes
+from solset.goals import Goals
 from solset.training._advice import Advice, advised
 from solset.training._changed import at_scale, changed, training_change
 from solset.training._data import Data
-from solset.training._goals import slopes_at_end
+from solset.training._goals import cotangents, slopes_at_end
 from solset.training._losses import is_mean, losses_of
 from solset.training._optimizers import OptimizerStep
 from solset.training._replay import Replay
@@ -258,7 +258,7 @@ class Run:
         derivative = self._derivative(self._setting)
         zeros = derivative.zero_buffers(self._end)
         measured = slopes_at_end(goal, self._setting, self.model, self._end, list(zeros))
-        slopes = self._cotangents(measured, derivative)
+        slopes = cotangents(measured, derivative, self._end)
         totals = [Totals(count, with_features=features) for _ in slopes]
         for before, record in Replay(self._setting, self._tape, progress).backward("replay"):
             with told("model", TWICE, LOOK, record.batch):
@@ -296,17 +296,6 @@ class Run:
         """Whether some weights decay, by an optimizer with a derivative in the decay."""
         groups = self._setting.adjustment.adjusted(self._tape.records[0].settings)
         return derivative.takes_decay and any(float(group.get("weight_decay", 0.0)) > 0 for group in groups)
-
-    def _cotangents(self, measured: Slopes, derivative: StepDerivative) -> list[Slope]:
-        """The derivative of each value of the goals in the state at the end."""
-        shapes = [value.shape for value in self._end.parameters.values()]
-        sizes = [shape.numel() for shape in shapes]
-        cotangents = []
-        for place, gradient in enumerate(measured.gradients.T):
-            parts = [part.reshape(shape) for part, shape in zip(gradient.split(sizes), shapes, strict=True)]
-            buffers = {name: values[place] for name, values in measured.held.items()}
-            cotangents.append(Slope(derivative.joined(parts), {}, buffers))
-        return cotangents
 
     def _loss_is_mean(self) -> bool:
         loss = self._setting.loss
