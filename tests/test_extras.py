@@ -63,3 +63,10 @@ def test_importing_the_library_loads_only_what_every_call_needs():
     late = {"scipy.linalg", "scipy.optimize", "scipy.sparse", "scipy.stats", *EXTRAS}
     assert "solset.problem" in loaded
     assert not late & loaded
+
+
+def test_every_room_is_there_after_importing_the_library():
+    rooms = sorted(path.parent.name for path in (ROOT / "src/solset").glob("*/__init__.py"))
+    code = f"import solset; print(all(hasattr(solset, room) for room in {rooms}), hasattr(solset, 'rome'))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stdout == "True False\n"

@@ -1,5 +1,8 @@
 """How the solution set of a trained network moves when its training data is perturbed."""
 
+from importlib import import_module
+from types import ModuleType
+
 from solset._stability import training_stability
 from solset.changes import Add, Decay, Move, Relabel, Remove, Reweight
 from solset.errors import SolsetWarning
@@ -15,6 +18,8 @@ from solset.solvers import Solution, SolverError, filters
 from solset.training import Training
 
 __version__ = "0.1.0"
+
+_LATE = frozenset({"landscapes", "paper", "plotting", "removal", "reports", "testing", "zoo"})
 
 __all__ = [
     "__version__",
@@ -41,3 +46,10 @@ __all__ = [
     "WholeBatch",
     "filters",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A room that is imported where it is first named, as ``solset.removal``."""
+    if name in _LATE:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
