@@ -97,6 +97,7 @@ def follow_path(
     some tens of Hessian products. The course counts it in gradients and keeps ``p`` numbers a station.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> model = nn.Linear(1, 1, bias=False)
         >>> _ = nn.init.constant_(model.weight, 2.0)
