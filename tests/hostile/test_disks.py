@@ -73,7 +73,10 @@ def test_a_disk_that_became_read_only(solset):
         assert contents("disk/run") == contents("whole")
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser writes anywhere")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0,
+    reason="permissions bind only POSIX users who are not the superuser",
+)
 def test_a_folder_without_permission(solset):
     assert solset(*RUN, "--out", "run").code == 0
     before = contents("run")

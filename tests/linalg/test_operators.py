@@ -117,3 +117,12 @@ def test_every_column_of_a_product_is_counted():
     counted @ normal(6, seed=1)
     counted.T @ normal(4, 3, seed=1)
     assert counted.products == 4
+
+
+def test_an_operator_without_a_transposed_product_is_refused_by_name():
+    class OneWay(LinearOperator):
+        def _apply(self, block: Tensor) -> Tensor:
+            return A @ block
+
+    with pytest.raises(TypeError, match=r"OneWay, which is not symmetric.*Define _apply_transposed"):
+        OneWay((A.shape[0], A.shape[1]), A.dtype, CPU).T @ normal(4, seed=1)

@@ -37,7 +37,12 @@ class LinearOperator(ABC):
     def _apply_transposed(self, block: Tensor) -> Tensor:
         """``Aᵀ`` times a block of columns ``(m, k)``, of shape ``(p, k)``; symmetric operators need none."""
         if not self.is_symmetric:
-            raise NotImplementedError(f"{type(self).__name__} defines no product with its transpose")
+            raise bad_type(
+                "operator",
+                expected="one with a product with its transpose",
+                got=f"{type(self).__name__}, which is not symmetric and defines none",
+                cure="Define _apply_transposed, or set is_symmetric where the matrix equals its transpose.",
+            )
         return self._apply(block)
 
     @property
