@@ -312,7 +312,7 @@ class Linearisation:
         """The affine set of weight directions ``v`` with ``A v = b``, for ``b`` of shape ``(m,)``."""
         constraint = self.constraint
         return AffineSet(
-            lambda: self.system,
+            lambda: constraint.system,
             rhs,
             torch.zeros_like(self.gradient),
             training=TrainingFlow(lambda: constraint.flow, lambda: constraint.weigh(rhs), self.gradient),

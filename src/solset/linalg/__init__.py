@@ -6,7 +6,6 @@ from solset.linalg._algebra import (
     ColumnScaled,
     Counted,
     Deflated,
-    DenseOperator,
     Identity,
     InRows,
     MaskedRows,
@@ -24,10 +23,8 @@ from solset.linalg._lanczos import (
     largest_eigenpair,
     smallest_eigenpair,
 )
-from solset.linalg._operator import LinearOperator, Space
+from solset.linalg._operator import WIDTH, DenseOperator, KeptRows, LinearOperator, Space
 from solset.linalg._panels import (
-    WIDTH,
-    KeptRows,
     Stacked,
     in_parts,
     most_columns,

@@ -1,4 +1,4 @@
-"""Operators made of matrices and of other operators."""
+"""Operators made of other operators."""
 
 from collections.abc import Sequence
 
@@ -6,44 +6,6 @@ import torch
 from torch import Tensor
 
 from solset.linalg._operator import LinearOperator
-from solset.linalg._panels import KeptRows
-
-
-class DenseOperator(KeptRows):
-    """A matrix in memory.
-
-    Args:
-        matrix: The entries, ``(m, p)``.
-
-    Example:
-        >>> A = DenseOperator(torch.tensor([[1.0, 2.0]]))
-        >>> A @ torch.tensor([1.0, 1.0])
-        tensor([3.])
-    """
-
-    def __init__(self, matrix: Tensor) -> None:
-        super().__init__((matrix.shape[0], matrix.shape[1]), matrix.dtype, matrix.device)
-        self.matrix = matrix
-        square = matrix.shape[0] == matrix.shape[1]
-        self.is_symmetric = square and bool(torch.equal(matrix, matrix.T))
-
-    def _apply(self, block: Tensor) -> Tensor:
-        return self.matrix @ block
-
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return self.matrix.T @ block
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        """The stored rows."""
-        return self.matrix[start:stop]
-
-    def panel(self, start: int, stop: int) -> Tensor:
-        """The stored columns."""
-        return self.matrix[:, start:stop]
-
-    def part(self, start: int, stop: int) -> KeptRows:
-        """The stored rows, not copied."""
-        return DenseOperator(self.matrix[start:stop])
 
 
 class Identity(LinearOperator):

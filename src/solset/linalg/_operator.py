@@ -1,6 +1,7 @@
-"""The abstract linear operator, and the space of its vectors."""
+"""The abstract linear operator, a matrix at hand as one, and the space of its vectors."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from solset.errors import bad_type, bad_value
+
+WIDTH = 8192  # columns of a panel of a matrix at hand
 
 
 class LinearOperator(ABC):
@@ -109,6 +112,74 @@ class Transposed(LinearOperator):
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         return self.inner._apply(block)
+
+
+class KeptRows(LinearOperator):
+    """A matrix ``(m, p)`` whose entries are at hand."""
+
+    @abstractmethod
+    def panel(self, start: int, stop: int) -> Tensor:
+        """Columns ``start`` to ``stop`` of all rows, where ``start`` is a multiple of :data:`WIDTH`."""
+
+    @abstractmethod
+    def part(self, start: int, stop: int) -> "KeptRows":
+        """Rows ``start`` to ``stop``, not copied."""
+
+    def panels(self) -> Iterator[tuple[slice, Tensor]]:
+        """The columns of each panel and its entries ``(m, at most WIDTH)``, from left to right."""
+        for start in range(0, self.shape[1], WIDTH):
+            stop = min(start + WIDTH, self.shape[1])
+            yield slice(start, stop), self.panel(start, stop)
+
+    def _apply(self, block: Tensor) -> Tensor:
+        total = block.new_zeros(self.shape[0], block.shape[1])
+        for columns, entries in self.panels():
+            total += entries @ block[columns]
+        return total
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return torch.cat([entries.T @ block for _, entries in self.panels()])
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """The stored rows ``start`` to ``stop``; no others are read."""
+        return torch.cat([entries for _, entries in self.part(start, stop).panels()], dim=1)
+
+
+class DenseOperator(KeptRows):
+    """A matrix in memory.
+
+    Args:
+        matrix: The entries, ``(m, p)``.
+
+    Example:
+        >>> A = DenseOperator(torch.tensor([[1.0, 2.0]]))
+        >>> A @ torch.tensor([1.0, 1.0])
+        tensor([3.])
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__((matrix.shape[0], matrix.shape[1]), matrix.dtype, matrix.device)
+        self.matrix = matrix
+        square = matrix.shape[0] == matrix.shape[1]
+        self.is_symmetric = square and bool(torch.equal(matrix, matrix.T))
+
+    def _apply(self, block: Tensor) -> Tensor:
+        return self.matrix @ block
+
+    def _apply_transposed(self, block: Tensor) -> Tensor:
+        return self.matrix.T @ block
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """The stored rows."""
+        return self.matrix[start:stop]
+
+    def panel(self, start: int, stop: int) -> Tensor:
+        """The stored columns."""
+        return self.matrix[:, start:stop]
+
+    def part(self, start: int, stop: int) -> KeptRows:
+        """The stored rows, not copied."""
+        return DenseOperator(self.matrix[start:stop])
 
 
 @dataclass(frozen=True)

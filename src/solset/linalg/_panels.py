@@ -5,47 +5,13 @@ Gram matrix, so a matrix that does not fit the memory is read once for each. Of 
 and multiplies, some columns.
 """
 
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from solset import comm
-from solset.linalg._operator import LinearOperator
-
-WIDTH = 8192
-
-
-class KeptRows(LinearOperator):
-    """A matrix ``(m, p)`` whose entries are at hand."""
-
-    @abstractmethod
-    def panel(self, start: int, stop: int) -> Tensor:
-        """Columns ``start`` to ``stop`` of all rows, where ``start`` is a multiple of :data:`WIDTH`."""
-
-    @abstractmethod
-    def part(self, start: int, stop: int) -> "KeptRows":
-        """Rows ``start`` to ``stop``, not copied."""
-
-    def panels(self) -> Iterator[tuple[slice, Tensor]]:
-        """The columns of each panel and its entries ``(m, at most WIDTH)``, from left to right."""
-        for start in range(0, self.shape[1], WIDTH):
-            stop = min(start + WIDTH, self.shape[1])
-            yield slice(start, stop), self.panel(start, stop)
-
-    def _apply(self, block: Tensor) -> Tensor:
-        total = block.new_zeros(self.shape[0], block.shape[1])
-        for columns, entries in self.panels():
-            total += entries @ block[columns]
-        return total
-
-    def _apply_transposed(self, block: Tensor) -> Tensor:
-        return torch.cat([entries.T @ block for _, entries in self.panels()])
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        """The stored rows ``start`` to ``stop``; no others are read."""
-        return torch.cat([entries for _, entries in self.part(start, stop).panels()], dim=1)
+from solset.linalg._operator import WIDTH, KeptRows
 
 
 class Stacked(KeptRows):

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -120,7 +120,7 @@ def examined(
     told = notes if leftover is None or leftover.warns else notes[:always]
     for note in told:
         warnings.warn(note, SolsetWarning, stacklevel=4)
-    return solution.with_notes(tuple(notes), drift)
+    return replace(solution, notes=(*solution.notes, *notes), drift=drift)
 
 
 def _beyond_first_order(

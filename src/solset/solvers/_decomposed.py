@@ -143,9 +143,14 @@ class DualPrepared(GramPrepared):
         fewer.is_independent = self.is_independent or self.rank == len(self.gram)
         return fewer
 
+    @cached_property
+    def _reciprocals(self) -> Tensor:
+        """The eigenvalues of the pseudo-inverse of the scaled Gram matrix, ``(m,)``."""
+        return MinimumNorm()(self.spectrum.values, self.spectrum.kept)
+
     def inverse(self, rhs: Tensor) -> Tensor:
         """``(AAᵀ)⁺ b``, in the dtype of ``b``."""
-        return self.function(MinimumNorm()(self.spectrum.values, self.spectrum.kept), rhs)
+        return self.function(self._reciprocals, rhs)
 
     def solve(self, rhs: Tensor) -> Solution:
         """``Aᵀ (AAᵀ)⁺ b`` with one step of iterative refinement."""

@@ -95,10 +95,6 @@ class Solution(WeightsResult):
         weights = None if layout is None else start
         return replace(self, value=start + self.value, layout=layout, start=weights)
 
-    def with_notes(self, notes: tuple[str, ...], drift: float) -> "Solution":
-        """The same solution with more sentences on what speaks against it, and its drift."""
-        return replace(self, notes=self.notes + notes, drift=drift)
-
     def raise_if_failed(self) -> "Solution":
         """This solution, if it converged.
 
