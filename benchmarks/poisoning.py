@@ -188,7 +188,7 @@ class Logistic:
         begin = 0.1 * torch.randn(650, generator=generator, dtype=torch.float64)
         inputs_before, _ = problem.risk().points[range(len(inputs))]
         risk = problem.risk().move(range(len(inputs)), inputs - inputs_before).at(begin)
-        return LBFGS(gradient_tol=1e-9, max_gradients=2000).run(risk, problem.risk().outputs()).weights
+        return LBFGS(gradient_tol=1e-9, max_gradients=2000).run(risk, problem.risk().outputs).weights
 
     def row(self, seed: int) -> dict[str, object]:
         """Three digits may move by 1.0 within valid pixels; judged from the weights and from scratch."""
@@ -293,7 +293,7 @@ def adjoints() -> list[dict[str, object]]:
     problem = Problem(model.eval(), nn.MSELoss(), inputs, wanted)
     rate = 1.0 / largest_eigenvalue(GaussNewton(problem.risk()))
     start = Problem(model, nn.MSELoss(), inputs, wanted, weight_decay=0.01, gradient_tol=float("inf"))
-    minimum = Newton(gradient_tol=1e-13, max_steps=200).run(start.risk(), start.risk().outputs())
+    minimum = Newton(gradient_tol=1e-13, max_steps=200).run(start.risk(), start.risk().outputs)
     regular = start.moved_to(Move(None, 0 * inputs), minimum.weights)
     flow = filters.GradientFlow(50, rate)
     cases: dict[str, Callable[[], float]] = {

@@ -118,7 +118,7 @@ def _thousand() -> dict[str, float]:
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 1)).double()
     options: dict[str, Any] = {"weight_decay": 1e-2, "gradient_tol": float("inf")}
     start = Problem(model, nn.BCEWithLogitsLoss(), x, y, **options)
-    problem = start.with_model(LBFGS(1e-6, 30).run(start.risk(), start.risk().outputs()).apply_to(model))
+    problem = start.with_model(LBFGS(1e-6, 30).run(start.risk(), start.risk().outputs).apply_to(model))
     gradient = min(_seconds(problem.risk().gradient) for _ in range(3))
 
     def answer(change: Change, *, verify: bool = False) -> object:

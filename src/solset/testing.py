@@ -151,14 +151,14 @@ def verify_lipschitz_like(
     points = list(modulus.points)
     part = problem.restrict(points=None if modulus.is_joint else points, parameters=modulus.layer)
     points = points if modulus.is_joint else list(range(len(points)))
-    risk, target = part.risk(), part.risk().outputs()
+    risk = part.risk()
     method: Method = Newton(gradient_tol=1e-13)
     if keeps_outputs(modulus.optimality):
         method = LevenbergMarquardt(output_tol=1e-6 * radius, step_tol=1e-6)
     shape = part.data_space(points).shape
 
     def nearest(weights: Tensor, dx: Tensor) -> Tensor | None:
-        solution = method.run(risk.move(points, dx).at(weights), target)
+        solution = method.run(risk.move(points, dx).at(weights), risk.outputs)
         return solution.weights if solution.status is Status.CONVERGED else None
 
     def ratio(first: Tensor, second: Tensor) -> float | None:

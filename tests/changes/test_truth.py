@@ -36,7 +36,7 @@ def trained(loss: nn.Module, y: Tensor) -> Problem:
     model = nn.Linear(3, 3, dtype=F64)
     x = drawn(0, 12, 3)
     start = Problem(model, loss, x, y, weight_decay=0.1, gradient_tol=float("inf"))
-    weights = Newton(gradient_tol=1e-14).run(start.risk(), start.risk().outputs()).weights
+    weights = Newton(gradient_tol=1e-14).run(start.risk(), start.risk().outputs).weights
     for part, value in zip(model.parameters(), start.risk().layout.split(weights), strict=True):
         part.data = value.clone()
     return Problem(model, loss, x, y, weight_decay=0.1)
@@ -72,7 +72,7 @@ def test_the_first_order_error_falls_with_the_square_of_the_share(name):
     slope = problem.estimate(change, order="first").min_norm().value - weights
     errors = []
     for share in (0.04, 0.02):
-        end = NEWTON.run(change.partly(problem.risk(), share), problem.risk().outputs()).weights
+        end = NEWTON.run(change.partly(problem.risk(), share), problem.risk().outputs).weights
         errors.append(float((end - weights - share * slope).norm()))
     assert abs(math.log2(errors[0] / errors[1]) - 2) <= 0.1
 

@@ -1,5 +1,6 @@
 """A design says how solving on the moved data ended, and where real retraining ends instead."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -41,7 +42,7 @@ def problem() -> Problem:
 class OnTheOtherSide:
     """A way to solve that ends at the other minimum as soon as the data have moved by a tenth."""
 
-    def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:
+    def run(self, start: EmpiricalRisk, target: Callable[[], Tensor]) -> Retrained:
         inputs, _ = start.points[[0]]
         sign = 1.0 if float(inputs.abs()) < 0.1 else -1.0
         return Newton().run(start.at(sign * start.weights.abs()), target)

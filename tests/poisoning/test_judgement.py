@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Move, Problem, design_poisoning, retrain
-from solset.goals import HeldOutLoss
+from solset import Move, Problem, Relabel, Remove, design_poisoning, retrain
+from solset.goals import HeldOutLoss, WeightFunction
 from solset.poisoning import Budget, judge_poisoning
-from solset.retraining import GradientDescent, Newton
+from solset.retraining import GradientDescent, LevenbergMarquardt, Newton
 
 POINTS = [4, 1]
 
@@ -41,6 +41,20 @@ def test_numbers_are_those_of_retraining(problem, goal):
     assert verdict.change == verdict.poisoned - verdict.clean
     assert verdict.gradient_norm == pytest.approx(real.gradient_norm)
     assert verdict.predicted is None
+
+
+@pytest.mark.parametrize("change", [Relabel([0], torch.tensor([[3.0]]).double()), Remove([1])], ids=repr)
+def test_a_search_for_outputs_aims_at_those_of_the_changed_data(change):
+    model = nn.Linear(2, 1, bias=False).double()
+    x, y = torch.eye(2, dtype=torch.float64), torch.tensor([[2.0], [5.0]]).double()
+    with torch.no_grad():
+        model.weight.copy_(y.T)  # each weight is a target
+    goal = WeightFunction(lambda w: w.sum())
+    judged = judge_poisoning(
+        Problem(model, nn.MSELoss(), x, y), goal, change, methods={"nearest": LevenbergMarquardt()}
+    )
+    assert judged.verdicts[0].clean == pytest.approx(7)
+    assert judged.verdicts[0].poisoned == pytest.approx(8 if isinstance(change, Relabel) else 7)
 
 
 def test_says_whether_every_retraining_confirms(problem, goal):

@@ -138,14 +138,14 @@ def test_labels_that_are_numbers_of_two_classes_flip_as_well() -> None:
     model = nn.Linear(2, 1, bias=False, dtype=DOUBLE)
     nn.init.zeros_(model.weight)
     start = Problem(model, nn.BCEWithLogitsLoss(), X, y, weight_decay=DECAY, gradient_tol=1.0)
-    trained = Newton().run(start.risk(), start.weights()).apply_to(model)
+    trained = Newton().run(start.risk(), start.risk().outputs).apply_to(model)
     problem = Problem(trained, nn.BCEWithLogitsLoss(), X, y, weight_decay=DECAY)
     goal = HeldOutLoss(TEST_X, (TEST_Y > 0).to(DOUBLE).unsqueeze(1))
     poisoning = design_poisoning(problem, goal, Flips(1))
     values = []
     for i in range(12):
         flipped = Relabel([i], 1 - y[[i]]).applied_to(problem.risk())
-        values.append(goal.value(problem.risk(), Newton().run(flipped, problem.weights()).weights))
+        values.append(goal.value(problem.risk(), Newton().run(flipped, flipped.outputs).weights))
     assert poisoning.real == pytest.approx(max(values), rel=1e-8)
     assert poisoning.points == (int(torch.tensor(values).argmax()),)
 

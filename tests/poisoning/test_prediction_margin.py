@@ -1,5 +1,6 @@
 """The smallest budget that flips a prediction: in closed form, and against real re-solving."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf, nan, sqrt
 
@@ -147,7 +148,7 @@ class Broken:
         self.limit, self.end, self.inner = limit, end, LevenbergMarquardt(output_tol=1e-10, max_steps=60)
         self.start: Tensor | None = None
 
-    def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:
+    def run(self, start: EmpiricalRisk, target: Callable[[], Tensor]) -> Retrained:
         inputs, _ = start.points[[0, 1]]
         found = self.inner.run(start, target)
         if float((inputs - torch.eye(2, dtype=torch.float64)).norm()) <= self.limit:

@@ -15,7 +15,7 @@ def logistic(decay: float = 0.05) -> tuple[Problem, nn.Module]:
     model = nn.Linear(3, 1, dtype=torch.float64)
     labels = (y > 0).double()
     start = Problem(model, nn.BCEWithLogitsLoss(), x, labels, weight_decay=decay, gradient_tol=float("inf"))
-    trained = Newton(gradient_tol=1e-13).run(start.risk(), start.risk().outputs()).apply_to(model)
+    trained = Newton(gradient_tol=1e-13).run(start.risk(), start.risk().outputs).apply_to(model)
     return start.with_model(trained), trained
 
 

@@ -25,7 +25,7 @@ def tanh_net(seed: int, weight_decay: float) -> tuple[Problem, nn.Module]:
     x, y = draw(8, 2, seed=seed), draw(8, 1, seed=seed + 100)
     problem = Problem(model, nn.MSELoss(), x, y, weight_decay=weight_decay, gradient_tol=10.0)
     start = problem.risk()
-    ended = Newton().run(start, start.outputs())
+    ended = Newton().run(start, start.outputs)
     model = ended.apply_to(model)
     return Problem(model, nn.MSELoss(), x, y, weight_decay=weight_decay), model
 
@@ -68,7 +68,7 @@ def test_it_ends_where_gradient_descent_goes(seed):
     retrained = retrain(problem, change, method=Newton())
     descended = retrain(problem, change, method=GradientDescent(400, 0.2, progress=False))
     assert (descended.change).norm() > 0.5
-    settled = Newton().run(change.applied_to(problem.risk()).at(descended.weights), torch.empty(0))
+    settled = Newton().run(change.applied_to(problem.risk()).at(descended.weights), problem.risk().outputs)
     torch.testing.assert_close(retrained.weights, settled.weights, rtol=0, atol=1e-7)
 
 

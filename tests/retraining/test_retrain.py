@@ -224,7 +224,7 @@ class TestLevenbergMarquardt:
         risk = problem.risk().move(POINTS, dx)
         for seed in range(3):
             kicked = risk.at(problem.weights() + 0.1 * draw(len(problem.weights()), seed=seed))
-            end = LevenbergMarquardt(max_steps=0).run(kicked, problem.risk().outputs()).weights
+            end = LevenbergMarquardt(max_steps=0).run(kicked, problem.risk().outputs).weights
             assert (risk.at(end).outputs() - problem.risk().outputs()).abs().max() <= 1e-10
             assert (end - problem.weights()).norm() > near
 

@@ -92,9 +92,9 @@ def test_each_epoch_has_its_own_order(build_case):
     # Had the second epoch the order of the first, two epochs would be two runs of one epoch.
     problem, method = build_case("tanh-ce-mean").problem(), WithOptimizer(sgd(0.1), 1, 2)
     risk = problem.risk()
-    once = method.run(risk, risk.outputs())
-    again = method.run(risk.at(once.weights), risk.outputs())
-    twice = replace(method, epochs=2).run(risk, risk.outputs())
+    once = method.run(risk, risk.outputs)
+    again = method.run(risk.at(once.weights), risk.outputs)
+    twice = replace(method, epochs=2).run(risk, risk.outputs)
     assert torch.equal(twice.course[1], once.weights)
     assert not torch.equal(twice.weights, again.weights)
 

@@ -28,6 +28,9 @@ class Retrained(WeightsResult):
         smallest: Smallest eigenvalue of the Hessian at the end that was met, where the method looked for one;
             ``nan`` elsewhere. It is negative at a saddle.
         left: Description of what is left to the method's target, where that is no gradient.
+        is_solution: Whether the weights count as a solution where steps ran out. They do not off a minimum
+            that Newton's method looks for, nor off the set on which the nearest point is looked for; a
+            training of a limited duration ends where its steps end.
         course: Weights at the recorded steps of gradient descent, or after each iteration of L-BFGS by its
             number of gradients.
     """
@@ -41,6 +44,7 @@ class Retrained(WeightsResult):
     layout: Layout = field(repr=False)
     smallest: float = float("nan")
     left: str = ""
+    is_solution: bool = True
     course: dict[int, Tensor] = field(default_factory=dict)
 
     @property

@@ -24,7 +24,7 @@ def retrained_within(problem: Problem, change: Change, method: Method) -> Retrai
 
     :func:`solset.retrain` warns of such an end; a page that states the budget, or how it ended, need not.
     """
-    return method.run(change.applied_to(problem.risk()), problem.risk().outputs())
+    return method.run(change.applied_to(problem.risk()), lambda: change.outputs_after(problem.risk()))
 
 
 def fit_exactly(model: nn.Module, inputs: Tensor, targets: Tensor, *, progress: bool = False) -> float:

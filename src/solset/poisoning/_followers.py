@@ -10,7 +10,6 @@ from solset.changes import Change
 from solset.errors import Status
 from solset.problem import Problem, keeps_outputs
 from solset.retraining import GradientDescent, LevenbergMarquardt, Method, Newton, Retrained
-from solset.risk import EmpiricalRisk
 from solset.solvers.filters import Filter, GradientFlow
 
 
@@ -66,7 +65,7 @@ class Corrected:
 
     def follow(self, problem: Problem, change: Change, dx: Tensor, predicted: Tensor) -> BasePoint:
         """The place at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
-        return _trained(problem, self.method, dx, change.applied_to(problem.risk()).at(predicted))
+        return _trained(problem, self.method, change, dx, predicted)
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Nearest:
             return BasePoint(dx, problem.weights())
         start, target = change.applied_to(problem.risk()).at(predicted), change.outputs_after(problem.risk())
         solved = self.method.run_towards(problem.weights(), start, target)
-        return BasePoint(dx, solved.weights, outcome(self.method, start, solved, target))
+        return BasePoint(dx, solved.weights, outcome(solved))
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class FromTrained:
         predicted: Tensor,  # noqa: ARG002
     ) -> BasePoint:
         """The place at ``x̄ + Δx``; arguments as for :meth:`Follower.follow`."""
-        return _trained(problem, self.method, dx, change.applied_to(problem.risk()))
+        return _trained(problem, self.method, change, dx, problem.weights())
 
 
 def default_follower(optimality: str, element: Filter | None) -> Follower:
@@ -125,32 +124,19 @@ def default_follower(optimality: str, element: Filter | None) -> Follower:
     return Corrected(Newton())
 
 
-def _trained(problem: Problem, method: Method, dx: Tensor, start: EmpiricalRisk) -> BasePoint:
-    """The place where a method ends that begins with a risk on the moved data."""
-    target = problem.risk().outputs()
-    solved = method.run(start, target)
-    return BasePoint(dx, solved.weights, outcome(method, start, solved, target))
+def _trained(problem: Problem, method: Method, change: Change, dx: Tensor, start: Tensor) -> BasePoint:
+    """The place where a method ends that begins with the weights ``start`` on the changed data."""
+    risk = problem.risk()
+    solved = method.run(change.applied_to(risk).at(start), lambda: change.outputs_after(risk))
+    return BasePoint(dx, solved.weights, outcome(solved))
 
 
-def outcome(method: Method, start: EmpiricalRisk, solved: Retrained, target: Tensor) -> Status:
+def outcome(solved: Retrained) -> Status:
     """The status of a solve: ``inconsistent`` where a method that looks for a solution ended off the set.
 
     Args:
-        method: Way of retraining that solved on the changed data.
-        start: Changed risk at the weights where it began.
-        solved: Result of the method.
-        target: Outputs ``f̄`` before the change, ``(n, c)``.
+        solved: Result of a way of retraining on the changed data.
     """
-    if solved.status is Status.MAX_STEPS and not _is_solution(method, start, solved, target):
+    if solved.status is Status.MAX_STEPS and not solved.is_solution:
         return Status.INCONSISTENT
     return solved.status
-
-
-def _is_solution(method: Method, start: EmpiricalRisk, solved: Retrained, target: Tensor) -> bool:
-    """Whether a method that looks for a solution and ran out of steps still ended on the set, to rounding."""
-    rounding = torch.finfo(target.dtype).eps ** 0.5
-    if isinstance(method, LevenbergMarquardt):
-        error = float((start.at(solved.weights).outputs() - target).abs().max())
-        return error <= max(method.output_tol, rounding * float(target.abs().max()))
-    # Any other training ends where its steps end.
-    return not isinstance(method, Newton)

@@ -18,7 +18,7 @@ from solset.poisoning._points import PointPoisoning
 from solset.poisoning._poisoning import Poisoning
 from solset.problem import Problem
 from solset.results import TableResult
-from solset.retraining import Method
+from solset.retraining import Method, Target
 from solset.risk import EmpiricalRisk, plain_targets
 
 Trainer = Callable[[Any, Any, int], "Tensor | nn.Module"]
@@ -126,6 +126,20 @@ def judge_poisoning(
         ValueError: If there is no way to retrain, seeds come without a trainer, or weights do not fit.
 
     Cost: twice every retraining.
+
+    Example:
+        >>> from solset import Relabel
+        >>> from solset.goals import WeightFunction
+        >>> from solset.retraining import LevenbergMarquardt
+        >>> model = nn.Linear(1, 1, bias=False).double()
+        >>> _ = nn.init.constant_(model.weight, 2.0)
+        >>> one = torch.ones(1, 1, dtype=torch.float64)
+        >>> problem = Problem(model, nn.MSELoss(), one, 2 * one)  # the weight is the target
+        >>> methods = {"nearest": LevenbergMarquardt()}
+        >>> goal, change = WeightFunction(lambda w: w.sum()), Relabel([0], 3 * one)
+        >>> judged = judge_poisoning(problem, goal, change, methods=methods)
+        >>> round(judged.verdicts[0].change, 6)
+        1.0
     """
     goal.check(problem.risk())
     if not methods and not (train and seeds):
@@ -133,15 +147,16 @@ def judge_poisoning(
     if seeds and train is None:
         raise bad_value("train", expected="a trainer for the seeds", got=None, cure="Pass a function.")
     made, estimates = _change_of(change)
-    moved = made.applied_to(problem.risk())
+    risk = problem.risk()
+    moved = made.applied_to(risk)
     verdicts = []
     for name, retrained in _ways(problem, methods or {}, train, seeds).items():
         before = (clean or {}).get(name)
         if before is None:
-            before = retrained(problem.risk()).value(goal)
-        end = retrained(moved)
+            before = retrained(risk, risk.outputs).value(goal)
+        end = retrained(moved, lambda: made.outputs_after(risk))
         verdicts.append(Verdict(name, before, end.value(goal), *estimates, end.gradient_norm(moved)))
-    return Judgement(goal.value(problem.risk(), problem.weights()), tuple(verdicts), goal.sign)
+    return Judgement(goal.value(risk, problem.weights()), tuple(verdicts), goal.sign)
 
 
 def _change_of(change: Poisoning | PointPoisoning | Change) -> tuple[Change, tuple[Any, Any]]:
@@ -177,15 +192,16 @@ class _End:
 
 def _ways(
     problem: Problem, methods: Mapping[str, Method], train: Trainer | None, seeds: Sequence[int]
-) -> dict[str, Callable[[EmpiricalRisk], _End]]:
-    """Functions from a risk at ``w̄`` to the end of retraining on its data, by name."""
-    outputs = problem.risk().outputs()
-    ways: dict[str, Callable[[EmpiricalRisk], _End]] = {
-        name: lambda risk, method=method: _End(problem, method.run(risk, outputs).weights)
+) -> dict[str, Callable[[EmpiricalRisk, Target], _End]]:
+    """Functions from a risk at ``w̄``, and outputs that fit its data, to the end of retraining, by name."""
+    ways: dict[str, Callable[[EmpiricalRisk, Target], _End]] = {
+        name: lambda risk, target, method=method: _End(problem, method.run(risk, target).weights)
         for name, method in methods.items()
     }
     for seed in seeds if train is not None else ():
-        ways[f"from scratch, seed {seed}"] = lambda risk, seed=seed: _from_scratch(problem, risk, train, seed)
+        ways[f"from scratch, seed {seed}"] = lambda risk, _, seed=seed: _from_scratch(
+            problem, risk, train, seed
+        )
     return ways
 
 

@@ -318,9 +318,10 @@ class Design:
 
 def _retrained(problem: Problem, poisoning: Poisoning) -> Tensor:
     """The weights where warm retraining from ``w̄`` on the moved data ends, ``(p,)``."""
-    moved, target = poisoning.change.applied_to(problem.risk()), problem.risk().outputs()
-    warm = LBFGS(gradient_tol=1e-8, max_gradients=1000).run(moved, target)
-    return Newton().run(moved.at(warm.weights), target).weights
+    change, risk = poisoning.change, problem.risk()
+    moved = change.applied_to(risk)
+    warm = LBFGS(gradient_tol=1e-8, max_gradients=1000).run(moved, lambda: change.outputs_after(risk))
+    return Newton().run(moved.at(warm.weights), lambda: change.outputs_after(risk)).weights
 
 
 def _result(search: Rounds, state: Progress, adjoint: AdjointGradient) -> Poisoning:

@@ -102,13 +102,13 @@ def resolved(
     problem: Problem, method: Method, points: Sequence[int], dx: Tensor, inputs: Tensor
 ) -> tuple[Tensor, Status]:
     """The outputs for one input after solving on the moved data, ``(c,)``, and the outcome of the solve."""
-    moved, target = problem.risk().move(points, dx), problem.risk().outputs()
-    solved = method.run(moved, target)
+    risk = problem.risk()
+    solved = method.run(risk.move(points, dx), risk.outputs)
     with torch.no_grad():
-        outputs = outputs_at(problem.risk(), solved.weights, inputs)
+        outputs = outputs_at(risk, solved.weights, inputs)
     if not bool(torch.isfinite(outputs).all()):
         return outputs, Status.NONFINITE
-    return outputs, outcome(method, moved, solved, target)
+    return outputs, outcome(solved)
 
 
 def gaps_of(outputs: Tensor, label: int) -> Tensor:

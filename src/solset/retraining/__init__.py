@@ -2,7 +2,14 @@
 
 from solset.courses import Course, Retrained, Station, StopReason
 from solset.retraining._follow_retraining import follow_retraining
-from solset.retraining._methods import LBFGS, GradientDescent, LevenbergMarquardt, Newton, WithOptimizer
+from solset.retraining._methods import (
+    LBFGS,
+    GradientDescent,
+    LevenbergMarquardt,
+    Newton,
+    Target,
+    WithOptimizer,
+)
 from solset.retraining._retrain import Method, retrain, tangent_recursion
 
 __all__ = [
@@ -15,6 +22,7 @@ __all__ = [
     "Retrained",
     "Station",
     "StopReason",
+    "Target",
     "WithOptimizer",
     "follow_retraining",
     "retrain",

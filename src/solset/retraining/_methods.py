@@ -17,6 +17,8 @@ from solset.retraining._descent import Descent
 from solset.risk import EmpiricalRisk
 from solset.solvers import Dual, Solver
 
+Target = Callable[[], Tensor]  # gives the outputs that fit the changed data, ``(n, c)``
+
 
 def backtracked(
     risk: EmpiricalRisk, direction: Tensor, measure: Callable[[EmpiricalRisk], Tensor], limit: float
@@ -83,7 +85,7 @@ class GradientDescent:
         within("steps", self.steps, 0, cure="Count the steps taken.")
         check_recorded(self.record_at, self.steps)
 
-    def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:  # noqa: ARG002 - part of the interface
+    def run(self, start: EmpiricalRisk, target: Target) -> Retrained:  # noqa: ARG002 - part of the interface
         """Where descent from the changed risk at ``w̄`` ends; ``target`` is not used."""
         risk, course = start, {}
         hidden = None if self.progress is None else not self.progress
@@ -109,7 +111,7 @@ class LBFGS:
     max_gradients: int = 500
     memory: int = 20
 
-    def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:  # noqa: ARG002 - part of the interface
+    def run(self, start: EmpiricalRisk, target: Target) -> Retrained:  # noqa: ARG002 - part of the interface
         """Where the minimisation of the changed risk from ``w̄`` ends; ``target`` is not used."""
         course: dict[int, Tensor] = {}
         count = 0
@@ -181,7 +183,7 @@ class WithOptimizer:
         within("epochs", self.epochs, 1, cure="Train for one.")
         within("batch_size", self.batch_size, 1, cure="Leave it out.")
 
-    def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:  # noqa: ARG002 - part of the interface
+    def run(self, start: EmpiricalRisk, target: Target) -> Retrained:  # noqa: ARG002 - part of the interface
         """Where the optimiser goes from the changed risk at ``w̄``; ``target`` is not used."""
         leaves = start.leaves()
         optimizer = self.optimizer(leaves)
@@ -237,9 +239,9 @@ class LevenbergMarquardt:
     step_tol: float | None = None
     solver: Dual = field(default_factory=Dual)
 
-    def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:
-        """Where the iteration from ``w̄`` ends, with the outputs ``f̄`` to keep as its target."""
-        return self.run_towards(start.weights, start, target)
+    def run(self, start: EmpiricalRisk, target: Target) -> Retrained:
+        """Where the iteration from ``w̄`` ends, with the outputs to keep as its target."""
+        return self.run_towards(start.weights, start, target())
 
     def run_towards(self, anchor: Tensor, start: EmpiricalRisk, target: Tensor) -> Retrained:
         """Where the iteration from other weights ends, which still looks for the point nearest to ``w̄``.
@@ -265,10 +267,13 @@ class LevenbergMarquardt:
             risk, previous = risk.at(risk.weights + scale * direction), length
         risk, steps = self._onto_set(risk, target)
         error = float((risk.outputs() - target).abs().max())
+        rounding = torch.finfo(target.dtype).eps ** 0.5 * float(target.abs().max())
+        is_on_set = error <= max(self.output_tol, rounding)
         left = f"output error {error:.2g}"
         if self.max_steps:
             left += f", where the last step was {previous / (travelled or 1.0):.2g} of the way"
-        return replace(finish(start, risk, self.max_steps + steps, Status.MAX_STEPS), left=left)
+        ended = finish(start, risk, self.max_steps + steps, Status.MAX_STEPS)
+        return replace(ended, left=left, is_solution=is_on_set)
 
     def _onto_set(self, risk: EmpiricalRisk, target: Tensor) -> tuple[EmpiricalRisk, int]:
         """Gauss–Newton steps until the outputs are kept, each halved while it raises the output error."""
@@ -316,7 +321,7 @@ class Newton:
         positive("gradient_tol", self.gradient_tol, cure="Use 1e-10.")
         within("max_steps", self.max_steps, 0, cure="Use 100.")
 
-    def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:  # noqa: ARG002 - part of the interface
+    def run(self, start: EmpiricalRisk, target: Target) -> Retrained:  # noqa: ARG002 - part of the interface
         """The minimum that the flow from the changed risk ends at; ``target`` is not used.
 
         The status is ``indefinite`` where the limit of steps ended at a saddle.
@@ -324,4 +329,4 @@ class Newton:
         descent = Descent(start, self.gradient_tol, self.max_steps, self.solver)
         status = descent.run()
         ended = finish(start, descent.end, descent.passes, status)
-        return replace(ended, smallest=descent.smallest)
+        return replace(ended, smallest=descent.smallest, is_solution=status is Status.CONVERGED)

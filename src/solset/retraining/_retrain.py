@@ -13,7 +13,7 @@ from solset.courses import Retrained
 from solset.errors import SolsetWarning
 from solset.operators import Hessian
 from solset.problem import Problem
-from solset.retraining._methods import LevenbergMarquardt
+from solset.retraining._methods import Target
 from solset.risk import EmpiricalRisk
 
 
@@ -21,13 +21,13 @@ from solset.risk import EmpiricalRisk
 class Method(Protocol):
     """A way to retrain: :class:`GradientDescent`, :class:`LBFGS`, … or one of your own."""
 
-    def run(self, start: EmpiricalRisk, target: Tensor) -> Retrained:
+    def run(self, start: EmpiricalRisk, target: Target) -> Retrained:
         """Where training on the changed data ends.
 
         Args:
             start: Changed risk at the trained weights ``w̄``.
-            target: Outputs ``f̄`` before the change, ``(n, c)``; for :class:`LevenbergMarquardt` those that
-                fit the changed data.
+            target: Function that returns the outputs that fit the changed data, ``(n, c)``; a method that
+                looks for weights by their outputs, as :class:`LevenbergMarquardt` does, calls it.
         """
         ...
 
@@ -63,8 +63,7 @@ def retrain(problem: Problem, change: Change, *, method: Method) -> Retrained:
         tensor([3.], dtype=torch.float64)
     """
     risk = problem.risk()
-    target = change.outputs_after(risk) if isinstance(method, LevenbergMarquardt) else risk.outputs()
-    retrained = method.run(change.applied_to(risk), target)
+    retrained = method.run(change.applied_to(risk), lambda: change.outputs_after(risk))
     if retrained.message:
         warnings.warn(retrained.message, SolsetWarning, stacklevel=3)
     return retrained
