@@ -1,6 +1,6 @@
 """Functions of the weights to raise, to lower or to explain, as values."""
 
-from solset.goals._asked import Goals, as_goals, slopes_of
+from solset.goals._asked import Goals, as_goals, require_finite, slopes_of
 from solset.goals._goal import Goal, Slopes
 from solset.goals._held_out import HeldOutLoss, held_out
 from solset.goals._of_outputs import Margin, PointGoal, PointLosses, Prediction, SmoothedAUROC
@@ -21,5 +21,6 @@ __all__ = [
     "WeightFunction",
     "as_goals",
     "held_out",
+    "require_finite",
     "slopes_of",
 ]

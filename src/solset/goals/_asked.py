@@ -1,6 +1,7 @@
 """The goals that an analysis was asked for, as one block of values with their derivatives."""
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -52,12 +53,25 @@ def slopes_of(goals: Goals, risk: EmpiricalRisk, held: Sequence[str] = ()) -> Sl
         goal.check(risk)
         parts.append(goal.slopes(risk, risk.weights, held))
     joined = Slopes.joined(parts) if isinstance(goals, Sequence) else parts[0]
-    if not bool(torch.isfinite(joined.values).all() and torch.isfinite(joined.gradients).all()):
-        size = float(torch.linalg.vector_norm(joined.gradients))
-        raise bad_value(
-            "goal",
-            expected="finite, with a finite gradient, at the trained weights",
-            got=f"values up to {float(joined.values.abs().max())}, gradient norm {size}",
-            cure="Evaluate it there: it overflows, or is not smooth.",
-        )
+    require_finite(float(joined.values.abs().max()), float(torch.linalg.vector_norm(joined.gradients)))
     return joined
+
+
+def require_finite(value: float, gradient: float) -> None:
+    """Refuses a goal without a finite value and gradient at the trained weights.
+
+    Args:
+        value: Value of the goal, or the largest of several in size.
+        gradient: Norm of its gradient in the weights.
+
+    Raises:
+        ValueError: If one of these is not finite.
+    """
+    if isfinite(value) and isfinite(gradient):
+        return
+    raise bad_value(
+        "goal",
+        expected="finite, with a finite gradient, at the trained weights",
+        got=f"value {value}, gradient norm {gradient}",
+        cure="Evaluate it there: it overflows, or is not smooth.",
+    )

@@ -162,7 +162,7 @@ def _rank_at_a_solution(
     gaps, end = [], risk
     for t in (1.0, 0.5):
         start = _changed(risk, change, t * step).at(risk.weights + t * (answer + along))
-        retrained = Newton(gradient_tol=1e-13, max_steps=50, solver=Dense()).run(start, risk.weights)
+        retrained = Newton(gradient_tol=1e-13, max_steps=50, solver=Dense()).run(start, risk.outputs)
         if retrained.status is not Status.CONVERGED and retrained.gradient_norm > 1e-11:
             return "no solution was found for changed data"
         gaps.append(float(retrained.change.norm()))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from solset.checks import checked
 from solset.derivatives import Response
-from solset.errors import SolsetWarning, Status, bad_value
-from solset.goals import Goal
+from solset.errors import SolsetWarning, Status
+from solset.goals import Goal, require_finite
 from solset.problem import Optimality, Problem
 from solset.results import TableResult
 from solset.solvers import Solution, Solver
@@ -116,8 +116,7 @@ def adjoint_gradient(
     goal.check(problem.risk())
     derivative = problem.derivative(points=points, optimality=optimality, solver=solver)
     response = Response(derivative.linearisation, element)
-    adjoint = gradient_of(problem, goal, response, problem.check_points(points))
-    require_finite(adjoint)
+    adjoint = finite_gradient_of(problem, goal, response, problem.check_points(points))
     if adjoint.status not in {Status.CONVERGED, Status.INCONSISTENT}:
         text = f"the adjoint solve ended with status '{adjoint.status}': the gradient cannot be trusted"
         warnings.warn(f"{text}; take another solver", SolsetWarning, stacklevel=2)
@@ -145,13 +144,10 @@ def gradient_of(problem: Problem, goal: Goal, response: Response, points: Sequen
     )
 
 
-def require_finite(adjoint: AdjointGradient) -> None:
-    """Refuses a goal without a finite value and gradient at the trained weights."""
-    if abs(adjoint.value) < float("inf") and adjoint.weight_gradient < float("inf"):
-        return
-    raise bad_value(
-        "goal",
-        expected="finite, with a finite gradient, at the trained weights",
-        got=f"value {adjoint.value}, gradient norm {adjoint.weight_gradient}",
-        cure="Evaluate it there: it overflows, or is not smooth.",
-    )
+def finite_gradient_of(
+    problem: Problem, goal: Goal, response: Response, points: Sequence[int]
+) -> AdjointGradient:
+    """The gradient at a linearisation; a goal whose value or slope is not finite is refused."""
+    adjoint = gradient_of(problem, goal, response, points)
+    require_finite(adjoint.value, adjoint.weight_gradient)
+    return adjoint

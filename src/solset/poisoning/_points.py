@@ -185,7 +185,7 @@ class _Search:
         """Where Newton's method ends on the changed data, from the trained weights or others."""
         risk = self.problem.risk()
         changed = self.budget.change(chosen).applied_to(risk) if chosen else risk
-        end = Newton().run(changed if start is None else changed.at(start), risk.weights)
+        end = Newton().run(changed if start is None else changed.at(start), risk.outputs)
         return _Place(chosen, end, self.goal.value(risk, end.weights), course)
 
     def outcome(self, start: _Place, place: _Place, reason: str) -> PointPoisoning:

@@ -15,7 +15,7 @@ from solset.checks import checked
 from solset.derivatives import Response
 from solset.errors import SolsetWarning, Status, bad_value
 from solset.goals import Goal
-from solset.poisoning._adjoint import AdjointGradient, gradient_of, require_finite
+from solset.poisoning._adjoint import AdjointGradient, finite_gradient_of
 from solset.poisoning._ascent import Ascent
 from solset.poisoning._budget import Budget, FeasibleSet
 from solset.poisoning._followers import Follower, default_follower
@@ -290,8 +290,7 @@ class Design:
         kind = budget.kind(problem)
         derivative = problem.derivative(kind, optimality=self.optimality, solver=self.solver)
         response = Response(derivative.linearisation, self.element)
-        adjoint = gradient_of(problem, goal, response, points)
-        require_finite(adjoint)
+        adjoint = finite_gradient_of(problem, goal, response, points)
         follower = self.follower or default_follower(derivative.optimality, self.element)
         ascent = self.ascent or Ascent()
         search = Rounds(problem, goal, feasible, kind, follower, ascent, self.solver, response)

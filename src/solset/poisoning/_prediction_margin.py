@@ -13,7 +13,7 @@ from solset.checks import checked
 from solset.derivatives import Response
 from solset.errors import Status, bad_value
 from solset.goals import held_out
-from solset.poisoning._adjoint import AdjointGradient, gradient_of, require_finite
+from solset.poisoning._adjoint import AdjointGradient, finite_gradient_of
 from solset.poisoning._ascent import Ascent
 from solset.poisoning._budget import Budget
 from solset.poisoning._poisoning import Design
@@ -148,10 +148,10 @@ def stability_margin(
     space = problem.data_space(points)
     zero = torch.zeros(space.shape, dtype=space.dtype, device=space.device)
     outputs, status = resolved(problem, resolve, points, zero, one)
-    adjoints = {}
-    for rival in rivals:
-        adjoints[rival] = gradient_of(problem, PredictionGap(one, label, rival), response, points)
-        require_finite(adjoints[rival])
+    adjoints = {
+        rival: finite_gradient_of(problem, PredictionGap(one, label, rival), response, points)
+        for rival in rivals
+    }
     gaps = dict(zip(rivals, gaps_of(outputs, label).tolist(), strict=True))
     first = Trial(0.0, min(gaps.values()), min(gaps.values()), status)
     if not first.is_solved:
