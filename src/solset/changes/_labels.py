@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -185,11 +185,11 @@ class Relabel(PointsChange):
 
     def _new_factors(self, risk: EmpiricalRisk, chosen: list[int], rows: Tensor) -> Tensor | None:
         """The factors with which the new targets count, computed once for a risk and its new targets."""
-        at, targets, factors = _KNOWN.get(self, (None, None, None))
-        if at is None or at() is not risk or targets is None or not torch.equal(targets, rows):
-            factors = new_factors(risk, risk.points[chosen][0], rows, chosen)
-            _KNOWN[self] = (ref(risk), rows.clone(), factors)
-        return factors
+        return self._latest.of(risk, rows, lambda: new_factors(risk, risk.points[chosen][0], rows, chosen))
+
+    @cached_property
+    def _latest(self) -> "_LatestFactors":
+        return _LatestFactors()
 
     def _require_same_factors(self, risk: EmpiricalRisk, rows: Tensor) -> None:
         chosen = self.chosen(risk)
@@ -219,8 +219,23 @@ class Relabel(PointsChange):
         return f"Relabel({self.named}; {self._text})"
 
 
-# The factors of new targets by the change, with the risk and the targets; several products ask for them.
-_KNOWN: WeakKeyDictionary[Relabel, tuple["ref[EmpiricalRisk]", Tensor, Tensor | None]] = WeakKeyDictionary()
+class _LatestFactors:
+    """The factors of new targets that were asked for last, since several products ask for the same ones."""
+
+    def __init__(self) -> None:
+        self._risk: Callable[[], EmpiricalRisk | None] = lambda: None
+        self._targets = torch.empty(0)
+        self._factors: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _LatestFactors, ()  # a copy in another process knows no risk of this one
+
+    def of(self, risk: EmpiricalRisk, targets: Tensor, compute: Callable[[], Tensor | None]) -> Tensor | None:
+        """The factors for a risk and new targets, computed where others were asked for last."""
+        if self._risk() is not risk or not torch.equal(self._targets, targets):
+            self._factors = compute()
+            self._risk, self._targets = ref(risk), targets.clone()
+        return self._factors
 
 
 def _refuse_own_input(risk: EmpiricalRisk) -> None:
