@@ -4,7 +4,7 @@ from solset.training._advice import Advice, Trial
 from solset.training._ensemble import CloudChange, Ensemble, SeedAttribution
 from solset.training._rate import LearningRate
 from solset.training._recorder import Recorder, record
-from solset.training._results import RecipeKinks, Retraining, RunAttribution, RunEstimate, Smoothness
+from solset.training._results import RecipeKinks, Rerun, RunAttribution, RunEstimate, Smoothness
 from solset.training._run import Run
 from solset.training._training import Training
 
@@ -16,7 +16,7 @@ __all__ = [
     "LearningRate",
     "RecipeKinks",
     "Recorder",
-    "Retraining",
+    "Rerun",
     "Run",
     "RunEstimate",
     "SeedAttribution",

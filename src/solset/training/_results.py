@@ -148,7 +148,7 @@ def _warned(result: RunEstimate) -> str:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Retraining(WeightsResult):
+class Rerun(WeightsResult):
     """Where the same recipe really ended on changed data.
 
     Attributes:
@@ -176,7 +176,7 @@ class Retraining(WeightsResult):
         return self.weights, self.shapes
 
 
-def retraining(model: nn.Module, losses: Sequence[float], before: Tensor) -> Retraining:
+def retraining(model: nn.Module, losses: Sequence[float], before: Tensor) -> Rerun:
     """The result of a real rerun.
 
     Args:
@@ -187,7 +187,7 @@ def retraining(model: nn.Module, losses: Sequence[float], before: Tensor) -> Ret
     named = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
     end = torch.cat([value.reshape(-1) for value in named.values()])
     shapes = {name: value.shape for name, value in named.items()}
-    return Retraining(end, end - before, model.eval(), tuple(losses), shapes)
+    return Rerun(end, end - before, model.eval(), tuple(losses), shapes)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

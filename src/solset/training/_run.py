@@ -22,7 +22,7 @@ from solset.training._optimizers import OptimizerStep
 from solset.training._replay import Replay
 from solset.training._results import (
     RecipeKinks,
-    Retraining,
+    Rerun,
     RunAttribution,
     RunEstimate,
     Smoothness,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from solset.training._training import Training
 
 _NOT_ASKED = "whether training is smooth was not asked; run.smoothness(change) tells"
-Rerun = Callable[[Setting, bool | None], tuple[nn.Module, list[float]]]
+TrainAgain = Callable[[Setting, bool | None], tuple[nn.Module, list[float]]]
 
 
 TWICE = "one that can be differentiated twice, with its loss and augmentation"
@@ -63,7 +63,7 @@ class Run:
         model: nn.Module,
         end: State,
         initial: Mapping[str, Tensor],
-        rerun: Rerun,
+        rerun: TrainAgain,
         *,
         training: "Training | None" = None,
     ) -> None:
@@ -165,7 +165,7 @@ class Run:
         return result
 
     @checked
-    def retrain(self, change: Change, *, scale: float = 1.0, progress: bool | None = None) -> Retraining:
+    def retrain(self, change: Change, *, scale: float = 1.0, progress: bool | None = None) -> Rerun:
         """The truth: the same recipe, with the same seed, really run on changed data.
 
         The batches stay those of the seed. A removed point keeps its place in its batches with factor 0, and

@@ -32,7 +32,7 @@ from solset.training._losses import Loss
 from solset.training._optimizers import Continued, MakeOptimizer, OptimizerStep, made
 from solset.training._recipe import MakeSchedule, Recipe, scheduled
 from solset.training._recording import take_steps
-from solset.training._results import Retraining, retraining
+from solset.training._results import Rerun, retraining
 from solset.training._run import Run
 from solset.training._run_file import RunFile
 from solset.training._setting import Loop, Setting
@@ -197,7 +197,7 @@ class Training:
         return Run(self._setting, tape, loop.model, end, initial, self._trained, training=self)
 
     @checked
-    def retrain(self, change: Change, *, scale: float = 1.0, progress: bool | None = None) -> Retraining:
+    def retrain(self, change: Change, *, scale: float = 1.0, progress: bool | None = None) -> Rerun:
         """The truth: the same recipe, with the same seed, run on changed data, as by :meth:`Run.retrain`.
 
         Args:
