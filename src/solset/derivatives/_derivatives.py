@@ -32,6 +32,7 @@ class GraphicalDerivative:
 
     def __init__(self, linearisation: Linearisation | Selection) -> None:
         self._source = linearisation
+        self._rows = linearisation if isinstance(linearisation, Selection) else None
         self._check: RowCheck | None = None
 
     def __repr__(self) -> str:
@@ -41,7 +42,7 @@ class GraphicalDerivative:
     @property
     def linearisation(self) -> Linearisation:
         """The pair ``(A, C)``, on the rows in use."""
-        return self._source.linearisation if isinstance(self._source, Selection) else self._source
+        return self._source.linearisation
 
     def __call__(self, dx: Tensor) -> AffineSet:
         """The affine set of weight directions ``v`` with ``A v + C Δx = 0`` for ``Δx = dx``.
@@ -53,8 +54,8 @@ class GraphicalDerivative:
         solved and checked at once.
         """
         flat = self.linearisation.data_space.flatten(dx)
-        if isinstance(self._source, Selection) and self._check is None and bool(flat.any()):
-            self._check = self._source.verify(flat)
+        if self._rows is not None and self._check is None and bool(flat.any()):
+            self._check = self._rows.verify(flat)
         line = self.linearisation
         for failure in line.premises.failures:
             warnings.warn(failure, SolsetWarning, stacklevel=2)
@@ -94,8 +95,8 @@ class GraphicalDerivative:
 
     def _selection(self, cure: str) -> Selection:
         """The selection of rows; refused where all rows are in use."""
-        if isinstance(self._source, Selection):
-            return self._source
+        if self._rows is not None:
+            return self._rows
         got = f"one that works on its whole constraint ({self.reason})"
         raise bad_value("rows", expected="a derivative on a selection of rows", got=got, cure=cure)
 
@@ -107,7 +108,7 @@ class GraphicalDerivative:
     @property
     def plan(self) -> str:
         """One sentence with the rows in use, their bytes and gradients; empty if all rows are in use."""
-        return self._source.plan if isinstance(self._source, Selection) else ""
+        return self._source.plan
 
     @property
     def optimality(self) -> str:

@@ -258,6 +258,16 @@ class Linearisation:
         return self.check()
 
     @property
+    def linearisation(self) -> "Linearisation":
+        """This pair itself, as a selection of rows has one for the rows in use."""
+        return self
+
+    @property
+    def plan(self) -> str:
+        """Empty, since all rows are in use."""
+        return ""
+
+    @property
     def system(self) -> Prepared:
         """The prepared ``A``."""
         return self.constraint.system

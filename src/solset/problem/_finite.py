@@ -95,7 +95,7 @@ def finite_answers(
         raise bad_value(
             "order", expected="'first' or 'newton'", got=repr(order), cure="Leave it out for the default."
         )
-    line = source.linearisation if isinstance(source, Selection) else source
+    line = source.linearisation
     if line.map.keeps_outputs:
         leaving = remaining(point, source, change)
         if leaving is None and order == "newton":

@@ -32,7 +32,7 @@ def remaining(point: TrainedPoint, source: Linearisation | Selection, change: Ch
     if not leaving:
         return None
     direction, risk = change.direction(point.risk), change.joining(point.risk) or point.risk
-    line = source.linearisation if isinstance(source, Selection) else source
+    line = source.linearisation
     if isinstance(source, Selection) and bool(line.push(direction).any()):
         source.verify(direction)
         line = source.linearisation
