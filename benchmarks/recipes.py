@@ -109,7 +109,7 @@ def _recipe(run: Run) -> dict[str, object]:
 
 def _effects(run: Run, change: Move | Remove) -> tuple[Tensor, Tensor]:
     """Predicted change of each test loss, to first order in the weights, and that of a real rerun."""
-    estimate = run.estimate(change, smoothness=False)
+    estimate = run.estimate(change, verify=False)
     weights = dict(run.model.named_parameters())
     ends = estimate.as_parameters()
     directions = tuple(ends[name] - weights[name].detach() for name in weights)

@@ -19,6 +19,7 @@ class Status(StrEnum):
     NONFINITE = "nonfinite"
     INDEFINITE = "indefinite"
     DIVERGED = "diverged"
+    DOUBTFUL = "doubtful"  # it ended well, and what it rests on does not hold: the message says what
 
 
 class SolsetWarning(UserWarning):

@@ -57,7 +57,7 @@ def test_its_derivative_is_that_of_real_reruns_from_the_same_checkpoint(make_opt
     run = continued(make_optimizer, 5, 7)[0].run()
     change = Move([1, 4], torch.ones(2, 3, dtype=torch.float64))
     ends = [run.retrain(change, scale=sign * 1e-4).weights for sign in (1, -1)]
-    tangent = run.estimate(change, smoothness=False).change
+    tangent = run.estimate(change, verify=False).change
     real = (ends[0] - ends[1]) / 2e-4
     assert float((tangent - real).norm() / real.norm()) < 1e-6
     features = run.attribute(lambda model: model[0].weight.square().sum()).features

@@ -90,7 +90,8 @@ def test_a_run_that_was_interrupted_at_any_step_goes_on_to_the_same_numbers(name
         seen = 1 + len(run.batches[0])  # the loss of a batch beside those of its points, to know a mean
         assert taken == steps - stop + 1 + seen  # only the step that was interrupted is taken again
         if stop == min(5, steps):
-            torch.testing.assert_close(run.attribute(goal).weights, expected.attribute(goal).weights)
+            worths = [one.attribute(goal, verify=False).weights for one in (run, expected)]
+            torch.testing.assert_close(*worths)
 
 
 def test_a_finished_run_is_read_and_not_run_again(tmp_path):

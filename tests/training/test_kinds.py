@@ -89,14 +89,14 @@ def relative(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize(("make", "change"), CASES.values(), ids=CASES)
 def test_tangent_is_the_limit_of_central_differences_of_reruns(make, change):
     run = run_of(make)
-    tangent = run.estimate(change, smoothness=False).change
+    tangent = run.estimate(change, verify=False).change
     assert relative(central(run, change, 1e-4), tangent) < 1e-7
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_settings_of_every_optimizer_have_their_derivative(optimizer):
     run, change = CLASSES(optimizer=optimizer).run(), Decay(0.1) + LearningRate(0.1)
-    tangent = run.estimate(change, smoothness=False).change
+    tangent = run.estimate(change, verify=False).change
     assert relative(central(run, change, 1e-4), tangent) < 1e-6
     direction = drawn(len(run.weights))
     worth = run.attribute(lambda model: _flat(model) @ direction)
@@ -112,7 +112,7 @@ def test_adjoint_in_targets_equals_the_tangent():
     direction, change = drawn(len(run.weights)), KINDS["relabel"][1]
     worth = run.attribute(lambda model: _flat(model) @ direction)
     steps = change.targets - NUMBERS[change.points]
-    tangent = run.estimate(change, smoothness=False).change
+    tangent = run.estimate(change, verify=False).change
     assert float((worth.targets[change.points] * steps).sum()) == pytest.approx(
         float(tangent @ direction), rel=1e-10
     )
@@ -126,7 +126,7 @@ def test_points_that_joined_are_points_of_the_training():
     worth = run.attribute(lambda model: _flat(model) @ direction)
     assert worth.weights.shape == (17,)
     for change in (Remove([15]), Move([15], NEW[:1]), Relabel([15], [0])):
-        tangent = run.estimate(change, smoothness=False).change
+        tangent = run.estimate(change, verify=False).change
         assert relative(central(run, change, 1e-4), tangent) < 1e-7
         if isinstance(change, Remove):
             expected = -float(worth.weights[15])
@@ -143,7 +143,7 @@ def test_additions_follow_one_another():
     torch.testing.assert_close(once.run().weights, twice.run().weights)
     run = CLASSES().on(Add(NEW[:1], torch.tensor([1]))).run()
     change = Add(NEW[1:], torch.tensor([2, 0]))
-    assert relative(central(run, change, 1e-4), run.estimate(change, smoothness=False).change) < 1e-7
+    assert relative(central(run, change, 1e-4), run.estimate(change, verify=False).change) < 1e-7
 
 
 def test_changed_recipe_is_the_loop_on_changed_data():
@@ -176,7 +176,7 @@ def test_decay_of_one_group():
 
     run = CLASSES(optimizer=grouped).run()
     for change in (Decay(0.2), Decay({"*.bias": 0.2})):
-        tangent = run.estimate(change, smoothness=False).change
+        tangent = run.estimate(change, verify=False).change
         small = {"scale": 1e-6, "progress": False}  # one-sided, as no decay is negative
         assert relative(run.retrain(change, **small).change / 1e-6, tangent) < 1e-5
     other = CLASSES(optimizer=partial(grouped, biases=0.2)).run().weights
@@ -241,14 +241,14 @@ REFUSED = {
 def test_what_a_training_cannot_answer_is_refused_by_name(make, change, words):
     run = run_of(make)
     with pytest.raises((TypeError, ValueError), match=words):
-        run.estimate(change, smoothness=False)
+        run.estimate(change, verify=False)
 
 
 def test_new_points_are_refused_where_layers_see_the_whole_batch():
     training = Training(Normed, nn.CrossEntropyLoss(), X, LABELS, optimizer=OPTIMIZERS["SGD"], batch_size=5)
     with pytest.raises(ValueError, match=r"`change`.*see the whole batch.*BatchNorm in layers\.1"):
         training.run().estimate(Add(NEW, LABELS[:3]))
-    assert training.run().estimate(Relabel([1], [0]), smoothness=False).change.norm() > 0
+    assert training.run().estimate(Relabel([1], [0]), verify=False).change.norm() > 0
 
 
 def test_new_points_that_the_model_does_not_take_are_refused_by_name():
@@ -271,7 +271,7 @@ def test_new_points_are_refused_for_a_recorded_loop():
     with pytest.raises(ValueError, match="recorded loop"):
         run.estimate(Add(NEW, LABELS[:3]))
     change = Relabel([1], [0]) + LearningRate(0.1)
-    assert relative(central(run, change, 1e-4), run.estimate(change, smoothness=False).change) < 1e-7
+    assert relative(central(run, change, 1e-4), run.estimate(change, verify=False).change) < 1e-7
 
 
 def test_real_runs_with_new_labels_need_no_mean():
@@ -288,7 +288,7 @@ def test_a_loss_that_ignores_points_of_a_later_batch_has_no_factors():
     worth = run.attribute(lambda model: _flat(model).square().sum())
     assert worth.weights is None
     with pytest.raises(ValueError, match="no mean over the points"):
-        run.estimate(Remove([1]), smoothness=False)
+        run.estimate(Remove([1]), verify=False)
 
 
 def test_a_problem_has_no_learning_rate():

@@ -80,7 +80,7 @@ def test_removal_needs_a_loss_that_is_a_mean_over_points():
     run = training(loss=batch_loss).run()
     with pytest.raises(ValueError, match="`change`.*no mean over the points"):
         run.estimate(Remove([1]))
-    moved = run.estimate(Move([1], 1e-4 * torch.ones(1, 3)), smoothness=False)
+    moved = run.estimate(Move([1], 1e-4 * torch.ones(1, 3)), verify=False)
     assert float(moved.change.norm()) > 0
     assert run.attribute(lambda model: model(X).square().sum()).weights is None
 

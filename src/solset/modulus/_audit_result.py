@@ -10,6 +10,7 @@ from torch import Tensor
 from solset.errors import Status
 from solset.modulus._result import Certainty, listed
 from solset.results import TableResult, computed
+from solset.training import GoalCheck
 
 Column = Literal[
     "modulus",
@@ -59,6 +60,7 @@ class Audit(TableResult):
         certainty: Certainty of each point's modulus, as far as the audit itself verified it by ranks;
             :func:`solset.lipschitz_modulus` of a point verifies more.
         notes: Sentences on premises that do not hold, and on columns left out.
+        smoothness: Comparison of the scores of a run with real reruns; ``None`` for a problem.
     """
 
     kind: str
@@ -78,6 +80,7 @@ class Audit(TableResult):
     reason: str
     certainty: tuple[Certainty, ...]
     notes: tuple[str, ...] = ()
+    smoothness: GoalCheck | None = None
 
     @property
     def score(self) -> Tensor:
@@ -115,8 +118,11 @@ class Audit(TableResult):
 
     @computed
     def status(self) -> Status:
-        """``max_steps`` where the solver did not get to the modulus of some point."""
-        return Status.MAX_STEPS if bool(self.score.isnan().any()) else Status.CONVERGED
+        """``max_steps`` where a modulus was not reached, ``doubtful`` where reruns contradict the scores."""
+        if bool(self.score.isnan().any()):
+            return Status.MAX_STEPS
+        is_rough = self.smoothness is not None and self.smoothness.is_rough
+        return Status.DOUBTFUL if is_rough else Status.CONVERGED
 
     @computed
     def message(self) -> str:

@@ -14,9 +14,7 @@ from solset.modulus._audit_result import Audit
 from solset.modulus._result import Certainty
 from solset.training import Run
 
-REASON = (
-    "the derivative of the run, by one replay; whether it holds at a scale, run.smoothness(change) measures"
-)
+REASON = "the derivative of the run, by one replay, compared with two real reruns"
 NO_MODULUS = "no modulus: that of the weights at the end of a run would take a replay for each weight"
 
 
@@ -42,7 +40,7 @@ def audit_run(
         TypeError: If the kind of change is another one.
         ValueError: If there are no validation data, they do not fit, or an argument is of problems alone.
 
-    Cost: about three trainings, and one forward pass over the training data.
+    Cost: about five trainings, and one forward pass over the training data.
     """
     for name, value in others.items():
         if value is not None:
@@ -78,6 +76,7 @@ def audit_run(
         reason=REASON,
         certainty=(Certainty.UNKNOWN,) * len(chosen),
         notes=(NO_MODULUS, *worth.notes),
+        smoothness=worth.smoothness,
     )
 
 

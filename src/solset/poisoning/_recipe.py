@@ -10,12 +10,12 @@ from tqdm import tqdm
 
 from solset.changes import Move
 from solset.checks import checked, points_of, positive
-from solset.errors import bad_value
+from solset.errors import Status, bad_value
 from solset.goals import Goal
 from solset.poisoning._budget import Budget, FeasibleSet
 from solset.poisoning._judgement import Judgement, Verdict
-from solset.results import TableResult
-from solset.training import Training
+from solset.results import TableResult, computed
+from solset.training import GoalCheck, RunAttribution, Training
 
 RecipeGoal = Goal | Callable[[nn.Module], Tensor]
 
@@ -46,6 +46,7 @@ class RecipePoisoning(TableResult):
         rounds: Rounds of the ascent in order.
         exposure: Norm of the goal's derivative in the features of each point on clean data, ``(n,)``:
             how fast the goal rises if that point alone moves.
+        smoothness: Comparison of the scores of the first seed on clean data with two real reruns.
     """
 
     points: tuple[int, ...]
@@ -55,8 +56,21 @@ class RecipePoisoning(TableResult):
     seeds: tuple[int, ...]
     rounds: tuple[RecipeRound, ...]
     exposure: Tensor
+    smoothness: GoalCheck | None
     _training: Training = field(repr=False)
     _goal: RecipeGoal = field(repr=False)
+
+    @computed
+    def status(self) -> Status:
+        """``doubtful`` where real reruns contradict the derivative by which points moved."""
+        return Status.DOUBTFUL if self.smoothness is not None and self.smoothness.is_rough else Status.CONVERGED
+
+    @computed
+    def message(self) -> str:
+        """What the reruns contradict; the goal before and after is real in any case."""
+        if self.smoothness is None or self.status is Status.CONVERGED:
+            return ""
+        return f"the design and its exposure rest on a derivative that does not hold: {self.smoothness.headline}"
 
     @property
     def headline(self) -> str:
@@ -135,7 +149,8 @@ def poison_training(
     Raises:
         ValueError: If points, bounds or the start do not fit the data, or no seed is given.
 
-    Cost: about four trainings for each seed and round, and one for each seed at the end.
+    Cost: about four trainings for each seed and round, one for each seed at the end, and two reruns that
+    verify the derivative of the first seed; with a start four more for each seed.
     """
     positive("rounds", rounds)
     if not seeds:
@@ -144,25 +159,25 @@ def poison_training(
     dx = torch.zeros_like(feasible.inputs) if start is None else feasible.project(start)
     recipes = [training.with_seed(seed) for seed in seeds]
     course: list[tuple[float, Tensor]] = []
-    exposure = None
+    clean_worth = _attributed(recipes, goal, None, verify=True)
+    exposure = _slope(clean_worth).flatten(1).norm(dim=1)
     hidden = None if progress is None else not progress
     for turn in tqdm(range(rounds), desc="poisoning", disable=hidden, leave=False):
-        values, slope = _measured(recipes, goal, Move(list(budget.points), dx))
-        if exposure is None and start is None:
-            exposure = slope.flatten(1).norm(dim=1)
-        course.append((values, dx))
+        is_clean = turn == 0 and start is None
+        worth = clean_worth if is_clean else _attributed(recipes, goal, Move(list(budget.points), dx))
+        course.append((_mean([float(one.value) for one in worth]), dx))
+        slope = _slope(worth)
         share = 2 / (turn + 2)
         target = feasible.farthest(_sign(goal) * slope[list(budget.points)].to(dx))
         dx = feasible.project(dx + share * (target - dx))
     course.append((_mean_goal(recipes, goal, Move(list(budget.points), dx)), dx))
-    if exposure is None:
-        exposure = _measured(recipes, goal, None)[1].flatten(1).norm(dim=1)
-    clean = course[0][0] if start is None else _mean_goal(recipes, goal, None)
+    clean = _mean([float(one.value) for one in clean_worth])
     reached, best = max(course, key=lambda one: _sign(goal) * one[0])
     told = tuple(RecipeRound(value, feasible.size(moved)) for value, moved in course)
     points = tuple(int(i) for i in budget.points)
     numbers = tuple(int(seed) for seed in seeds)
-    return RecipePoisoning(points, best, clean, reached, numbers, told, exposure, training, goal)
+    smooth = clean_worth[0].smoothness
+    return RecipePoisoning(points, best, clean, reached, numbers, told, exposure, smooth, training, goal)
 
 
 def _feasible(training: Training, budget: Budget) -> FeasibleSet:
@@ -171,19 +186,28 @@ def _feasible(training: Training, budget: Budget) -> FeasibleSet:
     return budget.around(training.features(points))
 
 
-def _measured(recipes: Sequence[Training], goal: RecipeGoal, change: Move | None) -> tuple[float, Tensor]:
-    """The mean goal over seeds after real runs, and its mean derivative in all features."""
-    values, slopes = [], []
-    for recipe in recipes:
+def _attributed(
+    recipes: Sequence[Training], goal: RecipeGoal, change: Move | None, *, verify: bool = False
+) -> list[RunAttribution]:
+    """The derivative of the goal after real runs from every seed; that of the first is verified if asked."""
+    worths = []
+    for place, recipe in enumerate(recipes):
         run = _on(recipe, change).run(progress=False)
-        attribution = run.attribute(goal)
-        assert attribution.features is not None  # noqa: S101 - the budget found features that may move
-        if isinstance(attribution.value, Tensor):
-            got, cure = f"one of {len(attribution.value)}", "Ask for their mean."
+        worth = run.attribute(goal, verify=verify and place == 0)
+        if isinstance(worth.value, Tensor):
+            got, cure = f"one of {len(worth.value)}", "Ask for their mean."
             raise bad_value("goal", expected="a goal with one value", got=got, cure=cure)
-        values.append(attribution.value)
-        slopes.append(attribution.features)
-    return sum(values) / len(values), torch.stack(slopes).mean(dim=0)
+        worths.append(worth)
+    return worths
+
+
+def _slope(worths: Sequence[RunAttribution]) -> Tensor:
+    """The mean derivative over seeds in all features, which the budget found to be movable."""
+    return torch.stack([worth.features for worth in worths if worth.features is not None]).mean(dim=0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _mean_goal(recipes: Sequence[Training], goal: RecipeGoal, change: Move | None) -> float:
@@ -192,7 +216,7 @@ def _mean_goal(recipes: Sequence[Training], goal: RecipeGoal, change: Move | Non
     else:
         with torch.no_grad():
             values = [float(goal(_on(recipe, change).train(progress=False))) for recipe in recipes]
-    return sum(values) / len(values)
+    return _mean(values)
 
 
 def _sign(goal: RecipeGoal) -> float:

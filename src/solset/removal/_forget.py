@@ -64,12 +64,17 @@ class Forgotten(WeightsResult):
 
     @computed
     def status(self) -> Status:
-        """``diverged`` where what the removal adds to the gradient grew, ``max_steps`` where much is left."""
+        """``diverged`` where what the removal adds to the gradient grew, ``max_steps`` where much is left.
+
+        ``doubtful`` where the step speaks against itself, or nothing was forgotten: ``message`` says which.
+        """
         if self.solution.status is not Status.CONVERGED:
             return self.solution.status
         if not self.share_left <= 1:
             return Status.DIVERGED
-        return Status.CONVERGED if self.share_left <= REACHED else Status.MAX_STEPS
+        if not self.share_left <= REACHED:
+            return Status.MAX_STEPS
+        return Status.DOUBTFUL if self.solution.message or self.is_unchanged else Status.CONVERGED
 
     @property
     def is_unchanged(self) -> bool:
@@ -82,7 +87,7 @@ class Forgotten(WeightsResult):
         texts = [self.solution.message] if self.solution.message else []
         if self.is_unchanged:
             texts.insert(0, "nothing was forgotten, since the trained weights fit the other points too")
-        if self.solution.status is Status.CONVERGED and self.status is not Status.CONVERGED:
+        if self.solution.status is Status.CONVERGED and not self.share_left <= REACHED:
             texts.insert(
                 0,
                 f"{self.share_left:.2g} of the gradient that the removal adds is left: the minimum "
@@ -157,7 +162,7 @@ def forget(
         distance_before=None if distances is None else distances[0],
         distance_after=None if distances is None else distances[1],
     )
-    if result.status is not Status.CONVERGED or result.is_unchanged:
+    if result.status is not Status.CONVERGED:
         warnings.warn(result.message, SolsetWarning, stacklevel=3)
     return result
 

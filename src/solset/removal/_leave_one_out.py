@@ -74,10 +74,12 @@ class LeaveOneOut(TableResult):
 
     @computed
     def status(self) -> Status:
-        """``converged`` if every point has an answer that was solved for."""
+        """``converged`` if every point has an answer that was solved for; ``doubtful`` if a step is in doubt."""
         if self.unsolved:
             return Status.MAX_STEPS
-        return Status.INDEFINITE if self.unanswered else Status.CONVERGED
+        if self.unanswered:
+            return Status.INDEFINITE
+        return Status.DOUBTFUL if self.doubts else Status.CONVERGED
 
     @computed
     def message(self) -> str:

@@ -7,12 +7,14 @@ from solset.training._recorder import Recorder, record
 from solset.training._results import RecipeKinks, Rerun, RunAttribution, RunEstimate, Smoothness
 from solset.training._run import Run
 from solset.training._training import Training
+from solset.training._verdict import GoalCheck
 
 __all__ = [
     "Advice",
     "RunAttribution",
     "CloudChange",
     "Ensemble",
+    "GoalCheck",
     "LearningRate",
     "RecipeKinks",
     "Recorder",

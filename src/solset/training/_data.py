@@ -209,6 +209,19 @@ class Data:
         """
         return None if self.moving is None else dict(named_tensors(inputs))[self.moving]
 
+    def features(self, points: Sequence[int]) -> Tensor:
+        """The features of some points that may move, ``(|K|, *input)``.
+
+        Args:
+            points: Indices of the points, those that the recipe draws first.
+
+        Raises:
+            ValueError: If no tensor of the inputs may move.
+        """
+        shape = self.space.shape
+        features = [self.features_in(part.inputs) for part in self.batch(points).parts]
+        return torch.cat([each for each in features if each is not None]).reshape(len(points), *shape)
+
     def with_features(self, inputs: Any, features: Tensor) -> Any:
         """The inputs of a batch with another tensor in the place of the one that may move.
 

@@ -145,12 +145,15 @@ class Ensemble:
     seeds: tuple[int, ...]
 
     @checked
-    def attribute(self, goal: Goals, *, progress: bool | None = None) -> SeedAttribution:
+    def attribute(
+        self, goal: Goals, *, verify: bool = True, progress: bool | None = None
+    ) -> SeedAttribution:
         """The derivative of a goal in each point's factor: mean, standard error and agreement over seeds.
 
         Args:
             goal: Function of the trained module, in evaluation mode, that returns one number; or one of
                 :mod:`solset.goals` with one value.
+            verify: Whether the scores of each seed are compared with two real reruns.
             progress: Whether to show progress bars; by default only on a terminal.
 
         Raises:
@@ -158,12 +161,13 @@ class Ensemble:
                 have no factors.
 
         Warns:
-            SolsetWarning: If entries of the weights have no derivative; said once for all seeds.
+            SolsetWarning: If reruns contradict the scores of a seed, or entries of the weights have no
+                derivative; said once for all seeds.
 
-        Cost: about three trainings for each seed.
+        Cost: about five trainings for each seed; three without the reruns.
         """
         with said_once(len(self.runs)):
-            single = tuple(run.attribute(goal, progress=progress) for run in self.runs)
+            single = tuple(run.attribute(goal, verify=verify, progress=progress) for run in self.runs)
         if isinstance(single[0].value, Tensor):
             raise bad_value(
                 "goal",
@@ -208,7 +212,7 @@ class Ensemble:
         with said_once(len(self.runs)):
             for run in self.runs:
                 before.append(_flat(ask, run.model, inputs))
-                estimate = run.estimate(change, smoothness=False)
+                estimate = run.estimate(change, verify=False)
                 predicted.append(_flat(ask, estimate.apply_to(run.model), inputs))
                 if retrain:
                     real.append(_flat(ask, run.retrain(change, progress=False).model, inputs))

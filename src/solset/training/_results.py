@@ -1,7 +1,7 @@
 """What a run says: where it ends after a change of the data, and what each point is worth for a goal."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from solset.attribution import Attribution
 from solset.errors import Status
 from solset.results import Result, WeightsResult, computed
 from solset.training._divergence import explosion
+from solset.training._verdict import GoalCheck
+
+NOT_ASKED = "whether training is smooth was not asked; run.smoothness(change) tells"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,14 +79,16 @@ class RecipeKinks:
         )
 
 
-def sentences(fault: str, kinks: RecipeKinks) -> tuple[str, ...]:
+def sentences(fault: str, kinks: RecipeKinks, check: GoalCheck | None = None) -> tuple[str, ...]:
     """What speaks against the derivative of a run, in sentences.
 
     Args:
         fault: Sentence that second derivatives are wrong; empty where none is seen to be.
         kinks: Weights in which the rule of the optimizer has no derivative.
+        check: Comparison with real reruns; ``None`` if there is none.
     """
-    return tuple(text for text in (fault, str(kinks) if kinks else "") if text)
+    rough = check.headline if check is not None and check.is_rough else ""
+    return tuple(text for text in (rough, fault, str(kinks) if kinks else "") if text)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -108,9 +113,12 @@ class RunEstimate(WeightsResult):
     shapes: Mapping[str, torch.Size] = field(repr=False)
     fault: str = ""
 
-    status = computed(
-        lambda result: Status.CONVERGED if bool(torch.isfinite(result.weights).all()) else Status.NONFINITE
-    )
+    @computed
+    def status(self) -> Status:
+        """``doubtful`` where real reruns contradict the derivative at this scale."""
+        if not bool(torch.isfinite(self.weights).all()):
+            return Status.NONFINITE
+        return Status.DOUBTFUL if _is_off(self.smoothness) else Status.CONVERGED
 
     message = computed(lambda result: _warned(result))
 
@@ -142,9 +150,14 @@ class RunEstimate(WeightsResult):
 
 def _warned(result: RunEstimate) -> str:
     parts = list(sentences(result.fault, result.kinks))
-    if result.smoothness is not None and result.smoothness.holds_to < max(result.smoothness.scales):
+    if result.smoothness is not None and _is_off(result.smoothness):
         parts.insert(0, result.smoothness.headline)
     return "; ".join(parts)
+
+
+def _is_off(measured: Smoothness | None) -> bool:
+    """Whether the derivative does not hold at the whole change."""
+    return measured is not None and measured.holds_to < max(measured.scales)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -201,9 +214,25 @@ class RunAttribution(Attribution):
             not linear in it.
         kinks: Weights in which the rule of the optimizer has no derivative.
         fault: Sentence that second derivatives of the last step are wrong; empty where none is seen to be.
+        smoothness: Comparison of the scores with real reruns; ``None`` if it was not asked for, or
+            points have no scores.
     """
 
     initial: Tensor = field(kw_only=True)
     learning_rate: float | Tensor | None = field(kw_only=True)
     kinks: RecipeKinks = field(kw_only=True)
     fault: str = field(default="", kw_only=True)
+    smoothness: GoalCheck | None = field(default=None, kw_only=True)
+
+
+def verified(worth: RunAttribution, check: GoalCheck | None) -> RunAttribution:
+    """An attribution with its comparison with real reruns, whose verdict is its status.
+
+    Args:
+        worth: Attribution before the comparison.
+        check: Comparison, or ``None`` where points have no scores.
+    """
+    told = "no score was tried by a rerun, since points have none" if check is None else check.headline
+    notes = (told, *(note for note in worth.notes if note != NOT_ASKED))
+    status = Status.DOUBTFUL if check is not None and check.is_rough else worth.status
+    return replace(worth, notes=notes, status=status, smoothness=check)

@@ -21,6 +21,7 @@ from solset.training._losses import is_mean, losses_of
 from solset.training._optimizers import OptimizerStep
 from solset.training._replay import Replay
 from solset.training._results import (
+    NOT_ASKED,
     RecipeKinks,
     Rerun,
     RunAttribution,
@@ -28,19 +29,20 @@ from solset.training._results import (
     Smoothness,
     retraining,
     sentences,
+    verified,
 )
 from solset.training._setting import Setting
-from solset.training._state import State, trained
+from solset.training._state import State, at_weights_of, trained
 from solset.training._statistics import Statistics
 from solset.training._step import BatchSlope, Record, Slope, StepDerivative
 from solset.training._tape import Tape
 from solset.training._told import told
 from solset.training._totals import Totals, block, numbers
+from solset.training._verdict import checked_by_reruns
 
 if TYPE_CHECKING:
     from solset.training._training import Training
 
-_NOT_ASKED = "whether training is smooth was not asked; run.smoothness(change) tells"
 TrainAgain = Callable[[Setting, bool | None], tuple[nn.Module, list[float]]]
 
 
@@ -99,16 +101,18 @@ class Run:
         """``n``, the number of training points."""
         return len(self._setting.data)
 
-    def value(self, goal: Goals) -> float | Tensor:
-        """The value of a goal at the end of the run; arguments and errors as for :meth:`attribute`.
+    def value(self, goal: Goals, model: nn.Module | None = None) -> float | Tensor:
+        """The value of a goal at the end of the run; errors as for :meth:`attribute`.
 
         Args:
             goal: Goal with one value, or several values as a block.
+            model: Module of a rerun, such as ``run.retrain(change).model``; by default that of the run.
 
         Cost: one backward pass for each value.
         """
+        model, end = (self.model, self._end) if model is None else (model, at_weights_of(model, self._end))
         names = Statistics(self._setting.pair()[0]).names
-        measured = slopes_at_end(goal, self._setting, self.model, self._end, names)
+        measured = slopes_at_end(goal, self._setting, model, end, names)
         return measured.values if measured.is_block else float(measured.values)
 
     def point_losses(self) -> Tensor:
@@ -136,7 +140,7 @@ class Run:
         self,
         change: Change,
         *,
-        smoothness: bool = True,
+        verify: bool = True,
         tolerance: float = 0.2,
         progress: bool | None = None,
     ) -> RunEstimate:
@@ -144,7 +148,7 @@ class Run:
 
         Args:
             change: Change of the training data.
-            smoothness: Whether the prediction is compared with two real reruns, at the whole change and half
+            verify: Whether the prediction is compared with two real reruns, at the whole change and half
                 of it.
             tolerance: Relative error up to which the derivative is said to hold.
             progress: Whether to show a progress bar; by default only on a terminal.
@@ -156,7 +160,7 @@ class Run:
         Cost: about three trainings for the tangent, and two for the reruns.
         """
         slope, direction, kinks, fault = self._tangent(change, progress)
-        measured = self._smoothness(change, direction, (1.0, 0.5), tolerance) if smoothness else None
+        measured = self._smoothness(change, direction, (1.0, 0.5), tolerance) if verify else None
         shapes = {name: value.shape for name, value in self._end.parameters.items()}
         buffers = {name: self._end.buffers[name] + part for name, part in slope.buffers.items()}
         result = RunEstimate(self.weights + direction, direction, buffers, measured, kinks, shapes, fault)
@@ -218,18 +222,21 @@ class Run:
         *,
         features: bool = True,
         names: Sequence[str] | None = None,
+        verify: bool = True,
         progress: bool | None = None,
     ) -> RunAttribution:
         """The derivative of a goal in all data of the run: each point's features, target and weight.
 
         One replay of the run from its end to its start (Maclaurin et al. 2015) gives all of them, and the
-        derivatives in the weight decay and in the learning rate.
+        derivatives in the weight decay and in the learning rate. Two real reruns then tell whether they hold:
+        the ten points with the largest scores change a little, along their scores, and by half of that.
 
         Args:
             goal: Function of the trained module, in evaluation mode, that returns one number or a vector of
                 ``k``; one of :mod:`solset.goals`; or a sequence of such goals, which are a block.
             features: Whether the derivative in the features is kept, the largest part of a block.
             names: Name of each training point for the table; by default points have numbers only.
+            verify: Whether the scores are compared with two real reruns.
             progress: Whether to show a progress bar; by default only on a terminal.
 
         Raises:
@@ -238,13 +245,15 @@ class Run:
                 loss have no second derivative.
 
         Warns:
-            SolsetWarning: If entries of the weights have no derivative, or autograd's second derivatives are
-                wrong in the last step. Whether training is smooth is not asked: :meth:`smoothness` tells.
+            SolsetWarning: If the reruns contradict the scores, entries of the weights have no derivative, or
+                autograd's second derivatives are wrong in the last step.
 
-        Cost: one training, and about two more for each value of the goals.
+        Cost: one training, about two more for each value of the goals, and two for the reruns.
         """
         result = self._attributed(goal, features=features, names=names, progress=progress)
-        if warned := sentences(result.fault, result.kinks):
+        if verify:
+            result = verified(result, checked_by_reruns(self, self._setting.data, goal, result))
+        if warned := sentences(result.fault, result.kinks, result.smoothness):
             warnings.warn("; ".join(warned), SolsetWarning, stacklevel=3)
         return result
 
@@ -268,7 +277,7 @@ class Run:
             for total, (_, batch, rule) in zip(totals, pulled, strict=True):
                 total.add(points, batch, rule)
         kinks = self._kinks(derivative)
-        notes = (*sentences(derivative.fault, kinks), _NOT_ASKED)
+        notes = (*sentences(derivative.fault, kinks), NOT_ASKED)
         if not derivative.is_mean:
             notes += ("no derivative in the points' factors: the loss is no mean over the points of a batch",)
         by_feature, by_target, by_factor = (

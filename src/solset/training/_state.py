@@ -28,6 +28,21 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
+def at_weights_of(model: nn.Module, like: State) -> State:
+    """A state with the parameters and buffers of a model, for what does not ask its optimizer.
+
+    Args:
+        model: Module of the same training.
+        like: State whose names and slots are taken over.
+    """
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    return State(
+        {name: parameters[name].detach() for name in like.parameters},
+        {name: buffers[name] for name in like.buffers},
+        like.slots,
+    )
+
+
 def capture(model: nn.Module, optimizer: Optimizer) -> State:
     """A copy of the state of a model and its optimizer."""
     named = trained(model)

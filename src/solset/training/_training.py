@@ -316,10 +316,7 @@ class Training:
         Raises:
             ValueError: If nothing in the inputs can move.
         """
-        data = self._setting.data
-        shape = data.space.shape  # refuses inputs of which nothing can move
-        features = [data.features_in(part.inputs) for part in data.batch(points).parts]
-        return torch.cat([each for each in features if each is not None]).reshape(len(points), *shape)
+        return self._setting.data.features(points)
 
     def _trained(self, setting: Setting, progress: bool | None = False) -> tuple[nn.Module, list[float]]:
         with own_randomness(self.device):
