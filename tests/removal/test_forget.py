@@ -1,5 +1,7 @@
 """Points that are forgotten: the gradient of what is left, real retraining, and points that cannot be."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.removal.test_leave_one_out import linear, regression, ridge
@@ -91,6 +93,16 @@ def test_where_the_data_are_fitted_nothing_is_forgotten_and_it_is_said():
         result = forget(problem, [1])
     torch.testing.assert_close(result.weights, problem.weights(), rtol=0, atol=0)
     assert "stay a solution" in result.message
+    assert result.status == "doubtful"
+
+
+def test_what_speaks_against_the_step_is_in_the_status():
+    problem, _ = logistic()
+    result = forget(problem, [0])
+    assert result.status == "converged"
+    doubted = replace(result, solution=result.solution.with_notes(("the step stands on a kink",), 0.0))
+    assert doubted.status == "doubtful"
+    assert "doubtful, 1 point" in repr(doubted)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ def test_a_step_that_is_longer_than_the_weights_is_in_doubt():
     with pytest.warns(SolsetWarning, match="the step is in doubt for 2 points"):
         result = leave_one_out(problem, [2, 5], optimality="gauss_newton")
     assert "larger than the weights" in result.doubts[2]
+    assert result.status == "doubtful"
 
 
 def test_point_without_a_finite_answer_is_named_and_has_no_number():

@@ -63,14 +63,18 @@ class RecipePoisoning(TableResult):
     @computed
     def status(self) -> Status:
         """``doubtful`` where real reruns contradict the derivative by which points moved."""
-        return Status.DOUBTFUL if self.smoothness is not None and self.smoothness.is_rough else Status.CONVERGED
+        return (
+            Status.DOUBTFUL if self.smoothness is not None and self.smoothness.is_rough else Status.CONVERGED
+        )
 
     @computed
     def message(self) -> str:
         """What the reruns contradict; the goal before and after is real in any case."""
         if self.smoothness is None or self.status is Status.CONVERGED:
             return ""
-        return f"the design and its exposure rest on a derivative that does not hold: {self.smoothness.headline}"
+        return (
+            f"the design and its exposure rest on a derivative that does not hold: {self.smoothness.headline}"
+        )
 
     @property
     def headline(self) -> str:

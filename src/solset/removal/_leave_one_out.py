@@ -74,7 +74,7 @@ class LeaveOneOut(TableResult):
 
     @computed
     def status(self) -> Status:
-        """``converged`` if every point has an answer that was solved for; ``doubtful`` if a step is in doubt."""
+        """``converged`` if every point has an answer without doubt; ``doubtful`` if a step is in doubt."""
         if self.unsolved:
             return Status.MAX_STEPS
         if self.unanswered:

@@ -145,9 +145,7 @@ class Ensemble:
     seeds: tuple[int, ...]
 
     @checked
-    def attribute(
-        self, goal: Goals, *, verify: bool = True, progress: bool | None = None
-    ) -> SeedAttribution:
+    def attribute(self, goal: Goals, *, verify: bool = True, progress: bool | None = None) -> SeedAttribution:
         """The derivative of a goal in each point's factor: mean, standard error and agreement over seeds.
 
         Args:

@@ -75,7 +75,9 @@ class GoalCheck(Result):
             " and ".join(f"{float(one.norm() if one.ndim else one):.3g}" for one in part)
             for part in (self.predicted, self.real)
         ]
-        what = "changes of the goals have the lengths" if self.predicted.ndim > 1 else "changes of the goal are"
+        what = (
+            "changes of the goals have the lengths" if self.predicted.ndim > 1 else "changes of the goal are"
+        )
         text = f"{self.change}, and by half of it: predicted {what} {shown[0]}, real ones {shown[1]}"
         if not isnan(self.disagreement):
             text += f"; the two changes of the weights disagree by {self.disagreement:.2g}"
