@@ -1,6 +1,7 @@
 """How exact operators, solvers and first-order estimates are, against dense autograd and retraining."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from curvlinops import HessianLinearOperator
@@ -35,8 +36,8 @@ def networks() -> dict[str, tuple[nn.Module, Tensor, Tensor]]:
         norm = nn.BatchNorm2d(4)
         conv = nn.Sequential(nn.Conv2d(2, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
         gelu = nn.Sequential(nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 3))
-        nn.init.normal_(norm.running_mean)
-        nn.init.uniform_(norm.running_var, 0.5, 2.0)
+        nn.init.normal_(norm.get_buffer("running_mean"))
+        nn.init.uniform_(norm.get_buffer("running_var"), 0.5, 2.0)
     generator = seeded()
     labels = torch.randint(0, 3, (7,), generator=generator)
     flat, images = draw(7, 6, generator=generator), draw(7, 2, 5, 5, generator=generator)
@@ -55,10 +56,11 @@ def dense_derivatives(risk: EmpiricalRisk, inputs: Tensor, labels: Tensor) -> di
         return nn.functional.cross_entropy(outputs(x, w), labels)
 
     w = risk.weights
-    H = torch.autograd.functional.hessian(lambda v: value(inputs, v), w)
+    H = cast(Tensor, torch.autograd.functional.hessian(lambda v: value(inputs, v), w))
 
     def gradient(x: Tensor) -> Tensor:
-        return torch.autograd.functional.jacobian(lambda v: value(x, v), w, create_graph=True)
+        slope = torch.autograd.functional.jacobian(lambda v: value(x, v), w, create_graph=True)
+        return cast(Tensor, slope)
 
     B = torch.autograd.functional.jacobian(gradient, inputs).reshape(len(w), -1)
     J = torch.autograd.functional.jacobian(lambda v: outputs(inputs, v), w).reshape(-1, len(w))
@@ -95,7 +97,7 @@ def operator_errors() -> list[dict[str, object]]:
             model, loss, list(model.parameters()), [(inputs, labels)], check_deterministic=False
         )
         row["H, curvlinops"] = relative(
-            operators["H"].to_dense(), peer @ torch.eye(len(risk.weights)).double()
+            operators["H"].to_dense(), cast(Tensor, peer @ torch.eye(len(risk.weights)).double())
         )
         row["adjoint gap"] = max(adjoint_gap(o, generator=seeded()) for o in operators.values())
         results.append(row)
@@ -136,8 +138,9 @@ def logistic() -> tuple[Problem, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Linear(5, 2).double().eval()
-    options = {"weight_decay": 1e-2, "gradient_tol": float("inf")}
-    problem = Problem(model, nn.CrossEntropyLoss(), inputs, labels, **options)
+    problem = Problem(
+        model, nn.CrossEntropyLoss(), inputs, labels, weight_decay=1e-2, gradient_tol=float("inf")
+    )
     end = retrain(problem, Move(None, torch.zeros_like(inputs)), method=Newton(gradient_tol=1e-13))
     nn.utils.vector_to_parameters(end.weights, model.parameters())
     settled = Problem(model, nn.CrossEntropyLoss(), inputs, labels, weight_decay=1e-2)

@@ -6,6 +6,7 @@ sums the squared gradient norms of a point over checkpoints of a training by SGD
 
 import warnings
 from functools import partial
+from typing import cast
 
 import torch
 from sklearn.metrics import roc_auc_score
@@ -79,7 +80,7 @@ def _areas(data: Images, hidden: int, decay: float, seed: int) -> dict[str, floa
         "loss": losses,
         "gradient norm": norms,
         "TracIn": _tracin(start, data.inputs, labels, decay, seed),
-        "self-influence": -worth.weights.diagonal(),
+        "self-influence": -cast(Tensor, worth.weights).diagonal(),
         "loss left out": left_out.losses.nan_to_num(nan=float("inf")),
     }
     truth = wrong.numpy()

@@ -67,9 +67,9 @@ def _energy() -> tuple[Tensor, Tensor, Tensor]:
     x, x_test, y, _ = train_test_split(inputs, loads, test_size=0.1, random_state=0)
     scale = StandardScaler().fit(x)
     y = StandardScaler().fit_transform(y)
-    return tuple(
-        torch.tensor(part, dtype=torch.float32) for part in (scale.transform(x), y, scale.transform(x_test))
-    )
+    parts = (np.asarray(part, dtype=np.float32) for part in (scale.transform(x), y, scale.transform(x_test)))
+    first, second, third = map(torch.from_numpy, parts)
+    return first, second, third
 
 
 def _train(model: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from tools.plain_english import described_entries, violations
@@ -62,7 +63,7 @@ def run() -> dict[str, object]:
     }
 
 
-def calls() -> dict[str, tuple[Callable[[], object], Callable[[object], object]]]:
+def calls() -> dict[str, tuple[Callable[[], Any], Callable[[Any], object]]]:
     """The main calls on tiny problems: what is made ready, and what is then counted."""
     x, y = (
         torch.tensor([[1.0], [2.0]], dtype=torch.float64),
@@ -101,7 +102,7 @@ def _second_answer(derivative: GraphicalDerivative, dx: Tensor) -> AffineSet:
     return derivative(dx)
 
 
-def _entered(prepare: Callable[[], object], call: Callable[[object], object]) -> set[tuple[str, str, int]]:
+def _entered(prepare: Callable[[], Any], call: Callable[[Any], object]) -> set[tuple[str, str, int]]:
     """File, name and line of the functions of solset that a call enters; everything is imported before."""
     _import_all()
     entered: set[tuple[str, str, int]] = set()
@@ -140,7 +141,7 @@ def _name_comparisons() -> Iterator[str]:
         names_of_the_file = {MAPS[each] for each in classes & MAPS.keys()}
         for node in ast.walk(tree):
             if _compared_names(node) - names_of_the_file:
-                yield f"{name}:{node.lineno}: {ast.unparse(node)[:80].splitlines()[0]}"
+                yield f"{name}:{getattr(node, 'lineno', 0)}: {ast.unparse(node)[:80].splitlines()[0]}"
 
 
 def _compared_names(node: ast.AST) -> set[str]:

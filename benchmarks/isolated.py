@@ -63,7 +63,8 @@ def as_scipy(operator: Counted) -> scipy.sparse.linalg.LinearOperator:
     def product(vector: np.ndarray) -> np.ndarray:
         return (operator @ torch.from_numpy(vector.ravel()).to(operator.dtype)).double().numpy()
 
-    return scipy.sparse.linalg.LinearOperator(operator.shape, product, rmatvec=product, dtype=np.float64)
+    made_by_products: Any = scipy.sparse.linalg.LinearOperator  # whose arguments depend on the first one
+    return made_by_products(operator.shape, product, rmatvec=product, dtype=np.float64)
 
 
 def scipy_minres(operator: Counted, rhs: Tensor) -> tuple[Tensor, str]:

@@ -8,6 +8,7 @@ perfect prediction scores 1. A Newton step for a whole half is no sum over its p
 """
 
 import warnings
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ def _scores(data: Images, decay: float, halves: int, alone: int) -> dict[str, fl
     options = {"weight_decay": decay, "memory_budget": 12 * 2**30}
     problem = Problem(model, nn.CrossEntropyLoss(), data.inputs, data.labels, **options)
     goal = PointLosses(data.test_inputs, data.test_labels)
-    first = -problem.attribute(goal, features=False, solver=Dense(), optimality="stationary").weights
+    worth = problem.attribute(goal, features=False, solver=Dense(), optimality="stationary")
+    first = -cast(Tensor, worth.weights)
     gradients = goal.slopes(problem.risk(), problem.weights()).gradients
     dots = -_of_gradients(problem, gradients)
     base, generator = _losses(model, data), torch.Generator().manual_seed(1)

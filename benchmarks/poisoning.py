@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -233,7 +234,7 @@ def targets(seed: int) -> list[dict[str, object]]:
     """Distances to target weights before and after, for a target within reach and one that is not."""
     run = Digit(seed)
     problem, train = run.problem, digits().part(0, 100)
-    hidden = run.random(99).dx
+    hidden = cast(Tensor, run.random(99).dx)
     others = [i for i in range(100) if i not in set(run.budget.points)][:5]
     labels = train.labels.clone()
     labels[others] = (labels[others] + 1) % 10

@@ -119,7 +119,7 @@ def _effects(run: Run, change: Move | Remove) -> tuple[Tensor, Tensor]:
         outputs = torch.func.functional_call(run.model, dict(zip(weights, values, strict=True)), (x,))
         return cross_entropy(outputs, y, reduction="none")
 
-    now, predicted = torch.func.jvp(losses, tuple(w.detach() for w in weights.values()), directions)
+    now, predicted, *_ = torch.func.jvp(losses, tuple(w.detach() for w in weights.values()), directions)
     with torch.no_grad():
         return predicted, test_losses(run.retrain(change, progress=False).model) - now
 

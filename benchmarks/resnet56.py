@@ -7,7 +7,7 @@ method; a method that others offer runs for a stated number of gradients. Losses
 import resource
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from curvlinops import HessianLinearOperator, LSMRInverseLinearOperator
@@ -158,7 +158,8 @@ def peer(bench: Bench, rhs: Tensor) -> list[dict[str, Any]]:
     )
 
     def solve(steps: int) -> Tensor:
-        return LSMRInverseLinearOperator(hessian, maxiter=steps, atol=0.0, btol=0.0) @ rhs
+        inverse = LSMRInverseLinearOperator(hessian, maxiter=steps, atol=0.0, btol=0.0)
+        return cast(Tensor, inverse @ rhs)
 
     return course(bench, "curvlinops LSMR", hessian, rhs, solve)
 

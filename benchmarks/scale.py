@@ -50,24 +50,29 @@ def measure(count: int) -> dict[str, float]:
             nn.Flatten(),
             nn.Linear(32, 10),
         ).eval()
-    loss, options = nn.CrossEntropyLoss(), {"memory_budget": BUDGET}
     problem = Problem(
-        model, loss, Waves(count), weight_decay=1.0, batch_size=250, gradient_tol=math.inf, **options
+        model,
+        nn.CrossEntropyLoss(),
+        Waves(count),
+        weight_decay=1.0,
+        batch_size=250,
+        gradient_tol=math.inf,
+        memory_budget=BUDGET,
     )
     risk = problem.risk()
     v = torch.randn(risk.layout.size, generator=torch.Generator().manual_seed(1))
-    jacobian = Jacobian(risk, **options)
+    jacobian = Jacobian(risk, memory_budget=BUDGET)
     pushed = jacobian @ v
     derivative = problem.derivative(points=MOVED, optimality="stationary", solver=MINRES(max_steps=3))
     dx = 0.01 * torch.ones(len(MOVED), 1, 8, 8)
     jobs = {
         "gradient": risk.gradient,
         "outputs": risk.outputs,
-        "H v": lambda: Hessian(risk, **options) @ v,
-        "Gauss-Newton v": lambda: GaussNewton(risk, **options) @ v,
+        "H v": lambda: Hessian(risk, memory_budget=BUDGET) @ v,
+        "Gauss-Newton v": lambda: GaussNewton(risk, memory_budget=BUDGET) @ v,
         "J v": lambda: jacobian @ v,
         "transposed J u": lambda: jacobian.T @ pushed,
-        "transposed B v, ten points": lambda: Mixed(risk, MOVED, **options).T @ v,
+        "transposed B v, ten points": lambda: Mixed(risk, MOVED, memory_budget=BUDGET).T @ v,
         "derivative, three steps of MINRES": lambda: derivative(dx).min_norm(),
     }
     seconds = {name: min(seconds_of(job) for _ in range(3)) for name, job in jobs.items()}

@@ -8,6 +8,8 @@ on the risk that you study, in evaluation mode.
     python examples/huggingface.py
 """
 
+from typing import cast
+
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
@@ -75,7 +77,7 @@ def head_only(model: PreTrainedModel) -> Tensor:
     head = ["classifier.*"]
     problem = solset.Problem(model, nn.CrossEntropyLoss(), batch, labels, parameters=head, **OPTIONS)
     first = {name: values[:2] for name, values in batch.items()}
-    return -problem.attribute(PointLosses(first, labels[:2])).weights
+    return -cast(Tensor, problem.attribute(PointLosses(first, labels[:2])).weights)
 
 
 def lora(model: PreTrainedModel) -> Tensor:

@@ -4,6 +4,8 @@ pip install solset lightning timm skorch scikit-learn
 python examples/trainers.py
 """
 
+from typing import cast
+
 import torch
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
@@ -23,7 +25,7 @@ def scikit_learn() -> tuple[solset.Problem, Pipeline]:
     features, labels = load_breast_cancer(return_X_y=True)
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky", tol=1e-12))
     pipeline.fit(features, labels)
-    regression = pipeline[-1]
+    regression = cast(LogisticRegression, pipeline[-1])
     layer = nn.Linear(features.shape[1], 1, dtype=torch.float64)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(regression.coef_))
