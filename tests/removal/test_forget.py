@@ -100,7 +100,7 @@ def test_what_speaks_against_the_step_is_in_the_status():
     problem, _ = logistic()
     result = forget(problem, [0])
     assert result.status == "converged"
-    doubted = replace(result, solution=result.solution.with_notes(("the step stands on a kink",), 0.0))
+    doubted = replace(result, solution=replace(result.solution, notes=("the step stands on a kink",)))
     assert doubted.status == "doubtful"
     assert "doubtful, 1 point" in repr(doubted)
 
