@@ -3,7 +3,7 @@
 2,000 CIFAR-10 images, batch normalisation in training mode, flips and shifts, AdamW with a cosine schedule,
 float32. The goal is the loss of one test image that training gets wrong. Its adjoint ranks the training
 images; the highest are removed and the recipe is run again, beside as many images at random, for each of
-three seeds. The second recipe is the everyday one, of which the verdict has to say that its derivative is noise.
+three seeds. The second recipe is the everyday one, whose derivative the verdict has to call noise.
 """
 
 import resource
