@@ -14,13 +14,13 @@ from matplotlib.text import Text
 from solset.paper._toy_report import ToyPlane, _band, toy_loss_contours, toy_solution_sets
 from solset.plotting import (
     ROLE_COLOURS,
-    bars_before_after,
     error_against_cost,
     error_against_step,
     figure_bytes,
     image_grid,
+    marks_before_after,
     number_text,
-    ranking_bars,
+    ranking_marks,
     scatter_agreement,
     sorted_values,
     station_losses,
@@ -62,7 +62,7 @@ MAKERS = {
     "error_against_cost": lambda: error_against_cost(
         {"estimate": ([100], [0.1]), "warm retraining": ([1, 900], [1.0, 0.1])}
     ),
-    "bars_before_after": lambda: bars_before_after(
+    "marks_before_after": lambda: marks_before_after(
         ["moved", "all"], {"clean": [1e-6, 1e-3], "estimate": [2, 3]}
     ),
     "scatter_agreement": lambda: scatter_agreement([1.0, 2.0], [1.1, 1.9], correlation=0.98),
@@ -93,15 +93,15 @@ def test_a_figure_has_ink_and_its_files_have_no_date(name):
     assert b"<dc:date>" not in svg
 
 
-@pytest.mark.parametrize("name", sorted(set(MAKERS) - {"image_grid", "bars_before_after"}))
+@pytest.mark.parametrize("name", sorted(set(MAKERS) - {"image_grid", "marks_before_after"}))
 def test_both_axes_are_labelled(name):
     axes = MAKERS[name]().axes[0]
     assert axes.get_xlabel()
     assert axes.get_ylabel()
 
 
-def test_bars_and_images_name_their_rows_and_columns():
-    axes = MAKERS["bars_before_after"]().axes[0]
+def test_marks_and_images_name_their_rows_and_columns():
+    axes = MAKERS["marks_before_after"]().axes[0]
     assert axes.get_ylabel() == "loss"
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["moved", "all"]
     shown = words(MAKERS["image_grid"]())
@@ -134,8 +134,8 @@ def test_a_role_has_its_colour_in_every_figure():
     colours = [to_hex(line.get_color()).upper() for line in figure.axes[0].get_lines()]
     assert colours[1:] == [ROLE_COLOURS["clean"], ROLE_COLOURS["estimate"].upper()]
     assert colours[0] not in {colour.upper() for colour in ROLE_COLOURS.values()}
-    bar = bars_before_after(["all"], {"estimate": [1.0]}).axes[0].patches[0]
-    assert to_hex(bar.get_facecolor()).upper() == ROLE_COLOURS["estimate"].upper()
+    mark = marks_before_after(["all"], {"estimate": [1.0]}).axes[0].get_lines()[0]
+    assert to_hex(mark.get_color()).upper() == ROLE_COLOURS["estimate"].upper()
 
 
 @pytest.mark.parametrize("maker", [error_against_step, error_against_cost])
@@ -155,7 +155,7 @@ def test_a_figure_without_a_drawable_value_says_so(values):
     places = list(range(1, len(values) + 1))
     for figure in (
         error_against_step({"a": (places, values)}),
-        bars_before_after([str(place) for place in places], {"a": values}),
+        marks_before_after([str(place) for place in places], {"a": values}),
     ):
         assert "no value that this axis can show" in words(figure)
         figure_bytes(figure, "png")
@@ -164,12 +164,14 @@ def test_a_figure_without_a_drawable_value_says_so(values):
     assert "Not drawn: the points: 1 not finite." in words(figure)
 
 
-def test_a_bar_that_cannot_be_drawn_leaves_its_number():
-    figure = bars_before_after(["x", "y", "z"], {"a": [0.0, float("nan"), 0.5]})
+def test_a_mark_that_cannot_be_drawn_is_hollow_and_leaves_its_number():
+    figure = marks_before_after(["x", "y", "z"], {"a": [0.0, float("nan"), 0.5]})
     assert {"0", "NaN", "0.5"} <= set(words(figure).split("\n"))
-    heights = [patch.get_height() for patch in figure.axes[0].patches]
+    full, hollow = figure.axes[0].get_lines()
     floor = figure.axes[0].get_ylim()[0]
-    assert heights == [floor, floor, 0.5]
+    assert full.get_ydata().tolist() == [0.5]
+    assert hollow.get_ydata().tolist() == [floor, floor]
+    assert hollow.get_markerfacecolor() == "white"
 
 
 def test_the_loss_on_a_grid_with_holes_is_drawn():
@@ -264,7 +266,7 @@ def test_values_that_do_not_fit_are_refused_by_name():
     with pytest.raises(ValueError, match="`mine` must be two sequences"):
         error_against_step({"mine": ([1, 2], [1.0])})
     with pytest.raises(ValueError, match="`clean` must be two sequences"):
-        bars_before_after(["a", "b"], {"clean": [1.0]})
+        marks_before_after(["a", "b"], {"clean": [1.0]})
     with pytest.raises(ValueError, match="`loss` must be of shape"):
         toy_loss_contours(toy_plane(), w1=GRID, w2=GRID[:-1], loss=toy_loss())
 
@@ -305,9 +307,9 @@ def test_a_course_shows_where_it_stopped_and_says_what_it_leaves_out():
 @pytest.mark.parametrize("high", [0.3, 2.0, 20.0])
 def test_a_short_logarithmic_axis_is_labelled_by_numbers(high: float) -> None:
     columns = {"joint": np.linspace(high, high / 2, 10), "isolated": np.linspace(0.3, 0.2, 10)}
-    bars = ranking_bars([f"point {k}" for k in range(10)], columns, xlabel="modulus").axes[0]
+    marks = ranking_marks([f"point {k}" for k in range(10)], columns, xlabel="modulus").axes[0]
     lines = sorted_values(columns, xlabel="points", ylabel="modulus").axes[0]
-    for axes, axis in ((bars, bars.xaxis), (lines, lines.yaxis)):
+    for axes, axis in ((marks, marks.xaxis), (lines, lines.yaxis)):
         axes.figure.draw_without_rendering()
         low, high_end = sorted(axis.get_view_interval())
         labels = zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)

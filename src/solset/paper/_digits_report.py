@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from solset.paper._digits import DigitsRun
-from solset.plotting import bars_before_after, error_against_step, image_grid, scatter_agreement
+from solset.plotting import error_against_step, image_grid, marks_before_after, scatter_agreement
 from solset.reports._audit_report import audit_sections, draw_audit
 from solset.reports._poison_report import poison_sections
 from solset.reports._records import flat_rows
@@ -66,8 +66,8 @@ def _draw(run: DigitsRun, numbers: Numbers, shown: Numbers) -> None:
         for name in ("trained", "estimate", "retraining")
     }
     labels = ("moved points", "all points")
-    bars = bars_before_after(labels, losses, ylabel="mean squared error on the moved data")
-    folder.write_figure("losses", bars)
+    marks = marks_before_after(labels, losses, ylabel="mean squared error on the moved data")
+    folder.write_figure("losses", marks)
     test = shown["test"]
     agreement = scatter_agreement(
         np.array(test["predicted"]),
@@ -191,7 +191,7 @@ def _loss_section(rows: Rows, step: float) -> Section:
             Picture(
                 "losses",
                 f"At a step of {step:g} %: the trained network, the estimate, and real retraining.",
-                "Bars of losses on a log axis.",
+                "Marks of losses on a log axis.",
             ),
             Table("Losses before and after", (STEP, *columns(".1e", **heads)), rows),
             "One linear step can overshoot to a loss below that of retraining; therefore the output error ‖f − f̄‖ over all training points stands beside it.",

@@ -11,10 +11,10 @@ needed("matplotlib", by="a figure", extra="report")
 
 # ruff: noqa: E402 - the check above must come before anything that imports Matplotlib
 from solset.plotting._curves import (
-    bars_before_after,
     error_against_cost,
     error_against_step,
-    ranking_bars,
+    marks_before_after,
+    ranking_marks,
     scatter_agreement,
     sorted_values,
     station_losses,
@@ -27,7 +27,7 @@ from solset.plotting._style import ROLE_COLOURS, Figure, figure_bytes, number_te
 __all__ = [
     "Figure",
     "ROLE_COLOURS",
-    "bars_before_after",
+    "marks_before_after",
     "error_against_cost",
     "error_against_step",
     "figure_bytes",
@@ -39,7 +39,7 @@ __all__ = [
     "moduli_of",
     "modulus_axis",
     "plot",
-    "ranking_bars",
+    "ranking_marks",
     "scatter_agreement",
     "sensitivity_maps",
     "sorted_values",

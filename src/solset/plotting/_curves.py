@@ -1,4 +1,7 @@
-"""Figures of numbers on logarithmic axes: curves over steps and costs, agreement, and bars."""
+"""Figures of numbers on logarithmic axes: curves over steps and costs, agreement, and marks beside names.
+
+A bar says its value by its length from zero, and a logarithmic axis has no zero: numbers are marks here.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -226,15 +229,19 @@ def _tick_at(axes: Axes, x: Float[np.ndarray, " k"]) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number_text(float(value))))
 
 
-_Bars = tuple[str, str, Float[np.ndarray, " k"], Float[np.ndarray, " k"]]
+_Marks = tuple[str, Float[np.ndarray, " k"], Float[np.ndarray, " k"], dict[str, Any]]
 
 
 @styled
-def bars_before_after(labels: Sequence[str], groups: Mapping[str, Values], *, ylabel: str = "loss") -> Figure:
-    """Losses side by side on a logarithmic axis, each with its number.
+def marks_before_after(
+    labels: Sequence[str], groups: Mapping[str, Values], *, ylabel: str = "loss"
+) -> Figure:
+    """Losses side by side on a logarithmic axis, each a mark with its number.
+
+    A value that the axis cannot show is a hollow mark at its lower end.
 
     Args:
-        labels: One name per cluster of bars, such as ``("moved points", "all points")``.
+        labels: One name per cluster of marks, such as ``("moved points", "all points")``.
         groups: Groups by name, with one value per label, such as ``"clean"`` and ``"estimate"``.
         ylabel: Name of the vertical axis, with its unit.
     """
@@ -245,21 +252,27 @@ def bars_before_after(labels: Sequence[str], groups: Mapping[str, Values], *, yl
     if not len(drawn):
         return empty_axes(figure, axes)
     floor = 10.0 ** math.floor(math.log10(drawn.min()) - 0.3)
-    axes.set(yscale="log", ylim=(floor, 10.0 ** (math.log10(drawn.max()) + 0.45)))
-    for name, colour, place, values in _placed(heights):
-        tops = np.where(np.isfinite(values) & (values > 0), values, floor)
-        axes.bar(place, tops, 0.92 * 0.8 / len(groups), color=colour, label=name)
+    axes.set(
+        yscale="log", ylim=(floor, 10.0 ** (math.log10(drawn.max()) + 0.45)), xlim=(-0.6, len(labels) - 0.4)
+    )
+    for name, place, values, form in _placed(heights):
+        can_show = np.isfinite(values) & (values > 0)
+        tops = np.where(can_show, values, floor)
+        axes.plot(place[can_show], tops[can_show], label=name, **form)
+        axes.plot(place[~can_show], tops[~can_show], clip_on=False, **form | {"markerfacecolor": "white"})
         for left, top, value in zip(place, tops, values, strict=True):
             text = number_text(float(value), ".2g")
-            axes.annotate(text, (left, top), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+            axes.annotate(text, (left, top), (0, 7), textcoords="offset points", ha="center", fontsize=8)
     spacing = {"columnspacing": 1.4, "handlelength": 1.0}
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=len(groups), **spacing)
     return figure
 
 
 @styled
-def ranking_bars(labels: Sequence[str], columns: Mapping[str, Values], *, xlabel: str) -> Figure:
-    """One row of bars for each point, from the top down, on a logarithmic axis.
+def ranking_marks(labels: Sequence[str], columns: Mapping[str, Values], *, xlabel: str) -> Figure:
+    """One row of marks for each point, from the top down, on a logarithmic axis.
+
+    A value that the axis cannot show is a hollow mark at its end.
 
     Args:
         labels: One name for each point, most sensitive first.
@@ -271,17 +284,18 @@ def ranking_bars(labels: Sequence[str], columns: Mapping[str, Values], *, xlabel
     if not len(drawn):
         return empty_axes(figure, axes)
     floor, ceiling = 0.6 * drawn.min(), 1.9 * drawn.max()
-    for name, colour, place, values in _placed(lengths):
-        ends = np.where(np.isfinite(values) & (values > 0), values, np.where(values > 0, ceiling, floor))
-        axes.barh(place, ends - floor, 0.9 * 0.8 / len(columns), left=floor, color=colour, label=name)
+    for name, place, values, form in _placed(lengths):
+        can_show = np.isfinite(values) & (values > 0)
+        ends = np.where(can_show, values, np.where(values > 0, ceiling, floor))
+        axes.plot(ends[can_show], place[can_show], label=name, **form)
+        axes.plot(ends[~can_show], place[~can_show], clip_on=False, **form | {"markerfacecolor": "white"})
         for y, end, value in zip(place, ends, values, strict=True):
             text = number_text(float(value), ".3g")
-            axes.annotate(text, (end, y), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
+            axes.annotate(text, (end, y), (7, 0), textcoords="offset points", va="center", fontsize=7.5)
     axes.set(xscale="log", xlim=(floor, ceiling * 1.5))
     tick_by_numbers(axes.xaxis)
     axes.set_yticks(np.arange(len(labels)), list(labels))
-    axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
+    axes.set_ylim(len(labels) - 0.4, -0.6)  # the first on top
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=len(columns), handlelength=1.0)
     return figure
 
@@ -295,8 +309,14 @@ def _lengths(
     return lengths, values[np.isfinite(values) & (values > 0)]
 
 
-def _placed(lengths: Mapping[str, Float[np.ndarray, " k"]]) -> Iterator[_Bars]:
-    """Name, colour, places and values of each group; the bars of one label stand side by side."""
+def _placed(lengths: Mapping[str, Float[np.ndarray, " k"]]) -> Iterator[_Marks]:
+    """Name, places, values and form of each group; the marks of one label stand side by side."""
     colours, width = colours_of(list(lengths)), 0.8 / len(lengths)
     for order, (name, values) in enumerate(lengths.items()):
-        yield name, colours[name], np.arange(len(values)) + (order - (len(lengths) - 1) / 2) * width, values
+        form = {
+            "color": colours[name],
+            "marker": MARKERS[order % len(MARKERS)],
+            "markersize": 7,
+            "linestyle": "",
+        }
+        yield name, np.arange(len(values)) + (order - (len(lengths) - 1) / 2) * width, values, form

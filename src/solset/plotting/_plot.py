@@ -10,7 +10,7 @@ from solset.errors import bad_type, bad_value
 from solset.landscapes import Landscape
 from solset.modulus import Audit
 from solset.paths import Course
-from solset.plotting._curves import ranking_bars, station_losses
+from solset.plotting._curves import ranking_marks, station_losses
 from solset.plotting._landscape import landscape_contour, landscape_line, landscape_surface
 from solset.plotting._style import Figure
 
@@ -61,8 +61,8 @@ def modulus_axis(result: Audit) -> str:
 @plot.register
 def _(result: Audit, *, top: int = 10) -> Figure:
     first, axis = result.order[:top], modulus_axis(result)
-    bars = {name: values[first].tolist() for name, values in moduli_of(result).items()}
-    return ranking_bars([f"point {result.points[place]}" for place in first], bars, xlabel=axis)
+    marks = {name: values[first].tolist() for name, values in moduli_of(result).items()}
+    return ranking_marks([f"point {result.points[place]}" for place in first], marks, xlabel=axis)
 
 
 @plot.register
@@ -75,8 +75,8 @@ def _(result: Attribution, *, top: int = 10) -> Figure:
     first = weights.abs().argsort(descending=True)[:top].tolist()
     named = [f"point {i}" if result.names is None else str(result.names[i]) for i in first]
     labels = [f"{name} ({'-' if weights[i] > 0 else '+'})" for name, i in zip(named, first, strict=True)]
-    bars = {"size of the change": weights[first].abs().tolist()}
-    return ranking_bars(labels, bars, xlabel="change of the goal without the point, to first order")
+    marks = {"size of the change": weights[first].abs().tolist()}
+    return ranking_marks(labels, marks, xlabel="change of the goal without the point, to first order")
 
 
 @plot.register

@@ -234,7 +234,7 @@ def audit_experiment(
 
 
 def draw_audit(problem: Problem, result: Audit, folder: RunFolder, *, top: int) -> None:
-    """Writes the figures: bars of the top points, all points sorted, and maps where inputs are images."""
+    """Writes the figures: marks of the top points, all points sorted, and maps where inputs are images."""
     folder.write_figure("ranking", result.plot(top=top))
     whole = {name: values.tolist() for name, values in moduli_of(result).items()}
     sorted_points = sorted_values(whole, xlabel="points, most sensitive first", ylabel=modulus_axis(result))
@@ -267,7 +267,7 @@ def _ranking(result: Audit, top: int) -> Section:
             Picture(
                 "ranking",
                 f"The {min(top, len(result.points))} most sensitive points.",
-                "Horizontal bars of moduli.",
+                "Moduli of the top points as marks, one row each.",
             ),
             Picture("distribution", "All points, each kind sorted by itself.", "Falling curves of moduli."),
             Table(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from solset._stability import training_stability
 from solset.paths import follow_path
-from solset.plotting import bars_before_after, station_losses
+from solset.plotting import marks_before_after, station_losses
 from solset.problem import Problem
 from solset.reports._changes import PointChanges
 from solset.reports._moves import ChangeSettings, map_of
@@ -166,7 +166,7 @@ def _page(
     folder.write_csv("losses.csv", rows)
     losses = {"trained": [row["trained"] for row in rows], "after": [row["after"] for row in rows]}
     labels = [f"{row['group']}" for row in rows]
-    folder.write_figure("losses", bars_before_after(labels, losses, ylabel="mean loss per example"))
+    folder.write_figure("losses", marks_before_after(labels, losses, ylabel="mean loss per example"))
     far = f"by {result['distance']:.3g}, which is {100 * result['share']:.2g} % of their length"
     report = Report(
         "Where would this network have ended up?",
@@ -202,7 +202,7 @@ def _findings(result: dict[str, Any]) -> list[Finding]:
 def _section(result: dict[str, Any], words: Words, pictures: Sequence[Picture]) -> Section:
     parts = [
         *pictures,
-        Picture("losses", "Mean losses at the trained and at the new weights.", "Bars of losses."),
+        Picture("losses", "Mean losses at the trained and at the new weights.", "Marks of losses."),
         Table("Losses per example", (*columns(group="points that are"), *_COLUMNS), result["groups"]),
         f"{result['problem']}.",
         result["reason"],

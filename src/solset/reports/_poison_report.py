@@ -4,7 +4,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from solset.plotting import bars_before_after, image_grid
+from solset.plotting import image_grid, marks_before_after
 from solset.poisoning import DRIFT
 from solset.reports._images import as_images
 from solset.reports._poison import PoisonRun
@@ -117,11 +117,11 @@ def _effect_section(run: PoisonRun, result: dict[str, Any]) -> Section:
         groups["random, mean size"] = [row["random_typical"] for row in gain]
     labels = [row["name"].replace(", ", ",\n").replace(" steps of ", " steps of\n") for row in gain]
     ylabel = f"{'rise' if sign > 0 else 'fall'} of the {design['goal']}"
-    run.folder.write_figure("effect", bars_before_after(labels, groups, ylabel=ylabel))
+    run.folder.write_figure("effect", marks_before_after(labels, groups, ylabel=ylabel))
     picture = Picture(
         "effect",
         "Changes of the goal in the direction meant: by one linear estimate, made for the first way of retraining, by each real retraining, and the mean size of those of random perturbations. A change the other way has no bar, only its number.",
-        "Bars of the change of the goal: predicted, by retraining, by chance.",
+        "Marks of the change of the goal: predicted, by retraining, by chance.",
     )
     return Section(
         "Predicted against actual effect",

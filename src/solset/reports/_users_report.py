@@ -11,7 +11,7 @@ from torch import Tensor
 from solset._stability import training_stability
 from solset.changes import Move
 from solset.checks import within
-from solset.plotting import bars_before_after
+from solset.plotting import marks_before_after
 from solset.problem import Problem
 from solset.reports._changes import named_points
 from solset.reports._moves import ChangeSettings, map_of, mean_losses
@@ -125,7 +125,7 @@ def user_experiment(problem: Problem, settings: UserSettings, folder: RunFolder)
     last = max(sizes, key=lambda row: row["size"])
     losses = {name: [last[name]["moved"], last[name]["all"]] for name in ("trained", "estimate")}
     labels = ("moved points", "all points")
-    figure = bars_before_after(labels, losses, ylabel="loss per example on the moved data")
+    figure = marks_before_after(labels, losses, ylabel="loss per example on the moved data")
     folder.write_figure("losses", figure)
     empty = ", ".join(f"{100 * row['size']:g} %" for row in sizes if row["is_empty"])
     warnings = leftover_gradient(problem)
@@ -167,7 +167,7 @@ def _estimates(
         "Estimates",
         "The minimum-norm element of the estimated solution set, applied to the model. The residual says how nearly the linear system was solved; a set that is empty at tolerance 1e-6 is represented by its least-squares element.",
         [
-            Picture("losses", caption, "Bars of losses before and after."),
+            Picture("losses", caption, "Marks of losses before and after."),
             Table("Steps", _COLUMNS, rows),
             f"{setup['problem']}.",
             f"Optimality map: {setup['reason']}.",
