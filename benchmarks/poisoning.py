@@ -25,7 +25,7 @@ from solset.poisoning import (
     judge_poisoning,
     stability_margin,
 )
-from solset.reports._directions import cross_entropy_directions
+from solset.reports import cross_entropy_directions
 from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, Method, Newton
 from solset.solvers import filters, largest_eigenvalue
 from solset.zoo import DFCNN

@@ -20,12 +20,19 @@ from solset.operators import GaussNewton
 from solset.paper._data import digits
 from solset.paper._training import fit_exactly, retrained_within
 from solset.problem import Problem
-from solset.reports import RunFolder
-from solset.reports._directions import cross_entropy_directions, random_directions, step_of
-from solset.reports._moves import mean_losses
-from solset.reports._options import Settings, option, seed_option
-from solset.reports._poison import PoisonRun
-from solset.reports._poison_task import PoisonSettings, PoisonTask
+from solset.reports import (
+    PoisonRun,
+    PoisonSettings,
+    PoisonTask,
+    RunFolder,
+    Settings,
+    cross_entropy_directions,
+    mean_losses,
+    option,
+    random_directions,
+    seed_option,
+    step_of,
+)
 from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, follow_retraining, retrain
 from solset.risk import EmpiricalRisk
 from solset.solvers import largest_eigenvalue

@@ -9,11 +9,21 @@ import numpy as np
 
 from solset.paper._digits import DigitsRun
 from solset.plotting import error_against_step, image_grid, marks_before_after, scatter_agreement
-from solset.reports._audit_report import audit_sections, draw_audit
-from solset.reports._poison_report import poison_sections
-from solset.reports._records import flat_rows
-from solset.reports._report import write_report
-from solset.reports._report_parts import STEP, Column, Finding, Picture, Report, Section, Table, columns
+from solset.reports import (
+    STEP,
+    Column,
+    Finding,
+    Picture,
+    Report,
+    Section,
+    Table,
+    audit_sections,
+    columns,
+    draw_audit,
+    flat_rows,
+    poison_sections,
+    write_report,
+)
 
 Numbers = Mapping[str, Any]
 Rows = Sequence[Mapping[str, object]]

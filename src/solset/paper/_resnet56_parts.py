@@ -10,12 +10,11 @@ from tqdm import tqdm
 
 from solset.changes import Move
 from solset.errors import bad_value
-from solset.landscapes import Landscape, filter_normalised, landscape
-from solset.landscapes._plane import filter_length
+from solset.landscapes import Landscape, filter_length, filter_normalised, landscape
 from solset.operators import Hessian, InputJacobian, Mixed
 from solset.paper._resnet56_setup import TrainedResNet56
 from solset.paper._training import retrained_within
-from solset.reports._directions import step_of
+from solset.reports import step_of
 from solset.retraining import LBFGS, WithOptimizer
 from solset.solvers import LSMR
 

@@ -11,8 +11,7 @@ from solset.paper._data import to_pixels
 from solset.paper._resnet56_parts import LandscapeFigure, MovedPoints
 from solset.paper._resnet56_setup import TrainedResNet56
 from solset.plotting import error_against_step, image_grid, landscape_contour, landscape_surface
-from solset.reports._report import write_report
-from solset.reports._report_parts import STEP, Column, Finding, Picture, Report, Section, Table, columns
+from solset.reports import STEP, Column, Finding, Picture, Report, Section, Table, columns, write_report
 
 Numbers = Mapping[str, Any]
 Rows = list[dict[str, object]]

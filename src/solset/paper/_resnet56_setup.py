@@ -18,9 +18,7 @@ from solset.operators import InformativeRows
 from solset.paper._data import CIFAR10
 from solset.paper._resnet import ResNet
 from solset.problem import Problem
-from solset.reports import RunFolder
-from solset.reports._directions import unit
-from solset.reports._options import Settings, integers, option, path_of, seed_option, steps_option
+from solset.reports import RunFolder, Settings, integers, option, path_of, seed_option, steps_option, unit
 from solset.risk import EmpiricalRisk
 
 

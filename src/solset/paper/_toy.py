@@ -9,7 +9,7 @@ from solset._stability import training_stability
 from solset.changes import Move
 from solset.modulus import lipschitz_modulus
 from solset.problem import Problem
-from solset.reports._options import Settings, option, seed_option
+from solset.reports import Settings, option, seed_option
 from solset.zoo import HalfSquaredError, ProductModel
 
 MOVED_PRODUCT = 2.5  # the moved points (0.8, 2), (1.6, 4) are fitted by w₁w₂ = 2.5

@@ -13,11 +13,18 @@ from matplotlib.figure import Figure
 
 from solset.errors import bad_value
 from solset.paper._toy import MOVED_PRODUCT, ToyResult, ToySettings, run_toy
-from solset.plotting import ROLE_COLOURS, number_text
-from solset.plotting._style import DASHES, MUTED, Values, new_figure, note, styled, unshown
-from solset.reports import RunFolder
-from solset.reports._report import write_report
-from solset.reports._report_parts import Column, Finding, Picture, Report, Section, Table, columns
+from solset.plotting import (
+    DASHES,
+    MUTED,
+    ROLE_COLOURS,
+    Values,
+    new_figure,
+    note,
+    number_text,
+    styled,
+    unshown,
+)
+from solset.reports import Column, Finding, Picture, Report, RunFolder, Section, Table, columns, write_report
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,12 +22,26 @@ from solset.plotting._curves import (
 from solset.plotting._images import image_grid, sensitivity_maps
 from solset.plotting._landscape import landscape_contour, landscape_line, landscape_surface
 from solset.plotting._plot import moduli_of, modulus_axis, plot
-from solset.plotting._style import ROLE_COLOURS, Figure, figure_bytes, number_text
+from solset.plotting._style import (
+    DASHES,
+    MUTED,
+    ROLE_COLOURS,
+    Figure,
+    Values,
+    figure_bytes,
+    new_figure,
+    note,
+    number_text,
+    styled,
+    unshown,
+)
 
 __all__ = [
+    "DASHES",
     "Figure",
+    "MUTED",
     "ROLE_COLOURS",
-    "marks_before_after",
+    "Values",
     "error_against_cost",
     "error_against_step",
     "figure_bytes",
@@ -35,13 +49,18 @@ __all__ = [
     "landscape_contour",
     "landscape_line",
     "landscape_surface",
-    "number_text",
+    "marks_before_after",
     "moduli_of",
     "modulus_axis",
+    "new_figure",
+    "note",
+    "number_text",
     "plot",
     "ranking_marks",
     "scatter_agreement",
     "sensitivity_maps",
     "sorted_values",
     "station_losses",
+    "styled",
+    "unshown",
 ]
