@@ -143,6 +143,18 @@ def verify_lipschitz_like(
         ValueError: If the modulus is infinite, the radius not positive, or the number of trials negative.
 
     Cost: two searches for a nearest solution for each pair, each of a few Gram matrices or Newton steps.
+
+    Example:
+        >>> from torch import nn
+        >>> from solset import lipschitz_modulus
+        >>> model = nn.Linear(1, 1, bias=False).double()
+        >>> _ = nn.init.constant_(model.weight, 2.0)
+        >>> one = torch.ones(1, 1, dtype=torch.float64)
+        >>> problem = Problem(model, nn.MSELoss(), one, 2 * one)  # w = 2 / x
+        >>> options = {"radius": 0.01, "trials": 0, "generator": torch.Generator()}
+        >>> trials = verify_lipschitz_like(problem, lipschitz_modulus(problem), **options)
+        >>> round(trials.modulus, 3), round(trials.largest, 3)  # 2, and 2 / 0.99
+        (2.0, 2.02)
     """
     if not modulus.value < float("inf"):
         raise bad_value("modulus", expected="finite", got=modulus.value, cure="There is nothing to verify.")

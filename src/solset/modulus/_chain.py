@@ -60,6 +60,15 @@ def modulus_chain(
         ValueError: If the problem is not fitted, or its Gram matrix does not fit the memory budget.
 
     Cost: the Gram matrix of all rows, and ``c`` backward passes over ``K``.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[3.0, 4.0]]))
+        >>> x, y = torch.eye(2), torch.tensor([[3.0], [4.0]])  # each point decides one weight
+        >>> modulus_chain(Problem(model, nn.MSELoss(), x, y))
+        ModulusChain(5 ≤ 5 ≤ exact 5 ≤ 7.071 ≤ 7.071, 2 points)
     """
     change = change_of(problem, Move, points)
     part, chosen = part_of(problem, change, layer)[0], change.chosen(problem.risk())

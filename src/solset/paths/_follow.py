@@ -162,6 +162,15 @@ def check_path(
             where rows are chosen or for another change than a move.
 
     Cost: that of :meth:`Problem.derivative`, which the path needs anyway.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(model.weight, 2.0)
+        >>> problem = Problem(model, nn.MSELoss(), torch.tensor([[1.0]]), torch.tensor([[2.0]]))
+        >>> check_path(problem, Move(None, torch.tensor([[1.0]]))).optimality
+        'interpolating'
     """
     derivative = problem.derivative(change, optimality=optimality, rows=rows)
     if not derivative.linearisation.map.is_exact:  # a path leads to stationary weights, wherever it starts

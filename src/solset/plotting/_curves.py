@@ -259,7 +259,7 @@ def marks_before_after(
         can_show = np.isfinite(values) & (values > 0)
         tops = np.where(can_show, values, floor)
         axes.plot(place[can_show], tops[can_show], label=name, **form)
-        axes.plot(place[~can_show], tops[~can_show], clip_on=False, **form | {"markerfacecolor": "white"})
+        axes.plot(place[~can_show], tops[~can_show], clip_on=False, **{**form, "markerfacecolor": "white"})
         for left, top, value in zip(place, tops, values, strict=True):
             text = number_text(float(value), ".2g")
             axes.annotate(text, (left, top), (0, 7), textcoords="offset points", ha="center", fontsize=8)
@@ -288,7 +288,7 @@ def ranking_marks(labels: Sequence[str], columns: Mapping[str, Values], *, xlabe
         can_show = np.isfinite(values) & (values > 0)
         ends = np.where(can_show, values, np.where(values > 0, ceiling, floor))
         axes.plot(ends[can_show], place[can_show], label=name, **form)
-        axes.plot(ends[~can_show], place[~can_show], clip_on=False, **form | {"markerfacecolor": "white"})
+        axes.plot(ends[~can_show], place[~can_show], clip_on=False, **{**form, "markerfacecolor": "white"})
         for y, end, value in zip(place, ends, values, strict=True):
             text = number_text(float(value), ".3g")
             axes.annotate(text, (end, y), (7, 0), textcoords="offset points", va="center", fontsize=7.5)

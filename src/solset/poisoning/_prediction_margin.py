@@ -137,6 +137,17 @@ def stability_margin(
             fit, the budget's radius is zero, or training points lie outside the valid features.
 
     Cost: one solve with ``Aᵀ`` for each other class, and about ten designs and solves on the moved data.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Linear(2, 2, bias=False).double()
+        >>> eye = torch.eye(2, dtype=torch.float64)
+        >>> _ = model.weight.data.copy_(eye)
+        >>> problem = Problem(model, nn.MSELoss(), eye, eye, target_moves=False)
+        >>> test = torch.tensor([1.0, 0.8], dtype=torch.float64)  # the gap of its two outputs is 0.2
+        >>> margin = stability_margin(problem, test, Budget([0, 1], 0.9), ascent=None)
+        >>> round(margin.linear, 4)  # 0.2 / (√2 (1 + 0.8))
+        0.0786
     """
     is_one = isinstance(inputs, Tensor) and tuple(inputs.shape) == problem.input_shape
     one = held_out(problem.risk(), inputs.unsqueeze(0) if is_one else inputs)

@@ -155,6 +155,21 @@ def poison_training(
 
     Cost: about four trainings for each seed and round, one for each seed at the end, and two reruns that
     verify the derivative of the first seed; with a start four more for each seed.
+
+    Example:
+        >>> from functools import partial
+        >>> from torch import nn
+        >>> def zero() -> nn.Module:
+        ...     model = nn.Linear(1, 1, bias=False)
+        ...     nn.init.zeros_(model.weight)
+        ...     return model
+        >>> recipe = {"optimizer": partial(torch.optim.SGD, lr=0.25), "epochs": 1}
+        >>> one = torch.ones(1, 1)
+        >>> training = Training(zero, nn.MSELoss(), one, 2 * one, **recipe)  # one step ends at w = x
+        >>> goal, budget = (lambda model: model.weight.sum()), Budget([0], 0.1)
+        >>> design = poison_training(training, goal, budget, seeds=[0], rounds=1, progress=False)
+        >>> round(design.clean, 4), round(design.reached, 4)
+        (1.0, 1.1)
     """
     positive("rounds", rounds)
     if not seeds:

@@ -89,6 +89,16 @@ def tangent_recursion(
         ValueError: If the number of steps is negative.
 
     Cost: one gradient, one Hessian product and one product with ``B`` a step.
+
+    Example:
+        >>> from torch import nn
+        >>> from solset import Move
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(model.weight, 2.0)
+        >>> problem = Problem(model, nn.MSELoss(), torch.tensor([[1.0]]), torch.tensor([[2.0]]))
+        >>> change = Move(None, torch.tensor([[0.1]]))  # H = 2 and B = 4: in the end the change is -0.2
+        >>> tangent_recursion(problem, change, steps=2, learning_rate=0.25, progress=False)
+        tensor([-0.1500])
     """
     within("steps", steps, 0, cure="Count the steps taken.")
     risk = problem.risk()

@@ -105,6 +105,9 @@ class AffineSet:
 
         Returns:
             The solution; a residual above the solver's tolerance says that the set is empty.
+
+        Cost: the preparation of the solver where nothing asked it before, one solve, which later calls share,
+        and what compares the answer with the gradient: see :class:`Leftover`.
         """
         return self._translated(self._examined(self._smallest))
 
@@ -128,6 +131,8 @@ class AffineSet:
 
         Args:
             choice: Spectral filter from :mod:`solset.solvers.filters`; minimum norm by default.
+
+        Cost: that of :meth:`min_norm`; a filter that follows training prepares its own system once.
         """
         cure = "Pass one of solset.filters, or call min_norm()."
         require("choice", choice, Filter | None, cure=cure)
@@ -163,7 +168,13 @@ class AffineSet:
         return tuple(self._certified(correction.with_value(values[:, j])) for j in range(k))
 
     def directions(self, block: Tensor) -> Tensor:
-        """The parts of ``(p, k)`` columns that lie in the direction space ``ker A``."""
+        """The parts of ``(p, k)`` columns that lie in the direction space ``ker A``.
+
+        Args:
+            block: Columns of which the parts are taken, ``(p, k)``.
+
+        Cost: one product and one solve with ``k`` right-hand sides.
+        """
         return block - self.system.solve(self.system.operator @ block).value
 
     def contains(self, point: Tensor, *, distance_tol: float = 1e-8) -> bool:
@@ -172,12 +183,20 @@ class AffineSet:
         Args:
             point: Vector that is tested, ``(p,)``.
             distance_tol: Relative distance that counts as zero; at least what the dtype can resolve.
+
+        Cost: that of :meth:`distance`.
         """
         smallest = attainable(distance_tol, self.system.operator)
         return self.distance(point) <= slack_at(point - self.reference, smallest)
 
     def distance(self, point: Tensor) -> float:
-        """``d(point, V)``, infinite if the set is empty."""
+        """``d(point, V)``, infinite if the set is empty.
+
+        Args:
+            point: Vector whose distance is measured, ``(p,)``.
+
+        Cost: two solves, the first of which :meth:`min_norm` shares, and two products.
+        """
         if self.is_empty():
             return inf
         return float(torch.linalg.vector_norm(point - self.project(point).value))
@@ -188,6 +207,8 @@ class AffineSet:
 
         Raises:
             ValueError: If the solver never computes the spectrum.
+
+        Cost: one decomposition, where no answer needed it before.
         """
         rank = self.system.rank
         if rank is None:
@@ -210,6 +231,8 @@ class AffineSet:
 
         Args:
             tol: Relative residual above which a least-squares element is not in the set.
+
+        Cost: one solve, which :meth:`min_norm` shares.
         """
         solution = self._smallest
         if solution.residual <= attainable(tol, self.system.operator) or solution.status is Status.CONVERGED:

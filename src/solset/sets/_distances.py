@@ -45,6 +45,8 @@ def distance(point: Tensor, closed: ClosedSet) -> float:
         point: Point ``w`` whose distance is measured, ``(p,)``.
         closed: Closed set ``C``, convex or not.
 
+    Cost: one projection.
+
     Example:
         >>> distance(torch.tensor([3.0, 4.0]), Ball(torch.zeros(2), 1.0))
         4.0
@@ -127,6 +129,8 @@ def pompeiu_hausdorff(
     Raises:
         ValueError: If ``ρ`` or the generator is needed and missing, or both sets lie beyond ``ρ``.
 
+    Cost: that of two excesses.
+
     Example:
         >>> first = PointCloud(torch.tensor([[0.0], [1.0]]))
         >>> second = PointCloud(torch.tensor([[0.0], [4.0]]))
@@ -165,6 +169,8 @@ def in_outer_limit(point: Tensor, sets: Sequence[ClosedSet], *, tail: int, dista
     Notes:
         No finite sequence proves a limit: the answer is about these sets, this tail and this tolerance.
 
+    Cost: one projection on each set of the tail.
+
     Example:
         >>> jumping = [PointCloud(torch.tensor([[float((-1) ** k)]])) for k in range(10)]
         >>> tests = (in_outer_limit, in_inner_limit)
@@ -188,6 +194,8 @@ def in_inner_limit(point: Tensor, sets: Sequence[ClosedSet], *, tail: int, dista
 
     Raises:
         ValueError: If the tail is empty or longer than the sequence, or the tolerance is negative.
+
+    Cost: one projection on each set of the tail.
     """
     return max(_tail_distances(point, sets, tail, distance_tol)) <= distance_tol
 

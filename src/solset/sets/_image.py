@@ -81,6 +81,9 @@ def affine_image(point: Tensor, generators: LinearOperator | None, *, defect: fl
         point: Point ``x₀`` of the set, ``(q,)``.
         generators: Matrix ``M``, ``(q, r)``; ``None`` for the single point.
         defect: Relative residual of the system that gave ``x₀``; above the tolerance the set is empty.
+
+    Cost: one decomposition of ``M`` where both of its sides are at most 500; else nothing here, and an inner
+    solve by LSMR at each projection.
     """
     if generators is None:
         system: Prepared = _Projector(Identity(len(point), point.dtype, point.device), len(point))
