@@ -10,7 +10,7 @@ import torch
 from tests.problem.test_removal import ridge
 from torch import Tensor, nn
 
-from solset import Add, Decay, Move, Problem, Remove, Reweight, SolsetWarning
+from solset import Add, Decay, Move, Problem, Relabel, Remove, Reweight, SolsetWarning, operators
 from solset.changes import Change
 from solset.linalg import DenseOperator
 from solset.operators import Hessian
@@ -288,3 +288,41 @@ def test_a_fitted_network_that_a_new_point_spoils_is_flagged():
     assert (
         "the linear model does not hold that far" in step.message or "larger than the weights" in step.message
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "most"),
+    [
+        (Remove([3]), 2),  # the gradient of the loss that leaves, and its rows of J
+        (Relabel([3], torch.ones(1, 2, dtype=torch.float64)), 4),  # two losses share their rows
+        (Move([3], torch.full((1, D), 0.1, dtype=torch.float64)), 4),
+    ],
+)
+def test_a_further_change_runs_the_points_that_change_and_no_others(monkeypatch, change, most):
+    problem = tanh()
+    options = {"optimality": "gauss_newton", "order": "newton", "verify": False}
+    problem.estimate(change, **options).min_norm()  # factorises, and looks at the loss once
+    passes, returned = [], EmpiricalRisk.returned
+    monkeypatch.setattr(
+        EmpiricalRisk, "returned", lambda self, w, x: (passes.append(len(x)), returned(self, w, x))[1]
+    )
+    problem.estimate(change, **options).min_norm()
+    assert len(passes) <= most
+    assert set(passes) == {1}
+
+
+@pytest.mark.parametrize("make", [softmax, tanh])
+def test_new_labels_of_several_points_are_one_newton_step(make):
+    problem = make()
+    points, targets = [1, 4, 5], data()[1][:3]
+    if make is softmax:
+        targets = 1 - problem.risk().points[points][1]
+    change = Relabel(points, targets)
+    for name, matrix in (("stationary", Hessian), ("gauss_newton", operators.GaussNewton)):
+        options = {"optimality": name, "order": "newton", "verify": False}
+        step = problem.estimate(change, **options).min_norm().value - problem.weights()
+        changed = change.applied_to(problem.risk())
+        expected = torch.linalg.solve(
+            matrix(changed).to_dense(), problem.risk().gradient() - changed.gradient()
+        )
+        torch.testing.assert_close(step, expected, rtol=1e-9, atol=1e-12)

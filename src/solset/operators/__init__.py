@@ -12,7 +12,7 @@ from solset.operators._cost import (
     ProductCost,
 )
 from solset.operators._culprit import culprit
-from solset.operators._curvature import CurvatureRoot, GaussNewton, loss_curvature
+from solset.operators._curvature import CurvatureRoot, GaussNewton, gauss_newton_of_rows, loss_curvature
 from solset.operators._differences import in_float64, take_differences
 from solset.operators._first import InputJacobian, Jacobian
 from solset.operators._graphs import Graphs
@@ -83,6 +83,7 @@ __all__ = [
     "directions_to_add",
     "find_symmetries",
     "fitted_outputs",
+    "gauss_newton_of_rows",
     "in_float64",
     "jumping_features",
     "loss_curvature",

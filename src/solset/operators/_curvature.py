@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from solset.errors import bad_value
-from solset.linalg import BlockDiagonal, LinearOperator, NormalOperator, Product
+from solset.linalg import BlockDiagonal, DenseOperator, LinearOperator, NormalOperator, Product
 from solset.operators._cost import (
     FORWARD,
     GAUSS_NEWTON_PRODUCT,
@@ -166,6 +166,26 @@ def _root(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
     """``(αΛ_i)^{1/2}`` of a batch, ``(b, c, c)``."""
     values, vectors = torch.linalg.eigh(_of_batch(risk, outputs, targets))
     return ((vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.mT).to(risk.weights.dtype)
+
+
+def gauss_newton_of_rows(
+    risk: EmpiricalRisk, rows: Tensor, outputs: Tensor, targets: Tensor
+) -> NormalOperator:
+    """The Gauss–Newton matrix of a few losses by their rows of ``J``, ``(p, p)``: no product runs a network.
+
+    Args:
+        risk: Losses of a few points, without weight decay and penalty.
+        rows: Rows of ``J`` at the weights of the risk, ``(n·c, p)``.
+        outputs: Outputs of the points there, ``(n, *out)``.
+        targets: Targets of the points.
+
+    Cost: ``c`` sweeps through the loss; memory for ``n·c·p`` numbers.
+    """
+    c = prod(output_shape(risk))
+    if c > MOST_OUTPUTS:  # as for the matrix of all points
+        return GaussNewton(risk)
+    roots = through_loss(risk, outputs, lambda out, y: _root(risk, out, y), targets=targets)
+    return NormalOperator(DenseOperator(torch.bmm(roots, rows.reshape(len(roots), c, -1)).flatten(0, 1)))
 
 
 def _whole_root(risk: EmpiricalRisk) -> Tensor:

@@ -25,7 +25,7 @@ from solset.operators._graphs import (
 from solset.operators._per_sample import PerSampleGradients
 from solset.operators._pull_back import pull_back
 from solset.operators._pushes import has_forward_mode, is_adjoint, push_forward
-from solset.risk import EmpiricalRisk, Routes, flat_rows
+from solset.risk import EmpiricalRisk, Routes, flat_rows, output_shape
 
 ROWS_AT_ONCE = 2**24  # numbers in the rows by which J v is computed where autograd has no other way
 
@@ -295,6 +295,4 @@ class InputJacobian(LinearOperator):
 
 def output_count(risk: EmpiricalRisk) -> int:
     """``c``, the number of outputs of one point."""
-    inputs, _ = risk.points[[0]]
-    with torch.no_grad():
-        return risk.forward(risk.layout.split(risk.weights), inputs).numel()
+    return prod(output_shape(risk))

@@ -14,18 +14,19 @@ from solset.operators._graphs import saved_bytes
 from solset.operators._per_sample_routes import ROUTES, NotCoveredError, pull_one
 from solset.operators._point_grams import PointGrams, squares_by_rules
 from solset.operators._pull_back import agree, pull_back
-from solset.risk import EmpiricalRisk, Room, flat_rows, in_batches, is_out_of_memory
+from solset.risk import EmpiricalRisk, Room, flat_rows, in_batches, is_out_of_memory, output_shape
 
 Part = TypeVar("Part")
 
 _PROBED = 3
+FEW = 16  # rows up to which the definition costs less than a comparison of faster routes with it
 
 
 class PerSampleGradients:
     """The gradients ``u_iᵀ J(x_i)`` of chosen output combinations, one per point of a batch.
 
     There are three routes, the fastest first. A route is used if it reproduces plain ``torch.autograd`` on a
-    few points, else the next one is tried:
+    few points, else the next one is tried; 16 rows or fewer come one by one, unless a route was found before:
 
     - ``"layer rules"``: one forward pass and one backward pass of the whole batch in its activations, and for
       each layer the product of its input with the gradient at its output;
@@ -83,6 +84,8 @@ class PerSampleGradients:
     def _rows(self, inputs: Tensor, blocks: Tensor) -> Tensor:
         """The rows by the first route that, for batches of this size, sums to a plain backward pass."""
         is_right, slow = self._risk.routes.is_right, list(ROUTES)[-1]
+        if blocks.shape[0] * blocks.shape[1] <= FEW and "_refused" not in self.__dict__:
+            return ROUTES[slow](self._risk, inputs, blocks)
         for name in ROUTES:
             key = ("rows", name, tuple(inputs.shape), blocks.shape[1], self._risk.layout.size)
             if name in self._refused or not is_right.get(key, True):
@@ -233,10 +236,11 @@ class PerSampleGradients:
                 got=tuple(cotangents.shape),
                 cure="Give one output combination per point, or k of them.",
             )
-        if cotangents.shape[-1] != self._outputs:
+        outputs = prod(output_shape(self._risk))
+        if cotangents.shape[-1] != outputs:
             raise bad_value(
                 "cotangents",
-                expected=f"one number for each of the {self._outputs} outputs",
+                expected=f"one number for each of the {outputs} outputs",
                 got=tuple(cotangents.shape),
                 cure="Flatten the outputs of a point.",
             )
@@ -256,10 +260,6 @@ class PerSampleGradients:
             each = outputs.split(1)
         single = [pull_one(risk, row, leaves, drawn[i : i + 1]) for i, row in enumerate(each)]
         return drawn, torch.stack(single)
-
-    @property
-    def _outputs(self) -> int:
-        return self._truth[0].shape[1]
 
     @cached_property
     def _refused(self) -> dict[str, str]:

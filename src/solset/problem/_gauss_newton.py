@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from solset import operators
 from solset.derivatives import Qualification
 from solset.linalg import LinearOperator
@@ -27,6 +29,10 @@ class GaussNewton(LinearisedMap):
     def operator(self, point: TrainedPoint) -> LinearOperator:
         """The Gauss–Newton matrix; argument as for every map."""
         return operators.GaussNewton(point.risk, memory_budget=point.memory_budget)
+
+    def of_losses(self, point: TrainedPoint, rows: Tensor) -> LinearOperator:
+        """The matrix from the rows alone; arguments as for every map."""
+        return operators.gauss_newton_of_rows(point.risk, rows, point.sweep.outputs, point.sweep.targets)
 
     def default_solver(self, point: TrainedPoint) -> Solver:
         """``Dual`` where all rows fit and weights decay alike, ``Dense`` for few weights, else ``CG``.

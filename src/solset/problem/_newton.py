@@ -89,7 +89,7 @@ class NewtonStep:
             prepared = solver.prepare(self.optimality.operator(changed))
             return prepared if settle is None else settle(prepared)
         matrix = _Changed(Decomposed(factor, self.line.operator), self)
-        if sum(part.rows for _, part in self.parts) > min(MOST_ROWS, self.line.rows):
+        if not self.is_small:
             return self._anew(matrix)
         updated = Updated(matrix, factor, self._update(), lambda: self._anew(matrix))
         updated.doubt = self._doubt(updated)
@@ -102,16 +102,40 @@ class NewtonStep:
         solver = self.line.constraint.solver
         return (solver if solver.takes(matrix) else FirstToConverge((CG(), MINRES()))).prepare(matrix)
 
+    @property
+    def is_small(self) -> bool:
+        """Whether so few rows change that an update is cheaper than to begin again."""
+        return sum(part.rows for _, part in self.parts) <= min(MOST_ROWS, self.line.rows)
+
+    @cached_property
+    def rows(self) -> list[Tensor]:
+        """The rows of ``J`` of each part; one with the inputs of another, such as new labels, shares them."""
+        rows: list[Tensor] = []
+        for _, part in self.parts:
+            before = [other for _, other in self.parts[: len(rows)]]
+            same = next((i for i, other in enumerate(before) if _has_inputs_of(part, other)), None)
+            rows.append(Jacobian(part.risk, memory_budget=0).to_dense() if same is None else rows[same])
+        return rows
+
+    def curvatures(self) -> list[tuple[float, LinearOperator]]:
+        """The map's matrix of each part with its sign."""
+        if not self.is_small:
+            return [(sign, self.optimality.operator(part)) for sign, part in self.parts]
+        pairs = zip(self.parts, self.rows, strict=True)
+        return [(sign, self.optimality.of_losses(part, rows)) for (sign, part), rows in pairs]
+
     def _update(self) -> Update:
         """The curvature of the parts, as far as it comes from the loss, and the share of the decay."""
-        rows, blocks = [], []
-        for sign, part in self.parts:
-            rows.append(Jacobian(part.risk, memory_budget=0).to_dense().to(torch.float64))
+        merged: dict[int, tuple[Tensor, Tensor]] = {}
+        for (sign, part), rows in zip(self.parts, self.rows, strict=True):
             curvature = loss_curvature(part.risk, part.sweep.outputs, part.sweep.targets)
-            blocks.append(sign * curvature.to(torch.float64))
+            block = sign * curvature.to(torch.float64)
+            merged[id(rows)] = rows, block + merged[id(rows)][1] if id(rows) in merged else block
+        rows = torch.cat([rows for rows, _ in merged.values()]).to(torch.float64)
+        blocks = torch.cat([block for _, block in merged.values()])
         factor, (decay, other) = self.exchange.factor, regularisation_of(self.point.risk)
         shift = decay * (1.0 / factor - 1.0) if other is None else 0.0
-        return Update(torch.cat(rows), torch.cat(blocks), factor, shift)
+        return Update(rows, blocks, factor, shift)
 
     def _doubt(self, updated: Updated) -> str:
         """What the points take with them: a direction that they hold alone, or positive curvature."""
@@ -132,6 +156,14 @@ class NewtonStep:
         )
 
 
+def _has_inputs_of(part: TrainedPoint, other: TrainedPoint) -> bool:
+    """Whether two parts have the same inputs, point by point, so that their outputs are the same function."""
+    few = range(len(part.risk.points))
+    if len(few) != len(other.risk.points):
+        return False
+    return torch.equal(part.risk.points[few][0], other.risk.points[few][0])
+
+
 class _Changed(LinearOperator):
     """The matrix of the changed risk, ``ρ(H - D + Σ ± H_part) + D`` with the matrix ``D`` of the decay."""
 
@@ -140,7 +172,7 @@ class _Changed(LinearOperator):
     def __init__(self, before: LinearOperator, step: NewtonStep) -> None:
         super().__init__(before.shape, before.dtype, before.device)
         self._before, self._factor = before, step.exchange.factor
-        self._parts = [(sign, step.optimality.operator(part)) for sign, part in step.parts]
+        self._parts = step.curvatures()
         self._decay = None if self._factor == 1.0 else Regularisation(step.point.risk)
 
     def _apply(self, block: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from solset.changes import Change
 from solset.derivatives import Constraint, Linearisation, OptimalityMap, Premise, Selection
@@ -278,6 +279,15 @@ class LinearisedMap(OptimalityMap, ABC):
         Args:
             point: Trained point at which the map is linearised.
         """
+
+    def of_losses(self, point: TrainedPoint, rows: Tensor) -> LinearOperator:  # noqa: ARG002
+        """The matrix ``A`` of the losses of a few points, whose rows of ``J`` are at hand.
+
+        Args:
+            point: Trained point with these losses alone.
+            rows: Rows of ``J`` there, ``(n·c, p)``.
+        """
+        return self.operator(point)
 
     @abstractmethod
     def default_solver(self, point: TrainedPoint) -> Solver:

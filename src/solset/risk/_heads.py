@@ -14,14 +14,19 @@ from solset.risk._losses import pointwise
 
 
 def output_shape(risk: EmpiricalRisk) -> tuple[int, ...]:
-    """The shape of one point's outputs. Cost: a forward pass of one point.
+    """The shape of one point's outputs. Cost: a forward pass of one point, once for all copies of a risk.
 
     Args:
         risk: Empirical risk with the network.
     """
     inputs, _ = risk.points[[0]]
-    with torch.no_grad():
-        return tuple(risk.forward(risk.layout.split(risk.weights), inputs).shape[1:])
+    shapes, key = risk.routes.shapes, (id(risk.model), id(risk.door), tuple(inputs.shape[1:]))
+    if key not in shapes:
+        with torch.no_grad():
+            outputs = risk.forward(risk.layout.split(risk.weights), inputs)
+        # Model and door stay with it, so that no other object gets their identities.
+        shapes[key] = risk.model, risk.door, tuple(outputs.shape[1:])
+    return shapes[key][2]
 
 
 def require_logits(risk: EmpiricalRisk) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
 from inspect import signature
 from typing import Any
 from unittest.mock import patch
@@ -30,6 +30,7 @@ def plain_embeddings() -> Iterator[None]:
         yield
 
 
+@lru_cache(maxsize=8)  # the signature of a function takes longer to read than a small network to run
 def _plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The function without what changes gradients, and with rows that are shortened in a copy."""
     names = signature(function)

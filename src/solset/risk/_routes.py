@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -16,6 +17,8 @@ class Routes:
         loss: Way of the second derivatives of the loss in the outputs, likewise.
         reason: Clause that says why differences are taken.
         is_told: Whether a warning said so.
+        shapes: Shape of one point's outputs behind the model and the door that gave it, by the identities of
+            both and the shape of an input.
     """
 
     is_right: dict[Hashable, bool] = field(default_factory=dict)
@@ -23,3 +26,4 @@ class Routes:
     loss: str = "autograd"
     reason: str = ""
     is_told: bool = False
+    shapes: dict[Hashable, tuple[Any, Any, tuple[int, ...]]] = field(default_factory=dict)
