@@ -57,10 +57,23 @@ def _checked_call(function: Callable[..., Any], name: str) -> Callable[..., Any]
         hints = _hints(function)
         for argument, value in _bound(signature, name, given, named).items():
             if argument in hints:
-                require(argument, value, hints[argument], cure=f"See the signature of {name}.")
+                cure = cure_for(name, value, f"See the signature of {name}.")
+                require(argument, value, hints[argument], cure=cure)
         return function(*given, **named)
 
     return call
+
+
+def cure_for(name: str, value: object, otherwise: str) -> str:
+    """What the class of a value says to call instead, in ``asked_by``, where ``"*"`` is for all.
+
+    Args:
+        name: Name of the function that does not take the value.
+        value: Value that came.
+        otherwise: Sentence for values whose class says nothing.
+    """
+    calls = getattr(type(value), "asked_by", {})
+    return calls.get(name) or calls.get("*") or otherwise
 
 
 def _bound(

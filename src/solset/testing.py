@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
-from solset.checks import positive, within
+from solset.checks import checked, positive, within
 from solset.errors import Status, bad_value
 from solset.linalg import LinearOperator
 from solset.modulus import LipschitzModulus
@@ -39,6 +39,7 @@ def adjoint_gap(operator: LinearOperator, *, generator: torch.Generator) -> floa
     return gap / size if size > 0 else gap
 
 
+@checked
 def optimality_errors(
     problem: Problem,
     dx: Tensor,
@@ -117,6 +118,7 @@ class LipschitzTrials(Result):
         return float("inf") if self.largest > 0 else 0.0
 
 
+@checked
 def verify_lipschitz_like(
     problem: Problem,
     modulus: LipschitzModulus,

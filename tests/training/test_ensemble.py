@@ -80,7 +80,7 @@ def test_points_whose_sign_changes_over_seeds_are_called_noise():
 
 def test_clouds_are_the_outputs_of_each_seed_before_and_after(ensemble):
     inputs, change = torch.full((2, 3), 0.2, dtype=torch.float64), Remove([3])
-    clouds = ensemble.clouds(change, inputs, retrain=True)
+    clouds = ensemble.estimate(change, inputs)
     for place, run in enumerate(ensemble.runs):
         with torch.no_grad():
             assert torch.equal(clouds.before.points[place], run.model(inputs).flatten())

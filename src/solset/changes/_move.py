@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from solset.changes._change import Change, PointsChange, TrainingChange
@@ -11,7 +12,7 @@ from solset.changes._exchange import Exchange
 from solset.checks import points_of, require
 from solset.linalg import LinearOperator, Space
 from solset.operators import InputJacobian, Mixed
-from solset.risk import EmpiricalRisk
+from solset.risk import EmpiricalRisk, as_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,8 @@ class Move(PointsChange):
 
     Attributes:
         points: Indices of the points that move, in the order of ``dx``; ``None`` stands for all points.
-        dx: Change of the features, ``(len(points), *input)``, in input units after preprocessing; ``None``
+        dx: Change of the features, ``(len(points), *input)``, in input units after preprocessing: a
+            tensor, or an array or frame, which is read in the dtype of the inputs; ``None``
             stands for moves of any length, of which a derivative is asked.
 
     Example:
@@ -29,7 +31,7 @@ class Move(PointsChange):
         Move(points 0, 3; dx of shape (2, 5))
     """
 
-    dx: Tensor | None = None
+    dx: Any = None
 
     def of_gradient(self, risk: EmpiricalRisk, memory_budget: int) -> LinearOperator:
         """The mixed derivative ``B = ∇_x ∇_w E``; arguments as for every change."""
@@ -48,7 +50,7 @@ class Move(PointsChange):
         """``dx`` as a flat vector; argument as for every change."""
         risk.points.require_moving()
         space = self.space(risk)
-        flat = space.flatten(self._length)
+        flat = space.flatten(self._length(space))
         risk.points.require_own(self.chosen(risk), space.unflatten(flat))
         return flat
 
@@ -91,13 +93,18 @@ class Move(PointsChange):
         """The move of the features; arguments as for every change."""
         chosen, one = points_of(self.points, count), features()
         space = replace(one, shape=(len(chosen), *one.shape))
-        moves = space.unflatten(space.flatten(self._length))
+        moves = space.unflatten(space.flatten(self._length(space)))
         return TrainingChange(features=dict(zip(chosen, moves, strict=True)))
 
-    @property
-    def _length(self) -> Tensor:
-        require("dx", self.dx, Tensor, cure="Use torch.as_tensor on one block for each point.")
-        return cast("Tensor", self.dx)
+    def _length(self, space: Space) -> Tensor:
+        """``dx`` as a tensor; an array or a frame in the dtype of the inputs."""
+        like = torch.empty(0, dtype=space.dtype, device=space.device)
+        dx = as_tensors("dx", self.dx, like)
+        cure = "Use torch.as_tensor on one block for each point."
+        if isinstance(dx, dict):
+            cure = 'Pass the tensor alone: the input that moves is named in Problem(..., moves="image").'
+        require("dx", dx, Tensor, cure=cure)
+        return cast("Tensor", dx)
 
     def __repr__(self) -> str:
         length = "any dx" if self.dx is None else f"dx of shape {tuple(getattr(self.dx, 'shape', ()))}"

@@ -14,6 +14,7 @@ from solset.risk import (
     EmpiricalRisk,
     Loss,
     WeighedLoss,
+    as_tensors,
     digest,
     named_tensors,
     own_loss,
@@ -31,7 +32,8 @@ class HeldOutLoss(Goal):
     label, lowered on chosen test points it is targeted (Koh & Liang 2017, section 5.2).
 
     Attributes:
-        inputs: Inputs of the held-out points, ``(k, *input)``, or a tree like that of the training inputs.
+        inputs: Inputs of the held-out points, ``(k, *input)``: a tensor, an array, or a tree of them
+            like that of the training inputs.
         targets: Targets of these points, ``(k, ...)``, as the loss takes them.
         is_raised: Whether the loss is to grow.
         loss: Function ``(outputs, targets) -> scalar``, a mean over points; the problem's by default.
@@ -102,8 +104,18 @@ class HeldOutLoss(Goal):
             if self.loss is None
             else getattr(self.loss, "__qualname__", without_addresses(str(self.loss)))
         )
-        points = digest(value for tree in (self.inputs, self.targets) for _, value in named_tensors(tree))
+        points = digest_of(self.inputs, self.targets)
         return {"kind": "HeldOutLoss", "points": points, "raised": self.is_raised, "loss": loss}
+
+
+def digest_of(*trees: Any) -> str:
+    """A digest of the tensors and arrays of some points.
+
+    Args:
+        trees: Tensors, arrays or trees of them.
+    """
+    whole = as_tensors("inputs", trees, torch.empty(0, dtype=torch.float64))
+    return digest(value for _, value in named_tensors(whole))
 
 
 def point_count(inputs: Any) -> int:
@@ -112,7 +124,8 @@ def point_count(inputs: Any) -> int:
     Args:
         inputs: Tensor or tree of tensors with a row per point.
     """
-    return next((len(value) for _, value in named_tensors(inputs) if value.ndim), 0)
+    tensors = named_tensors(as_tensors("inputs", inputs, torch.empty(0)))
+    return next((len(value) for _, value in tensors if value.ndim), 0)
 
 
 def held_out(risk: EmpiricalRisk, inputs: Any) -> Tensor:
@@ -127,10 +140,13 @@ def held_out(risk: EmpiricalRisk, inputs: Any) -> Tensor:
         ValueError: If there are none, or shape, dtype, device or entries do not fit.
     """
     points, weights = risk.points, risk.weights
+    inputs = as_tensors("inputs", inputs, weights)
     if points.tree is not None:
         return points.rows(inputs, weights)
     if not isinstance(inputs, Tensor):
-        raise bad_type("inputs", expected="a tensor", got=type(inputs).__name__, cure="Stack the points.")
+        raise bad_type(
+            "inputs", expected="a tensor or an array", got=type(inputs).__name__, cure="Stack the points."
+        )
     count = len(inputs) if inputs.ndim else 0
     if not count:
         raise bad_value("inputs", expected="one point or more", got="none", cure="Pass some.")

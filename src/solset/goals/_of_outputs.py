@@ -11,9 +11,9 @@ from torch import Tensor
 from solset.checks import positive, shaped
 from solset.errors import bad_value
 from solset.goals._goal import Goal, Slopes
-from solset.goals._held_out import HeldOutLoss, held_out
+from solset.goals._held_out import HeldOutLoss, digest_of, held_out
 from solset.operators import PerSampleGradients
-from solset.risk import EmpiricalRisk, Loss, digest, flat_rows, named_tensors, own_loss, require_logits
+from solset.risk import EmpiricalRisk, Loss, digest, flat_rows, own_loss, require_logits
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,8 +70,7 @@ class PointGoal(Goal):
 
     def identity(self) -> dict[str, Any]:
         """The kind of the goal, and a digest of its points."""
-        points = digest(value for _, value in named_tensors(self.inputs))
-        return {"kind": type(self).__name__, "points": points, "raised": self.is_raised}
+        return {"kind": type(self).__name__, "points": digest_of(self.inputs), "raised": self.is_raised}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -246,7 +245,7 @@ class SmoothedAUROC(Goal):
 
     def identity(self) -> dict[str, Any]:
         """Digests of the points and their kinds, the output and the temperature."""
-        points = digest([*(value for _, value in named_tensors(self.inputs)), self.is_positive])
+        points = digest_of(self.inputs, self.is_positive)
         settings = {"output": self.output, "temperature": self.temperature, "raised": self.is_raised}
         return {"kind": "SmoothedAUROC", "points": points, **settings}
 

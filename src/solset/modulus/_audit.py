@@ -27,7 +27,7 @@ from solset.modulus._lipschitz import part_of
 from solset.modulus._peers import feature_influence, memory_perturbation
 from solset.modulus._result import Certainty
 from solset.problem import Optimality, Problem, Stationary, as_map, premises_of
-from solset.risk import WeighedLoss, as_points, identity
+from solset.risk import WeighedLoss, as_points, as_tensors, identity
 from solset.storage import Identity
 from solset.training import Run
 
@@ -199,6 +199,7 @@ def _vetoed(result: Audit, premises: Premises) -> Audit:
 def _validation_gradient(part: Problem, inputs: Any, targets: Any) -> Tensor:
     """``∇ℓ`` of the mean (or summed) validation loss at the trained weights, ``(p,)``."""
     risk = part.risk()
+    inputs, targets = (as_tensors("validation", tree, risk.weights) for tree in (inputs, targets))
     if risk.points.tree is not None or risk.points.targets is not None:
         x = held_out(part.risk(), inputs)
         points = as_points(x, risk.points.target_rows(targets, x), x.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from solset import comm
-from solset.checks import positive, require
+from solset.checks import cure_for, positive, require
 from solset.derivatives import Premise, Verdict
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.problem._derivatives import derivative_premise, unverified
@@ -76,7 +76,7 @@ def open_problem(
     verify_derivatives: bool,
 ) -> Opened:
     """The checks that every problem passes; arguments, errors and cost as for :class:`Problem`."""
-    require("model", model, nn.Module, cure="Wrap it in an nn.Module.")
+    require("model", model, nn.Module, cure=cure_for("Problem", model, "Wrap it in an nn.Module."))
     if not callable(loss) or isinstance(loss, type):
         kind = f"the class {loss.__name__}" if isinstance(loss, type) else type(loss).__name__
         cure = "Pass one of torch.nn's losses, such as nn.CrossEntropyLoss()."

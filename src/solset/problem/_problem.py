@@ -94,6 +94,8 @@ class Problem(TrainedProblem):
         -0.2
     """
 
+    asked_by = {"poison_training": "Ask solset.design_poisoning(problem, goal, budget)."}  # noqa: RUF012
+
     def __init__(
         self,
         model: nn.Module,

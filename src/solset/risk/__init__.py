@@ -35,7 +35,7 @@ from solset.risk._sources import Source, as_points, source_of
 from solset.risk._sweep import Sweep
 from solset.risk._target_obstacle import targets_obstacle
 from solset.risk._tree_loss import own_loss
-from solset.risk._trees import mapped, named_tensors
+from solset.risk._trees import as_tensors, mapped, named_tensors
 from solset.risk._verified import reduction_of, verified
 from solset.risk._weighed import WeighedLoss, plain_targets, point_factors, sample_factors
 from solset.risk._with_loss import network_of, with_loss
@@ -58,6 +58,7 @@ __all__ = [
     "WholeBatch",
     "WeightDecay",
     "as_points",
+    "as_tensors",
     "as_weighed",
     "asked_for",
     "beside_outputs",

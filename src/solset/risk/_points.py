@@ -9,7 +9,7 @@ from torch import Tensor
 
 from solset.checks import points_of, shaped
 from solset.errors import bad_value
-from solset.risk._trees import Leaf, Tree
+from solset.risk._trees import Leaf, Tree, as_tensors
 
 Batch = tuple[Tensor, Tensor]
 Indices = Sequence[int] | Tensor
@@ -186,12 +186,13 @@ class Points:
         """Targets of other points as the loss takes them: the tensor itself, or the rows of a tree.
 
         Args:
-            targets: Tensor, or tree of tensors like that of the training targets, with a row per point.
-            like: Tensor on the device of the rows, which are in float64.
+            targets: Tensor, array, or tree of them like that of the training targets, with a row per point.
+            like: Tensor with the dtype and device of the weights; the rows of a tree are in float64.
 
         Raises:
             ValueError: If the tree is another one.
         """
+        targets = as_tensors("targets", targets, like)
         if self.targets is None:
             return targets
         return self.targets.rows(targets, like.new_empty(0, dtype=torch.float64), "targets")

@@ -18,7 +18,7 @@ from torch.utils.data import (
 
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.risk._points import Points
-from solset.risk._trees import mapped, named_tensors
+from solset.risk._trees import as_tensors, is_array, label, mapped, named_tensors
 
 _LABELS = ("labels", "label", "targets", "target")  # keys of a dict batch that hold the targets
 
@@ -53,7 +53,7 @@ def source_of(inputs: Any, targets: Any, like: Tensor) -> Source:
         ValueError: If lengths differ, there are no points, a loader shuffles, or entries are not finite
             (for a dataset: at the time they are read).
     """
-    is_tree = isinstance(inputs, Mapping | Tensor) or _is_array(inputs)
+    is_tree = isinstance(inputs, Mapping | Tensor) or is_array(inputs)
     has_own_targets = targets is not None and not isinstance(targets, str)
     if is_tree or (has_own_targets and isinstance(inputs, tuple | list)):
         return _in_memory(inputs, targets, like)
@@ -96,10 +96,6 @@ def as_points(inputs: Any, targets: Tensor | None, device: torch.device) -> Poin
     return Points(source.count, source.read)
 
 
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "__array__") or hasattr(value, "to_numpy")
-
-
 def _in_memory(inputs: Any, targets: Any, like: Tensor) -> Source:
     if targets is None and isinstance(inputs, Mapping):
         inputs, targets = _split(inputs, None)
@@ -110,11 +106,8 @@ def _in_memory(inputs: Any, targets: Any, like: Tensor) -> Source:
         cure = "Pass the labels as a tensor, an array or a tree of them."
         raise bad_type("targets", expected="a tensor beside tensor inputs", got=got, cure=cure)
     _warn_of_order(inputs, targets)
-    trees = {
-        name: mapped(tree, lambda value, path, name=name: _held(value, _label(name, path), like))
-        for name, tree in (("inputs", inputs), ("targets", targets))
-    }
-    tensors = {_label(name, path): value for name in trees for path, value in named_tensors(trees[name])}
+    trees = {name: as_tensors(name, tree, like) for name, tree in (("inputs", inputs), ("targets", targets))}
+    tensors = {label(name, path): value for name in trees for path, value in named_tensors(trees[name])}
     count = _count(trees)
     for name, value in tensors.items():
         _check_device(name, value, like.device)
@@ -155,39 +148,10 @@ def _rows(value: Any, chosen: Tensor) -> Any:
     return value[chosen] if isinstance(value, Tensor) else value
 
 
-def _label(argument: str, path: str) -> str:
-    return f"{argument}, '{path}'" if path else argument
-
-
-def _held(value: Any, name: str, like: Tensor) -> Any:
-    """A tensor of the user as a detached view, which counts writes to it; an array or frame as a copy."""
-    if isinstance(value, Tensor):
-        if value.is_nested or value.layout is not torch.strided:
-            raise bad_type(
-                name,
-                expected="a dense tensor",
-                got="a nested one" if value.is_nested else f"one of {value.layout}",
-                cure="Use .to_dense(), or pad points of different lengths and pass their mask.",
-            )
-        return value.detach()
-    if not _is_array(value):
-        return value
-    array = value.to_numpy() if hasattr(value, "to_numpy") else value.__array__()
-    if array.dtype.kind not in "fiub":
-        raise bad_type(
-            name,
-            expected="numbers",
-            got=f"an array of {array.dtype}",
-            cure="Encode categories, texts and dates as numbers, and give every column one dtype.",
-        )
-    values = torch.tensor(array.tolist()) if array.dtype.byteorder == ">" else torch.tensor(array)
-    return values.to(like.device, like.dtype if values.is_floating_point() else values.dtype)
-
-
 def _count(trees: Mapping[str, Any]) -> int:
     """The number of points, the length of all tensors."""
     sizes = {
-        _label(name, path): tuple(value.shape) for name in trees for path, value in named_tensors(trees[name])
+        label(name, path): tuple(value.shape) for name in trees for path, value in named_tensors(trees[name])
     }
     first = next((name for name in sizes if name.startswith("inputs")), None)
     if first is None or not any(name.startswith("targets") for name in sizes):
@@ -256,7 +220,7 @@ def _of_dataset(
         for name, tree in (("inputs", inputs), ("targets", targets)):
             for path, value in named_tensors(tree):
                 if value.ndim and len(value) == len(indices):
-                    _require_finite(_label(name, path), value, indices)
+                    _require_finite(label(name, path), value, indices)
         move = lambda value, _: value.to(device) if isinstance(value, Tensor) else value  # noqa: E731
         return mapped(inputs, move), mapped(targets, move)
 
@@ -290,7 +254,7 @@ def _padded(count: int, read: Callable[[Sequence[int]], tuple[Any, Any]]) -> Sou
         for name, tree in (("inputs", inputs), ("targets", targets)):
             for path, value in named_tensors(tree):
                 for axis, size in enumerate(value.shape[1:], start=1):
-                    place = (_label(name, path), axis)
+                    place = (label(name, path), axis)
                     is_ragged |= longest.get(place, (size, 0))[0] != size
                     longest[place] = max(longest.get(place, (size, index)), (size, index))
     if not is_ragged:
@@ -305,7 +269,7 @@ def _padded(count: int, read: Callable[[Sequence[int]], tuple[Any, Any]]) -> Sou
                 return value
             if len(value) != len(together):
                 raise bad_value(
-                    _label("inputs", path),
+                    label("inputs", path),
                     expected=f"a row for each of the {len(together)} points of a batch",
                     got=f"{len(value)} rows",
                     cure="Pad what has several rows a point, such as the nodes of a graph.",

@@ -188,6 +188,52 @@ def named_tensors(batch: Any) -> list[tuple[str, Tensor]]:
     return [(name, value) for name, value in _flattened(batch)[0] if isinstance(value, Tensor)]
 
 
+def as_tensors(argument: str, tree: Any, like: Tensor) -> Any:
+    """A tree in which arrays and frames are tensors, real ones in the dtype of the weights.
+
+    Args:
+        argument: Name of the argument as the caller wrote it.
+        tree: Tensor, array, frame, or a tree of them; whatever else is inside stays as it is.
+        like: Tensor with the dtype and device of the weights.
+    """
+    return mapped(tree, lambda value, path: _held(value, label(argument, path), like))
+
+
+def label(argument: str, path: str) -> str:
+    """The name of a tensor of a tree in messages, such as ``inputs, 'mask'``."""
+    return f"{argument}, '{path}'" if path else argument
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is an array, a frame or a series, of whatever library."""
+    return hasattr(value, "__array__") or hasattr(value, "to_numpy")
+
+
+def _held(value: Any, name: str, like: Tensor) -> Any:
+    """A tensor of the user as a detached view, which counts writes to it; an array or frame as a copy."""
+    if isinstance(value, Tensor):
+        if value.is_nested or value.layout is not torch.strided:
+            raise bad_type(
+                name,
+                expected="a dense tensor",
+                got="a nested one" if value.is_nested else f"one of {value.layout}",
+                cure="Use .to_dense(), or pad points of different lengths and pass their mask.",
+            )
+        return value.detach()
+    if not is_array(value):
+        return value
+    array = value.to_numpy() if hasattr(value, "to_numpy") else value.__array__()
+    if array.dtype.kind not in "fiub":
+        raise bad_type(
+            name,
+            expected="numbers",
+            got=f"an array of {array.dtype}",
+            cure="Encode categories, texts and dates as numbers, and give every column one dtype.",
+        )
+    values = torch.tensor(array.tolist()) if array.dtype.byteorder == ">" else torch.tensor(array)
+    return values.to(like.device, like.dtype if values.is_floating_point() else values.dtype)
+
+
 def _kind_of(value: Any, skipped: int = 0) -> object:
     if isinstance(value, Tensor):
         return (tuple(value.shape[skipped:]), value.dtype)

@@ -18,6 +18,7 @@ from solset.training._data import Data, joined
 from solset.training._losses import is_mean, losses_of
 from solset.training._setting import Setting
 from solset.training._state import own_randomness, trained
+from solset.training._step import BatchSlope, Record, StepDerivative
 from solset.training._told import told
 
 _LIKE_TRAINING = "Pass them as the training data were passed."
@@ -94,6 +95,34 @@ def at_scale(setting: Setting, asked: TrainingChange, adjustment: Adjustment, sc
                 cure="The change is added to the weight decay, and multiplies the learning rate.",
             )
     return replace(setting, data=setting.data.changed(asked, scale), adjustment=whole)
+
+
+def batch_change(
+    derivative: StepDerivative, record: Record, change: TrainingChange, start: Data, end: Data
+) -> BatchSlope:
+    """The change of one batch: zeros but for its points that change.
+
+    Args:
+        derivative: Derivative of steps, which names the parts of a batch.
+        record: Record of the step that was taken.
+        change: Change of the data, from :func:`training_change`.
+        start: Data before the change.
+        end: Data after it.
+    """
+    features, targets, factors, shares = (
+        None if leaf is None else torch.zeros_like(leaf) for leaf in derivative.batch_leaves(record)
+    )
+    points = start.of_step(record.batch, record.step)
+    for row, point in enumerate(points):
+        if features is not None and point in change.features:
+            features[row] = change.features[point]
+        if targets is not None and point in change.targets:
+            targets[row] = end.targets[point] - start.targets[point]
+        if shares is not None and point in start.labels:
+            shares[row] = 1.0
+    if factors is not None and start.factors is not None and end.factors is not None:
+        factors = (end.factors - start.factors)[points].to(factors)
+    return BatchSlope(features, targets, factors, shares)
 
 
 def _targets_like(data: Data, new: Mapping[int, Tensor]) -> dict[int, Tensor]:

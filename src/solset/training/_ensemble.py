@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf, nan, sqrt
 from typing import Any
 
 import torch
@@ -16,9 +16,11 @@ from solset.errors import SolsetWarning, Status, bad_type, bad_value
 from solset.goals import Goals
 from solset.results import Result, TableResult, computed
 from solset.sets import PointCloud, excess, pompeiu_hausdorff
+from solset.training._instead import OF_ENSEMBLE
 from solset.training._results import RunAttribution
 from solset.training._run import Run
 
+MISSED = 0.5  # relative error of predicted outputs from which on they are in doubt
 CERTAIN = 2.0  # standard errors from 0 at which the sign of a mean is believed
 
 
@@ -121,9 +123,24 @@ class CloudChange(Result):
         return clouds if self.real is None else {**clouds, "real": self.real}
 
     @property
-    def status(self) -> Status:  # type: ignore[override]
-        """Whether every output is a finite number; a cloud refuses others."""
-        return Status.CONVERGED
+    def error(self) -> float:
+        """Relative error of the predicted change of all outputs; not a number where nothing ran again."""
+        if self.real is None:
+            return nan
+        gap, change = self.predicted.points - self.real.points, self.real.points - self.before.points
+        return float(gap.norm()) / max(float(change.norm()), float(torch.finfo(gap.dtype).tiny))
+
+    @computed
+    def status(self) -> Status:
+        """``doubtful`` where the prediction misses the real change by more than half of it."""
+        return Status.DOUBTFUL if self.error > MISSED else Status.CONVERGED
+
+    @computed
+    def message(self) -> str:
+        """How far the prediction is from real reruns, or that none was made."""
+        if self.real is None:
+            return "whether the prediction holds was not asked: nothing ran again with verify=False"
+        return f"the predicted outputs miss {self.error:.2g} of their real change"
 
     @property
     def headline(self) -> str:
@@ -143,6 +160,7 @@ class Ensemble:
 
     runs: tuple[Run, ...]
     seeds: tuple[int, ...]
+    asked_by = OF_ENSEMBLE
 
     @checked
     def attribute(self, goal: Goals, *, verify: bool = True, progress: bool | None = None) -> SeedAttribution:
@@ -187,38 +205,48 @@ class Ensemble:
         return SeedAttribution(mean, stacked.std(dim=0) / sqrt(len(single)), agreement, single)
 
     @checked
-    def clouds(
+    def estimate(
         self,
         change: Change,
-        inputs: Any,
+        inputs: Any = None,
         *,
         outputs: Callable[[nn.Module, Any], Tensor] | None = None,
-        retrain: bool = False,
+        verify: bool = True,
+        progress: bool | None = None,
     ) -> CloudChange:
-        """The outputs of all seeds on some inputs, before and after a change of the data.
+        """The outputs of all seeds on some inputs before and after a change of the data, predicted and real.
 
         Args:
             change: Change of the training data.
-            inputs: Inputs whose outputs stand for a model, such as held-out points.
-            outputs: Function of a module and the inputs that returns a tensor; by default the module itself.
-            retrain: Whether the recipe is really run again for each seed, beside the prediction.
+            inputs: Inputs whose outputs stand for a model, such as held-out points; by default those of the
+                training points.
+            outputs: Function of a module and the inputs that returns a tensor; by default the call of the
+                training itself.
+            verify: Whether the recipe is really run again for each seed, beside the prediction.
+            progress: Whether to show progress bars; by default only on a terminal.
 
-        Cost: about three trainings for each seed, and one more for each real rerun.
+        Warns:
+            SolsetWarning: If the predicted outputs miss the real ones by more than half of their change.
+
+        Cost: about four trainings for each seed; three without the reruns.
         """
-        ask = _whole if outputs is None else outputs
         before, predicted, real = [], [], []
         with said_once(len(self.runs)):
             for run in self.runs:
+                ask = run.outputs if outputs is None else outputs
                 before.append(_flat(ask, run.model, inputs))
-                estimate = run.estimate(change, verify=False)
+                estimate = run.estimate(change, verify=False, progress=progress)
                 predicted.append(_flat(ask, estimate.apply_to(run.model), inputs))
-                if retrain:
-                    real.append(_flat(ask, run.retrain(change, progress=False).model, inputs))
-        return CloudChange(
+                if verify:
+                    real.append(_flat(ask, run.retrain(change, progress=progress).model, inputs))
+        result = CloudChange(
             PointCloud(torch.stack(before)),
             PointCloud(torch.stack(predicted)),
-            PointCloud(torch.stack(real)) if retrain else None,
+            PointCloud(torch.stack(real)) if verify else None,
         )
+        if result.status is Status.DOUBTFUL:
+            warnings.warn(result.message, SolsetWarning, stacklevel=3)
+        return result
 
     def __repr__(self) -> str:
         losses = [run.losses[-1] for run in self.runs]
@@ -268,10 +296,6 @@ def checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
             cure="Pass range(8), for example; one seed alone is training.run().",
         )
     return numbers
-
-
-def _whole(model: nn.Module, inputs: Any) -> Tensor:
-    return model(inputs)
 
 
 def _flat(ask: Callable[[nn.Module, Any], Tensor], model: nn.Module, inputs: Any) -> Tensor:

@@ -4,19 +4,20 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from solset.changes import Change, TrainingChange
+from solset.changes import Change
 from solset.checks import checked
-from solset.errors import SolsetWarning, bad_value
+from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.goals import Goals
+from solset.risk import as_tensors
 from solset.training._advice import Advice, advised
-from solset.training._changed import at_scale, changed, training_change
-from solset.training._data import Data
+from solset.training._changed import at_scale, batch_change, changed, training_change
 from solset.training._goals import cotangents, slopes_at_end
+from solset.training._instead import OF_RUN
 from solset.training._losses import is_mean, losses_of
 from solset.training._optimizers import OptimizerStep
 from solset.training._replay import Replay
@@ -34,7 +35,7 @@ from solset.training._results import (
 from solset.training._setting import Setting
 from solset.training._state import State, at_weights_of, trained
 from solset.training._statistics import Statistics
-from solset.training._step import BatchSlope, Record, Slope, StepDerivative
+from solset.training._step import Slope, StepDerivative
 from solset.training._tape import Tape
 from solset.training._told import told
 from solset.training._totals import Totals, block, numbers
@@ -57,6 +58,8 @@ class Run:
         model: Trained module, in evaluation mode.
         initial: Initial value of each trained parameter, by name.
     """
+
+    asked_by = OF_RUN
 
     def __init__(
         self,
@@ -129,6 +132,24 @@ class Run:
                     for part in data.batch(range(start, min(start + 256, self.point_count))).parts
                 ]
             )
+
+    def outputs(self, model: nn.Module, inputs: Any = None) -> Tensor:
+        """Outputs of a module of this run as its loss takes them, in evaluation mode, ``(k, ...)``.
+
+        Args:
+            model: Module with the parameter names of the run, such as ``run.model``.
+            inputs: Inputs in a form that training takes; by default those of the training points.
+        """
+        data = self._setting.data
+        parts = [part.inputs for part in data.batch(range(len(data))).parts]
+        if inputs is not None:
+            parts = [as_tensors("inputs", inputs, self.weights)]
+        with torch.no_grad():
+            outputs = [self._setting.call(model, part) for part in parts]
+        if not all(isinstance(each, Tensor) for each in outputs):
+            cure = "Pass a function of a module and the inputs that returns one."
+            raise bad_type("outputs", expected="a tensor", got=type(outputs[0]).__name__, cure=cure)
+        return torch.cat(outputs)
 
     def __repr__(self) -> str:
         losses = self.losses
@@ -332,7 +353,7 @@ class Run:
         slope = Slope(zeros, {}, derivative.zero_buffers(self._end))
         by_factors = bool(asked.factors or asked.added or start.data.labels)
         for before, record in Replay(self._setting, self._tape, progress).forward("tangent"):
-            batch = _of_batch(derivative, record, asked, start.data, end.data)
+            batch = batch_change(derivative, record, asked, start.data, end.data)
             with told("model", TWICE, LOOK, record.batch):
                 slope = derivative.push(before, record, slope, batch, adjustment)
             if by_factors and not derivative.is_mean:
@@ -376,23 +397,3 @@ class Run:
         holding = [scale for i, scale in enumerate(scales) if max(errors[i:]) <= tolerance]
         is_falling = all(after <= 0.7 * before for before, after in zip(errors, errors[1:], strict=False))
         return Smoothness(scales, tuple(errors), max(holding, default=0.0), tolerance, is_falling)
-
-
-def _of_batch(
-    derivative: StepDerivative, record: Record, change: TrainingChange, start: Data, end: Data
-) -> BatchSlope:
-    """The change of one batch: zeros but for its points that change."""
-    features, targets, factors, shares = (
-        None if leaf is None else torch.zeros_like(leaf) for leaf in derivative.batch_leaves(record)
-    )
-    points = start.of_step(record.batch, record.step)
-    for row, point in enumerate(points):
-        if features is not None and point in change.features:
-            features[row] = change.features[point]
-        if targets is not None and point in change.targets:
-            targets[row] = end.targets[point] - start.targets[point]
-        if shares is not None and point in start.labels:
-            shares[row] = 1.0
-    if factors is not None and start.factors is not None and end.factors is not None:
-        factors = (end.factors - start.factors)[points].to(factors)
-    return BatchSlope(features, targets, factors, shares)

@@ -28,6 +28,7 @@ from solset.training._data import Data, moving_in
 from solset.training._divergence import explosion, require_finite
 from solset.training._ensemble import Ensemble, checked_seeds
 from solset.training._fresh import MakeModel, fresh_model
+from solset.training._instead import OF_TRAINING
 from solset.training._losses import Loss
 from solset.training._optimizers import Continued, MakeOptimizer, OptimizerStep, made
 from solset.training._recipe import MakeSchedule, Recipe, scheduled
@@ -89,6 +90,8 @@ class Training:
         >>> len(run.losses)
         40
     """
+
+    asked_by = OF_TRAINING
 
     def __init__(
         self,
