@@ -69,7 +69,7 @@ def cure_for(name: str, value: object, otherwise: str) -> str:
 
     Args:
         name: Name of the function that does not take the value.
-        value: Value that came.
+        value: Value that came in its place.
         otherwise: Sentence for values whose class says nothing.
     """
     calls = getattr(type(value), "asked_by", {})

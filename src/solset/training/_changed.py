@@ -107,7 +107,7 @@ def batch_change(
         record: Record of the step that was taken.
         change: Change of the data, from :func:`training_change`.
         start: Data before the change.
-        end: Data after it.
+        end: Data after the change.
     """
     features, targets, factors, shares = (
         None if leaf is None else torch.zeros_like(leaf) for leaf in derivative.batch_leaves(record)
