@@ -120,7 +120,7 @@ def _effect_section(run: PoisonRun, result: dict[str, Any]) -> Section:
     run.folder.write_figure("effect", marks_before_after(labels, groups, ylabel=ylabel))
     picture = Picture(
         "effect",
-        "Changes of the goal in the direction meant: by one linear estimate, made for the first way of retraining, by each real retraining, and the mean size of those of random perturbations. A change the other way has no bar, only its number.",
+        "Changes of the goal in the direction meant: by one linear estimate, made for the first way of retraining, by each real retraining, and the mean size of those of random perturbations. A change the other way is a hollow mark with its number.",
         "Marks of the change of the goal: predicted, by retraining, by chance.",
     )
     return Section(
