@@ -41,6 +41,7 @@ from support.commands import SOURCE, contents
             ["poison", "--help"],
             ["--points", "--radius", "--scope", "--training", "--from-scratch", "--resume"],
         ),
+        (["choose", "--help"], ["--change", "--most", "--labels", "--random", "--resume"]),
         (["path", "--help"], ["--points", "--size", "--max-error", "--nearest", "--resume"]),
         (["resnet56", "--help"], ["--data", "--weights", "--moved", "--memory", "--figure", "--resume"]),
     ],

@@ -150,6 +150,32 @@ def test_labels_that_are_numbers_of_two_classes_flip_as_well() -> None:
     assert poisoning.points == (int(torch.tensor(values).argmax()),)
 
 
+def test_given_labels_take_the_type_of_the_targets() -> None:
+    model = nn.Linear(2, 1, bias=False, dtype=DOUBLE)
+    nn.init.zeros_(model.weight)
+    y = X.sum(1, keepdim=True)
+    numbers = Problem(model, nn.MSELoss(), X, y, weight_decay=DECAY, gradient_tol=1e3)
+    assert [label.tolist() for label in Flips(1, labels=[-2.0, 2]).choices(numbers.risk(), 0)] == [
+        [-2.0],
+        [2.0],
+    ]
+    classes = Problem(
+        nn.Linear(2, 3, dtype=DOUBLE),
+        nn.CrossEntropyLoss(),
+        X,
+        Y.long(),
+        weight_decay=DECAY,
+        gradient_tol=1e3,
+    )
+    chance = Flips(1, points=[0, 1, 2, 3], labels=[int(Y[0])]).random(classes.risk(), 3, torch.Generator())
+    assert isinstance(chance, Relabel)
+    assert all(int(Y[i]) != int(Y[0]) for i in chance.points or [])  # no label flips to itself
+    with pytest.raises(ValueError, match=r"`labels` must be finite numbers"):
+        Flips(1, labels=[float("nan")])
+    with pytest.raises(ValueError, match=r"`labels` must be of torch.int64; got \[0.5\]"):
+        Flips(1, labels=[0.5]).choices(classes.risk(), 0)
+
+
 def test_what_means_nothing_is_refused(problem: Problem) -> None:
     goal = HeldOutLoss(TEST_X, TEST_Y)
     with pytest.raises(ValueError, match="`most` must be"):

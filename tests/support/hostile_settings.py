@@ -30,6 +30,7 @@ REQUIRED = {
     "run": [*MINE, "--points", "0"],
     "audit": MINE,
     "poison": [*ATTACK, "--points", "0", "--radius", "0.1"],
+    "choose": [*ATTACK, "--change", "drop", "--most", "1"],
     "path": ["mine.py:decayed", "--points", "0"],
     "resnet56": [
         "--weights",
@@ -92,6 +93,17 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--seed": SEEDS,
         "--out": OUTS,
     },
+    "choose": {
+        "--change": CHOICES,
+        "--most": [*NOT_INTEGERS, "0", "-1"],
+        "--points": [one for one in NOT_LISTS if one],
+        "--labels": [*WORDS, "1", "0,1"],
+        "--tried": [*NOT_INTEGERS, "0", "-1"],
+        "--breadth": [*NOT_INTEGERS, "0", "-1"],
+        "--random": [*NOT_INTEGERS, "-1"],
+        "--seed": SEEDS,
+        "--out": OUTS,
+    },
     "path": {**MOVING, "--max-error": ["0", "1", "-1", "nan", "inf", "abc", ""]},
     "resnet56": {
         "--data": [*WORDS, "mine.py", "full", "net.th", "pipe"],
@@ -132,7 +144,7 @@ def command_lines() -> Iterator[list[str]]:
         for option, values in options.items():
             for value in values:
                 yield [command, *REQUIRED[command], f"{option}={value}"]
-    for command in ("run", "audit", "path", "poison"):
+    for command in ("run", "audit", "path", "poison", "choose"):
         for source in SOURCES:
             if not source.startswith("--"):
                 yield [command, source, *REQUIRED[command][1:]]

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from solset.errors import bad_value
 from solset.risk import EmpiricalRisk, has_number_targets, plain_targets, target_rows
 
 Option = tuple[Tensor, PointsChange, Tensor]
+NO_LABEL = torch.tensor(torch.nan)  # choice of a point that is left out
 MOST_LABELS = 100  # different targets above which they are numbers of a regression
 
 
@@ -48,6 +50,31 @@ class PointBudget(ABC):
             places: Indices of the points in this risk.
         """
 
+    @abstractmethod
+    def choices(self, risk: EmpiricalRisk, place: int) -> list[Tensor]:
+        """The choices that change a point.
+
+        Args:
+            risk: Empirical risk that holds the points.
+            place: Index of the point in this risk.
+        """
+
+    def random(self, risk: EmpiricalRisk, count: int, generator: torch.Generator) -> Change:
+        """A change of points that chance chooses, to compare a design with.
+
+        Args:
+            risk: Empirical risk that holds the points.
+            count: Number of points that change; fewer where fewer of them have a choice.
+            generator: Source of the choice.
+        """
+        allowed = range(len(risk.points)) if self.points is None else self.points
+        chosen: dict[int, Tensor] = {}
+        for drawn in torch.randperm(len(allowed), generator=generator).tolist():
+            choices = self.choices(risk, allowed[drawn])
+            if choices and len(chosen) < count:
+                chosen[allowed[drawn]] = choices[int(torch.randint(len(choices), (), generator=generator))]
+        return self.change(chosen)
+
 
 @checked
 @dataclass(frozen=True, eq=False)
@@ -74,6 +101,9 @@ class Flips(PointBudget):
 
     def __post_init__(self) -> None:
         _check(self)
+        if self.labels is not None and not (len(self.labels) and all(map(isfinite, self.labels))):
+            cure = "Leave them out for those of the training data."
+            raise bad_value("labels", expected="finite numbers", got=list(self.labels), cure=cure)
 
     def change(self, chosen: Mapping[int, Tensor]) -> Change:
         """The relabelling of the chosen points; argument as for every budget."""
@@ -87,12 +117,20 @@ class Flips(PointBudget):
             options.append((label, change, change.direction(risk)))
         return options
 
+    def choices(self, risk: EmpiricalRisk, place: int) -> list[Tensor]:
+        """The labels that are not the point's own; arguments as for every budget."""
+        own_label = plain_targets(risk, risk.points[[place]][1])[0]
+        return [label for label in self._labels(risk) if not torch.equal(label, own_label)]
+
     def _labels(self, risk: EmpiricalRisk) -> Tensor:
         targets = plain_targets(risk, risk.points[range(len(risk.points))][1])
         if self.labels is not None:
-            return target_rows(
-                risk, torch.as_tensor(self.labels).reshape(-1, *targets.shape[1:]), len(self.labels)
-            )
+            labels = torch.tensor(self.labels, dtype=torch.float64)
+            if not torch.equal(labels.to(targets.dtype).double(), labels) and not targets.is_floating_point():
+                cure = "Give the classes as integers."
+                raise bad_value("labels", expected=f"of {targets.dtype}", got=list(self.labels), cure=cure)
+            rows = labels.to(targets.dtype).reshape(-1, *targets.shape[1:])
+            return target_rows(risk, rows, len(self.labels))
         values = targets.unique(dim=0)
         if len(values) > MOST_LABELS or (has_number_targets(risk) and len(values) > 2):
             raise bad_value(
@@ -133,7 +171,11 @@ class Drops(PointBudget):
 
     def options(self, risk: EmpiricalRisk, places: Sequence[int]) -> list[Option]:
         """The whole factor of each of the points, as the only choice; arguments as for every budget."""
-        return [(torch.tensor(torch.nan), Reweight(list(places)), -risk.weights.new_ones(len(places)))]
+        return [(NO_LABEL, Reweight(list(places)), -risk.weights.new_ones(len(places)))]
+
+    def choices(self, risk: EmpiricalRisk, place: int) -> list[Tensor]:  # noqa: ARG002 - as for every budget
+        """The only choice, to leave the point out; arguments as for every budget."""
+        return [NO_LABEL]
 
 
 def _check(budget: PointBudget) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from solset.problem import Problem
 from solset.reports._audit_report import AuditSettings, audit_experiment
+from solset.reports._choice_report import ChoiceSettings, choice_experiment
 from solset.reports._moves import ChangeSettings
 from solset.reports._options import Settings
 from solset.reports._paths_report import PathSettings, path_experiment
@@ -118,6 +119,15 @@ def _poison(settings: PoisonSettings) -> Job:
     return Job(facts, lambda folder: poison_experiment(PoisonRun(task, settings, folder)))
 
 
+def _choose(settings: ChoiceSettings) -> Job:
+    task = load_task(settings.source)
+    print(task.problem)
+    settings.check(task.problem)
+    task.goal.check(task.problem.risk())
+    facts = {**problem_facts(task.problem), **task.facts()}
+    return Job(facts, partial(choice_experiment, task, settings))
+
+
 COMMANDS = (
     Command(
         "run",
@@ -145,6 +155,13 @@ COMMANDS = (
         "real retraining.",
         PoisonSettings,
         _poison,
+    ),
+    Command(
+        "choose",
+        "Chooses the training points whose labels, flipped, or whose removal moves your model most towards a "
+        "goal, and solves for it really.",
+        ChoiceSettings,
+        _choose,
     ),
     Command(
         "path",

@@ -157,6 +157,15 @@ def indices(flag: str, text: str) -> tuple[int, ...]:
     return tuple(parts)
 
 
+def numbers(flag: str, text: str) -> tuple[float, ...]:
+    """``"0,1.5"`` as 0.0 and 1.5."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        cure = "Separate them by commas."
+        raise bad_value(flag, expected="numbers such as 0,1.5", got=repr(text), cure=cure) from error
+
+
 def shape(flag: str, text: str) -> tuple[int, int]:
     """``"8x8"`` as height and width."""
     expected, cure = "height and width such as 8x8", "Leave it out for none."
