@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from solset.errors import Status
+from solset.errors import Status, bad_value
 from solset.results import TableResult, computed
 
 
@@ -87,3 +87,18 @@ class Attribution(TableResult):
             columns["feature_norm"] = features.flatten(1).norm(dim=1).tolist()
         count = len(next(iter(columns.values()), []))
         return [{"point": i, **{name: column[i] for name, column in columns.items()}} for i in range(count)]
+
+
+def require_names(names: Sequence[str] | None, count: int) -> None:
+    """Refuses names that are not one for each training point.
+
+    Args:
+        names: Names of the points; ``None`` for none.
+        count: Number of training points.
+
+    Raises:
+        ValueError: If their number is another one.
+    """
+    if names is not None and len(names) != count:
+        cure = "Pass one for each training point."
+        raise bad_value("names", expected=f"{count} of them", got=len(names), cure=cure)

@@ -42,17 +42,9 @@ def audit_run(
 
     Cost: about five trainings, and one forward pass over the training data.
     """
-    for name, value in others.items():
-        if value is not None:
-            raise bad_value(name, expected="left out for a run", got=value, cure="Audit a Problem with it.")
-    if validation is None:
-        cure = "Pass validation=(x_test, y_test), whose loss ranks the points."
-        raise bad_value("validation", expected="inputs and targets for a run", got=None, cure=cure)
-    if kind not in {Move, Remove}:
-        cure = "Ask run.attribute(goal) for targets, factors and decay."
-        raise bad_type("kind", expected="Move or Remove for a run", got=kind, cure=cure)
+    held_out = _refuse(kind, validation, others)
     chosen = points_of(points, run.point_count)
-    worth = run.attribute(HeldOutLoss(*validation), features=kind is Move, progress=progress)
+    worth = run.attribute(HeldOutLoss(*held_out), features=kind is Move, progress=progress)
     part = worth.features if kind is Move else worth.weights
     if part is None:
         raise bad_value("kind", expected="one that the data of the run allow", got=kind, cure=worth.message)
@@ -78,6 +70,22 @@ def audit_run(
         notes=(NO_MODULUS, *worth.notes),
         smoothness=worth.smoothness,
     )
+
+
+def _refuse(
+    kind: object, validation: tuple[Any, Any] | None, others: Mapping[str, object]
+) -> tuple[Any, Any]:
+    """The validation data; arguments that a run cannot answer are refused."""
+    for name, value in others.items():
+        if value is not None:
+            raise bad_value(name, expected="left out for a run", got=value, cure="Audit a Problem with it.")
+    if validation is None:
+        cure = "Pass validation=(x_test, y_test), whose loss ranks the points."
+        raise bad_value("validation", expected="inputs and targets for a run", got=None, cure=cure)
+    if kind not in {Move, Remove}:
+        cure = "Ask run.attribute(goal) for targets, factors and decay."
+        raise bad_type("kind", expected="Move or Remove for a run", got=kind, cure=cure)
+    return validation
 
 
 def _unit(slopes: Tensor, lengths: Tensor) -> Tensor:

@@ -105,13 +105,7 @@ def lipschitz_modulus(
         layer is not None or not joint or isinstance(solver, CG | MINRES) or isinstance(change, Reweight)
     )
     line = _linearise(part, change, optimality, solver, is_part=is_part)
-    if not joint and not line.map.keeps_outputs:
-        raise bad_value(
-            "joint",
-            expected="True where the training set is not fitted",
-            got=False,
-            cure="Leave it out; only the interpolating map has a constraint for each point.",
-        )
+    _refuse_single_points(line, joint=joint)
     line, ratio, certificate = _certified(part, change, line, optimality, solver, max_steps, probes)
     ratio = replace(ratio, direction=_signed(ratio.direction))
     for failure in line.premises.failures:
@@ -135,6 +129,16 @@ def lipschitz_modulus(
         optimality=line.optimality,
         reason=line.reason,
     )
+
+
+def _refuse_single_points(line: Linearisation, *, joint: bool) -> None:
+    if not joint and not line.map.keeps_outputs:
+        raise bad_value(
+            "joint",
+            expected="True where the training set is not fitted",
+            got=False,
+            cure="Leave it out; only the interpolating map has a constraint for each point.",
+        )
 
 
 def part_of(

@@ -167,9 +167,7 @@ def stability_margin(
     first = Trial(0.0, min(gaps.values()), min(gaps.values()), status)
     if not first.is_solved:
         gaps = {rival: adjoint.value for rival, adjoint in adjoints.items()}
-    radii = {
-        rival: _linear_radius(problem, budget, adjoint, gaps[rival]) for rival, adjoint in adjoints.items()
-    }
+    radii = {j: _linear_radius(problem, budget, adjoint, gaps[j]) for j, adjoint in adjoints.items()}
     rival = min(rivals, key=lambda j: (radii[j], gaps[j] / max(float(adjoints[j].sizes.sum()), 1e-300)))
     goal = PredictionGap(one, label, rival)
     if not first.is_solved:

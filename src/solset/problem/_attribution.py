@@ -8,10 +8,10 @@ from typing import cast
 
 from torch import Tensor
 
-from solset.attribution import Attribution
+from solset.attribution import Attribution, require_names
 from solset.changes import Change, Decay, Move, Relabel, Reweight
 from solset.derivatives import Linearisation, Response
-from solset.errors import SolsetWarning, Status, bad_value
+from solset.errors import SolsetWarning, Status
 from solset.goals import Slopes
 from solset.problem._point import LinearisedMap, TrainedPoint
 from solset.risk import plain_targets, targets_obstacle
@@ -93,10 +93,8 @@ def attributed(
         names: Name of each point; ``None`` for none.
         with_features: Whether the derivative in the features is computed.
     """
-    line, count = response.linearisation, len(point.risk.points)
-    if names is not None and len(names) != count:
-        cure = "Pass one for each training point."
-        raise bad_value("names", expected=f"{count} of them", got=len(names), cure=cure)
+    line = response.linearisation
+    require_names(names, len(point.risk.points))
     solved = response.adjoint(slopes.gradients)
     vectors = solved.value
     adjoint = Adjoint(point, line, line.of_outputs(vectors))
@@ -121,17 +119,22 @@ def attributed(
         notes.append(_share(solved.residual))
     values = {name: _one(value, slopes) for name, (value, _) in parts.items()}
     decay = values.pop("decay")
-    plain = plain_targets(point.risk, point.sweep.targets)
-    has_classes = point.risk.points.targets is None and not plain.is_floating_point() and plain.ndim == 1
     return Attribution(
         value=slopes.values if slopes.is_block else float(slopes.values),
         **values,
         decay=decay if decay is None or slopes.is_block else float(decay),
-        labels=plain if has_classes else None,
+        labels=_classes(point),
         names=names,
         status=solved.status,
         notes=tuple(notes),
     )
+
+
+def _classes(point: TrainedPoint) -> Tensor | None:
+    """The class of each point; ``None`` where targets are no classes."""
+    plain = plain_targets(point.risk, point.sweep.targets)
+    has_classes = point.risk.points.targets is None and not plain.is_floating_point() and plain.ndim == 1
+    return plain if has_classes else None
 
 
 def _one(value: Tensor | None, slopes: Slopes) -> Tensor | None:

@@ -136,27 +136,32 @@ def user_experiment(problem: Problem, settings: UserSettings, folder: RunFolder)
     report = Report(
         "Where would this network have ended up?",
         f"With {named_points(settings.points)} moved by {100 * last['size']:g} % of {'its' if len(settings.points) == 1 else 'their'} length, the nearest solution is {last['distance']:.3g} from the trained weights, and the loss of the moved points goes from {last['trained']['moved']:.3g} to {last['estimate']['moved']:.3g}.",
-        summary=[
-            Finding(
-                "training stability",
-                last["distance"],
-                "Distance from the trained weights to the estimated solution set, at the largest step that was run.",
-            ),
-            Finding(
-                "per unit of perturbation",
-                last["ratio"],
-                "The same distance divided by the norm of the perturbation, in weight units per input unit.",
-            ),
-            Finding(
-                "loss on the moved points",
-                last["trained"]["moved"],
-                f"The loss at the trained weights; at the estimated ones it is {last['estimate']['moved']:.3g}.",
-            ),
-        ],
+        summary=_summary(last),
         sections=[_estimates(result["setup"], last, rows, settings)],
         warnings=warnings,
     )
     return write_report(folder, report)
+
+
+def _summary(last: dict[str, Any]) -> list[Finding]:
+    """The numbers at the largest step that was run."""
+    return [
+        Finding(
+            "training stability",
+            last["distance"],
+            "Distance from the trained weights to the estimated solution set, at the largest step that was run.",
+        ),
+        Finding(
+            "per unit of perturbation",
+            last["ratio"],
+            "The same distance divided by the norm of the perturbation, in weight units per input unit.",
+        ),
+        Finding(
+            "loss on the moved points",
+            last["trained"]["moved"],
+            f"The loss at the trained weights; at the estimated ones it is {last['estimate']['moved']:.3g}.",
+        ),
+    ]
 
 
 def _estimates(

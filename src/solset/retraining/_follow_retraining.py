@@ -100,11 +100,10 @@ def follow_retraining(
         1.2
     """
     risk = problem.risk()
-    chosen, flat = change.chosen(risk), change.direction(risk)
+    flat = change.direction(risk)
     _check(steps, learning_rate, record_at, max_defect, max_builds)
     moved = change.applied_to(risk)
-    if len(moved.points) != len(risk.points) or not chosen:  # the points have other numbers, or none changes
-        chosen = list(range(len(risk.points), len(moved.points))) or list(range(len(moved.points)))
+    chosen = _points_watched(change, risk, moved)
     # A direction says where features go, and not which labels or points come.
     marked = risk if isinstance(change, Move) else moved
     settings = {
@@ -128,12 +127,23 @@ def follow_retraining(
         hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
         ending = run.follow(states, file, hidden)
     course = course_of(states, ending, "retraining", moved.layout)
-    worst = states[-1].reference[1]
+    _warn_of_defect(course, states[-1].reference[1], max_defect)
+    return course
+
+
+def _warn_of_defect(course: Course, worst: float, max_defect: float) -> None:
     if worst > max_defect or not course.is_complete:
         left = f"its largest defect is {worst:.2g} where {max_defect:.2g} is allowed: weights may be far off"
         text = f"the retraining {course.message}; {left}; allow more builds"
-        warnings.warn(text, SolsetWarning, stacklevel=3)
-    return course
+        warnings.warn(text, SolsetWarning, stacklevel=4)
+
+
+def _points_watched(change: Change, risk: EmpiricalRisk, moved: EmpiricalRisk) -> list[int]:
+    """The points that change, or those that join, or all, where points leave or none changes."""
+    chosen = change.chosen(risk)
+    if len(moved.points) == len(risk.points) and chosen:
+        return chosen
+    return list(range(len(risk.points), len(moved.points))) or list(range(len(moved.points)))
 
 
 @dataclass(frozen=True)

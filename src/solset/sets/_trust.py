@@ -77,8 +77,30 @@ def examined(
         leftover gradient explains.
     """
     length = float(torch.linalg.vector_norm(solution.value))
-    notes = []
     drift = leftover.of(solution.value) if leftover is not None and bool((rhs != 0).any()) else 0.0
+    notes = _of_the_solve(solution, rhs, size, system)
+    if leftover is not None and leftover.rest is not None and length <= size > 0:
+        notes += _beyond_first_order(solution, rhs, size, leftover, system)
+    if leftover is not None and leftover.is_exact and leftover.warns and 0 < length <= size:
+        notes += _along_a_kernel(solution, 2 * SAFETY * leftover.gradient / size, system)
+    always = len(notes)
+    if leftover is not None and leftover.is_exact and solution.status is Status.CONVERGED:
+        notes += _uphill(solution, rhs)
+    # A shorter change leaves the weights as they are in their dtype.
+    if drift > SMALL and length > torch.finfo(solution.value.dtype).eps * size:
+        notes.append(
+            f"training had not stopped: the leftover gradient alone would move the weights {drift:.3g} times "
+            f"as far as this change ({length:.3g}); train further"
+        )
+    told = notes if leftover is None or leftover.warns else notes[:always]
+    for note in told:
+        warnings.warn(note, SolsetWarning, stacklevel=4)
+    return replace(solution, notes=(*solution.notes, *notes), drift=drift)
+
+
+def _of_the_solve(solution: Solution, rhs: Tensor, size: float, system: Prepared) -> list[str]:
+    """Notes where the solve failed, the change is longer than the weights, or rounding makes a part of it."""
+    notes, length = [], float(torch.linalg.vector_norm(solution.value))
     if solution.status not in {Status.CONVERGED, Status.INCONSISTENT}:
         notes.append(
             f"the solve ended with status '{solution.status}' at relative residual {solution.residual:.3g}: "
@@ -97,30 +119,19 @@ def examined(
             f"the rounding of {str(rhs.dtype).removeprefix('torch.')} alone makes {rounding / length:.2g} of "
             f"this change: the smallest eigenvalue is too near to it; compute in float64"
         )
-    if leftover is not None and leftover.rest is not None and length <= size > 0:
-        notes += _beyond_first_order(solution, rhs, size, leftover, system)
-    if leftover is not None and leftover.is_exact and leftover.warns and 0 < length <= size:
-        notes += _along_a_kernel(solution, 2 * SAFETY * leftover.gradient / size, system)
-    always = len(notes)
-    if leftover is not None and leftover.is_exact and solution.status is Status.CONVERGED:
-        climb = float(solution.value @ rhs) if solution.value.shape == rhs.shape else 0.0
-        if climb < -UPWARDS * length * float(torch.linalg.vector_norm(rhs)):
-            notes.append(
-                f"the element raises the quadratic model of the risk by {-climb / 2:.3g}: the Hessian has "
-                f"negative curvature along it, so that the weights are not at a minimum"
-            )
-    is_zero = (
-        length <= torch.finfo(solution.value.dtype).eps * size
-    )  # the weights do not change in their dtype
-    if drift > SMALL and not is_zero:
-        notes.append(
-            f"training had not stopped: the leftover gradient alone would move the weights {drift:.3g} times "
-            f"as far as this change ({length:.3g}); train further"
-        )
-    told = notes if leftover is None or leftover.warns else notes[:always]
-    for note in told:
-        warnings.warn(note, SolsetWarning, stacklevel=4)
-    return replace(solution, notes=(*solution.notes, *notes), drift=drift)
+    return notes
+
+
+def _uphill(solution: Solution, rhs: Tensor) -> list[str]:
+    """A note where the solution goes up in the quadratic model of the risk."""
+    climb = float(solution.value @ rhs) if solution.value.shape == rhs.shape else 0.0
+    lengths = [float(torch.linalg.vector_norm(each)) for each in (solution.value, rhs)]
+    if climb < -UPWARDS * lengths[0] * lengths[1]:
+        return [
+            f"the element raises the quadratic model of the risk by {-climb / 2:.3g}: the Hessian has "
+            f"negative curvature along it, so that the weights are not at a minimum"
+        ]
+    return []
 
 
 def _beyond_first_order(

@@ -15,6 +15,7 @@ from torch.linalg import vector_norm
 from solset.linalg import LinearOperator
 
 Product = Callable[[Tensor], Tensor]
+Pair = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -134,27 +135,8 @@ def minres(operator: LinearOperator, rhs: Tensor, tol: float, limits: Tensor) ->
     """
     apply, b = _product(operator), rhs.to(working_dtype(rhs.device))
     ends, rounding = Iterates.like(b, len(b)), torch.finfo(b.dtype).eps
-    zero, beta = torch.zeros_like(b[0]), vector_norm(b, dim=0)
-    s = _Columns(
-        at=torch.arange(b.shape[1], device=b.device),
-        value=torch.zeros_like(b),
-        older=torch.zeros_like(b),  # the last two Lanczos vectors, not normalised
-        newer=b.clone(),
-        beta=beta,
-        older_beta=torch.ones_like(beta),
-        diagonal=zero,  # the entries of the triangular factor that the next rotation meets
-        corner=zero,
-        cosine=-torch.ones_like(beta),
-        sine=zero,
-        residual=beta,
-        older_search=torch.zeros_like(b),
-        search=torch.zeros_like(b),
-        norm2=zero,
-        largest_pivot=zero,
-        smallest_pivot=torch.full_like(beta, torch.inf),
-        size=beta,
-    )
-    step, is_over = 0, beta == 0
+    s = _minres_start(b)
+    step, is_over = 0, s.beta == 0
     while len(s := ends.settle(s, is_over, step, limits)):
         vector = s.newer / s.beta
         image = apply(vector)
@@ -177,14 +159,43 @@ def minres(operator: LinearOperator, rhs: Tensor, tol: float, limits: Tensor) ->
         s.value = s.value + length * search
         s.largest_pivot = torch.maximum(s.largest_pivot, pivot)
         s.smallest_pivot = torch.minimum(s.smallest_pivot, pivot)
-        norm, reach = s.norm2.sqrt(), vector_norm(s.value, dim=0)
-        is_over = (s.residual <= tol * s.size) | (slope <= tol * norm) | (s.beta <= rounding * norm)
-        is_over |= s.residual <= rounding * norm * reach
-        is_over |= rounding * norm * reach >= s.size
-        is_over |= s.largest_pivot >= 0.1 / rounding * s.smallest_pivot
-        is_over |= ~s.beta.isfinite()
+        is_over = _minres_is_over(s, slope, tol, rounding)
         step += 1
     return ends
+
+
+def _minres_start(b: Tensor) -> _Columns:
+    """The columns before the first step of MINRES, with the right-hand sides as their residuals."""
+    zero, beta = torch.zeros_like(b[0]), vector_norm(b, dim=0)
+    return _Columns(
+        at=torch.arange(b.shape[1], device=b.device),
+        value=torch.zeros_like(b),
+        older=torch.zeros_like(b),  # the last two Lanczos vectors, not normalised
+        newer=b.clone(),
+        beta=beta,
+        older_beta=torch.ones_like(beta),
+        diagonal=zero,  # the entries of the triangular factor that the next rotation meets
+        corner=zero,
+        cosine=-torch.ones_like(beta),
+        sine=zero,
+        residual=beta,
+        older_search=torch.zeros_like(b),
+        search=torch.zeros_like(b),
+        norm2=zero,
+        largest_pivot=zero,
+        smallest_pivot=torch.full_like(beta, torch.inf),
+        size=beta,
+    )
+
+
+def _minres_is_over(s: _Columns, slope: Tensor, tol: float, rounding: float) -> Tensor:
+    """The mask of columns whose residual or slope is small, or whose recurrence rounding ends."""
+    norm, reach = s.norm2.sqrt(), vector_norm(s.value, dim=0)
+    is_over = (s.residual <= tol * s.size) | (slope <= tol * norm) | (s.beta <= rounding * norm)
+    is_over |= s.residual <= rounding * norm * reach
+    is_over |= rounding * norm * reach >= s.size
+    is_over |= s.largest_pivot >= 0.1 / rounding * s.smallest_pivot
+    return is_over | ~s.beta.isfinite()
 
 
 def lsmr(  # noqa: PLR0914 - the rotations of the paper, each with its name
@@ -231,17 +242,7 @@ def lsmr(  # noqa: PLR0914 - the rotations of the paper, each with its name
         s.h_bar = s.h - theta_bar * _ratio(s.rho, older_rho * older_bar) * s.h_bar
         s.value = s.value + _ratio(s.zeta, s.rho * s.rho_bar) * s.h_bar
         s.h = s.v - _ratio(theta_new, s.rho) * s.h
-        # The estimate of ‖r‖ of section 3.2.
-        acute, check = c_hat * s.beta_dd, -s_hat * s.beta_dd
-        beta_hat, s.beta_dd = c * acute, -sine * acute
-        older_theta, rho_tilde = s.theta, torch.hypot(s.rho_d, theta_bar)
-        c_tilde, s_tilde = _ratio(s.rho_d, rho_tilde), _ratio(theta_bar, rho_tilde)
-        s.theta, s.rho_d = s_tilde * s.rho_bar, c_tilde * s.rho_bar
-        s.beta_d = -s_tilde * s.beta_d + c_tilde * beta_hat
-        s.tau = _ratio(older_zeta - older_theta * s.tau, rho_tilde)
-        tau_d = _ratio(s.zeta - s.theta * s.tau, s.rho_d)
-        s.leak = s.leak + check**2
-        residual = (s.leak + (s.beta_d - tau_d) ** 2 + s.beta_dd**2).sqrt()
+        residual = _lsmr_residual(s, (c, sine), (c_hat, s_hat), theta_bar, older_zeta)
         s.norm2 = s.norm2 + beta**2
         norm = s.norm2.sqrt()
         s.norm2 = s.norm2 + s.alpha**2
@@ -250,6 +251,29 @@ def lsmr(  # noqa: PLR0914 - the rotations of the paper, each with its name
         is_over |= ~residual.isfinite()
         step += 1
     return ends
+
+
+def _lsmr_residual(s: _Columns, rotation: Pair, damped: Pair, theta_bar: Tensor, zeta: Tensor) -> Tensor:
+    """The estimate of ``‖r‖`` of section 3.2 of LSMR after a step.
+
+    Args:
+        s: Columns after the rotations of the step.
+        rotation: Cosine and sine of the rotation of the step.
+        damped: Cosine and sine of the rotation of the damping.
+        theta_bar: Entry ``θ̄`` of the step.
+        zeta: Entry ``ζ`` of the step before.
+    """
+    (c, sine), (c_hat, s_hat) = rotation, damped
+    acute, check = c_hat * s.beta_dd, -s_hat * s.beta_dd
+    beta_hat, s.beta_dd = c * acute, -sine * acute
+    older_theta, rho_tilde = s.theta, torch.hypot(s.rho_d, theta_bar)
+    c_tilde, s_tilde = _ratio(s.rho_d, rho_tilde), _ratio(theta_bar, rho_tilde)
+    s.theta, s.rho_d = s_tilde * s.rho_bar, c_tilde * s.rho_bar
+    s.beta_d = -s_tilde * s.beta_d + c_tilde * beta_hat
+    s.tau = _ratio(zeta - older_theta * s.tau, rho_tilde)
+    tau_d = _ratio(s.zeta - s.theta * s.tau, s.rho_d)
+    s.leak = s.leak + check**2
+    return (s.leak + (s.beta_d - tau_d) ** 2 + s.beta_dd**2).sqrt()
 
 
 def _product(operator: LinearOperator) -> Product:

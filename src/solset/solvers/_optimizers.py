@@ -29,22 +29,7 @@ def read_optimizer(
         TypeError: If the optimizer is of a kind that is not known.
         ValueError: If it does not hold the model's parameters, or steps or rates are not known.
     """
-    if type(optimizer) not in _KINDS:
-        raise bad_type(
-            "optimizer",
-            expected="SGD, Adam, AdamW or RMSprop of torch.optim",
-            got=type(optimizer).__name__,
-            cure="Give Recipe(length, decay, scale) the numbers yourself.",
-        )
-    groups = {id(each): group for group in optimizer.param_groups for each in group["params"]}
-    parameters = [each for each in model.parameters() if id(each) in groups]
-    if len(parameters) < len(groups) or not parameters:
-        raise bad_value(
-            "model",
-            expected="the module whose parameters the optimizer holds",
-            got=f"one with {len(parameters)} of its {len(groups)}",
-            cure="Pass the module that was trained.",
-        )
+    groups, parameters = _groups(optimizer, model)
     first = groups[id(parameters[0])]
     length = _length(optimizer, parameters[0], first, steps, schedule)
     pace = _pace(first)
@@ -72,6 +57,27 @@ def read_optimizer(
         )
     is_even = bool((decay == decay[0]).all())
     return length, float(decay[0]) if is_even else decay, None if bool((scale == 1).all()) else scale, silent
+
+
+def _groups(optimizer: Optimizer, model: nn.Module) -> tuple[dict[int, dict[str, Any]], list[nn.Parameter]]:
+    """The group of each parameter by its identity, and the parameters in the order of the model."""
+    if type(optimizer) not in _KINDS:
+        raise bad_type(
+            "optimizer",
+            expected="SGD, Adam, AdamW or RMSprop of torch.optim",
+            got=type(optimizer).__name__,
+            cure="Give Recipe(length, decay, scale) the numbers yourself.",
+        )
+    groups = {id(each): group for group in optimizer.param_groups for each in group["params"]}
+    parameters = [each for each in model.parameters() if id(each) in groups]
+    if len(parameters) < len(groups) or not parameters:
+        raise bad_value(
+            "model",
+            expected="the module whose parameters the optimizer holds",
+            got=f"one with {len(parameters)} of its {len(groups)}",
+            cure="Pass the module that was trained.",
+        )
+    return groups, parameters
 
 
 def _length(

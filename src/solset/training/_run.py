@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from solset.attribution import require_names
 from solset.changes import Change
 from solset.checks import checked
 from solset.errors import SolsetWarning, bad_type, bad_value
@@ -282,9 +283,7 @@ class Run:
         self, goal: Goals, *, features: bool, names: Sequence[str] | None, progress: bool | None
     ) -> RunAttribution:
         count = len(self._setting.data)
-        if names is not None and len(names) != count:
-            cure = "Pass one for each training point."
-            raise bad_value("names", expected=f"{count} of them", got=len(names), cure=cure)
+        require_names(names, count)
         derivative = self._derivative(self._setting)
         zeros = derivative.zero_buffers(self._end)
         measured = slopes_at_end(goal, self._setting, self.model, self._end, list(zeros))
