@@ -15,6 +15,7 @@ from solset.modulus import LipschitzModulus
 from solset.problem import Problem, keeps_outputs
 from solset.results import Result
 from solset.retraining import LevenbergMarquardt, Method, Newton
+from solset.risk import EmpiricalRisk
 
 
 def adjoint_gap(operator: LinearOperator, *, generator: torch.Generator) -> float:
@@ -169,19 +170,8 @@ def verify_lipschitz_like(
     method: Method = Newton(gradient_tol=1e-13)
     if keeps_outputs(modulus.optimality):
         method = LevenbergMarquardt(output_tol=1e-6 * radius, step_tol=1e-6)
+    ratio = _Solutions(risk, points, method).ratio
     shape = part.data_space(points).shape
-
-    def nearest(weights: Tensor, dx: Tensor) -> Tensor | None:
-        solution = method.run(risk.move(points, dx).at(weights), risk.outputs)
-        return solution.weights if solution.status is Status.CONVERGED else None
-
-    def ratio(first: Tensor, second: Tensor) -> float | None:
-        start = risk.weights if not bool(first.any()) else nearest(risk.weights, first)
-        end = None if start is None else nearest(start, second)
-        if start is None or end is None:
-            return None
-        return float((end - start).norm() / (second - first).norm())
-
     here = torch.zeros(shape, dtype=risk.weights.dtype, device=risk.weights.device)
     along = []
     if modulus.worst_direction is not None:
@@ -198,6 +188,29 @@ def verify_lipschitz_like(
         ratios=tuple(random),
         unsettled=len(drawn) + len(along) - len(random) - len(worst),
     )
+
+
+@dataclass(frozen=True)
+class _Solutions:
+    """True solutions on moved data, each the nearest one to others."""
+
+    risk: EmpiricalRisk  # Empirical risk at the trained point
+    points: Sequence[int]  # Indices of the points that move
+    method: Method  # Search for a solution
+
+    def ratio(self, first: Tensor, second: Tensor) -> float | None:
+        """The distance of the nearest solutions over that of two moves; ``None`` where one was not found."""
+        trained = self.risk.weights
+        start = trained if not bool(first.any()) else self._nearest(trained, first)
+        end = None if start is None else self._nearest(start, second)
+        if start is None or end is None:
+            return None
+        return float((end - start).norm() / (second - first).norm())
+
+    def _nearest(self, weights: Tensor, dx: Tensor) -> Tensor | None:
+        moved = self.risk.move(self.points, dx).at(weights)
+        solution = self.method.run(moved, self.risk.outputs)
+        return solution.weights if solution.status is Status.CONVERGED else None
 
 
 def _in_ball(like: Tensor, radius: float, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from solset.courses import State
 from solset.paths._fitted import Factor, KeptOutputs
 from solset.paths._nearby import ActivationSwitches, Nearby, Place
-from solset.paths._stepper import PathOptions
+from solset.paths._stepper import KINK_ERROR, PathOptions
 
 _AFTER = 1.1  # share of a piece's span up to which its kink is looked for: the curve may meet it late
 
@@ -219,7 +219,7 @@ class ActivationKinks:
         ``factor`` is a factorisation near the step, ``rate`` the error that a unit of ``τ`` may make.
         """
         options = self.options
-        accuracy = options.kink_error * self.max_error
+        accuracy = KINK_ERROR * self.max_error
         nearby = Nearby(self.constraint, self.switches, factor, accuracy, options.max_iterations)
         crossing = Crossing(self.switches, nearby, rate, accuracy, options.max_growth)
         start = nearby.start(state.station.place, state.weights, state.slopes.now, state.held)

@@ -10,7 +10,7 @@ from solset.derivatives import GraphicalDerivative
 from solset.paths._crossing import ActivationKinks
 from solset.paths._fitted import Factor, KeptOutputs
 from solset.paths._nearby import ActivationSwitches, Place
-from solset.paths._stepper import BETWEEN, PathOptions, Refusal
+from solset.paths._stepper import BETWEEN, CORRECTIONS, FOLD, PathOptions, Refusal
 from solset.risk import fit_at, losses_at
 
 BETWEEN_OFF = 0.5  # change of the outputs there, relative to that without a move of the weights
@@ -205,7 +205,7 @@ class FittedSteps:
         outputs = self._constraint.outputs(self._constraint.risk(place, weights))
         error = factor.rows_of(outputs - self._constraint.target(place))
         slowest, refreshes = 0.0, 0
-        for _ in range(self._options.max_corrections):
+        for _ in range(CORRECTIONS):
             residual = float(error.abs().max())
             if not residual < float("inf"):
                 return Refusal(StopReason.NONFINITE, 0.3, "the outputs are not finite")
@@ -276,14 +276,13 @@ class FittedSteps:
         an error divided by the small singular value.
         """
         smallest, length = state.reference
-        factor_of_fold = self._options.fold_factor
-        is_small = min(factor.smallest, state.station.smallest) < smallest / factor_of_fold
-        if not is_small or not float(factor.slope.norm()) > factor_of_fold * length:
+        is_small = min(factor.smallest, state.station.smallest) < smallest / FOLD
+        if not is_small or not float(factor.slope.norm()) > FOLD * length:
             return otherwise
         steepness = float(state.slopes.now.norm())
         # The product of slope and singular value tends to zero where rows only become dependent.
         is_pulled = steepness * state.station.smallest > 0.1 * length * smallest
-        return StopReason.FOLD if steepness > factor_of_fold * length and is_pulled else StopReason.RANK_LOSS
+        return StopReason.FOLD if steepness > FOLD * length and is_pulled else StopReason.RANK_LOSS
 
 
 def _unusable(factor: Factor) -> Refusal | None:

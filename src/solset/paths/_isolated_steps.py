@@ -19,7 +19,7 @@ from solset.operators import (
     InformativeInverse,
 )
 from solset.paths._recycling import Recycled, Watched, pairs_of, smallest_eigenvalue
-from solset.paths._stepper import BETWEEN, PathOptions, Refusal
+from solset.paths._stepper import BETWEEN, BRANCH, FOLD, NEWTON_RESIDUAL, PAIRS, PathOptions, Refusal
 from solset.problem import Problem
 from solset.risk import EmpiricalRisk
 from solset.solvers import CG
@@ -106,7 +106,7 @@ class IsolatedSteps:
         Raises:
             ValueError: If the Hessian there has a negative eigenvalue.
         """
-        solved = self._slope(self._risk, 0.0, self._options.newton_residual)
+        solved = self._slope(self._risk, 0.0, NEWTON_RESIDUAL)
         if solved.status is Status.INDEFINITE:
             raise _not_a_minimum(f"{solved.smallest:.3g} or less")
         lowest = self._lowest(self._risk, solved.pairs)
@@ -134,7 +134,7 @@ class IsolatedSteps:
             return end
         change = end.risk.weights - state.weights
         # The last slope only has to tell branches apart; earlier ones predict the next step, to two digits.
-        tol = self._options.newton_residual if state.station.place + step >= 1.0 else 0.02
+        tol = NEWTON_RESIDUAL if state.station.place + step >= 1.0 else 0.02
         ahead = self._slope(end.risk, state.station.place + step, tol, end.pairs, change / step)
         smallest = _lower(end.smallest, ahead.smallest)
         if ahead.status is Status.INDEFINITE:
@@ -195,7 +195,7 @@ class IsolatedSteps:
         """Whether a step may have followed one smooth branch to where the slope would change this much."""
         length, other = float(change.norm()), float(ahead.norm())
         # A slope may shrink to a half along a smooth branch, grow near a fold, and turn by 60 degrees.
-        if not 0.5 * length <= other <= self._options.branch_factor * length:
+        if not 0.5 * length <= other <= BRANCH * length:
             return False
         return float(change @ ahead) >= 0.5 * length * other
 
@@ -221,14 +221,14 @@ class IsolatedSteps:
             if not size < before:
                 detail = f"Newton's method does not lower the gradient norm {size:.3g}"
                 return self._refusal(state, smallest, detail)
-            solved = self._solve(risk, -gradient, self._options.newton_residual, pairs)
+            solved = self._solve(risk, -gradient, NEWTON_RESIDUAL, pairs)
             pairs, smallest, before = solved.pairs, _lower(smallest, solved.smallest), size
             if solved.status is Status.INDEFINITE:
                 return _saddle(smallest)
             risk = risk.at(risk.weights + solved.value)
             change, length = risk.weights - state.weights, float(solved.value.norm())
             # What the last station left to correct is part of this step too.
-            farthest = self._options.branch_factor * (predicted + 2 * state.station.error)
+            farthest = BRANCH * (predicted + 2 * state.station.error)
             if predicted > 0.0 and not float(change.norm()) <= farthest:
                 return self._refusal(state, smallest, "Newton's method leaves the branch")
             if self._is_near(place, risk.weights, change, length):
@@ -274,12 +274,12 @@ class IsolatedSteps:
             solution = solver.solve(hessian, rhs)
             value, status = value + solution.value, solution.status
         self.meter.add(HESSIAN_PRODUCT, times=hessian.count)
-        all_pairs = pairs_of(hessian, pairs, self._options.max_pairs, self._budget)
+        all_pairs = pairs_of(hessian, pairs, PAIRS, self._budget)
         return _Solved(value, status, smallest_eigenvalue(hessian), all_pairs, force)
 
     def _refusal(self, state: State, smallest: float, detail: str) -> Refusal:
         lowest = _lower(smallest, state.station.smallest)
-        is_flat = lowest < state.reference[0] / self._options.fold_factor
+        is_flat = lowest < state.reference[0] / FOLD
         return Refusal(StopReason.FOLD if is_flat else StopReason.SMALL_STEP, 0.5, detail)
 
     def _accepted(self, state: State, step: float, end: _Converged, ahead: _Solved, surprise: float) -> State:

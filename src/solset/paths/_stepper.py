@@ -5,6 +5,12 @@ from dataclasses import dataclass, fields
 from solset.checks import checked, positive, within
 from solset.courses import StopReason
 
+FOLD = 5.0  # factor by which a singular value or eigenvalue falls, and a slope grows, towards a fold
+BRANCH = 5.0  # factor between a step and its prediction beyond which Newton's method jumped to another branch
+CORRECTIONS = 40  # most corrections onto the set of kept outputs in one step, each a forward pass
+NEWTON_RESIDUAL = 0.1  # relative residual to which a Newton system is solved: more steps, fewer products
+KINK_ERROR = 0.1  # error of a slope between two kinks, as a share of ``max_error``
+PAIRS = 400  # most Hessian products that are kept to precondition later Newton systems, two vectors each
 BETWEEN = (0.15, 0.382, 0.7)  # shares of a step at which it is looked at; no common period
 
 
@@ -26,24 +32,12 @@ class PathOptions:
             refused.
         max_fit: Largest mean norm of the loss's gradient in the outputs at which the training set still
             counts as fitted, in loss units per output unit; larger to follow a set that is fitted loosely.
-        fold_factor: Factor by which a singular value or eigenvalue has to fall, and a slope to grow, from
-            the start of the path, before its end is called a fold.
-        branch_factor: Factor between a step at an isolated solution and its prediction beyond which Newton's
-            method is taken to have jumped to another branch.
-        max_corrections: Limit of the corrections onto the set of kept outputs in one step, each a forward
-            pass.
         max_newton_steps: Limit of Newton steps at an isolated solution in one step.
-        newton_residual: Relative residual to which a Newton system is solved; smaller where Newton's method
-            needs many steps, at the price of more Hessian products in each.
         max_iterations: Limit of the iterations of conjugate gradients for one linear system.
-        kink_error: Error of a slope between two kinks, as a share of ``max_error``; smaller where many
-            activations are held and the path is refused at kinks.
         max_kinks: Largest number of activations that may switch in one step and still be crossed one by one;
             beyond it they are taken for a smooth bend.
         max_activations: Largest number of activations (points times units) that are watched for kinks, one
             number of memory each.
-        max_pairs: Limit of the Hessian products that are kept to precondition later Newton systems, two
-            vectors of ``p`` numbers each; fewer where memory is short.
 
     Raises:
         ValueError: If a number is not positive, or a share exceeds one.
@@ -57,24 +51,17 @@ class PathOptions:
     min_step: float = 1e-4
     max_growth: float = 3.0
     max_fit: float = 1e-2
-    fold_factor: float = 5.0
-    branch_factor: float = 5.0
-    max_corrections: int = 40
     max_newton_steps: int = 12
-    newton_residual: float = 0.1
     max_iterations: int = 300
-    kink_error: float = 0.1
     max_kinks: int = 1000
     max_activations: int = 10_000_000
-    max_pairs: int = 400
 
     def __post_init__(self) -> None:
         for field in fields(self):
             positive(field.name, getattr(self, field.name))
-        for name in ("first_step", "min_step", "newton_residual", "kink_error"):
+        for name in ("first_step", "min_step"):
             within(name, getattr(self, name), 0.0, 1.0, cure="It is a share.")
-        for name in ("max_growth", "fold_factor", "branch_factor"):
-            within(name, getattr(self, name), 1.0, cure="It is a factor of growth.")
+        within("max_growth", self.max_growth, 1.0, cure="It is a factor of growth.")
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,7 @@ def open_problem(
 ) -> Opened:
     """The checks that every problem passes; arguments, errors and cost as for :class:`Problem`."""
     require("model", model, nn.Module, cure=cure_for("Problem", model, "Wrap it in an nn.Module."))
-    if not callable(loss) or isinstance(loss, type):
-        kind = f"the class {loss.__name__}" if isinstance(loss, type) else type(loss).__name__
-        cure = "Pass one of torch.nn's losses, such as nn.CrossEntropyLoss()."
-        raise bad_type("loss", expected="a callable (outputs, targets) -> scalar", got=kind, cure=cure)
+    _require_function(loss)
     require("gradient_tol", gradient_tol, float | None, cure="Leave it out.")
     require("batch_size", batch_size, int, cure="Leave it out.")
     positive("batch_size", batch_size, cure="Leave it out.")
@@ -103,14 +100,17 @@ def open_problem(
     factors = None if sample_weights is None else sample_factors(sample_weights, len(risk.points), weights)
     risk, sweep, premises = _with_verified_loss(risk, factors)
     warns, tol, scale = _warned_of_drift(risk, sweep, gradient_tol)
-    premises = (*premises, scale)
-    if kink:
-        premises = (*premises, Premise("kinks", Verdict.FAILED, kink))
-    if verify_derivatives:
-        premises = (*premises, derivative_premise(risk, sweep.outputs, sweep.targets))
-    else:
-        premises = (*premises, unverified())
+    of_penalty = (Premise("kinks", Verdict.FAILED, kink),) if kink else ()
+    verdict = derivative_premise(risk, sweep.outputs, sweep.targets) if verify_derivatives else unverified()
+    premises = (*premises, scale, *of_penalty, verdict)
     return Opened(risk, sweep, probed[0].numel(), premises, warns, tol)
+
+
+def _require_function(loss: object) -> None:
+    if not callable(loss) or isinstance(loss, type):
+        kind = f"the class {loss.__name__}" if isinstance(loss, type) else type(loss).__name__
+        cure = "Pass one of torch.nn's losses, such as nn.CrossEntropyLoss()."
+        raise bad_type("loss", expected="a callable (outputs, targets) -> scalar", got=kind, cure=cure)
 
 
 def _risk_of(
