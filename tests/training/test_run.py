@@ -212,3 +212,26 @@ def test_training_takes_no_notice_of_a_context_without_gradients():
         run = at.run()
         worth = run.attribute(held_out, verify=False)
     assert torch.equal(worth.features, at.run().attribute(held_out, verify=False).features)
+
+
+@pytest.mark.parametrize("name", ["move", "remove"])
+def test_tangents_take_no_notice_of_a_context_without_gradients(name):
+    run = training(plain_net).run()
+    change = CHANGES[name]
+    expected = run.estimate(change, verify=False).change
+    assert float(expected.norm()) > 0
+    with torch.no_grad():
+        assert torch.equal(run.estimate(change, verify=False).change, expected)
+
+
+def test_inference_mode_is_refused_by_name():
+    at = training(plain_net)
+    run = at.run()
+    for ask in (
+        at.run,
+        lambda: run.estimate(CHANGES["move"], verify=False),
+        lambda: run.attribute(held_out),
+        lambda: run.retrain(CHANGES["move"]),
+    ):
+        with torch.inference_mode(), pytest.raises(ValueError, match=r"outside of torch.inference_mode\(\)"):
+            ask()

@@ -1,7 +1,7 @@
 """The empirical risk of a network: its parameters, points, loss and gradient."""
 
 from solset.risk._batching import Room, in_batches, is_out_of_memory
-from solset.risk._called import called, plain_operations
+from solset.risk._called import called, plain_operations, require_derivatives
 from solset.risk._decay import WeightDecay, decay_of, one_number
 from solset.risk._door import Moves, Pick, open_door, picked, style_of
 from solset.risk._double import in_double
@@ -102,6 +102,7 @@ __all__ = [
     "probe_model",
     "reduction_of",
     "refuse_model",
+    "require_derivatives",
     "require_logits",
     "require_points",
     "sample_factors",

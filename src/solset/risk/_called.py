@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import checkpoint
 
+from solset.errors import bad_value
 from solset.risk._plain_embedding import plain_embeddings
 from solset.risk._trees import mapped
 
@@ -28,7 +29,11 @@ def called(
         state: Values of parameters and buffers, by name.
         inputs: Tensors of a batch, or trees of them, that go in by their order.
         named: Tensors of a batch, or trees of them, that go in by name.
+
+    Raises:
+        ValueError: If the call is inside ``torch.inference_mode()``.
     """
+    require_derivatives()
     is_wanted = torch.is_grad_enabled()
     with plain_operations(next(iter(state.values())).device), _attributes_kept(model), torch.enable_grad():
         outputs = functional_call(
@@ -36,6 +41,21 @@ def called(
         )
     is_graph = isinstance(outputs, Tensor) and outputs.requires_grad
     return outputs.detach() if is_graph and not is_wanted else outputs
+
+
+def require_derivatives() -> None:
+    """Refuses a call of the model inside ``torch.inference_mode()``, where every derivative would be zero.
+
+    Raises:
+        ValueError: If the call is inside.
+    """
+    if torch.is_inference_mode_enabled():
+        raise bad_value(
+            "model",
+            expected="called outside of torch.inference_mode()",
+            got="a call inside, where nothing has a derivative",
+            cure="Leave that context; torch.no_grad() is no obstacle.",
+        )
 
 
 def _copy(value: Any, _: str) -> Any:

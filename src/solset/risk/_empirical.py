@@ -236,13 +236,6 @@ class EmpiricalRisk:
             ValueError: If a module was put into another mode since the risk was made.
         """
         self.require_mode()
-        if torch.is_inference_mode_enabled():
-            raise bad_value(
-                "model",
-                expected="called outside of torch.inference_mode()",
-                got="a call inside, where nothing has a derivative",
-                cure="Leave that context; torch.no_grad() is no obstacle.",
-            )
         state = {name: value.detach() for name, value in self.model.named_parameters()} | dict(self.fixed)
         buffers = {name: self.fixed.get(name, value) for name, value in self.model.named_buffers()}
         state |= {name: value.clone() for name, value in buffers.items()}  # a forward pass may change them

@@ -8,6 +8,7 @@ from torch import Tensor
 from solset import comm
 from solset.errors import bad_value
 from solset.risk._batching import in_batches
+from solset.risk._called import require_derivatives
 from solset.risk._empirical import EmpiricalRisk
 from solset.risk._layout import flat_rows
 from solset.risk._losses import pointwise
@@ -18,7 +19,11 @@ def output_shape(risk: EmpiricalRisk) -> tuple[int, ...]:
 
     Args:
         risk: Empirical risk with the network.
+
+    Raises:
+        ValueError: If the call is inside ``torch.inference_mode()``, where nothing has a derivative.
     """
+    require_derivatives()
     inputs, _ = risk.points[[0]]
     shapes, key = risk.routes.shapes, (id(risk.model), id(risk.door), tuple(inputs.shape[1:]))
     if key not in shapes:

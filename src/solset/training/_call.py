@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from solset.risk import Pick, called, picked
+from solset.risk import Pick, called, picked, require_derivatives
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,11 @@ class Call:
         Args:
             model: Model that is in training.
             inputs: Tensor, or tree of tensors.
+
+        Raises:
+            ValueError: If the call is inside ``torch.inference_mode()``.
         """
+        require_derivatives()
         positional, named = self._arguments(inputs)
         return picked(model(*positional, **named), self.pick)
 

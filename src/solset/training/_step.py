@@ -147,6 +147,7 @@ class StepDerivative:
         total = [a + b for a, b in zip(direct, parts[:count], strict=True)]
         return Slope(total, slots, buffers), batch, RuleSlope(decay, rate)
 
+    @torch.enable_grad()  # under no_grad the change of the gradient had no graph, and counted as constant
     def push(self, before: State, record: Record, slope: Slope, batch: BatchSlope, rule: Adjustment) -> Slope:
         """The tangent of the step: the change of the state after it.
 
