@@ -206,7 +206,6 @@ def ignoring(outputs: Tensor, targets: Tensor) -> Tensor:
 WEIGHTED = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0], dtype=F64))
 REFUSED = {
     "label out of range": (CLASSES, Relabel([1], [7]), "`targets`.*the loss takes them"),
-    "ignored label": (CLASSES, Relabel([1, 2], [-100, 0]), "`targets`|`change`.*count alike"),
     "numbers for labels": (CLASSES, Relabel([1], [0.5]), r"`targets` must be torch.int64"),
     "two labels": (CLASSES, Relabel([1], [0]) + Relabel([1], [2]), "two new targets of points"),
     "label and removal": (CLASSES, Relabel([1], [0]) + Remove([1]), "a new target and another factor"),
@@ -218,7 +217,6 @@ REFUSED = {
         Relabel([1], NUMBERS[:1] + 9),
         "derivative in them",
     ),
-    "class weights": (partial(recipe, WEIGHTED, LABELS), Relabel([1, 2], [0, 1]), "mean"),
     "label of a new point": (CLASSES, Add(NEW[:1], torch.tensor([5])), "`targets`.*the loss takes them"),
     "shape of a new point": (CLASSES, Add(NEW[:1, :3], torch.tensor([1])), "`inputs`.*for each point"),
     "dtype of a new point": (CLASSES, Add(NEW[:1].float(), torch.tensor([1])), "`inputs`.*for each point"),
@@ -274,21 +272,11 @@ def test_new_points_are_refused_for_a_recorded_loop():
     assert relative(central(run, change, 1e-4), run.estimate(change, verify=False).change) < 1e-7
 
 
-def test_real_runs_with_new_labels_need_no_mean():
+def test_real_runs_with_new_labels_are_runs_on_these_labels():
     run = recipe(WEIGHTED, LABELS).run()
     relabelled = LABELS.clone()
     relabelled[1] = 0
     assert torch.equal(run.retrain(Relabel([1], [0])).weights, recipe(WEIGHTED, relabelled).run().weights)
-
-
-def test_a_loss_that_ignores_points_of_a_later_batch_has_no_factors():
-    labels = LABELS.clone()
-    labels[12] = -100
-    run = recipe(nn.CrossEntropyLoss(), labels, shuffle=False).run()
-    worth = run.attribute(lambda model: _flat(model).square().sum())
-    assert worth.weights is None
-    with pytest.raises(ValueError, match="no mean over the points"):
-        run.estimate(Remove([1]), verify=False)
 
 
 def test_a_problem_has_no_learning_rate():

@@ -73,12 +73,12 @@ def test_step_at_which_the_loss_is_not_finite_is_named():
         at.run()
 
 
-def test_removal_needs_a_loss_that_is_a_mean_over_points():
+def test_removal_needs_a_loss_that_comes_from_those_of_points():
     def batch_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(outputs, targets) + outputs.std()
 
     run = training(loss=batch_loss).run()
-    with pytest.raises(ValueError, match="`change`.*no mean over the points"):
+    with pytest.raises(ValueError, match="`change`.*no mean and no sum over the points"):
         run.estimate(Remove([1]))
     moved = run.estimate(Move([1], 1e-4 * torch.ones(1, 3)), verify=False)
     assert float(moved.change.norm()) > 0
@@ -109,13 +109,19 @@ def test_removing_all_points_is_refused():
         training().run().estimate(Remove(range(12)))
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0])), nn.CrossEntropyLoss(reduction="sum")],
-    ids=["class weights", "sum"],
-)
+def spread(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """A loss with a term of the whole batch."""
+    return nn.functional.cross_entropy(outputs, targets) + outputs.std()
+
+
+def root(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """A function of a mean over points."""
+    return nn.functional.cross_entropy(outputs, targets).sqrt()
+
+
+@pytest.mark.parametrize("loss", [spread, root])
 @pytest.mark.parametrize("change", [Remove([1]), Reweight([1], 1e-6)], ids=["removal", "weight"])
-def test_factors_of_points_are_refused_for_a_loss_that_is_no_mean(loss, change):
+def test_factors_of_points_are_refused_for_a_loss_that_is_neither_mean_nor_sum(loss, change):
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
     sgd = partial(torch.optim.SGD, lr=1e-2)
     training = Training(
@@ -123,11 +129,11 @@ def test_factors_of_points_are_refused_for_a_loss_that_is_no_mean(loss, change):
     )
     run = training.run()
     for call in (run.retrain, training.retrain, run.estimate):
-        with pytest.raises(ValueError, match="no mean over the points of a batch"):
+        with pytest.raises(ValueError, match="no mean and no sum over the points of a batch"):
             call(change)
     attribution = run.attribute(lambda model: model(x).square().mean())
     assert attribution.weights is None
-    assert "no mean over the points" in attribution.message
+    assert "no mean and no sum over points" in attribution.message
 
 
 def test_a_point_that_moves_and_leaves_is_refused():

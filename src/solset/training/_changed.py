@@ -1,5 +1,6 @@
 """A training on changed data: what a change asks for, checked against the recipe."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -15,7 +16,7 @@ from solset.risk import mapped, named_tensors, source_of
 from solset.training._adjustment import Adjustment, decays_of, require_rate
 from solset.training._calculus import derivatives
 from solset.training._data import Data, joined
-from solset.training._losses import is_mean, losses_of
+from solset.training._losses import LossByPoints, losses_of, refuse_factors
 from solset.training._setting import Setting
 from solset.training._state import own_randomness, trained
 from solset.training._step import BatchSlope, Record, StepDerivative
@@ -227,16 +228,16 @@ def _require_loss(
     if old is not None and isinstance(new, Tensor) and new.is_floating_point():
         _require_slope(setting.loss, outputs, new, _on_host(old))
         return
-    whole, single = _tried(lambda: (setting.loss(outputs, new), losses_of(setting.loss)(outputs, new)))
-    if not bool(torch.isfinite(single).all()):
+    loss = copy.deepcopy(setting.loss).cpu() if isinstance(setting.loss, nn.Module) else setting.loss
+    rule = setting.by_points
+    if rule is None:
+        if counts_alike:
+            raise refuse_factors("new targets")
+        terms = _tried(lambda: losses_of(loss)(outputs, new))
+    else:
+        terms = _tried(lambda: LossByPoints(loss, rule.divides).terms(outputs, new)[0])
+    if not bool(torch.isfinite(terms).all()):
         _refuse("a loss that is not finite")
-    if counts_alike and not is_mean(whole, single):
-        raise bad_value(
-            "change",
-            expected="targets of points that all count alike, as in a mean over points",
-            got=f"a loss of {float(whole):.4g} for them together, {float(single.mean()):.4g} on average",
-            cure="Use a loss that is the mean of each point's own loss; remove points that it ignores.",
-        )
 
 
 def _on_host(tree: Any) -> Any:

@@ -173,7 +173,7 @@ class Ensemble:
             progress: Whether to show progress bars; by default only on a terminal.
 
         Raises:
-            ValueError: If the goal has several values, or the loss is no mean over points, so that points
+            ValueError: If the goal has several values, or the loss is no sum over points, so that points
                 have no factors.
 
         Warns:

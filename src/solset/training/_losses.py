@@ -1,9 +1,11 @@
-"""The loss of a batch whose points count by factors."""
+"""The loss of a batch from those of its points, which count by factors."""
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -14,82 +16,201 @@ from solset.risk import flat_rows, mapped, named_tensors
 from solset.training._data import Batch
 
 Loss = Callable[[Any, Any], Tensor]
+CLOSE = 1e-4  # relative difference of two values of a loss that counts as rounding
+EQUAL = 1e-5  # difference from 1 at which the weight of a class counts as that of the others
 
 
-def loss_by_points(losses: Loss, batch: Batch, outputs: Sequence[Any]) -> Tensor:
-    """The loss of a batch whose points have factors, or new labels on the way.
+@dataclass(frozen=True, eq=False)
+class LossByPoints:
+    """A loss of a batch as ``Σ a_i c_i ℓ_i / Σ a_i c_i`` of its points, or as their sum ``Σ a_i ℓ_i``.
 
-    Args:
-        losses: Function that returns the loss of each point, from :func:`losses_of`.
-        batch: Points of the step.
-        outputs: Outputs of each part of the batch.
+    The factors ``a_i`` belong to points, and are 1 at first. The weights ``c_i`` belong to labels, as class
+    weights do; 0 is that of a label which the loss ignores. They are measured at batches of two points, for
+    each label that is met, so that every loss that weighs classes has them, however it is written.
     """
-    single = torch.cat([losses(out, part.targets) for out, part in zip(outputs, batch.parts, strict=True)])
-    if batch.shares is not None:
-        there = torch.cat(
-            [
-                losses(out, part.targets if part.labels is None else part.labels)
+
+    loss: Loss  # Function ``(outputs, targets) -> scalar``
+    divides: bool  # Whether the loss of a batch is a mean by weights; it is a sum otherwise
+    # Weight of each label met so far, relative to the first
+    _table: dict[int, float] = field(default_factory=dict)
+
+    @cached_property
+    def _losses(self) -> Loss:
+        return losses_of(self.loss)
+
+    def of_batch(self, batch: Batch, outputs: Sequence[Any]) -> Tensor:
+        """The loss of a batch whose points have factors, or new labels on the way.
+
+        Args:
+            batch: Points of the step.
+            outputs: Outputs of each part of the batch.
+        """
+        pairs = [self.terms(out, part.targets) for out, part in zip(outputs, batch.parts, strict=True)]
+        terms, counts = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        if batch.shares is not None:
+            there = [
+                self.terms(out, part.targets if part.labels is None else part.labels)
                 for out, part in zip(outputs, batch.parts, strict=True)
             ]
-        )
-        single = single + batch.shares.to(single) * (there - single)
-    return weighted_loss(single, torch.ones_like(single) if batch.factors is None else batch.factors)
+            shares = batch.shares.to(terms)
+            terms, counts = (
+                now + shares * (torch.cat(parts) - now)
+                for now, parts in zip((terms, counts), zip(*there, strict=True), strict=True)
+            )
+        factors = torch.ones_like(terms) if batch.factors is None else batch.factors.to(terms)
+        return self._total(factors * terms, factors * counts)
+
+    def is_loss(self, value: Tensor, outputs: Any, targets: Any) -> bool:
+        """Whether the loss of a batch is that of its points.
+
+        Args:
+            value: Loss of the batch.
+            outputs: Outputs of its points.
+            targets: Targets of its points.
+        """
+        with torch.no_grad():
+            terms, counts = self.terms(outputs, targets)
+            total, scale = self._total(terms, counts), self._total(terms.abs(), counts)
+        return abs(float(value) - float(total)) <= CLOSE * float(scale)
+
+    def _total(self, terms: Tensor, counts: Tensor) -> Tensor:
+        if not self.divides:
+            return terms.sum()
+        total = counts.sum()
+        return terms.sum() / (total if float(total.detach()) != 0.0 else 1.0)
+
+    def terms(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+        """``c_i ℓ_i`` and ``c_i`` of each point, each ``(b,)``.
+
+        Args:
+            outputs: Outputs of some points.
+            targets: Targets of these points.
+        """
+        if not self.divides or not _has_labels(outputs, targets):
+            terms = self._losses(outputs, targets)
+            return terms, torch.ones_like(terms)
+        counts = self._counts(outputs, targets)
+        seen = (counts > 0).nonzero().flatten()  # the loss of an ignored point by itself is 0/0
+        terms = outputs.new_zeros(len(outputs))
+        if len(seen) == 0:
+            return terms + 0.0 * outputs.sum(), counts
+        rows = (outputs, targets) if len(seen) == len(outputs) else (outputs[seen], targets[seen])
+        values = self._losses(*rows)
+        values = values / self._unit(*rows) if is_unreduced(self.loss) else values * counts[seen]
+        return terms.index_put((seen,), values), counts
+
+    def _counts(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The weight of each point, the mean of those of its labels, relative to the first label met."""
+        labels, places = targets.detach().unique(return_inverse=True)
+        for label in labels.tolist():
+            if label not in self._table:
+                self._measure(label, outputs, targets)
+        weights = outputs.new_tensor([self._table.get(label, 0.0) for label in labels.tolist()])
+        return flat_rows(weights[places.reshape(targets.shape)]).mean(dim=1)
+
+    def _measure(self, label: int, outputs: Tensor, targets: Tensor) -> None:
+        """Notes the weight of a label, from batches of one point of it and one of the first label."""
+        best, first = 0.0, next(iter(self._table), label)
+        weight = 1.0
+        for few in _tries(outputs):
+            pair = torch.stack([torch.full_like(targets[0], each) for each in (label, first)])
+            both, one, other = (self._value(few[i], pair[i]) for i in (slice(0, 2), slice(0, 1), slice(1, 2)))
+            if not math.isfinite(one) and label == first:
+                return  # ignored, and no label to compare with is known yet
+            if not math.isfinite(one) and math.isfinite(other):
+                best, weight = math.inf, 0.0 if abs(both - other) <= CLOSE * abs(other) else 1.0
+            elif label != first and abs(one - other) > best and both != one:
+                best, weight = abs(one - other), (other - both) / (both - one)
+        self._table[label] = 1.0 if abs(weight - 1.0) <= EQUAL or not 0 <= weight < math.inf else weight
+
+    def _value(self, outputs: Tensor, targets: Tensor) -> float:
+        with torch.no_grad():
+            return float(self.loss(outputs, targets))
+
+    def _unit(self, outputs: Tensor, targets: Tensor) -> float:
+        """What a loss that is not reduced gives a point of the first label, relative to its loss alone."""
+        few = next(_tries(outputs))[:1]
+        point = torch.full_like(targets[:1], next(iter(self._table)))
+        with torch.no_grad():
+            unreduced = float(self._losses(few, point))
+        return unreduced / self._value(few, point) if unreduced else 1.0
 
 
-def weighted_loss(losses: Tensor, factors: Tensor) -> Tensor:
-    """The loss of a batch whose points have factors: ``Σ a_i ℓ_i / Σ a_i``, or 0 where all factors are 0.
+def by_points(loss: Loss, outputs: Any, targets: Any) -> LossByPoints | None:
+    """A loss by its points: a mean, by weights of labels or plain, or a sum; ``None`` if it is neither.
 
     Args:
-        losses: Loss of each point, ``(b,)``.
-        factors: Factor ``a_i`` of each point, ``(b,)``.
+        loss: Function ``(outputs, targets) -> scalar``.
+        outputs: Outputs of a few points.
+        targets: Targets of these points.
+
+    Cost: the loss of these points, together and alone.
     """
-    factors = factors.to(losses)
-    total = factors.sum()
-    return (factors * losses).sum() / (total if float(total.detach()) != 0.0 else 1.0)
+    value = loss(outputs, targets).detach()
+    is_sum = _reduction(loss) == "sum"
+    for divides in (not is_sum, is_sum):
+        rule = LossByPoints(loss, divides)
+        if not bool(torch.isfinite(value)) or rule.is_loss(value, outputs, targets):
+            return rule
+    return None
 
 
-def is_mean(loss: Tensor, losses: Tensor) -> bool:
-    """Whether the loss of a batch is the mean of those of its points.
+def refuse_factors(got: str) -> ValueError:
+    """The error for factors of points in a loss that does not come from them.
 
     Args:
-        loss: Loss of the batch.
-        losses: Loss of each point, ``(b,)``.
+        got: Description of the loss or of the change.
     """
-    return abs(float(loss) - float(losses.mean())) <= 1e-4 * float(losses.abs().mean())
-
-
-def require_mean(loss: Tensor, losses: Tensor) -> None:
-    """Refuses factors of single points for a loss that is no mean of theirs; arguments of :func:`is_mean`.
-
-    Raises:
-        ValueError: If the loss has class weights, is a sum, or depends on the whole batch.
-    """
-    loss, losses = loss.detach(), losses.detach()
-    if bool(torch.isfinite(losses).all()) and not is_mean(loss, losses):
-        raise bad_value(
-            "change",
-            expected="one of features alone, since the loss is no mean over the points of a batch",
-            got=f"factors or labels, for a batch of loss {float(loss):.4g}, mean {float(losses.mean()):.4g}",
-            cure="Use a loss that is the mean of each point's own loss, without class weights.",
-        )
+    return bad_value(
+        "change",
+        expected="one of features alone, since the loss is no mean and no sum over the points of a batch",
+        got=got,
+        cure="Use a loss that is a mean or a sum of each point's own loss, with class weights or without.",
+    )
 
 
 def losses_of(loss: Loss) -> Loss:
     """A function of outputs and targets that returns the loss of each point of a batch, ``(b,)``.
 
     Args:
-        loss: Function ``(outputs, targets) -> scalar``, a mean over the points of a batch; a loss with the
-            option ``reduction`` is asked for all points at once, others point by point.
+        loss: Function ``(outputs, targets) -> scalar``, a mean or a sum over the points of a batch; a loss
+            with the option ``reduction`` is asked for all points at once, others point by point.
     """
     unreduced = _unreduced(loss)
     if unreduced is None:
         return lambda outputs, targets: _one_by_one(loss, outputs, targets)
+    is_sum = _reduction(loss) == "sum"
 
     def losses(outputs: Any, targets: Any) -> Tensor:
         values = unreduced(outputs, targets)
-        return flat_rows(values).mean(dim=1) if values.ndim > 1 else values
+        if values.ndim <= 1:
+            return values
+        return flat_rows(values).sum(dim=1) if is_sum else flat_rows(values).mean(dim=1)
 
     return losses
+
+
+def is_unreduced(loss: Loss) -> bool:
+    """Whether the losses of points come from the loss itself without its reduction.
+
+    Args:
+        loss: Function ``(outputs, targets) -> scalar``.
+    """
+    return _reduction(loss) in {"mean", "sum"}
+
+
+def _has_labels(outputs: Any, targets: Any) -> bool:
+    is_tensor = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+    return is_tensor and not targets.is_floating_point() and not targets.is_complex()
+
+
+def _tries(outputs: Tensor) -> Any:
+    """Outputs of two points to try a loss at, reals and then probabilities."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, *outputs.shape[1:])
+    for size in (1.0, 3.0):
+        yield size * torch.randn(shape, generator=generator, dtype=torch.float64).to(outputs)
+    yield torch.randn(shape, generator=generator, dtype=torch.float64).softmax(dim=-1).to(outputs)
 
 
 def _one_by_one(loss: Loss, outputs: Any, targets: Any) -> Tensor:
@@ -101,15 +222,22 @@ def _one_by_one(loss: Loss, outputs: Any, targets: Any) -> Tensor:
     return torch.stack([loss(of_point(outputs, i), of_point(targets, i)) for i in range(count)]).reshape(-1)
 
 
-def _unreduced(loss: Loss) -> Loss | None:
+def _reduction(loss: Loss) -> str | None:
+    """The reduction that a loss states; ``None`` where it has no such option."""
     if isinstance(loss, nn.Module):
-        if getattr(loss, "reduction", None) != "mean":
-            return None
+        return getattr(loss, "reduction", None)
+    try:
+        parameters = inspect.signature(loss).parameters
+    except (TypeError, ValueError):
+        return None
+    return parameters["reduction"].default if "reduction" in parameters else None
+
+
+def _unreduced(loss: Loss) -> Loss | None:
+    if not is_unreduced(loss):
+        return None
+    if isinstance(loss, nn.Module):
         twin = copy.copy(loss)  # shares its tensors with the user's loss, which stays as it is
         twin.reduction = "none"  # type: ignore[assignment]
         return twin
-    try:
-        takes_reduction = "reduction" in inspect.signature(loss).parameters
-    except (TypeError, ValueError):
-        return None
-    return cast("Loss", partial(cast("Any", loss), reduction="none")) if takes_reduction else None
+    return cast("Loss", partial(cast("Any", loss), reduction="none"))

@@ -19,7 +19,7 @@ from solset.training._advice import Advice, advised
 from solset.training._changed import at_scale, batch_change, changed, training_change
 from solset.training._goals import cotangents, slopes_at_end
 from solset.training._instead import OF_RUN
-from solset.training._losses import is_mean, losses_of
+from solset.training._losses import losses_of, refuse_factors
 from solset.training._optimizers import OptimizerStep
 from solset.training._replay import Replay
 from solset.training._results import (
@@ -77,7 +77,6 @@ class Run:
         self.initial, self._setting, self._tape, self._end, self._rerun = initial, setting, tape, end, rerun
         self.model = model.eval()
         self._device = next(model.parameters()).device
-        self._is_mean = self._loss_is_mean()
 
     @property
     def weights(self) -> Tensor:
@@ -298,8 +297,8 @@ class Run:
                 total.add(points, batch, rule)
         kinks = self._kinks(derivative)
         notes = (*sentences(derivative.fault, kinks), NOT_ASKED)
-        if not derivative.is_mean:
-            notes += ("no derivative in the points' factors: the loss is no mean over the points of a batch",)
+        if not derivative.has_factors:
+            notes += ("no derivative in the points' factors: the loss is no mean and no sum over points",)
         by_feature, by_target, by_factor = (
             block([total.parts[place] for total in totals], is_block=measured.is_block) for place in range(3)
         )
@@ -307,7 +306,7 @@ class Run:
         assert initial is not None  # noqa: S101 - every run has weights
         return RunAttribution(
             measured.values if measured.is_block else float(measured.values),
-            by_factor if derivative.is_mean else None,
+            by_factor if derivative.has_factors else None,
             by_feature,
             by_target,
             numbers([total.decay for total in totals], measured) if self._decays(derivative) else None,
@@ -326,17 +325,10 @@ class Run:
         groups = self._setting.adjustment.adjusted(self._tape.records[0].settings)
         return derivative.takes_decay and any(float(group.get("weight_decay", 0.0)) > 0 for group in groups)
 
-    def _loss_is_mean(self) -> bool:
-        loss = self._setting.loss
-        part = self._setting.data.batch(self._tape.records[0].batch).parts[0]
-        with torch.no_grad():
-            outputs = self._setting.call(self.model, part.inputs)
-            return is_mean(loss(outputs, part.targets), losses_of(loss)(outputs, part.targets))
-
     def _derivative(self, setting: Setting) -> StepDerivative:
         model, optimizer = setting.pair()
         rule = OptimizerStep(optimizer, list(trained(model).values()))
-        return StepDerivative(setting, model, rule, is_mean=self._is_mean)
+        return StepDerivative(setting, model, rule)
 
     def _kinks(self, derivative: StepDerivative) -> RecipeKinks:
         counts = zip(self._end.parameters, derivative.kinks, strict=True)
@@ -355,13 +347,8 @@ class Run:
             batch = batch_change(derivative, record, asked, start.data, end.data)
             with told("model", TWICE, LOOK, record.batch):
                 slope = derivative.push(before, record, slope, batch, adjustment)
-            if by_factors and not derivative.is_mean:
-                raise bad_value(
-                    "change",
-                    expected="a change of features, since the loss is no mean over the points of a batch",
-                    got=repr(change),
-                    cure="Use a loss that is the mean of each point's own loss.",
-                )
+            if by_factors and not derivative.has_factors:
+                raise refuse_factors(repr(change))
         return slope, derivative.flat(slope.parameters), self._kinks(derivative), derivative.fault
 
     @checked

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from solset.risk import check_loss, named_tensors
 from solset.training._adjustment import Adjustment
 from solset.training._call import Call
 from solset.training._data import Batch, Data
-from solset.training._losses import Loss, loss_by_points, losses_of, require_mean
+from solset.training._losses import Loss, LossByPoints, by_points, refuse_factors
 from solset.training._state import own_randomness, trained
 from solset.training._told import described, told
 
@@ -35,6 +36,14 @@ class Setting:
     pair: Callable[[], tuple[nn.Module, Optimizer]]
     # Change of the settings of the optimizer, none by default
     adjustment: Adjustment = field(default_factory=Adjustment)
+
+    @cached_property
+    def by_points(self) -> LossByPoints | None:
+        """The loss of a batch from those of its points, tried on two; ``None`` where it is none of them."""
+        model, _ = self.pair()
+        first = self.data.batch(range(min(2, self.data.drawn))).parts[0]
+        with own_randomness(next(model.parameters()).device), torch.no_grad():
+            return by_points(self.loss, self.call(model.eval(), first.inputs), first.targets)
 
     def outputs(self, batch: Batch, call: Callable[[Any], Any], device: torch.device) -> list[Any]:
         """The outputs of each part of a batch.
@@ -67,7 +76,6 @@ class Loop:
     def __init__(self, setting: Setting, model: nn.Module, optimizer: Optimizer) -> None:
         self.model, self.optimizer, self._setting = model, optimizer, setting
         self.device = next(model.parameters()).device
-        self._losses = losses_of(setting.loss)
 
     @torch.enable_grad()
     def step(self, drawn: Sequence[int], step: int) -> float:
@@ -90,8 +98,10 @@ class Loop:
         with told("loss", takes, _LOSS, points):
             loss = setting.loss(outputs[0], targets)
             if batch.factors is not None or batch.shares is not None:
-                require_mean(loss, self._losses(outputs[0], targets))
-                loss = loss_by_points(self._losses, batch, outputs)
+                rule = setting.by_points
+                if rule is None or not rule.is_loss(loss.detach(), outputs[0], targets):
+                    raise refuse_factors(f"factors or labels, for a batch of loss {float(loss.detach()):.4g}")
+                loss = rule.of_batch(batch, outputs)
         if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
             raise bad_type(
                 "loss",
@@ -103,8 +113,8 @@ class Loop:
             loss.backward()
         if setting.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(trained(self.model).values(), setting.clip_norm)
-        rule = told("optimizer", "one that takes a step", "Look at its settings.")
-        with rule, setting.adjustment.on(self.optimizer):
+        stepping = told("optimizer", "one that takes a step", "Look at its settings.")
+        with stepping, setting.adjustment.on(self.optimizer):
             self.optimizer.step()
         return float(loss.detach())
 

@@ -16,7 +16,6 @@ from solset.risk import plain_operations
 from solset.training._adjustment import Adjustment
 from solset.training._calculus import derivatives, pushed, require_second
 from solset.training._data import Batch
-from solset.training._losses import loss_by_points, losses_of
 from solset.training._optimizers import OptimizerStep, differentiable_slots
 from solset.training._recipe import clipped_gradients
 from solset.training._second import wrong_second
@@ -24,7 +23,7 @@ from solset.training._setting import Setting
 from solset.training._state import Settings, State, own_randomness, set_randomness
 from solset.training._statistics import Statistics
 
-_MEAN = 1e-4  # relative difference of a recorded loss and the mean of its points' losses that is rounding
+_SAME = 1e-4  # relative difference of a recorded loss and that by its points that is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +53,7 @@ class BatchSlope:
 
     features: Tensor | None  # Tensor like the inputs, ``(b, *input)``; only for inputs of floating numbers
     targets: Tensor | None  # Tensor like the targets, ``(b, ...)``; only for targets of floating numbers
-    # Tensor with one number per point, ``(b,)``; only for a loss that is a mean over points
+    # Tensor with one number per point, ``(b,)``; only for a loss that comes from those of points
     factors: Tensor | None
     # Tensor with one number per point, ``(b,)``, for points on their way to new labels
     shares: Tensor | None = None
@@ -94,17 +93,18 @@ class StepDerivative:
     """The derivative of recorded steps.
 
     Attributes:
-        is_mean: Whether the loss of every batch so far was the mean of those of its points.
+        has_factors: Whether the loss of every batch so far came from those of its points.
         takes_rate: Whether the derivative in the learning rate is known.
         takes_decay: Whether the derivative in the weight decay is known.
         fault: Sentence that second derivatives of the first step seen are wrong; empty where none is.
     """
 
-    def __init__(self, setting: Setting, model: nn.Module, rule: OptimizerStep, *, is_mean: bool) -> None:
+    def __init__(self, setting: Setting, model: nn.Module, rule: OptimizerStep) -> None:
         named = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._setting, self._model, self._data, self._rule = setting, model, setting.data, rule
         self._names = list(named)
-        self._losses, self.is_mean = losses_of(setting.loss), is_mean
+        self._by_points = setting.by_points
+        self.has_factors = self._by_points is not None
         self._statistics = Statistics(model)
         self._device = next(iter(named.values())).device
         values = [value.detach() for value in named.values()]
@@ -237,7 +237,7 @@ class StepDerivative:
         numbers = {"device": self._device, "dtype": next(self._model.parameters()).dtype}
         factors = torch.ones(batch.count) if batch.factors is None else batch.factors
         parts = [_leaf(features), _leaf(targets)]
-        given = [factors, batch.shares] if self.is_mean else [None, None]
+        given = [factors, batch.shares] if self.has_factors else [None, None]
         return parts + [None if each is None else _leaf([each.to(**numbers)]) for each in given]
 
     def _graph(self, before: State, record: Record) -> _Graph:
@@ -276,8 +276,8 @@ class StepDerivative:
             state = self._state(before, self._rule.split(values[:count]))
             state = {name: _as(value, values[0]) for name, value in state.items()}
             outputs = self._setting.outputs(batch, lambda inputs: self._output(state, inputs), self._device)
-            if self.is_mean:
-                return loss_by_points(self._losses, batch, outputs)
+            if self._by_points is not None and self.has_factors:
+                return self._by_points.of_batch(batch, outputs)
             return self._setting.loss(outputs[0], batch.parts[0].targets)
 
         values = [each.detach() for each in ([*parameters] if features is None else [*parameters, features])]
@@ -288,12 +288,12 @@ class StepDerivative:
         return self._setting.call.at(self._model, state, inputs if augment is None else augment(inputs))
 
     def _loss(self, batch: Batch, outputs: Sequence[Any], record: Record) -> Tensor:
-        """The loss of a batch by its points where it is their mean, as the recorded one was."""
-        if self.is_mean:
-            loss = loss_by_points(self._losses, batch, outputs)
-            if abs(float(loss.detach()) - record.loss) <= _MEAN * max(abs(record.loss), 1e-30):
+        """The loss of a batch by its points where it comes from them, as the recorded one did."""
+        if self._by_points is not None and self.has_factors:
+            loss = self._by_points.of_batch(batch, outputs)
+            if abs(float(loss.detach()) - record.loss) <= _SAME * max(abs(record.loss), 1e-30):
                 return loss
-            self.is_mean = False
+            self.has_factors = False
         return self._setting.loss(outputs[0], batch.parts[0].targets)
 
     def _state(self, before: State, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
