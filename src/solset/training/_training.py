@@ -52,8 +52,8 @@ class Training:
     Args:
         make_model: Function that makes the model, of no argument or of the seed; or a module with its initial
             weights, which is copied. All its parameters that require grad are trained.
-        loss: Function ``(outputs, targets) -> scalar``, a mean or a sum over the points of a batch, with class
-            weights or without.
+        loss: Function ``(outputs, targets) -> scalar``, a mean or a sum over the points of a batch, with
+            class weights or without.
         x: Inputs ``(n, ...)``: a tensor, an array, or a tree of them (a dict is passed to the model by
             name, a tuple spread); or a map-style dataset of pairs or dicts.
         y: Targets ``(n, ...)`` beside inputs in memory; for a dataset the key of its dicts, or ``None``.
