@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from solset import Move, training_stability
+from solset import Move, Problem, training_stability
+from solset.errors import SolsetWarning
 from solset.paper._toy import toy_problem
 
 POINTS = [4, 1]
@@ -166,3 +167,19 @@ def test_a_stability_prints_on_one_line_and_changes_a_copy_of_the_model(fitted):
     changed = stability.apply_to(problem.risk().model)
     joined = torch.cat([weights.detach().flatten() for weights in changed.parameters()])
     assert torch.equal(joined, stability.weights)
+
+
+def test_a_distance_beyond_the_weights_is_told(fitted):
+    problem = fitted.problem()
+    change = Move(POINTS, 1e3 * draw(2, 3))
+    with pytest.warns(SolsetWarning, match="larger than the weights"):
+        stability = training_stability(problem, change)
+    assert "larger than the weights" in stability.message
+
+
+def test_a_short_distance_keeps_its_digits_in_single_precision():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 2.0)
+    problem = Problem(model, torch.nn.MSELoss(), torch.ones(1, 1), torch.full((1, 1), 2.0))  # w = 2 / x
+    short = torch.full((1, 1), 3.3e-7)
+    assert training_stability(problem, Move(None, short)).distance == pytest.approx(6.6e-7, rel=1e-5)

@@ -60,6 +60,11 @@ class Stability(WeightsResult):
         """How the solve for the minimum-norm element ended."""
         return self.solution.status
 
+    @computed
+    def message(self) -> str:
+        """What speaks against the minimum-norm element."""
+        return self.solution.message
+
 
 @checked
 def training_stability(
@@ -115,26 +120,22 @@ def training_stability(
         )
     direction = change.direction(problem.risk())
     options = {"optimality": optimality, "solver": solver, "rows": rows}
-    weights, layout = problem.weights(), problem.risk().layout.shapes
-    changes = problem.estimate(change, **options, order=order).translate(-weights)
-    smallest = changes.min_norm()
-    distance = float(torch.linalg.vector_norm(smallest.value))
+    answers = problem.estimate(change, **options, order=order)
+    smallest = answers.min_norm()
+    distance = float(torch.linalg.vector_norm(smallest.change))
     drawn: tuple[Solution, ...] = ()
-    nearest = None
     if generator is not None and samples:
         reach = (distance or 1.0) if radius is None else radius
-        elements = changes.sample(samples, radius=reach, generator=generator)
-        nearest = min(float(torch.linalg.vector_norm(s.value)) for s in elements)
-        drawn = tuple(s.moved_by(weights, layout) for s in elements)
+        drawn = answers.sample(samples, radius=reach, generator=generator)
     moved = float(torch.linalg.vector_norm(direction))
     return Stability(
         distance=distance,
-        sampled_distance=nearest,
+        sampled_distance=min((float(torch.linalg.vector_norm(s.change)) for s in drawn), default=None),
         perturbation=moved,
         ratio=distance / moved if moved > 0 else 0.0,
-        solution=smallest.moved_by(weights, layout),
+        solution=smallest,
         samples=drawn,
         unit="input unit" if isinstance(change, Move) else "unit of the change",
         optimality=problem.derivative(change, **options).optimality,
-        is_empty=changes.is_empty(),
+        is_empty=answers.is_empty(),
     )

@@ -40,6 +40,8 @@ class Solution(WeightsResult):
         drift: Length of the change that the gradient left by training would make alone, ``‖A⁺R‖``, relative
             to the length of this change; 0 where nothing was asked, or no gradient was left.
         start: Trained weights from which the change was made, ``(p,)``; ``None`` where ``value`` is a change.
+        moved: Change of the weights as it was solved for, which their sum with the trained ones rounds;
+            ``None`` where ``value`` is a change.
 
     Example:
         >>> Solution(torch.tensor([3.0, 4.0]), Status.CONVERGED, 1e-12, steps=7)
@@ -54,10 +56,13 @@ class Solution(WeightsResult):
     notes: tuple[str, ...] = ()
     drift: float = 0.0
     start: Tensor | None = field(default=None, repr=False)
+    moved: Tensor | None = field(default=None, repr=False)
 
     @property
     def change(self) -> Tensor:
         """The change of the weights, ``(p,)``, or a block ``(p, k)`` of several."""
+        if self.moved is not None:
+            return self.moved
         return self.value if self.start is None else self.value - self.start
 
     @property
@@ -88,12 +93,13 @@ class Solution(WeightsResult):
 
     def with_value(self, value: Tensor) -> "Solution":
         """The same outcome for another value, such as an image of this one."""
-        return replace(self, value=value)
+        return replace(self, value=value, moved=None)
 
     def moved_by(self, start: Tensor, layout: Mapping[str, torch.Size] | None) -> "Solution":
         """The same outcome for ``start`` plus this change: weights, where names and shapes are given."""
-        weights = None if layout is None else start
-        return replace(self, value=start + self.value, layout=layout, start=weights)
+        is_known = layout is not None
+        weights, moved = (start, self.value) if is_known else (None, None)
+        return replace(self, value=start + self.value, layout=layout, start=weights, moved=moved)
 
     def raise_if_failed(self) -> "Solution":
         """This solution, if it converged.
