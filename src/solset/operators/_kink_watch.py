@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from solset.operators._kink_table import ELEMENTWISE, bare, distances_to_kinks
-from solset.operators._smooth import is_smooth
+from solset.operators._kink_table import ELEMENTWISE, bare, distances_to_kinks, is_smooth
 from solset.operators._ties import TYING, UNSEEN, is_other_norm, ties_of
 from solset.risk import EmpiricalRisk
 

@@ -1,7 +1,7 @@
 """The empirical risk of a network: its parameters, points, loss and gradient."""
 
 from solset.risk._batching import Room, in_batches, is_out_of_memory
-from solset.risk._called import called, plain_operations, require_derivatives
+from solset.risk._called import called, filling_rows, plain_operations, require_derivatives
 from solset.risk._decay import WeightDecay, decay_of, one_number
 from solset.risk._door import Moves, Pick, open_door, picked, style_of
 from solset.risk._double import in_double
@@ -26,7 +26,6 @@ from solset.risk._other_data import (
     with_targets,
 )
 from solset.risk._penalty import Penalty, check_penalty
-from solset.risk._plain_embedding import filling_rows
 from solset.risk._points import Indices, Points
 from solset.risk._probe import probe_indices, probe_model, refuse_model, statistics_held
 from solset.risk._routes import Routes
