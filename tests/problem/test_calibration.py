@@ -90,12 +90,38 @@ def test_a_damping_at_the_end_of_the_range_is_warned_of():
         assert not calibrate(problem, proximal_step(problem, 1e-9)).is_inside
 
 
+def blown_up() -> nn.Module:
+    model = nn.Linear(6, 3).double().eval()
+    nn.init.constant_(model.weight, float("inf"))
+    return model
+
+
+def test_the_module_of_a_rerun_is_not_changed():
+    problem, modules = unfinished(*LOSSES["squares"]), []
+
+    def retrain(change) -> nn.Module:
+        modules.append(proximal_step(problem, 1.0)(change).train())
+        return modules[-1]
+
+    with torch.no_grad():
+        assert calibrate(problem, retrain, reruns=1).size == pytest.approx(1.0, abs=1e-3)
+    assert modules[0].training
+
+
+def test_a_loss_without_curvature_is_refused():
+    model = nn.Linear(6, 3).double().eval()
+    problem = Problem(model, nn.L1Loss(), X, TARGETS)
+    with pytest.raises(ValueError, match="`problem`.*curvature"):
+        calibrate(problem, lambda _: model)
+
+
 @pytest.mark.parametrize(
     ("retrain", "options", "error", "words"),
     [
         (lambda _: 3.0, {}, TypeError, "`retrain`.*module.*3.0"),
         (lambda _: unfinished(*LOSSES["squares"]).risk().model, {}, ValueError, "`retrain`.*same outputs"),
         (lambda _: nn.Linear(5, 3).double(), {}, ValueError, "weight"),
+        (lambda _: blown_up(), {}, ValueError, "finite"),
         (None, {"reruns": 0}, ValueError, "`reruns`"),
         (None, {"share": 0.9}, ValueError, "`share`"),
         (None, {"share": 0.01}, ValueError, "`share`"),

@@ -15,7 +15,7 @@ from solset.linalg import krylov
 from solset.operators import CurvatureRoot, GaussNewton
 from solset.problem._problem import Problem
 from solset.problem._proximal import SHARE, Proximal, scale_and_lift
-from solset.results import Result, computed
+from solset.results import Result, computed, copy_of
 
 STEPS = 80  # dimension of the Krylov space of each removal
 LEAST, MOST = 1e-4, 1e2  # smallest and largest damping that is compared, in the largest eigenvalue
@@ -95,7 +95,8 @@ def calibrate(
 
     Raises:
         TypeError: If the function returns no module.
-        ValueError: If the reruns change no output, or the module is another one.
+        ValueError: If a rerun changes no output or diverges, its module is another one, or the loss has no
+            curvature.
 
     Warns:
         SolsetWarning: If predictions and reruns have little in common, or the range has no best damping.
@@ -107,7 +108,7 @@ def calibrate(
         >>> from solset import Training
         >>> x, y = torch.randn(2, 60, 1, generator=torch.Generator().manual_seed(0))
         >>> sgd = {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.05), "epochs": 10}
-        >>> run = Training(nn.Linear(1, 1), nn.MSELoss(), x, y, **sgd).run()
+        >>> run = Training(lambda: nn.Linear(1, 1), nn.MSELoss(), x, y, **sgd).run()
         >>> with warnings.catch_warnings():
         ...     warnings.simplefilter("ignore")  # the weights are not stationary
         ...     problem = Problem(run.model, nn.MSELoss(), x, y)
@@ -118,6 +119,9 @@ def calibrate(
     count = problem.point_count
     within("reruns", reruns, 1, cure="Take 3, for example.")
     within("share", share, 1 / count, 0.5, cure="Take 0.1, for example.")
+    if refusal := Proximal().refusal(problem.point):
+        cure = "Calibrate where the proximal map applies."
+        raise bad_value("problem", expected="a loss with curvature", got=refusal, cure=cure)
     matrix = GaussNewton(problem.risk(), memory_budget=problem.memory_budget)
     largest, lift = scale_and_lift(matrix)
     generator = torch.Generator().manual_seed(seed)
@@ -163,16 +167,16 @@ def _trial(
     if not isinstance(model, nn.Module):
         cure = "Return the trained module, such as run.retrain(change).model."
         raise bad_type("retrain", expected="a function that returns a module", got=model, cure=cure)
-    moved = problem.with_model(model.eval()).point.sweep.outputs - problem.point.sweep.outputs
+    moved = problem.with_model(copy_of(model).eval()).point.sweep.outputs - problem.point.sweep.outputs
     root = CurvatureRoot(problem.risk(), memory_budget=problem.memory_budget)
     force = change.applied_to(problem.risk()).gradient() - problem.gradient()
     space = krylov(matrix, force, STEPS)
     real = (root @ moved.flatten()).to("cpu", torch.float64)
-    if not (bool(real.any()) and space.vectors.shape[1]):
+    if not bool(torch.isfinite(real).all() & real.any()) or not space.vectors.shape[1]:
+        expected = "a module with other outputs, all finite"
+        got = "the same outputs" if bool(torch.isfinite(real).all()) else "outputs that are not finite"
         cure = "Run the whole training again without the points, and return its module."
-        raise bad_value(
-            "retrain", expected="a module whose outputs differ", got="the same outputs", cure=cure
-        )
+        raise bad_value("retrain", expected=expected, got=got, cure=cure)
     rows = (matrix.factor @ space.vectors).to("cpu", torch.float64)
     return _Trial(real, rows, space.matrix, float(force.norm()))
 
