@@ -59,7 +59,7 @@ def _message(status: Status) -> str:
 class Result(ABC):
     """A result of an analysis: prints as one line, and converts to plain data.
 
-    Subclasses are dataclasses with ``frozen=True, eq=False, repr=False``.
+    Subclasses are dataclasses with ``frozen=True, eq=False, repr=False``, but for a run, whose state is long.
     """
 
     @property
@@ -75,8 +75,7 @@ class Result(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in the types of JSON: tensors become nested lists, other results become dicts."""
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        named = {field.name: _plain_or_text(getattr(self, field.name)) for field in fields if field.repr}
+        named = {name: _plain_or_text(getattr(self, name)) for name in self._field_names()}
         return {**named, "status": str(self.status), "message": self.message}
 
     def plot(self, **options: Any) -> Any:
@@ -91,12 +90,15 @@ class Result(ABC):
         """
         return importlib.import_module("solset.plotting").plot(self, **options)
 
+    def _field_names(self) -> list[str]:
+        """The names of what is shown and written; a result that is no dataclass names its own."""
+        return [field.name for field in dataclasses.fields(self) if field.repr]  # type: ignore[arg-type]
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.headline})"
 
     def _repr_html_(self) -> str:
-        fields = [field.name for field in dataclasses.fields(self) if field.repr]  # type: ignore[arg-type]
-        shown = dict.fromkeys(["status", "message", *fields])
+        shown = dict.fromkeys(["status", "message", *self._field_names()])
         rows = [(name, _cell(getattr(self, name))) for name in shown]
         cells = "".join(
             f"<tr><th style='text-align:left'>{html.escape(name.replace('_', ' '))}</th>"

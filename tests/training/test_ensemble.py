@@ -1,6 +1,8 @@
 """The same recipe from several seeds: clouds of outputs, and what of an attribution is noise."""
 
+import json
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from solset import Remove, Training
+from solset.errors import Status
 from solset.sets import PointCloud
 from solset.training import CloudChange, SeedAttribution
 
@@ -102,3 +105,35 @@ def test_distances_of_clouds_are_those_of_point_sets():
 def test_fewer_than_two_seeds_or_a_repeated_one_are_refused(training, seeds):
     with pytest.raises(ValueError, match="at least two different seeds"):
         training.ensemble(seeds)
+
+
+def test_runs_and_ensembles_are_results_with_rows(ensemble):
+    run = ensemble.runs[0]
+    rows = run.to_dataframe()
+    assert rows["loss"].tolist() == run.losses
+    assert rows["points"].tolist() == [len(batch) for batch in run.batches]
+    assert json.loads(json.dumps(run.to_dict()))["weights"] == run.weights.tolist()
+    assert run._repr_html_().startswith("<table><caption")
+    assert ensemble.to_dataframe()["last_loss"].tolist() == [one.losses[-1] for one in ensemble.runs]
+    assert len(ensemble.to_dict()["runs"]) == len(ensemble.seeds)
+    assert run.status == ensemble.status == "converged"
+    assert run.message == ensemble.message == ""
+
+
+def test_a_seed_in_doubt_puts_the_mean_in_doubt(ensemble):
+    over_seeds = ensemble.attribute(goal)
+    assert over_seeds.status == "converged"
+    first, *others = over_seeds.per_seed
+    doubted = replace(over_seeds, per_seed=(replace(first, status=Status.DOUBTFUL), *others))
+    assert doubted.status == "doubtful"
+    assert f"1 of {len(others) + 1} seeds" in doubted.message
+
+
+def test_losses_and_gradients_of_points_are_those_of_the_module(ensemble):
+    run, (x, y) = ensemble.runs[0], data()
+    chosen = [7, 2]
+    leaf = x[chosen].clone().requires_grad_()
+    losses = (run.model(leaf) - y[chosen]).square().flatten()
+    torch.testing.assert_close(run.point_losses(points=chosen), losses.detach())
+    (slope,) = torch.autograd.grad(losses.sum(), leaf)
+    torch.testing.assert_close(run.input_gradients(chosen), slope)

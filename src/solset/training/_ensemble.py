@@ -46,14 +46,26 @@ class SeedAttribution(TableResult):
         """Whether the mean lies within two standard errors of 0, for each point, ``(n,)``."""
         return self.mean.abs() <= CERTAIN * self.standard_error
 
-    message = computed(
-        lambda result: (
-            f"the sign is not stable over {len(result.per_seed)} seeds for {int(result.is_noise.sum())} of "
-            f"{len(result.mean)} points: their means lie within two standard errors of 0"
-            if bool(result.is_noise.any())
-            else ""
-        )
-    )
+    @computed
+    def status(self) -> Status:
+        """``doubtful`` where real reruns contradict the scores of a seed."""
+        return Status.DOUBTFUL if self._doubted else Status.CONVERGED
+
+    @computed
+    def message(self) -> str:
+        """How many seeds are in doubt, the first reason, and how many points are noise."""
+        seeds = len(self.per_seed)
+        texts = [f"{len(self._doubted)} of {seeds} seeds: {self._doubted[0]}"] if self._doubted else []
+        if bool(self.is_noise.any()):
+            texts.append(
+                f"the sign is not stable over {seeds} seeds for {int(self.is_noise.sum())} of "
+                f"{len(self.mean)} points: their means lie within two standard errors of 0"
+            )
+        return "; ".join(texts)
+
+    @property
+    def _doubted(self) -> list[str]:
+        return [one.message for one in self.per_seed if one.status is Status.DOUBTFUL]
 
     @property
     def headline(self) -> str:
@@ -149,8 +161,8 @@ class CloudChange(Result):
         return f"{len(self.before.points)} seeds; {distances}; signal to noise {self.signal_to_noise:.2g}"
 
 
-@dataclass(frozen=True, eq=False)
-class Ensemble:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ensemble(TableResult):
     """One recipe, run once from each of several seeds.
 
     Attributes:
@@ -248,10 +260,25 @@ class Ensemble:
             warnings.warn(result.message, SolsetWarning, stacklevel=3)
         return result
 
-    def __repr__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """Number of seeds, and the smallest and the largest loss of a last batch."""
         losses = [run.losses[-1] for run in self.runs]
         ends = " to ".join(dict.fromkeys([f"{min(losses):.3g}", f"{max(losses):.3g}"]))
-        return f"Ensemble({len(self.runs)} seeds, last loss of a batch {ends})"
+        return f"{len(self.runs)} seeds, last loss of a batch {ends}"
+
+    @computed
+    def message(self) -> str:
+        """The runs that diverged, by their seeds."""
+        pairs = zip(self.seeds, self.runs, strict=True)
+        return "; ".join(f"seed {seed}: {run.message}" for seed, run in pairs if run.message)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each seed: the number of steps, and the loss of the first and of the last batch."""
+        return [
+            {"seed": seed, "steps": len(run.losses), "first_loss": run.losses[0], "last_loss": run.losses[-1]}
+            for seed, run in zip(self.seeds, self.runs, strict=True)
+        ]
 
 
 @contextmanager

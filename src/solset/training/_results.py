@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,26 @@ class Smoothness(Result):
         """The verdict, and the error of the largest rerun."""
         errors = ", ".join(f"{e:.2g} at {s:.3g}" for s, e in zip(self.scales, self.errors, strict=True))
         return f"{self.verdict}; relative error {errors}"
+
+
+def smoothness_of(
+    direction: Tensor, scales: tuple[float, ...], reals: Sequence[Tensor], tolerance: float
+) -> Smoothness:
+    """How well a derivative along a change predicts real changes of the weights.
+
+    Args:
+        direction: Change of the weights by the derivative, for the whole change, ``(p,)``.
+        scales: Parts of the change to which training was really run again, from large to small.
+        reals: Real change of the weights at each of these parts.
+        tolerance: Relative error up to which the derivative is said to hold.
+    """
+    errors = []
+    for scale, real in zip(scales, reals, strict=True):
+        length = float(real.norm())
+        errors.append(float((real - scale * direction).norm()) / length if length else 0.0)
+    holding = [scale for i, scale in enumerate(scales) if max(errors[i:]) <= tolerance]
+    is_falling = all(after <= 0.7 * before for before, after in pairwise(errors))
+    return Smoothness(scales, tuple(errors), max(holding, default=0.0), tolerance, is_falling)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from solset.attribution import require_names
 from solset.changes import Change
 from solset.checks import checked
-from solset.errors import SolsetWarning, bad_type, bad_value
+from solset.errors import SolsetWarning, bad_value
 from solset.goals import Goals
-from solset.risk import as_tensors
 from solset.training._advice import Advice, advised
 from solset.training._changed import at_scale, batch_change, changed, training_change
+from solset.training._ended import Ended
 from solset.training._goals import cotangents, slopes_at_end
 from solset.training._instead import OF_RUN
-from solset.training._losses import losses_of, refuse_factors
+from solset.training._losses import refuse_factors
 from solset.training._optimizers import OptimizerStep
 from solset.training._replay import Replay
 from solset.training._results import (
@@ -31,11 +31,11 @@ from solset.training._results import (
     Smoothness,
     retraining,
     sentences,
+    smoothness_of,
     verified,
 )
 from solset.training._setting import Setting
-from solset.training._state import State, at_weights_of, trained
-from solset.training._statistics import Statistics
+from solset.training._state import State, trained
 from solset.training._step import Slope, StepDerivative
 from solset.training._tape import Tape
 from solset.training._told import told
@@ -52,7 +52,7 @@ TWICE = "one that can be differentiated twice, with its loss and augmentation"
 LOOK = "Replace the operation that is named, or its fused kernel, by one with second derivatives."
 
 
-class Run:
+class Run(Ended):
     """A training that was run once, with the record from which its derivative is computed.
 
     Attributes:
@@ -73,88 +73,8 @@ class Run:
         *,
         training: "Training | None" = None,
     ) -> None:
-        self._training = training
-        self.initial, self._setting, self._tape, self._end, self._rerun = initial, setting, tape, end, rerun
-        self.model = model.eval()
-        self._device = next(model.parameters()).device
-
-    @property
-    def weights(self) -> Tensor:
-        """Weights at the end, flat ``(p,)``, in ``named_parameters`` order."""
-        return torch.cat([value.reshape(-1) for value in self._end.parameters.values()])
-
-    @property
-    def losses(self) -> list[float]:
-        """Loss of each step's batch."""
-        return self._tape.losses
-
-    @property
-    def batches(self) -> list[list[int]]:
-        """Indices of the points of each step's batch."""
-        data = self._setting.data
-        return [data.of_step(record.batch, record.step) for record in self._tape.records]
-
-    @property
-    def stride(self) -> int:
-        """Number of steps from one kept state to the next; those between are computed again when needed."""
-        return self._tape.stride
-
-    @property
-    def point_count(self) -> int:
-        """``n``, the number of training points."""
-        return len(self._setting.data)
-
-    def value(self, goal: Goals, model: nn.Module | None = None) -> float | Tensor:
-        """The value of a goal at the end of the run; errors as for :meth:`attribute`.
-
-        Args:
-            goal: Goal with one value, or several values as a block.
-            model: Module of a rerun, such as ``run.retrain(change).model``; by default that of the run.
-
-        Cost: one backward pass for each value.
-        """
-        model, end = (self.model, self._end) if model is None else (model, at_weights_of(model, self._end))
-        names = Statistics(self._setting.pair()[0]).names
-        measured = slopes_at_end(goal, self._setting, model, end, names)
-        return measured.values if measured.is_block else float(measured.values)
-
-    def point_losses(self) -> Tensor:
-        """Loss of each training point at the end, in evaluation mode and without augmentation, ``(n,)``.
-
-        Cost: one forward pass over the data.
-        """
-        losses, call, data = losses_of(self._setting.loss), self._setting.call, self._setting.data
-        with torch.no_grad():
-            return torch.cat(
-                [
-                    losses(call(self.model, part.inputs), part.targets)
-                    for start in range(0, self.point_count, 256)
-                    for part in data.batch(range(start, min(start + 256, self.point_count))).parts
-                ]
-            )
-
-    def outputs(self, model: nn.Module, inputs: Any = None) -> Tensor:
-        """Outputs of a module of this run as its loss takes them, in evaluation mode, ``(k, ...)``.
-
-        Args:
-            model: Module with the parameter names of the run, such as ``run.model``.
-            inputs: Inputs in a form that training takes; by default those of the training points.
-        """
-        data = self._setting.data
-        parts = [part.inputs for part in data.batch(range(len(data))).parts]
-        if inputs is not None:
-            parts = [as_tensors("inputs", inputs, self.weights)]
-        with torch.no_grad():
-            outputs = [self._setting.call(model, part) for part in parts]
-        if not all(isinstance(each, Tensor) for each in outputs):
-            cure = "Pass a function of a module and the inputs that returns one."
-            raise bad_type("outputs", expected="a tensor", got=type(outputs[0]).__name__, cure=cure)
-        return torch.cat(outputs)
-
-    def __repr__(self) -> str:
-        losses = self.losses
-        ends = " to ".join(dict.fromkeys([f"{losses[0]:.3g}", f"{losses[-1]:.3g}"]))
-        return f"Run({len(losses)} steps, loss of a batch {ends})"
+        super().__init__(setting, tape, model, end)
+        self._training, self.initial, self._rerun = training, initial, rerun
 
     @checked
     def estimate(
@@ -181,7 +101,7 @@ class Run:
         Cost: about three trainings for the tangent, and two for the reruns.
         """
         slope, direction, kinks, fault = self._tangent(change, progress)
-        measured = self._smoothness(change, direction, (1.0, 0.5), tolerance) if verify else None
+        measured = self._measured(change, direction, (1.0, 0.5), tolerance) if verify else None
         shapes = {name: value.shape for name, value in self._end.parameters.items()}
         buffers = {name: self._end.buffers[name] + part for name, part in slope.buffers.items()}
         result = RunEstimate(self.weights + direction, direction, buffers, measured, kinks, shapes, fault)
@@ -234,7 +154,7 @@ class Run:
             cure = "Pass (1.0, 0.1, 0.01), for example."
             raise bad_value("scales", expected="positive parts, from large to small", got=scales, cure=cure)
         _, direction, *_ = self._tangent(change, progress)
-        return self._smoothness(change, direction, tuple(scales), tolerance)
+        return self._measured(change, direction, tuple(scales), tolerance)
 
     @checked
     def attribute(
@@ -372,14 +292,8 @@ class Run:
             raise bad_value("run", expected="one of a Training", got="the record of a loop", cure=cure)
         return advised(self._training, change, steps, progress)
 
-    def _smoothness(
+    def _measured(
         self, change: Change, direction: Tensor, scales: tuple[float, ...], tolerance: float
     ) -> Smoothness:
-        errors = []
-        for scale in scales:
-            real = self.retrain(change, scale=scale, progress=False).change
-            length = float(real.norm())
-            errors.append(float((real - scale * direction).norm()) / length if length else 0.0)
-        holding = [scale for i, scale in enumerate(scales) if max(errors[i:]) <= tolerance]
-        is_falling = all(after <= 0.7 * before for before, after in zip(errors, errors[1:], strict=False))
-        return Smoothness(scales, tuple(errors), max(holding, default=0.0), tolerance, is_falling)
+        reals = [self.retrain(change, scale=scale, progress=False).change for scale in scales]
+        return smoothness_of(direction, scales, reals, tolerance)
