@@ -19,7 +19,7 @@ from solset.operators._cost import (
 )
 from solset.operators._first import Jacobian, OutputGraph
 from solset.operators._graphs import GRAPH_BUDGET
-from solset.operators._pushes import push_forward
+from solset.operators._passes import push_forward
 from solset.operators._regularisation import regularisation_of
 from solset.risk import EmpiricalRisk, flat_rows, is_out_of_memory, output_shape, through_loss
 

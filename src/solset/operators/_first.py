@@ -22,9 +22,8 @@ from solset.operators._graphs import (
     Graphs,
     has_convolution,
 )
+from solset.operators._passes import has_forward_mode, is_adjoint, pull_back, push_forward
 from solset.operators._per_sample import PerSampleGradients
-from solset.operators._pull_back import pull_back
-from solset.operators._pushes import has_forward_mode, is_adjoint, push_forward
 from solset.risk import EmpiricalRisk, Routes, flat_rows, output_shape
 
 ROWS_AT_ONCE = 2**24  # numbers in the rows by which J v is computed where autograd has no other way

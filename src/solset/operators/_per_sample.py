@@ -11,9 +11,9 @@ from torch import Tensor
 from solset import comm
 from solset.errors import bad_value
 from solset.operators._graphs import saved_bytes
+from solset.operators._passes import agree, pull_back
 from solset.operators._per_sample_routes import ROUTES, NotCoveredError, pull_one
 from solset.operators._point_grams import PointGrams, squares_by_rules
-from solset.operators._pull_back import agree, pull_back
 from solset.risk import EmpiricalRisk, Room, flat_rows, in_batches, is_out_of_memory, output_shape
 
 Part = TypeVar("Part")

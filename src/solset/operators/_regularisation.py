@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from solset.linalg import LinearOperator
-from solset.operators._pull_back import pull_back
+from solset.operators._passes import pull_back
 from solset.risk import EmpiricalRisk, flat_rows
 
 

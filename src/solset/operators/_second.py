@@ -13,7 +13,7 @@ from solset.operators._cost import HESSIAN_GRAPH, HESSIAN_PRODUCT, MIXED_PRODUCT
 from solset.operators._coupling import coupled_hessian, coupled_mixed, separable
 from solset.operators._differences import GradientDifferences, or_differences
 from solset.operators._graphs import GRAPH_BUDGET, Graphs
-from solset.operators._pull_back import pull_back
+from solset.operators._passes import pull_back
 from solset.operators._regularisation import Regularisation
 from solset.risk import EmpiricalRisk, flat_rows
 

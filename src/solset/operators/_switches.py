@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from solset.errors import bad_value
 from solset.operators._kink_table import bare, kinks_of
-from solset.operators._pull_back import pull_back
+from solset.operators._passes import pull_back
 from solset.risk import EmpiricalRisk, flat_rows
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from solset.operators._pull_back import pull_back
+from solset.operators._passes import pull_back
 from solset.risk import is_out_of_memory
 
 Called = tuple[Tensor, Sequence[Tensor]]

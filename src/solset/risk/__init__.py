@@ -7,7 +7,17 @@ from solset.risk._door import Moves, Pick, open_door, picked, style_of
 from solset.risk._double import in_double
 from solset.risk._embeddings import embedding_of
 from solset.risk._empirical import EmpiricalRisk, Loss, Reduction
-from solset.risk._heads import fit_at, losses_at, output_shape, require_logits, slopes_at, through_loss
+from solset.risk._heads import (
+    fit_at,
+    flat_points,
+    gradient_scale,
+    losses_at,
+    misfit_at,
+    output_shape,
+    require_logits,
+    slopes_at,
+    through_loss,
+)
 from solset.risk._identity import digest, identity, settings_of, without_addresses
 from solset.risk._layout import Layout, choose_parameters, flat_rows, matches
 from solset.risk._learned import asked_for, beside_outputs, moving
@@ -29,7 +39,6 @@ from solset.risk._penalty import Penalty, check_penalty
 from solset.risk._points import Indices, Points
 from solset.risk._probe import probe_indices, probe_model, refuse_model, statistics_held
 from solset.risk._routes import Routes
-from solset.risk._scale import flat_points, gradient_scale, misfit_at
 from solset.risk._sources import Source, as_points, source_of
 from solset.risk._sweep import Sweep
 from solset.risk._target_obstacle import targets_obstacle

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from solset import Problem
 from solset.operators import GaussNewton, Hessian, InputJacobian, Jacobian, Mixed
-from solset.operators._pull_back import pull_back
+from solset.operators._passes import pull_back
 from solset.risk import Routes
 
 SHAPES = [(1, 4, True, 1), (1, 4, False, 4), (2, 4, True, 6), (2, 6, False, 6), (3, 6, True, 4)]
