@@ -2,6 +2,7 @@
 
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from solset import Move, Problem, Remove, Training, audit, filters, follow_path, lipschitz_modulus, plan
 from solset.errors import SolsetWarning, Status
+from solset.linalg import DenseOperator
 from solset.modulus import Certainty
 from solset.operators import GaussNewton, Hessian, Mixed
 from solset.problem import Proximal
@@ -94,6 +96,18 @@ class TestFormula:
     def test_a_damping_that_is_no_number_is_refused(self):
         with pytest.raises(ValueError, match="damping"):
             Proximal(damping=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_steps_of_the_default_suffice_at_its_condition_number(dtype):
+    many = SimpleNamespace(weights=3000, rows=3000)
+    solver = Proximal().default_solver(many)
+    spectrum = 5e-3 + torch.linspace(0, 1, 3000, dtype=torch.float64)
+    matrix = DenseOperator(torch.diag(spectrum).to(dtype))
+    solution = solver.solve(matrix, draw(3000, 2, seed=1).to(dtype))
+    assert solution.status is Status.CONVERGED
+    assert solution.steps < solver.max_steps < 1000
+    assert Proximal(damping=0.1).default_solver(many).max_steps > 1000
 
 
 class TestDefault:

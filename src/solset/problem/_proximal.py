@@ -1,5 +1,6 @@
 """The proximal map: how the present weights answer a change, whether or not they are stationary."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -27,6 +28,9 @@ UNCALIBRATED = (
 HELD = 1e4  # damping of weights that a recipe holds, in the largest damping of the others
 FULL_RANK = 1e-15  # relative size of an eigenvalue below which float64 cannot tell it from zero
 SHARE = 5e-3  # damping relative to the largest eigenvalue of the Gauss–Newton matrix, where none is given
+# Four times the bound of Chebyshev's polynomials for CG at that condition number, so that a plan does not
+# count thousands of steps that are never taken
+MOST_STEPS = round(2 * (1 + 1 / SHARE) ** 0.5 * math.log(2 / CG().tol))
 FEW_ROWS = 1500  # rows up to which a decomposition of their Gram matrix costs less than a few solves by CG
 DAMPING_PRODUCTS = 12  # dimension of the Krylov space in which the extreme eigenvalues are looked for
 
@@ -103,7 +107,9 @@ class Proximal(LinearisedMap):
             dense = point.dense_solver()  # nothing is singular, however far the damping of a recipe spreads
             return dense if self.recipe is None else replace(dense, rank_tolerance=FULL_RANK)
         is_even = self.recipe is None or not self.recipe.is_diagonal
-        return GaussNewton().default_solver(point) if is_even and point.rows <= FEW_ROWS else CG()
+        if is_even and point.rows <= FEW_ROWS:
+            return GaussNewton().default_solver(point)
+        return CG() if self.recipe or self.damping else CG(max_steps=MOST_STEPS)
 
     def filters_act_on(self, point: TrainedPoint, solver: Solver | None) -> Callable[[], Prepared]:
         """The Hessian, which further training follows, without damping; arguments as usual."""
