@@ -1,26 +1,24 @@
 """Whole points by design: which labels to flip, or which points to drop, so that a goal changes most."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from heapq import nlargest
 from math import isfinite
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from solset.changes import Change, Remove, Reweight
 from solset.errors import Status, bad_value
 from solset.goals import Goal
+from solset.poisoning._design import DesignedChange, is_near
 from solset.poisoning._point_budget import PointBudget
 from solset.problem import Optimality, Problem, Stationary, as_map, single_answer
-from solset.results import TableResult, WeightsResult, computed
+from solset.results import computed
 from solset.retraining import Newton, Retrained
 from solset.risk import Layout
 from solset.solvers import Solver
-
-OFF = 0.1  # difference between predicted and real change, relative to it, that passes without a warning
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class PointRound:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PointPoisoning(WeightsResult, TableResult):
+class PointPoisoning(DesignedChange):
     """The points whose change moves a goal most, as far as a beam search finds them.
 
     Attributes:
@@ -83,13 +81,13 @@ class PointPoisoning(WeightsResult, TableResult):
     @property
     def is_confirmed(self) -> bool:
         """Whether one Newton step predicts the real change of the goal, to a tenth."""
-        return abs(self.real - self.predicted) <= OFF * abs(self.real - self.clean)
+        return is_near(self.predicted, self.real, self.real - self.clean)
 
     @property
     def is_drifting(self) -> bool:
         """Whether training to the end alone changes the goal by more than a tenth of the effect."""
         effect = abs(self.clean) if self.change is None else abs(self.real - self.clean)
-        return not abs(self.clean - self.trained) <= OFF * effect
+        return not is_near(self.trained, self.clean, effect)
 
     @computed
     def status(self) -> Status:
@@ -106,17 +104,10 @@ class PointPoisoning(WeightsResult, TableResult):
                 f"{self.trained:.4g} to {self.clean:.4g}, so that these are points of another model"
             )
         if self.solved is not Status.CONVERGED:
-            text += f"; the weights are no solution: solving for them ended with status '{self.solved}'"
+            text += f"; {self._no_solution()}"
         if not self.is_confirmed:
             text += f"; one Newton step predicts {self.predicted:.4g} and not {self.real:.4g}"
         return text
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One dict per point that changes, with the attributes of :class:`PointRound`."""
-        return [asdict(one) for one in self.course]
-
-    def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size]]:
-        return self.weights, self.layout.shapes
 
 
 def choose_points(

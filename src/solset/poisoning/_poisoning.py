@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any, overload
@@ -18,25 +18,25 @@ from solset.goals import Goal
 from solset.poisoning._adjoint import AdjointGradient, finite_gradient_of
 from solset.poisoning._ascent import Ascent
 from solset.poisoning._budget import Budget, FeasibleSet
+from solset.poisoning._design import DesignedChange, is_near
 from solset.poisoning._followers import Follower, default_follower
 from solset.poisoning._point_budget import PointBudget
 from solset.poisoning._points import PointPoisoning, choose_points
 from solset.poisoning._poisoning_file import PoisoningFile, Progress, Reason, Round
 from solset.poisoning._rounds import Rounds
 from solset.problem import Optimality, Problem, keeps_outputs
-from solset.results import TableResult, WeightsResult, computed
+from solset.results import computed
 from solset.retraining import LBFGS, Newton
 from solset.risk import Layout, identity
 from solset.solvers import Solver
 from solset.solvers.filters import Filter
 from solset.storage import Checkpoint, Probe
 
-OFF = 0.1  # difference between predicted and real change, relative to it, that passes without a warning
 DRIFT = 0.1  # largest drift, relative to the effect of a perturbation, that passes without a warning
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Poisoning(WeightsResult, TableResult):
+class Poisoning(DesignedChange):
     """A perturbation designed for a goal, with the model's predictions; :func:`judge_poisoning` tests them.
 
     Attributes:
@@ -93,7 +93,7 @@ class Poisoning(WeightsResult, TableResult):
         """Whether retraining changes the goal as predicted, to a tenth; true where it was not asked."""
         if self.real is None:
             return True
-        return abs(self.real - self.predicted) <= OFF * abs(self.predicted - self.clean)
+        return is_near(self.predicted, self.real, self.predicted - self.clean)
 
     @computed
     def status(self) -> Status:
@@ -110,7 +110,7 @@ class Poisoning(WeightsResult, TableResult):
         """The reason to stop, and how far the predictions can be trusted."""
         text = str(self.reason)
         if self.solved not in {Status.CONVERGED, Status.MAX_STEPS}:
-            text += f"; the weights are no solution: solving for them ended with status '{self.solved}'"
+            text += f"; {self._no_solution()}"
         if not self.is_confirmed:
             text += (
                 f"; retraining from the trained weights ends elsewhere: the goal goes from {self.clean:.4g} "
@@ -119,13 +119,6 @@ class Poisoning(WeightsResult, TableResult):
         if self.drift > DRIFT:
             text += f"; training had not stopped (drift {self.drift:.2g}): judge by retraining"
         return text
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One dict per round, with the attributes of :class:`Round`."""
-        return [asdict(one) for one in self.course]
-
-    def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size]]:
-        return self.weights, self.layout.shapes
 
     def ranking(self) -> list[tuple[int, float]]:
         """The points to guard, each with the change of the goal for a unit move of it alone."""
