@@ -33,7 +33,14 @@ from solset.reports import (
     seed_option,
     step_of,
 )
-from solset.retraining import LBFGS, GradientDescent, LevenbergMarquardt, follow_retraining, retrain
+from solset.retraining import (
+    LBFGS,
+    GradientDescent,
+    LevenbergMarquardt,
+    Retrained,
+    follow_retraining,
+    retrain,
+)
 from solset.risk import EmpiricalRisk
 from solset.solvers import largest_eigenvalue
 from solset.solvers.filters import GradientFlow
@@ -292,13 +299,7 @@ class DigitsRun:
         }
         if size in self.settings.nearest_at:
             nearest = retrained_within(problem, move, LevenbergMarquardt(max_steps=8))
-            row["nearest"] = {
-                "error": relative_error(estimate - start, nearest.change),
-                "distance": float(nearest.change.norm()),
-                "status": nearest.status.value,
-                "gram_builds": nearest.gradients,
-                "output_error": self._output_error(moved.at(nearest.weights)),
-            }
+            row["nearest"] = self._nearest(nearest, estimate - start, moved)
             tensors = {
                 "dx": dx,
                 "trained": start.clone(),
@@ -310,6 +311,16 @@ class DigitsRun:
             }
             self.folder.write_tensors(f"weights_{size:g}.safetensors", tensors)
         return row
+
+    def _nearest(self, nearest: Retrained, estimated: Tensor, moved: EmpiricalRisk) -> dict[str, Any]:
+        """How far the estimated change is from that to the nearest solution."""
+        return {
+            "error": relative_error(estimated, nearest.change),
+            "distance": float(nearest.change.norm()),
+            "status": nearest.status.value,
+            "gram_builds": nearest.gradients,
+            "output_error": self._output_error(moved.at(nearest.weights)),
+        }
 
     def _output_error(self, risk: EmpiricalRisk) -> float:
         """``‖f - f̄‖`` over all training points."""

@@ -208,14 +208,7 @@ def _points(
     """Points whose inputs and targets are one tensor each."""
     batch, targets = read(few)
     batch = plain(batch)
-    for name, part in (("inputs", batch), ("targets", targets)):
-        if not named_tensors(part):
-            raise bad_type(
-                name,
-                expected="tensors, with a row for each point",
-                got=f"a {type(part).__name__} without any",
-                cure="Turn texts into token ids, and objects into tensors.",
-            )
+    _require_tensors(batch, targets)
     aims = None if isinstance(targets, Tensor) else Tree.of(targets, len(few), "targets")
     tree, moving = None, None
     if lookup is not None:
@@ -244,6 +237,17 @@ def _points(
 
     points = Points(count, fetch, tree=tree, moving=moving, targets=aims)
     return points
+
+
+def _require_tensors(batch: Any, targets: Any) -> None:
+    for name, part in (("inputs", batch), ("targets", targets)):
+        if not named_tensors(part):
+            raise bad_type(
+                name,
+                expected="tensors, with a row for each point",
+                got=f"a {type(part).__name__} without any",
+                cure="Turn texts into token ids, and objects into tensors.",
+            )
 
 
 def _moving_name(batch: Any, count: int, moves: str | None) -> str | None:

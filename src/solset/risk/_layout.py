@@ -87,6 +87,12 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
             got=f"{len(named)} frozen ones" if named else "no parameters",
             cure="Call requires_grad_() on the ones that were trained: only those move.",
         )
+    _require_one_kind(chosen)
+    return Layout({name: value.shape for name, value in chosen.items()})
+
+
+def _require_one_kind(chosen: Mapping[str, nn.Parameter]) -> None:
+    """Refuses parameters that are frozen, or of several or unfit dtypes and devices."""
     frozen = [name for name, value in chosen.items() if not value.requires_grad]
     if frozen:
         raise bad_value(
@@ -108,7 +114,6 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
             cure="Use `model.double()` or `model.float()`: second derivatives drown in less.",
         )
     _refuse_device(next(iter(chosen.values())).device)
-    return Layout({name: value.shape for name, value in chosen.items()})
 
 
 def _refuse_device(device: torch.device) -> None:
