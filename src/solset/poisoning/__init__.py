@@ -10,7 +10,7 @@ from solset.poisoning._points import PointPoisoning, PointRound
 from solset.poisoning._poisoning import DRIFT, Poisoning, design_poisoning
 from solset.poisoning._poisoning_file import Reason, Round
 from solset.poisoning._prediction_margin import MarginReason, PredictionMargin, stability_margin
-from solset.poisoning._recipe import RecipePoisoning, RecipeRound, poison_training
+from solset.poisoning._recipe import RecipeGoal, RecipePoisoning, RecipeRound, poison_training
 
 __all__ = [
     "DRIFT",
@@ -33,6 +33,7 @@ __all__ = [
     "Poisoning",
     "PredictionMargin",
     "Reason",
+    "RecipeGoal",
     "RecipePoisoning",
     "RecipeRound",
     "Round",

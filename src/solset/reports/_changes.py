@@ -41,8 +41,13 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _numbers(flag: str, parts: Sequence[str]) -> tuple[list[int], list[str]]:
-    """The indices of all parts, and the text of the number of each index."""
+def assigned_numbers(flag: str, parts: Sequence[str]) -> tuple[list[int], list[str]]:
+    """The indices of all parts, and the text of the number of each index.
+
+    Args:
+        flag: Name of the option, for messages.
+        parts: Parts of its text, such as ``"5=2"``.
+    """
     pairs = [(i, part.partition("=")[2]) for part in parts for i in indices(flag, part.partition("=")[0])]
     return [i for i, _ in pairs], [text for _, text in pairs]
 
@@ -51,7 +56,7 @@ def _numbers(flag: str, parts: Sequence[str]) -> tuple[list[int], list[str]]:
 class PointSettings(Settings):
     """Settings of changes of whole points; each field says what it is in its help text."""
 
-    source: str = source_option("a solset.Problem")
+    source: str = source_option("a solset.Problem (for `solset run` a solset.Training too)")
     remove: tuple[int, ...] = option(
         (),
         flag="--remove",
@@ -88,10 +93,10 @@ class PointSettings(Settings):
         if self.remove:
             parts["left out"] = Remove(problem.check_points(self.remove))
         if self.relabel:
-            points, texts = _numbers("--relabel", self.relabel)
+            points, texts = assigned_numbers("--relabel", self.relabel)
             parts["relabelled"] = Relabel(problem.check_points(points), _targets(risk, texts))
         if self.reweight:
-            points, texts = _numbers("--reweight", self.reweight)
+            points, texts = assigned_numbers("--reweight", self.reweight)
             factors = [float(text) - 1.0 for text in texts]
             parts["reweighted"] = Reweight(problem.check_points(points), factors)
         if self.add:
@@ -108,7 +113,7 @@ class PointSettings(Settings):
             phrases.append(f"{named_points(self.remove)} left out")
         for field, what in (("relabel", "with the target"), ("reweight", "counted with the weight")):
             by_value: dict[str, list[int]] = {}
-            for i, text in zip(*_numbers(f"--{field}", getattr(self, field)), strict=True):
+            for i, text in zip(*assigned_numbers(f"--{field}", getattr(self, field)), strict=True):
                 by_value.setdefault(text, []).append(i)
             phrases += [f"{named_points(points)} {what} {text}" for text, points in by_value.items()]
         if self.add:
@@ -181,13 +186,8 @@ def new_points(path: Path, problem: Problem) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If the file is not there, cannot be read, holds other arrays, or they do not fit.
     """
-    arrays, risk = _read(path), problem.risk()
-    if set(arrays) < {"x", "y"} or not {"x", "y"} <= set(arrays):
-        got = f"{sorted(arrays)} in {path.name}"
-        raise bad_value(
-            "--add", expected="arrays x and y", got=got, cure="Save the inputs as x, the targets as y."
-        )
-    x, y, dtype = arrays["x"], arrays["y"], target_form(risk)[1]
+    (x, y), risk = stored_arrays(path), problem.risk()
+    dtype = target_form(risk)[1]
     for name, array, wanted in (("x", x, risk.weights.dtype), ("y", y, dtype)):
         if array.is_floating_point() != wanted.is_floating_point:
             cure = "Save it as the training data are."
@@ -203,6 +203,24 @@ def new_points(path: Path, problem: Problem) -> tuple[Tensor, Tensor]:
             cure="Preprocess them like the training data.",
         )
     return x, y
+
+
+def stored_arrays(path: Path) -> tuple[Tensor, Tensor]:
+    """The arrays ``x`` and ``y`` of a file, as they are stored.
+
+    Args:
+        path: File with the suffix ``.npz`` or ``.safetensors``.
+
+    Raises:
+        ValueError: If the file is not there, cannot be read, or holds other arrays.
+    """
+    arrays = _read(path)
+    if not {"x", "y"} <= set(arrays):
+        got = f"{sorted(arrays)} in {path.name}"
+        raise bad_value(
+            "--add", expected="arrays x and y", got=got, cure="Save the inputs as x, the targets as y."
+        )
+    return arrays["x"], arrays["y"]
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from solset.goals import Goal
+from solset.poisoning import RecipeGoal
 from solset.problem import Problem
 from solset.reports._audit_report import AuditSettings, audit_experiment
 from solset.reports._choice_report import ChoiceSettings, choice_experiment
@@ -15,14 +17,16 @@ from solset.reports._paths_report import PathSettings, path_experiment
 from solset.reports._plan_table import PlanSettings, plan_from
 from solset.reports._poison import PoisonRun
 from solset.reports._poison_report import poison_experiment
-from solset.reports._poison_task import PoisonSettings, check_poison_settings, load_task
+from solset.reports._poison_task import PoisonSettings, check_poison_settings, task_of
 from solset.reports._run_folder import RunFolder
-from solset.reports._source import load_problem, load_validation, required_problem, returned_by
+from solset.reports._source import load_validation, required_problem, returned_by
+from solset.reports._training_poison import RecipeTask, recipe_poison_experiment
 from solset.reports._training_report import (
     check_training_settings,
     training_audit_experiment,
     training_facts,
 )
+from solset.reports._training_run import check_run_settings, training_run_experiment
 from solset.reports._users_report import UserSettings, user_experiment
 from solset.risk import digest, identity
 from solset.storage import has_file, hash_file
@@ -69,21 +73,40 @@ def problem_facts(problem: Problem) -> Facts:
     return identity(problem.risk(), depends_on_batches=False).settings
 
 
-def _changing(experiment: Callable[[Problem, Any, RunFolder], Path]) -> Callable[[ChangeSettings], Job]:
+def _changing(
+    experiment: Callable[[Problem, Any, RunFolder], Path],
+    of_training: Callable[[Training, Any], Job] | None = None,
+) -> Callable[[ChangeSettings], Job]:
     """The preparation of a command that changes the data; the files that it reads are part of its facts."""
 
     def prepare(settings: ChangeSettings) -> Job:
-        problem = load_problem(settings.source)
+        returned = returned_by(settings.source)
+        if of_training is not None and isinstance(returned, Training):
+            print(returned)
+            return of_training(returned, settings)
+        problem = required_problem(returned)
         print(problem)
         settings.check(problem)
-        facts, stored = dict(problem_facts(problem)), Path(settings.direction)
-        if settings.direction not in {"gradient", "random"} and has_file(stored):
-            facts["file of directions"] = hash_file(stored.resolve())
-        if settings.add:
-            facts["file of new points"] = hash_file(Path(settings.add).resolve())
+        facts = {**problem_facts(problem), **_files(settings)}
         return Job(facts, lambda folder: experiment(problem, settings, folder))
 
     return prepare
+
+
+def _files(settings: ChangeSettings) -> Facts:
+    """Digests of the files that a change is read from."""
+    facts, stored = {}, Path(settings.direction)
+    if settings.direction not in {"gradient", "random"} and has_file(stored):
+        facts["file of directions"] = hash_file(stored.resolve())
+    if settings.add:
+        facts["file of new points"] = hash_file(Path(settings.add).resolve())
+    return facts
+
+
+def _run_of_training(training: Training, settings: UserSettings) -> Job:
+    check_run_settings(training, settings)
+    facts = {**training_facts(training), **_files(settings)}
+    return Job(facts, partial(training_run_experiment, training, settings))
 
 
 def _plan(settings: PlanSettings) -> None:
@@ -112,7 +135,14 @@ def _audit(settings: AuditSettings) -> Job:
 
 
 def _poison(settings: PoisonSettings) -> Job:
-    task = load_task(settings.source)
+    returned = returned_by(settings.source)
+    match returned:
+        case (Training() as training, goal) if callable(goal) or isinstance(goal, Goal):
+            recipe = RecipeTask(training, cast("RecipeGoal", goal))
+            print(training)
+            recipe.check(settings)
+            return Job(recipe.facts(), partial(recipe_poison_experiment, recipe, settings))
+    task = task_of(returned)
     print(task.problem)
     check_poison_settings(task, settings)
     facts = {**problem_facts(task.problem), **task.facts()}
@@ -120,7 +150,7 @@ def _poison(settings: PoisonSettings) -> Job:
 
 
 def _choose(settings: ChoiceSettings) -> Job:
-    task = load_task(settings.source)
+    task = task_of(returned_by(settings.source))
     print(task.problem)
     settings.check(task.problem)
     task.goal.check(task.problem.risk())
@@ -134,7 +164,7 @@ COMMANDS = (
         "Moves, removes, relabels, reweights or adds training points of your own model and estimates its new "
         "solution set; with a run folder's settings.toml as SOURCE, repeats that run.",
         UserSettings,
-        _changing(user_experiment),
+        _changing(user_experiment, _run_of_training),
     ),
     Command(
         "plan",

@@ -22,7 +22,6 @@ from solset.reports._options import (
     shape,
     source_option,
 )
-from solset.reports._source import returned_by
 
 
 def _check_seeds(name: str, seeds: tuple[int, ...]) -> None:
@@ -34,7 +33,7 @@ def _check_seeds(name: str, seeds: tuple[int, ...]) -> None:
 class PoisonSettings(Settings):
     """Settings of ``solset poison``; each field says what it is in its help text."""
 
-    source: str = source_option("(problem, goal) or (problem, goal, train)")
+    source: str = source_option("(problem, goal), (problem, goal, train) or (training, goal)")
     points: tuple[int, ...] = points_option("that may move")
     radius: float = option(
         flag="--radius",
@@ -127,9 +126,9 @@ class PoisonTask:
         }
 
 
-def load_task(source: str) -> PoisonTask:
-    """The problem, the goal and perhaps the trainer that a user's function returns."""
-    match returned_by(source):
+def task_of(returned: object) -> PoisonTask:
+    """The problem, the goal and perhaps the trainer that a user's function returned."""
+    match returned:
         case (Problem() as problem, Goal() as goal):
             return PoisonTask(problem, goal)
         case (Problem() as problem, Goal() as goal, train) if callable(train):

@@ -21,7 +21,7 @@ def required_problem(returned: object) -> Problem:
     if not isinstance(returned, Problem):
         got, expected, cure = type(returned).__name__, "a function that returns a Problem", "Return one."
         if isinstance(returned, Training):
-            cure = "Return one; `solset audit` takes a Training too."
+            cure = "Return one; `solset run`, `audit` and `poison` take a Training too."
         raise bad_type("source", expected=expected, got=got, cure=cure)
     return returned
 

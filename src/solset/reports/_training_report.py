@@ -9,6 +9,7 @@ from solset.changes import Move, Remove
 from solset.errors import bad_value
 from solset.modulus import audit
 from solset.reports._audit_report import AuditSettings
+from solset.reports._options import Settings
 from solset.reports._report import write_report
 from solset.reports._report_parts import Finding, Report, Section, Table, columns
 from solset.reports._run_folder import RunFolder
@@ -31,10 +32,15 @@ def check_training_settings(settings: AuditSettings) -> None:
     if settings.change not in _KINDS:
         cure = "Return a Problem for other changes."
         raise bad_value("--change", expected="move or remove for a Training", got=settings.change, cure=cure)
-    for name, usual in _ALONE.items():
-        if (value := getattr(settings, name)) != usual:
-            cure = "Leave it out, or return a Problem."
-            raise bad_value(f"--{name}", expected="left out for a Training", got=value, cure=cure)
+    refuse_of_problems(settings, _ALONE)
+
+
+def refuse_of_problems(settings: Settings, usual: Mapping[str, object]) -> None:
+    """Refuses options that are of problems alone, unless they have their usual values."""
+    for name, each in usual.items():
+        if (value := getattr(settings, name)) != each:
+            cure, flag = "Leave it out, or return a Problem.", name.replace("_", "-")
+            raise bad_value(f"--{flag}", expected="left out for a Training", got=value, cure=cure)
 
 
 def training_audit_experiment(

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from solset.changes import Change
-from solset.checks import checked
+from solset.checks import checked, points_of, require
 from solset.errors import SolsetWarning, bad_value
 from solset.results import copy_of
 from solset.risk import Pick, digest, source_of, style_of
@@ -312,15 +312,18 @@ class Training:
         return len(self._setting.data)
 
     def features(self, points: Sequence[int]) -> Tensor:
-        """The features of some training points that may move, ``(|K|, *input)``.
+        """The features of some training points, ``(|K|, *input)``; refused where nothing in them can move.
 
         Args:
             points: Indices of the points.
-
-        Raises:
-            ValueError: If nothing in the inputs can move.
         """
-        return self._setting.data.features(points)
+        return self._setting.data.features(points_of(points, self.point_count))
+
+    def targets(self, points: Sequence[int]) -> Tensor:
+        """The targets of some training points, ``(|K|, ...)``; argument as for :meth:`features`."""
+        targets = self._setting.data.read(points_of(points, self.point_count))[1]
+        require("targets", targets, Tensor, cure="Targets that are a tree have no single tensor.")
+        return targets
 
     def _trained(self, setting: Setting, progress: bool | None = False) -> tuple[nn.Module, list[float]]:
         with own_randomness(self.device):
