@@ -14,8 +14,9 @@ from solset.poisoning import Reason
 from solset.reports._images import as_images
 from solset.reports._poison import CHECKPOINT, PoisonRun
 from solset.reports._poison_report import poison_experiment
-from solset.reports._poison_task import PoisonSettings, PoisonTask, check_poison_settings, load_task
+from solset.reports._poison_task import PoisonSettings, PoisonTask, check_poison_settings, task_of
 from solset.reports._run_folder import RunFolder
+from solset.reports._source import returned_by
 
 SOURCE = """
 import torch
@@ -85,8 +86,8 @@ def run(tmp_path: Path, settings: PoisonSettings = SETTINGS, on_existing="refuse
 
 class TestLoading:
     def test_takes_a_pair_or_three(self, file):
-        assert load_task(f"{file}:pair").train is None
-        assert load_task(f"{file}:three").train is not None
+        assert task_of(returned_by(f"{file}:pair")).train is None
+        assert task_of(returned_by(f"{file}:three")).train is not None
 
     @pytest.mark.parametrize(
         ("name", "got"),
@@ -94,7 +95,7 @@ class TestLoading:
     )
     def test_says_what_came_instead(self, file, name, got):
         with pytest.raises(TypeError, match=rf"returns \(problem, goal\) or .*; got .*{got}"):
-            load_task(f"{file}:{name}")
+            task_of(returned_by(f"{file}:{name}"))
 
 
 @pytest.fixture(scope="module")
