@@ -15,6 +15,8 @@ from solset.paths._fitted import Factor, KeptOutputs
 from solset.risk import EmpiricalRisk, flat_rows
 from solset.solvers import CG
 
+SAME = 1e-2  # largest relative change of a gradient up to which its earlier image is used again
+
 
 class ActivationSwitches:
     """Arguments of piecewise linear activations, relative to their kinks, one for every point and unit.
@@ -144,11 +146,10 @@ class Images:
 
     Args:
         rows: Orthonormal rows ``A``, ``(s, p)``.
-        max_change: Largest relative change of a gradient up to which its earlier image is used again.
     """
 
-    def __init__(self, rows: LinearOperator, *, max_change: float = 1e-2) -> None:
-        self._rows, self.max_change = rows, max_change
+    def __init__(self, rows: LinearOperator) -> None:
+        self._rows = rows
         self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def near(self, held: tuple[int, ...], gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +169,7 @@ class Images:
     def _serves(self, switch: int, gradient: Tensor) -> bool:
         if switch not in self._pairs:
             return False
-        return bool((self._pairs[switch][0] - gradient).norm() <= self.max_change * gradient.norm())
+        return bool((self._pairs[switch][0] - gradient).norm() <= SAME * gradient.norm())
 
 
 @dataclass(frozen=True)
