@@ -38,16 +38,18 @@ class Replay:
         """
         yield from self._shown(name, list(self._tape.segments()), 1)
 
-    def backward(self, name: str) -> Iterator[tuple[State, Record]]:
-        """The steps from the last to the first, each with the state before it.
+    def backward(self, name: str, left: int) -> Iterator[tuple[State, Record]]:
+        """The steps from the last of those that are left to the first, each with the state before it.
 
         Args:
             name: Name of the computation on the progress bar.
+            left: Number of steps that are left; those after them are passed over.
         """
-        yield from self._shown(name, list(self._tape.segments())[::-1], -1)
+        segments = [range(each.start, min(each.stop, left)) for each in self._tape.segments()]
+        yield from self._shown(name, [each for each in segments if len(each)][::-1], -1)
 
     def _shown(self, name: str, segments: Sequence[range], direction: int) -> Iterator[tuple[State, Record]]:
-        total = len(self._tape.records)
+        total = sum(map(len, segments))
         with tqdm(desc=name, total=total, disable=self._hidden, leave=False) as bar:
             for segment in segments:
                 states = self._states(segment)

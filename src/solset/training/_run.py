@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,10 @@ from solset.attribution import require_names
 from solset.changes import Change
 from solset.checks import checked
 from solset.errors import SolsetWarning, bad_value
-from solset.goals import Goals
+from solset.goals import Goals, as_goals
+from solset.results import plain
+from solset.risk import digest
+from solset.storage import Checkpoint, Identity, Probe
 from solset.training._advice import Advice, advised
 from solset.training._changed import at_scale, batch_change, changed, training_change
 from solset.training._ended import Ended
@@ -37,6 +41,7 @@ from solset.training._results import (
 from solset.training._setting import Setting
 from solset.training._state import State, trained
 from solset.training._step import Slope, StepDerivative
+from solset.training._sweep import Sweep
 from solset.training._tape import Tape
 from solset.training._told import told
 from solset.training._totals import Totals, block, numbers
@@ -164,6 +169,7 @@ class Run(Ended):
         features: bool = True,
         names: Sequence[str] | None = None,
         verify: bool = True,
+        checkpoint: Path | str | None = None,
         progress: bool | None = None,
     ) -> RunAttribution:
         """The derivative of a goal in all data of the run: each point's features, target and weight.
@@ -178,12 +184,15 @@ class Run(Ended):
             features: Whether the derivative in the features is kept, the largest part of a block.
             names: Name of each training point for the table; by default points have numbers only.
             verify: Whether the scores are compared with two real reruns.
+            checkpoint: File in an existing folder to which the replay is written from time to time, when it
+                is interrupted and at its end. A later call of the same run and goal goes on from it to the
+                same numbers.
             progress: Whether to show a progress bar; by default only on a terminal.
 
         Raises:
             TypeError: If a goal is neither a goal nor a function, or does not return a tensor.
-            ValueError: If a goal does not fit, does not depend on the weights or is not finite, or model or
-                loss have no second derivative.
+            ValueError: If a goal does not fit, does not depend on the weights or is not finite, model or loss
+                have no second derivative, or the checkpoint is of another run or goal.
 
         Warns:
             SolsetWarning: If the reruns contradict the scores, entries of the weights have no derivative, or
@@ -191,7 +200,7 @@ class Run(Ended):
 
         Cost: one training, about two more for each value of the goals, and two for the reruns.
         """
-        result = self._attributed(goal, features=features, names=names, progress=progress)
+        result = self._attributed(goal, checkpoint, features=features, names=names, progress=progress)
         if verify:
             result = verified(result, checked_by_reruns(self, self._setting.data, goal, result))
         if warned := sentences(result.fault, result.kinks, result.smoothness):
@@ -199,7 +208,13 @@ class Run(Ended):
         return result
 
     def _attributed(
-        self, goal: Goals, *, features: bool, names: Sequence[str] | None, progress: bool | None
+        self,
+        goal: Goals,
+        checkpoint: Path | str | None,
+        *,
+        features: bool,
+        names: Sequence[str] | None,
+        progress: bool | None,
     ) -> RunAttribution:
         count = len(self._setting.data)
         require_names(names, count)
@@ -208,13 +223,16 @@ class Run(Ended):
         measured = slopes_at_end(goal, self._setting, self.model, self._end, list(zeros))
         slopes = cotangents(measured, derivative, self._end)
         totals = [Totals(count, with_features=features) for _ in slopes]
-        for before, record in Replay(self._setting, self._tape, progress).backward("replay"):
-            with told("model", TWICE, LOOK, record.batch):
-                pulled = derivative.pull(before, record, slopes)
-            slopes = [slope for slope, _, _ in pulled]
-            points = self._setting.data.of_step(record.batch, record.step)
-            for total, (_, batch, rule) in zip(totals, pulled, strict=True):
-                total.add(points, batch, rule)
+        file = self._replay_file(checkpoint, goal, measured.gradients, features=features)
+        sweep = Sweep(derivative, slopes, totals, file, len(self._tape.records))
+        sweep.resume()
+        replay = Replay(self._setting, self._tape, progress)
+        with sweep.written() as after_step:
+            for before, record in replay.backward("replay", sweep.left):
+                with told("model", TWICE, LOOK, record.batch):
+                    sweep.take(before, record, self._setting.data.of_step(record.batch, record.step))
+                after_step()
+        slopes = sweep.slopes
         kinks = self._kinks(derivative)
         notes = (*sentences(derivative.fault, kinks), NOT_ASKED)
         if not derivative.has_factors:
@@ -239,6 +257,24 @@ class Run(Ended):
             kinks=kinks,
             fault=derivative.fault,
         )
+
+    def _replay_file(
+        self, path: Path | str | None, goal: Goals, gradients: Tensor, *, features: bool
+    ) -> Checkpoint:
+        """The file of a replay, which knows the run by its end and its losses, and the goals."""
+
+        def identify() -> Identity:
+            goals = [each.identity() for each in as_goals(goal)]
+            settings = {
+                "weights at the end": digest([self.weights, torch.tensor(self.losses)]),
+                "data": self._setting.data.digest(),
+                "goals": plain(goals),
+                "features": features,
+            }
+            return Identity(settings)
+
+        probe = Probe("the slope of the goals at the end", gradients, rtol=1e-4)
+        return Checkpoint.at(path, "replay of a run", identify, probe)
 
     def _decays(self, derivative: StepDerivative) -> bool:
         """Whether some weights decay, by an optimizer with a derivative in the decay."""

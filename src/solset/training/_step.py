@@ -97,6 +97,8 @@ class StepDerivative:
         takes_rate: Whether the derivative in the learning rate is known.
         takes_decay: Whether the derivative in the weight decay is known.
         fault: Sentence that second derivatives of the first step seen are wrong; empty where none is.
+        is_looked_at: Whether the first step was seen.
+        kinks_of_blocks: Entries of each block in which the rule had no derivative so far.
     """
 
     def __init__(self, setting: Setting, model: nn.Module, rule: OptimizerStep) -> None:
@@ -109,8 +111,8 @@ class StepDerivative:
         self._device = next(iter(named.values())).device
         values = [value.detach() for value in named.values()]
         self.takes_rate, self.takes_decay = rule.takes_rate, rule.takes_decay
-        self._is_looked_at, self.fault = False, ""
-        self._kinks = [torch.zeros_like(block, dtype=torch.bool) for block in rule.joined(values)]
+        self.is_looked_at, self.fault = False, ""
+        self.kinks_of_blocks = [torch.zeros_like(block, dtype=torch.bool) for block in rule.joined(values)]
 
     def pull(
         self, before: State, record: Record, after: Sequence[Slope]
@@ -189,7 +191,7 @@ class StepDerivative:
 
         Their share is left out.
         """
-        return self._rule.split(self._kinks)
+        return self._rule.split(self.kinks_of_blocks)
 
     def joined(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Tensors for each trained parameter as those for each block.
@@ -255,9 +257,9 @@ class StepDerivative:
                 )
             loss = self._loss(batch, outputs, record)
             gradients = derivatives([loss], parameters, keep_graph=True, create_graph=True)
-            if not self._is_looked_at:
+            if not self.is_looked_at:
                 require_second(gradients)
-                self._is_looked_at = True
+                self.is_looked_at = True
                 self.fault = self._fault(before, record, parameters, leaves)
             clipped = clipped_gradients(gradients, self._setting.clip_norm)
         return _Graph(parameters, statistics, leaves, loss, gradients, clipped, buffers)
@@ -373,7 +375,7 @@ class StepDerivative:
         for part, place in zip(parts, of_parameter, strict=True):
             if not torch.isfinite(part.sum()):  # cheaper than to look at every entry
                 is_kink = ~torch.isfinite(part)
-                self._kinks[place] |= is_kink
+                self.kinks_of_blocks[place] |= is_kink
                 part = torch.where(is_kink, 0.0, part)  # noqa: PLW2901
             cleaned.append(part)
         return cleaned

@@ -1,0 +1,108 @@
+"""The way back through a run: derivatives of goals, step by step, in a file from which it goes on."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from solset.storage import Checkpoint
+from solset.training._recording import Interrupts
+from solset.training._run_file import SECONDS, SHARE
+from solset.training._state import State
+from solset.training._step import Record, Slope, StepDerivative
+from solset.training._totals import Totals
+
+
+@dataclass(eq=False)
+class Sweep:
+    """Derivatives of goals in the state before the steps that are done, and in the data of these steps."""
+
+    derivative: StepDerivative  # Derivative of the steps
+    slopes: list[Slope]  # Derivative of each goal in the state
+    totals: list[Totals]  # Sums of each goal's derivatives in the data
+    checkpoint: Checkpoint  # File of the sweep, or none
+    left: int  # Number of steps that are left
+    # Time of the next write, by the clock of ``time.monotonic``
+    due: float = field(default_factory=lambda: time.monotonic() + SECONDS)
+
+    def take(self, before: State, record: Record, points: list[int]) -> None:
+        """Goes back over one step.
+
+        Args:
+            before: State before the step.
+            record: Record of the step that was taken.
+            points: Indices of the points of its batch.
+        """
+        pulled = self.derivative.pull(before, record, self.slopes)
+        self.slopes = [slope for slope, _, _ in pulled]
+        for total, (_, batch, rule) in zip(self.totals, pulled, strict=True):
+            total.add(points, batch, rule)
+        self.left = record.step
+
+    @contextmanager
+    def written(self) -> Iterator[Any]:
+        """A context that gives a function to call after each step, which writes the sweep where it is due.
+
+        An interrupt or a request to end waits for the end of a step where there is a file. The sweep is
+        written at its end too, and where a step fails.
+        """
+        if self.checkpoint.path is None:
+            yield lambda: None
+            return
+        with Interrupts() as interrupts:
+
+            def after_step() -> None:
+                if time.monotonic() >= self.due:
+                    self._write()
+                interrupts.answer(self._write)
+
+            try:
+                yield after_step
+            finally:  # a step that fails leaves the sweep as it was before it
+                self._write()
+
+    def resume(self) -> None:
+        """Goes on from the file, where there is one of this sweep."""
+        self.checkpoint.resume(self._restore)
+
+    def _write(self) -> None:
+        start, arrays, slots = time.monotonic(), dict[str, Tensor](), list[list[list[Any]]]()
+        for k, (slope, total) in enumerate(zip(self.slopes, self.totals, strict=True)):
+            arrays |= {f"{k}.w{i}": part for i, part in enumerate(slope.parameters)}
+            arrays |= {f"{k}.s{place}.{name}": part for (place, name), part in slope.slots.items()}
+            arrays |= {f"{k}.b.{name}": part for name, part in slope.buffers.items()}
+            arrays |= {f"{k}.t{i}": part for i, part in enumerate(total.parts) if part is not None}
+            slots.append([[place, name] for place, name in slope.slots])
+        arrays |= {f"k{i}": part for i, part in enumerate(self.derivative.kinks_of_blocks)}
+        records = {
+            "left": self.left,
+            "slots": slots,
+            "decay": [total.decay for total in self.totals],
+            "rate": [total.rate for total in self.totals],
+            "fault": self.derivative.fault,
+            "has_factors": self.derivative.has_factors,
+        }
+        copies = {name: part.detach().contiguous().clone() for name, part in arrays.items()}
+        self.checkpoint.write(records, copies)
+        self.due = start + max(SECONDS, SHARE * (time.monotonic() - start))
+
+    def _restore(self, records: Any, arrays: dict[str, Tensor]) -> bool:
+        device = self.slopes[0].parameters[0].device
+        here = {name: part.to(device) for name, part in arrays.items()}
+        slopes = []
+        for k, slope in enumerate(self.slopes):
+            slots = {(place, name): here[f"{k}.s{place}.{name}"] for place, name in records["slots"][k]}
+            weights = [here[f"{k}.w{i}"] for i in range(len(slope.parameters))]
+            slopes.append(Slope(weights, slots, {name: here[f"{k}.b.{name}"] for name in slope.buffers}))
+        for k, total in enumerate(self.totals):
+            total.parts = [here.get(f"{k}.t{i}") for i in range(len(total.parts))]
+            total.decay, total.rate = float(records["decay"][k]), float(records["rate"][k])
+        kinks = self.derivative.kinks_of_blocks
+        self.derivative.kinks_of_blocks = [here[f"k{i}"] for i in range(len(kinks))]
+        self.derivative.fault, self.derivative.is_looked_at = str(records["fault"]), True
+        self.derivative.has_factors = bool(records["has_factors"])
+        self.slopes, self.left = slopes, int(records["left"])
+        return True
