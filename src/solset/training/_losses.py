@@ -33,10 +33,16 @@ class LossByPoints:
     divides: bool  # Whether the loss of a batch is a mean by weights; it is a sum otherwise
     # Weight of each label met so far, relative to the first
     _table: dict[int, float] = field(default_factory=dict)
+    # What the loss without its reduction gives a point of the first label, relative to its loss alone
+    _unit: list[float] = field(default_factory=list)
 
     @cached_property
     def _losses(self) -> Loss:
         return losses_of(self.loss)
+
+    @cached_property
+    def _is_unreduced(self) -> bool:
+        return is_unreduced(self.loss)
 
     def of_batch(self, batch: Batch, outputs: Sequence[Any]) -> Tensor:
         """The loss of a batch whose points have factors, or new labels on the way.
@@ -91,13 +97,14 @@ class LossByPoints:
             return terms, torch.ones_like(terms)
         counts = self._counts(outputs, targets)
         seen = (counts > 0).nonzero().flatten()  # the loss of an ignored point by itself is 0/0
-        terms = outputs.new_zeros(len(outputs))
         if len(seen) == 0:
-            return terms + 0.0 * outputs.sum(), counts
+            return counts + 0.0 * outputs.sum(), counts
         rows = (outputs, targets) if len(seen) == len(outputs) else (outputs[seen], targets[seen])
         values = self._losses(*rows)
-        values = values / self._unit(*rows) if is_unreduced(self.loss) else values * counts[seen]
-        return terms.index_put((seen,), values), counts
+        values = values / self._measured_unit(*rows) if self._is_unreduced else values * counts[seen]
+        if len(seen) < len(outputs):
+            values = values.new_zeros(len(outputs)).index_put((seen,), values)
+        return values, counts
 
     def _counts(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The weight of each point, the mean of those of its labels, relative to the first label met."""
@@ -127,13 +134,15 @@ class LossByPoints:
         with torch.no_grad():
             return float(self.loss(outputs, targets))
 
-    def _unit(self, outputs: Tensor, targets: Tensor) -> float:
-        """What a loss that is not reduced gives a point of the first label, relative to its loss alone."""
-        few = next(_tries(outputs))[:1]
-        point = torch.full_like(targets[:1], next(iter(self._table)))
-        with torch.no_grad():
-            unreduced = float(self._losses(few, point))
-        return unreduced / self._value(few, point) if unreduced else 1.0
+    def _measured_unit(self, outputs: Tensor, targets: Tensor) -> float:
+        if not self._unit:
+            few = next(_tries(outputs))[:1]
+            point = torch.full_like(targets[:1], next(iter(self._table)))
+            with torch.no_grad():
+                unreduced = float(self._losses(few, point))
+            unit = unreduced / self._value(few, point) if unreduced else 1.0
+            self._unit.append(1.0 if abs(unit - 1.0) <= EQUAL else unit)
+        return self._unit[0]
 
 
 def by_points(loss: Loss, outputs: Any, targets: Any) -> LossByPoints | None:
