@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from solset.paths._isolated_steps import IsolatedSteps
 from solset.paths._stepper import PathOptions, Refusal
 from solset.problem import AUTO, Optimality, Problem, Stationary, as_map, keeps_outputs
 from solset.retraining import LevenbergMarquardt, Newton, retrain
-from solset.risk import identity
+from solset.risk import EmpiricalRisk, identity
 from solset.storage import Checkpoint
 
 
@@ -109,19 +110,8 @@ def follow_path(
     _check(optimality, max_error, max_gradients)
     risk = problem.risk()
     points, flat = change.chosen(risk), change.direction(risk)
-    # A direction says where features go, and not which labels or points come.
-    marked = risk if isinstance(change, Move) else change.partly(risk, 1.0)
-    map_asked = as_map(optimality)
-    settings = {
-        "verb": "path",
-        "dx": flat,
-        "points": points,
-        "map": AUTO if map_asked is None else map_asked,
-        "max_error": max_error,
-        "rows": rows,
-        "options": options,
-    }
-    file = CourseFile(Checkpoint.at(checkpoint, "course", lambda: identity(marked, settings)))
+    settings = {"max_error": max_error, "rows": rows, "options": options}
+    file = _course_file(checkpoint, risk, change, {"map": as_map(optimality) or AUTO, **settings})
     states, ending = file.read(risk.weights)
     derivative = check_path(problem, change, optimality=optimality, rows=rows, nearest=nearest)
     if ending is None:
@@ -138,6 +128,16 @@ def follow_path(
         return course
     reached = Move(points, course.end.place * change.space(risk).unflatten(flat))
     return replace(course, nearest=_nearest(problem, reached, derivative.optimality))
+
+
+def _course_file(
+    path: str | Path | None, risk: EmpiricalRisk, change: Change, settings: Mapping[str, object]
+) -> CourseFile:
+    """The checkpoint of a course, with everything that its numbers depend on."""
+    parts = {"verb": "path", "dx": change.direction(risk), "points": change.chosen(risk), **settings}
+    # A direction says where features go, and not which labels or points come.
+    marked = risk if isinstance(change, Move) else change.partly(risk, 1.0)
+    return CourseFile(Checkpoint.at(path, "course", lambda: identity(marked, parts)))
 
 
 def check_path(
