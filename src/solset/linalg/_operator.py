@@ -167,7 +167,7 @@ class DenseOperator(KeptRows):
         return self.matrix @ block
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
-        return (block.T @ self.matrix).T  # for few columns up to six times as fast as Aᵀ times the block
+        return self.matrix.T @ block
 
     def rows(self, start: int, stop: int) -> Tensor:
         """The stored rows."""
