@@ -10,7 +10,18 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from solset import Move, Problem, Remove, Training, audit, filters, follow_path, lipschitz_modulus, plan
+from solset import (
+    Move,
+    Problem,
+    Remove,
+    Training,
+    WholeBatch,
+    audit,
+    filters,
+    follow_path,
+    lipschitz_modulus,
+    plan,
+)
 from solset.errors import SolsetWarning, Status
 from solset.linalg import DenseOperator
 from solset.modulus import Certainty
@@ -46,6 +57,34 @@ def exact(problem: Problem, damping: float) -> Tensor:
     G = GaussNewton(problem.risk()).to_dense()
     force = Mixed(problem.risk(), [0, 3]) @ DX.flatten()
     return -torch.linalg.solve(G + damping * torch.eye(len(G)).double(), force)
+
+
+def dice(outputs: Tensor, targets: Tensor) -> Tensor:
+    """One minus the overlap of all points together."""
+    shares = outputs.sigmoid()
+    return 1 - (2 * (shares * targets).sum() + 1) / (shares.sum() + targets.sum() + 1)
+
+
+class TestALossOfAllOutputsAtOnce:
+    def of(self, loss) -> Problem:
+        before = unfinished()
+        x, y = before.risk().points[range(12)]
+        return Problem(before.risk().model, WholeBatch(loss), x, (y > 0).double())
+
+    def test_is_answered_without_an_option_by_its_coupled_curvature(self):
+        problem = self.of(dice)
+        matrix = GaussNewton(problem.risk()).to_dense()
+        estimate = problem.estimate(MOVE, verify=False)
+        assert "proximal" in str(estimate)
+        change = estimate.min_norm().value - problem.weights()
+        torch.testing.assert_close(
+            change, exact(problem, 0.005 * float(torch.linalg.eigvalsh(matrix).max())), rtol=1e-4, atol=1e-9
+        )
+
+    def test_without_curvature_it_takes_the_stationary_map(self):
+        problem = self.of(lambda outputs, targets: (outputs.mean(0) * targets.mean(0)).sum())
+        assert Proximal().refusal(problem.point) == "a loss without curvature at the present outputs"
+        assert "stationary" in str(problem.estimate(MOVE, verify=False))
 
 
 class TestFormula:

@@ -119,8 +119,15 @@ class Proximal(LinearisedMap):
 
     def refusal(self, point: TrainedPoint) -> str:
         """The lack of a curvature to damp; argument as for every map."""
-        curvature = point.curvature_fits and not bool(point.curvature.values.any())
-        return "a loss without curvature at the present outputs" if curvature else ""
+        if point.risk.is_whole:  # its curvature couples the points: one product tells
+            matrix = operators.GaussNewton(point.risk, memory_budget=point.memory_budget)
+            start = torch.randn(
+                point.weights, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+            )
+            is_flat = not bool((matrix @ start.to(point.risk.weights)).any())
+        else:
+            is_flat = point.curvature_fits and not bool(point.curvature.values.any())
+        return "a loss without curvature at the present outputs" if is_flat else ""
 
     @property
     def remark(self) -> str:
