@@ -109,3 +109,17 @@ def test_labels_of_pixels_weigh_their_points():
     run = Training(make, WEIGHTED, x, y, optimizer=SLOW, epochs=2, batch_size=3).run()
     change = Remove([2, 5])
     assert relative(central(run, change, 1e-4), run.estimate(change, verify=False).change) < 1e-6
+
+
+def test_tokens_that_are_masked_weigh_their_sequences():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 5, 4, dtype=torch.float64, generator=generator)
+    y = torch.randint(0, 3, (8, 5), generator=generator)
+    y[torch.rand(8, 5, generator=generator) < 0.3] = -100
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    run = Training(nn.Linear(4, 3).double(), loss, x, y, optimizer=SLOW, epochs=2, batch_size=3).run()
+    change = Remove([2, 5])
+    assert relative(central(run, change, 1e-4), run.estimate(change, verify=False).change) < 1e-6
