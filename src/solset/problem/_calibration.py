@@ -65,7 +65,10 @@ class Calibration(Result):
                 f"predicted and real changes of the outputs have a correlation of {self.correlation:.2g}: "
                 f"training is chaotic at this scale, or was run again from another seed or by another recipe"
             )
-        return "" if self.is_inside else "the best damping lies at the end of the range that was searched"
+        if self.is_inside:
+            return ""
+        end = f"the best damping, {self.damping:.3g}, lies at the end of the range"
+        return f"{end}: the reruns do not determine it"
 
 
 @checked
