@@ -23,6 +23,8 @@ def example(name: str) -> Settings:
     fields = {field.name for field in dataclasses.fields(settings_of(name))}
     if name in {"toy", "demo", "resnet56"}:
         return settings_of(name)(seed=3)
+    if name == "choose":
+        values |= {"change": "flip", "most": 2, "labels": (0.0, 1.5)}
     return settings_of(name)(**{key: value for key, value in values.items() if key in fields})
 
 

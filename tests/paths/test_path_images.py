@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from solset.linalg import Counted, DenseOperator
-from solset.paths._nearby import Images
+from solset.paths._nearby import SAME, Images
 
 ROWS = torch.linalg.qr(torch.randn(30, 7, generator=torch.Generator().manual_seed(0)).double())[0].T
 
@@ -16,7 +16,7 @@ def gradients(count: int, seed: int = 1) -> Tensor:
 def test_an_image_is_computed_once_and_serves_for_as_long_as_its_gradient_does():
     rows, given = Counted(DenseOperator(ROWS)), gradients(3)
     images = Images(rows)
-    near = images.max_change
+    near = SAME
     for factor, products in ((1.0, 3), (1 + 0.9 * near, 3), (1 + 1.1 * near, 6)):
         nearby, found = images.near((4, 9, 2), factor * given)
         assert rows.products == products

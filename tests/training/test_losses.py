@@ -123,3 +123,17 @@ def test_tokens_that_are_masked_weigh_their_sequences():
     run = Training(nn.Linear(4, 3).double(), loss, x, y, optimizer=SLOW, epochs=2, batch_size=3).run()
     change = Remove([2, 5])
     assert relative(central(run, change, 1e-4), run.estimate(change, verify=False).change) < 1e-6
+
+
+def of_probabilities(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A weighted mean of a loss that is not finite at negative outputs."""
+    losses = -outputs.gather(1, targets[:, None])[:, 0].log()
+    return (WEIGHTS[targets] * losses).sum() / WEIGHTS[targets].sum()
+
+
+def test_a_loss_of_probabilities_has_the_weights_of_its_classes():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1)).double()
+    run = recipe(of_probabilities, LABELS, optimizer=SLOW, clip_norm=None, make=model, augment=None).run()
+    for change in (Remove([2, 5]), Relabel([1, 6], [0, 1])):
+        tangent = run.estimate(change, verify=False).change
+        assert relative(central(run, change, 1e-4), tangent) < 1e-6

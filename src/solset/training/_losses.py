@@ -116,18 +116,26 @@ class LossByPoints:
         return flat_rows(weights[places.reshape(targets.shape)]).mean(dim=1)
 
     def _measure(self, label: int, outputs: Tensor, targets: Tensor) -> None:
-        """Notes the weight of a label, from batches of one point of it and one of the first label."""
-        best, first = 0.0, next(iter(self._table), label)
-        weight = 1.0
+        """Notes the weight of a label, from batches of one point of it and one of the first label.
+
+        A loss of probabilities is finite at some of the outputs that are tried only. An ignored label has no
+        finite loss by itself at any of them, and adds nothing to that of another.
+        """
+        first = next(iter(self._table), label)
+        best, weight, is_ignored = 0.0, None, False
         for few in _tries(outputs):
             pair = torch.stack([torch.full_like(targets[0], each) for each in (label, first)])
             both, one, other = (self._value(few[i], pair[i]) for i in (slice(0, 2), slice(0, 1), slice(1, 2)))
-            if not math.isfinite(one) and label == first:
-                return  # ignored, and no label to compare with is known yet
-            if not math.isfinite(one) and math.isfinite(other):
-                best, weight = math.inf, 0.0 if abs(both - other) <= CLOSE * abs(other) else 1.0
-            elif label != first and abs(one - other) > best and both != one:
+            if label == first:
+                weight = 1.0 if math.isfinite(one) else weight
+            elif not math.isfinite(one):
+                is_ignored |= math.isfinite(other) and abs(both - other) <= CLOSE * abs(other)
+            elif abs(one - other) > best and both != one:
                 best, weight = abs(one - other), (other - both) / (both - one)
+        if weight is None and label == first:
+            return  # ignored, and no label to compare with is known yet
+        if weight is None:
+            weight = 0.0 if is_ignored else 1.0
         self._table[label] = 1.0 if abs(weight - 1.0) <= EQUAL or not 0 <= weight < math.inf else weight
 
     def _value(self, outputs: Tensor, targets: Tensor) -> float:
