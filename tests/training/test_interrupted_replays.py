@@ -10,6 +10,7 @@ from torch import nn
 
 from solset.goals import HeldOutLoss
 from solset.training import Run, RunAttribution, _sweep
+from solset.training._totals import Totals
 
 GOALS = [goal, lambda model: model[0].weight.sum()]
 
@@ -59,6 +60,23 @@ def test_a_finished_replay_is_read_and_goes_on_in_another_run_of_the_recipe(tmp_
     assert loss.calls - before < 12  # no step of 12 is taken again
     _, other = run_of(name)
     assert equal(other.attribute(goal, verify=False, checkpoint=path), first)
+
+
+def test_a_replay_that_fails_while_a_step_is_counted_does_not_count_it_twice(monkeypatch, tmp_path):
+    def add(totals, *parts):
+        added.append(totals)
+        if len(added) == 8:  # the second goal of the fourth step
+            raise Stop
+        whole(totals, *parts)
+
+    _, run = run_of("SGD, cosine by epoch")
+    expected, path = run.attribute(GOALS, verify=False), tmp_path / "replay.safetensors"
+    whole, added = Totals.add, []
+    with monkeypatch.context() as patched:
+        patched.setattr(Totals, "add", add)
+        with pytest.raises(Stop):
+            run.attribute(GOALS, verify=False, checkpoint=path)
+    assert equal(run.attribute(GOALS, verify=False, checkpoint=path), expected)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupt", "request to end"])

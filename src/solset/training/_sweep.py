@@ -25,6 +25,7 @@ class Sweep:
     totals: list[Totals]  # Sums of each goal's derivatives in the data
     checkpoint: Checkpoint  # File of the sweep, or none
     left: int  # Number of steps that are left
+    is_whole: bool = True  # Whether no step is counted in part, so that the sweep may be written
     # Time of the next write, by the clock of ``time.monotonic``
     due: float = field(default_factory=lambda: time.monotonic() + SECONDS)
 
@@ -37,10 +38,11 @@ class Sweep:
             points: Indices of the points of its batch.
         """
         pulled = self.derivative.pull(before, record, self.slopes)
+        self.is_whole = False
         self.slopes = [slope for slope, _, _ in pulled]
         for total, (_, batch, rule) in zip(self.totals, pulled, strict=True):
             total.add(points, batch, rule)
-        self.left = record.step
+        self.left, self.is_whole = record.step, True
 
     @contextmanager
     def written(self) -> Iterator[Any]:
@@ -61,8 +63,9 @@ class Sweep:
 
             try:
                 yield after_step
-            finally:  # a step that fails leaves the sweep as it was before it
-                self._write()
+            finally:  # a step whose derivatives fail leaves the sweep as it was before it
+                if self.is_whole:
+                    self._write()
 
     def resume(self) -> None:
         """Goes on from the file, where there is one of this sweep."""
@@ -83,6 +86,7 @@ class Sweep:
             "decay": [total.decay for total in self.totals],
             "rate": [total.rate for total in self.totals],
             "fault": self.derivative.fault,
+            "is_looked_at": self.derivative.is_looked_at,
             "has_factors": self.derivative.has_factors,
         }
         copies = {name: part.detach().contiguous().clone() for name, part in arrays.items()}
@@ -102,7 +106,8 @@ class Sweep:
             total.decay, total.rate = float(records["decay"][k]), float(records["rate"][k])
         kinks = self.derivative.kinks_of_blocks
         self.derivative.kinks_of_blocks = [here[f"k{i}"] for i in range(len(kinks))]
-        self.derivative.fault, self.derivative.is_looked_at = str(records["fault"]), True
+        self.derivative.fault = str(records["fault"])
+        self.derivative.is_looked_at = bool(records["is_looked_at"])
         self.derivative.has_factors = bool(records["has_factors"])
         self.slopes, self.left = slopes, int(records["left"])
         return True
