@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from solset.training import _verdict
+
 FILE = """
 from functools import partial
 import torch
@@ -42,6 +44,17 @@ def test_a_training_is_audited_by_its_validation_loss(solset, here, kind):
     sizes = [abs(float(row["validation_change"])) for row in rows]
     assert len(rows) == 10
     assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.filterwarnings("ignore:training is not differentiable:solset.errors.SolsetWarning")
+def test_the_page_of_an_audit_warns_where_reruns_contradict_the_scores(solset, here, monkeypatch):
+    words = "Training is not differentiable at this scale: the scores may not hold"
+    arguments = ("audit", "mine.py:build", "--validation", "unseen")
+    assert solset(*arguments, "--out", "smooth").code == 0
+    assert words not in (here / "smooth" / "report.html").read_text()
+    monkeypatch.setattr(_verdict, "TOLERANCE", -1.0)
+    assert solset(*arguments, "--out", "rough").code == 0
+    assert words in (here / "rough" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +98,8 @@ def test_a_training_is_run_on_changed_data(solset, here, options, rows):
         written = list(csv.DictReader(file))
     assert len(written) == rows
     assert all(float(row["error"]) < 0.3 for row in written)
+    page = (here / "run" / "report.html").read_text()
+    assert f"moved by {'2' if rows == 2 else '1'} %, the same recipe" in page or "--remove" in options
     assert all(abs(float(row["after"]) - float(row["loss"])) < 0.02 for row in written)
 
 

@@ -115,6 +115,13 @@ def test_a_loss_without_curvature_is_refused():
         calibrate(problem, lambda _: model)
 
 
+def test_points_that_are_fitted_exactly_are_refused_before_anything_runs():
+    model = nn.Linear(6, 3).double().eval()
+    problem = Problem(model, nn.MSELoss(), X, model(X).detach())
+    with pytest.raises(ValueError, match="`problem`.*whose gradient the points change.*Remove"):
+        calibrate(problem, lambda _: pytest.fail("it ran"))
+
+
 @pytest.mark.parametrize(
     ("retrain", "options", "error", "words"),
     [

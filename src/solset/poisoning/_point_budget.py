@@ -70,8 +70,9 @@ class PointBudget(ABC):
         allowed = range(len(risk.points)) if self.points is None else self.points
         chosen: dict[int, Tensor] = {}
         for drawn in torch.randperm(len(allowed), generator=generator).tolist():
-            choices = self.choices(risk, allowed[drawn])
-            if choices and len(chosen) < count:
+            if len(chosen) == count:  # to ask the others would read all targets once for each
+                break
+            if choices := self.choices(risk, allowed[drawn]):
                 chosen[allowed[drawn]] = choices[int(torch.randint(len(choices), (), generator=generator))]
         return self.change(chosen)
 

@@ -98,8 +98,8 @@ def calibrate(
 
     Raises:
         TypeError: If the function returns no module.
-        ValueError: If a rerun changes no output or diverges, its module is another one, or the loss has no
-            curvature.
+        ValueError: If a rerun changes no output or diverges, its module is another one, the loss has no
+            curvature, or points that are left out have no gradient.
 
     Warns:
         SolsetWarning: If predictions and reruns have little in common, or the range has no best damping.
@@ -166,16 +166,20 @@ def _trial(
     problem: Problem, matrix: GaussNewton, change: Remove, retrain: Callable[[Change], nn.Module]
 ) -> _Trial:
     """One rerun beside the Krylov space in which every damping has its prediction."""
+    force = change.applied_to(problem.risk()).gradient() - problem.gradient()
+    space = krylov(matrix, force, STEPS)
+    if not space.vectors.shape[1]:
+        cure = "Nothing has to be estimated there: the weights fit the points that are left out."
+        got = f"no change of the gradient by {change!r}"
+        raise bad_value("problem", expected="one whose gradient the points change", got=got, cure=cure)
     model = retrain(change)
     if not isinstance(model, nn.Module):
         cure = "Return the trained module, such as run.retrain(change).model."
         raise bad_type("retrain", expected="a function that returns a module", got=model, cure=cure)
     moved = problem.with_model(copy_of(model).eval()).point.sweep.outputs - problem.point.sweep.outputs
     root = CurvatureRoot(problem.risk(), memory_budget=problem.memory_budget)
-    force = change.applied_to(problem.risk()).gradient() - problem.gradient()
-    space = krylov(matrix, force, STEPS)
     real = (root @ moved.flatten()).to("cpu", torch.float64)
-    if not bool(torch.isfinite(real).all() & real.any()) or not space.vectors.shape[1]:
+    if not bool(torch.isfinite(real).all() & real.any()):
         expected = "a module with other outputs, all finite"
         got = "the same outputs" if bool(torch.isfinite(real).all()) else "outputs that are not finite"
         cure = "Run the whole training again without the points, and return its module."

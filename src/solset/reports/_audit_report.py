@@ -27,6 +27,7 @@ from solset.reports._report_parts import (
     Table,
     columns,
     leftover_gradient,
+    sentence,
 )
 from solset.reports._run_folder import RunFolder
 
@@ -277,7 +278,7 @@ def _ranking(result: Audit, top: int) -> Section:
             ),
             f"Optimality map: {result.optimality}, because {result.reason}.",
             "The whole ranking is in ranking.csv; worst directions and maps are in audit.safetensors.",
-            *(f"{text[0].upper()}{text[1:]}." for text in result.notes),
+            *map(sentence, result.notes),
         ],
     )
 

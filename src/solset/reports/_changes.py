@@ -56,7 +56,7 @@ def assigned_numbers(flag: str, parts: Sequence[str]) -> tuple[list[int], list[s
 class PointSettings(Settings):
     """Settings of changes of whole points; each field says what it is in its help text."""
 
-    source: str = source_option("a solset.Problem (for `solset run` a solset.Training too)")
+    source: str = source_option("a solset.Problem")
     remove: tuple[int, ...] = option(
         (),
         flag="--remove",

@@ -17,7 +17,16 @@ from solset.reports._options import Settings, numbers, option, points_option, se
 from solset.reports._poison_task import PoisonTask
 from solset.reports._records import restored
 from solset.reports._report import write_report
-from solset.reports._report_parts import Column, Finding, Report, Section, Table, columns, leftover_gradient
+from solset.reports._report_parts import (
+    Column,
+    Finding,
+    Report,
+    Section,
+    Table,
+    columns,
+    leftover_gradient,
+    sentence,
+)
 from solset.reports._run_folder import RunFolder
 from solset.retraining import Newton, retrain
 
@@ -202,7 +211,7 @@ def _warnings(result: dict[str, Any]) -> tuple[str, ...]:
     unsolved = sum(one["status"] != "converged" for one in result["random"])
     message = result["message"]
     said = (
-        (result["status"] != "converged", f"{message[0].upper()}{message[1:]}."),
+        (result["status"] != "converged", sentence(message)),
         (
             not result["is_confirmed"],
             f"The change is far from small: one Newton step from the trained weights predicts a goal of {result['predicted']:.4g}, and solving for it really gives {result['real']:.4g}.",

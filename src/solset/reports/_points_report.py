@@ -23,6 +23,7 @@ from solset.reports._report_parts import (
     Table,
     columns,
     leftover_gradient,
+    sentence,
 )
 from solset.reports._run_folder import RunFolder
 
@@ -86,7 +87,7 @@ def estimate_points(problem: Problem, settings: Any, folder: RunFolder) -> Path:
         }
 
     result = folder.stage("change", compute, beside=[WEIGHTS])
-    doubts = [f"{text[0].upper()}{text[1:]}." for text in (result["message"],) if text]
+    doubts = [sentence(result["message"])] if result["message"] else []
     return _page(problem, settings, folder, result, ESTIMATED, doubts)
 
 

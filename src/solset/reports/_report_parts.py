@@ -124,6 +124,15 @@ class Report:
     warnings: Sequence[str] = ()
 
 
+def sentence(message: str) -> str:
+    """A message of a result as a sentence, with a capital and a full stop.
+
+    Args:
+        message: Message that is not empty.
+    """
+    return f"{message[0].upper()}{message[1:]}."
+
+
 def leftover_gradient(problem: Problem) -> tuple[str, ...]:
     """The warning that training had not stopped, where the gradient of the risk says so."""
     if problem.is_stationary:

@@ -10,14 +10,14 @@ from solset.goals import Goal
 from solset.poisoning import RecipeGoal, RecipePoisoning, poison_training
 from solset.reports._poison_task import PoisonSettings
 from solset.reports._report import write_report
-from solset.reports._report_parts import Finding, Report, Section, Table, columns
+from solset.reports._report_parts import Finding, Report, Section, Table, columns, sentence
 from solset.reports._run_folder import RunFolder
 from solset.reports._training_report import refuse_of_problems, training_facts
 from solset.training import Training
 
 SEEDS = (0, 1, 2)  # seeds over which a design is averaged
 TOP = 20  # points of the ranking on the page
-_ALONE = {"training": 1000, "learning_rate": None, "random": 5, "image": None}
+_ALONE = ("training", "learning_rate", "random", "image")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def recipe_poison_experiment(task: RecipeTask, settings: PoisonSettings, folder:
             Section("The design", "Each round runs the recipe from every seed.", parts),
             Section("The ranking", "How fast the goal rises if one point alone moves.", [exposure]),
         ],
-        warnings=tuple(f"{text[0].upper()}{text[1:]}." for text in (record["message"],) if text),
+        warnings=(sentence(record["message"]),) if record["message"] else (),
     )
     return write_report(folder, report)
 

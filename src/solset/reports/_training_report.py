@@ -1,6 +1,6 @@
 """An audit of a user's training on a page: every point ranked by its effect on a validation loss."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -9,14 +9,14 @@ from solset.changes import Move, Remove
 from solset.errors import bad_value
 from solset.modulus import audit
 from solset.reports._audit_report import AuditSettings
-from solset.reports._options import Settings
+from solset.reports._options import Settings, options_of
 from solset.reports._report import write_report
-from solset.reports._report_parts import Finding, Report, Section, Table, columns
+from solset.reports._report_parts import Finding, Report, Section, Table, columns, sentence
 from solset.reports._run_folder import RunFolder
 from solset.training import Training
 
 _KINDS = {"move": Move, "remove": Remove}
-_ALONE = {"add": "", "layer": "", "joint": "auto", "optimality": "auto"}
+_ALONE = ("add", "layer", "joint", "optimality")
 
 
 def training_facts(training: Training) -> Mapping[str, object]:
@@ -35,12 +35,12 @@ def check_training_settings(settings: AuditSettings) -> None:
     refuse_of_problems(settings, _ALONE)
 
 
-def refuse_of_problems(settings: Settings, usual: Mapping[str, object]) -> None:
-    """Refuses options that are of problems alone, unless they have their usual values."""
-    for name, each in usual.items():
-        if (value := getattr(settings, name)) != each:
-            cure, flag = "Leave it out, or return a Problem.", name.replace("_", "-")
-            raise bad_value(f"--{flag}", expected="left out for a Training", got=value, cure=cure)
+def refuse_of_problems(settings: Settings, names: Collection[str]) -> None:
+    """Refuses options that are of problems alone, unless they have their default values."""
+    for field, said in options_of(type(settings)):
+        if field.name in names and (value := getattr(settings, field.name)) != field.default:
+            cure = "Leave it out, or return a Problem."
+            raise bad_value(said.flag, expected="left out for a Training", got=value, cure=cure)
 
 
 def training_audit_experiment(
@@ -69,14 +69,15 @@ def training_audit_experiment(
             ),
             f"{training!r}; {run!r}.",
             "The whole ranking is in ranking.csv; directions are in audit.safetensors.",
-            *(f"{text[0].upper()}{text[1:]}." for text in result.notes),
+            *map(sentence, result.notes),
         ],
     )
+    check = result.smoothness
     report = Report(
         "Which points does this training hang on?",
         f"Point {result.points[first]} changes the validation loss most, through {what}.",
         summary=[Finding("largest effect", float(result.score.max()), f"In {result.unit}.")],
         sections=[ranking],
-        warnings=(),
+        warnings=(sentence(check.headline),) if check is not None and check.is_rough else (),
     )
     return write_report(folder, report)

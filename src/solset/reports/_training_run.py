@@ -12,13 +12,13 @@ from solset.errors import bad_value
 from solset.reports._changes import assigned_numbers, named_points, stored_arrays
 from solset.reports._directions import directions_from_file, random_directions, step_of, unit
 from solset.reports._report import write_report
-from solset.reports._report_parts import Finding, Report, Section, Table, columns
+from solset.reports._report_parts import Finding, Report, Section, Table, columns, sentence
 from solset.reports._run_folder import RunFolder
 from solset.reports._training_report import refuse_of_problems
 from solset.reports._users_report import UserSettings
 from solset.training import Run, Training
 
-_ALONE = {"samples": 5, "optimality": "auto"}
+_ALONE = ("samples", "optimality")
 _COLUMNS = (
     *columns(change="change"),
     *columns(".3g", predicted="change of the weights: predicted", real="really", error="relative error"),
@@ -73,7 +73,11 @@ def training_run_experiment(training: Training, settings: UserSettings, folder: 
     ]
     folder.write_csv("changes.csv", rows)
     last = rows[-1]
-    what = settings.sentence_part if settings.changes_points else f"{named_points(settings.points)} moved"
+    what = (
+        settings.sentence_part
+        if settings.changes_points
+        else f"{named_points(settings.points)} {last['change']}"
+    )
     report = Report(
         "Where would this training have ended?",
         f"With {what}, the same recipe with the same seed ends {last['real']:.3g} from its weights; the "
@@ -90,11 +94,7 @@ def training_run_experiment(training: Training, settings: UserSettings, folder: 
                 [Table("Changes", _COLUMNS, rows), f"{training!r}; {run!r}."],
             )
         ],
-        warnings=tuple(
-            dict.fromkeys(
-                f"{row['message'][0].upper()}{row['message'][1:]}." for row in rows if row["message"]
-            )
-        ),
+        warnings=tuple(dict.fromkeys(sentence(row["message"]) for row in rows if row["message"])),
     )
     return write_report(folder, report)
 
@@ -102,10 +102,6 @@ def training_run_experiment(training: Training, settings: UserSettings, folder: 
 def _percent(name: str) -> str:
     """The size in the name of a stage, in percent."""
     return f"{100 * float(name.removeprefix('size_')):g} %"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
 
 
 def _changes(training: Training, run: Run, settings: UserSettings) -> Mapping[str, Change]:

@@ -15,7 +15,7 @@ from solset.plotting import marks_before_after
 from solset.problem import Problem
 from solset.reports._changes import named_points
 from solset.reports._moves import ChangeSettings, map_of, mean_losses
-from solset.reports._options import option, seed_option
+from solset.reports._options import option, seed_option, source_option
 from solset.reports._points_report import estimate_points
 from solset.reports._records import flat_rows
 from solset.reports._report import write_report
@@ -46,6 +46,7 @@ _COLUMNS = (
 class UserSettings(ChangeSettings):
     """Settings of ``solset run``; each field says what it is in its help text."""
 
+    source: str = source_option("a solset.Problem or a solset.Training")
     seed: int = seed_option("random directions and samples")
     samples: int = option(
         5,

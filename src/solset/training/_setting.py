@@ -26,7 +26,7 @@ _LOSS = "Give classes as torch.long from 0 on, and real targets in the shape and
 class Setting:
     """The parts of a training that are the same in every step."""
 
-    loss: Loss  # Function ``(outputs, targets) -> scalar``, a mean over the points of a batch
+    loss: Loss  # Function ``(outputs, targets) -> scalar``, a mean or a sum over the points
     call: Call  # Call of the model on a batch
     data: Data  # Training points, with all that was changed in them
     clip_norm: float | None  # Norm to which the gradient of a batch is clipped; ``None`` clips nothing
