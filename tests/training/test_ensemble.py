@@ -1,5 +1,6 @@
 """The same recipe from several seeds: clouds of outputs, and what of an attribution is noise."""
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -137,3 +138,20 @@ def test_losses_and_gradients_of_points_are_those_of_the_module(ensemble):
     torch.testing.assert_close(run.point_losses(points=chosen), losses.detach())
     (slope,) = torch.autograd.grad(losses.sum(), leaf)
     torch.testing.assert_close(run.input_gradients(chosen), slope)
+
+
+def test_a_module_in_training_mode_is_evaluated_as_it_is_and_stays_as_it_is():
+    x, y = data()
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(x.shape[1], 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 1))
+
+    sgd = partial(torch.optim.SGD, lr=0.05)
+    run = Training(lambda: make().to(x.dtype), nn.MSELoss(), x, y, optimizer=sgd, batch_size=8).run()
+    model = copy.deepcopy(run.model).train()
+    before = copy.deepcopy(model.state_dict())
+    torch.testing.assert_close(run.point_losses(model), run.point_losses())
+    torch.testing.assert_close(run.outputs(model), run.outputs(run.model))
+    assert run.value(goal, model) == pytest.approx(run.value(goal))
+    assert model.training
+    torch.testing.assert_close(model.state_dict(), before)

@@ -91,7 +91,7 @@ class Flips(PointBudget):
         breadth: Number of choices of points that go on to the next round.
 
     Raises:
-        ValueError: If a number is not positive.
+        ValueError: If a number is not positive, or a label is not finite.
     """
 
     most: int

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from solset.checks import points_of
 from solset.errors import bad_type
 from solset.goals import Goals
-from solset.results import TableResult, computed
+from solset.results import TableResult, computed, copy_of
 from solset.risk import as_tensors
 from solset.training._divergence import explosion
 from solset.training._goals import slopes_at_end
@@ -66,7 +66,7 @@ class Ended(TableResult):
 
         Cost: one backward pass for each value.
         """
-        model, end = (self.model, self._end) if model is None else (model, at_weights_of(model, self._end))
+        model, end = self._evaluated(model), self._end if model is None else at_weights_of(model, self._end)
         names = Statistics(self._setting.pair()[0]).names
         measured = slopes_at_end(goal, self._setting, model, end, names)
         return measured.values if measured.is_block else float(measured.values)
@@ -80,7 +80,7 @@ class Ended(TableResult):
 
         Cost: one forward pass over the points.
         """
-        chosen, model = points_of(points, self.point_count), self.model if model is None else model
+        chosen, model = points_of(points, self.point_count), self._evaluated(model)
         order = sorted(chosen)
         with torch.no_grad():
             parts = [self._losses_at(model, order[i : i + 256]) for i in range(0, len(order), 256)]
@@ -102,6 +102,11 @@ class Ended(TableResult):
             (slope,) = torch.autograd.grad(total, leaf, allow_unused=True, materialize_grads=True)
         return slope[[order.index(i) for i in chosen]]
 
+    def _evaluated(self, model: nn.Module | None) -> nn.Module:
+        """The module of the run by default; a copy of one in training mode, whose statistics would move."""
+        model = self.model if model is None else model
+        return copy_of(model).eval() if any(part.training for part in model.modules()) else model
+
     def _losses_at(self, model: nn.Module, points: Sequence[int], features: Tensor | None = None) -> Tensor:
         losses, data = losses_of(self._setting.loss), self._setting.data
         batch = data.batch(points).at(data, features, None, None, None)
@@ -121,7 +126,8 @@ class Ended(TableResult):
         if inputs is not None:
             parts = [as_tensors("inputs", inputs, self.weights)]
         with torch.no_grad():
-            outputs = [self._setting.call(model, part) for part in parts]
+            evaluated = self._evaluated(model)
+            outputs = [self._setting.call(evaluated, part) for part in parts]
         if not all(isinstance(each, Tensor) for each in outputs):
             cure = "Pass a function of a module and the inputs that returns one."
             raise bad_type("outputs", expected="a tensor", got=type(outputs[0]).__name__, cure=cure)
