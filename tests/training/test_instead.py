@@ -60,6 +60,8 @@ def test_a_run_in_the_place_of_a_problem_is_told_what_to_call(name, training):
         assert all(hasattr(solset, each) for each in re.findall(r"solset\.(\w+)", text)), text
         own = text.split("For the set of solutions")[0].split("got ")[1]
         assert re.search(r"Ask .*\(", own), text
+        if isinstance(value, Training):
+            assert "(run." not in text
         if isinstance(value, Training) and "run." in own:
             assert "training.run()." in own or "poison_training(" in own
     many = refusal(function, training.ensemble([0, 1], progress=False))

@@ -40,6 +40,7 @@ def test_smooth_recipe_is_called_differentiable():
     estimate = at.run().estimate(brighter(digits_like()[0]))
     assert estimate.smoothness.verdict == "training is differentiable at this scale"
     assert max(estimate.smoothness.errors) < 0.05
+    assert estimate.smoothness.status == "converged"
     assert estimate.message == ""
     assert "‖w - w_T‖" in repr(estimate)
 
@@ -49,6 +50,8 @@ def test_step_of_signs_is_called_not_differentiable():
     with pytest.warns(SolsetWarning, match="not differentiable at this scale"):
         estimate = at.run().estimate(brighter(digits_like()[0]))
     assert estimate.smoothness.holds_to == 0.0
+    assert estimate.smoothness.status == estimate.status == "doubtful"
+    assert estimate.smoothness.message == "training is not differentiable at this scale"
 
 
 def test_verdict_is_that_of_real_reruns():

@@ -51,10 +51,13 @@ def test_scores_of_rectifiers_are_doubtful_and_those_of_tanh_hold(optimizer, wit
         rough = trained(nn.ReLU, optimizer).attribute(held_out, features=with_features)
     assert rough.status is Status.DOUBTFUL
     assert rough.smoothness.disagreement > 0.2
+    assert rough.smoothness.status is Status.DOUBTFUL
+    assert ROUGH in rough.smoothness.message
     assert ROUGH in rough.message
     assert "doubtful" in repr(rough)
     smooth = trained(nn.Tanh, optimizer).attribute(held_out, features=with_features)
-    assert smooth.status is Status.CONVERGED
+    assert smooth.status is smooth.smoothness.status is Status.CONVERGED
+    assert smooth.smoothness.message == ""
     assert max(*smooth.smoothness.errors, smooth.smoothness.disagreement) < 0.1
     assert "the scores predict real reruns" in smooth.message
 

@@ -25,7 +25,9 @@ OF_RUN = {"*": f"Ask run.estimate(change), run.attribute(goal) or run.retrain(ch
 OF_TRAINING = {
     "audit": "Ask solset.audit(training.run(), validation=(x_test, y_test)).",
     **{
-        name: call.replace(" run.", " training.run().").replace("(run,", "(training.run(),")
+        name: call.replace(" run.", " training.run().")
+        .replace("(run.", "(training.run().")
+        .replace("(run,", "(training.run(),")
         for name, call in OF_RUN.items()
     },
 }

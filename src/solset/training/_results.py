@@ -34,10 +34,20 @@ class Smoothness(Result):
     tolerance: float
     is_falling: bool
 
+    @computed
+    def status(self) -> Status:
+        """``doubtful`` where the derivative does not hold at the whole change."""
+        return Status.CONVERGED if self.holds_to >= max(self.scales) else Status.DOUBTFUL
+
+    @computed
+    def message(self) -> str:
+        """The verdict where it is a doubt."""
+        return self.verdict if self.status is Status.DOUBTFUL else ""
+
     @property
     def verdict(self) -> str:
         """One sentence: whether training is differentiable at this scale."""
-        if self.holds_to >= max(self.scales):
+        if self.status is Status.CONVERGED:
             return "training is differentiable at this scale"
         if self.holds_to > 0:
             return f"the derivative holds up to {self.holds_to:.3g} of this change"
@@ -178,7 +188,7 @@ def _warned(result: RunEstimate) -> str:
 
 def _is_off(measured: Smoothness | None) -> bool:
     """Whether the derivative does not hold at the whole change."""
-    return measured is not None and measured.holds_to < max(measured.scales)
+    return measured is not None and measured.status is Status.DOUBTFUL
 
 
 @dataclass(frozen=True, eq=False, repr=False)

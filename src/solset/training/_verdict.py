@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from solset.changes import Change, Move, Reweight
+from solset.errors import Status
 from solset.goals import Goals
-from solset.results import Result
+from solset.results import Result, computed
 from solset.training._data import Data
 
 if TYPE_CHECKING:
@@ -46,6 +47,16 @@ class GoalCheck(Result):
     real: Tensor
     errors: tuple[float, float]
     disagreement: float
+
+    @computed
+    def status(self) -> Status:
+        """``doubtful`` where the reruns contradict the derivative."""
+        return Status.DOUBTFUL if self.is_rough else Status.CONVERGED
+
+    @computed
+    def message(self) -> str:
+        """The verdict where it is a doubt."""
+        return self.verdict if self.is_rough else ""
 
     @property
     def is_rough(self) -> bool:
