@@ -123,3 +123,16 @@ def test_right_second_derivatives_raise_no_alarm_and_smoothness_is_said_not_to_b
     attribution = training.run().attribute(lambda model: model(x.to(dtype)).square().mean(), verify=False)
     assert attribution.fault == ""
     assert "whether training is smooth was not asked" in attribution.message
+
+
+def test_a_loss_that_rounds_to_single_precision_raises_no_alarm():
+    x, y = digits_like()
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        times = torch.tensor(3.0)
+        kind = (targets == 1).float()  # the loss is in this dtype, that of the outputs does not count
+        return nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], kind, pos_weight=times)
+
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    run = Training(lambda: nn.Linear(12, 1), loss, x, y, optimizer=sgd, epochs=1, batch_size=16).run()
+    assert run.attribute(lambda model: model(x).mean(), verify=False).fault == ""

@@ -98,9 +98,10 @@ class LossByPoints:
         counts = self._counts(outputs, targets)
         seen = (counts > 0).nonzero().flatten()  # the loss of an ignored point by itself is 0/0
         if len(seen) == 0:
-            return counts + 0.0 * outputs.sum(), counts
+            return counts.to(outputs) + 0.0 * outputs.sum(), counts.to(outputs)
         rows = (outputs, targets) if len(seen) == len(outputs) else (outputs[seen], targets[seen])
-        values = self._losses(*rows)
+        values = self._losses(*rows)  # their dtype may be another one than that of the outputs, and stays
+        counts = counts.to(values)
         values = values / self._measured_unit(*rows) if self._is_unreduced else values * counts[seen]
         if len(seen) < len(outputs):
             values = values.new_zeros(len(outputs)).index_put((seen,), values)
@@ -112,7 +113,8 @@ class LossByPoints:
         for label in labels.tolist():
             if label not in self._table:
                 self._measure(label, outputs, targets)
-        weights = outputs.new_tensor([self._table.get(label, 0.0) for label in labels.tolist()])
+        numbers = [self._table.get(label, 0.0) for label in labels.tolist()]
+        weights = outputs.new_tensor(numbers, dtype=torch.promote_types(outputs.dtype, torch.float32))
         return flat_rows(weights[places.reshape(targets.shape)]).mean(dim=1)
 
     def _measure(self, label: int, outputs: Tensor, targets: Tensor) -> None:

@@ -19,8 +19,8 @@ WRONG = (
 def wrong_second(loss: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Tensor], weights: int) -> str:
     """The sentence that second derivatives of a step's loss are wrong, or nothing where none is seen to be.
 
-    In float64 where the model takes it, the gradient is compared along one direction in weights and features.
-    The steps are so small that a kink inside is not taken for a fault.
+    In float64 where model and loss take it, the gradient is compared along one direction in weights and
+    features. The steps are so small that a kink inside is not taken for a fault.
 
     Args:
         loss: Function of weights and features that computes the loss of a batch, differentiably.
@@ -40,7 +40,10 @@ def wrong_second(loss: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Te
 
 def _compared(loss: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Tensor], weights: int) -> str:
     def graph(leaves: Sequence[Tensor]) -> Tensor:
-        return loss(leaves).reshape(1)
+        value = loss(leaves)
+        if leaves[0].dtype == torch.float64 != value.dtype:
+            raise TypeError("a loss that rounds to float32 cannot be compared at steps of float64")
+        return value.reshape(1)
 
     probe = Probe(values, graph, on_leaves(graph), weights)
     direction = probe.direction(0)
