@@ -84,7 +84,7 @@ class Ended(TableResult):
         order = sorted(chosen)
         with torch.no_grad():
             parts = [self._losses_at(model, order[i : i + 256]) for i in range(0, len(order), 256)]
-        return torch.cat(parts)[[order.index(i) for i in chosen]]
+        return torch.cat(parts)[_places(chosen)]
 
     def input_gradients(self, points: Sequence[int]) -> Tensor:
         """Gradient of each point's loss in its own features at the end, ``(|K|, *input)``.
@@ -100,7 +100,7 @@ class Ended(TableResult):
         with torch.enable_grad():
             total = self._losses_at(self.model, order, leaf).sum()
             (slope,) = torch.autograd.grad(total, leaf, allow_unused=True, materialize_grads=True)
-        return slope[[order.index(i) for i in chosen]]
+        return slope[_places(chosen)]
 
     def _evaluated(self, model: nn.Module | None) -> nn.Module:
         """The module of the run by default; a copy of one in training mode, whose statistics would move."""
@@ -156,3 +156,9 @@ class Ended(TableResult):
 
     def _field_names(self) -> list[str]:
         return ["weights", "losses", "batches", "point_count"]
+
+
+def _places(points: Sequence[int]) -> list[int]:
+    """The place of each point among all of them in order."""
+    places = {point: place for place, point in enumerate(sorted(points))}
+    return [places[point] for point in points]
