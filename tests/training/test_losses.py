@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from solset import Add, Relabel, Remove, Reweight, Training
 from solset.training import Run
+from solset.training._losses import LossByPoints, by_points
 
 WEIGHTS = WEIGHTED.weight
 SOME = torch.where(torch.arange(14) % 5 == 4, -100, LABELS)  # ignored labels, also in a later batch
@@ -137,3 +138,23 @@ def test_a_loss_of_probabilities_has_the_weights_of_its_classes():
     for change in (Remove([2, 5]), Relabel([1, 6], [0, 1])):
         tangent = run.estimate(change, verify=False).change
         assert relative(central(run, change, 1e-4), tangent) < 1e-6
+
+
+def test_a_loss_that_states_its_weights_is_not_asked_for_each_label(monkeypatch):
+    calls = []
+    value = LossByPoints._value
+
+    def counted(self: LossByPoints, outputs: Tensor, targets: Tensor) -> float:
+        calls.append(len(targets))
+        return value(self, outputs, targets)
+
+    monkeypatch.setattr(LossByPoints, "_value", counted)
+    outputs = torch.randn(300, 200, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(300) % 200
+    targets[5] = -100
+    weight = torch.rand(200, generator=torch.Generator().manual_seed(1)) + 0.5
+    for loss in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(weight=weight)):
+        rule = by_points(loss, outputs, targets)
+        assert rule is not None
+        assert rule.is_loss(loss(outputs, targets), outputs, targets)
+    assert len(calls) <= 2

@@ -101,3 +101,28 @@ def test_audit_and_poisoning_of_a_run_take_the_verdict():
         design = poison_training(recipe(nn.ReLU, SGD), held_out, Budget([1, 2], 0.1), seeds=(0,), rounds=1)
     assert design.status is Status.DOUBTFUL
     assert "rest on a derivative that does not hold" in design.message
+
+
+class Narrow(nn.Module):
+    """A net whose first feature has to lie near 1: there is no number a hundredth away from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs ``(n, 3)``."""
+        away = inputs[:, :1] - 1.0
+        return self.layer(inputs.clone()) * (1.0 + away + (1e-5 - away.square()).sqrt())
+
+
+def test_scores_are_doubtful_where_the_reruns_diverge():
+    x, y = images()
+    x[:, 0] = 1.0
+    run = Training(
+        Narrow, nn.CrossEntropyLoss(), x[:100], y[:100], optimizer=SGD, epochs=2, batch_size=20
+    ).run()
+    with pytest.warns(SolsetWarning, match="where training diverges"):
+        worth = run.attribute(lambda model: nn.functional.cross_entropy(model(x[100:]), y[100:]))
+    assert worth.status is Status.DOUBTFUL
+    assert bool(torch.isfinite(worth.weights).all())

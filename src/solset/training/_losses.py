@@ -124,6 +124,11 @@ class LossByPoints:
         finite loss by itself at any of them, and adds nothing to that of another.
         """
         first = next(iter(self._table), label)
+        stated, of_first = (_stated_weight(self.loss, each) for each in (label, first))
+        if stated is not None and of_first:
+            self._table[label] = stated / of_first
+        if stated is not None and (of_first or label == first):
+            return
         best, weight, is_ignored = 0.0, None, False
         for few in _tries(outputs):
             pair = torch.stack([torch.full_like(targets[0], each) for each in (label, first)])
@@ -153,6 +158,18 @@ class LossByPoints:
             unit = unreduced / self._value(few, point) if unreduced else 1.0
             self._unit.append(1.0 if abs(unit - 1.0) <= EQUAL else unit)
         return self._unit[0]
+
+
+def _stated_weight(loss: Loss, label: int) -> float | None:
+    """The weight of a label that a loss of PyTorch states, 0 of an ignored one; ``None`` for other losses."""
+    if type(loss) not in {nn.CrossEntropyLoss, nn.NLLLoss}:
+        return None
+    stated = cast("nn.CrossEntropyLoss", loss)
+    if label == stated.ignore_index:
+        return 0.0
+    if stated.weight is None:
+        return 1.0
+    return float(stated.weight[label]) if 0 <= label < len(stated.weight) else None
 
 
 def by_points(loss: Loss, outputs: Any, targets: Any) -> LossByPoints | None:

@@ -111,12 +111,19 @@ def checked_by_reruns(run: "Run", data: Data, goal: Goals, worth: "RunAttributio
         return None
     text, change, slope = asked
     before = torch.as_tensor(worth.value).double().cpu()
+    predicted = [scale * slope.double().cpu() for scale in HALVES]
     steps, real = [], []
     for scale in HALVES:
-        rerun = run.retrain(change, scale=scale, progress=False)
+        try:
+            rerun = run.retrain(change, scale=scale, progress=False)
+        except ValueError:  # a loss that is not finite at some step: the scores are there, and say nothing
+            nothing = torch.full_like(torch.stack(predicted), float("nan"))
+            inf = float("inf")
+            return GoalCheck(
+                f"{text}, where training diverges", torch.stack(predicted), nothing, (inf, inf), inf
+            )
         steps.append(rerun.change.double())
         real.append(torch.as_tensor(run.value(goal, rerun.model)).double().cpu() - before)
-    predicted = [scale * slope.double().cpu() for scale in HALVES]
     eps = torch.finfo(run.weights.dtype).eps
     noise = NOISE * eps * float(before.norm())
     errors = [_error(a, b, noise) for a, b in zip(predicted, real, strict=True)]
