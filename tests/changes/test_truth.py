@@ -256,14 +256,16 @@ def test_changed_problems_are_linearised_again_where_they_are():
     assert float(problem.moved_to(change, end).gradient().norm()) <= 1e-12
 
 
-def test_a_removal_under_sample_weights_divides_by_the_weights_that_are_left():
-    weights = torch.linspace(0.5, 2.0, 12, dtype=F64)
-    model, x, y = nn.Linear(3, 1, dtype=F64), drawn(0, 12, 3), drawn(1, 12, 1)
+@pytest.mark.parametrize("rare", [1.0, 30.0])
+def test_a_removal_under_sample_weights_divides_by_the_weights_that_are_left(rare):
+    weights = torch.linspace(0.5, 2.0, 40, dtype=F64)
+    weights[[7, 23]] = rare  # points that a few evenly chosen ones do not show
+    model, x, y = nn.Linear(3, 1, dtype=F64), drawn(0, 40, 3), drawn(1, 40, 1)
     problem = Problem(
         model, nn.MSELoss(), x, y, weight_decay=0.1, sample_weights=weights, gradient_tol=float("inf")
     )
     losses = (model(x) - y).square().flatten().detach()
-    rest = [i for i in range(12) if i not in {2, 5}]
+    rest = [i for i in range(40) if i not in {2, 5}]
     expected = float((weights[rest] @ losses[rest]) / weights[rest].sum())
     changed = replace(Remove([2, 5]).applied_to(problem.risk()), weight_decay=0.0)
     assert abs(changed.value() - expected) <= 1e-12

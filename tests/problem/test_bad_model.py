@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem, SolsetWarning
+from solset import Problem, SolsetWarning, Training
 
 D, C = 3, 2
 NAN, INF = float("nan"), float("inf")
@@ -311,3 +311,16 @@ def test_a_module_whose_backward_pass_fails_is_refused_by_its_error() -> None:
 
     with pytest.raises(ValueError, match="a backward pass that fails: .*modified by an inplace operation"):
         Problem(InPlace().eval(), nn.MSELoss(), torch.randn(4, 3), torch.randn(4, 2))
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_gradient_hook_of_a_parameter_is_refused_by_name_at_both_doors(register: str) -> None:
+    model = nn.Linear(D, C).double().eval()
+    getattr(model.weight, register)(lambda _: None)
+    x, y = torch.randn(4, D, dtype=torch.float64), torch.randn(4, C, dtype=torch.float64)
+    with pytest.raises(ValueError, match="hooks on weight"):
+        Problem(model, nn.MSELoss(), x, y)
+    with pytest.raises(ValueError, match="hooks on weight"):
+        Training(model, nn.MSELoss(), x, y, optimizer=torch.optim.SGD)
+    model.weight.requires_grad_(False)
+    Problem(model, nn.MSELoss(), x, y, gradient_tol=INF)

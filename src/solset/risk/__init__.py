@@ -37,7 +37,13 @@ from solset.risk._other_data import (
 )
 from solset.risk._penalty import Penalty, check_penalty
 from solset.risk._points import Indices, Points
-from solset.risk._probe import probe_indices, probe_model, refuse_model, statistics_held
+from solset.risk._probe import (
+    probe_indices,
+    probe_model,
+    refuse_gradient_hooks,
+    refuse_model,
+    statistics_held,
+)
 from solset.risk._routes import Routes
 from solset.risk._sources import Source, as_points, source_of
 from solset.risk._sweep import Sweep
@@ -109,6 +115,7 @@ __all__ = [
     "probe_indices",
     "probe_model",
     "reduction_of",
+    "refuse_gradient_hooks",
     "refuse_model",
     "require_derivatives",
     "require_logits",

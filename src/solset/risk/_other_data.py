@@ -242,7 +242,10 @@ def new_factors(risk: EmpiricalRisk, inputs: Tensor, rows: Tensor, points: Seque
     """
     loss = risk.loss
     user_loss = with_held_weights(loss.loss if isinstance(loss, WeighedLoss) else loss)
-    near = [*points, *(i for i in probe_indices(len(risk.points)) if i not in set(points))]
+    samples = loss.samples if isinstance(loss, WeighedLoss) else None
+    counting = range(len(risk.points)) if samples is None else samples.nonzero().flatten().tolist()
+    probes = [counting[place] for place in probe_indices(len(counting))]
+    near = [*points, *(i for i in probes if i not in set(points))]
     before, targets = risk.points[near]
     outputs = _outputs_of(risk, torch.cat([before, inputs]))
     plain = plain_targets(risk, targets)
@@ -262,7 +265,8 @@ def new_factors(risk: EmpiricalRisk, inputs: Tensor, rows: Tensor, points: Seque
             )
         factors = factors * new / old
     else:
-        factors = new * (factors.sum() / old.sum())
+        typical = 1.0 if samples is None else samples[near].to(factors) / samples.mean().to(factors)
+        factors = new * ((factors / typical).sum() / old.sum())
     close = 1e3 * torch.finfo(outputs.dtype).eps
     is_plain = not isinstance(loss, WeighedLoss) and bool(((factors - 1).abs() <= close).all())
     return None if is_plain else factors

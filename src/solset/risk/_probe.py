@@ -22,6 +22,35 @@ def probe_indices(count: int) -> list[int]:
     return [round(i * (count - 1) / max(probed - 1, 1)) for i in range(probed)]
 
 
+def refuse_gradient_hooks(name: str, model: nn.Module) -> None:
+    """Refuses hooks that may change the gradient of a parameter on its way to the optimizer.
+
+    A hook that holds a part of a parameter makes the solutions others than those of the loss alone, and no
+    derivative of the loss in the parameters passes through it.
+
+    Args:
+        name: Name of the argument that the model is.
+        model: Network whose parameters are looked at.
+
+    Raises:
+        ValueError: If a parameter that requires grad has such a hook; the message names it.
+    """
+    hooked = [
+        path
+        for path, value in model.named_parameters()
+        if value.requires_grad
+        and (value._backward_hooks or getattr(value, "_post_accumulate_grad_hooks", None))  # noqa: SLF001
+    ]
+    if hooked:
+        raise bad_value(
+            name,
+            expected="a module whose parameters have no gradient hooks, which may change what training does",
+            got=f"hooks on {', '.join(hooked[:5])}",
+            cure="Remove hooks that only look on. In the place of one that holds a part of a parameter, make "
+            "that part a parameter of its own, with requires_grad_(False).",
+        )
+
+
 def refuse_model(model: nn.Module) -> None:
     """Refuses wrappers without second derivatives or functional calls, training mode and batch statistics.
 
@@ -31,9 +60,10 @@ def refuse_model(model: nn.Module) -> None:
     Raises:
         TypeError: If the model is compiled, scripted or a parallel wrapper; the message names what it wraps.
         ValueError: If dropout or batch normalisation is in training mode, batch normalisation has no running
-            statistics, or autocast is on; the message names the module.
+            statistics, or autocast is on, or a parameter has a gradient hook; the message names it.
     """
     _refuse_wrapped(model)
+    refuse_gradient_hooks("model", model)
     device = next((value.device.type for value in model.parameters()), "cpu")
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         raise bad_value(

@@ -157,7 +157,8 @@ def verified(
         if sample_weights is None:
             return risk
         factors = sample_weights / (sample_weights.mean() if risk.reduction == "mean" else 1.0)
-        return weighed(risk, factors, targets, scales=False, is_batched=is_batched, is_normalised=True)
+        forms = {"scales": False, "is_batched": is_batched, "is_normalised": True}
+        return weighed(risk, factors, targets, samples=sample_weights, **forms)
     tries = [shaken.roll(len(shaken) // 2, dims=0), shaken, shaken.roll(1, dims=0)]
     weights = _weights(risk.loss, tries, targets, is_batched=is_batched)
     if weights is None:
@@ -176,7 +177,8 @@ def verified(
         alpha, scales = shares * (alpha.sum() / shares.sum()), False
     mean = replace(risk, reduction="mean")
     factors = len(targets) * alpha
-    return weighed(mean, factors, targets, scales=scales, is_batched=is_batched, is_normalised=weights.scales)
+    forms = {"scales": scales, "is_batched": is_batched, "is_normalised": weights.scales}
+    return weighed(mean, factors, targets, samples=sample_weights, **forms)
 
 
 def _verified_whole(

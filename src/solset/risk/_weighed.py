@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import torch
@@ -32,6 +32,7 @@ class WeighedLoss:
         is_batched: Whether :func:`torch.vmap` takes the loss of many points by themselves at once.
         is_normalised: Whether the loss of fewer points is divided by the sum of their own factors, so that it
             is known when points are removed.
+        samples: Weights of the training points that were passed beside the loss, ``(n,)``; ``None`` for none.
     """
 
     loss: Loss
@@ -41,6 +42,7 @@ class WeighedLoss:
     scales: bool
     is_batched: bool
     is_normalised: bool
+    samples: Tensor | None = field(default=None, compare=False, repr=False)
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch.
@@ -127,6 +129,7 @@ def weighed(
     scales: bool,
     is_batched: bool,
     is_normalised: bool,
+    samples: Tensor | None = None,
 ) -> EmpiricalRisk:
     """The risk in which the loss of each point counts times a factor.
 
@@ -137,6 +140,7 @@ def weighed(
         scales: Whether the loss of a batch scales, as :class:`WeighedLoss` says.
         is_batched: Whether ``torch.vmap`` takes the loss.
         is_normalised: Whether a mean is divided by the sum of the factors, as :class:`WeighedLoss` says.
+        samples: Weights of the training points that are a part of the factors, ``(n,)``.
     """
     points, column = risk.points, factors.to(torch.float64)
 
@@ -146,7 +150,7 @@ def weighed(
         return inputs, torch.cat(columns, dim=1)
 
     shape, is_mean = tuple(targets.shape[1:]), risk.reduction == "mean"
-    loss = WeighedLoss(risk.loss, shape, targets.dtype, is_mean, scales, is_batched, is_normalised)
+    loss = WeighedLoss(risk.loss, shape, targets.dtype, is_mean, scales, is_batched, is_normalised, samples)
     return replace(risk, points=replace(points, fetch=fetch, moved={}), loss=loss)
 
 

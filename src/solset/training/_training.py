@@ -18,7 +18,7 @@ from solset.changes import Change
 from solset.checks import checked, points_of, require
 from solset.errors import SolsetWarning, bad_value
 from solset.results import copy_of
-from solset.risk import Pick, digest, source_of, style_of
+from solset.risk import Pick, digest, refuse_gradient_hooks, source_of, style_of
 from solset.risk import settings_of as plain_settings
 from solset.storage import Checkpoint, Identity, Probe
 from solset.training._batches import Batches, Place
@@ -133,6 +133,7 @@ class Training:
             seed=seed,
         )
         if isinstance(make_model, nn.Module):
+            refuse_gradient_hooks("make_model", make_model)  # a copy has lost them
             make_model = copy_of(make_model)  # the user may train it on
         self.make_model = make_model
         with own_randomness(torch.device("cpu")):
