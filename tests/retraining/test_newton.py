@@ -1,6 +1,7 @@
 """Newton's method ends at certified minima, those of the gradient flow, against dense float64 autograd."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -141,6 +142,34 @@ def test_float32_converges_to_its_rounding():
     retrained = retrain(single, Move(None, 0.05 * draw(8, 2, seed=8).float()), method=Newton())
     assert retrained.status is Status.CONVERGED
     assert retrained.gradient_norm < 1e-5
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e5, 1e6, 1e7, 1.7e9])
+def test_float32_does_not_call_a_column_that_hides_the_others_converged(offset):
+    x, y = draw(26, 4, seed=0), draw(26, 1, seed=1).float().double()
+    x[:, 0] = offset + max(1.0, offset / 2) * x[:, 0]
+    x = x.float().double()
+
+    def ridge(rows: Tensor) -> Tensor:
+        """The minimum in closed form, from columns that are scaled first."""
+        features = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
+        sizes = features.norm(dim=0)
+        decayed = torch.cat([features / sizes * math.sqrt(2 / len(rows)), torch.diag(0.1 / sizes)])
+        targets = torch.cat([y * math.sqrt(2 / len(rows)), torch.zeros(5, 1, dtype=torch.float64)])
+        return (torch.linalg.lstsq(decayed, targets, driver="gelsd").solution / sizes.unsqueeze(1)).flatten()
+
+    model, move = nn.Linear(4, 1).eval(), torch.tensor([[0.0, 0.5, 0.0, 0.0]])
+    weights = ridge(x)
+    nn.utils.vector_to_parameters(weights.float(), model.parameters())
+    problem = Problem(model, nn.MSELoss(), x.float(), y.float(), weight_decay=0.01, gradient_tol=1e9)
+    truth = ridge(x.index_add(0, torch.tensor([3]), move.double())) - weights
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        retrained = retrain(problem, Move([3], move), method=Newton())
+    is_right = float((retrained.change - truth).norm()) <= 0.01 * float(truth.norm())
+    assert is_right or retrained.status is Status.MAX_STEPS
+    assert is_right == (offset == 0)
+    assert any("max_steps" in str(one.message) for one in told) == (not is_right)
 
 
 def symmetric(basis: Tensor, values: Tensor) -> DenseOperator:

@@ -18,6 +18,8 @@ SMALL = 1000  # number of weights up to which the Hessian is decomposed
 STEPS = 40  # dimension of the Krylov space on which a larger Hessian is decomposed
 TRIALS = 30  # limit of the steps that are tried from one place
 AGREES = 0.5  # error of a gradient, as a share of it, up to which the model of second order is believed
+DRAWS = 4  # number of draws of rounding errors of the weights by which those of the gradient are measured
+EXPLAINED = 30  # factor above the measured rounding of an entry of the gradient up to which it explains one
 ASIDE = 0.382  # share of a step at which it is looked at too; no simple fraction, which may meet a period
 
 
@@ -133,9 +135,27 @@ class Descent:
         return Status.MAX_STEPS
 
     def _is_at_rounding(self) -> bool:
-        """Whether the last steps were as short as rounding explains."""
-        root = torch.finfo(self._here.gradient.dtype).eps ** 0.5
-        return self._last_step <= root * self._here.weight_norm
+        """Whether rounding explains how short the last steps were, and all of the gradient that is left."""
+        here, eps = self._here, torch.finfo(self._here.gradient.dtype).eps
+        if not self._last_step <= eps**0.5 * here.weight_norm:
+            return False
+        # Over the length of all weights such an entry changes the risk by less than its rounding.
+        idle = 100 * eps * abs(here.value) / here.weight_norm
+        return bool((here.gradient.abs() <= (EXPLAINED * self._rounding()).clamp_min(idle)).all())
+
+    def _rounding(self) -> Tensor:
+        """The rounding of each entry of the gradient, ``(p,)``. Cost: four gradients.
+
+        It is the largest change of the entry where the weights change by their rounding. One bound for all
+        entries would be that of the largest column of the data, which hides the slopes along the others.
+        """
+        gradient, weights = self._here.gradient, self._here.risk.weights
+        generator, largest = torch.Generator().manual_seed(0), torch.zeros_like(gradient)
+        for _ in range(DRAWS):
+            signs = torch.randint(0, 2, weights.shape, generator=generator).to(weights) * 2 - 1
+            there = self._at(torch.finfo(weights.dtype).eps * signs * weights)
+            largest = torch.maximum(largest, (there.gradient - gradient).abs())
+        return largest
 
     def _whole(self) -> _Quadratic:
         """The quadratic on the whole space. Cost: a Hessian."""

@@ -301,7 +301,8 @@ class Newton:
 
     Attributes:
         gradient_tol: Gradient norm at which to stop. Where rounding does not allow it, the method stops once
-            a Newton step is shorter than the root of the rounding unit, relative to the weights.
+            a Newton step is shorter than the root of the rounding unit, relative to the weights. It has
+            converged there only if rounding explains each entry of the gradient that is left.
         max_steps: Limit of the steps.
         solver: Solver of the systems with a positive definite Hessian; by default a decomposition of the
             whole Hessian up to 1000 weights, :class:`~solset.solvers.CG` beyond.
