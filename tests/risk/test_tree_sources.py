@@ -93,3 +93,11 @@ def test_arrays_are_read_in_the_dtype_of_the_model():
         model, nn.CrossEntropyLoss(), TABLE.numpy(), LABELS.numpy().astype(np.int64), gradient_tol=INF
     )
     assert problem.risk().points[[0]][0].dtype == torch.float32
+
+
+def test_a_frame_with_truth_values_beside_numbers_is_one_of_numbers():
+    table = pd.DataFrame({"age": [1.5, 2.0, 3.0], "smokes": [True, False, True], "visits": [1, 2, 3]})
+    model = nn.Linear(3, 1).double().eval()
+    problem = Problem(model, nn.MSELoss(), table, torch.zeros(3, 1).double(), gradient_tol=float("inf"))
+    expected = torch.tensor([[1.5, 1.0, 1.0], [2.0, 0.0, 2.0], [3.0, 1.0, 3.0]]).double()
+    assert torch.equal(problem.risk().points[range(3)][0], expected)

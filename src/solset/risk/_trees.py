@@ -7,8 +7,10 @@ of one matrix at the door, and are taken apart again only where the model or the
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten_with_path, tree_unflatten
@@ -223,6 +225,8 @@ def _held(value: Any, name: str, like: Tensor) -> Any:
     if not is_array(value):
         return value
     array = value.to_numpy() if hasattr(value, "to_numpy") else value.__array__()
+    if array.dtype.kind == "O" and all(isinstance(one, Real | np.bool_) for one in array.flat):
+        array = array.astype(np.float64)  # columns of truth values beside numbers
     if array.dtype.kind not in "fiub":
         raise bad_type(
             name,
