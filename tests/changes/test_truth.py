@@ -275,6 +275,20 @@ def test_a_removal_under_sample_weights_divides_by_the_weights_that_are_left(rar
     assert abs(replace(joined, weight_decay=0.0).value() - expected) <= 1e-12
 
 
+@pytest.mark.parametrize("label", [-100, 2])
+def test_a_label_that_does_not_count_is_a_removal(label):
+    problem = trained(
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.0], dtype=F64)), torch.arange(12) % 2
+    )
+    steps = [
+        problem.estimate(change, order="newton").min_norm().value
+        for change in (Relabel([3, 4], [label, label]), Remove([3, 4]))
+    ]
+    torch.testing.assert_close(steps[0], steps[1], rtol=1e-12, atol=1e-12)
+    joined = problem.estimate(Add(drawn(3, 1, 3), torch.tensor([label]))).min_norm()
+    torch.testing.assert_close(joined.value, problem.weights(), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["labels", "reweight", "remove", "decay"])
 def test_the_stability_of_any_change_is_the_length_of_its_estimate(name):
     problem, change = labelled(), CHANGES[name]

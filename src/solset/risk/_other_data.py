@@ -251,8 +251,10 @@ def new_factors(risk: EmpiricalRisk, inputs: Tensor, rows: Tensor, points: Seque
     plain = plain_targets(risk, targets)
     new_rows = rows.to(plain.dtype)
     shares = _shares(user_loss, outputs, torch.cat([plain, new_rows]))
-    _require_finite(user_loss, outputs[len(near) :], new_rows)
     old, new = shares[: len(near)], shares[len(near) :]
+    counted = new != 0  # the loss of an ignored point by itself is 0/0
+    if bool(counted.any()):
+        _require_finite(user_loss, outputs[len(near) :][counted], new_rows[counted])
     factors = targets[:, -1].to(shares) if isinstance(loss, WeighedLoss) else torch.ones_like(old)
     if points:
         old, factors = old[: len(points)], factors[: len(points)]
