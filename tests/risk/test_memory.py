@@ -24,11 +24,11 @@ class Small(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.body = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
-        self.room, self.error, self.sizes = room, error, []
+        self._room, self.error, self.sizes = room, error, []
 
     def forward(self, x: Tensor) -> Tensor:
         self.sizes.append(len(x))
-        if len(x) > self.room:
+        if len(x) > self._room:
             raise ERRORS[self.error]
         return self.body(x)
 
@@ -65,7 +65,7 @@ def test_every_operator_goes_on(kind: type, memory_budget: int) -> None:
         return kind(one.risk(), *points, memory_budget=memory_budget)
 
     wide, tight = problem(100), problem(100)
-    tight.risk().model.room = 3
+    tight.risk().model._room = 3
     generator = torch.Generator().manual_seed(2)
     operator = built(wide)
     v = torch.randn(operator.shape[1], 2, generator=generator, dtype=torch.float64)
@@ -105,7 +105,7 @@ def test_kept_graphs_make_room_before_the_batch_shrinks() -> None:
 
 def test_one_point_that_does_not_fit_is_an_error_that_names_the_cure() -> None:
     one = problem(100)
-    one.risk().model.room = 0
+    one.risk().model._room = 0
     with pytest.warns(SolsetWarning), pytest.raises(MemoryError, match="one point alone .* smaller model"):
         one.risk().gradient()
 

@@ -146,7 +146,7 @@ class ModelFunction(Goal):
         named = dict(zip(risk.layout.shapes, risk.layout.split(weights), strict=True))
         fixed = {name: value.clone() for name, value in risk.fixed.items()}  # a forward pass may change them
         network, state = network_of(risk.model, {**fixed, **named})
-        risk.require_mode()
+        risk.require_settings()
         named = {f"model.{name}": value for name, value in state.items()}
         try:
             value = called(_Measured(network, self.function), named, (), {})

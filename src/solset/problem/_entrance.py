@@ -37,6 +37,7 @@ from solset.risk import (
     reduction_of,
     refuse_model,
     sample_factors,
+    settings_now,
     source_of,
     statistics_held,
     verified,
@@ -85,6 +86,7 @@ def open_problem(
     learned = asked_for(loss, parameters)
     if learned is not None:
         model = with_loss(model, learned)
+    settings = settings_now(model, loss)
     layout, named = choose_parameters(model, parameters), dict(model.named_parameters())
     weights = layout.join([named[name].detach() for name in layout.shapes]).clone()
     decay = decay_of(weight_decay, layout, named)
@@ -103,6 +105,7 @@ def open_problem(
     of_penalty = (Premise("kinks", Verdict.FAILED, kink),) if kink else ()
     verdict = derivative_premise(risk, sweep.outputs, sweep.targets) if verify_derivatives else unverified()
     premises = (*premises, scale, *of_penalty, verdict)
+    risk = replace(risk, settings=settings.steady())  # without what the calls above have written
     return Opened(risk, sweep, probed[0].numel(), premises, warns, tol)
 
 

@@ -45,6 +45,7 @@ from solset.risk._probe import (
     statistics_held,
 )
 from solset.risk._routes import Routes
+from solset.risk._settings import settings_now
 from solset.risk._sources import Source, as_points, source_of
 from solset.risk._sweep import Sweep
 from solset.risk._target_obstacle import targets_obstacle
@@ -121,6 +122,7 @@ __all__ = [
     "require_logits",
     "require_points",
     "sample_factors",
+    "settings_now",
     "settings_of",
     "slopes_at",
     "source_of",

@@ -6,6 +6,7 @@ from functools import lru_cache, wraps
 from inspect import signature
 from typing import Any
 from unittest.mock import patch
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -120,8 +121,23 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
                 name in present and present[name] is value for name, value in attributes.items()
             )
             if not is_same:
+                names = present.keys() | attributes.keys()
+                changed = {key for key in names if present.get(key, ...) is not attributes.get(key, ...)}
+                _WRITTEN.setdefault(module, set()).update(changed)
                 present.clear()
                 present.update({name: _without_graph(value) for name, value in attributes.items()})
+
+
+_WRITTEN: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+
+
+def written_by_calls(module: object) -> set[str]:
+    """The names of the attributes that calls of a module were seen to write, such as a counter.
+
+    Args:
+        module: Part of a model; another object has none.
+    """
+    return _WRITTEN.get(module, set()) if isinstance(module, nn.Module) else set()
 
 
 def _without_graph(value: Any) -> Any:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from solset import comm
-from solset.errors import bad_value
 from solset.risk._batching import Room, in_batches
 from solset.risk._decay import one_number
 from solset.risk._door import Door
@@ -19,6 +18,7 @@ from solset.risk._losses import WholeBatch, of_outputs, pointwise
 from solset.risk._penalty import Penalty
 from solset.risk._points import Indices, Points
 from solset.risk._routes import Routes
+from solset.risk._settings import Settings
 from solset.risk._sweep import Sweep
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -50,7 +50,7 @@ class EmpiricalRisk:
         total: Number ``n`` in ``α``, or the sum of the factors of points that count unequally; unchanged if
             some of the points are selected.
         fixed: Values of held parameters and of buffers, by name; what is missing is read from the model.
-        modes: Training flag of every module of the model held, in order; empty where none is held.
+        settings: Settings of the modules of model and loss at the time; empty where none are compared.
         room: Limit of the batch size since memory ran out.
         routes: Ways by which derivatives of the model come out right, as far as they were tried.
         door: Way in which a batch goes into the model, and its outputs come out.
@@ -67,7 +67,7 @@ class EmpiricalRisk:
     batch_size: int
     total: int | float
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
-    modes: tuple[bool, ...] = ()
+    settings: Settings = field(default_factory=Settings, compare=False)
     room: Room = field(default_factory=Room, compare=False)
     routes: Routes = field(default_factory=Routes, compare=False)
     door: Door = field(default_factory=Door)
@@ -76,14 +76,14 @@ class EmpiricalRisk:
     def holding(self, model: nn.Module) -> "EmpiricalRisk":
         """The same risk of a model as it is now: training the model on does not change the risk.
 
-        Parameters outside the layout and buffers are copied; another mode of a module is refused later.
+        Parameters outside the layout and buffers are copied; other settings of a module are refused later.
 
         Args:
             model: The network, which is not changed.
         """
         state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         copies = {k: value.detach().clone() for k, value in state.items() if k not in self.layout.shapes}
-        return replace(self, model=model, fixed=copies, modes=_modes_of(model))
+        return replace(self, model=model, fixed=copies, settings=self.settings.of(model))
 
     def at(self, weights: Tensor) -> "EmpiricalRisk":
         """The same risk at other weights ``(p,)``."""
@@ -206,24 +206,18 @@ class EmpiricalRisk:
 
         Raises:
             TypeError: If the model returns anything but one tensor with a row per point.
-            ValueError: If a module was put into another mode since the risk was made.
+            ValueError: If a module was set to something else since the risk was made.
         """
         outputs = self.door.tensor(self.returned(parameters, inputs), len(inputs))
         return outputs if torch.is_grad_enabled() else outputs.detach()
 
-    def require_mode(self) -> None:
-        """Refuses a model whose modules were put into another mode since the risk was made.
+    def require_settings(self) -> None:
+        """Refuses modules of model or loss that were set to something else since the risk was made.
 
         Raises:
-            ValueError: If any was; says what to call.
+            ValueError: If any was; says what to do.
         """
-        if self.modes and self.modes != _modes_of(self.model):
-            raise bad_value(
-                "model",
-                expected="in the mode in which the problem was built",
-                got="one whose modules were put into another mode since",
-                cure="Call model.eval(), or build the problem again.",
-            )
+        self.settings.require_same()
 
     def returned(self, parameters: Sequence[Tensor], inputs: Tensor) -> Any:
         """What the model returns, after the choice among its outputs, as one tensor or a tree of them.
@@ -233,9 +227,9 @@ class EmpiricalRisk:
             inputs: Inputs of a batch, as :attr:`points` give them.
 
         Raises:
-            ValueError: If a module was put into another mode since the risk was made.
+            ValueError: If a module was set to something else since the risk was made.
         """
-        self.require_mode()
+        self.require_settings()
         state = {name: value.detach() for name, value in self.model.named_parameters()} | dict(self.fixed)
         buffers = {name: self.fixed.get(name, value) for name, value in self.model.named_buffers()}
         state |= {name: value.clone() for name, value in buffers.items()}  # a forward pass may change them
@@ -387,7 +381,3 @@ class EmpiricalRisk:
             return share * torch.autograd.grad(value, leaf)[0]
 
         return self.joined(work)
-
-
-def _modes_of(model: nn.Module) -> tuple[bool, ...]:
-    return tuple(module.training for module in model.modules())
