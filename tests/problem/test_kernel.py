@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Move, Problem, Reweight, SolsetWarning, lipschitz_modulus
+from solset import Move, Problem, Remove, Reweight, SolsetWarning, lipschitz_modulus
 from solset.modulus import Certainty
+from solset.removal import leave_one_out
 from solset.solvers import MINRES, Dense
 from support.symmetric import Attention, LowRank, embedding, three_layers
 from support.zoo.minimum import descend
@@ -255,3 +256,53 @@ def test_what_the_rounding_of_float32_makes_is_said() -> None:
     estimate = problem.estimate(Move([0], 1e-3 * x[:1]), optimality="stationary")
     with pytest.warns(SolsetWarning, match="the rounding of float32 alone"):
         estimate.min_norm()
+
+
+def with_time(offset: float) -> Problem:
+    """A linear model with one raw column of times, at its minimum with weight decay, from scaled columns."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(26, k, generator=generator, dtype=torch.float64) for k in (4, 1))
+    x[:, 0] = offset + max(1.0, offset / 170) * x[:, 0]
+    features = torch.cat([x, torch.ones(26, 1, dtype=torch.float64)], dim=1) * (2 / 26) ** 0.5
+    sizes = features.norm(dim=0)
+    rows = torch.cat([features / sizes, torch.diag(0.1 / sizes)])
+    targets = torch.cat([y * (2 / 26) ** 0.5, torch.zeros(5, 1, dtype=torch.float64)])
+    model = nn.Linear(4, 1).eval().double()
+    solution = torch.linalg.lstsq(rows, targets).solution.flatten() / sizes
+    nn.utils.vector_to_parameters(solution, model.parameters())
+    return Problem(model, nn.MSELoss(), x, y, weight_decay=0.01, gradient_tol=1e9)
+
+
+@pytest.mark.parametrize("optimality", ["stationary", "gauss_newton"])
+def test_a_rank_cut_above_the_weight_decay_leaves_the_kernel_unknown(
+    optimality: Literal["stationary", "gauss_newton"],
+) -> None:
+    problem = with_time(1.7e9)
+    move = Move([3], 0.1 * torch.eye(4, dtype=torch.float64)[1:2])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        estimates = [problem.estimate(change, optimality=optimality) for change in (move, Remove([3]))]
+        answers = [estimate.min_norm() for estimate in estimates]
+        worth = problem.attribute(
+            lambda model: model(torch.ones(1, 4, dtype=torch.float64)).sum(), optimality=optimality
+        )
+        each = leave_one_out(problem, [3, 4], optimality=optimality)
+        assert not any(estimate.is_empty() for estimate in estimates)
+    assert any("decay of 0.01" in str(one.message) for one in told)
+    assert each.status != "converged"
+    assert worth.status != "converged"
+    assert "scale the columns" in worth.message
+    for answer in answers:
+        assert answer.status != "converged"
+        assert "scale the columns" in answer.message
+    for estimate in estimates:
+        assert "dimension not known" in repr(estimate)
+        with pytest.raises(ValueError, match="Scale the columns"):
+            _ = estimate.dimension
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e5])
+def test_a_rank_cut_below_the_weight_decay_does_not(offset: float) -> None:
+    estimate = with_time(offset).estimate(Remove([3]), optimality="stationary")
+    assert estimate.min_norm().status == "converged"
+    assert estimate.dimension == 0

@@ -95,7 +95,7 @@ def attributed(
     """
     line = response.linearisation
     require_names(names, len(point.risk.points))
-    solved = response.adjoint(slopes.gradients)
+    solved = line.system.trusted(response.adjoint(slopes.gradients))
     vectors = solved.value
     adjoint = Adjoint(point, line, line.of_outputs(vectors))
     parts = {
@@ -112,6 +112,7 @@ def attributed(
         warnings.warn(doubt, SolsetWarning, stacklevel=3)
     notes = [
         *doubts,
+        *([line.system.doubt] if line.system.is_blind else []),  # warned of when it was prepared
         *([line.map.remark] if line.map.remark else []),
         *(note for _, note in parts.values() if note),
     ]
@@ -152,7 +153,7 @@ def _doubts(
     line: Linearisation, vectors: Tensor, weights: Tensor | None, status: Status, residual: float
 ) -> list[str]:
     """Sentences on an adjoint solve that failed, on solutions that differ, and on a training that went on."""
-    if status not in {Status.CONVERGED, Status.INCONSISTENT}:
+    if status not in {Status.CONVERGED, Status.INCONSISTENT, Status.DOUBTFUL}:
         end = f"the adjoint solve ended with status '{status}' at relative residual {residual:.3g}"
         return [f"{end}: the derivatives cannot be trusted; take another solver"]
     doubts = []

@@ -1,15 +1,18 @@
 """The stationary map with the Gauss–Newton matrix in place of the Hessian."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from solset import operators
 from solset.derivatives import Qualification
-from solset.linalg import LinearOperator
-from solset.problem._kernel import without
+from solset.errors import SolsetWarning
+from solset.linalg import LinearOperator, default_tolerance
+from solset.problem._kernel import hidden_decay, without
 from solset.problem._point import MAX_DENSE, LinearisedMap, TrainedPoint
 from solset.solvers import CG, Dense, Prepared, Solver
 
@@ -45,12 +48,17 @@ class GaussNewton(LinearisedMap):
         return point.dense_solver() if point.weights <= MAX_DENSE else CG()
 
     def settle(self, point: TrainedPoint, solver: Solver) -> Callable[[Prepared], Prepared] | None:
-        """Symmetries are the kernel, which weight decay hides from this matrix; arguments as usual."""
+        """Symmetries are the kernel, which weight decay hides from this matrix; arguments as usual.
+
+        Warns:
+            SolsetWarning: If rounding hides eigenvalues as large as the weight decay.
+        """
         is_cut = isinstance(solver, Dense) and solver.rank_tolerance is not None
         if is_cut or not point.risk.has_decay:  # without decay they are in the kernel already
             return None
 
         def settle(prepared: Prepared) -> Prepared:
+            _doubt(point, prepared)
             symmetries = point.symmetries
             if symmetries is None:
                 return prepared
@@ -64,3 +72,16 @@ class GaussNewton(LinearisedMap):
     def qualification(self, rank: int, rows: int, left_out: int) -> Qualification:  # noqa: ARG002 - never exact
         """Never verified: the matrix stands for the Hessian; arguments as for every map."""
         return Qualification(None, "exact only at zero residual or for outputs linear in the weights")
+
+
+def _doubt(point: TrainedPoint, prepared: Prepared) -> None:
+    """Marks a decomposed matrix of which rounding hides eigenvalues as large as the decay, and warns."""
+    factor, side = prepared.factor(), min(point.rows, point.weights)
+    if factor is None:
+        return
+    cut = default_tolerance((side, side), torch.float64) * factor.largest
+    doubt = hidden_decay(point.risk, cut) if factor.smallest <= cut else ""
+    if not doubt:
+        return
+    prepared.doubt, prepared.is_blind = doubt, True
+    warnings.warn(doubt, SolsetWarning, stacklevel=3)

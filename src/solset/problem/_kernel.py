@@ -70,7 +70,8 @@ def settled(risk: EmpiricalRisk, gradient: Tensor, prepared: Prepared, *, warns:
         warns: Whether a rank that cannot be decided gives a warning.
 
     Warns:
-        SolsetWarning: If the leftover gradient explains eigenvalues, and no step removes it.
+        SolsetWarning: If the leftover gradient explains eigenvalues, and no step removes it; or if rounding
+            explains eigenvalues as large as the weight decay.
 
     Cost: one to eight gradients and four products; where the kernel is blurred, up to four more Hessians, and
     one in float64 where eigenvalues drown in the rounding of float32.
@@ -80,6 +81,7 @@ def settled(risk: EmpiricalRisk, gradient: Tensor, prepared: Prepared, *, warns:
         return prepared
     if risk.weights.dtype != torch.float64:
         risk, gradient, decomposed = _resolved(risk, gradient, decomposed, warns=warns)
+    decomposed = against_decay(risk, decomposed)
     if decomposed.doubt or not bool((gradient != 0).any()):
         return decomposed
     start = _Station(risk, gradient.to(torch.float64))
@@ -140,6 +142,44 @@ def _resolved(
     if warns:
         warnings.warn(doubt, SolsetWarning, stacklevel=3)
     return risk, gradient, prepared.doubted(doubt)
+
+
+def against_decay(risk: EmpiricalRisk, prepared: SymmetricPrepared) -> SymmetricPrepared:
+    """The prepared curvature, with a doubt where its rank cut takes what the weight decay makes for zeros.
+
+    Args:
+        risk: Empirical risk at the trained weights.
+        prepared: Curvature as a solver prepared it.
+
+    Warns:
+        SolsetWarning: If eigenvalues were cut, and the cut is at or above the smallest weight decay.
+    """
+    values = prepared.spectrum
+    if prepared.doubt or bool(values.kept.all()):
+        return prepared
+    doubt = hidden_decay(risk, _floor(values))
+    if not doubt:
+        return prepared
+    warnings.warn(doubt, SolsetWarning, stacklevel=3)
+    return prepared.doubted(doubt, is_blind=True)
+
+
+def hidden_decay(risk: EmpiricalRisk, cut: float) -> str:
+    """A sentence where rounding hides eigenvalues as small as the least weight decay; empty elsewhere.
+
+    Args:
+        risk: Empirical risk at the trained weights.
+        cut: Size up to which rounding explains an eigenvalue.
+    """
+    decays = torch.as_tensor(risk.weight_decay).reshape(-1)
+    least = min(decays[decays > 0].tolist(), default=float("inf"))
+    if cut < least:
+        return ""
+    return (
+        f"the rank of the Hessian is not known: rounding hides eigenvalues up to {cut:.2g}, and so those "
+        f"that come from a weight decay of {least:.2g}: answers may miss the directions that matter most; "
+        f"scale the columns of the data (standardise the features)"
+    )
 
 
 def without(directions: Tensor, prepared: Prepared, solver: Solver) -> Prepared:

@@ -90,12 +90,20 @@ class NewtonStep:
             return prepared if settle is None else settle(prepared)
         matrix = _Changed(Decomposed(factor, self.line.operator), self)
         if not self.is_small:
-            return self._anew(matrix)
+            return self._with_doubt(self._anew(matrix), "")
         updated = Updated(matrix, factor, self._update(), lambda: self._anew(matrix))
-        updated.doubt = self._doubt(updated)
-        if updated.doubt:
-            warnings.warn(updated.doubt, SolsetWarning, stacklevel=2)
-        return updated
+        own = self._doubt(updated)
+        if own:
+            warnings.warn(own, SolsetWarning, stacklevel=2)
+        return self._with_doubt(updated, own)
+
+    def _with_doubt(self, prepared: Prepared, own: str) -> Prepared:
+        """The changed matrix with its own doubt, and that of the one before where rounding hides a part."""
+        before = self.line.system
+        prepared.is_blind = before.is_blind
+        texts = (own, before.doubt if before.is_blind else "")
+        prepared.doubt = "; ".join(text for text in texts if text)
+        return prepared
 
     def _anew(self, matrix: LinearOperator) -> Prepared:
         """The changed matrix, prepared without the inverse of the one before; its products run few points."""

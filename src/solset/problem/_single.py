@@ -33,7 +33,7 @@ class SingleAnswer:
     @property
     def is_solved(self) -> bool:
         """Whether the linear system was solved, in the sense of least squares at least."""
-        return self.solution.status in {Status.CONVERGED, Status.INCONSISTENT}
+        return self.solution.status in {Status.CONVERGED, Status.INCONSISTENT, Status.DOUBTFUL}
 
     @property
     def leverage(self) -> float:

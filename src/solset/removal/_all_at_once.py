@@ -47,8 +47,9 @@ def all_at_once(
         return None
     if not _is_linear(point):
         return None
-    factor = point.constraint(optimality, solver).system.factor()
-    if factor is None or factor.rank < point.weights:
+    system = point.constraint(optimality, solver).system
+    factor = system.factor()
+    if factor is None or system.is_blind or factor.rank < point.weights:
         return None
     curvature = loss_curvature(risk, point.sweep.outputs, point.sweep.targets).to(torch.float64)
     if bool((torch.linalg.eigvalsh(curvature)[:, 0] < -CURVED * curvature.abs().max()).any()):

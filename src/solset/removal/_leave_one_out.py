@@ -197,13 +197,14 @@ def _one(problem: Problem, change: Remove, optimality: Any, solver: Solver | Non
     """One point by a Newton step, and its outputs at the new weights."""
     answer = single_answer(problem, change, optimality=optimality, solver=solver, order="newton")
     risk, is_answered = problem.risk(), answer.is_answered
+    hidden = answer.system.doubt if answer.system.is_blind else ""
     outputs = risk.at(answer.solution.value).select(change.chosen(risk)).outputs()[0]
     return LeftOut(
         outputs,
         answer.leverage,
         is_answered=is_answered,
         is_solved=answer.is_solved,
-        note=answer.note if is_answered else "",
+        note=(answer.note or hidden) if is_answered else "",
     )
 
 

@@ -206,11 +206,14 @@ class AffineSet:
         """Dimension of the direction space, ``p`` minus the numerical rank.
 
         Raises:
-            ValueError: If the solver never computes the spectrum.
+            ValueError: If the solver never computes the spectrum, or rounding hides eigenvalues that count.
 
         Cost: one decomposition, where no answer needed it before.
         """
         rank = self.system.rank
+        if self.system.is_blind:
+            cure = "Scale the columns of the data."
+            raise bad_value("solver", expected="one that sees the rank", got=self.system.doubt, cure=cure)
         if rank is None:
             least = self.system.known_kernel
             at_least = f"; symmetries alone make it {least} or more" if least else ""
@@ -279,13 +282,13 @@ class AffineSet:
             rank = self.system.rank
             least = self.system.known_kernel
             unknown = f"dimension {least} or more" if least else "dimension not known to the solver"
-            text = unknown if rank is None else f"dimension {size - rank}"
+            text = unknown if rank is None or self.system.is_blind else f"dimension {size - rank}"
         named = f"{self.name} map, " if self.name else ""
         return f"AffineSet({named}in R^{size}, {text})"
 
     @cached_property
     def _smallest(self) -> Solution:
-        solution = self.system.solve(self.rhs)
+        solution = self.system.trusted(self.system.solve(self.rhs))
         if self.defect > attainable(1e-8, self.system.operator):
             return replace(solution, residual=max(self.defect, solution.residual), status=Status.INCONSISTENT)
         return solution
@@ -307,7 +310,7 @@ class AffineSet:
         return self._translated(replace(solution, residual=residual))
 
     def _translated(self, solution: Solution) -> Solution:
-        moved = solution.moved_by(self.reference, self.layout)
+        moved = self.system.trusted(solution).moved_by(self.reference, self.layout)
         notes = self.notes + ((self.system.doubt,) if self.system.doubt else ())
         return replace(moved, notes=notes + solution.notes) if notes else moved
 

@@ -101,7 +101,7 @@ def examined(
 def _of_the_solve(solution: Solution, rhs: Tensor, size: float, system: Prepared) -> list[str]:
     """Notes where the solve failed, the change is longer than the weights, or rounding makes a part of it."""
     notes, length = [], float(torch.linalg.vector_norm(solution.value))
-    if solution.status not in {Status.CONVERGED, Status.INCONSISTENT}:
+    if solution.status not in {Status.CONVERGED, Status.INCONSISTENT, Status.DOUBTFUL}:
         notes.append(
             f"the solve ended with status '{solution.status}' at relative residual {solution.residual:.3g}: "
             f"the element is not on the set"

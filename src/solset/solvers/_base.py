@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,11 +28,13 @@ class Prepared(ABC):
     Attributes:
         operator: The matrix ``A`` of the system ``A v = b``.
         doubt: Sentence that says why the rank is not known; empty where it is, or was not asked.
+        is_blind: Whether rounding hides eigenvalues that count, so that no solution can be relied on.
         known_kernel: Number of independent directions that are known to be in the kernel of ``A``.
     """
 
     operator: LinearOperator
     doubt: str = ""
+    is_blind: bool = False
     known_kernel: int = 0
 
     @property
@@ -44,6 +46,16 @@ class Prepared(ABC):
     def is_decided(self) -> bool:
         """Whether no update takes all of the curvature in a direction, or more."""
         return True
+
+    def trusted(self, solution: Solution) -> Solution:
+        """The same solution, ``doubtful`` where rounding hides eigenvalues on which it rests.
+
+        Args:
+            solution: Solution of a system with this matrix.
+        """
+        if self.is_blind and solution.status in {Status.CONVERGED, Status.INCONSISTENT}:
+            return replace(solution, status=Status.DOUBTFUL)
+        return solution
 
     @abstractmethod
     def solve(self, rhs: Tensor) -> Solution:

@@ -24,6 +24,7 @@ class DeflatedPrepared(Prepared):
 
     def __init__(self, operator: Deflated, inner: Prepared) -> None:
         self.operator, self.inner, self.doubt = operator, inner, inner.doubt
+        self.is_blind = inner.is_blind
         self._without = operator.without
         self.known_kernel = operator.basis.shape[1]
 

@@ -92,6 +92,7 @@ class SymmetricPrepared(Prepared):
         tol: Relative residual up to which the system counts as consistent.
         blur: Angle by which the kernel may be off; residuals that it explains count as consistent.
         doubt: Sentence that says which eigenvalues may be zero; empty where the rank is known.
+        is_blind: Whether the rank cut takes eigenvalues that count, so that the rank is not known at all.
     """
 
     def __init__(
@@ -102,21 +103,23 @@ class SymmetricPrepared(Prepared):
         *,
         blur: float = 0.0,
         doubt: str = "",
+        is_blind: bool = False,
     ) -> None:
         self.operator, self.spectrum, self.tol = operator, decomposition, tol
-        self.blur, self.doubt = blur, doubt
+        self.blur, self.doubt, self.is_blind = blur, doubt, is_blind
 
     def symmetric_side(self) -> "SymmetricPrepared":
         """This object."""
         return self
 
-    def doubted(self, doubt: str) -> "SymmetricPrepared":
+    def doubted(self, doubt: str, *, is_blind: bool = False) -> "SymmetricPrepared":
         """The same matrix, whose rank is not known.
 
         Args:
             doubt: Sentence that says which eigenvalues may be zero.
+            is_blind: Whether eigenvalues that count are among them for certain.
         """
-        return SymmetricPrepared(self.operator, self.spectrum, self.tol, doubt=doubt)
+        return SymmetricPrepared(self.operator, self.spectrum, self.tol, doubt=doubt, is_blind=is_blind)
 
     def deflated(self, basis: Tensor) -> "SymmetricPrepared":
         """The same matrix with a kernel that is known from elsewhere.
@@ -150,30 +153,30 @@ class SymmetricPrepared(Prepared):
     def factor(self) -> Factor:
         """Functions of the matrix by its eigenvectors."""
         values = self.spectrum.values
-        smallest = float(values[self.spectrum.kept].min()) if self.rank else 0.0
+        smallest = float(values[self.spectrum.kept].min()) if self.spectrum.rank else 0.0
         largest = float(values.abs().max())
-        return Factor(self._function, self.rank, smallest, largest, max(self.tol, self.blur))
+        return Factor(self._function, self.spectrum.rank, smallest, largest, max(self.tol, self.blur))
 
     def curvature(self) -> Prepared:
         """The system itself, which is symmetric."""
         return self
 
     @property
-    def rank(self) -> int:
-        """The number of eigenvalues above the tolerance."""
-        return self.spectrum.rank
+    def rank(self) -> int | None:
+        """The number of eigenvalues above the tolerance; ``None`` where that takes some that count."""
+        return None if self.is_blind else self.spectrum.rank
 
     @property
     def clearance(self) -> float:
         """The smallest eigenvalue that counts, relative to the largest."""
         sizes = self.spectrum.values.abs()
-        return float(sizes[self.spectrum.kept].min() / sizes.max()) if self.rank else 1.0
+        return float(sizes[self.spectrum.kept].min() / sizes.max()) if self.spectrum.rank else 1.0
 
     @property
     def lowest(self) -> float:
         """The smallest eigenvalue outside the kernel, with its sign, relative to the largest in size."""
         values = self.spectrum.values
-        return float(values[self.spectrum.kept].min() / values.abs().max()) if self.rank else 0.0
+        return float(values[self.spectrum.kept].min() / values.abs().max()) if self.spectrum.rank else 0.0
 
     @property
     def amplification(self) -> float:

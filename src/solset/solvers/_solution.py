@@ -85,7 +85,8 @@ class Solution(WeightsResult):
     @computed
     def message(self) -> str:
         """The end of the solve, where it did not converge, and the notes."""
-        end = "" if self.status is Status.CONVERGED else f"the solve ended with status '{self.status}'"
+        is_solved = self.status in {Status.CONVERGED, Status.DOUBTFUL}
+        end = "" if is_solved else f"the solve ended with status '{self.status}'"
         return "; ".join(text for text in (end, *self.notes) if text)
 
     def _named_weights(self) -> tuple[Tensor, Mapping[str, torch.Size] | None]:

@@ -219,5 +219,7 @@ class Updated(Prepared):
 
     @property
     def rank(self) -> int | None:
-        """The rank of the matrix before, unless the update changes it."""
+        """The rank of the matrix before, unless the update changes it; ``None`` if that is not known."""
+        if self.is_blind:
+            return None
         return self.whole.rank if self.lost or self.is_outside else self._rank
