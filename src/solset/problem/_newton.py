@@ -92,16 +92,16 @@ class NewtonStep:
         if not self.is_small:
             return self._with_doubt(self._anew(matrix), "")
         updated = Updated(matrix, factor, self._update(), lambda: self._anew(matrix))
-        own = self._doubt(updated)
-        if own:
-            warnings.warn(own, SolsetWarning, stacklevel=2)
-        return self._with_doubt(updated, own)
+        doubt = self._doubt(updated)
+        if doubt:
+            warnings.warn(doubt, SolsetWarning, stacklevel=2)
+        return self._with_doubt(updated, doubt)
 
-    def _with_doubt(self, prepared: Prepared, own: str) -> Prepared:
+    def _with_doubt(self, prepared: Prepared, doubt: str) -> Prepared:
         """The changed matrix with its own doubt, and that of the one before where rounding hides a part."""
         before = self.line.system
         prepared.is_blind = before.is_blind
-        texts = (own, before.doubt if before.is_blind else "")
+        texts = (doubt, before.doubt if before.is_blind else "")
         prepared.doubt = "; ".join(text for text in texts if text)
         return prepared
 
