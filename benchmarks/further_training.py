@@ -14,12 +14,12 @@ knows its batches too: it is compared with what these runs did, and with the mea
 import copy
 import warnings
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
+from tests.support.reference import shared_folder
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
@@ -30,7 +30,7 @@ from solset.operators import PointGradients
 from solset.solvers import CG, LiSSA
 from solset.training import Run
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "energy.npz"
+DATA = shared_folder() / "data" / "energy.npz"
 RATE, BATCH, EPOCHS = 0.03, 128, 1000
 DAMPING = 0.01
 PUBLISHED = "Wei et al. 2025, 100 seeds: best 0.705 after 1 epoch (Grad-Dot), 0.378 after 500 (LiSSA)"

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from tests.support.reference import shared_folder
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,7 +25,7 @@ from solset.goals import HeldOutLoss
 from solset.paper import CIFAR10, cifar10
 from solset.plotting import figure_bytes, sensitivity_maps
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = shared_folder() / "data"
 SEEDS = (0, 1, 2)
 REMOVED, RANDOM_SETS = 20, 2
 Activation = Callable[[Tensor], Tensor]
