@@ -122,7 +122,7 @@ def test_scores_are_doubtful_where_the_reruns_diverge():
     run = Training(
         Narrow, nn.CrossEntropyLoss(), x[:100], y[:100], optimizer=SGD, epochs=2, batch_size=20
     ).run()
-    with pytest.warns(SolsetWarning, match="where training diverges"):
+    with pytest.warns(SolsetWarning, match="where training fails"):
         worth = run.attribute(lambda model: nn.functional.cross_entropy(model(x[100:]), y[100:]))
     assert worth.status is Status.DOUBTFUL
     assert bool(torch.isfinite(worth.weights).all())

@@ -116,12 +116,10 @@ def checked_by_reruns(run: "Run", data: Data, goal: Goals, worth: "RunAttributio
     for scale in HALVES:
         try:
             rerun = run.retrain(change, scale=scale, progress=False)
-        except ValueError:  # a loss that is not finite at some step: the scores are there, and say nothing
-            nothing = torch.full_like(torch.stack(predicted), float("nan"))
-            inf = float("inf")
-            return GoalCheck(
-                f"{text}, where training diverges", torch.stack(predicted), nothing, (inf, inf), inf
-            )
+        except ValueError as error:  # as where a loss is not finite: the scores are there, and say nothing
+            nothing, inf = torch.full_like(torch.stack(predicted), float("nan")), float("inf")
+            text = f"{text}, where training fails ({str(error).rstrip('.')})"
+            return GoalCheck(text, torch.stack(predicted), nothing, (inf, inf), inf)
         steps.append(rerun.change.double())
         real.append(torch.as_tensor(run.value(goal, rerun.model)).double().cpu() - before)
     eps = torch.finfo(run.weights.dtype).eps
