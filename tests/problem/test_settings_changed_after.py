@@ -2,10 +2,11 @@
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from solset import Move, Problem, WholeBatch
 from solset.risk import settings_now
@@ -189,3 +190,69 @@ def test_the_same_problem_elsewhere_holds_the_settings():
     loss.label_smoothing = 0.1
     with pytest.raises(ValueError, match="`label_smoothing`"):
         answer(other)
+
+
+SCALE, STEP = torch.ones(2, dtype=torch.float64), torch.full((1, 3), 0.01, dtype=torch.float64)
+
+
+def scaled_by_a_global(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (SCALE * (outputs - targets).square()).mean()
+
+
+def losses_from_outside() -> dict[str, tuple[object, object]]:
+    """Losses that read values from outside of them, each with what changes one of these values."""
+    number, factors = [1.0], torch.ones(2, dtype=torch.float64)
+    inner = nn.SmoothL1Loss(beta=1.0)
+    power = 2.0
+
+    def by_closure(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).abs().pow(power).mean()
+
+    def other_power() -> None:
+        nonlocal power
+        power = 4.0
+
+    bound = partial(
+        lambda outputs, targets, factors: (factors * (outputs - targets).square()).mean(), factors=factors
+    )
+    return {
+        "number of a closure": (by_closure, other_power),
+        "tensor of a closure": (lambda o, t: (factors * (o - t).square()).mean(), lambda: factors.mul_(2.0)),
+        "write through data": (
+            lambda o, t: (factors * (o - t).square()).mean(),
+            lambda: factors.data.mul_(2.0),
+        ),
+        "bound argument": (bound, lambda: factors.mul_(2.0)),
+        "module of a closure": (lambda o, t: inner(o, t), lambda: setattr(inner, "beta", 0.1)),
+        "global tensor": (scaled_by_a_global, lambda: SCALE.mul_(1.5)),
+        "list": (lambda o, t: number[0] * (o - t).square().mean(), lambda: number.append(number.pop() * 2)),
+    }
+
+
+@pytest.mark.parametrize("name", list(losses_from_outside()))
+def test_what_a_loss_reads_from_outside_is_compared(name):
+    loss, change = losses_from_outside()[name]
+    model = nn.Linear(3, 2).double().eval()
+    x, y = torch.randn(2, 8, 3, dtype=torch.float64)
+    problem = Problem(model, loss, x, y[:, :2], weight_decay=0.1, gradient_tol=float("inf"))
+    problem.estimate(Move([0], STEP), optimality="stationary", verify=False).min_norm()
+    change()
+    with pytest.raises(ValueError, match="`loss` must be set as it was when the problem was built"):
+        problem.estimate(Move([0], STEP), optimality="stationary", verify=False).min_norm()
+
+
+def test_a_plain_tensor_of_a_module_is_compared():
+    class Masked(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 2)
+            self.mask = torch.ones(2, dtype=torch.float64)  # no buffer
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.mask * super().forward(inputs)
+
+    model = Masked().double().eval()
+    x, y = torch.randn(2, 8, 3, dtype=torch.float64)
+    problem = Problem(model, nn.MSELoss(), x, y[:, :2], weight_decay=0.1, gradient_tol=float("inf"))
+    model.mask[0] = 0.0
+    with pytest.raises(ValueError, match="`mask`"):
+        problem.estimate(Move([0], STEP), optimality="stationary", verify=False).min_norm()

@@ -1,7 +1,11 @@
 """What the modules of a model and its loss are set to: answers rest on it as they rest on the weights."""
 
+import copy
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -12,6 +16,7 @@ from solset.risk._called import written_by_calls
 from solset.risk._losses import WholeBatch
 from solset.risk._with_loss import WithLoss
 
+FEW = 4096  # numbers of a tensor of a loss up to which they are compared whenever a model is called
 _PLAIN = (bool, int, float, complex, str, type(None))
 _MISSING = ...  # stays the same object where a problem is copied or pickled
 _CURE = "Set it back, or build the problem again."
@@ -30,9 +35,10 @@ class _HeldTensor:
         return cls(tensor, _version(tensor), tensor.detach().clone())
 
     def is_still(self, present: Any) -> bool:
-        """Whether a tensor has the values of then; they are read only if it was written to or replaced."""
-        if present is self.tensor and _version(present) == self.version >= 0:
-            return True
+        """Whether a tensor has the values of then; large ones are read only if written to or replaced."""
+        is_untouched = present is self.tensor and _version(present) == self.version >= 0
+        if is_untouched and (present.numel() > FEW or present.device.type != "cpu"):
+            return True  # a write through ``.data`` is not counted, and seen in few numbers only
         if not isinstance(present, Tensor) or present.shape != self.values.shape:
             return False
         like_then = present.detach().to(self.values.device, self.values.dtype)
@@ -51,8 +57,8 @@ class _ModuleSettings:
     module: Any  # The module, or a loss that is another object
     mode: bool | None  # Its training flag; ``None`` where it does not matter
     parts: dict[str, nn.Module | None]  # Its submodules by name
-    plain: dict[str, Any]  # Attributes that are numbers, texts, flags, ``None`` or tuples of them
-    tensors: dict[str, _HeldTensor | None]  # Tensors that are read where it is called; none of a model
+    plain: dict[str, Any]  # Numbers, texts, flags, ``None``, and tuples or lists of them
+    tensors: dict[str, _HeldTensor | None]  # Tensors that are read where it is called, but for those held
 
     def changes(self) -> Iterator[tuple[str, Any, Any]]:
         """Each attribute that is another one now, with what it was and what it is."""
@@ -147,12 +153,9 @@ def settings_now(model: nn.Module, loss: Any) -> Settings:
     inner = loss.loss if isinstance(loss, WholeBatch) else loss
     is_learned = isinstance(model, WithLoss)
     network = model.network if is_learned else model
-    shared = {id(value) for value in (*network.parameters(), *network.buffers())}
-    modules: list[tuple[str, Any]] = [("", inner)]
-    if isinstance(inner, nn.Module):
-        modules = list(inner.named_modules())
+    shared = {id(value) for value in (*network.parameters(), *network.buffers(), *network.modules())}
     of_loss = []
-    for name, module in modules:
+    for name, module in _parts_of(inner, shared):
         mode, present = module.training if is_learned else None, _attributes(module)
         values = {key: value for key, value in present.items() if isinstance(value, Tensor)}
         values |= present.get("_buffers", {})
@@ -164,10 +167,28 @@ def settings_now(model: nn.Module, loss: Any) -> Settings:
 
 
 def _of_model(model: nn.Module) -> list[_ModuleSettings]:
-    network = model.network if isinstance(model, WithLoss) else model
-    return [
-        _settings_of("model", name, module, module.training, {}) for name, module in network.named_modules()
-    ]
+    network, settings = model.network if isinstance(model, WithLoss) else model, []
+    for name, module in network.named_modules():
+        values = {key: value for key, value in vars(module).items() if isinstance(value, Tensor)}
+        tensors = {key: _HeldTensor.of(value) for key, value in values.items() if not key.startswith("_")}
+        settings.append(_settings_of("model", name, module, module.training, {**tensors}))
+    return settings
+
+
+def _parts_of(loss: Any, shared: set[int], name: str = "") -> Iterator[tuple[str, Any]]:
+    """A loss with the modules and functions that it calls, each once by its name, and none of the model."""
+    if id(loss) in shared:
+        return
+    if isinstance(loss, nn.Module):
+        for path, module in loss.named_modules(prefix=name):
+            shared.add(id(module))
+            yield path, module
+        return
+    shared.add(id(loss))
+    yield name, loss
+    for key, value in _attributes(loss).items():
+        if isinstance(value, nn.Module | FunctionType | partial):
+            yield from _parts_of(value, shared, f"{name}.{key}" if name else key)
 
 
 def _settings_of(
@@ -179,11 +200,34 @@ def _settings_of(
             plain |= {key: value for key, value in vars(kind).items() if _is_setting(key, value)}
     plain = {key: value for key, value in plain.items() if key not in present}
     plain |= {key: value for key, value in present.items() if _is_setting(key, value)}
+    plain = {key: copy.deepcopy(value) for key, value in plain.items()}  # a list may be written to
     return _ModuleSettings(argument, name, module, mode, dict(present.get("_modules", {})), plain, tensors)
 
 
 def _attributes(module: Any) -> dict[str, Any]:
-    return getattr(module, "__dict__", {})
+    """The attributes of a module; of a function what it reads from outside, by name."""
+    if isinstance(module, partial):
+        given = {f"argument {place}": value for place, value in enumerate(module.args)}
+        return {"function": module.func, **given, **module.keywords}
+    if isinstance(module, MethodType):
+        return {"method": module.__func__, **vars(module.__self__)}
+    return _read_by(module) if isinstance(module, FunctionType) else getattr(module, "__dict__", {})
+
+
+def _read_by(function: FunctionType) -> dict[str, Any]:
+    """The values that a function closes over, its defaults, and the global values that it names."""
+    code, read = function.__code__, dict[str, Any]()
+    for name in code.co_names:
+        value = function.__globals__.get(name, _MISSING)
+        is_near = isinstance(value, FunctionType) and value.__module__ == function.__module__
+        if is_near or isinstance(value, Tensor | nn.Module) or _is_plain(value):
+            read[name] = value
+    for place, value in enumerate(function.__defaults__ or ()):
+        read[code.co_varnames[code.co_argcount - len(function.__defaults__ or ()) + place]] = value
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # a variable that has no value yet
+            read[name] = cell.cell_contents
+    return read
 
 
 def _is_setting(name: str, value: Any) -> bool:
@@ -191,7 +235,9 @@ def _is_setting(name: str, value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_plain, value)))
+    if isinstance(value, tuple | list):
+        return len(value) <= FEW and all(map(_is_plain, value))
+    return isinstance(value, _PLAIN)
 
 
 def _is_same(old: Any, new: Any) -> bool:
