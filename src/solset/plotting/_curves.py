@@ -134,6 +134,8 @@ def scatter_agreement(
     dots = {"color": ROLE_COLOURS["estimate"], "edgecolors": "white", "linewidths": 0.5}
     axes.scatter(*points[:, shown], s=24, alpha=0.75, **dots)
     axes.set(xlim=ends, ylim=ends, aspect="equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))  # more labels would touch each other
     count = int(shown.sum())
     facts = f"{number_text(count)} points" if count > 1 else "1 point"
     facts += "" if correlation is None else f"\ncorrelation {number_text(correlation)}"
@@ -255,7 +257,7 @@ def marks_before_after(
     axes.set(
         yscale="log", ylim=(floor, 10.0 ** (math.log10(drawn.max()) + 0.45)), xlim=(-0.6, len(labels) - 0.4)
     )
-    for name, place, values, form in _placed(heights):
+    for name, place, values, form in _placed(heights, 0.5):
         can_show = np.isfinite(values) & (values > 0)
         tops = np.where(can_show, values, floor)
         axes.plot(place[can_show], tops[can_show], label=name, **form)
@@ -284,7 +286,7 @@ def ranking_marks(labels: Sequence[str], columns: Mapping[str, Values], *, xlabe
     if not len(drawn):
         return empty_axes(figure, axes)
     floor, ceiling = 0.6 * drawn.min(), 1.9 * drawn.max()
-    for name, place, values, form in _placed(lengths):
+    for name, place, values, form in _placed(lengths, 0.8):
         can_show = np.isfinite(values) & (values > 0)
         ends = np.where(can_show, values, np.where(values > 0, ceiling, floor))
         axes.plot(ends[can_show], place[can_show], label=name, **form)
@@ -309,9 +311,9 @@ def _lengths(
     return lengths, values[np.isfinite(values) & (values > 0)]
 
 
-def _placed(lengths: Mapping[str, Float[np.ndarray, " k"]]) -> Iterator[_Marks]:
-    """Name, places, values and form of each group; the marks of one label stand side by side."""
-    colours, width = colours_of(list(lengths)), 0.8 / len(lengths)
+def _placed(lengths: Mapping[str, Float[np.ndarray, " k"]], share: float) -> Iterator[_Marks]:
+    """Name, places, values and form of each group; the marks of one label share a part of its space."""
+    colours, width = colours_of(list(lengths)), share / len(lengths)
     for order, (name, values) in enumerate(lengths.items()):
         form = {
             "color": colours[name],
