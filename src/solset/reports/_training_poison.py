@@ -71,7 +71,13 @@ def recipe_poison_experiment(task: RecipeTask, settings: PoisonSettings, folder:
         "Which change of the training data moves this training there?",
         f"On the moved points the recipe ends at a goal of {record['reached']:.4g} instead of "
         f"{record['clean']:.4g}, on average over {len(SEEDS)} seeds, by real runs.",
-        summary=[Finding("rise of the goal", record["reached"] - record["clean"], "By real runs.")],
+        summary=[
+            Finding(
+                "rise of the goal",
+                record["reached"] - record["clean"],
+                "The goal after training on the moved points minus that on the clean ones, mean over the seeds.",
+            )
+        ],
         sections=[
             Section("The design", "Each round runs the recipe from every seed.", parts),
             Section("The ranking", "How fast the goal rises if one point alone moves.", [exposure]),

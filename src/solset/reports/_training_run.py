@@ -83,8 +83,14 @@ def training_run_experiment(training: Training, settings: UserSettings, folder: 
         f"With {what}, the same recipe with the same seed ends {last['real']:.3g} from its weights; the "
         f"derivative of the run predicts {last['predicted']:.3g}.",
         summary=[
-            Finding("change of the weights", last["real"], "By the recipe, really run again."),
-            Finding("relative error", last["error"], "Of the predicted change of the weights."),
+            Finding(
+                "change of the weights", last["real"], "Its length after the recipe was really run again."
+            ),
+            Finding(
+                "relative error",
+                last["error"],
+                "Distance from the predicted change of the weights to the real one, over the length of the latter.",
+            ),
         ],
         sections=[
             Section(
@@ -101,7 +107,7 @@ def training_run_experiment(training: Training, settings: UserSettings, folder: 
 
 def _percent(name: str) -> str:
     """The size in the name of a stage, in percent."""
-    return f"{100 * float(name.removeprefix('size_')):g} %"
+    return f"{100 * float(name.removeprefix('size_')):g}\N{NO-BREAK SPACE}%"
 
 
 def _changes(training: Training, run: Run, settings: UserSettings) -> Mapping[str, Change]:
