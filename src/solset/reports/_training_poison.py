@@ -75,7 +75,7 @@ def recipe_poison_experiment(task: RecipeTask, settings: PoisonSettings, folder:
             Finding(
                 "rise of the goal",
                 record["reached"] - record["clean"],
-                "The goal after training on the moved points minus that on the clean ones, mean over the seeds.",
+                "The goal after training on moved points minus that on clean ones, mean over the seeds.",
             )
         ],
         sections=[

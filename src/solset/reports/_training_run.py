@@ -89,7 +89,7 @@ def training_run_experiment(training: Training, settings: UserSettings, folder: 
             Finding(
                 "relative error",
                 last["error"],
-                "Distance from the predicted change of the weights to the real one, over the length of the latter.",
+                "Distance from the predicted change of the weights to the real one, over its length.",
             ),
         ],
         sections=[
@@ -107,7 +107,7 @@ def training_run_experiment(training: Training, settings: UserSettings, folder: 
 
 def _percent(name: str) -> str:
     """The size in the name of a stage, in percent."""
-    return f"{100 * float(name.removeprefix('size_')):g}\N{NO-BREAK SPACE}%"
+    return f"{100 * float(name.removeprefix('size_')):g} %"
 
 
 def _changes(training: Training, run: Run, settings: UserSettings) -> Mapping[str, Change]:
