@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from solset import Move, Problem, Remove, Reweight, SolsetWarning, lipschitz_modulus
 from solset.modulus import Certainty
 from solset.removal import leave_one_out
-from solset.solvers import MINRES, Dense
+from solset.solvers import CG, MINRES, Dense, Solver
 from support.symmetric import Attention, LowRank, embedding, three_layers
 from support.zoo.minimum import descend
 
@@ -306,3 +306,16 @@ def test_a_rank_cut_below_the_weight_decay_does_not(offset: float) -> None:
     estimate = with_time(offset).estimate(Remove([3]), optimality="stationary")
     assert estimate.min_norm().status == "converged"
     assert estimate.dimension == 0
+
+
+@pytest.mark.parametrize("optimality", ["stationary", "gauss_newton"])
+@pytest.mark.parametrize("solver", [CG(), MINRES()], ids=["cg", "minres"])
+def test_rounding_above_the_weight_decay_is_a_doubt_in_products_too(
+    optimality: Literal["stationary", "gauss_newton"], solver: Solver
+) -> None:
+    change = Move([3], 0.1 * torch.eye(4, dtype=torch.float64)[1:2])
+    with pytest.warns(SolsetWarning, match=r"decay of 0\.01"):
+        doubtful = with_time(1.7e9).estimate(change, optimality=optimality, solver=solver).min_norm()
+    assert doubtful.status == "doubtful"
+    scaled = with_time(0.0).estimate(change, optimality=optimality, solver=solver).min_norm()
+    assert scaled.status == "converged"

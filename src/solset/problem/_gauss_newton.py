@@ -12,7 +12,7 @@ from solset import operators
 from solset.derivatives import Qualification
 from solset.errors import SolsetWarning
 from solset.linalg import LinearOperator, default_tolerance
-from solset.problem._kernel import hidden_decay, without
+from solset.problem._kernel import hidden_decay, in_products, without
 from solset.problem._point import MAX_DENSE, LinearisedMap, TrainedPoint
 from solset.solvers import CG, Dense, Prepared, Solver
 
@@ -75,9 +75,10 @@ class GaussNewton(LinearisedMap):
 
 
 def _doubt(point: TrainedPoint, prepared: Prepared) -> None:
-    """Marks a decomposed matrix of which rounding hides eigenvalues as large as the decay, and warns."""
+    """Marks a matrix of which rounding hides eigenvalues as large as the decay, and warns."""
     factor, side = prepared.factor(), min(point.rows, point.weights)
     if factor is None:
+        in_products(point.risk, prepared)
         return
     cut = default_tolerance((side, side), torch.float64) * factor.largest
     doubt = hidden_decay(point.risk, cut) if factor.smallest <= cut else ""

@@ -164,6 +164,33 @@ def against_decay(risk: EmpiricalRisk, prepared: SymmetricPrepared) -> Symmetric
     return prepared.doubted(doubt, is_blind=True)
 
 
+def in_products(risk: EmpiricalRisk, prepared: Prepared) -> Prepared:
+    """The prepared curvature of a solver without a spectrum, with a doubt where rounding hides the decay.
+
+    Products round by the rounding unit times the size of the matrix: its Frobenius norm, which is the root
+    of the mean of ``‖A v‖²`` over standard normal vectors ``v``. A residual does not show what they hide.
+
+    Args:
+        risk: Empirical risk at the trained weights.
+        prepared: Curvature as a solver prepared it.
+
+    Warns:
+        SolsetWarning: If this is at or above the smallest weight decay.
+
+    Cost: one product where weights decay.
+    """
+    operator = prepared.operator
+    if prepared.doubt or not risk.has_decay:
+        return prepared
+    normal = torch.randn(operator.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    size = float((operator @ normal.to(operator.device, operator.dtype)).norm())
+    doubt = hidden_decay(risk, torch.finfo(operator.dtype).eps * size)
+    if doubt:
+        prepared.doubt, prepared.is_blind = doubt, True
+        warnings.warn(doubt, SolsetWarning, stacklevel=3)
+    return prepared
+
+
 def hidden_decay(risk: EmpiricalRisk, cut: float) -> str:
     """A sentence where rounding hides eigenvalues as small as the least weight decay; empty elsewhere.
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from solset.linalg import LinearOperator
 from solset.operators import GaussNewtonInverse, Hessian
-from solset.problem._kernel import settled, without
+from solset.problem._kernel import in_products, settled, without
 from solset.problem._point import MAX_DENSE, MAX_ROWS, LinearisedMap, TrainedPoint
 from solset.solvers import CG, MINRES, Dense, FirstToConverge, Prepared, Solver
 
@@ -32,7 +32,11 @@ class Stationary(LinearisedMap):
         return preconditioned(point) if preconditioner_fits(point) else MINRES()
 
     def settle(self, point: TrainedPoint, solver: Solver) -> Callable[[Prepared], Prepared] | None:
-        """The kernel is that of the solution nearby, unless a cut was asked for; arguments as usual."""
+        """The kernel is that of the solution nearby, unless a cut was asked for; arguments as usual.
+
+        Warns:
+            SolsetWarning: If rounding hides eigenvalues as large as the weight decay.
+        """
         if isinstance(solver, Dense):
             if solver.rank_tolerance is not None:
                 return None
@@ -40,9 +44,9 @@ class Stationary(LinearisedMap):
 
         def settle(prepared: Prepared) -> Prepared:
             symmetries = point.symmetries
-            if symmetries is None or not symmetries.hold_for(prepared.operator, symmetries.image):
-                return prepared
-            return without(symmetries.directions, prepared, solver)
+            if symmetries is not None and symmetries.hold_for(prepared.operator, symmetries.image):
+                prepared = without(symmetries.directions, prepared, solver)
+            return in_products(point.risk, prepared)
 
         return settle
 
