@@ -168,9 +168,6 @@ def _differentiated(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
 def as_scalar(value: Any) -> Tensor:
     """A tensor of one entry as a scalar; another tensor as it is.
 
-    Args:
-        value: Result of a function that a user wrote.
-
     Raises:
         TypeError: If it is no tensor.
     """

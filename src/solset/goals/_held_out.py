@@ -109,21 +109,13 @@ class HeldOutLoss(Goal):
 
 
 def digest_of(*trees: Any) -> str:
-    """A digest of the tensors and arrays of some points.
-
-    Args:
-        trees: Tensors, arrays or trees of them.
-    """
+    """A digest of the tensors and arrays of some points."""
     whole = as_tensors("inputs", trees, torch.empty(0, dtype=torch.float64))
     return digest(value for _, value in named_tensors(whole))
 
 
 def point_count(inputs: Any) -> int:
-    """The number of points in inputs, by their first tensor; 0 if there is none.
-
-    Args:
-        inputs: Tensor or tree of tensors with a row per point.
-    """
+    """The number of points in inputs, by their first tensor; 0 if there is none."""
     tensors = named_tensors(as_tensors("inputs", inputs, torch.empty(0)))
     return next((len(value) for _, value in tensors if value.ndim), 0)
 

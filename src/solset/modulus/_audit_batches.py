@@ -210,14 +210,7 @@ class AuditRoute(Protocol):
 def each_batch(
     route: AuditRoute, points: Sequence[int], keep: Callable[[int, int, Callable[[], Batch]], Batch]
 ) -> Iterator[tuple[int, Batch]]:
-    """Batch after batch: the number of its points, and its numbers.
-
-    Args:
-        route: Kind of the audit, which computes a batch.
-        points: Indices of the points to audit.
-        keep: Function from a batch's number, the count of its points and the function that computes it to
-            the batch, perhaps one of an earlier run.
-    """
+    """Batch after batch: the number of its points, and its numbers."""
     for number, start in enumerate(range(0, len(points), route.at_once)):
         part = list(points[start : start + route.at_once])
         yield len(part), keep(number, len(part), lambda part=part: route.batch(part))

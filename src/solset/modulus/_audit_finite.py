@@ -72,10 +72,6 @@ class FiniteAudit:
 def finite_choices(problem: Problem, change: Change) -> dict[int, list[Change | None]]:
     """The changes that are tried for each point of a kind that is never small.
 
-    Args:
-        problem: Problem at its trained weights.
-        change: Change of this kind: its points, or the candidates that may join.
-
     Raises:
         ValueError: If this kind of change has no single points, or labels are not one number for each point.
     """

@@ -31,9 +31,6 @@ class Constraints:
     def of(cls, problem: Problem) -> "Constraints":
         """From the Gram matrix that the problem keeps, made now if there is none.
 
-        Args:
-            problem: Problem whose training set is fitted.
-
         Raises:
             ValueError: If all rows of ``J`` do not fit the memory budget.
         """

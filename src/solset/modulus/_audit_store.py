@@ -40,11 +40,6 @@ class Batches:
     def batch(self, number: int, count: int, compute: Callable[[], Batch]) -> Batch:
         """A batch as an earlier audit stored it, or as it is computed now and stored.
 
-        Args:
-            number: Number of the batch, from 0.
-            count: Number of points in the batch.
-            compute: Function that computes the batch.
-
         Raises:
             ValueError: If the stored batch is of another audit; says what differs.
         """

@@ -11,13 +11,7 @@ from solset.modulus._result import Certainty, listed
 
 
 def certainties(route: AuditRoute, points: Sequence[int], columns: Batch) -> tuple[Certainty, ...]:
-    """The certainty that ranks prove: full row rank is exact, a kernel that products confirm infinite.
-
-    Args:
-        route: Kind of the audit.
-        points: Indices of the points that were audited.
-        columns: Numbers of all points.
-    """
+    """The certainty that ranks prove: full row rank is exact, a kernel that products confirm infinite."""
     if isinstance(
         route, StationaryAudit | FiniteAudit
     ):  # whether the weights are stationary was not looked at
@@ -47,13 +41,7 @@ def _is_proven(route: JointAudit, points: Sequence[int], is_infinite: Tensor) ->
 
 
 def notes_of(route: AuditRoute, points: list[int], columns: Batch) -> tuple[str, ...]:
-    """The sentences on what the moduli rest on, where that is not plain full rank.
-
-    Args:
-        route: Kind of the audit.
-        points: Indices of the points that were audited.
-        columns: Numbers of all points.
-    """
+    """The sentences on what the moduli rest on, where that is not plain full rank."""
     notes: list[str] = []
     if isinstance(route, JointAudit):
         notes += _on_rows(route)

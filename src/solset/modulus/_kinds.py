@@ -46,10 +46,6 @@ def change_of(problem: Problem, kind: Kind, points: Sequence[int] | None) -> Cha
 def require_small(problem: Problem, change: Change) -> None:
     """Refuses a change without a modulus: one that is never small, or a sum in unlike units.
 
-    Args:
-        problem: Problem at its trained weights.
-        change: Change whose modulus is asked for.
-
     Raises:
         ValueError: If it has none; says what to take instead.
     """
@@ -65,12 +61,7 @@ def require_small(problem: Problem, change: Change) -> None:
 
 
 def can_be_small(problem: Problem, change: Change) -> bool:
-    """Whether the size of a change is free, so that a modulus is its effect per unit.
-
-    Args:
-        problem: Problem at its trained weights.
-        change: Change whose coordinates are meant.
-    """
+    """Whether the size of a change is free, so that a modulus is its effect per unit."""
     risk = problem.risk()
     if isinstance(change, PointsChange):  # one point says it, without the coordinates of all others
         change = replace(change, points=change.chosen(risk)[:1])
@@ -83,9 +74,6 @@ def can_be_small(problem: Problem, change: Change) -> bool:
 
 def alone(change: Change) -> Change:
     """The same kind of change in the problem of its own points, where it is that of all points.
-
-    Args:
-        change: Change of some points.
 
     Raises:
         ValueError: If it is no change of points.

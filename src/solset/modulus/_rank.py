@@ -127,10 +127,6 @@ def flat_outputs(part: Problem, rank: int) -> str:
     The Hessian holds the squares of the outputs' slopes. Outputs that are saturated move the weights as all
     others do, but their squares are rounding.
 
-    Args:
-        part: Problem with the constraints and weights in use.
-        rank: Numerical rank of the Hessian.
-
     Cost: the dense Jacobian and its decomposition.
     """
     risk = part.risk()

@@ -36,10 +36,6 @@ class Use:
 class Capture(TorchFunctionMode):
     """A context in which every use of the weights is recorded.
 
-    Args:
-        leaves: Parameter-shaped weights, recognised by identity.
-        count: Number of samples in the batch.
-
     Attributes:
         uses: Calls of functions with a rule, in order.
         unruled: Names of functions that use a weight without a rule; empty if the rules cover the pass.

@@ -15,9 +15,6 @@ from solset.risk import EmpiricalRisk, slopes_at
 def separable(risk: EmpiricalRisk) -> EmpiricalRisk:
     """The risk, or for a loss of all outputs the sum over points with the same gradient.
 
-    Args:
-        risk: Empirical risk at the point of linearisation.
-
     Cost: nothing for a sum over points; else one forward pass.
     """
     if not risk.is_whole:
@@ -28,9 +25,6 @@ def separable(risk: EmpiricalRisk) -> EmpiricalRisk:
 
 class LossHessian(LinearOperator):
     """The curvature ``Λ = ∇²_F L`` of a loss of all outputs at once, ``(n·c, n·c)``.
-
-    Args:
-        risk: Empirical risk whose loss is one of all outputs.
 
     Cost: one forward pass once; then a sweep through the loss for each product.
     """
@@ -79,12 +73,7 @@ class Coupling(LinearOperator):
 
 
 def coupled_hessian(risk: EmpiricalRisk, memory_budget: int) -> Coupling | None:
-    """``JᵀΛJ`` for a loss of all outputs; ``None`` for a sum over points.
-
-    Args:
-        risk: Empirical risk at the point of linearisation.
-        memory_budget: Bytes that graphs kept between products may take.
-    """
+    """``JᵀΛJ`` for a loss of all outputs; ``None`` for a sum over points."""
     if not risk.is_whole:
         return None
     jacobian = Jacobian(risk, memory_budget=memory_budget)
@@ -92,13 +81,7 @@ def coupled_hessian(risk: EmpiricalRisk, memory_budget: int) -> Coupling | None:
 
 
 def coupled_mixed(risk: EmpiricalRisk, points: Sequence[int], memory_budget: int) -> Coupling | None:
-    """``JᵀΛJ_x`` for a loss of all outputs; ``None`` for a sum over points.
-
-    Args:
-        risk: Empirical risk at the point of linearisation.
-        points: Indices of the moved points.
-        memory_budget: Bytes that graphs kept between products may take.
-    """
+    """``JᵀΛJ_x`` for a loss of all outputs; ``None`` for a sum over points."""
     if not risk.is_whole:
         return None
     right = InputJacobian(risk, points, memory_budget=memory_budget)

@@ -20,13 +20,7 @@ SMOOTH = 1e-5  # disagreement of two steps, of which a smooth function has the s
 def or_differences(
     risk: EmpiricalRisk, by_autograd: Callable[[], Tensor], by_differences: Callable[[], Tensor]
 ) -> Tensor:
-    """A product by autograd, or by differences once autograd has failed for this model.
-
-    Args:
-        risk: Empirical risk whose routes remember the failure.
-        by_autograd: Function that computes the product through a graph.
-        by_differences: Function that computes it as a difference of gradients.
-    """
+    """A product by autograd, or by differences once autograd has failed for this model."""
     if risk.routes.second == "autograd":
         try:
             return by_autograd()
@@ -62,9 +56,6 @@ def _warn_once(risk: EmpiricalRisk) -> None:
 
 class GradientDifferences:
     """Differences of the gradients of a risk in weights and inputs, without weight decay.
-
-    Args:
-        risk: Empirical risk at the point of linearisation.
 
     Cost: four gradients for each product, or six near a kink.
     """

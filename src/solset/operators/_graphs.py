@@ -172,11 +172,7 @@ def has_convolution(model: nn.Module) -> bool:
 
 
 def reachable_bytes(graph: Any) -> int:
-    """Bytes of the distinct storages that the nodes of a graph have saved.
-
-    Args:
-        graph: Tensors with a graph, in lists, tuples or dataclasses.
-    """
+    """Bytes of the distinct storages that the nodes of a graph have saved."""
     storages: dict[int, int] = {}
     seen: set[Any] = set()
     waiting = [tensor.grad_fn for tensor in _tensors(graph)]

@@ -46,9 +46,6 @@ Values = list[int | float | Tensor]
 def bare(name: str) -> str:
     """The name of an operation without the underscores of its in-place and private forms.
 
-    Args:
-        name: Name of a function of PyTorch, or of an operator without its name space.
-
     Example:
         >>> bare("relu_"), bare("__abs__"), bare("_prelu_kernel")
         ('relu', 'abs', 'prelu_kernel')
@@ -57,13 +54,7 @@ def bare(name: str) -> str:
 
 
 def kinks_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Values:
-    """The values of an operation's first argument at its kinks; none if the operation is smooth.
-
-    Args:
-        name: Bare name of the operation.
-        args: Positional arguments of the call.
-        kwargs: Keyword arguments of the call.
-    """
+    """The values of an operation's first argument at its kinks; none if the operation is smooth."""
     if name in AT_ZERO:
         return [0.0]
     if name in FIXED:
@@ -85,11 +76,6 @@ def distances_to_kinks(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 
     Beside those of :func:`kinks_of` these are comparisons, jumps, rounding, roots at zero and the ends of
     losses that are quadratic in the middle.
-
-    Args:
-        name: Bare name of the operation.
-        args: Positional arguments of the call.
-        kwargs: Keyword arguments of the call.
     """
     first = args[0]
     kinks = kinks_of(name, args, kwargs)
@@ -199,12 +185,7 @@ SMOOTH = frozenset(
 
 
 def is_smooth(name: str, kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call is known to be smooth, as is the backward pass of a smooth operation.
-
-    Args:
-        name: Bare name of the operation.
-        kwargs: Keyword arguments of the call.
-    """
+    """Whether a call is known to be smooth, as is the backward pass of a smooth operation."""
     if name == "div":
         return kwargs.get("rounding_mode") is None
     return name in SMOOTH or name.removesuffix("_backward") in SMOOTH

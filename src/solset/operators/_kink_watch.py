@@ -97,13 +97,7 @@ class KinkWatch(TorchDispatchMode):
 
 
 def has_known_kinks(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the kinks of an operation that may have some can be looked for, in its first argument.
-
-    Args:
-        name: Bare name of the operation.
-        args: Positional arguments of the call.
-        kwargs: Keyword arguments of the call.
-    """
+    """Whether the kinks of an operation that may have some can be looked for, in its first argument."""
     if not _is_continuous(args[0]) or name in UNSEEN or is_other_norm(name, args, kwargs):
         return False
     return name in ELEMENTWISE or name in TYING or "max_pool" in name
@@ -134,11 +128,7 @@ def _closeness(first: Tensor, *, is_exact: bool) -> float:
 
 
 def names_of(model: nn.Module) -> dict[int, str]:
-    """The modules of a network in words, such as ``MaxPool2d 'features.2'``, by their identity.
-
-    Args:
-        model: Network whose modules are named.
-    """
+    """The modules of a network in words, such as ``MaxPool2d 'features.2'``, by their identity."""
     return {
         id(module): f"{type(module).__name__} '{name}'" if name else type(module).__name__
         for name, module in model.named_modules()

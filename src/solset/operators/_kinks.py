@@ -106,9 +106,6 @@ class KinkFinder:
 def _points_on_kinks(risk: EmpiricalRisk) -> Tensor:
     """Whether the network, and the loss, have units on a kink at each point, ``(n, 2)``.
 
-    Args:
-        risk: Empirical risk at the trained point.
-
     Cost: one forward pass with its graph.
     """
     risk, parameters = _at_once(risk), risk.layout.split(risk.weights)

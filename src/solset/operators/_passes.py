@@ -145,11 +145,7 @@ def push_forward(
 
 
 def has_forward_mode(risk: EmpiricalRisk) -> bool:
-    """Whether every layer has a forward-mode derivative that agrees with the backward one.
-
-    Args:
-        risk: Empirical risk, on whose first point both are tried.
-    """
+    """Whether every layer has a forward-mode derivative that agrees with the backward one."""
     is_right = risk.routes.is_right
     if "forward mode" not in is_right:
         is_right["forward mode"] = _agrees_forward(risk)

@@ -65,10 +65,6 @@ def regularisation_of(risk: EmpiricalRisk) -> tuple[float, LinearOperator | None
 
 
 def positive_decay(risk: EmpiricalRisk) -> float | Tensor:
-    """The decays with the smallest positive one in place of zeros: those of a positive definite stand-in.
-
-    Args:
-        risk: Empirical risk of which some weights decay.
-    """
+    """The decays with the smallest positive one in place of zeros: those of a positive definite stand-in."""
     decay = risk.weight_decay
     return torch.where(decay > 0, decay, decay[decay > 0].min()) if isinstance(decay, Tensor) else decay

@@ -63,12 +63,7 @@ class _Group:
         return torch.triu_indices(self.length, self.length, offset=1 if self.rotates else 0)
 
     def slopes(self, weights: Sequence[Tensor], gradient: Sequence[Tensor]) -> Tensor:
-        """The derivative of a function along each action, relative to its size, ``(m, actions)``.
-
-        Args:
-            weights: Weights, each in its own shape.
-            gradient: Gradient of the function in them.
-        """
+        """The derivative of a function along each action, relative to its size, ``(m, actions)``."""
         i, j = self.pairs
         columns = []
         for axis in self.axes:

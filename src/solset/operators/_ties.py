@@ -39,13 +39,7 @@ UNSEEN = frozenset(
 
 
 def is_other_norm(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether an operation is a norm other than the Euclidean one, which has kinks away from zero too.
-
-    Args:
-        name: Bare name of the operation.
-        args: Positional arguments of the call.
-        kwargs: Keyword arguments of the call.
-    """
+    """Whether an operation is a norm other than the Euclidean one, which has kinks away from zero too."""
     place = {"linalg_vector_norm": 1, "norm": 1, "pdist_forward": 1, "dist": 2, "cdist_forward": 2}.get(name)
     if place is None:
         return False
@@ -57,13 +51,6 @@ def ties_of(
     name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, tol: float
 ) -> Tensor | None:
     """With how many other entries the one that an operation chose is tied, for each of its choices.
-
-    Args:
-        name: Bare name of the operation.
-        args: Positional arguments of the call.
-        kwargs: Keyword arguments of the call.
-        result: Result of the call.
-        tol: Absolute difference up to which two entries are tied.
 
     Returns:
         A count, or a mark, for each choice; ``None`` if the operation chooses nothing.

@@ -29,11 +29,6 @@ Owner = TypeVar("Owner")
 class ArrayFile:
     """An array on the disk that is never read whole; NumPy reads it too.
 
-    Args:
-        path: File made by :meth:`create`.
-        shape: Shape of the array, row-major.
-        dtype: Floating-point type of the entries.
-
     Raises:
         ValueError: If the file is not of this shape and dtype, or not whole.
     """

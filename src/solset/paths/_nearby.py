@@ -22,9 +22,6 @@ class ActivationSwitches:
     """Arguments of piecewise linear activations, relative to their kinks, one for every point and unit.
 
     An activation is named by its place among these values.
-
-    Args:
-        constraint: Constraint that the path keeps, with its data and cost meter.
     """
 
     def __init__(self, constraint: KeptOutputs) -> None:

@@ -29,9 +29,6 @@ _MOVES = (
 def label_places(lines: Mapping[str, Float[np.ndarray, "_ 2"]]) -> dict[str, LabelPlace]:
     """For every line, the place beside its last point where its name covers least.
 
-    Args:
-        lines: The corners of each line by name, in points on the page.
-
     Notes:
         Names are placed in turn, the highest first; this is a heuristic and not the best arrangement.
     """

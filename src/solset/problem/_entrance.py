@@ -194,12 +194,7 @@ def _warned_of_drift(risk: EmpiricalRisk, sweep: Sweep, asked: float | None) -> 
 
 
 def weights_of(model: nn.Module, layout: Layout) -> Tensor:
-    """The weights of another copy of the network, flat ``(p,)``, refused if they are not those of the layout.
-
-    Args:
-        model: Network in evaluation mode.
-        layout: Names and shapes of the weights.
-    """
+    """The weights of another copy of the network, flat ``(p,)``, refused where the layout is another."""
     refuse_model(model)
     named, shapes = dict(model.named_parameters()), layout.shapes
     unlike = [name for name in shapes if name not in named or named[name].shape != shapes[name]]

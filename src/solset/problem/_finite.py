@@ -29,11 +29,6 @@ Order = Literal["first", "newton"]
 def checked_answers(point: TrainedPoint, answers: AffineSet, change: Change) -> AffineSet:
     """The same set, whose elements are asked how much of the changed risk's gradient they leave.
 
-    Args:
-        point: Trained point before the change.
-        answers: Set of changes of the weights.
-        change: Change of the data, checked.
-
     Cost: one gradient for each element; for one shorter than a tenth of the weights none where outputs are
         kept, and two over the points that move where these are few and move by less than 0.3 %.
     """
@@ -134,11 +129,6 @@ def remaining(point: TrainedPoint, source: Linearisation | Selection, change: Ch
 
     The rows of points that leave are dropped, so that the dimension is larger by their rank beside those that
     stay. If nothing else changes, the set contains zero: the trained weights fit what is left.
-
-    Args:
-        point: Trained point before the change.
-        source: Linearisation of a map that keeps the outputs, on all rows or on some.
-        change: Change of the data, checked.
 
     Cost: nothing where the rows are kept: those that stay are taken from them, with their Gram matrix.
     """

@@ -280,10 +280,6 @@ class Interpolating(LinearisedMap):
 def restored(point: TrainedPoint, folder: Path) -> InformativeSelection:
     """The selection of rows that an earlier run stored for this trained point.
 
-    Args:
-        point: Trained point that the stored rows belong to.
-        folder: Folder of that run.
-
     Raises:
         ValueError: If it is damaged, or of another problem; says what differs.
     """

@@ -147,10 +147,6 @@ def _resolved(
 def against_decay(risk: EmpiricalRisk, prepared: SymmetricPrepared) -> SymmetricPrepared:
     """The prepared curvature, with a doubt where its rank cut takes what the weight decay makes for zeros.
 
-    Args:
-        risk: Empirical risk at the trained weights.
-        prepared: Curvature as a solver prepared it.
-
     Warns:
         SolsetWarning: If eigenvalues were cut, and the cut is at or above the smallest weight decay.
     """
@@ -192,12 +188,7 @@ def in_products(risk: EmpiricalRisk, prepared: Prepared) -> Prepared:
 
 
 def hidden_decay(risk: EmpiricalRisk, cut: float) -> str:
-    """A sentence where rounding hides eigenvalues as small as the least weight decay; empty elsewhere.
-
-    Args:
-        risk: Empirical risk at the trained weights.
-        cut: Size up to which rounding explains an eigenvalue.
-    """
+    """A sentence where rounding hides eigenvalues as small as the least weight decay; empty elsewhere."""
     decays = torch.as_tensor(risk.weight_decay).reshape(-1)
     least = min(decays[decays > 0].tolist(), default=float("inf"))
     if cut < least:

@@ -61,11 +61,7 @@ def smaller_side(point: TrainedPoint) -> int:
 
 
 def preconditioner_fits(point: TrainedPoint) -> bool:
-    """Whether the Gauss–Newton matrix has an inverse, and it fits the budget, so that it is the default.
-
-    Args:
-        point: Trained point at which the map is linearised.
-    """
+    """Whether the Gauss–Newton matrix has an inverse, and it fits the budget, so that it is the default."""
     side = smaller_side(point)
     if not point.curvature_fits:  # its rows are weighted by the roots of the loss's curvature
         return False

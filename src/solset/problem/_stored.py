@@ -83,11 +83,6 @@ def store(folder: Path, risk: EmpiricalRisk, derivative: Stored) -> None:
 def restore(folder: Path, risk: EmpiricalRisk, solver: Dual) -> Stored:
     """The derivative that was stored for the same problem.
 
-    Args:
-        folder: The folder that :func:`store` wrote.
-        risk: The risk at the trained point.
-        solver: The solver, whose memory budget decides whether the rows are read into memory.
-
     Raises:
         ValueError: If it is not a stored derivative, is damaged, or belongs to another problem; says what
             differs.

@@ -88,13 +88,7 @@ class ChoiceSettings(Settings):
 
 
 def choice_experiment(task: PoisonTask, settings: ChoiceSettings, folder: RunFolder) -> Path:
-    """Runs a choice of points into its folder and returns the path of the page.
-
-    Args:
-        task: Problem and goal of the user's function.
-        settings: Settings of the run.
-        folder: Folder of the run.
-    """
+    """Runs a choice of points into its folder and returns the path of the page."""
     result = _Choice(task, settings, folder).numbers()
     folder.write_json("result.json", result)
     folder.write_csv("rounds.csv", result["rounds"])

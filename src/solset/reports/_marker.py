@@ -56,9 +56,6 @@ class Marker:
     def read(cls, folder: Path) -> "Marker | None":
         """The marker in a folder; ``None`` if there is none or it is another program's.
 
-        Args:
-            folder: The folder of the run.
-
         Raises:
             DamagedMarkerError: If it is ours and not what was written.
             ValueError: If another version wrote it.
@@ -128,11 +125,7 @@ class Marker:
 
 
 class DamagedMarkerError(ValueError):
-    """A ``run.json`` of solset that is not what was written.
-
-    Args:
-        folder: The folder of the run.
-    """
+    """A ``run.json`` of solset that is not what was written."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(

@@ -13,9 +13,6 @@ from solset.results import plain
 def restored(value: Any) -> Any:
     """The value with the words for numbers that JSON lacks as numbers again; the rest as it is.
 
-    Args:
-        value: A value in the types of JSON, as :func:`~solset.results.plain` made it.
-
     Example:
         >>> restored({"change": "-Infinity", "name": "L-BFGS", "steps": [1, "NaN"]})
         {'change': -inf, 'name': 'L-BFGS', 'steps': [1, nan]}

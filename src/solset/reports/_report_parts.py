@@ -125,11 +125,7 @@ class Report:
 
 
 def sentence(message: str) -> str:
-    """A message of a result as a sentence, with a capital and a full stop.
-
-    Args:
-        message: Message that is not empty.
-    """
+    """A message of a result as a sentence, with a capital and a full stop."""
     return f"{message[0].upper()}{message[1:]}."
 
 

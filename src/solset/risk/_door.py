@@ -41,14 +41,7 @@ class Door:
     learned: tuple[str, ...] = ()
 
     def call(self, model: nn.Module, state: Mapping[str, Tensor], points: Points, inputs: Tensor) -> Any:
-        """What the model returns for a batch, after the choice among its outputs.
-
-        Args:
-            model: Network, which is called functionally.
-            state: Parameters and buffers by name.
-            points: Training points, which know the tree of the inputs.
-            inputs: Inputs of a batch, as :class:`Points` gives them.
-        """
+        """What the model returns for a batch, after the choice among its outputs."""
         batch = inputs if points.tree is None else points.tree.unpack(inputs)
         with self._displaced(points, inputs, state):
             returned = run(model, state, batch, self.style)
@@ -67,10 +60,6 @@ class Door:
 
     def tensor(self, chosen: Any, count: int) -> Tensor:
         """The outputs as one tensor with a row per point; several are joined as columns.
-
-        Args:
-            chosen: Outputs that :meth:`call` gave.
-            count: Number of points in the batch.
 
         Raises:
             TypeError: If the outputs are anything else.
@@ -91,14 +80,7 @@ class Door:
 
 
 def run(model: nn.Module, state: Mapping[str, Tensor], batch: Any, style: str) -> Any:
-    """What the model returns for a batch.
-
-    Args:
-        model: Network, which is called functionally.
-        state: Parameters and buffers by name.
-        batch: Tensor or tree of tensors.
-        style: Way of passing the batch, as in :class:`Door`.
-    """
+    """What the model returns for a batch."""
     model, state = network_of(model, state)
     if style == "named":
         return called(model, state, (), batch)

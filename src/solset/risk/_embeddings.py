@@ -57,13 +57,7 @@ class Lookup:
 
 
 class Displaced(TorchFunctionMode):
-    """A context in which one call of an embedding gives its output plus a displacement.
-
-    Args:
-        weight: Weight of the embedding, recognised by identity.
-        order: Number of calls with this weight before the one that is displaced.
-        displacement: Displacement for a batch.
-    """
+    """A context in which one call of an embedding gives its output plus a displacement."""
 
     def __init__(self, weight: Tensor, order: int, displacement: Tensor) -> None:
         super().__init__()
@@ -121,12 +115,6 @@ def lookup_of(
     call: Callable[[Mapping[str, Tensor]], object],
 ) -> Lookup:
     """The call of an embedding layer that is meant, found in a forward pass.
-
-    Args:
-        asked: Name of ids or of a layer.
-        model: Network, which is not changed.
-        whole_numbers: Tensors of whole numbers in a batch of a few points, by name.
-        call: Function that runs the model with these parameters and buffers on that batch.
 
     Raises:
         ValueError: If no call is meant, or more than one.

@@ -40,9 +40,6 @@ class HalfPrecision(TorchDispatchMode):
     def refuse(self, argument: str) -> None:
         """Refuses a model or a loss that computes in half precision.
 
-        Args:
-            argument: Name of the argument in the message.
-
         Raises:
             ValueError: If an operation was noticed.
         """

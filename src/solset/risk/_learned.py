@@ -123,11 +123,7 @@ def moving(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> EmpiricalRi
 
 
 def with_held_weights(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A loss of outputs alone: weights of its own that move are held; any other loss as it is.
-
-    Args:
-        loss: The loss of a risk, as it takes outputs and targets.
-    """
+    """A loss of outputs alone: weights of its own that move are held; any other loss as it is."""
     if isinstance(loss, TreeLoss) and isinstance(loss.loss, LearnedLoss):
         return replace(loss, loss=replace(loss.loss, is_held=True))
     return loss

@@ -96,11 +96,7 @@ class Settings:
     left_out: frozenset[tuple[str, str, str]] = field(default_factory=frozenset)
 
     def of(self, model: nn.Module) -> "Settings":
-        """The settings with those of another copy of the model; without any settings, still none.
-
-        Args:
-            model: The network, or the network beside a loss with weights that move.
-        """
+        """The settings with those of another copy of the model; without any settings, still none."""
         if not self.modules:
             return self
         of_loss = [each for each in self.modules if each.argument == "loss"]

@@ -21,12 +21,7 @@ class TreeLoss:
     moves_target: bool = False  # Whether the second of the outputs stands for the target
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch.
-
-        Args:
-            outputs: Outputs of a batch, or their rows.
-            targets: Targets of a batch, or their rows.
-        """
+        """The loss of a batch."""
         given = outputs if self.outputs is None else self.outputs.unpack(outputs, outputs.dtype)
         if self.moves_target:
             return self.loss(*given)

@@ -107,11 +107,6 @@ class Tree:
     def rows(self, batch: Any, like: Tensor, argument: str) -> Tensor:
         """The rows ``(b, width)`` of a batch, columns in front of the tree's own being zero.
 
-        Args:
-            batch: Tensors nested like this tree.
-            like: Tensor with the dtype and device of the rows.
-            argument: Name of the argument in error messages.
-
         Raises:
             ValueError: If the batch is another tree, or an entry cannot be written in the dtype of ``like``.
         """
@@ -136,12 +131,7 @@ class Tree:
         return replace(self, parts=parts)
 
     def joined(self, batch: Any, argument: str) -> Tensor:
-        """The rows ``(b, width)`` of a batch of real numbers, differentiable in them.
-
-        Args:
-            batch: Tensors nested like this tree.
-            argument: Name of the argument in error messages.
-        """
+        """The rows ``(b, width)`` of a batch of real numbers, differentiable in them."""
         named, structure = _flattened(batch)
         self._check_same(named, structure, argument)
         tensors = [value for _, value in named if isinstance(value, Tensor)]
@@ -257,11 +247,7 @@ def _step(step: Any) -> str:
 
 
 def plain(batch: Any) -> Any:
-    """The same tree with mappings of other libraries, such as a tokenizer's, as dicts.
-
-    Args:
-        batch: Tensors nested in mappings, tuples and lists.
-    """
+    """The same tree with mappings of other libraries, such as a tokenizer's, as dicts."""
     if isinstance(batch, Mapping) and not isinstance(batch, dict):
         return {name: plain(value) for name, value in batch.items()}
     if type(batch) in {dict, list, tuple}:

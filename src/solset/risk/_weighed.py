@@ -155,14 +155,7 @@ def weighed(
 
 
 def one_by_one(loss: Loss, outputs: Tensor, targets: Tensor, *, is_batched: bool) -> Tensor:
-    """The loss of each point by itself, ``(b,)``.
-
-    Args:
-        loss: The user's function of outputs and targets.
-        outputs: Outputs of some points.
-        targets: Targets of the same points.
-        is_batched: Whether :func:`torch.vmap` takes the loss.
-    """
+    """The loss of each point by itself, ``(b,)``."""
 
     def single(output: Tensor, target: Tensor) -> Tensor:
         return loss(output.unsqueeze(0), target.unsqueeze(0)).reshape(())
@@ -191,12 +184,6 @@ def point_weights(
 
     ``∇_f L`` of all points at once is ``α_i ∇_f ℓ_i`` at each point, whatever the outputs. The weights are
     read from one set of outputs and have to hold at the others, for gradients and values.
-
-    Args:
-        loss: The user's function of outputs and targets.
-        tries: Several sets of outputs of all points, in the domain of the loss.
-        targets: Targets of all points.
-        is_batched: Whether :func:`torch.vmap` takes the loss.
 
     Cost: a gradient of the loss of all points and of ``n`` single ones for each set of outputs.
     """

@@ -11,12 +11,7 @@ PREFIX = "loss."
 
 
 class WithLoss(nn.Module):
-    """A network and a loss: modules of the network keep their names, those of the loss follow ``loss``.
-
-    Args:
-        network: The user's network, which is the one that is called.
-        loss: The user's loss, a module with parameters.
-    """
+    """A network and a loss: modules of the network keep their names, those of the loss follow ``loss``."""
 
     def __init__(self, network: nn.Module, loss: nn.Module) -> None:
         super().__init__()

@@ -137,15 +137,7 @@ def _uphill(solution: Solution, rhs: Tensor) -> list[str]:
 def _beyond_first_order(
     solution: Solution, rhs: Tensor, size: float, leftover: Leftover, system: Prepared
 ) -> list[str]:
-    """A note where a linear model does not hold as far as a step goes.
-
-    Args:
-        solution: Change of the weights.
-        rhs: Right-hand side that it answers.
-        size: Length of the weights.
-        leftover: Gradient that is left after a step.
-        system: System that was solved.
-    """
+    """A note where a linear model does not hold as far as a step goes."""
     step, rest = solution.value, leftover.rest
     length = float(torch.linalg.vector_norm(step))
     if rest is None or solution.status not in {Status.CONVERGED, Status.INCONSISTENT}:
@@ -214,13 +206,7 @@ def _along_a_kernel(solution: Solution, curvature: float, system: Prepared) -> l
 
 
 def _second_step(left: Tensor, solution: Solution, system: Prepared) -> float:
-    """The length of the step that removes what is left of a gradient.
-
-    Args:
-        left: Gradient that is left.
-        solution: Step after which it is left.
-        system: System that was solved.
-    """
+    """The length of the step that removes what is left of a gradient."""
     if (
         system.rank is None
     ):  # a few digits are enough, and early steps of MINRES are shorter than its last one

@@ -98,11 +98,7 @@ class ColumnwisePrepared(Prepared):
 
 
 def one_by_one(column: Callable[[Tensor], Solution]) -> Callable[[Tensor], list[Solution]]:
-    """A function on blocks that solves one column after the other.
-
-    Args:
-        column: Function from a flat right-hand side to its solution.
-    """
+    """A function on blocks that solves one column after the other."""
     return lambda block: [column(part.contiguous()) for part in block.T]
 
 
