@@ -4,9 +4,8 @@ A new kind of change is one subclass of :class:`Change`; problems, estimates and
 """
 
 from solset.changes._addition import Add
-from solset.changes._change import Change, PointsChange, TrainingChange, require_change
+from solset.changes._change import Change, Exchange, PointsChange, TrainingChange, require_change
 from solset.changes._decay import Decay
-from solset.changes._exchange import Exchange
 from solset.changes._labels import Relabel
 from solset.changes._move import Move
 from solset.changes._sum import Sum

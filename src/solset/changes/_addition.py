@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solset.changes._change import Change, TrainingChange
-from solset.changes._exchange import Exchange
+from solset.changes._change import Change, Exchange, TrainingChange
 from solset.changes._factors import Term, columns, exchanged, mixed
 from solset.changes._weights import Divisor, require_division_after
 from solset.checks import one_of

@@ -8,11 +8,26 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from solset.changes._exchange import Exchange
 from solset.checks import points_of
 from solset.errors import bad_type
 from solset.linalg import LinearOperator, Space
 from solset.risk import EmpiricalRisk, Indices
+
+
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """The risk after a change, as ``factor · (E + Σ sign · E_part)``, beside weight decay and penalty.
+
+    Attributes:
+        factor: ``α`` after the change relative to ``α`` before: ``n/(n - |K|)`` where points leave a mean.
+        parts: Losses that leave (sign -1) or come (sign 1), each as a risk with the ``α`` before the change
+            and without weight decay or penalty.
+        points: Indices of the points that leave, in the order of the first part; none if none leave.
+    """
+
+    factor: float
+    parts: tuple[tuple[float, EmpiricalRisk], ...]
+    points: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from solset.changes._exchange import Exchange
+from solset.changes._change import Exchange
 from solset.linalg import LinearOperator, Sum
 from solset.operators import PointGradients
 from solset.risk import (

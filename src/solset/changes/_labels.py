@@ -9,8 +9,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from solset.changes._change import Change, PointsChange, TrainingChange
-from solset.changes._exchange import Exchange
+from solset.changes._change import Change, Exchange, PointsChange, TrainingChange
 from solset.changes._factors import Term, columns, exchanged, mixed
 from solset.checks import points_of, shaped
 from solset.errors import bad_type, bad_value

@@ -7,8 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from solset.changes._change import Change, PointsChange, TrainingChange
-from solset.changes._exchange import Exchange
+from solset.changes._change import Change, Exchange, PointsChange, TrainingChange
 from solset.checks import points_of, require
 from solset.linalg import LinearOperator, Space
 from solset.operators import InputJacobian, Mixed

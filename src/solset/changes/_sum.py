@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from solset.changes._addition import Add
-from solset.changes._change import Change, PointsChange, TrainingChange
+from solset.changes._change import Change, Exchange, PointsChange, TrainingChange
 from solset.changes._decay import Decay
-from solset.changes._exchange import Exchange
 from solset.changes._labels import Relabel
 from solset.changes._move import Move
 from solset.changes._weights import Remove, Reweight, without

@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from solset.changes._change import Change, PointsChange, TrainingChange
-from solset.changes._exchange import Exchange
+from solset.changes._change import Change, Exchange, PointsChange, TrainingChange
 from solset.changes._factors import Term, columns, exchanged, mixed
 from solset.checks import one_of, points_of
 from solset.errors import bad_type, bad_value

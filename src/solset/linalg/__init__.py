@@ -23,8 +23,12 @@ from solset.linalg._lanczos import (
     largest_eigenpair,
     smallest_eigenpair,
 )
-from solset.linalg._operator import WIDTH, DenseOperator, KeptRows, LinearOperator, Space
-from solset.linalg._panels import (
+from solset.linalg._operator import (
+    WIDTH,
+    DenseOperator,
+    KeptRows,
+    LinearOperator,
+    Space,
     Stacked,
     in_parts,
     most_columns,

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from solset import comm
 from solset.errors import bad_value
-from solset.linalg._operator import KeptRows, LinearOperator
-from solset.linalg._panels import SpreadRows
+from solset.linalg._operator import KeptRows, LinearOperator, SpreadRows
 
 CLOSE = 1e-8  # smallest eigenvalue of a Gram matrix, relative to the largest, that rounding leaves as it is
 MOST_SHARP = 2000  # rows of which a spectrum is computed from themselves

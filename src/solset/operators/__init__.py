@@ -1,6 +1,10 @@
 """Derivatives of the risk and of the network's outputs, as linear operators."""
 
-from solset.operators._cost import (
+from solset.operators._culprit import culprit
+from solset.operators._curvature import CurvatureRoot, GaussNewton, gauss_newton_of_rows, loss_curvature
+from solset.operators._differences import take_differences
+from solset.operators._first import InputJacobian, Jacobian
+from solset.operators._graphs import (
     FACTOR_ROW,
     FORWARD,
     HESSIAN_PRODUCT,
@@ -9,13 +13,9 @@ from solset.operators._cost import (
     JACOBIAN_PRODUCT,
     ROW,
     Cost,
+    Graphs,
     ProductCost,
 )
-from solset.operators._culprit import culprit
-from solset.operators._curvature import CurvatureRoot, GaussNewton, gauss_newton_of_rows, loss_curvature
-from solset.operators._differences import in_float64, take_differences
-from solset.operators._first import InputJacobian, Jacobian
-from solset.operators._graphs import Graphs
 from solset.operators._inverses import GaussNewtonInverse, InformativeInverse, rows_at_once
 from solset.operators._kinks import KinkFinder, Kinks
 from solset.operators._output_directions import (
@@ -34,11 +34,18 @@ from solset.operators._point_gradients import PointGradients
 from solset.operators._point_grams import PointGrams
 from solset.operators._regularisation import Regularisation, regularisation_of
 from solset.operators._second import Hessian, Mixed
-from solset.operators._steps import jumping_features, stepping_features
 from solset.operators._switches import Switches, switch_gradients, switch_values
 from solset.operators._symmetries import Symmetries, find_symmetries
 from solset.operators._targets import TargetSlopes, fitted_outputs, output_answer
-from solset.operators._verify import Call, Comparison, Probe, Verdict, on_leaves
+from solset.operators._verify import (
+    Call,
+    Comparison,
+    Probe,
+    Verdict,
+    jumping_features,
+    on_leaves,
+    stepping_features,
+)
 
 __all__ = [
     "FACTOR_ROW",
@@ -84,7 +91,6 @@ __all__ = [
     "find_symmetries",
     "fitted_outputs",
     "gauss_newton_of_rows",
-    "in_float64",
     "jumping_features",
     "loss_curvature",
     "on_leaves",

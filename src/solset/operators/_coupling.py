@@ -6,9 +6,9 @@ from functools import cached_property
 from torch import Tensor
 
 from solset.linalg import LinearOperator
-from solset.operators._cost import FORWARD, Cost, ProductCost
 from solset.operators._curvature import curved
 from solset.operators._first import InputJacobian, Jacobian
+from solset.operators._graphs import FORWARD, Cost, ProductCost
 from solset.risk import EmpiricalRisk, slopes_at
 
 

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from solset.errors import bad_value
 from solset.linalg import BlockDiagonal, DenseOperator, LinearOperator, NormalOperator, Product
-from solset.operators._cost import (
+from solset.operators._first import Jacobian, OutputGraph
+from solset.operators._graphs import (
     FORWARD,
     GAUSS_NEWTON_PRODUCT,
     GAUSS_NEWTON_SWEEP,
+    GRAPH_BUDGET,
     JACOBIAN_GRAPH,
     Cost,
     ProductCost,
 )
-from solset.operators._first import Jacobian, OutputGraph
-from solset.operators._graphs import GRAPH_BUDGET
 from solset.operators._passes import push_forward
 from solset.operators._regularisation import regularisation_of
 from solset.risk import EmpiricalRisk, flat_rows, is_out_of_memory, output_shape, through_loss

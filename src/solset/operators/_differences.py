@@ -1,16 +1,13 @@
 """Second derivatives as differences of the gradient in float64, where autograd has none or a wrong one."""
 
-import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import is_dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from solset.errors import ProcessError, SolsetWarning, bad_value
-from solset.risk import EmpiricalRisk, is_out_of_memory
+from solset.risk import EmpiricalRisk, in_float64, is_out_of_memory
 
 STEP = 3e-4  # relative step: its fourth power and the rounding error divided by it are below 1e-11
 TINY = 1e-7  # relative step where a kink lies inside the other
@@ -106,39 +103,6 @@ def _difference(gradient: Callable[[float], Tensor], here: Tensor, direction: Te
     if float((coarse - fine).norm()) <= SMOOTH * float(fine.norm()):
         return (4 * fine - coarse) / 3  # Richardson (1911): the error of second order cancels
     return central(TINY)
-
-
-def in_float64(risk: EmpiricalRisk) -> EmpiricalRisk:
-    """The same risk with weights, held values, inputs and targets in float64.
-
-    Args:
-        risk: Empirical risk; in float64 already, it comes back as it is.
-    """
-    if risk.weights.dtype == torch.float64:
-        return risk
-
-    def precise(value: Tensor) -> Tensor:
-        return value.to(torch.float64) if value.is_floating_point() else value
-
-    state = {**dict(risk.model.named_parameters()), **dict(risk.model.named_buffers()), **risk.fixed}
-    return replace(
-        risk,
-        weights=precise(risk.weights),
-        fixed={
-            name: precise(value.detach()) for name, value in state.items() if name not in risk.layout.shapes
-        },
-        points=risk.points.in_float64(),
-        loss=_precise_loss(risk.loss),
-    )
-
-
-def _precise_loss(loss: Any) -> Any:
-    """A loss, or the one inside of a wrapper, with its own constants in float64."""
-    if isinstance(loss, nn.Module):
-        return copy.deepcopy(loss).double()
-    if is_dataclass(loss) and not isinstance(loss, type) and hasattr(loss, "loss"):
-        return replace(loss, loss=_precise_loss(loss.loss))  # type: ignore[type-var]
-    return loss
 
 
 def _require_float64(risk: EmpiricalRisk) -> None:

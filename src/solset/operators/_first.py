@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 
 from solset.linalg import LinearOperator
-from solset.operators._cost import (
+from solset.operators._graphs import (
+    GRAPH_BUDGET,
     INPUT_JACOBIAN,
     JACOBIAN_GRAPH,
     JACOBIAN_PRODUCT,
     JACOBIAN_SWEEP,
     Cost,
-    ProductCost,
-)
-from solset.operators._graphs import (
-    GRAPH_BUDGET,
     Graphs,
+    ProductCost,
     has_convolution,
 )
 from solset.operators._passes import has_forward_mode, is_adjoint, pull_back, push_forward

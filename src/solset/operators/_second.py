@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 from solset.linalg import LinearOperator
-from solset.operators._cost import HESSIAN_GRAPH, HESSIAN_PRODUCT, MIXED_PRODUCT, ProductCost
 from solset.operators._coupling import coupled_hessian, coupled_mixed, separable
 from solset.operators._differences import GradientDifferences, or_differences
-from solset.operators._graphs import GRAPH_BUDGET, Graphs
+from solset.operators._graphs import (
+    GRAPH_BUDGET,
+    HESSIAN_GRAPH,
+    HESSIAN_PRODUCT,
+    MIXED_PRODUCT,
+    Graphs,
+    ProductCost,
+)
 from solset.operators._passes import pull_back
 from solset.operators._regularisation import Regularisation
 from solset.risk import EmpiricalRisk, flat_rows

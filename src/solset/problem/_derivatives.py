@@ -16,14 +16,13 @@ from solset.operators import (
     Probe,
     Verdict,
     culprit,
-    in_float64,
     jumping_features,
     on_leaves,
     stepping_features,
     take_differences,
 )
 from solset.results import copy_of
-from solset.risk import EmpiricalRisk, filling_rows, flat_rows, is_out_of_memory, probe_indices
+from solset.risk import EmpiricalRisk, filling_rows, flat_rows, in_float64, is_out_of_memory, probe_indices
 
 LARGE = 100_000  # number of weights above which one point is compared instead of two
 FAULTS = {Verdict.WRONG, Verdict.MISSING, Verdict.JUMPS}

@@ -1,10 +1,16 @@
 """The empirical risk of a network: its parameters, points, loss and gradient."""
 
 from solset.risk._batching import Room, in_batches, is_out_of_memory
-from solset.risk._called import called, filling_rows, plain_operations, require_derivatives
-from solset.risk._decay import WeightDecay, decay_of, one_number
+from solset.risk._called import (
+    called,
+    filling_rows,
+    network_of,
+    plain_operations,
+    require_derivatives,
+    with_loss,
+)
 from solset.risk._door import Moves, Pick, open_door, picked, style_of
-from solset.risk._double import in_double
+from solset.risk._double import in_double, in_float64
 from solset.risk._embeddings import embedding_of
 from solset.risk._empirical import EmpiricalRisk, Loss, Reduction
 from solset.risk._heads import (
@@ -35,7 +41,6 @@ from solset.risk._other_data import (
     with_factors,
     with_targets,
 )
-from solset.risk._penalty import Penalty, check_penalty
 from solset.risk._points import Indices, Points
 from solset.risk._probe import (
     probe_indices,
@@ -44,6 +49,7 @@ from solset.risk._probe import (
     refuse_model,
     statistics_held,
 )
+from solset.risk._regularisation import Penalty, WeightDecay, check_penalty, decay_of, one_number
 from solset.risk._routes import Routes
 from solset.risk._settings import settings_now
 from solset.risk._sources import Source, as_points, source_of
@@ -53,7 +59,6 @@ from solset.risk._tree_loss import own_loss
 from solset.risk._trees import as_tensors, mapped, named_tensors
 from solset.risk._verified import reduction_of, verified
 from solset.risk._weighed import WeighedLoss, plain_targets, point_factors, sample_factors
-from solset.risk._with_loss import network_of, with_loss
 
 __all__ = [
     "EmpiricalRisk",
@@ -92,6 +97,7 @@ __all__ = [
     "identity",
     "has_number_targets",
     "in_double",
+    "in_float64",
     "joined",
     "in_batches",
     "is_out_of_memory",

@@ -1,4 +1,4 @@
-"""A call of the user's module with other weights; module and PyTorch's switches stay as they were."""
+"""A call of the module, or of module and loss together, with other weights; both stay as they were."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,6 +17,10 @@ from torch.utils import checkpoint
 
 from solset.errors import bad_value
 from solset.risk._trees import mapped
+
+_WRITTEN: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+REACHES = 1e-6  # relative distance to the largest norm within which a row counts as held by it
+PREFIX = "loss."
 
 
 def called(
@@ -128,9 +132,6 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
                 present.update({name: _without_graph(value) for name, value in attributes.items()})
 
 
-_WRITTEN: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
-
-
 def written_by_calls(module: object) -> set[str]:
     """The names of the attributes that calls of a module were seen to write, such as a counter.
 
@@ -143,9 +144,6 @@ def written_by_calls(module: object) -> set[str]:
 def _without_graph(value: Any) -> Any:
     """A weight that an earlier call has computed loses its graph, with which no module could be copied."""
     return value.detach() if isinstance(value, Tensor) and value.grad_fn is not None else value
-
-
-REACHES = 1e-6  # relative distance to the largest norm within which a row counts as held by it
 
 
 @contextmanager
@@ -200,3 +198,60 @@ def filling_rows(model: nn.Module) -> dict[str, int]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None
     }
+
+
+class WithLoss(nn.Module):
+    """A network and a loss: modules of the network keep their names, those of the loss follow ``loss``."""
+
+    def __init__(self, network: nn.Module, loss: nn.Module) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+        self.training = network.training
+
+    def named_modules(  # type: ignore[override]
+        self, *args: Any, **kwargs: Any
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """The modules of both; arguments as of PyTorch."""
+        yield from self.network.named_modules(*args, **kwargs)
+        for name, module in self.loss.named_modules():
+            yield f"{PREFIX}{name}".rstrip("."), module
+
+
+def network_of(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The user's network alone, and the part of a state that belongs to it.
+
+    Args:
+        model: The network, or the network beside a loss.
+        state: Parameters and buffers by name.
+    """
+    if not isinstance(model, WithLoss):
+        return model, dict(state)
+    return model.network, {name: part for name, part in state.items() if not name.startswith(PREFIX)}
+
+
+def with_loss(model: nn.Module, loss: nn.Module) -> nn.Module:
+    """The network beside a loss whose weights may move; neither of them changes.
+
+    Args:
+        model: The user's network, called as it is.
+        loss: The user's loss, a module with parameters.
+
+    Raises:
+        ValueError: If the network has a part of that name, or holds parameters of the loss.
+    """
+    if "loss" in dict(model.named_children()) or "loss" in dict(model.named_parameters(recurse=False)):
+        raise bad_value(
+            "model",
+            expected="without a part named 'loss', beside a loss with weights that move",
+            got="one that has such a part",
+            cure="Rename it.",
+        )
+    shared = {id(value) for value in model.parameters()}
+    if any(id(value) in shared for value in loss.parameters()):
+        raise bad_value(
+            "loss",
+            expected="a module whose weights are not those of the model",
+            got="one that holds parameters of the model",
+            cure="Pass an L2 penalty as weight_decay and any other as penalty=.",
+        )
+    return WithLoss(model, loss)

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from solset.errors import bad_type, bad_value
-from solset.risk._called import called
+from solset.risk._called import called, network_of
 from solset.risk._embeddings import EmbeddingOf, Lookup, lookup_of
 from solset.risk._points import Points
 from solset.risk._sources import Source
 from solset.risk._trees import Leaf, Tree, named_tensors, plain
-from solset.risk._with_loss import network_of
 
 Pick = str | int | Callable[[Any], Any] | None
 """Name, key or index of an output, or a function of the model's return; ``None`` takes it as it is."""

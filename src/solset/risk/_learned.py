@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from solset.errors import bad_value
+from solset.risk._called import PREFIX
 from solset.risk._empirical import EmpiricalRisk, Loss
 from solset.risk._layout import matches
 from solset.risk._losses import WholeBatch
 from solset.risk._tree_loss import TreeLoss
 from solset.risk._verified import takes_vmap
 from solset.risk._weighed import WeighedLoss, weighed
-from solset.risk._with_loss import PREFIX
 
 
 @dataclass(frozen=True, eq=False)

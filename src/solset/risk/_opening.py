@@ -12,9 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.risk._empirical import EmpiricalRisk
-from solset.risk._half import HalfPrecision
 from solset.risk._losses import WholeBatch
-from solset.risk._probe import ONE_GRAPH
+from solset.risk._probe import ONE_GRAPH, HalfPrecision
 from solset.risk._tree_loss import TreeLoss
 from solset.risk._trees import Leaf, Tree, named_tensors
 

@@ -1,9 +1,13 @@
-"""Checks of the model on a few points: it is deterministic, and treats every point by itself."""
+"""Checks of the model on a few points: deterministic, in one precision, and each point by itself."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from solset.errors import bad_type, bad_value
 from solset.risk._batching import is_out_of_memory
@@ -14,6 +18,7 @@ ONE_GRAPH = (
     "Pass points that depend on each other, such as the nodes of a graph, as one point: inputs of shape "
     "(1, nodes, features) and targets (1, nodes), with the ignore_index of the loss at nodes left out."
 )
+_HALF = {torch.float16, torch.bfloat16}
 
 
 def probe_indices(count: int) -> list[int]:
@@ -213,3 +218,43 @@ def _refuse_unused_parameters(risk: EmpiricalRisk, inputs: Tensor) -> None:
             got=f"{', '.join(unused)} without influence",
             cure="Name the others with `parameters=[...]`; these could take any value.",
         )
+
+
+class HalfPrecision(TorchDispatchMode):
+    """A context that notices operations whose results are in half precision.
+
+    Attributes:
+        operations: Names of these operations, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Iterable[type],  # noqa: ARG002
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Runs the operation, and records its name where a result is in half precision."""
+        result = func(*args, **(kwargs or {}))
+        parts = result if isinstance(result, tuple | list) else (result,)
+        if any(isinstance(part, Tensor) and part.dtype in _HALF for part in parts):
+            self.operations.append(str(func))
+        return result
+
+    def refuse(self, argument: str) -> None:
+        """Refuses a model or a loss that computes in half precision.
+
+        Raises:
+            ValueError: If an operation was noticed.
+        """
+        if self.operations:
+            raise bad_value(
+                argument,
+                expected="computed in float32 or float64",
+                got=f"half precision in {self.operations[0]}",
+                cure="Leave out torch.autocast and casts to half precision inside.",
+            )

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from solset.errors import bad_value
-from solset.risk._called import written_by_calls
+from solset.risk._called import WithLoss, written_by_calls
 from solset.risk._losses import WholeBatch
-from solset.risk._with_loss import WithLoss
 
 FEW = 4096  # numbers of a tensor of a loss up to which they are compared whenever a model is called
 _PLAIN = (bool, int, float, complex, str, type(None))

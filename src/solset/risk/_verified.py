@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from solset.errors import bad_type, bad_value
 from solset.risk._empirical import EmpiricalRisk, Loss, Reduction
-from solset.risk._half import HalfPrecision
 from solset.risk._losses import pointwise
-from solset.risk._probe import probe_indices
+from solset.risk._probe import HalfPrecision, probe_indices
 from solset.risk._weighed import PointWeights, one_by_one, point_weights, weighed
 
 _ROUNDING = 1e3  # units of rounding by which sums in another order may differ

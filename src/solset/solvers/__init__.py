@@ -1,7 +1,7 @@
 """Solvers as values: each turns a linear operator and a right-hand side into a :class:`Solution`."""
 
 from solset.solvers import filters
-from solset.solvers._base import Factor, Prepared, Solver, attainable, judge
+from solset.solvers._base import Factor, Prepared, Solution, Solver, SolverError, attainable, judge
 from solset.solvers._decomposed import DualPrepared
 from solset.solvers._deflated import DeflatedPrepared
 from solset.solvers._direct import Dense, SymmetricPrepared
@@ -12,7 +12,6 @@ from solset.solvers._krylov import CG, LSMR, MINRES, FirstToConverge
 from solset.solvers._lissa import LiSSA, largest_eigenvalue
 from solset.solvers._needs import Needs
 from solset.solvers._row_plan import AT_ONCE, RowPlan, RowSizes, computed_rows, size_text
-from solset.solvers._solution import Solution, SolverError
 from solset.solvers._updated import Decomposed, Update, Updated
 
 __all__ = [

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from solset.errors import Status, bad_type, bad_value
 from solset.linalg import LinearOperator, NormalOperator
-from solset.solvers._base import Prepared, Solver, judge
+from solset.solvers._base import Prepared, Solution, Solver, judge
 from solset.solvers._element import recipe_element
-from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, GradientFlow, MinimumNorm, Recipe, Tikhonov
 
 

@@ -24,9 +24,8 @@ from solset.linalg import (
     spectrum,
     stacked,
 )
-from solset.solvers._base import Factor, Prepared, judge
+from solset.solvers._base import Factor, Prepared, Solution, judge
 from solset.solvers._gram_side import GramPrepared
-from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, MinimumNorm, RankCut
 
 HIDDEN = 1e-10  # relative eigenvalue of a Gram matrix whose inverse is off by a millionth

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from solset.errors import Status
 from solset.linalg import Deflated
-from solset.solvers._base import Factor, Prepared, attainable
-from solset.solvers._solution import Solution
+from solset.solvers._base import Factor, Prepared, Solution, attainable
 from solset.solvers.filters import Filter, MinimumNorm
 
 CONSISTENT = 1e-8  # part of a right-hand side along the kernel, relative to it, that counts as none

@@ -16,9 +16,8 @@ from solset.linalg import (
     default_tolerance,
     spectrum,
 )
-from solset.solvers._base import Factor, Prepared, Solver, judge
+from solset.solvers._base import Factor, Prepared, Solution, Solver, judge
 from solset.solvers._needs import Needs
-from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, MinimumNorm
 
 SLACK = 10  # factor above the first-order angle of a kernel up to which a residual counts as explained by it

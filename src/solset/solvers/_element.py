@@ -8,9 +8,8 @@ from torch import Tensor
 
 from solset.errors import SolsetWarning, Status, bad_value
 from solset.linalg import DenseOperator, LinearOperator, NormalOperator, function_times_vector, krylov
-from solset.solvers._base import Prepared, judge
+from solset.solvers._base import Prepared, Solution, judge
 from solset.solvers._direct import SymmetricPrepared
-from solset.solvers._solution import Solution
 from solset.solvers.filters import Filter, GradientFlow, Recipe
 
 MAX_PRODUCTS = 400  # largest number of products for one element of a recipe

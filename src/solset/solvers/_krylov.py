@@ -8,11 +8,10 @@ from torch import Tensor
 from solset.checks import checked
 from solset.errors import Status, bad_value
 from solset.linalg import LinearOperator, NormalOperator, shifted
-from solset.solvers._base import Prepared, Solver, aim, attainable
+from solset.solvers._base import Prepared, Solution, Solver, aim, attainable
 from solset.solvers._columnwise import ColumnwisePrepared, columns_of, judge_columns, require_symmetric
 from solset.solvers._iterations import Iterates, conjugate_gradients, lsmr, minres
 from solset.solvers._needs import Needs
-from solset.solvers._solution import Solution
 
 ANSWERS = {Status.CONVERGED, Status.INCONSISTENT}  # statuses after which no other solver is asked
 

@@ -8,10 +8,9 @@ from torch import Tensor
 from solset.checks import checked, positive
 from solset.errors import Status
 from solset.linalg import LinearOperator, shifted
-from solset.solvers._base import Prepared, Solver, attainable, judge, relative_residual
+from solset.solvers._base import Prepared, Solution, Solver, attainable, judge, relative_residual
 from solset.solvers._columnwise import ColumnwisePrepared, one_by_one, require_symmetric
 from solset.solvers._needs import Needs
-from solset.solvers._solution import Solution
 
 POWER_STEPS = 30  # of the power iteration that finds the largest eigenvalue
 

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from solset.errors import Status
 from solset.linalg import LinearOperator
-from solset.solvers._base import Factor, Prepared, attainable
-from solset.solvers._solution import Solution
+from solset.solvers._base import Factor, Prepared, Solution, attainable
 from solset.solvers.filters import Filter, MinimumNorm, Range, Shifted, Values
 
 ROUNDS = 40  # largest number of refinements: each is a product with the changed matrix
