@@ -2,8 +2,8 @@
 
 import gc
 import warnings
+from itertools import product
 
-import pytest
 import torch
 from torch import nn
 
@@ -27,22 +27,21 @@ def living() -> int:
         return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
 
 
-@pytest.mark.parametrize("activation", [nn.Tanh, nn.Softplus])
-@pytest.mark.parametrize("budget", [0, 2**30])
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_left_of_an_operator(kind, budget, activation):
+def use_every_operator() -> None:
     g = torch.Generator().manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), activation(), nn.Linear(4, 2), nn.Softmax(dim=1)).double().eval()
-    x = torch.randn(6, 3, generator=g, dtype=torch.float64)
-    risk = Problem(model, nn.MSELoss(), x, model(x).detach(), batch_size=3).risk()
-
-    def use() -> None:
+    for activation, budget, kind in product((nn.Tanh, nn.Softplus), (0, 2**30), KINDS):
+        layers = nn.Linear(3, 4), activation(), nn.Linear(4, 2), nn.Softmax(dim=1)
+        model = nn.Sequential(*layers).double().eval()
+        x = torch.randn(6, 3, generator=g, dtype=torch.float64)
+        risk = Problem(model, nn.MSELoss(), x, model(x).detach(), batch_size=3).risk()
         operator = kind(risk, memory_budget=budget)
         v = torch.ones(operator.shape[1], 2, dtype=torch.float64)
         operator.T @ (operator @ v)
 
-    use()  # what is kept for good is there now
+
+def test_nothing_is_left_of_an_operator():
+    use_every_operator()  # what is kept for good is there now
     before = living()
     for _ in range(3):
-        use()
+        use_every_operator()
     assert living() <= before

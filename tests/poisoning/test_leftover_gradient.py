@@ -15,7 +15,7 @@ from solset.poisoning import Ascent, Budget, Poisoning, Reason, judge_poisoning
 from solset.retraining import GradientDescent
 from solset.solvers import filters
 
-POINTS, STEPS, RATE = [0, 1, 2], 1000, 0.5
+POINTS, STEPS, RATE = [0, 1, 2], 300, 0.5
 METHODS = {"descent": GradientDescent(STEPS, RATE)}
 FLOW = filters.GradientFlow(STEPS, RATE)
 
