@@ -112,12 +112,11 @@ def training_stability(
     """
     within("samples", samples, 0, cure="Use 0 for none.")
     if samples and generator is None:
-        raise bad_value(
-            "generator",
-            expected="a torch.Generator when samples are asked for",
-            got=None,
-            cure="Pass torch.Generator().manual_seed(0).",
+        expected, cure = (
+            "a torch.Generator when samples are asked for",
+            "Pass torch.Generator().manual_seed(0).",
         )
+        raise bad_value("generator", expected=expected, got=None, cure=cure)
     direction = change.direction(problem.risk())
     options = {"optimality": optimality, "solver": solver, "rows": rows}
     answers = problem.estimate(change, **options, order=order)

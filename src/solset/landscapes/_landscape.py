@@ -217,12 +217,9 @@ def landscape(
     start = _risk_at_centre(problem, risk, centre)
     plane = slice_plane(start, directions, normalise=normalise, has_biases=has_biases)
     chosen = checked_subsets(subsets or {}, start)
-    shown = {
-        name: check_rows(f"marks[{name!r}]", rows, start.weights) for name, rows in (marks or {}).items()
-    }
+    shown = {name: check_rows(f"marks[{name!r}]", at, start.weights) for name, at in (marks or {}).items()}
     grid = slice_grid(plane, shown, ranges, resolution)
     at_centre = subset_losses(start, chosen)
-    names = sorted(at_centre)
     settings = {
         "directions": plane.axes,
         "centre": start.weights,
@@ -231,10 +228,8 @@ def landscape(
         "resolution": resolution,
         "subsets": {name: members.tolist() for name, members in chosen.items()},
     }
-    losses = torch.tensor([at_centre[name] for name in names], dtype=torch.float64)
-    probe = Probe("the loss at the centre", losses, rtol=1e-3)
-    store = Checkpoint.at(checkpoint, "landscape", lambda: identity(start, settings), probe)
-    rows = _stored_rows(store, names, (resolution, len(grid[1]) if len(grid) == 2 else 1))
+    store = Checkpoint.at(checkpoint, "landscape", lambda: identity(start, settings), _probe_of(at_centre))
+    rows = _stored_rows(store, sorted(at_centre), (resolution, len(grid[1]) if len(grid) == 2 else 1))
     placed = tuple(_mark(name, weights, plane, start, chosen) for name, weights in shown.items())
     hidden = None if progress is None else not progress  # None: tqdm looks for a terminal
     for i in tqdm(range(resolution), desc="landscape", unit="row", disable=hidden, leave=False):
@@ -243,6 +238,11 @@ def landscape(
             store.write({"rows": rows})
     values = {name: _stacked([rows[i][name] for i in range(resolution)], len(grid)) for name in at_centre}
     return Landscape(plane, grid, values, quantities(start, chosen), at_centre, placed)
+
+
+def _probe_of(at_centre: Mapping[str, float]) -> Probe:
+    losses = torch.tensor([at_centre[name] for name in sorted(at_centre)], dtype=torch.float64)
+    return Probe("the loss at the centre", losses, rtol=1e-3)
 
 
 def _stored_rows(checkpoint: Checkpoint, names: Sequence[str], shape: tuple[int, int]) -> dict[int, Row]:

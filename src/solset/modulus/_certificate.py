@@ -56,21 +56,12 @@ def _judged(part: Problem, change: Change, line: Linearisation, ratio: Ratio, pr
         residual=0.0,
         activation_margin=float("inf"),
     )
-    veto = line.premises.veto
-    if veto:
+    if veto := _veto_of_map(line):
         return replace(bare, reason=veto)
-    if not line.map.is_exact:
-        return replace(bare, reason=line.map.qualification(0, line.rows, line.left_out).reason)
     if exact is None:
         return _of_products(bare, line, ratio)
-    if line.system.doubt:
-        return replace(bare, reason=line.system.doubt)
-    if line.minimum.verdict is not Verdict.HELD:
-        return replace(bare, reason=line.minimum.reason)
-    clearance = line.system.clearance
-    if clearance is not None and clearance < max(CLEAR, ROUNDED * torch.finfo(line.data.dtype).eps):
-        text = f"an eigenvalue is {clearance:.2g} of the largest, too near to rounding to prove a rank"
-        return replace(bare, reason=text)
+    if veto := _veto_of_rank(line):
+        return replace(bare, reason=veto)
     if exact.rank == 0 and exact.value == 0.0:
         return replace(
             bare,
@@ -88,6 +79,25 @@ def _judged(part: Problem, change: Change, line: Linearisation, ratio: Ratio, pr
         is_single = claim.certainty is Certainty.INFINITE and line.data.dtype != torch.float64
         return _confirmed(claim, bare, part, change, line) if is_single else claim
     return _finite(part, change, line, replace(bare, criterion_holds=True), ratio, probes)
+
+
+def _veto_of_map(line: Linearisation) -> str:
+    """Why nothing is proven, whatever the ratio; empty where nothing is against a proof."""
+    if line.premises.veto or line.map.is_exact:
+        return line.premises.veto
+    return line.map.qualification(0, line.rows, line.left_out).reason
+
+
+def _veto_of_rank(line: Linearisation) -> str:
+    """Why the spectrum proves no rank; empty where it does."""
+    if line.system.doubt:
+        return line.system.doubt
+    if line.minimum.verdict is not Verdict.HELD:
+        return line.minimum.reason
+    clearance = line.system.clearance
+    if clearance is not None and clearance < max(CLEAR, ROUNDED * torch.finfo(line.data.dtype).eps):
+        return f"an eigenvalue is {clearance:.2g} of the largest, too near to rounding to prove a rank"
+    return ""
 
 
 def _measured(line: Linearisation, ratio: Ratio) -> float:

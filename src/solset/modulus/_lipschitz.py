@@ -100,26 +100,17 @@ def lipschitz_modulus(
     whole = change_of(problem, kind, points)
     require_small(problem, whole)
     part, change = part_of(problem, whole, layer, joint=joint)
-    # Factors change nothing where points are fitted, whatever the rank of their rows.
-    is_part = (
-        layer is not None or not joint or isinstance(solver, CG | MINRES) or isinstance(change, Reweight)
-    )
-    line = _linearise(part, change, optimality, solver, is_part=is_part)
-    _refuse_single_points(line, joint=joint)
+    line = _linearise(part, change, optimality, solver, is_whole=layer is None, joint=joint)
     line, ratio, certificate = _certified(part, change, line, optimality, solver, max_steps, probes)
-    ratio = replace(ratio, direction=_signed(ratio.direction))
     for failure in line.premises.failures:
         warnings.warn(failure, SolsetWarning, stacklevel=3)
     step, residual = _answer(line, ratio.direction)
     names = tuple(whole.chosen(problem.risk()))
+    carriers = _named(certificate.carriers, names, joint=joint)
+    margin = activation_margin(part.risk(), candidates=margin_candidates)
     return LipschitzModulus(
         value=_value(ratio, certificate),
-        certificate=replace(
-            certificate,
-            carriers=_named(certificate.carriers, names, joint=joint),
-            residual=residual,
-            activation_margin=activation_margin(part.risk(), candidates=margin_candidates),
-        ),
+        certificate=replace(certificate, carriers=carriers, residual=residual, activation_margin=margin),
         worst_direction=line.data_space.unflatten(ratio.direction) if ratio.direction.any() else None,
         weight_direction=None if step is None else _in_all_weights(problem, part, step),
         kind=type(whole).__name__,
@@ -129,16 +120,6 @@ def lipschitz_modulus(
         optimality=line.optimality,
         reason=line.reason,
     )
-
-
-def _refuse_single_points(line: Linearisation, *, joint: bool) -> None:
-    if not joint and not line.map.keeps_outputs:
-        raise bad_value(
-            "joint",
-            expected="True where the training set is not fitted",
-            got=False,
-            cure="Leave it out; only the interpolating map has a constraint for each point.",
-        )
 
 
 def part_of(
@@ -153,10 +134,18 @@ def part_of(
 
 
 def _linearise(
-    part: Problem, change: Change, optimality: Optimality, solver: Solver | None, *, is_part: bool
+    part: Problem,
+    change: Change,
+    optimality: Optimality,
+    solver: Solver | None,
+    *,
+    is_whole: bool,
+    joint: bool,
 ) -> Linearisation:
     """The pair of the map asked for; a part of the problem takes the interpolating one if fitted."""
-    asked = as_map(optimality)
+    asked, is_free = as_map(optimality), isinstance(solver, CG | MINRES)
+    # Factors change nothing where points are fitted, whatever the rank of their rows.
+    is_part = not is_whole or not joint or is_free or isinstance(change, Reweight)
     if asked is None and is_part and part.is_fitted:
         asked = Interpolating()
     has_rows = asked is not None and asked.keeps_outputs
@@ -164,9 +153,16 @@ def _linearise(
         raise bad_type(
             "solver", expected="Dual, CG or MINRES for rows of J", got=solver, cure="Leave it out."
         )
-    is_free = isinstance(solver, CG | MINRES)
     used = LSMR() if is_free and has_rows else solver  # LSMR stores nothing of the rows
-    return part.derivative(change, optimality=asked or AUTO, solver=used).linearisation
+    line = part.derivative(change, optimality=asked or AUTO, solver=used).linearisation
+    if not joint and not line.map.keeps_outputs:
+        raise bad_value(
+            "joint",
+            expected="True where the training set is not fitted",
+            got=False,
+            cure="Leave it out; only the interpolating map has a constraint for each point.",
+        )
+    return line
 
 
 def _certified(
@@ -186,7 +182,8 @@ def _certified(
     certificate = certify(part, change, line, ratio, probes)
     is_open = as_map(optimality) is None and solver is None and certificate.certainty is Certainty.UNKNOWN
     proof = _proof_by_rows(part, change, probes) if is_open and not line.map.keeps_outputs else None
-    return proof or (line, ratio, certificate)
+    line, ratio, certificate = proof or (line, ratio, certificate)
+    return line, replace(ratio, direction=_signed(ratio.direction)), certificate
 
 
 def _proof_by_rows(

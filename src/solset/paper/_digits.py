@@ -274,12 +274,8 @@ class DigitsRun:
         method = GradientDescent(last, self.learning_rate, record_at=steps, progress=self.progress)
         truth = retrain(problem, move, method=method)
         actual = {k: truth.course[k] - start for k in steps}
-        reached = {
-            "trained": start,
-            "estimate": estimate,
-            "flow": start + flow[last],
-            "retraining": truth.weights,
-        }
+        followed = start + flow[last]
+        reached = {"trained": start, "estimate": estimate, "flow": followed, "retraining": truth.weights}
         row: dict[str, Any] = {
             "size": size,
             "step_percent": 100 * size,
@@ -295,20 +291,14 @@ class DigitsRun:
             },
             "flow_error": {str(k): relative_error(flow[k], actual[k]) for k in steps},
             "min_norm_error_against_retraining": relative_error(estimate - start, actual[last]),
-            "test": self._test_agreement(start + flow[last], truth.weights),
+            "test": self._test_agreement(followed, truth.weights),
         }
         if size in self.settings.nearest_at:
             nearest = retrained_within(problem, move, LevenbergMarquardt(max_steps=8))
             row["nearest"] = self._nearest(nearest, estimate - start, moved)
-            tensors = {
-                "dx": dx,
-                "trained": start.clone(),
-                "estimate": estimate,
-                "gradient_flow": start + flow[last],
-                "retrained": truth.weights,
-                "nearest": nearest.weights,
-                "samples": torch.stack(samples),
-            }
+            tensors = {"dx": dx, "trained": start.clone(), "estimate": estimate, "gradient_flow": followed}
+            tensors |= {"retrained": truth.weights, "nearest": nearest.weights}
+            tensors["samples"] = torch.stack(samples)
             self.folder.write_tensors(f"weights_{size:g}.safetensors", tensors)
         return row
 

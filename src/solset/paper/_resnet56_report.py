@@ -215,7 +215,6 @@ def _report(run: ResNet56Run, numbers: Numbers, tables: Mapping[str, list[dict[s
     setup, most = numbers["setup"], _most(numbers)
     count = len(most["points"])
     shown = next((row for row in most["sizes"] if row["size"] == 0.01), most["sizes"][0])
-    step = 100 * shown["size"]
     sections = [
         _start_section(run, setup, count),
         _table_1_section(tables["table_1"]),
@@ -230,35 +229,40 @@ def _report(run: ResNet56Run, numbers: Numbers, tables: Mapping[str, list[dict[s
     return Report(
         "ResNet56 on CIFAR-10: where would the weights have gone?",
         f"If {count} of {setup['points']:,} training images had been slightly different, which weights would fit them and all the others, without retraining?",
-        summary=[
-            Finding(
-                "loss on the moved images, trained",
-                shown["trained"]["moved"],
-                f"{count} images, each moved by {step:g} % of its norm along its own loss gradient.",
-                ".2g",
-            ),
-            Finding(
-                "at the estimate",
-                shown["estimate"]["moved"],
-                "Mean cross-entropy at the minimum-norm element of the estimated set, one linear step.",
-                ".2g",
-            ),
-            Finding(
-                f"on all {setup['points']:,} images",
-                shown["estimate"]["all"],
-                f"The mean loss at the same weights; for the trained network on the clean images it is {most['clean']['all']:.2g}.",
-                ".2g",
-            ),
-            Finding(
-                "relative change of the weights",
-                shown["relative_change"],
-                "Ratio ‖Δw‖ / ‖w̄‖ on the rows in use: a lower bound on the relative distance of Algorithm 1.",
-                ".2g",
-            ),
-        ],
+        summary=_summary(shown, count, setup["points"], most["clean"]["all"]),
         sections=sections,
         warnings=_warnings(numbers),
     )
+
+
+def _summary(shown: Numbers, count: int, points: int, clean: float) -> list[Finding]:
+    """The numbers at one size of the step, of ``count`` moved images among all points."""
+    return [
+        Finding(
+            "loss on the moved images, trained",
+            shown["trained"]["moved"],
+            f"{count} images, each moved by {100 * shown['size']:g} % of its norm along its own loss gradient.",
+            ".2g",
+        ),
+        Finding(
+            "at the estimate",
+            shown["estimate"]["moved"],
+            "Mean cross-entropy at the minimum-norm element of the estimated set, one linear step.",
+            ".2g",
+        ),
+        Finding(
+            f"on all {points:,} images",
+            shown["estimate"]["all"],
+            f"The mean loss at the same weights; for the trained network on the clean images it is {clean:.2g}.",
+            ".2g",
+        ),
+        Finding(
+            "relative change of the weights",
+            shown["relative_change"],
+            "Ratio ‖Δw‖ / ‖w̄‖ on the rows in use: a lower bound on the relative distance of Algorithm 1.",
+            ".2g",
+        ),
+    ]
 
 
 def _warnings(numbers: Numbers) -> list[str]:

@@ -213,7 +213,25 @@ def _draw(folder: RunFolder, result: ToyResult) -> None:
 
 
 def _report(result: ToyResult, rows: list[dict[str, object]]) -> Report:
-    sets = Section(
+    return Report(
+        "The toy example: one product of two weights",
+        "Where does the solution set w₁w₂ = 2 go when the two training inputs shrink by a fifth?",
+        summary=[
+            Finding(
+                "distance to the estimated set", result.distance, "Norm of the shortest change Δw.", ".8f"
+            ),
+            Finding("true distance", result.true_distance, "Exact distance from w̄ to w₁w₂ = 2.5.", ".7f"),
+            Finding("Lipschitz modulus", result.modulus, MODULUS_NOTE, ".10g"),
+            Finding("radius κ‖Δx‖", result.radius, "Largest move of the set by the modulus.", ".6f"),
+            Finding("loss at w̄ on the moved data", result.risk_moved, "Loss before any correction.", ".6g"),
+            Finding("loss at w̄ + Δw", result.risk_estimated, "Loss after the shortest correction.", ".7f"),
+        ],
+        sections=[_sets_section(result), _elements_section(result, rows)],
+    )
+
+
+def _sets_section(result: ToyResult) -> Section:
+    return Section(
         "Solution sets",
         "The trained point lies on w₁w₂ = 2; the moved data are fitted where w₁w₂ = 2.5. The estimated set is a line: near the trained point it follows the new hyperbola to first order, and farther away it leaves it.",
         [
@@ -230,26 +248,14 @@ def _report(result: ToyResult, rows: list[dict[str, object]]) -> Report:
             f"Optimality map: {result.reason}.",
         ],
     )
-    elements = Section(
+
+
+def _elements_section(result: ToyResult, rows: list[dict[str, object]]) -> Section:
+    return Section(
         "Elements of the estimated set",
         "Every element satisfies H v + B Δx = 0; its loss grows with the square of its distance along the set.",
         [
             Table("Sampled solutions", _COLUMNS, rows),
             f"Largest violation of the set equation over the samples: {result.set_residual:.1e}.",
         ],
-    )
-    return Report(
-        "The toy example: one product of two weights",
-        "Where does the solution set w₁w₂ = 2 go when the two training inputs shrink by a fifth?",
-        summary=[
-            Finding(
-                "distance to the estimated set", result.distance, "Norm of the shortest change Δw.", ".8f"
-            ),
-            Finding("true distance", result.true_distance, "Exact distance from w̄ to w₁w₂ = 2.5.", ".7f"),
-            Finding("Lipschitz modulus", result.modulus, MODULUS_NOTE, ".10g"),
-            Finding("radius κ‖Δx‖", result.radius, "Largest move of the set by the modulus.", ".6f"),
-            Finding("loss at w̄ on the moved data", result.risk_moved, "Loss before any correction.", ".6g"),
-            Finding("loss at w̄ + Δw", result.risk_estimated, "Loss after the shortest correction.", ".7f"),
-        ],
-        sections=[sets, elements],
     )

@@ -159,20 +159,17 @@ def stability_margin(
     space = problem.data_space(points)
     zero = torch.zeros(space.shape, dtype=space.dtype, device=space.device)
     outputs, status = resolved(problem, resolve, points, zero, one)
-    adjoints = {
-        rival: finite_gradient_of(problem, PredictionGap(one, label, rival), response, points)
-        for rival in rivals
-    }
+    goals = {rival: PredictionGap(one, label, rival) for rival in rivals}
+    adjoints = {rival: finite_gradient_of(problem, goal, response, points) for rival, goal in goals.items()}
     gaps = dict(zip(rivals, gaps_of(outputs, label).tolist(), strict=True))
     first = Trial(0.0, min(gaps.values()), min(gaps.values()), status)
     if not first.is_solved:
         gaps = {rival: adjoint.value for rival, adjoint in adjoints.items()}
     radii = {j: _linear_radius(problem, budget, adjoint, gaps[j]) for j, adjoint in adjoints.items()}
     rival = min(rivals, key=lambda j: (radii[j], gaps[j] / max(float(adjoints[j].sizes.sum()), 1e-300)))
-    goal = PredictionGap(one, label, rival)
+    goal = goals[rival]
     if not first.is_solved:
-        why = MarginReason.NOT_SOLVED
-        return _margin(goal, adjoints[rival], radii[rival], inf, 0.0, zero, [first], why)
+        return _margin(goal, adjoints[rival], radii[rival], inf, 0.0, zero, [first], MarginReason.NOT_SOLVED)
     if not first.gap > 0:
         return _margin(goal, adjoints[rival], 0.0, 0.0, 0.0, zero, [first], MarginReason.FLIPS_BY_ITSELF)
     design = Design(problem, goal, element, ascent, None, optimality, solver)

@@ -15,6 +15,7 @@ from solset.errors import SolsetWarning, Status
 from solset.goals import Slopes
 from solset.problem._point import LinearisedMap, TrainedPoint
 from solset.risk import plain_targets, targets_obstacle
+from solset.solvers import Solution
 
 SMALL = 0.1  # share of the largest effect of a removal up to which that of the leftover gradient is small
 
@@ -104,20 +105,15 @@ def attributed(
         "targets": adjoint.targets(),
         "decay": adjoint.decay(),
     }
-    doubts = [
-        *line.premises.failures,
-        *_doubts(line, vectors, parts["weights"][0], solved.status, solved.residual),
-    ]
+    doubts = [*line.premises.failures, *_doubts(line, vectors, parts["weights"][0], solved)]
     for doubt in doubts:
         warnings.warn(doubt, SolsetWarning, stacklevel=3)
-    notes = [
-        *doubts,
-        *([line.system.doubt] if line.system.is_blind else []),  # warned of when it was prepared
-        *([line.map.remark] if line.map.remark else []),
-        *(note for _, note in parts.values() if note),
+    remarks = [
+        line.system.doubt if line.system.is_blind else "",  # warned of when it was prepared
+        line.map.remark,
+        *(note for _, note in parts.values()),
+        _share(solved.residual) if solved.status is Status.INCONSISTENT and line.map.keeps_outputs else "",
     ]
-    if solved.status is Status.INCONSISTENT and line.map.keeps_outputs:
-        notes.append(_share(solved.residual))
     values = {name: _one(value, slopes) for name, (value, _) in parts.items()}
     decay = values.pop("decay")
     return Attribution(
@@ -127,7 +123,7 @@ def attributed(
         labels=_classes(point),
         names=names,
         status=solved.status,
-        notes=tuple(notes),
+        notes=(*doubts, *filter(None, remarks)),
     )
 
 
@@ -149,17 +145,15 @@ def _share(residual: float) -> str:
     )
 
 
-def _doubts(
-    line: Linearisation, vectors: Tensor, weights: Tensor | None, status: Status, residual: float
-) -> list[str]:
+def _doubts(line: Linearisation, vectors: Tensor, weights: Tensor | None, solved: Solution) -> list[str]:
     """Sentences on an adjoint solve that failed, on solutions that differ, and on a training that went on."""
-    if status not in {Status.CONVERGED, Status.INCONSISTENT, Status.DOUBTFUL}:
-        end = f"the adjoint solve ended with status '{status}' at relative residual {residual:.3g}"
-        return [f"{end}: the derivatives cannot be trusted; take another solver"]
+    if solved.status not in {Status.CONVERGED, Status.INCONSISTENT, Status.DOUBTFUL}:
+        end = f"ended with status '{solved.status}' at relative residual {solved.residual:.3g}"
+        return [f"the adjoint solve {end}: the derivatives cannot be trusted; take another solver"]
     doubts = []
-    if status is Status.INCONSISTENT and not line.map.keeps_outputs:
+    if solved.status is Status.INCONSISTENT and not line.map.keeps_outputs:
         rank = "" if line.rank is None else f"at a Hessian of rank {line.rank} of {line.rows} "
-        doubts.append(rank + _share(residual))
+        doubts.append(rank + _share(solved.residual))
     if line.map.keeps_outputs or weights is None or not line.warns:
         return doubts
     drift, effects = (line.gradient @ vectors).abs(), weights.abs().amax(dim=1)

@@ -84,29 +84,32 @@ def open_problem(
     positive("batch_size", batch_size, cure="Leave it out.")
     refuse_model(model)
     learned = asked_for(loss, parameters)
-    if learned is not None:
-        model = with_loss(model, learned)
+    model = model if learned is None else with_loss(model, learned)
     settings = settings_now(model, loss)
     layout, named = choose_parameters(model, parameters), dict(model.named_parameters())
     weights = layout.join([named[name].detach() for name in layout.shapes]).clone()
     decay = decay_of(weight_decay, layout, named)
     kink = "" if penalty is None else check_penalty(penalty, named, list(layout.shapes))
     risk = _risk_of(model, loss, inputs, targets, layout, weights, decay, batch_size, penalty, moves, outputs)
-    few = probe_indices(len(risk.points))
-    if learned is not None:
-        risk = beside_outputs(risk, target_moves)
-    risk = opened(risk, few, target_moves=target_moves)
-    probed = probe_model(risk)
-    if not risk.is_whole:
-        risk = replace(risk, reduction=reduction_of(risk.loss, probed, risk.points[few][1], strict=False))
+    risk = risk if learned is None else beside_outputs(risk, target_moves)
+    risk, output_count = _probed(risk, target_moves)
     factors = None if sample_weights is None else sample_factors(sample_weights, len(risk.points), weights)
     risk, sweep, premises = _with_verified_loss(risk, factors)
     warns, tol, scale = _warned_of_drift(risk, sweep, gradient_tol)
-    of_penalty = (Premise("kinks", Verdict.FAILED, kink),) if kink else ()
     verdict = derivative_premise(risk, sweep.outputs, sweep.targets) if verify_derivatives else unverified()
-    premises = (*premises, scale, *of_penalty, verdict)
+    of_penalty = [Premise("kinks", Verdict.FAILED, kink)] if kink else []
     risk = replace(risk, settings=settings.steady())  # without what the calls above have written
-    return Opened(risk, sweep, probed[0].numel(), premises, warns, tol)
+    return Opened(risk, sweep, output_count, (*premises, scale, *of_penalty, verdict), warns, tol)
+
+
+def _probed(risk: EmpiricalRisk, target_moves: bool | None) -> tuple[EmpiricalRisk, int]:
+    """The risk with the reduction that a few points show, and the number of outputs of a point."""
+    few = probe_indices(len(risk.points))
+    risk = opened(risk, few, target_moves=target_moves)
+    outputs = probe_model(risk)
+    if not risk.is_whole:
+        risk = replace(risk, reduction=reduction_of(risk.loss, outputs, risk.points[few][1], strict=False))
+    return risk, outputs[0].numel()
 
 
 def _require_function(loss: object) -> None:

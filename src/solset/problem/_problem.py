@@ -132,9 +132,8 @@ class Problem(TrainedProblem):
             gradient_tol=gradient_tol,
             verify_derivatives=verify_derivatives,
         )
-        self._risk, self._sweep, self._at_door = opened.risk, opened.sweep, opened.premises
-        self._warns, self.output_count = opened.warns, opened.output_count
-        self._gradient_tol = opened.gradient_tol
+        self._risk, self._sweep, self.output_count = opened.risk, opened.sweep, opened.output_count
+        self._at_door, self._warns, self._gradient_tol = opened.premises, opened.warns, opened.gradient_tol
         self.is_stationary = float(self.gradient().norm()) <= opened.gradient_tol
         self.memory_budget, self.spill_folder = memory_budget, existing_folder("spill_folder", spill_folder)
 

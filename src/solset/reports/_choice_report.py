@@ -156,33 +156,13 @@ _RANDOM = (
 def _page(task: PoisonTask, settings: ChoiceSettings, result: dict[str, Any]) -> Report:
     verb = "raise" if task.goal.sign > 0 else "lower"
     deed = "labels, flipped," if settings.change == "flip" else "points, left out,"
-    effect = result["real"] - result["clean"]
-    others = [one["value"] - result["clean"] for one in result["random"]]
-    typical = sum(map(abs, others)) / len(others) if others and all(map(isfinite, others)) else None
-    points = ", ".join(map(str, result["points"])) or "none"
+    chance = (
+        [Table("Random choices", _RANDOM, result["random"])] if result["random"] else ["None was asked for."]
+    )
     return Report(
         "Which points decide where the model goes?",
         f"Which {settings.most} {deed} {verb} the {task.goal.describe()} most, and by how much?",
-        summary=[
-            Finding(
-                "points", points, "The points of the best choice, in the order in which they were found."
-            ),
-            Finding(
-                "change of the goal, really solved",
-                effect,
-                f"The goal goes from {result['clean']:.5g} on the clean data to {result['real']:.5g}, where Newton's method ends on the changed data.",
-            ),
-            Finding(
-                "random points",
-                typical,
-                "Mean size of the change by as many points that chance chose, solved in the same way.",
-            ),
-            Finding(
-                "predicted by one Newton step",
-                result["predicted"] - result["clean"],
-                "The change of the goal at the estimate from the trained weights, without solving.",
-            ),
-        ],
+        summary=_summary(result),
         sections=(
             Section(
                 "The points, round by round",
@@ -192,13 +172,35 @@ def _page(task: PoisonTask, settings: ChoiceSettings, result: dict[str, Any]) ->
             Section(
                 "Beside chance",
                 "As many points as the choice has, drawn at random, with a random other label where labels flip.",
-                [Table("Random choices", _RANDOM, result["random"])]
-                if result["random"]
-                else ["None was asked for."],
+                chance,
             ),
         ),
         warnings=(*_warnings(result), *leftover_gradient(task.problem)),
     )
+
+
+def _summary(result: dict[str, Any]) -> list[Finding]:
+    others = [one["value"] - result["clean"] for one in result["random"]]
+    typical = sum(map(abs, others)) / len(others) if others and all(map(isfinite, others)) else None
+    points = ", ".join(map(str, result["points"])) or "none"
+    return [
+        Finding("points", points, "The points of the best choice, in the order in which they were found."),
+        Finding(
+            "change of the goal, really solved",
+            result["real"] - result["clean"],
+            f"The goal goes from {result['clean']:.5g} on the clean data to {result['real']:.5g}, where Newton's method ends on the changed data.",
+        ),
+        Finding(
+            "random points",
+            typical,
+            "Mean size of the change by as many points that chance chose, solved in the same way.",
+        ),
+        Finding(
+            "predicted by one Newton step",
+            result["predicted"] - result["clean"],
+            "The change of the goal at the estimate from the trained weights, without solving.",
+        ),
+    ]
 
 
 def _warnings(result: dict[str, Any]) -> tuple[str, ...]:

@@ -106,15 +106,8 @@ def follow_retraining(
     chosen = _points_watched(change, risk, moved)
     # A direction says where features go, and not which labels or points come.
     marked = risk if isinstance(change, Move) else moved
-    settings = {
-        "dx": flat,
-        "points": chosen,
-        "steps": steps,
-        "learning_rate": learning_rate,
-        "record_at": sorted(record_at),
-        "max_defect": max_defect,
-        "max_builds": max_builds,
-    }
+    settings = {"dx": flat, "points": chosen, "steps": steps, "learning_rate": learning_rate}
+    settings |= {"record_at": sorted(record_at), "max_defect": max_defect, "max_builds": max_builds}
     file = CourseFile(Checkpoint.at(checkpoint, "course", lambda: identity(marked, settings)))
     states, ending = file.read(moved.weights)
     if ending is None:

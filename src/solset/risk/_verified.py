@@ -135,20 +135,12 @@ def verified(
     if risk.is_whole:
         return _verified_whole(risk, outputs, targets, sample_weights)
     shaken = _shaken(outputs)
+    # Outputs of another point miss the target by far more than rounding, however well the model fits.
+    foreign = shaken.roll(len(shaken) // 2, dims=0)
     is_batched = takes_vmap(risk.loss, shaken, targets)
-    with torch.no_grad():
-        # Outputs of another point miss the target by far more than rounding, however well the model fits.
-        foreign = shaken.roll(len(shaken) // 2, dims=0)
-        alone, whole = (
-            one_by_one(risk.loss, foreign, targets, is_batched=is_batched),
-            risk.loss(foreign, targets),
-        )
-        if not bool(torch.isfinite(alone).all()):
-            foreign = shaken
-            alone, whole = (
-                one_by_one(risk.loss, shaken, targets, is_batched=is_batched),
-                risk.loss(shaken, targets),
-            )
+    alone, whole = _alone_and_whole(risk.loss, foreign, targets, is_batched=is_batched)
+    if not bool(torch.isfinite(alone).all()):
+        alone, whole = _alone_and_whole(risk.loss, shaken, targets, is_batched=is_batched)
     expected = float(alone.mean() if risk.reduction == "mean" else alone.sum())
     scale = float(alone.abs().mean() if risk.reduction == "mean" else alone.abs().sum())
     # The loss of a single point may be 0/0 or infinite, and then says nothing of all points.
@@ -158,8 +150,7 @@ def verified(
         factors = sample_weights / (sample_weights.mean() if risk.reduction == "mean" else 1.0)
         forms = {"scales": False, "is_batched": is_batched, "is_normalised": True}
         return weighed(risk, factors, targets, samples=sample_weights, **forms)
-    tries = [shaken.roll(len(shaken) // 2, dims=0), shaken, shaken.roll(1, dims=0)]
-    weights = _weights(risk.loss, tries, targets, is_batched=is_batched)
+    weights = _weights(risk.loss, [foreign, shaken, shaken.roll(1, dims=0)], targets, is_batched=is_batched)
     if weights is None:
         _refuse_not_finite(alone, whole)
         raise bad_value(
@@ -178,6 +169,14 @@ def verified(
     factors = len(targets) * alpha
     forms = {"scales": scales, "is_batched": is_batched, "is_normalised": weights.scales}
     return weighed(mean, factors, targets, samples=sample_weights, **forms)
+
+
+def _alone_and_whole(
+    loss: Loss, outputs: Tensor, targets: Tensor, *, is_batched: bool
+) -> tuple[Tensor, Tensor]:
+    """The losses of the points one by one, and the loss of all at once."""
+    with torch.no_grad():
+        return one_by_one(loss, outputs, targets, is_batched=is_batched), loss(outputs, targets)
 
 
 def _verified_whole(

@@ -214,16 +214,8 @@ def lsmr(  # noqa: PLR0914 - the rotations of the paper, each with its name
     apply, pull = _product(operator), _product(operator.T)
     b = rhs.to(working_dtype(rhs.device))
     ends, rounding = Iterates.like(b, operator.shape[1]), torch.finfo(b.dtype).eps
-    u, beta = _normalised(b)
-    v, alpha = _normalised(pull(u))
-    zero, one = torch.zeros_like(beta), torch.ones_like(beta)
     delta = torch.as_tensor(damping, dtype=b.dtype, device=b.device)
-    s = _Columns(
-        at=torch.arange(b.shape[1], device=b.device), value=torch.zeros_like(v), u=u, v=v, h=v,
-        h_bar=torch.zeros_like(v), alpha=alpha, alpha_bar=alpha, zeta=zero, zeta_bar=alpha * beta, rho=one,
-        rho_bar=one, c_bar=one, s_bar=zero, beta_dd=beta, beta_d=zero, rho_d=one, tau=zero, theta=zero,
-        leak=zero, norm2=alpha**2, size=beta,
-    )  # fmt: skip
+    s = _lsmr_start(b, pull)
     step, is_over = 0, s.zeta_bar == 0
     while len(s := ends.settle(s, is_over, step, limits)):
         s.u, beta = _normalised(apply(s.v) - s.alpha * s.u)
@@ -251,6 +243,19 @@ def lsmr(  # noqa: PLR0914 - the rotations of the paper, each with its name
         is_over |= ~residual.isfinite()
         step += 1
     return ends
+
+
+def _lsmr_start(b: Tensor, pull: Product) -> _Columns:
+    """The columns before the first step of LSMR, by the names of section 2."""
+    u, beta = _normalised(b)
+    v, alpha = _normalised(pull(u))
+    zero, one = torch.zeros_like(beta), torch.ones_like(beta)
+    return _Columns(
+        at=torch.arange(b.shape[1], device=b.device), value=torch.zeros_like(v), u=u, v=v, h=v,
+        h_bar=torch.zeros_like(v), alpha=alpha, alpha_bar=alpha, zeta=zero, zeta_bar=alpha * beta, rho=one,
+        rho_bar=one, c_bar=one, s_bar=zero, beta_dd=beta, beta_d=zero, rho_d=one, tau=zero, theta=zero,
+        leak=zero, norm2=alpha**2, size=beta,
+    )  # fmt: skip
 
 
 def _lsmr_residual(s: _Columns, rotation: Pair, damped: Pair, theta_bar: Tensor, zeta: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from solset.attribution import require_names
 from solset.changes import Change
 from solset.checks import checked
 from solset.errors import SolsetWarning, bad_value
-from solset.goals import Goals, as_goals
+from solset.goals import Goals, Slopes, as_goals
 from solset.results import plain
 from solset.risk import digest
 from solset.storage import Checkpoint, Identity, Probe
@@ -216,13 +216,12 @@ class Run(Ended):
         names: Sequence[str] | None,
         progress: bool | None,
     ) -> RunAttribution:
-        count = len(self._setting.data)
-        require_names(names, count)
+        require_names(names, len(self._setting.data))
         derivative = self._derivative(self._setting)
         zeros = derivative.zero_buffers(self._end)
         measured = slopes_at_end(goal, self._setting, self.model, self._end, list(zeros))
         slopes = cotangents(measured, derivative, self._end)
-        totals = [Totals(count, with_features=features) for _ in slopes]
+        totals = [Totals(len(self._setting.data), with_features=features) for _ in slopes]
         file = self._replay_file(checkpoint, goal, measured.gradients, features=features)
         sweep = Sweep(derivative, slopes, totals, file, len(self._tape.records))
         sweep.resume()
@@ -232,7 +231,17 @@ class Run(Ended):
                 with told("model", TWICE, LOOK, record.batch):
                     sweep.take(before, record, self._setting.data.of_step(record.batch, record.step))
                 after_step()
-        slopes = sweep.slopes
+        return self._summed(derivative, measured, sweep.slopes, totals, names)
+
+    def _summed(
+        self,
+        derivative: StepDerivative,
+        measured: Slopes,
+        slopes: Sequence[Slope],
+        totals: Sequence[Totals],
+        names: Sequence[str] | None,
+    ) -> RunAttribution:
+        """The derivatives of the goals from the sums over all steps of a replay."""
         kinks = self._kinks(derivative)
         notes = (*sentences(derivative.fault, kinks), NOT_ASKED)
         if not derivative.has_factors:

@@ -136,28 +136,26 @@ class Training:
             refuse_gradient_hooks("make_model", make_model)  # a copy has lost them
             make_model = copy_of(make_model)  # the user may train it on
         self.make_model = make_model
+        self._setting = self._opened(x, y, moves, outputs)
+        self._starts = self._twice_the_same()
+
+    def _opened(self, x: Any, y: Any, moves: str | None, outputs: Pick) -> Setting:
+        """What every step shares; refuses an optimizer without a derivative, and batches that do not fit."""
+        recipe = self.recipe
         with own_randomness(torch.device("cpu")):
-            model = fresh_model(make_model, seed).train()
+            model = fresh_model(self.make_model, recipe.seed).train()
         parameters = list(trained(model).values())
-        OptimizerStep(made(optimizer, parameters), parameters)  # refuses what has no derivative
+        OptimizerStep(made(recipe.optimizer, parameters), parameters)  # refuses what has no derivative
         self.device = parameters[0].device
         source = source_of(x, y, parameters[0].detach())
         first, _ = source.read([0])
-        data = Data(source, moving_in(first, moves), entry=self.recipe.entry(source.count))
-        call = Call(style_of(model, first), outputs)
-        self._setting = Setting(loss, call, data, clip_norm, augment, partial(_pair, model, optimizer))
-        steps = self.recipe.step_count(data.drawn)
-        if not steps:
-            raise bad_value(
-                "batch_size",
-                expected=f"at most the {len(data)} points where a last batch is left out",
-                got=batch_size,
-                cure="Lower it, or pass drop_last=False.",
-            )
-        with own_randomness(self.device):
-            loop, schedule_of_loop = self._begin(self._setting)
-            loop.refuse_pairs(next(iter(self._batches(schedule_of_loop))))
-        self._refuse_unrepeatable()
+        data = Data(source, moving_in(first, moves), entry=recipe.entry(source.count))
+        call, pair = Call(style_of(model, first), outputs), partial(_pair, model, recipe.optimizer)
+        if not recipe.step_count(data.drawn):
+            expected = f"at most the {len(data)} points where a last batch is left out"
+            cure = "Lower it, or pass drop_last=False."
+            raise bad_value("batch_size", expected=expected, got=recipe.batch_size, cure=cure)
+        return Setting(recipe.loss, call, data, recipe.clip_norm, recipe.augment, pair)
 
     @checked
     def run(
@@ -262,7 +260,7 @@ class Training:
         data = replace(self._setting.data, entry=recipe.entry(self._setting.data.drawn))
         pair = partial(_pair, model, recipe.optimizer)
         other._setting = replace(self._setting, data=data, pair=pair)
-        other._refuse_unrepeatable()
+        other._starts = other._twice_the_same()
         return other
 
     def make_pair(self) -> tuple[nn.Module, Optimizer]:
@@ -280,7 +278,7 @@ class Training:
         """
         other = copy.copy(self)
         other._setting = changed(self._setting, change)
-        other._refuse_unrepeatable()
+        other._starts = other._twice_the_same()
         return other
 
     @checked
@@ -368,8 +366,11 @@ class Training:
         probe = Probe("the weights after two steps", self._starts[1], rtol=1e-4)
         return Checkpoint.at(path, "training run", identify, probe)
 
-    def _refuse_unrepeatable(self) -> None:
-        """Takes the first two steps twice, from two models made from the same seed."""
+    def _twice_the_same(self) -> tuple[Tensor, Tensor]:
+        """The weights before the first step and after the second, taken twice; refuses losses of pairs."""
+        with own_randomness(self.device):
+            loop, schedule = self._begin(self._setting)
+            loop.refuse_pairs(next(iter(self._batches(schedule))))
         ends: list[tuple[Tensor, Tensor]] = []
         for _ in range(2):
             with own_randomness(self.device):
@@ -378,16 +379,13 @@ class Training:
                 for step, batch in enumerate(islice(self._batches(schedule), 2)):
                     loop.step(batch, step)
                 ends.append((start, _flat(loop.model)))
-        for name, place in (("make_model", 0), ("recipe", 1)):
-            first, second = ends[0][place], ends[1][place]
+        unlike = {"make_model": "another model from the same seed", "recipe": "other weights after two steps"}
+        for name, first, second in zip(unlike, *ends, strict=True):
             if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):
-                raise bad_value(
-                    name,
-                    expected="the same numbers whenever the seed is the same",
-                    got="another model from the same seed" if place == 0 else "other weights after two steps",
-                    cure="Draw only from PyTorch's generators, and use deterministic kernels.",
-                )
-        self._starts = ends[0]
+                expected, got = "the same numbers whenever the seed is the same", unlike[name]
+                cure = "Draw only from PyTorch's generators, and use deterministic kernels."
+                raise bad_value(name, expected=expected, got=got, cure=cure)
+        return ends[0]
 
 
 def _pair(model: nn.Module, optimizer: MakeOptimizer) -> tuple[nn.Module, Optimizer]:
