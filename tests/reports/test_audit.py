@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from solset.cli import app
-from solset.reports._images import as_images, as_maps
+from solset.reports._report_parts import as_images, as_maps
 
 SOURCE = """
 import torch

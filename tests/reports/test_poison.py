@@ -11,10 +11,10 @@ from torch import nn
 from solset import Move, Problem, SolsetWarning
 from solset.goals import HeldOutLoss, WeightFunction
 from solset.poisoning import Reason
-from solset.reports._images import as_images
 from solset.reports._poison import CHECKPOINT, PoisonRun
 from solset.reports._poison_report import poison_experiment
 from solset.reports._poison_task import PoisonSettings, PoisonTask, check_poison_settings, task_of
+from solset.reports._report_parts import as_images
 from solset.reports._run_folder import RunFolder
 from solset.reports._source import returned_by
 

@@ -2,10 +2,9 @@
 
 from solset.courses._checkpoint import CourseFile
 from solset.courses._course import Course, Station, StopReason
-from solset.courses._losses import stated_losses
 from solset.courses._multistep import Correction, Slopes
 from solset.courses._retrained import Retrained
-from solset.courses._state import Ending, Meter, State, course_of
+from solset.courses._state import Ending, Meter, State, course_of, stated_losses
 
 __all__ = [
     "Correction",

@@ -18,10 +18,8 @@ from solset.goals import held_out
 from solset.modulus._audit_batches import AuditRoute, JointAudit, each_batch
 from solset.modulus._audit_finite import FiniteAudit
 from solset.modulus._audit_result import Audit
-from solset.modulus._audit_route import route_of
-from solset.modulus._audit_run import audit_run
-from solset.modulus._audit_store import Batches
-from solset.modulus._audit_trust import certainties, notes_of
+from solset.modulus._audit_run import Batches, audit_run
+from solset.modulus._audit_trust import certainties, notes_of, route_of
 from solset.modulus._kinds import Kind, can_be_small, change_of
 from solset.modulus._lipschitz import part_of
 from solset.modulus._peers import feature_influence, memory_perturbation

@@ -1,13 +1,13 @@
-"""All points left out at once, each by itself, where outputs are linear in the weights."""
+"""Points left out one by one, and all of them at once where outputs are linear in the weights."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from solset.operators import Jacobian, loss_curvature, regularisation_of
 from solset.problem import LinearisedMap, TrainedPoint
-from solset.removal._left_out import LeftOut
 from solset.risk import point_factors, slopes_at
 from solset.solvers import Factor, Solver
 from solset.solvers.filters import Shifted
@@ -16,6 +16,17 @@ AT_ONCE = 2**22  # numbers in the rows of the points that are answered together
 LINEAR = 1e-9  # relative error of a linear extrapolation of the outputs that counts as rounding
 CURVED = 1e-9  # negative curvature of the loss, relative to the largest, that counts as rounding
 SINGULAR = 1e-10  # distance of a leverage from 1 at which nothing else holds the direction
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """The outputs of a point at the solution without it."""
+
+    outputs: Tensor  # Outputs of the point there, ``(c,)``
+    leverage: float  # Largest share of the curvature in any direction that the point alone holds
+    is_answered: bool  # Whether the rest of the data decides the weights where the point did
+    is_solved: bool = True  # Whether the linear system was solved
+    note: str = ""  # Sentences on what speaks against the step; empty where nothing does
 
 
 def all_at_once(

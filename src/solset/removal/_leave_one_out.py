@@ -23,8 +23,7 @@ from solset.problem import (
     lost_classes,
     single_answer,
 )
-from solset.removal._all_at_once import all_at_once
-from solset.removal._left_out import LeftOut
+from solset.removal._all_at_once import LeftOut, all_at_once
 from solset.results import TableResult, computed
 from solset.risk import losses_at, plain_targets
 from solset.solvers import Solver

@@ -14,7 +14,6 @@ from solset.modulus import Audit, audit
 from solset.plotting import moduli_of, modulus_axis, sensitivity_maps, sorted_values
 from solset.problem import Problem, as_map
 from solset.reports._changes import new_points
-from solset.reports._images import as_images, as_maps
 from solset.reports._moves import map_of
 from solset.reports._options import Settings, map_option, option, points_option, source_option
 from solset.reports._report import write_report
@@ -25,6 +24,8 @@ from solset.reports._report_parts import (
     Report,
     Section,
     Table,
+    as_images,
+    as_maps,
     columns,
     leftover_gradient,
     sentence,

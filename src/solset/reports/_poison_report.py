@@ -6,7 +6,6 @@ from typing import Any
 
 from solset.plotting import image_grid, marks_before_after
 from solset.poisoning import DRIFT
-from solset.reports._images import as_images
 from solset.reports._poison import PoisonRun
 from solset.reports._poison_task import PoisonSettings
 from solset.reports._report import write_report
@@ -17,6 +16,7 @@ from solset.reports._report_parts import (
     Report,
     Section,
     Table,
+    as_images,
     columns,
     leftover_gradient,
 )

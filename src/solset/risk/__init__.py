@@ -1,6 +1,6 @@
 """The empirical risk of a network: its parameters, points, loss and gradient."""
 
-from solset.risk._batching import Room, in_batches, is_out_of_memory
+from solset.risk._batching import Room, Routes, Sweep, in_batches, is_out_of_memory
 from solset.risk._called import (
     called,
     filling_rows,
@@ -38,6 +38,7 @@ from solset.risk._other_data import (
     require_points,
     target_form,
     target_rows,
+    targets_obstacle,
     with_factors,
     with_targets,
 )
@@ -50,11 +51,8 @@ from solset.risk._probe import (
     statistics_held,
 )
 from solset.risk._regularisation import Penalty, WeightDecay, check_penalty, decay_of, one_number
-from solset.risk._routes import Routes
 from solset.risk._settings import settings_now
 from solset.risk._sources import Source, as_points, source_of
-from solset.risk._sweep import Sweep
-from solset.risk._target_obstacle import targets_obstacle
 from solset.risk._tree_loss import own_loss
 from solset.risk._trees import as_tensors, mapped, named_tensors
 from solset.risk._verified import reduction_of, verified

@@ -1,22 +1,65 @@
-"""Work on points batch by batch, with smaller batches if memory runs out."""
+"""Work on points batch by batch, what one pass over all of them gives, and what copies of a risk share."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from solset import comm
 from solset.errors import SolsetWarning
 
 Part = TypeVar("Part")
-
 _SIGNS = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
 )  # messages of devices without an error type
+
+
+@dataclass
+class Routes:
+    """Routes of derivatives; all copies of a risk share one, like its room.
+
+    Attributes:
+        is_right: Whether a fast route gave the numbers of the slow one, by the route and what it was tried
+            on; a route that is missing was never tried.
+        second: Way of second derivatives: ``"autograd"``, or ``"differences"`` of the gradient where autograd
+            has none or a wrong one.
+        loss: Way of the second derivatives of the loss in the outputs, likewise.
+        reason: Clause that says why differences are taken.
+        is_told: Whether a warning said so.
+        shapes: Shape of one point's outputs behind the model and the door that gave it, by the identities of
+            both and the shape of an input.
+    """
+
+    is_right: dict[Hashable, bool] = field(default_factory=dict)
+    second: str = "autograd"
+    loss: str = "autograd"
+    reason: str = ""
+    is_told: bool = False
+    shapes: dict[Hashable, tuple[Any, Any, tuple[int, ...]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sweep:
+    """The results of one pass over all points.
+
+    Attributes:
+        value: Empirical risk ``E(x, w)``, with weight decay.
+        gradient: Gradient ``∇_w E`` with weight decay, ``(p,)``.
+        outputs: Network outputs of all points, ``(n, *out)``.
+        targets: Targets of all points, ``(n, ...)``.
+        seconds: Time that the pass took: that of one gradient.
+    """
+
+    value: float
+    gradient: Tensor
+    outputs: Tensor
+    targets: Tensor
+    seconds: float = 0.0
 
 
 @dataclass

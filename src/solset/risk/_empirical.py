@@ -10,15 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from solset import comm
-from solset.risk._batching import Room, in_batches
+from solset.risk._batching import Room, Routes, Sweep, in_batches
 from solset.risk._door import Door
 from solset.risk._layout import Layout, flat_rows, matching
 from solset.risk._losses import WholeBatch, of_outputs, pointwise
 from solset.risk._points import Indices, Points
 from solset.risk._regularisation import Penalty, one_number
-from solset.risk._routes import Routes
 from solset.risk._settings import Settings
-from solset.risk._sweep import Sweep
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["mean", "sum"]

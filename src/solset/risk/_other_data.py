@@ -1,4 +1,4 @@
-"""The same risk with other targets, with more points, or with points that count less or more."""
+"""The same risk with other targets, more points, or points that count less or more, and what forbids it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,9 +17,10 @@ from solset.risk._points import Batch, Points
 from solset.risk._probe import probe_indices
 from solset.risk._sources import source_of
 from solset.risk._verified import shares_of, takes_vmap
-from solset.risk._weighed import WeighedLoss, plain_targets, weighed
+from solset.risk._weighed import WeighedLoss, one_by_one, plain_targets, weighed
 
 _CURE = "Pass one target for each point, in the order of the points, shaped like one of the training."
+_ROUNDING = 1e3  # units of rounding by which sums in another order may differ
 
 
 def require_points(risk: EmpiricalRisk) -> None:
@@ -305,3 +306,30 @@ def _require_finite(loss: Any, outputs: Tensor, targets: Tensor) -> None:
 def _outputs_of(risk: EmpiricalRisk, inputs: Tensor) -> Tensor:
     with torch.no_grad():
         return risk.forward(risk.layout.split(risk.weights), inputs)
+
+
+def targets_obstacle(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> str:
+    """What keeps targets from having a derivative; empty where they have one.
+
+    Args:
+        risk: Empirical risk with the loss.
+        outputs: Outputs of all points, ``(n, *out)``.
+        targets: Targets of all points, as the risk keeps them.
+
+    Cost: a pass through the loss where points count unequally; the network is not run.
+    """
+    if risk.points.targets is not None:
+        return "targets are several tensors"
+    if risk.door.moves_target:
+        return "targets move with the inputs, whose derivative includes theirs"
+    plain, loss = plain_targets(risk, targets), risk.loss
+    if not plain.is_floating_point():
+        return "targets are class labels or other whole numbers"
+    if isinstance(loss, WeighedLoss):
+        with torch.no_grad():
+            alone = one_by_one(loss.loss, outputs, plain, is_batched=loss.is_batched)
+            whole = float(loss.loss(outputs, plain))
+        expected, size = (float(part.mean() if loss.is_mean else part.sum()) for part in (alone, alone.abs()))
+        if not abs(whole - expected) <= _ROUNDING * torch.finfo(outputs.dtype).eps * size:
+            return "the weights that the loss takes from targets would change with them"
+    return ""

@@ -2,12 +2,11 @@
 
 from solset.solvers import filters
 from solset.solvers._base import Factor, Prepared, Solution, Solver, SolverError, attainable, judge
-from solset.solvers._decomposed import DualPrepared
+from solset.solvers._decomposed import DualPrepared, GramPrepared
 from solset.solvers._deflated import DeflatedPrepared
 from solset.solvers._direct import Dense, SymmetricPrepared
 from solset.solvers._dual import Dual
 from solset.solvers._element import element_of, recipe_element, refuse_divergence
-from solset.solvers._gram_side import GramPrepared
 from solset.solvers._krylov import CG, LSMR, MINRES, FirstToConverge
 from solset.solvers._lissa import LiSSA, largest_eigenvalue
 from solset.solvers._needs import Needs

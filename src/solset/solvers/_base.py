@@ -16,8 +16,8 @@ from solset.solvers._needs import Needs
 from solset.solvers.filters import Filter, MinimumNorm
 
 if TYPE_CHECKING:
+    from solset.solvers._decomposed import GramPrepared
     from solset.solvers._direct import SymmetricPrepared
-    from solset.solvers._gram_side import GramPrepared
 
 LARGEST = 1.0 + 1e-4  # relative residual that a least-squares solution cannot exceed, with room for rounding
 

@@ -1,5 +1,6 @@
-"""A Gram matrix with its eigen-decomposition in memory: any filter, any rank."""
+"""A Gram matrix: what is kept of it anywhere, and its decomposition in memory for any filter and rank."""
 
+from abc import abstractmethod
 from dataclasses import replace
 from functools import cached_property
 
@@ -25,11 +26,71 @@ from solset.linalg import (
     stacked,
 )
 from solset.solvers._base import Factor, Prepared, Solution, judge
-from solset.solvers._gram_side import GramPrepared
 from solset.solvers.filters import Filter, MinimumNorm, RankCut
 
 HIDDEN = 1e-10  # relative eigenvalue of a Gram matrix whose inverse is off by a millionth
 DRAWS = 8  # random combinations of rows that are close to zero in the Gram matrix
+
+
+class GramPrepared(Prepared):
+    """Rows ``A`` with what is kept of their Gram matrix ``AAᵀ``.
+
+    Args:
+        rows: The matrix ``A``, ``(m, p)``.
+        tolerance: Relative size below which an eigenvalue counts as zero.
+        tol: Relative residual up to which a system counts as consistent.
+        is_equilibrated: Whether the tolerance is for rows scaled to length one.
+    """
+
+    def __init__(
+        self, rows: LinearOperator, tolerance: float, tol: float, *, is_equilibrated: bool = False
+    ) -> None:
+        self.operator, self.tolerance, self.tol = rows, tolerance, tol
+        self.is_equilibrated = is_equilibrated
+
+    @property
+    @abstractmethod
+    def matrix(self) -> Tensor | LinearOperator:
+        """The Gram matrix ``AAᵀ`` in float64, in memory or on the disk."""
+
+    @property
+    @abstractmethod
+    def diagonal(self) -> Tensor:
+        """The squared lengths of the rows, ``(m,)``."""
+
+    @property
+    @abstractmethod
+    def smallest(self) -> float:
+        """The smallest eigenvalue of the Gram matrix, of rows of length one where they are equilibrated."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every row is finite: one that is not shows on the diagonal."""
+        return bool(torch.isfinite(self.diagonal).all())
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """The factors that bring equilibrated rows to length one; else ones, ``(m,)``."""
+        lengths = self.diagonal.sqrt()
+        one = torch.ones_like(lengths)
+        is_scaled = self.is_equilibrated & (lengths > 0)
+        return torch.where(is_scaled, 1 / torch.where(is_scaled, lengths, one), one)
+
+    def gram_side(self) -> "GramPrepared":
+        """This object."""
+        return self
+
+    @abstractmethod
+    def curvature(self, damping: float = 0.0) -> Prepared:
+        """``AᵀA + λI`` through the same Gram matrix.
+
+        Args:
+            damping: Multiple ``λ`` of the identity, at least 0.
+        """
+
+    @abstractmethod
+    def whitening(self) -> LinearOperator:
+        """A matrix ``W`` such that the rows of ``W A`` are orthonormal, in the dtype of ``A``."""
 
 
 class DualPrepared(GramPrepared):

@@ -17,8 +17,7 @@ from solset.linalg import (
     stacked,
 )
 from solset.solvers._base import Prepared, Solver
-from solset.solvers._decomposed import DualPrepared
-from solset.solvers._gram_side import GramPrepared
+from solset.solvers._decomposed import DualPrepared, GramPrepared
 from solset.solvers._row_plan import RowPlan, RowSizes, keep_in_memory, size_text
 
 # Products of float32 rows in float32 are off by about 1e-7 of the rows' lengths. Where no eigenvalue is near
