@@ -189,12 +189,7 @@ def _require_apart(
 
 
 def summed(first: Change, second: Change) -> Change:
-    """Both changes together; moves, reweightings and decays of the same points add up.
-
-    Args:
-        first: Change, or sum of changes.
-        second: Change, or sum of changes.
-    """
+    """Both changes together; moves, reweightings and decays of the same points add up."""
     parts: list[Change] = []
     given = [part for one in (first, second) for part in (one.parts if isinstance(one, Sum) else [one])]
     for part in sorted(given, key=_place):

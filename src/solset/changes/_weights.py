@@ -251,23 +251,14 @@ def _no_answer(risk: EmpiricalRisk, coordinates: int) -> LinearOperator:
 
 
 def without(targets: Tensor, points: Sequence[int]) -> Tensor:
-    """The targets of all other points.
-
-    Args:
-        targets: Targets of all points.
-        points: Indices of points that are left out.
-    """
+    """The targets of all other points."""
     stays = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
     stays[list(points)] = False
     return targets[stays]
 
 
 def require_division_after(divisor: Divisor) -> None:
-    """Refuses a divisor that a training does not take.
-
-    Args:
-        divisor: Number by which a mean is to be divided after the change.
-    """
+    """Refuses a divisor that a training does not take."""
     if divisor != "after":
         raise bad_value(
             "divisor",

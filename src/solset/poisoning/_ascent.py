@@ -88,12 +88,6 @@ def climb(slope: Slope, settings: Ascent, stride: float, enough: float) -> Climb
 
     ``P`` projects on the feasible set, ``P_T`` on its tangent cone at ``Δx``.
 
-    Args:
-        slope: Goal on this linearisation.
-        settings: Limit of the steps.
-        stride: Share of the radius that all steps together may go.
-        enough: Rise for a move of the radius below which a point counts as stationary.
-
     Cost: two solves a step and one for each shortening of it.
     """
     dx, weights = slope.base.dx, slope.base.weights

@@ -42,11 +42,5 @@ class DesignedChange(WeightsResult, TableResult):
 
 
 def is_near(predicted: float, real: float, effect: float) -> bool:
-    """Whether a prediction of a goal is right to a tenth of an effect.
-
-    Args:
-        predicted: Goal that was predicted.
-        real: Goal that was really reached.
-        effect: Change of the goal against which the error is measured.
-    """
+    """Whether a prediction of a goal is right to a tenth of an effect."""
     return abs(real - predicted) <= OFF * abs(effect)

@@ -132,11 +132,7 @@ def _trained(problem: Problem, method: Method, change: Change, dx: Tensor, start
 
 
 def outcome(solved: Retrained) -> Status:
-    """The status of a solve: ``inconsistent`` where a method that looks for a solution ended off the set.
-
-    Args:
-        solved: Result of a way of retraining on the changed data.
-    """
+    """The status of a solve: ``inconsistent`` where a method that looks for a solution ended off the set."""
     if solved.status is Status.MAX_STEPS and not solved.is_solution:
         return Status.INCONSISTENT
     return solved.status

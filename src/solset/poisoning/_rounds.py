@@ -56,11 +56,7 @@ class Rounds:
         self._latest: tuple[BasePoint, Response] | None = None
 
     def change(self, dx: Tensor) -> Change:
-        """The change of the data of this length.
-
-        Args:
-            dx: Length of the change from the trained point's data, in the shape of the feasible set.
-        """
+        """The change of the data of this length."""
         return cast("Change", self.kind.along(self.problem.risk(), dx.flatten()))
 
     @cached_property

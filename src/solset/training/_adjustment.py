@@ -39,11 +39,7 @@ class Adjustment:
         return bool(self.decays) or self.rate != 0.0
 
     def adjusted(self, settings: Settings) -> Settings:
-        """The numbers of an optimizer's groups with the changes in them.
-
-        Args:
-            settings: Numbers of each group.
-        """
+        """The numbers of an optimizer's groups with the changes in them."""
         decays = self.decays or (0.0,) * len(settings)
         return [
             {
@@ -56,11 +52,7 @@ class Adjustment:
 
     @contextmanager
     def on(self, optimizer: Optimizer) -> Iterator[None]:
-        """A context in which an optimizer has the changed numbers.
-
-        Args:
-            optimizer: Optimizer of the training.
-        """
+        """A context in which an optimizer has the changed numbers."""
         if not self:
             yield
             return
@@ -75,12 +67,7 @@ class Adjustment:
                 group.update(numbers)
 
     def then(self, other: "Adjustment", scale: float) -> "Adjustment":
-        """Both changes one after the other.
-
-        Args:
-            other: Change that comes second.
-            scale: Part of the second change that is made.
-        """
+        """Both changes one after the other."""
         decays = self.decays or (0.0,) * len(other.decays)
         steps = other.decays or (0.0,) * len(decays)
         rate = (1.0 + self.rate) * (1.0 + scale * other.rate) - 1.0
@@ -141,29 +128,17 @@ def _one_of_group(names: Sequence[str], change: Mapping[str, float]) -> float:
 
 
 def require_rate(optimizer: Optimizer) -> None:
-    """Refuses an optimizer whose step is not linear in the learning rate.
-
-    Args:
-        optimizer: Optimizer of the training.
-    """
+    """Refuses an optimizer whose step is not linear in the learning rate."""
     _require_known(optimizer, _LINEAR_IN_RATE, "learning rate")
 
 
 def has_decay(optimizer: Optimizer) -> bool:
-    """Whether a derivative in the weight decay is known for the optimizer.
-
-    Args:
-        optimizer: Optimizer of the training.
-    """
+    """Whether a derivative in the weight decay is known for the optimizer."""
     return type(optimizer) in _DECAYS
 
 
 def has_rate(optimizer: Optimizer) -> bool:
-    """Whether a derivative in the learning rate is known for the optimizer.
-
-    Args:
-        optimizer: Optimizer of the training.
-    """
+    """Whether a derivative in the learning rate is known for the optimizer."""
     return type(optimizer) in _LINEAR_IN_RATE
 
 

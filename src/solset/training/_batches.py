@@ -113,12 +113,7 @@ class Batches:
 
 
 def batches_of_epoch(recipe: Recipe, count: int) -> Iterator[list[int]]:
-    """The batches of one epoch, as ``DataLoader`` draws them from PyTorch's generator.
-
-    Args:
-        recipe: Recipe with the size of a batch.
-        count: Number of training points.
-    """
+    """The batches of one epoch, as ``DataLoader`` draws them from PyTorch's generator."""
     if recipe.batch_size is None:
         yield list(range(count))
         return

@@ -46,9 +46,6 @@ def require_second(gradients: Sequence[Tensor]) -> None:
 
     PyTorch drops what such a function contributes to a second derivative, and says nothing.
 
-    Args:
-        gradients: Gradients with their graph.
-
     Raises:
         TypeError: If there is such a function.
     """
@@ -73,11 +70,6 @@ def pushed(ends: Sequence[Tensor], leaves: Sequence[Tensor], tangents: Sequence[
 
     The product with the transposed Jacobian is linear in its weights, and its derivative in them is the
     product with the Jacobian itself. So no layer needs a forward-mode derivative.
-
-    Args:
-        ends: Tensors at the end of a graph, which is kept.
-        leaves: Tensors at its start.
-        tangents: Change of each leaf.
     """
     with torch.enable_grad():
         weights = [torch.zeros_like(end, requires_grad=True) for end in ends]

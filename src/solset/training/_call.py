@@ -21,10 +21,6 @@ class Call:
     def __call__(self, model: nn.Module, inputs: Any) -> Any:
         """The outputs of the model as it is.
 
-        Args:
-            model: Model that is in training.
-            inputs: Tensor, or tree of tensors.
-
         Raises:
             ValueError: If the call is inside ``torch.inference_mode()``.
         """
@@ -33,13 +29,7 @@ class Call:
         return picked(model(*positional, **named), self.pick)
 
     def at(self, model: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> Any:
-        """The outputs of the model at other parameters and buffers, by operations with second derivatives.
-
-        Args:
-            model: Model in training, which is called functionally.
-            state: Values of parameters and buffers, by name.
-            inputs: Tensor, or tree of tensors.
-        """
+        """The outputs of the model at other parameters and buffers, by operations with second derivatives."""
         return picked(called(model, state, *self._arguments(inputs)), self.pick)
 
     def _arguments(self, inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

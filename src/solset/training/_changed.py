@@ -30,11 +30,6 @@ def training_change(
 ) -> tuple[TrainingChange, Adjustment]:
     """What a change does to a training, checked against its data, its loss and its optimizer.
 
-    Args:
-        setting: Parts of the training.
-        change: Change that the user asks for.
-        counts_alike: Whether points with new labels have to count like all others, as a derivative needs it.
-
     Raises:
         TypeError: If it is no change, or its data are of another kind than those of training.
         ValueError: If it does not fit the data, the loss or the optimizer.
@@ -60,11 +55,6 @@ def training_change(
 
 def changed(setting: Setting, change: Change, scale: float = 1.0) -> Setting:
     """The same training on changed data, with a changed optimizer where the change says so.
-
-    Args:
-        setting: Parts of the training.
-        change: Change that the user asks for.
-        scale: Part of the change that is made.
 
     Raises:
         TypeError: As for :func:`training_change`.
@@ -101,15 +91,7 @@ def at_scale(setting: Setting, asked: TrainingChange, adjustment: Adjustment, sc
 def batch_change(
     derivative: StepDerivative, record: Record, change: TrainingChange, start: Data, end: Data
 ) -> BatchSlope:
-    """The change of one batch: zeros but for its points that change.
-
-    Args:
-        derivative: Derivative of steps, which names the parts of a batch.
-        record: Record of the step that was taken.
-        change: Change of the data, from :func:`training_change`.
-        start: Data before the change.
-        end: Data after the change.
-    """
+    """The change of one batch: zeros but for its points that change."""
     features, targets, factors, shares = (
         None if leaf is None else torch.zeros_like(leaf) for leaf in derivative.batch_leaves(record)
     )

@@ -71,11 +71,7 @@ class Batch:
         return Batch(tuple(parts), factors, self.shares if shares is None else shares)
 
     def to(self, dtype: torch.dtype) -> "Batch":
-        """The same step with real numbers of another type.
-
-        Args:
-            dtype: Type of inputs, targets, factors and shares that are real numbers.
-        """
+        """The same step with real numbers of another type."""
 
         def cast(tree: Any) -> Any:
             return mapped(tree, lambda value, _: _cast(value, dtype))
@@ -131,23 +127,14 @@ class Data:
         return Space("dx", tuple(features.shape[1:]), features.dtype, features.device)
 
     def of_step(self, drawn: Sequence[int], step: int) -> list[int]:
-        """The indices of a step's points: those that the recipe drew, then those that joined.
-
-        Args:
-            drawn: Indices of the points that the recipe drew.
-            step: Number of the step, from 0.
-        """
+        """The indices of a step's points: those that the recipe drew, then those that joined."""
         count = len(self) - self.drawn
         if count == 0 or self.entry is None:
             return list(drawn)
         return [*drawn, *(self.drawn + i for i in self.entry.at(step, count))]
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """The points of a step with all that was changed in them.
-
-        Args:
-            indices: Indices of the points, from :meth:`of_step`.
-        """
+        """The points of a step with all that was changed in them."""
         starts = [0, *self.groups, len(self)]
         groups = [[i for i in indices if a <= i < b] for a, b in pairwise(starts)]
         parts = [self._part(group) for group in groups if group]
@@ -158,11 +145,7 @@ class Data:
         return Batch(tuple(parts), factors, None if shares is None else shares.double())
 
     def read(self, indices: Sequence[int]) -> tuple[Any, Any]:
-        """Inputs and targets of points that the recipe draws, or of points that joined.
-
-        Args:
-            indices: Indices of the points, of one of both groups.
-        """
+        """Inputs and targets of points that the recipe draws, or of points that joined."""
         if indices[0] < self.drawn:
             inputs, targets = self.source.read(indices)
         else:
@@ -202,18 +185,11 @@ class Data:
         )
 
     def features_in(self, inputs: Any) -> Tensor | None:
-        """The tensor in the inputs of a batch that may move.
-
-        Args:
-            inputs: Tensor, or tree of tensors.
-        """
+        """The tensor in the inputs of a batch that may move."""
         return None if self.moving is None else dict(named_tensors(inputs))[self.moving]
 
     def features(self, points: Sequence[int]) -> Tensor:
         """The features of some points that may move, ``(|K|, *input)``.
-
-        Args:
-            points: Indices of the points, those that the recipe draws first.
 
         Raises:
             ValueError: If no tensor of the inputs may move.
@@ -223,12 +199,7 @@ class Data:
         return torch.cat([each for each in features if each is not None]).reshape(len(points), *shape)
 
     def with_features(self, inputs: Any, features: Tensor) -> Any:
-        """The inputs of a batch with another tensor in the place of the one that may move.
-
-        Args:
-            inputs: Tensor, or tree of tensors.
-            features: Tensor to put in.
-        """
+        """The inputs of a batch with another tensor in the place of the one that may move."""
         return mapped(inputs, lambda value, path: features if path == self.moving else value)
 
     def silent_features(self) -> tuple[int, ...]:
@@ -258,12 +229,7 @@ class Data:
                 yield self.read(range(start, min(start + 256, last)))
 
     def changed(self, change: TrainingChange, scale: float = 1.0) -> "Data":
-        """The data after a change.
-
-        Args:
-            change: Change with checked targets, and with all points that join as one pair of trees.
-            scale: Factor of the change: 0.5 goes half the way.
-        """
+        """The data after a change."""
         data = self._with_added(change, scale) if change.added else self
         moved = dict(data.moved)
         for point, dx in change.features.items():
@@ -294,12 +260,7 @@ class Data:
 
 
 def joined(first: tuple[Any, Any], second: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Inputs and targets of two groups of points, the second after the first.
-
-    Args:
-        first: Inputs and targets, as trees of tensors with a row per point.
-        second: Trees of the same form.
-    """
+    """Inputs and targets of two groups of points, the second after the first."""
     inputs, targets = (
         _below(one, dict(named_tensors(other))) for one, other in zip(first, second, strict=True)
     )

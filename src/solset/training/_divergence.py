@@ -11,11 +11,7 @@ SHARE = 10  # part of the steps, as 1 / SHARE, over which both means are taken
 
 
 def explosion(losses: Sequence[float]) -> str:
-    """A sentence on a loss that grew many times over and stayed there; empty if it did not.
-
-    Args:
-        losses: Loss of each step's batch.
-    """
+    """A sentence on a loss that grew many times over and stayed there; empty if it did not."""
     count = max(1, len(losses) // SHARE)
     if len(losses) < 2:
         return ""
@@ -32,10 +28,6 @@ def explosion(losses: Sequence[float]) -> str:
 
 def require_finite(end: State, step: int) -> None:
     """Refuses weights and statistics that are not finite after the last step.
-
-    Args:
-        end: State at the end of a training.
-        step: Number of the last step, from 0.
 
     Raises:
         ValueError: If an entry is NaN or infinite; names the tensor and the step.

@@ -283,11 +283,7 @@ class Ensemble(TableResult):
 
 @contextmanager
 def said_once(count: int) -> Iterator[None]:
-    """A context in which the seeds of an ensemble warn of the same thing once, with the number of seeds.
-
-    Args:
-        count: Number of seeds in the ensemble.
-    """
+    """A context in which the seeds of an ensemble warn of the same thing once, with the number of seeds."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         yield
@@ -303,9 +299,6 @@ def said_once(count: int) -> Iterator[None]:
 
 def checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     """The seeds of an ensemble, which are different and at least two.
-
-    Args:
-        seeds: Seeds as the user gave them.
 
     Raises:
         ValueError: If there are fewer than two, or one stands twice.

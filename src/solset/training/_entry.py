@@ -19,12 +19,7 @@ class Entry:
     shuffle: bool  # Whether the recipe takes the points in a new order in each epoch
 
     def at(self, step: int, count: int) -> list[int]:
-        """The numbers of the new points that take part in a step.
-
-        Args:
-            step: Number of the step, from 0.
-            count: Number of the new points.
-        """
+        """The numbers of the new points that take part in a step."""
         epoch, place = divmod(step, self.batches)
         if not self.shuffle:
             return list(range(count)) if place == self.batches - 1 else []

@@ -28,13 +28,6 @@ def slopes_at_end(
 ) -> Slopes:
     """The values of goals at the end of a training, with their derivatives in weights and statistics.
 
-    Args:
-        goals: One goal, or several as a block.
-        setting: Parts of the training that are the same in every step.
-        model: Trained module, in evaluation mode.
-        end: State at the end of the training.
-        statistics: Names of the running statistics that training moves.
-
     Raises:
         TypeError: If a goal is neither a goal nor a function of the model, or does not return a tensor.
         ValueError: If a goal does not fit, is not differentiable or not finite.
@@ -59,13 +52,7 @@ def slopes_at_end(
 
 
 def cotangents(measured: Slopes, derivative: StepDerivative, end: State) -> list[Slope]:
-    """The derivative of each value of some goals in the state at the end of a training.
-
-    Args:
-        measured: Values of the goals with their derivatives, from :func:`slopes_at_end`.
-        derivative: Derivative of a step, which names the blocks of the state.
-        end: State at the end of the training.
-    """
+    """The derivative of each value of some goals in the state at the end of a training."""
     shapes = [value.shape for value in end.parameters.values()]
     sizes = [shape.numel() for shape in shapes]
     slopes = []

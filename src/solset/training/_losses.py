@@ -45,12 +45,7 @@ class LossByPoints:
         return is_unreduced(self.loss)
 
     def of_batch(self, batch: Batch, outputs: Sequence[Any]) -> Tensor:
-        """The loss of a batch whose points have factors, or new labels on the way.
-
-        Args:
-            batch: Points of the step.
-            outputs: Outputs of each part of the batch.
-        """
+        """The loss of a batch whose points have factors, or new labels on the way."""
         pairs = [self.terms(out, part.targets) for out, part in zip(outputs, batch.parts, strict=True)]
         terms, counts = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         if batch.shares is not None:
@@ -67,13 +62,7 @@ class LossByPoints:
         return self._total(factors * terms, factors * counts)
 
     def is_loss(self, value: Tensor, outputs: Any, targets: Any) -> bool:
-        """Whether the loss of a batch is that of its points.
-
-        Args:
-            value: Loss of the batch.
-            outputs: Outputs of its points.
-            targets: Targets of its points.
-        """
+        """Whether the loss of a batch is that of its points."""
         with torch.no_grad():
             terms, counts = self.terms(outputs, targets)
             total, scale = self._total(terms, counts), self._total(terms.abs(), counts)
@@ -86,12 +75,7 @@ class LossByPoints:
         return terms.sum() / (total if float(total.detach()) != 0.0 else 1.0)
 
     def terms(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
-        """``c_i ℓ_i`` and ``c_i`` of each point, each ``(b,)``.
-
-        Args:
-            outputs: Outputs of some points.
-            targets: Targets of these points.
-        """
+        """``c_i ℓ_i`` and ``c_i`` of each point, each ``(b,)``."""
         if not self.divides or not _has_labels(outputs, targets):
             terms = self._losses(outputs, targets)
             return terms, torch.ones_like(terms)
@@ -192,11 +176,7 @@ def by_points(loss: Loss, outputs: Any, targets: Any) -> LossByPoints | None:
 
 
 def refuse_factors(got: str) -> ValueError:
-    """The error for factors of points in a loss that does not come from them.
-
-    Args:
-        got: Description of the loss or of the change.
-    """
+    """The error for factors of points in a loss that does not come from them."""
     return bad_value(
         "change",
         expected="one of features alone, since the loss is no mean and no sum over the points of a batch",

@@ -75,11 +75,7 @@ class OptimizerStep:
         ]
 
     def joined(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Tensors for each parameter as one for each block: flat for several parameters.
-
-        Args:
-            tensors: Tensor for each parameter, in their order.
-        """
+        """Tensors for each parameter as one for each block: flat for several parameters."""
         return [
             torch.cat([tensors[place].reshape(-1) for place in block])
             if len(block) > 1
@@ -88,11 +84,7 @@ class OptimizerStep:
         ]
 
     def split(self, joined: Sequence[Tensor]) -> list[Tensor]:
-        """Tensors for each block as one for each parameter, in their order.
-
-        Args:
-            joined: Tensor for each block.
-        """
+        """Tensors for each block as one for each parameter, in their order."""
         parts: list[Tensor] = [joined[0]] * len(self._shapes)
         for tensor, block in zip(joined, self.blocks, strict=True):
             sizes = [self._shapes[place].numel() for place in block]
@@ -102,11 +94,7 @@ class OptimizerStep:
         return parts
 
     def joined_slots(self, slots: Sequence[Slots]) -> list[Slots]:
-        """The state of the optimizer for each block.
-
-        Args:
-            slots: State for each parameter, in their order.
-        """
+        """The state of the optimizer for each block."""
         return [
             {name: self._joined_slot(block, slots, name) for name in slots[block[0]]} for block in self.blocks
         ]
@@ -193,14 +181,7 @@ class OptimizerStep:
         gradients: Sequence[Tensor],
         settings: Settings,
     ) -> float:
-        """The derivative of a goal in the weight decay of all groups that decay, at one step.
-
-        Args:
-            parameters: Values of the blocks before the step.
-            weights: Derivative of the goal in the blocks after the step.
-            gradients: Derivative of the goal in the gradients of the step.
-            settings: Rates and other numbers of the groups.
-        """
+        """The derivative of a goal in the weight decay of all groups that decay, at one step."""
         decays = [float(float(numbers.get("weight_decay", 0.0)) > 0) for numbers in settings]
         changes = self.decay_changes(parameters, settings, decays)
         pairs = [*zip(gradients, changes[0], strict=True), *zip(weights, changes[1], strict=True)]
@@ -216,12 +197,6 @@ class OptimizerStep:
         """The derivative of the blocks after a step in a relative change of the learning rate.
 
         The step is linear in the rate, so that it is the rate times the step at rate 1.
-
-        Args:
-            parameters: Values of the blocks.
-            gradients: Gradient for each block.
-            slots: State of the optimizer for each block.
-            settings: Rates and other numbers of the groups.
         """
         moved, _ = self(parameters, gradients, slots, [{**numbers, "lr": 1.0} for numbers in settings])
         return [
@@ -272,12 +247,7 @@ def _with_momentum(
 
 
 def differentiable_slots(slots: Sequence[Slots], parameters: Sequence[Tensor]) -> list[tuple[int, str]]:
-    """Place and name of the slots that carry derivatives: floating tensors shaped like their block.
-
-    Args:
-        slots: State of the optimizer for each block.
-        parameters: Blocks in the same order.
-    """
+    """Place and name of the slots that carry derivatives: floating tensors shaped like their block."""
     return [
         (place, name)
         for place, (slot, parameter) in enumerate(zip(slots, parameters, strict=True))
@@ -296,9 +266,6 @@ class Continued:
 
     def __call__(self, parameters: list[Any]) -> Optimizer:
         """An optimizer with its own learning rates and the state of the checkpoint.
-
-        Args:
-            parameters: Trained parameters, in the order of the checkpoint.
 
         Raises:
             ValueError: If the state does not fit the parameters.
@@ -330,12 +297,7 @@ class Continued:
 
 
 def made(make: MakeOptimizer, parameters: list[Any]) -> Optimizer:
-    """The optimizer that a factory makes, refused unless it is one.
-
-    Args:
-        make: Function of the parameters that the user wrote.
-        parameters: Trained parameters, in their order.
-    """
+    """The optimizer that a factory makes, refused unless it is one."""
     expected, cure = (
         "a function of the parameters that returns a torch optimizer",
         "Write partial(torch.optim.AdamW, lr=1e-3).",

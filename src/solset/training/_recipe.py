@@ -44,38 +44,22 @@ class Recipe:
                 positive(name, value)
 
     def step_count(self, count: int) -> int:
-        """The number of steps for a number of points.
-
-        Args:
-            count: Number of training points.
-        """
+        """The number of steps for a number of points."""
         most = self.steps_of_epoch(count) * self.epochs
         return most if self.steps is None else min(self.steps, most)
 
     def steps_of_epoch(self, count: int) -> int:
-        """The number of batches of a whole epoch.
-
-        Args:
-            count: Number of training points.
-        """
+        """The number of batches of a whole epoch."""
         size = count if self.batch_size is None else self.batch_size
         return count // size if self.drop_last else -(-count // size)
 
     def entry(self, count: int) -> Entry:
-        """The rule by which points that join enter the batches.
-
-        Args:
-            count: Number of training points without them.
-        """
+        """The rule by which points that join enter the batches."""
         return Entry(self.seed, max(self.steps_of_epoch(count), 1), self.shuffle)
 
 
 def scheduled(make: MakeSchedule, optimizer: Optimizer) -> LRScheduler:
     """The scheduler that a factory makes, refused unless it is one.
-
-    Args:
-        make: Function of the optimizer that the user wrote.
-        optimizer: Optimizer whose learning rate is scheduled.
 
     Raises:
         TypeError: If it raises an error, or returns something else.

@@ -40,11 +40,7 @@ class Interrupts:
             signal.raise_signal(self._seen)
 
     def answer(self, write: Callable[[], None]) -> None:
-        """Lets an interrupt that waits happen, after what was computed is written.
-
-        Args:
-            write: Function that writes it.
-        """
+        """Lets an interrupt that waits happen, after what was computed is written."""
         if self._seen is None:
             return
         write()
@@ -69,12 +65,6 @@ def take_steps(loop: Loop, batches: Batches, tape: Tape, file: RunFile) -> None:
 
     An interrupt or a request to end waits for the end of a step. Where a step itself fails, the run is
     written as it was before the last step whose state is kept.
-
-    Args:
-        loop: Model and optimizer at the place from which the run goes on.
-        batches: Batches that are left.
-        tape: Tape with the steps so far, to which others are added.
-        file: Checkpoint of the run.
     """
     last_kept, place = None, None
 

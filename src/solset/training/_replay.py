@@ -31,11 +31,7 @@ class Replay:
         self._hidden = None if progress is None else not progress
 
     def forward(self, name: str) -> Iterator[tuple[State, Record]]:
-        """The steps from the first to the last, each with the state before it.
-
-        Args:
-            name: Name of the computation on the progress bar.
-        """
+        """The steps from the first to the last, each with the state before it."""
         yield from self._shown(name, list(self._tape.segments()), 1)
 
     def backward(self, name: str, left: int) -> Iterator[tuple[State, Record]]:

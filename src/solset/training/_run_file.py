@@ -29,13 +29,7 @@ class RunFile:
     written: int = 0  # Number of steps in the file
 
     def resume(self, tape: Tape, model: nn.Module, optimizer: Optimizer) -> Place | None:
-        """Puts model, optimizer and tape back to where an earlier call was left; ``None`` if there is none.
-
-        Args:
-            tape: Empty tape of the run.
-            model: Model before its first step.
-            optimizer: Optimizer of the model.
-        """
+        """Puts model, optimizer and tape back to where an earlier call stopped; ``None`` if there was none."""
 
         def restored(
             records: Any, arrays: dict[str, Tensor]

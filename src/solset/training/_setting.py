@@ -50,11 +50,6 @@ class Setting:
 
         What the points that joined draw at random is drawn beside the rest. So the others
         see the same masks of dropout, and later batches are the same, as if none had joined.
-
-        Args:
-            batch: Points of the step.
-            call: Function of inputs that augments them and returns outputs.
-            device: Device of the model.
         """
         first, *others = batch.parts
         outputs = [call(first.inputs)]
@@ -80,10 +75,6 @@ class Loop:
     @torch.enable_grad()
     def step(self, drawn: Sequence[int], step: int) -> float:
         """Takes one step and returns the loss of the batch.
-
-        Args:
-            drawn: Indices of the points that the recipe drew.
-            step: Number of the step, from 0.
 
         Raises:
             TypeError: If a part of the recipe does not take the batch; names the part and the points.
@@ -144,9 +135,6 @@ class Loop:
     def refuse_pairs(self, batch: Sequence[int]) -> None:
         """Refuses a loss that broadcasts outputs ``(b, 1)`` against targets ``(b,)`` to every pair of points.
 
-        Args:
-            batch: Indices of the points that are looked at.
-
         Raises:
             ValueError: If it does so; the message says how to shape the targets.
 
@@ -160,10 +148,6 @@ class Loop:
 
     def finite_step(self, drawn: Sequence[int], step: int) -> float:
         """Takes one step and returns the loss of the batch, which has to be finite.
-
-        Args:
-            drawn: Indices of the points that the recipe drew.
-            step: Number of the step, from 0.
 
         Raises:
             ValueError: If the loss is not finite.

@@ -29,12 +29,7 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def at_weights_of(model: nn.Module, like: State) -> State:
-    """A state with the parameters and buffers of a model, for what does not ask its optimizer.
-
-    Args:
-        model: Module of the same training.
-        like: State whose names and slots are taken over.
-    """
+    """A state with the parameters and buffers of a model, for what does not ask its optimizer."""
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     return State(
         {name: parameters[name].detach() for name in like.parameters},
@@ -58,13 +53,7 @@ def capture(model: nn.Module, optimizer: Optimizer) -> State:
 
 
 def restore(state: State, model: nn.Module, optimizer: Optimizer) -> None:
-    """Puts a state back into a model and its optimizer, in place.
-
-    Args:
-        state: The state, which is copied.
-        model: Module to write to.
-        optimizer: Optimizer of the module's parameters.
-    """
+    """Puts a state back into a model and its optimizer, in place."""
     named, buffers = trained(model), dict(model.named_buffers())
     optimizer.state.clear()
     with torch.no_grad():
@@ -86,12 +75,7 @@ def settings_of(optimizer: Optimizer) -> Settings:
 
 
 def put_settings(settings: Settings, optimizer: Optimizer) -> None:
-    """Puts recorded numbers into the groups of an optimizer.
-
-    Args:
-        settings: Numbers of each group, as :func:`settings_of` returns them.
-        optimizer: Optimizer to write to.
-    """
+    """Puts recorded numbers into the groups of an optimizer."""
     for group, numbers in zip(optimizer.param_groups, settings, strict=True):
         group.update(numbers)
 
@@ -101,11 +85,7 @@ def _copied(value: Any) -> Any:
 
 
 def randomness(device: torch.device) -> tuple[Tensor, ...]:
-    """The states of the random generators that layers draw from: the CPU's, and the device's if it has one.
-
-    Args:
-        device: Device of the model.
-    """
+    """The states of the random generators that layers draw from: the CPU's, and those of its device."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -113,12 +93,7 @@ def randomness(device: torch.device) -> tuple[Tensor, ...]:
 
 
 def set_randomness(states: Sequence[Tensor], device: torch.device) -> None:
-    """Sets the random generators to recorded states.
-
-    Args:
-        states: States, as :func:`randomness` returns them.
-        device: Device of the model.
-    """
+    """Sets the random generators to recorded states."""
     torch.set_rng_state(states[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states[1], device)
@@ -126,10 +101,6 @@ def set_randomness(states: Sequence[Tensor], device: torch.device) -> None:
 
 @contextmanager
 def own_randomness(device: torch.device) -> Iterator[None]:
-    """A context after which the user's random generators are as before.
-
-    Args:
-        device: Device of the model.
-    """
+    """A context after which the user's random generators are as before."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield

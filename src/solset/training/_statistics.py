@@ -31,11 +31,7 @@ class Statistics:
 
     @contextmanager
     def following(self, before: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """A context in which forward passes of the model move the statistics; yields them by name.
-
-        Args:
-            before: Statistics before the step, by name.
-        """
+        """A context in which forward passes of the model move the statistics; yields them by name."""
         now = dict(before)
 
         def follow(name: str, layer: _BatchNorm) -> Any:
@@ -70,9 +66,6 @@ def with_plain_statistics(model: nn.Module) -> nn.Module:
     """A copy of a model in evaluation mode whose BatchNorm layers are plain formulas of their statistics.
 
     PyTorch's own operation has no derivative in the running statistics.
-
-    Args:
-        model: Module whose layers are in evaluation mode.
     """
     twin = copy.deepcopy(model)
     for module in twin.modules():

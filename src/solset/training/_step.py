@@ -119,11 +119,6 @@ class StepDerivative:
     ) -> list[tuple[Slope, BatchSlope, RuleSlope]]:
         """The adjoint of the step: derivatives of goals in the state before it, its batch and its settings.
 
-        Args:
-            before: State before the step.
-            record: Record of the step that was taken.
-            after: Derivatives of one or more goals in the state after the step.
-
         Cost: one gradient of the batch, and one double backward pass over it per goal.
         """
         graph = self._graph(before, record)
@@ -152,13 +147,6 @@ class StepDerivative:
     @torch.enable_grad()  # under no_grad the change of the gradient had no graph, and counted as constant
     def push(self, before: State, record: Record, slope: Slope, batch: BatchSlope, rule: Adjustment) -> Slope:
         """The tangent of the step: the change of the state after it.
-
-        Args:
-            before: State before the step.
-            record: Record of the step that was taken.
-            slope: Change of the state before the step.
-            batch: Change of the batch, complete: each part that the batch has.
-            rule: Change of the settings of the optimizer.
 
         Cost: one gradient of the batch and two double backward passes over it.
         """
@@ -202,35 +190,19 @@ class StepDerivative:
         return self._rule.joined(tensors)
 
     def flat(self, blocks: Sequence[Tensor]) -> Tensor:
-        """Tensors for each block as one flat vector, ``(p,)``, in the order of ``named_parameters``.
-
-        Args:
-            blocks: Tensor for each block.
-        """
+        """Tensors for each block as one flat vector, ``(p,)``, in the order of ``named_parameters``."""
         return torch.cat([part.reshape(-1) for part in self._rule.split(blocks)])
 
     def zero_buffers(self, state: State) -> dict[str, Tensor]:
-        """Zeros for each running statistic that training moves.
-
-        Args:
-            state: Any state of the training.
-        """
+        """Zeros for each running statistic that training moves."""
         return {name: torch.zeros_like(state.buffers[name]) for name in self._statistics.names}
 
     def batch_leaves(self, record: Record) -> list[Tensor | None]:
-        """Inputs, targets and factors of a batch as fresh leaves; ``None`` for what has no derivative.
-
-        Args:
-            record: Record of the step that was taken.
-        """
+        """Inputs, targets and factors of a batch as fresh leaves; ``None`` for what has no derivative."""
         return self._leaves(self.batch_of(record))
 
     def batch_of(self, record: Record) -> Batch:
-        """The points of a step.
-
-        Args:
-            record: Record of the step that was taken.
-        """
+        """The points of a step."""
         return self._data.batch(self._data.of_step(record.batch, record.step))
 
     def _leaves(self, batch: Batch) -> list[Tensor | None]:

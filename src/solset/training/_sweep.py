@@ -30,13 +30,7 @@ class Sweep:
     due: float = field(default_factory=lambda: time.monotonic() + SECONDS)
 
     def take(self, before: State, record: Record, points: list[int]) -> None:
-        """Goes back over one step.
-
-        Args:
-            before: State before the step.
-            record: Record of the step that was taken.
-            points: Indices of the points of its batch.
-        """
+        """Goes back over one step."""
         pulled = self.derivative.pull(before, record, self.slopes)
         self.is_whole = False
         self.slopes = [slope for slope, _, _ in pulled]

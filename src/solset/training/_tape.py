@@ -30,23 +30,14 @@ class Tape:
         return [record.loss for record in self.records]
 
     def keep(self, step: int, state: Callable[[], State]) -> bool:
-        """Keeps the state before a step, if it is one of those to keep; returns whether it is.
-
-        Args:
-            step: Number of the step, from 0.
-            state: Function that copies the state.
-        """
+        """Keeps the state before a step, if it is one of those to keep; returns whether it is."""
         is_kept = step % self.stride == 0
         if is_kept:
             self.states[step] = state() if self.folder is None else _written(state(), self._file(step))
         return is_kept
 
     def state(self, step: int) -> State:
-        """The kept state before a step.
-
-        Args:
-            step: Number of a step whose state was kept.
-        """
+        """The kept state before a step."""
         entry = self.states[step]
         return entry if self.folder is None else unpacked(entry, load_file(self._file(step)))
 
@@ -93,12 +84,7 @@ def fitting_stride(steps: int, model: nn.Module, memory_budget: int, folder: Pat
 
 
 def packed(state: State, prefix: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A state as names and values in the types of JSON, and tensors by name.
-
-    Args:
-        state: State before a step.
-        prefix: Start of each tensor's name.
-    """
+    """A state as names and values in the types of JSON, and tensors by name."""
     tensors: dict[str, Tensor] = {f"{prefix}p.{name}": value for name, value in state.parameters.items()}
     tensors |= {f"{prefix}b.{name}": value for name, value in state.buffers.items()}
     rest: list[dict[str, Any]] = []
@@ -111,13 +97,7 @@ def packed(state: State, prefix: str = "") -> tuple[dict[str, Any], dict[str, Te
 
 
 def unpacked(names: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix: str = "") -> State:
-    """The state that :func:`packed` took apart.
-
-    Args:
-        names: Names of the tensors, and the values that are none.
-        tensors: Tensors of the state, by prefixed name.
-        prefix: Start of each tensor's name.
-    """
+    """The state that :func:`packed` took apart."""
     slots: Sequence[dict[str, Any]] = [
         {name: tensors.get(f"{prefix}s{place}.{name}", value) for name, value in slot.items()}
         for place, slot in enumerate(names["slots"])

@@ -43,11 +43,7 @@ def told(argument: str, expected: str, cure: str, batch: Sequence[int] = ()) -> 
 
 
 def described(tree: Any) -> str:
-    """The shapes and dtypes of the tensors of a batch, such as ``"(8, 3) float32"``.
-
-    Args:
-        tree: Tensor, or tree of tensors.
-    """
+    """The shapes and dtypes of the tensors of a batch, such as ``"(8, 3) float32"``."""
     parts = []
     for name, value in named_tensors(tree):
         kind = str(value.dtype).removeprefix("torch.")

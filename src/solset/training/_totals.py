@@ -10,12 +10,7 @@ from solset.training._step import BatchSlope, RuleSlope
 
 
 class Totals:
-    """Sums of what each batch contributes, point by point, and of what each step does.
-
-    Args:
-        count: Number of training points.
-        with_features: Whether the derivative in the features is kept.
-    """
+    """Sums of what each batch contributes, point by point, and of what each step does."""
 
     def __init__(self, count: int, *, with_features: bool) -> None:
         self._count, self._with_features = count, with_features
@@ -23,13 +18,7 @@ class Totals:
         self.decay = self.rate = 0.0
 
     def add(self, points: Sequence[int], batch: BatchSlope, rule: RuleSlope) -> None:
-        """Adds the derivatives at one step to those of its points and of the recipe.
-
-        Args:
-            points: Indices of the points of the batch.
-            batch: Derivatives in the batch.
-            rule: Derivatives in the numbers of the optimizer.
-        """
+        """Adds the derivatives at one step to those of its points and of the recipe."""
         self.decay += rule.decay
         self.rate += rule.rate
         for place, part in enumerate(batch.parts[:3]):
@@ -55,10 +44,5 @@ def block(parts: Sequence[Tensor | None], *, is_block: bool) -> Tensor | None:
 
 
 def numbers(values: Sequence[float], measured: Slopes) -> float | Tensor:
-    """One number for one goal, and a tensor of them for a block.
-
-    Args:
-        values: Number of each goal.
-        measured: Values of the goals at the end of the run.
-    """
+    """One number for one goal, and a tensor of them for a block."""
     return torch.tensor(values).to(measured.values) if measured.is_block else values[0]

@@ -98,12 +98,6 @@ class GoalCheck(Result):
 def checked_by_reruns(run: "Run", data: Data, goal: Goals, worth: "RunAttribution") -> GoalCheck | None:
     """The verdict on an attribution by two real reruns; ``None`` where points have no scores.
 
-    Args:
-        run: Run of which the goal was asked.
-        data: Training points of the run.
-        goal: Goal, or goals as a block.
-        worth: Derivative of the goal in the data of the run.
-
     Cost: two trainings, and twice the values of the goals.
     """
     asked = _steepest(data, worth)
