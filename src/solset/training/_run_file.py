@@ -29,7 +29,7 @@ class RunFile:
     written: int = 0  # Number of steps in the file
 
     def resume(self, tape: Tape, model: nn.Module, optimizer: Optimizer) -> Place | None:
-        """Puts model, optimizer and tape back to where an earlier call stopped; ``None`` if there was none."""
+        """Puts model, optimizer and tape back to where an earlier call stopped; ``None`` without one."""
 
         def restored(
             records: Any, arrays: dict[str, Tensor]
