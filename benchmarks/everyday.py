@@ -10,7 +10,7 @@ chosen by the truth; ours has one answer.
 import copy
 import time
 import warnings
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,74 +18,14 @@ from torch import Tensor
 from benchmarks.everyday_models import Everyday, everyday
 from benchmarks.everyday_rivals import rivals
 from benchmarks.tables import table
-from solset import Problem, Remove
+from solset import Problem, Remove, compare
 from solset.errors import SolsetWarning
 from solset.goals import PointLosses
+from solset.judge import ByScores, Comparison
 from solset.linalg import krylov
 from solset.operators import GaussNewton
 from solset.problem import calibrate
 from solset.training import Run
-
-
-@dataclass(frozen=True, eq=False)
-class Truth:
-    """Real changes of test losses.
-
-    Attributes:
-        changes: Change of each test loss, ``(seeds, removals, tests)``; the first seed is that of the model.
-        inside: One where a point is removed, ``(removals, n)``.
-    """
-
-    changes: Tensor
-    inside: Tensor
-
-    def judge(self, scores: Tensor) -> dict[str, float]:
-        """LDS and size of a prediction.
-
-        Args:
-            scores: Derivative of each test loss in each point's factor, ``(tests, n)``.
-        """
-        predicted = -self.inside @ scores.double().T
-        same, mean = self.changes[0], self.changes.mean(0)
-        return {
-            "LDS, same seed": lds(predicted, same),
-            "LDS, mean": lds(predicted, mean),
-            "size": float(predicted.norm() / mean.norm()),
-        }
-
-    @property
-    def ceiling(self) -> float:
-        """LDS of one half of the seeds as a prediction of the other."""
-        half = len(self.changes) // 2
-        return lds(self.changes[:half].mean(0), self.changes[half:].mean(0))
-
-
-def lds(predicted: Tensor, real: Tensor) -> float:
-    """Rank correlation over removals, averaged over tests; both are ``(removals, tests)``."""
-    ranks = [part.T.argsort(1).argsort(1).double() for part in (predicted, real)]
-    a, b = (part - part.mean(1, keepdim=True) for part in ranks)
-    return float(((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))).mean())
-
-
-def truth_of(case: Everyday, removals: int, seeds: int) -> Truth:
-    """Removals of random fifths, each trained again from every seed."""
-    count, generator = len(case.train[0]), torch.Generator().manual_seed(1)
-    sets = [torch.randperm(count, generator=generator)[: count // 5] for _ in range(removals)]
-    changes = []
-    for seed in range(seeds):
-        training = case.training(seed)
-        base = _losses(case, training.train(progress=False))
-        ends = [training.on(Remove(points.tolist())).train(progress=False) for points in sets]
-        changes.append(torch.stack([_losses(case, end) - base for end in ends]))
-    inside = torch.stack([torch.zeros(count, dtype=torch.float64).index_fill(0, s, 1.0) for s in sets])
-    return Truth(torch.stack(changes), inside)
-
-
-def _losses(case: Everyday, model: torch.nn.Module) -> Tensor:
-    each = type(case.loss)(reduction="none")
-    with torch.no_grad():
-        losses = each(model(case.test[0]), case.test[1]).double()
-    return losses.reshape(len(losses), -1).mean(1)
 
 
 def in_double(case: Everyday, model: torch.nn.Module) -> tuple[Problem, PointLosses]:
@@ -113,21 +53,22 @@ def _of(case: Everyday, removals: int, seeds: int) -> dict[str, object]:
     seconds = time.process_time() - start
     doubled, goal_in_double = in_double(case, run.model)
     again = torch.as_tensor(doubled.attribute(goal_in_double, features=False).weights)
-    truth = truth_of(case, removals, seeds)
+    changes = _removals(len(case.train[0]), removals)
     largest = _largest(problem)
     reruns = calibrate(problem, lambda change: run.retrain(change, progress=False).model)
     measured = problem.attribute(goal, features=False, optimality=reruns.optimality).weights
-    rows = {
-        "ours, weights alone": ("none", truth.judge(ours)),
-        "ours, three reruns": ("none", truth.judge(torch.as_tensor(measured))),
-        "ours, the run": ("none", truth.judge(_from_run(run, goal))),
+    scores: dict[str, Any] = {
+        "ours, weights alone": ours,
+        "ours, three reruns": measured,
+        "ours, the run": _from_run(run, goal),
     }
     for name, settings in rivals(case, problem, goal, largest).items():
-        judged = [(setting, truth.judge(scores)) for setting, scores in settings]
-        if judged:
-            rows[name] = max(judged, key=lambda each: each[1]["LDS, mean"])
+        scores |= {f"{name}: {setting}": each for setting, each in settings}
+    predictors = {name: ByScores(torch.as_tensor(each)) for name, each in scores.items()}
+    judged = compare(run, changes, goal, predictors, seeds=range(1, seeds), progress=False)
+    rows = _best_settings(judged)
     both = {
-        "ceiling": truth.ceiling,
+        "ceiling": judged.ceiling,
         "float32 to float64, correlation": _correlation(ours, again),
         "float32 to float64, size": float(ours.norm() / again.norm()),
         "damping by reruns": reruns.damping / largest,
@@ -138,9 +79,32 @@ def _of(case: Everyday, removals: int, seeds: int) -> dict[str, object]:
         f"\n{case.name}: {len(case.train[0])} points, {weights} weights, {removals} removals, {seeds} seeds"
     )
     print(", ".join(f"{name} {value:.4g}" for name, value in both.items()))
-    lines = [[n, setting, *(f"{v:.3f}" for v in row.values())] for n, (setting, row) in rows.items()]
-    print(table(["predictor", "setting", "LDS, same seed", "LDS, mean", "size"], lines), flush=True)
-    return {**both, **{name: {"setting": setting, **row} for name, (setting, row) in rows.items()}}
+    heads = ["LDS, same seed", "LDS, mean", "low", "high", "size"]
+    lines = [[name, *(f"{row[head]:.3f}" for head in heads)] for name, row in rows.items()]
+    print(table(["predictor", *heads], lines))
+    best = next(name for name in rows if not name.startswith("ours"))
+    lead, low, high = judged.lead("ours, weights alone", best)
+    print(f"ours, weights alone, minus {best}: {lead:.3f} ({low:.3f} to {high:.3f})", flush=True)
+    return {**both, **rows}
+
+
+def _removals(count: int, removals: int) -> list[Remove]:
+    """Removals of random fifths of the points."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        Remove(torch.randperm(count, generator=generator)[: count // 5].tolist()) for _ in range(removals)
+    ]
+
+
+def _best_settings(judged: Comparison) -> dict[str, dict[str, float]]:
+    """Each predictor at the setting with the best score, the best predictor first."""
+    rows: dict[str, dict[str, float]] = {}
+    for one in judged.scores:
+        numbers = {"LDS, same seed": one.same_seed, "LDS, mean": one.mean, "size": one.size}
+        name = one.predictor.partition(": ")[0]
+        if name not in {each.partition(": ")[0] for each in rows}:
+            rows[one.predictor] = {**numbers, "low": one.low, "high": one.high}
+    return rows
 
 
 def _from_run(run: Run, goal: PointLosses) -> Tensor:

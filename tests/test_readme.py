@@ -17,6 +17,7 @@ PAGES = (
     "docs/attribution.md",
     "docs/trainings.md",
     "docs/removal.md",
+    "docs/compare.md",
     "docs/batches.md",
     "docs/modulus.md",
     "docs/scale.md",

@@ -6,6 +6,7 @@ from types import ModuleType
 from solset._stability import training_stability
 from solset.changes import Add, Decay, Move, Relabel, Remove, Reweight
 from solset.errors import SolsetWarning
+from solset.judge import compare
 from solset.modulus import audit, lipschitz_modulus
 from solset.paths import follow_path
 from solset.planning import plan
@@ -26,6 +27,7 @@ __all__ = [
     "training_stability",
     "SolsetWarning",
     "audit",
+    "compare",
     "lipschitz_modulus",
     "follow_path",
     "plan",

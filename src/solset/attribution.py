@@ -1,12 +1,16 @@
 """The derivative of a goal in all that a solution takes from its data: what each point is worth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from solset.changes import Change
+from solset.checks import checked
 from solset.errors import Status, bad_value
+from solset.linalg import Space
 from solset.results import TableResult, computed
 
 
@@ -59,6 +63,59 @@ class Attribution(TableResult):
         most = int(self.weights.abs().argmax())
         effect = -float(self.weights[most])
         return f"{self.status}, goal {self.value:.4g}; removing point {most} changes it most, by {effect:.3g}"
+
+    @checked
+    def predict(self, change: Change) -> float | Tensor:
+        """The change of the goal by a change of the data, to first order; ``(k,)`` for a block.
+
+        Args:
+            change: Change of features, of factors (those of a removal are -1) or of the common weight
+                decay, or a sum of these.
+
+        Raises:
+            ValueError: If a derivative that the change needs is missing, or the change has none: new labels
+                and new points are no multiple of a small change.
+
+        Cost: one product with the derivative at the points that change; no network is asked.
+        """
+        asked = change.of_training(self._count, self._space)
+        decays = [step for step in asked.decays if not isinstance(step, Mapping)]
+        if asked.targets or asked.added or asked.rate or len(decays) < len(asked.decays):
+            cure = "Ask for estimate(change), which takes a step of any size."
+            expected = "a change of features, factors or the common weight decay"
+            raise bad_value("change", expected=expected, got=repr(change), cure=cure)
+        total = torch.zeros_like(torch.as_tensor(self.value).reshape(-1), dtype=torch.float64)
+        for name, moves in (("weights", asked.factors), ("features", asked.features)):
+            if moves:
+                slopes = self._slopes(name)[:, list(moves)].double()
+                steps = torch.stack([torch.as_tensor(move) for move in moves.values()]).to(slopes)
+                total = total + slopes.flatten(1) @ steps.flatten()
+        for step in decays:
+            total = total + self._slopes("decay").double() * step
+        return total if isinstance(self.value, Tensor) else float(total)
+
+    @property
+    def _count(self) -> int:
+        """Number of the training points."""
+        parts = [part for part in (self.weights, self.features, self.targets) if part is not None]
+        return 0 if not parts else parts[0].shape[int(isinstance(self.value, Tensor))]
+
+    def _slopes(self, name: str) -> Tensor:
+        """A derivative with an axis of goals in front; refused where there is none."""
+        slopes = getattr(self, name)
+        if slopes is None:
+            raise bad_value(
+                "change",
+                expected=f"one that needs no derivative in {name}",
+                got=f"an attribution without it ({self.message})",
+                cure="Ask for estimate(change), or for an attribution with this derivative.",
+            )
+        return slopes if isinstance(self.value, Tensor) else torch.as_tensor(slopes).unsqueeze(0)
+
+    def _space(self) -> Space:
+        """The space of one point's features."""
+        slopes = self._slopes("features")
+        return Space("dx", tuple(slopes.shape[2:]), slopes.dtype, slopes.device)
 
     def rows(self) -> list[dict[str, Any]]:
         """Each point with its name and label, the predicted effect of its removal, and its rank.

@@ -63,6 +63,7 @@ class Run(Ended):
     Attributes:
         model: Trained module, in evaluation mode.
         initial: Initial value of each trained parameter, by name.
+        training: Recipe that was run; ``None`` for the record of a loop.
     """
 
     asked_by = OF_RUN
@@ -79,7 +80,7 @@ class Run(Ended):
         training: "Training | None" = None,
     ) -> None:
         super().__init__(setting, tape, model, end)
-        self._training, self.initial, self._rerun = training, initial, rerun
+        self.training, self.initial, self._rerun = training, initial, rerun
 
     @checked
     def estimate(
@@ -332,10 +333,10 @@ class Run(Ended):
 
         Cost: six trainings for each of up to four recipes, of as many steps as are asked for.
         """
-        if self._training is None:
+        if self.training is None:
             cure = "Write the loop as a solset.Training."
             raise bad_value("run", expected="one of a Training", got="the record of a loop", cure=cure)
-        return advised(self._training, change, steps, progress)
+        return advised(self.training, change, steps, progress)
 
     def _measured(
         self, change: Change, direction: Tensor, scales: tuple[float, ...], tolerance: float
