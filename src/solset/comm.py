@@ -73,9 +73,6 @@ def share(count: int) -> range:
 def total(part: Tensor) -> Tensor:
     """The sum of the parts of all processes, bit for bit the same in each.
 
-    Args:
-        part: Tensor to add up, of the same shape in every process.
-
     Raises:
         ProcessError: If another process ended, raised or stalled; names it.
     """

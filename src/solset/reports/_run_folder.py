@@ -136,9 +136,6 @@ class RunFolder:
     def read(self, name: str) -> bytes:
         """The content of a file.
 
-        Args:
-            name: A plain file name with its suffix.
-
         Raises:
             FileNotFoundError: If it is not there.
         """
@@ -154,9 +151,6 @@ class RunFolder:
 
     def reserve(self, name: str) -> Path:
         """The path of a file that the run lists as its own and that checks itself, such as a checkpoint.
-
-        Args:
-            name: A plain file name with its suffix.
 
         Raises:
             ValueError: If a file of that name is there and not the run's.

@@ -75,10 +75,6 @@ class Room:
     def shrink(self, count: int, error: BaseException) -> None:
         """Halves the limit, with a warning.
 
-        Args:
-            count: Number of points in the batch that did not fit.
-            error: Error that this batch raised.
-
         Raises:
             MemoryError: If the batch had one point.
         """
@@ -96,11 +92,7 @@ class Room:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on any device.
-
-    Args:
-        error: Error that the work raised.
-    """
+    """Whether an error says that memory ran out, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)

@@ -31,12 +31,6 @@ def called(
     A forward method may differentiate or write to its input: it gets a copy, and gradients are switched on
     inside. If they are off outside, the outputs have none.
 
-    Args:
-        model: Module that is called.
-        state: Values of parameters and buffers, by name.
-        inputs: Tensors of a batch, or trees of them, that go in by their order.
-        named: Tensors of a batch, or trees of them, that go in by name.
-
     Raises:
         ValueError: If the call is inside ``torch.inference_mode()``.
     """
@@ -188,11 +182,7 @@ def _shortened(weight: Tensor, longest: float, order: float) -> Tensor:
 
 
 def filling_rows(model: nn.Module) -> dict[str, int]:
-    """The row of the token that fills up, ``padding_idx``, by the name of the weights; training holds it.
-
-    Args:
-        model: Network whose modules are looked at.
-    """
+    """The row of the token that fills up, ``padding_idx``, by the name of the weights; training holds it."""
     return {
         f"{name}.weight" if name else "weight": module.padding_idx
         for name, module in model.named_modules()
@@ -218,12 +208,7 @@ class WithLoss(nn.Module):
 
 
 def network_of(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The user's network alone, and the part of a state that belongs to it.
-
-    Args:
-        model: The network, or the network beside a loss.
-        state: Parameters and buffers by name.
-    """
+    """The user's network alone, and the part of a state that belongs to it."""
     if not isinstance(model, WithLoss):
         return model, dict(state)
     return model.network, {name: part for name, part in state.items() if not name.startswith(PREFIX)}
@@ -231,10 +216,6 @@ def network_of(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[nn.Module
 
 def with_loss(model: nn.Module, loss: nn.Module) -> nn.Module:
     """The network beside a loss whose weights may move; neither of them changes.
-
-    Args:
-        model: The user's network, called as it is.
-        loss: The user's loss, a module with parameters.
 
     Raises:
         ValueError: If the network has a part of that name, or holds parameters of the loss.

@@ -149,14 +149,6 @@ def open_door(
 ) -> tuple[Points, Door]:
     """The training points of a source, and the way in which the model takes their batches.
 
-    Args:
-        model: Network, which is not changed.
-        source: Reader of the training data.
-        few: Indices of a few points that are looked at.
-        like: Tensor with the dtype and device of the weights.
-        moves: Name of the tensor that moves, or its embedding.
-        pick: Choice among the outputs.
-
     Raises:
         TypeError: If a batch holds anything but tensors, or what is to move is no tensor of real numbers.
         ValueError: If it is not clear what moves, or a tensor has no row per point.

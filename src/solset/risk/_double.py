@@ -13,9 +13,6 @@ from solset.risk._empirical import EmpiricalRisk
 def in_double(risk: EmpiricalRisk) -> EmpiricalRisk:
     """The risk in float64 at the same numbers, where network and loss take it; else the risk as it is.
 
-    Args:
-        risk: Empirical risk in float32 or float64. One whose points are trees of tensors stays as it is.
-
     Cost: one gradient over a single point.
     """
     double = risk if risk.points.tree is not None else in_float64(risk)  # a tree keeps its own dtypes

@@ -18,9 +18,6 @@ from solset.risk._probe import probe_indices
 def output_shape(risk: EmpiricalRisk) -> tuple[int, ...]:
     """The shape of one point's outputs. Cost: a forward pass of one point, once for all copies of a risk.
 
-    Args:
-        risk: Empirical risk with the network.
-
     Raises:
         ValueError: If the call is inside ``torch.inference_mode()``, where nothing has a derivative.
     """
@@ -37,9 +34,6 @@ def output_shape(risk: EmpiricalRisk) -> tuple[int, ...]:
 
 def require_logits(risk: EmpiricalRisk) -> None:
     """Refuses a network whose outputs are several tensors where all outputs of a point count as classes.
-
-    Args:
-        risk: Empirical risk with the network.
 
     Raises:
         ValueError: If there are several, the weights of a learned loss included.

@@ -19,11 +19,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
-    """The first half of a SHA-256 sum over the entries, shapes and dtypes of tensors.
-
-    Args:
-        tensors: The tensors in a fixed order.
-    """
+    """The first half of a SHA-256 sum over the entries, shapes and dtypes of tensors."""
     total = hashlib.sha256()
     for tensor in tensors:
         total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -66,11 +62,7 @@ def identity(
 
 
 def settings_of(value: object) -> Any:
-    """A value's settings in the types of JSON: plain fields as they are, tensors by digest, the rest by type.
-
-    Args:
-        value: A number, text, tensor, mapping, sequence or dataclass.
-    """
+    """The settings of a value in the types of JSON: tensors by digest, what is not plain by its type."""
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Tensor):
@@ -87,9 +79,6 @@ def settings_of(value: object) -> Any:
 
 def without_addresses(text: str) -> str:
     """A text without the places in memory that Python shows, which differ in the next process.
-
-    Args:
-        text: A representation, such as that of a function.
 
     Example:
         >>> without_addresses("<function loss at 0x7f16c44d>")

@@ -50,12 +50,7 @@ class LearnedLoss:
 
 
 def asked_for(loss: Loss, patterns: Sequence[str] | None) -> nn.Module | None:
-    """The loss's module where its weights are among those that may move; ``None`` where they are not.
-
-    Args:
-        loss: The user's loss, as it was passed.
-        patterns: Name patterns of the weights that may move.
-    """
+    """The loss's module where its weights are among those that may move; ``None`` where they are not."""
     module = loss.loss if isinstance(loss, WholeBatch) else loss
     if not isinstance(module, nn.Module) or not isinstance(patterns, Sequence) or isinstance(patterns, str):
         return None
@@ -66,10 +61,6 @@ def asked_for(loss: Loss, patterns: Sequence[str] | None) -> nn.Module | None:
 
 def beside_outputs(risk: EmpiricalRisk, target_moves: bool | None) -> EmpiricalRisk:
     """The risk whose loss gets its own weights beside the outputs; they are held for now.
-
-    Args:
-        risk: Risk of a network from :func:`with_loss`, with the user's loss.
-        target_moves: Whether the target moves with its input, which is refused here.
 
     Raises:
         ValueError: If the target moves too.
@@ -102,13 +93,7 @@ def held_loss(loss: Loss, names: Sequence[str]) -> Loss:
 
 
 def moving(risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> EmpiricalRisk:
-    """The risk in which the weights of the loss move too, after it was found out what the loss is.
-
-    Args:
-        risk: Risk whose loss was verified with its weights held.
-        outputs: Outputs of all points.
-        targets: Targets of all points, as the user gave them.
-    """
+    """The risk in which the weights of the loss move too, after it was found out what the loss is."""
     loss = risk.loss
     if isinstance(loss, WholeBatch):
         return replace(risk, loss=replace(loss, loss=_moving(loss.loss)))

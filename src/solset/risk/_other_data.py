@@ -26,9 +26,6 @@ _ROUNDING = 1e3  # units of rounding by which sums in another order may differ
 def require_points(risk: EmpiricalRisk) -> None:
     """Refuses a loss that is one of all outputs at once, and has no part that belongs to a point.
 
-    Args:
-        risk: Empirical risk at the trained point.
-
     Raises:
         ValueError: If it has such a loss.
     """
@@ -42,11 +39,7 @@ def require_points(risk: EmpiricalRisk) -> None:
 
 
 def target_form(risk: EmpiricalRisk) -> tuple[tuple[int, ...], torch.dtype]:
-    """The shape and the type of one point's target, as the user's loss takes it; a tree is one row.
-
-    Args:
-        risk: Empirical risk at the trained point.
-    """
+    """The shape and the type of one point's target, as the user's loss takes it; a tree is one row."""
     loss = risk.loss
     if isinstance(loss, WeighedLoss):
         return loss.shape, loss.dtype
@@ -55,22 +48,13 @@ def target_form(risk: EmpiricalRisk) -> tuple[tuple[int, ...], torch.dtype]:
 
 
 def has_number_targets(risk: EmpiricalRisk) -> bool:
-    """Whether the targets are real numbers, in which a loss may have a derivative.
-
-    Args:
-        risk: Empirical risk at the trained point.
-    """
+    """Whether the targets are real numbers, in which a loss may have a derivative."""
     tree = risk.points.targets
     return target_form(risk)[1].is_floating_point if tree is None else all(x.is_floating for x in tree.leaves)
 
 
 def target_rows(risk: EmpiricalRisk, targets: Any, count: int) -> Tensor:
     """New targets of some points in the form of the training targets, ``(count, *target)``.
-
-    Args:
-        risk: Empirical risk at the trained point.
-        targets: Tensor, sequence of numbers, or tree of tensors like that of the training targets.
-        count: Number of the points.
 
     Raises:
         TypeError: If they are of another kind than the training targets.
@@ -109,14 +93,7 @@ def _as_tensor(targets: Any, dtype: torch.dtype, device: torch.device) -> Tensor
 def with_targets(
     risk: EmpiricalRisk, points: Sequence[int], rows: Tensor, factors: Tensor | None = None
 ) -> EmpiricalRisk:
-    """The same risk with other targets of some points.
-
-    Args:
-        risk: Empirical risk at the trained point.
-        points: Indices of the points.
-        rows: New targets, from :func:`target_rows`.
-        factors: Factors with which the points count now, where the points count unequally.
-    """
+    """The same risk with other targets of some points."""
     if factors is not None:
         risk = as_weighed(risk)
         columns = (flat_rows(rows).to(torch.float64), factors.to(torch.float64).unsqueeze(1))
@@ -134,9 +111,6 @@ def with_targets(
 
 def as_weighed(risk: EmpiricalRisk) -> EmpiricalRisk:
     """The same risk with a factor for each point, which is 1 where all count alike.
-
-    Args:
-        risk: Empirical risk at the trained point.
 
     Cost: a forward pass of a few points.
     """
@@ -175,12 +149,7 @@ def with_factors(risk: EmpiricalRisk, factors: Tensor, total: float) -> Empirica
 
 
 def joined(first: Points, more: Points) -> Points:
-    """Training points with others after them.
-
-    Args:
-        first: Training points of the problem.
-        more: Points of the same form.
-    """
+    """Training points with others after them."""
     count = len(first)
 
     def fetch(indices: Sequence[int]) -> Batch:
@@ -197,11 +166,6 @@ def joined(first: Points, more: Points) -> Points:
 
 def candidates(risk: EmpiricalRisk, inputs: Any, targets: Any) -> Points:
     """Points that are not in the training data, in the form of those that are.
-
-    Args:
-        risk: Empirical risk at the trained point.
-        inputs: Inputs of the new points in any form in which a problem takes its training data.
-        targets: Targets of the new points.
 
     Raises:
         TypeError: If they are of another kind than the training data.

@@ -33,10 +33,6 @@ def refuse_gradient_hooks(name: str, model: nn.Module) -> None:
     A hook that holds a part of a parameter makes the solutions others than those of the loss alone, and no
     derivative of the loss in the parameters passes through it.
 
-    Args:
-        name: Name of the argument that the model is.
-        model: Network whose parameters are looked at.
-
     Raises:
         ValueError: If a parameter that requires grad has such a hook; the message names it.
     """
@@ -58,9 +54,6 @@ def refuse_gradient_hooks(name: str, model: nn.Module) -> None:
 
 def refuse_model(model: nn.Module) -> None:
     """Refuses wrappers without second derivatives or functional calls, training mode and batch statistics.
-
-    Args:
-        model: Network whose modules are looked at.
 
     Raises:
         TypeError: If the model is compiled, scripted or a parallel wrapper; the message names what it wraps.
@@ -104,11 +97,7 @@ def refuse_model(model: nn.Module) -> None:
 
 
 def statistics_held(model: nn.Module) -> str:
-    """A sentence on the running statistics that a model holds; empty where it has none.
-
-    Args:
-        model: Network in evaluation mode.
-    """
+    """A sentence on the running statistics that a model holds; empty where it has none."""
     count = sum(isinstance(each, _BatchNorm) and each.running_mean is not None for each in model.modules())
     if not count:
         return ""
@@ -138,9 +127,6 @@ def _refuse_wrapped(model: nn.Module) -> None:
 
 def probe_model(risk: EmpiricalRisk) -> Tensor:
     """Outputs of a few points, which must be finite, repeatable and independent of the other points.
-
-    Args:
-        risk: Empirical risk at the trained weights.
 
     Raises:
         ValueError: If weights or outputs are not finite, two reads of the data or two forward passes

@@ -78,9 +78,6 @@ def decay_of(weight_decay: WeightDecay, layout: Layout, named: Mapping[str, Tens
 def one_number(decay: float | Tensor) -> float | Tensor:
     """The same decay as a number, where all entries of a vector are equal.
 
-    Args:
-        decay: One number for all weights, or a vector with the number of each.
-
     Example:
         >>> one_number(torch.tensor([0.5, 0.5])), one_number(torch.tensor([0.5, 0.0]))
         (0.5, tensor([0.5000, 0.0000]))
@@ -163,11 +160,6 @@ def _decoupled(got: str, value: float) -> ValueError:
 
 def check_penalty(penalty: Penalty, named: Mapping[str, Tensor], moving: list[str]) -> str:
     """The reason why the penalty has no derivative at the weights; empty where it has one.
-
-    Args:
-        penalty: Function of the parameters by name that returns a scalar.
-        named: All parameters of the network by name, at the trained weights.
-        moving: Names of the parameters that may move.
 
     Raises:
         TypeError: If it cannot be called with the parameters, or returns no scalar tensor.

@@ -139,12 +139,7 @@ class Settings:
 
 
 def settings_now(model: nn.Module, loss: Any) -> Settings:
-    """What the modules of a model and its loss are set to now.
-
-    Args:
-        model: The network, or the network beside a loss with weights that move.
-        loss: The user's loss, a module or any other function of outputs and targets.
-    """
+    """What the modules of a model and its loss are set to now."""
     inner = loss.loss if isinstance(loss, WholeBatch) else loss
     is_learned = isinstance(model, WithLoss)
     network = model.network if is_learned else model

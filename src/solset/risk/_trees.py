@@ -161,22 +161,13 @@ class Tree:
 
 
 def mapped(batch: Any, change: Callable[[Any, str], Any]) -> Any:
-    """The same tree with every tensor and constant changed.
-
-    Args:
-        batch: Tensors nested in mappings, tuples and lists.
-        change: Function of a tensor or constant and its path.
-    """
+    """The same tree with every tensor and constant changed."""
     named, structure = _flattened(batch)
     return tree_unflatten([change(value, name) for name, value in named], structure)
 
 
 def named_tensors(batch: Any) -> list[tuple[str, Tensor]]:
-    """The tensors of a tree with their paths, in order.
-
-    Args:
-        batch: Tensors nested in mappings, tuples and lists.
-    """
+    """The tensors of a tree with their paths, in order."""
     return [(name, value) for name, value in _flattened(batch)[0] if isinstance(value, Tensor)]
 
 

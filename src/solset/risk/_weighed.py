@@ -45,12 +45,7 @@ class WeighedLoss:
     samples: Tensor | None = field(default=None, compare=False, repr=False)
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch.
-
-        Args:
-            outputs: Outputs of a batch.
-            targets: Rows of targets and factors, or targets alone.
-        """
+        """The loss of a batch."""
         if not self.has_factors(targets):
             return self.loss(outputs, targets)
         factors, plain = targets[:, -1].to(outputs.dtype), self.plain(targets, outputs.dtype)
@@ -68,11 +63,7 @@ class WeighedLoss:
         return total / len(targets) if self.is_mean else total
 
     def has_factors(self, targets: Tensor) -> bool:
-        """Whether targets have the column of factors.
-
-        Args:
-            targets: Targets of some points.
-        """
+        """Whether targets have the column of factors."""
         has_column = tuple(targets.shape[1:]) == (prod(self.shape) + 1,) != self.shape
         return has_column and targets.dtype == torch.float64
 
@@ -88,22 +79,13 @@ class WeighedLoss:
 
 
 def plain_targets(risk: EmpiricalRisk, targets: Tensor) -> Tensor:
-    """The user's targets of a batch, without what a risk keeps beside them.
-
-    Args:
-        risk: Empirical risk whose points gave the targets.
-        targets: Targets of a batch.
-    """
+    """The user's targets of a batch, without what a risk keeps beside them."""
     loss = risk.loss
     return loss.plain(targets, loss.dtype) if isinstance(loss, WeighedLoss) else targets
 
 
 def point_factors(risk: EmpiricalRisk, points: Indices) -> Tensor | None:
     """The factors ``c_i`` of some points, ``(|K|,)``; ``None`` where all points count alike.
-
-    Args:
-        risk: Empirical risk at the trained point.
-        points: Indices of the points.
 
     Raises:
         ValueError: If it is not known by what a mean over fewer points is divided.
@@ -245,11 +227,6 @@ def _scales(
 
 def sample_factors(sample_weights: Tensor, count: int, like: Tensor) -> Tensor:
     """The weights of samples, checked, ``(n,)``.
-
-    Args:
-        sample_weights: Weight of each point, 0 or more.
-        count: Number of training points.
-        like: Tensor on the device of the weights.
 
     Raises:
         TypeError: If they are not a tensor.
