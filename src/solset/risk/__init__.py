@@ -2,6 +2,7 @@
 
 from solset.risk._batching import Room, Routes, Sweep, in_batches, is_out_of_memory
 from solset.risk._called import (
+    asked_for,
     called,
     filling_rows,
     network_of,
@@ -26,7 +27,7 @@ from solset.risk._heads import (
 )
 from solset.risk._identity import digest, identity, settings_of, without_addresses
 from solset.risk._layout import Layout, choose_parameters, flat_rows, matches
-from solset.risk._learned import asked_for, beside_outputs, moving
+from solset.risk._learned import beside_outputs, moving
 from solset.risk._losses import WholeBatch
 from solset.risk._opening import check_loss, opened
 from solset.risk._other_data import (

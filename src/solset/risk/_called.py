@@ -16,6 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import checkpoint
 
 from solset.errors import bad_value
+from solset.risk._layout import matches
+from solset.risk._losses import WholeBatch
 from solset.risk._trees import mapped
 
 _WRITTEN: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
@@ -212,6 +214,16 @@ def network_of(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[nn.Module
     if not isinstance(model, WithLoss):
         return model, dict(state)
     return model.network, {name: part for name, part in state.items() if not name.startswith(PREFIX)}
+
+
+def asked_for(loss: object, patterns: Sequence[str] | None) -> nn.Module | None:
+    """The loss's module where its weights are among those that may move; ``None`` where they are not."""
+    module = loss.loss if isinstance(loss, WholeBatch) else loss
+    if not isinstance(module, nn.Module) or not isinstance(patterns, Sequence) or isinstance(patterns, str):
+        return None
+    names = [PREFIX + name for name, value in module.named_parameters() if value.requires_grad]
+    wanted = [pattern for pattern in patterns if isinstance(pattern, str)]
+    return module if any(matches(name, pattern) for name in names for pattern in wanted) else None
 
 
 def with_loss(model: nn.Module, loss: nn.Module) -> nn.Module:

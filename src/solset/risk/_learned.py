@@ -12,7 +12,6 @@ from torch.func import functional_call
 from solset.errors import bad_value
 from solset.risk._called import PREFIX
 from solset.risk._empirical import EmpiricalRisk, Loss
-from solset.risk._layout import matches
 from solset.risk._losses import WholeBatch
 from solset.risk._tree_loss import TreeLoss
 from solset.risk._verified import takes_vmap
@@ -47,16 +46,6 @@ class LearnedLoss:
             named = zip(self.shapes.items(), parts, strict=True)
             weights |= {name: part.reshape(shape) for (name, shape), part in named}
         return functional_call(self.loss, weights, (outputs, targets))
-
-
-def asked_for(loss: Loss, patterns: Sequence[str] | None) -> nn.Module | None:
-    """The loss's module where its weights are among those that may move; ``None`` where they are not."""
-    module = loss.loss if isinstance(loss, WholeBatch) else loss
-    if not isinstance(module, nn.Module) or not isinstance(patterns, Sequence) or isinstance(patterns, str):
-        return None
-    names = [PREFIX + name for name, value in module.named_parameters() if value.requires_grad]
-    wanted = [pattern for pattern in patterns if isinstance(pattern, str)]
-    return module if any(matches(name, pattern) for name in names for pattern in wanted) else None
 
 
 def beside_outputs(risk: EmpiricalRisk, target_moves: bool | None) -> EmpiricalRisk:
