@@ -2,11 +2,14 @@
 
 Everything is timed in one run and divided by the time of a full-batch gradient, taken again beside each
 method; a method that others offer runs for a stated number of gradients. Losses are those of the moved data.
+Last, one set of rows serves changes of other images; these are counted in seconds of the processor.
 """
 
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
+from statistics import median
 from typing import Any, cast
 
 import torch
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.tables import number, table
 from benchmarks.timing import seconds_of
-from solset import Move, Problem, retrain
+from solset import Move, Problem, Remove, retrain
 from solset.operators import Hessian, Mixed
 from solset.paper import cifar10, pretrained, resnet56
 from solset.retraining import LBFGS, WithOptimizer
@@ -26,6 +29,7 @@ BATCH = 50
 SIZE = 0.01
 WARM_GRADIENTS = 20
 KRYLOV_GRADIENTS = (25, 100)
+FURTHER_SECONDS = 100.0  # for each kind of further change
 
 
 class Bench:
@@ -118,6 +122,49 @@ def ours(bench: Bench) -> tuple[list[dict[str, Any]], dict[str, float]]:
     return [bench.row("solset, first direction", first, gradient, weights + change)], costs
 
 
+def further(bench: Bench) -> list[dict[str, Any]]:
+    """What changes of other images cost after the first one, by kind and by what is asked."""
+    problem, weights = bench.new_problem(), bench.problem.weights()
+    generator = torch.Generator().manual_seed(2)
+    points = torch.randperm(1000, generator=generator).tolist()
+
+    def move(i: int) -> Move:
+        noise = torch.randn(1, *bench.data.inputs.shape[1:], generator=generator)
+        return Move([i], scaled(noise, SIZE * bench.data.inputs[[i]]))
+
+    def weights_after(change: Move | Remove) -> object:
+        return problem.estimate(change, verify=False).min_norm()
+
+    def distance(change: Move | Remove) -> object:
+        return problem.estimate(change, verify=False).distance(weights)
+
+    gradient = processor_seconds(lambda: problem.risk().gradient())
+    first = processor_seconds(lambda: problem.estimate(move(points.pop())).min_norm())
+    rows = [{"change": "first move, verified on all rows", "median": first / gradient, "count": 1}]
+    for name, kind, ask in (
+        ("move, weights", move, weights_after),
+        ("move, distance", move, distance),
+        ("removal, weights", lambda i: Remove([i]), weights_after),
+        ("removal, distance", lambda i: Remove([i]), distance),
+    ):
+        times, end = [], time.process_time() + FURTHER_SECONDS
+        while points and time.process_time() < end:
+            change = kind(points.pop())
+            times.append(processor_seconds(partial(ask, change)) / gradient)
+        rows.append({"change": name, "median": median(times), "count": len(times)})
+    print(f"ResNet56, 1000 images, in gradients of {gradient:.2g} s of one processor\n")
+    lines = [[str(r["change"]), number(float(r["median"])), str(r["count"])] for r in rows]
+    print(table(["one image changes", "median", "changes"], lines) + "\n")
+    return rows
+
+
+def processor_seconds(job: Callable[[], object]) -> float:
+    """The time that this process computes, which others on the machine do not lengthen."""
+    start = time.process_time()
+    job()
+    return time.process_time() - start
+
+
 def warm(bench: Bench) -> list[dict[str, Any]]:
     """Warm retraining, epoch by epoch."""
     rows = []
@@ -185,13 +232,17 @@ def peak_gigabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def run(*, has_krylov: bool) -> dict[str, Any]:
+def run(*, small: bool, has_krylov: bool) -> dict[str, Any]:
     """Prints the tables and returns their numbers.
 
     Args:
+        small: Further changes alone.
         has_krylov: Also least squares on the Hessian, 100 gradients for each of two.
     """
     bench = Bench()
+    after_first = further(bench)
+    if small:
+        return {"further": after_first}
     rows, costs = ours(bench)
     print(
         "\n"
@@ -213,4 +264,4 @@ def run(*, has_krylov: bool) -> dict[str, Any]:
         for r in [trained, *rows]
     ]
     print("\n" + table(heads, lines) + "\n")
-    return {"costs": costs, "rows": [trained, *rows]}
+    return {"further": after_first, "costs": costs, "rows": [trained, *rows]}

@@ -44,17 +44,18 @@ class GraphicalDerivative:
         """The pair ``(A, C)``, on the rows in use."""
         return self._source.linearisation
 
-    def __call__(self, dx: Tensor) -> AffineSet:
+    def __call__(self, dx: Tensor, *, verify: bool = True) -> AffineSet:
         """The affine set of weight directions ``v`` with ``A v + C Δx = 0`` for ``Δx = dx``.
 
         Args:
             dx: Change of the moved points, shape ``(|K|, *input)``, in input units after preprocessing.
+            verify: Whether the first direction on a selection of rows is checked on all of them.
 
         Cost: one product with ``C``; nothing is solved yet. The first direction on a selection of rows is
         solved and checked at once.
         """
         flat = self.linearisation.data_space.flatten(dx)
-        if self._rows is not None and self._check is None and bool(flat.any()):
+        if verify and self._rows is not None and self._check is None and bool(flat.any()):
             self._check = self._rows.verify(flat)
         line = self.linearisation
         for failure in line.premises.failures:

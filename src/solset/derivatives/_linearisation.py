@@ -177,6 +177,11 @@ class Constraint:
             prepared = self.prepared() if callable(self.prepared) else self.prepared
         return prepared if self.settle is None else self.settle(prepared)
 
+    @property
+    def at_hand(self) -> Prepared | None:
+        """The prepared matrix where it was computed already; ``None`` before."""
+        return self.__dict__.get("system")
+
     @cached_property
     def drift(self) -> float:
         """The length of the change of the weights that the leftover gradient alone makes, ``‖A⁺R‖``.

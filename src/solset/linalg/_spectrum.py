@@ -7,7 +7,7 @@ from torch import Tensor
 
 from solset import comm
 from solset.errors import bad_value
-from solset.linalg._operator import KeptRows, LinearOperator, SpreadRows
+from solset.linalg._operator import KeptRows, LinearOperator, SpreadRows, Stacked
 
 CLOSE = 1e-8  # smallest eigenvalue of a Gram matrix, relative to the largest, that rounding leaves as it is
 MOST_SHARP = 2000  # rows of which a spectrum is computed from themselves
@@ -197,11 +197,13 @@ def cross_gram(left: KeptRows, right: KeptRows, *, dtype: torch.dtype = torch.fl
     if isinstance(left, SpreadRows) and isinstance(right, SpreadRows):
         same = left.own if right is left else right.own
         return comm.total(cross_gram(left.own, same, dtype=dtype))
+    if isinstance(right, Stacked) and right is not left:  # its panels would be copies
+        return torch.cat([cross_gram(left, part, dtype=dtype) for part in right.parts], dim=1)
     m, k = left.shape[0], right.shape[0]
     squares = torch.zeros(m, dtype=torch.float64, device=left.device)
     total = torch.zeros(m, k, dtype=torch.float64, device=left.device)
     # Strips of a symmetric product need only what lies below them: nearly half of the work.
-    strips = [slice(s, min(s + STRIP, k)) for s in range(0, k, STRIP)]
+    strips = [slice(s, min(s + STRIP, k)) for s in range(0, k, STRIP)] if right is left else [slice(0, k)]
     for columns, entries in left.panels():
         tall = entries.to(dtype)
         if right is left and dtype != torch.float64:

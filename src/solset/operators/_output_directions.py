@@ -19,6 +19,8 @@ from solset.operators._first import Jacobian
 from solset.operators._per_sample import PerSampleGradients
 from solset.risk import EmpiricalRisk
 
+ROUNDED = 100  # units of rounding within which two directions are the same
+
 
 @checked
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class DirectionChoice:
 
     Attributes:
         directions: Directions in use: all of the moved points, then the others by falling curvature, then
-            directions that were added later.
+            directions that were added later; those whose rows are at hand before any of them.
         moved: Number of directions of moved points.
         discarded: Share of the trace of ``Λ`` that belongs to directions left out.
         importance: Ratio ``λ / λ_max`` for each direction of each point, 1 for moved points, ``(n, c)``.
@@ -149,6 +151,27 @@ class DirectionChoice:
         )
         grown = replace(self, directions=joined)
         return replace(grown, discarded=_discarded(self.curvature, grown.taken))
+
+    def shared_first(self, earlier: "DirectionChoice") -> tuple["DirectionChoice", Tensor]:
+        """The same choice in another order, and the mask ``(s,)`` of an earlier one's directions in it.
+
+        Args:
+            earlier: Choice whose directions come first, in its own order, as far as this one has them.
+        """
+        here, there, c = self.directions, earlier.directions, self.importance.shape[1]
+        places = torch.full((self.importance.numel(),), -1, device=here.points.device)
+        places[here.points * c + here.columns] = torch.arange(len(here), device=places.device)
+        at = places[there.points * c + there.columns]
+        # Eigenvectors of equal curvatures are arbitrary, and points that join change the matrix.
+        least = 1 - ROUNDED * torch.finfo(there.vectors.dtype).eps
+        is_same = (there.vectors * here.vectors[at]).sum(1) > least
+        is_shared = (at >= 0) & is_same
+        is_new = torch.ones(len(here), dtype=torch.bool, device=at.device)
+        is_new[at[is_shared]] = False
+        order = torch.cat([at[is_shared], is_new.nonzero().flatten()])
+        vectors = torch.cat([there.vectors[is_shared], here.vectors[is_new]])
+        ordered = OutputDirections(here.points[order], here.columns[order], vectors)
+        return replace(self, directions=ordered), is_shared
 
 
 def choose_directions(
@@ -230,17 +253,27 @@ class DirectionalJacobian(Product):
         risk: Empirical risk at the point of linearisation.
         directions: Output directions ``u`` with their points.
         memory_budget: Bytes that graphs kept between products may take.
+        like: Rows of other directions at the same weights, whose route serves these too; ``None`` for none.
 
     Cost: a product costs as much as one with the Jacobian of these points; a row about one gradient of its
     point.
     """
 
-    def __init__(self, risk: EmpiricalRisk, directions: OutputDirections, *, memory_budget: int) -> None:
+    def __init__(
+        self,
+        risk: EmpiricalRisk,
+        directions: OutputDirections,
+        *,
+        memory_budget: int,
+        like: "DirectionalJacobian | None" = None,
+    ) -> None:
         unique, positions = torch.unique(directions.points, return_inverse=True)
         jacobian = Jacobian(risk, points=unique.tolist(), memory_budget=memory_budget)
         super().__init__(DirectionSelector(directions, positions, len(unique)), jacobian)
         self._risk, self.directions = risk, directions
-        self._per_sample, self._budget = PerSampleGradients(risk), memory_budget
+        is_known = like is not None and like._risk is risk
+        self._per_sample = like._per_sample if like and is_known else PerSampleGradients(risk)
+        self._budget = memory_budget
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop``, in batches whose activations fit the memory budget."""

@@ -153,8 +153,10 @@ def remaining(point: TrainedPoint, source: Linearisation | Selection, change: Ch
         return line.constraint.solver.prepare(Jacobian(rest, memory_budget=point.memory_budget))
 
     zero = torch.zeros_like(point.sweep.gradient)
-    dropped = int((~rows).sum())
-    grows = f"the set grows by the rank of the {dropped} rows that leave ({_growth(line, dropped)})"
+    dropped = len(leaving) * point.outputs
+    is_known = line.rank == line.rows and int((~rows).sum()) == dropped and line.system.gram is not None
+    bound = "" if is_known else "at most "
+    grows = f"the set grows by the rank of the {dropped} rows that leave ({bound}{dropped} dimensions)"
     note = (
         f"without these points the trained weights stay a solution, at distance 0, and {grows}; gradient "
         f"flow from the trained weights stays there, and training from scratch ends elsewhere in the larger "
@@ -165,11 +167,6 @@ def remaining(point: TrainedPoint, source: Linearisation | Selection, change: Ch
         for failure in line.premises.failures:
             warnings.warn(failure, SolsetWarning, stacklevel=4)
     return AffineSet(system, rhs, zero, notes=(*line.premises.failures, note), name=line.map.name)
-
-
-def _growth(line: Linearisation, dropped: int) -> str:
-    is_known = line.system.gram is not None and line.rank == line.rows
-    return f"{dropped} dimensions" if is_known else f"at most {dropped} dimensions"
 
 
 def _points_of_rows(count: int, outputs: int, source: Linearisation | Selection) -> Tensor:

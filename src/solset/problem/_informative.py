@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +41,19 @@ class InformativeSelection(Selection):
     solver: Dual  # Solver that keeps the rows and their Gram matrix
     # Rows and Gram matrix of an earlier run, to go on from; ``None`` chooses rows anew
     stored: Stored | None = None
+    # Selection for another change of the same data, whose rows serve this one too; ``None`` for none
+    earlier: "InformativeSelection | None" = None
 
     def __post_init__(self) -> None:
         self.risk, budget = self.point.risk, self.point.memory_budget
         self._jacobian = Jacobian(self.risk, memory_budget=budget)
         self._data = self.map.data(self.change, self.point.before, budget)
         joining = range(len(self.point.before.points), len(self.risk.points))
-        self.moved = [*self.change.chosen(self.point.before), *joining]
+        leaving = set(self.change.leaving(self.point.before))  # nothing holds the outputs of these
+        chosen = [i for i in self.change.chosen(self.point.before) if i not in leaving]
+        self.moved = [*chosen, *joining]
+        self.source, self.shared = self, 0  # the selection whose rows are used, and how many of them
+        self.computed_rows: DirectionalJacobian | None = None
         if self.stored is not None:
             self.curvature = self.stored.choice.curvature
             self.use(self.stored.choice, self.stored.prepared)
@@ -54,14 +61,34 @@ class InformativeSelection(Selection):
         self.curvature = self.point.curvature
         # Three quarters of the tolerance may be discarded: then the first check holds in most cases.
         discard, dtype = 0.75 * self.settings.tol, self.risk.weights.dtype
-        self.use(choose_directions(self.curvature, self.moved, discard, dtype))
+        choice = choose_directions(self.curvature, self.moved, discard, dtype)
+        if not self._share(choice):
+            self.use(choice)
+        self.earlier = None  # or each would keep the one before it
 
-    def use(self, choice: DirectionChoice, prepared: Prepared | None = None) -> None:
+    def _share(self, choice: DirectionChoice) -> bool:
+        """Uses what the earlier selection computed, where that is most of what is needed."""
+        source = None if self.earlier is None else self.earlier.source
+        computed = None if source is None else source.linearisation.constraint.at_hand
+        if source is None or computed is None:
+            return False
+        choice, mask = choice.shared_first(source.choice)
+        shared, count = int(mask.sum()), len(choice.directions)
+        fewer = computed.keeping(mask) if 2 * shared > count else None
+        if fewer is None:
+            return False
+        self.source, self.shared = source, shared
+        rows = self._rows(choice)
+        self.use(choice, lambda: fewer if shared == count else self.solver.extend(fewer, rows))
+        return True
+
+    def use(self, choice: DirectionChoice, prepared: Prepared | Callable[[], Prepared] | None = None) -> None:
         """Linearises on other rows than before.
 
         Args:
             choice: Rows of ``J`` that are used from now on.
-            prepared: Rows and Gram matrix, if they were computed before; ``None`` computes them at first use.
+            prepared: Rows and Gram matrix, if they were computed before, or a function that computes what is
+                missing; ``None`` computes all of them at first use.
         """
         self.choice = choice
         rows = self._rows(choice)
@@ -72,7 +99,11 @@ class InformativeSelection(Selection):
         )
 
     def _rows(self, choice: DirectionChoice) -> DirectionalJacobian:
-        return DirectionalJacobian(self.risk, choice.directions, memory_budget=self.point.memory_budget)
+        budget, computed = self.point.memory_budget, self.source.computed_rows
+        self.computed_rows = DirectionalJacobian(
+            self.risk, choice.directions, memory_budget=budget, like=computed
+        )
+        return self.computed_rows
 
     def _linearised(self, constraint: Constraint, combine: LinearOperator, reason: str) -> Linearisation:
         """The pair ``(A, C)`` on some rows, which are combinations of the rows of all training outputs."""
@@ -118,7 +149,7 @@ class InformativeSelection(Selection):
         rows = self.linearisation.operator
         n = len(self.risk.points)
         sweeps = self.solver.plan(rows)
-        count = rows.shape[0] * sweeps.sweeps / n
+        count = (rows.shape[0] - self.shared) * sweeps.sweeps / n
         return (
             f"{sweeps}; by count about {count:.2g} gradients of all {n} points for the rows, and 1 to 2 for "
             f"a check of all {self.choice.importance.numel()} rows"

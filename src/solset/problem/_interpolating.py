@@ -245,14 +245,16 @@ class Interpolating(LinearisedMap):
         Cost: ``c`` sweeps through the loss alone, once; ``2·n·c²`` numbers.
         """
         key = (change.coordinates(point.before), solver, self.rows)
-        if point.latest is not None and point.latest[0] == key:
-            return cast("InformativeSelection", point.latest[1])
+        before, earlier = point.latest or ((), None)
+        if before == key:
+            return cast("InformativeSelection", earlier)
         selection = InformativeSelection(
             self,
             point,
             change,
             self.rows or InformativeRows(),
             solver if isinstance(solver, Dual) else point.gram_solver(is_equilibrated=True),
+            earlier=cast("InformativeSelection", earlier) if before[1:] == key[1:] else None,
         )
         if point.latest is None:  # one that has computed its rows stays until another is to compute its own
             point.latest = (key, selection)

@@ -67,7 +67,7 @@ class TrainedPoint:
         self.memory_budget, self.spill_folder = memory_budget, spill_folder
         self.at_door, self.warns, self.is_stationary = at_door, warns, is_stationary
         self.outputs = sweep.outputs[0].numel()
-        self.latest: tuple[Hashable, Selection] | None = None
+        self.latest: tuple[tuple[Hashable, ...], Selection] | None = None
         self.kinks = KinkFinder(risk)
         self._constraints: dict[tuple[LinearisedMap, Solver | None], Constraint] = {}
 
@@ -112,6 +112,7 @@ class TrainedPoint:
             warns=self.warns,
         )
         longer.misfit, longer.before, longer.shorter = self.misfit, self.risk, self
+        longer.latest = self.latest  # rows that were computed serve the longer data too
         return longer
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from solset.attribution import Attribution
 from solset.changes import Change, Move
 from solset.checks import checked, existing_folder
-from solset.derivatives import Coderivative, GraphicalDerivative, Response
+from solset.derivatives import Coderivative, GraphicalDerivative, Response, Selection
 from solset.goals import Goals, slopes_of
 from solset.operators import InformativeRows
 from solset.problem._attribution import attributed
@@ -254,8 +254,12 @@ class Problem(TrainedProblem):
         direction = change.direction(self._risk)  # refused before anything is factorised
         source = linearise(self.point, change, optimality, solver, rows)
         finite = finite_answers(self.point, source, change, order)
-        answers = GraphicalDerivative(source)(direction) if finite is None else finite
-        answers = checked_answers(self.point, answers, change) if verify else answers.unasked()
+        answers = GraphicalDerivative(source)(direction, verify=verify) if finite is None else finite
+        answers = (
+            checked_answers(self.point, answers, change)
+            if verify
+            else answers.unasked(isinstance(source, Selection))
+        )
         if optimality == AUTO and solver is None and isinstance(change, Move):
             answers = answers.noted(Interpolating(rows).compromise(self.point, change, direction))
         return answers.translate(self.weights(), self._risk.layout.shapes)

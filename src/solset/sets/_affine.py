@@ -195,11 +195,15 @@ class AffineSet:
         Args:
             point: Vector whose distance is measured, ``(p,)``.
 
-        Cost: two solves, the first of which :meth:`min_norm` shares, and two products.
+        Cost: two solves, the first of which :meth:`min_norm` shares, and a product. With a Gram matrix of
+            independent rows neither, and no product at the reference itself.
         """
-        if self.is_empty():
+        change = self._change(point)
+        is_onto = self.defect == 0 and self.system.gram is not None and self.system.rank == len(self.rhs)
+        if not is_onto and self.is_empty():
             return inf
-        return float(torch.linalg.vector_norm(point - self.project(point).value))
+        is_away = bool((change != 0).any())
+        return self.system.reach(self.rhs - self.system.operator @ change if is_away else self.rhs)
 
     @cached_property
     def dimension(self) -> int:
@@ -270,11 +274,15 @@ class AffineSet:
         warnings.warn(note, SolsetWarning, stacklevel=3)
         return replace(self, notes=(*self.notes, note))
 
-    def unasked(self) -> "AffineSet":
-        """The same set, whose elements say that nobody looked how far the linear model holds."""
-        return replace(
-            self, notes=(*self.notes, "how far the linear model holds was not asked (verify=False)")
-        )
+    def unasked(self, is_on_some_rows: bool) -> "AffineSet":
+        """The same set, whose elements say that nobody looked how far the linear model holds.
+
+        Args:
+            is_on_some_rows: Whether rows were left out, so that nobody looked whether the others suffice.
+        """
+        rows = ", nor whether the rows in use suffice" if is_on_some_rows else ""
+        note = f"how far the linear model holds was not asked{rows} (verify=False)"
+        return replace(self, notes=(*self.notes, note))
 
     def __repr__(self) -> str:
         size, text = len(self.reference), "dimension not computed"

@@ -153,6 +153,14 @@ class Prepared(ABC):
             rhs: Right-hand side ``b``, ``(m,)`` or a block ``(m, k)``.
         """
 
+    def reach(self, rhs: Tensor) -> float:
+        """The length ``‖A⁺ b‖`` of the solution.
+
+        Args:
+            rhs: Right-hand side ``b``, ``(m,)``.
+        """
+        return float(torch.linalg.vector_norm(self.solve(rhs).value))
+
     @abstractmethod
     def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
         """The element that a spectral filter ``φ`` picks.

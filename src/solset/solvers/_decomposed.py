@@ -25,10 +25,11 @@ from solset.linalg import (
     spectrum,
     stacked,
 )
-from solset.solvers._base import Factor, Prepared, Solution, judge
+from solset.solvers._base import Factor, Prepared, Solution, judge, relative_residual
 from solset.solvers.filters import Filter, MinimumNorm, RankCut
 
 HIDDEN = 1e-10  # relative eigenvalue of a Gram matrix whose inverse is off by a millionth
+ROUNDED = 25  # units of rounding up to which a residual is that of the products with many columns
 DRAWS = 8  # random combinations of rows that are close to zero in the Gram matrix
 
 
@@ -213,15 +214,23 @@ class DualPrepared(GramPrepared):
         return self.function(self._reciprocals, rhs)
 
     def solve(self, rhs: Tensor) -> Solution:
-        """``Aᵀ (AAᵀ)⁺ b`` with one step of iterative refinement."""
+        """``Aᵀ (AAᵀ)⁺ b`` with one step of iterative refinement, where more than rounding is left."""
         if not bool(rhs.any()):  # zero, without a decomposition
             return judge(self.operator, self.operator.T @ rhs, rhs, self.tol, 0)
         value = self.operator.T @ self.inverse(rhs)
-        value = value + self.operator.T @ self.inverse(rhs - self.operator @ value)
-        solution = judge(self.operator, value, rhs, self.tol, 0, chosen=MinimumNorm())
+        product = self.operator @ value
+        difference, residual = relative_residual(self.operator, value, rhs, product)
+        if not residual <= ROUNDED * torch.finfo(self.operator.dtype).eps:
+            value, product = value - self.operator.T @ self.inverse(difference), None
+        solution = judge(self.operator, value, rhs, self.tol, 0, chosen=MinimumNorm(), product=product)
         if solution.status is Status.INCONSISTENT and self.rank == len(self.gram):
             return replace(solution, status=Status.MAX_STEPS)  # independent rows contradict nothing
         return solution
+
+    def reach(self, rhs: Tensor) -> float:
+        """The length ``(yᵀ AAᵀ y)^{1/2}`` for ``y = (AAᵀ)⁺ b``, without a product with the rows."""
+        inverse = self.inverse(rhs.to(torch.float64))
+        return float((inverse @ (self.gram @ inverse)).clamp_min(0.0).sqrt())
 
     def filtered(self, choice: Filter, rhs: Tensor) -> Solution:
         """``Aᵀ φ(AAᵀ) b``; a rank cut acts on the scaled rows, every other filter on the rows as they are."""

@@ -152,16 +152,27 @@ class Dual(Solver):
         """The decomposition for rows that are at hand."""
         if rows.dtype == torch.float32:
             quick = self.from_gram(rows, cross_gram(rows, rows, dtype=torch.float32))
-            if isinstance(quick, DualPrepared) and quick.conditioning > ENOUGH_FOR_SINGLE:
+            if self._is_precise(quick):
                 return quick
         return self.from_gram(rows, cross_gram(rows, rows))
 
     def _bordered(self, first: Tensor, rows: KeptRows) -> GramPrepared:
         """The decomposition for all rows, from the Gram matrix of the first ones."""
         old, new = rows.part(0, len(first)), rows.part(len(first), rows.shape[0])
-        cross = cross_gram(new, old)
-        tall = torch.cat([first, cross])
-        return self.from_gram(rows, torch.cat([tall, torch.cat([cross.T, cross_gram(new, new)])], dim=1))
+
+        def bordered(dtype: torch.dtype) -> GramPrepared:
+            cross = cross_gram(new, old, dtype=dtype)
+            right = torch.cat([cross.T, cross_gram(new, new)])
+            return self.from_gram(rows, torch.cat([torch.cat([first, cross]), right], dim=1))
+
+        quick = bordered(rows.dtype)
+        return quick if self._is_precise(quick) else bordered(torch.float64)
+
+    @staticmethod
+    def _is_precise(quick: GramPrepared) -> bool:
+        """Whether products in the dtype of the rows suffice."""
+        is_double = quick.operator.dtype == torch.float64
+        return is_double or (isinstance(quick, DualPrepared) and quick.conditioning > ENOUGH_FOR_SINGLE)
 
     def _tolerance(self, rows: LinearOperator) -> float:
         if self.rank_tolerance is not None:
