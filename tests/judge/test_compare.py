@@ -85,6 +85,7 @@ def test_planted_predictors_have_the_scores_that_they_must_have(judged: Comparis
     assert 0.5 < judged.ceiling < 1
     assert "best: oracle, 1.00" in repr(judged)
     assert judged.to_dataframe().predictor[0] == "oracle"
+    assert "flipped" in [label.get_text() for label in judged.plot().axes[0].get_yticklabels()]
 
 
 def test_a_lead_is_the_difference_of_two_scores_with_its_interval(judged: Comparison) -> None:

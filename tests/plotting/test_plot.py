@@ -35,7 +35,7 @@ def test_a_course_is_drawn_against_the_share_of_the_perturbation(problem):
 
 
 def test_other_results_are_refused_by_name():
-    with pytest.raises(TypeError, match=r"`result` must be a result that has a figure: .*; got Linear\."):
+    with pytest.raises(TypeError, match=r"`result` must be an audit, .* or a landscape; got Linear\."):
         plot(nn.Linear(1, 1))
 
 

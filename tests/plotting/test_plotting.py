@@ -1,5 +1,6 @@
 """The figures: what they show, that they say what they leave out, and that they are the same every time."""
 
+import math
 import subprocess
 import sys
 from io import BytesIO
@@ -22,6 +23,7 @@ from solset.plotting import (
     number_text,
     ranking_marks,
     scatter_agreement,
+    scores_with_intervals,
     sorted_values,
     station_losses,
 )
@@ -66,6 +68,9 @@ MAKERS = {
         ["moved", "all"], {"clean": [1e-6, 1e-3], "estimate": [2, 3]}
     ),
     "scatter_agreement": lambda: scatter_agreement([1.0, 2.0], [1.1, 1.9], correlation=0.98),
+    "scores_with_intervals": lambda: scores_with_intervals(
+        ["the run", "random", "broken"], [0.9, 0.0, math.nan], [0.8, -0.2, math.nan], [0.95, 0.3, math.nan]
+    ),
     "image_grid": lambda: image_grid(*images(2, 8, 8), ["a", "b"]),
 }
 
@@ -316,3 +321,13 @@ def test_a_short_logarithmic_axis_is_labelled_by_numbers(high: float) -> None:
         shown = [label.get_text() for place, label in labels if low <= place <= high_end]
         assert len(shown) >= 2
         assert all(float(text) > 0 for text in shown)
+
+
+def test_scores_show_the_ceiling_and_name_who_has_none() -> None:
+    names, none = ["the run", "broken"], math.nan
+    figure = scores_with_intervals(names, [0.9, none], [0.8, none], [0.95, none], ceiling=0.7)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["the run"]
+    assert "without a score: broken" in words(figure)
+    assert "half of the seeds against the others" in words(figure)
+    assert "0.90" in words(figure)

@@ -22,6 +22,7 @@ from solset.plotting._curves import (
 from solset.plotting._images import image_grid, sensitivity_maps
 from solset.plotting._landscape import landscape_contour, landscape_line, landscape_surface
 from solset.plotting._plot import moduli_of, modulus_axis, plot
+from solset.plotting._scores import scores_with_intervals
 from solset.plotting._style import (
     DASHES,
     MUTED,
@@ -58,6 +59,7 @@ __all__ = [
     "plot",
     "ranking_marks",
     "scatter_agreement",
+    "scores_with_intervals",
     "sensitivity_maps",
     "sorted_values",
     "station_losses",

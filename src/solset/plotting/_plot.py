@@ -7,11 +7,13 @@ from torch import Tensor
 
 from solset.attribution import Attribution
 from solset.errors import bad_type, bad_value
+from solset.judge import Comparison
 from solset.landscapes import Landscape
 from solset.modulus import Audit
 from solset.paths import Course
 from solset.plotting._curves import ranking_marks, station_losses
 from solset.plotting._landscape import landscape_contour, landscape_line, landscape_surface
+from solset.plotting._scores import scores_with_intervals
 from solset.plotting._style import Figure
 
 
@@ -22,7 +24,7 @@ def plot(result: object, **options: Any) -> Figure:  # noqa: ARG001 - the regist
     A new kind of result gets its figure by ``@plot.register`` on a function of that kind.
 
     Args:
-        result: Result of an analysis: an audit, an attribution, a course or a landscape.
+        result: Result of an analysis: an audit, an attribution, a comparison, a course or a landscape.
         options: Keyword arguments of the figure: ``top`` (number of points, 10 by default) for the first two,
             ``title`` for a course, ``kind`` (``"contour"`` or ``"surface"``), ``subset`` and ``title`` for a
             landscape.
@@ -32,7 +34,7 @@ def plot(result: object, **options: Any) -> Figure:  # noqa: ARG001 - the regist
     """
     raise bad_type(
         "result",
-        expected="a result that has a figure: an audit, an attribution, a course or a landscape",
+        expected="an audit, an attribution, a comparison, a course or a landscape",
         got=type(result).__name__,
         cure="Take its numbers from `to_dict()` and draw them yourself.",
     )
@@ -77,6 +79,12 @@ def _(result: Attribution, *, top: int = 10) -> Figure:
     labels = [f"{name} ({'-' if weights[i] > 0 else '+'})" for name, i in zip(named, first, strict=True)]
     marks = {"size of the change": weights[first].abs().tolist()}
     return ranking_marks(labels, marks, xlabel="change of the goal without the point, to first order")
+
+
+@plot.register
+def _(result: Comparison) -> Figure:
+    names, columns = zip(*[(s.predictor, (s.mean, s.low, s.high)) for s in result.scores], strict=True)
+    return scores_with_intervals(names, *zip(*columns, strict=True), ceiling=result.ceiling)
 
 
 @plot.register

@@ -65,12 +65,15 @@ def figure_bytes(figure: Figure, file_format: Literal["png", "svg"]) -> bytes:
         figure: Figure from a function of this room.
         file_format: Format of the file: ``"png"`` at 150 dots per inch, or ``"svg"``.
     """
-    # The layout engine starts from where the last drawing left it: settle once, then keep the places.
+    dpi = 150 if file_format == "png" else 72
+    # The layout engine starts from where the last drawing left it: settle once, then keep the places. Letters
+    # are rounded to dots, so that it settles at the size of the file.
+    figure.set_dpi(dpi)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     unstated = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
     stream = io.BytesIO()
-    figure.savefig(stream, format=file_format, dpi=150, metadata=unstated[file_format])
+    figure.savefig(stream, format=file_format, dpi=dpi, metadata=unstated[file_format])
     return stream.getvalue()
 
 
