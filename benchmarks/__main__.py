@@ -22,6 +22,7 @@ from benchmarks import (
     house,
     isolated,
     lds,
+    lds_network,
     path,
     photographs,
     poisoning,
@@ -36,7 +37,7 @@ from benchmarks import (
     zoo,
 )
 
-ATTRIBUTION = ("flipped_labels", "lds", "further_training")
+ATTRIBUTION = ("flipped_labels", "lds", "lds_network", "further_training")
 LONG = (  # only if asked for
     "scale",
     "tiles",
@@ -82,6 +83,7 @@ def main() -> None:
         "house": house.run,
         "flipped_labels": lambda: flipped_labels.run(small=chosen.small, large=chosen.large),
         "lds": lambda: lds.run(small=chosen.small, large=chosen.large),
+        "lds_network": lambda: lds_network.run(seeds=chosen.seeds),
         "further_training": lambda: further_training.run(
             small=chosen.small, large=chosen.large, seeds=chosen.seeds
         ),
@@ -115,7 +117,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--count", type=int, default=3000, help="number of combinations that zoo draws")
     parser.add_argument("--seed", type=int, default=0, help="seed of the combinations that zoo draws")
-    parser.add_argument("--seeds", type=int, default=4, help="further trainings in each half of the truth")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=4,
+        help="further trainings in each half of the truth; with lds_network, seeds of the predictors",
+    )
     parser.add_argument("--json", type=Path, default=None, help="write the numbers to this file")
     return parser.parse_args()
 

@@ -2,7 +2,9 @@
 
 300 digits, a network trained from scratch by AdamW. Up to 31 images of one class may move by 0.15 in each
 pixel, so that one test image of another class gets their label. Both attacks have the same budget; success is
-counted by fresh trainings from seeds that neither saw.
+counted by fresh trainings from seeds that neither saw. A defender asks which points to guard, from a seed of
+another training: before the attack by the exposure of each point, and after it by what each point is worth
+for the margin of the wanted label.
 """
 
 import time
@@ -11,9 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
+from typing import Any
+from unittest.mock import patch
 
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.tables import table
 from solset import Move, Training
@@ -21,6 +27,7 @@ from solset.paper import digits
 from solset.poisoning import Budget, poison_training
 
 FRESH = tuple(range(100, 106))  # seeds of the trainings that judge
+GUARD = 50  # seed of the training that the defender looks at
 RADIUS, MOST = 0.15, 31
 
 
@@ -111,10 +118,17 @@ def by_matching(target: Target, trials: int) -> tuple[list[int], Tensor]:
         verbose=0,
     )
     wanted = torch.tensor([target.wanted]).numpy()
-    moved, _ = attack.poison(target.image.numpy(), wanted, x.numpy(), labels.numpy())
+    with patch("torch.utils.data.DataLoader", _loader_without_workers):
+        moved, _ = attack.poison(target.image.numpy(), wanted, x.numpy(), labels.numpy())
     dx = torch.as_tensor(moved, dtype=x.dtype) - x
     points = (dx.flatten(1) != 0).any(dim=1).nonzero().flatten().tolist()
     return points, dx[points].clamp(-RADIUS, RADIUS)
+
+
+def _loader_without_workers(data: Dataset[Any], **settings: Any) -> DataLoader[Any]:
+    """A loader of the same batches; the library starts a process for each epoch, most of its time."""
+    settings["num_workers"] = 0
+    return DataLoader(data, **settings)
 
 
 def attacks() -> dict[str, Attack]:
@@ -135,43 +149,85 @@ def attacks() -> dict[str, Attack]:
 
 
 def run(*, large: bool = False) -> dict[str, dict[str, float]]:
-    """Prints how often each attack changes the label in fresh trainings, and what it costs.
+    """Prints how often each attack changes the label, what it costs, and what a defender sees.
 
     Args:
         large: Whether to take ten targets instead of three.
     """
     warnings.simplefilter("ignore")  # kinks of AdamW at pixels that are 0 in every image
-    start = time.perf_counter()
-    recipe().train(progress=False)
-    one_training = time.perf_counter() - start
-    chosen, results = targets(10 if large else 3), dict[str, dict[str, float]]()
-    for name, attack in attacks().items():
-        flips, wins, seconds = 0, 0, 0.0
-        for target in chosen:
-            start = time.perf_counter()
-            points, dx = attack(target)
-            seconds += time.perf_counter() - start
-            changed = recipe().on(Move(points, dx))
-            flipped = sum(_is_flipped(changed.with_seed(seed), target) for seed in FRESH)
-            flips, wins = flips + flipped, wins + (flipped > len(FRESH) // 2)
-        each = seconds / len(chosen)
-        results[name] = {
-            "flipped": flips / (len(chosen) * len(FRESH)),
-            "targets": wins / len(chosen),
-            "seconds": each,
-            "trainings": each / one_training,
-        }
+    one_training, chosen = _seconds_of_training(), targets(10 if large else 3)
+    guarded = [_guarded(recipe(), target) for target in chosen]
+    results = {name: _of(attack, chosen, one_training) for name, attack in attacks().items()}
+    head = [
+        "attack",
+        "fresh trainings flipped",
+        "targets flipped by most",
+        "margin",
+        "price of one, in trainings",
+    ]
     rows = [
-        [name, f"{one['flipped']:.0%}", f"{one['targets']:.0%}", f"{one['trainings']:.0f}"]
+        [
+            name,
+            f"{one['flipped']:.0%}",
+            f"{one['targets']:.0%}",
+            f"{one['margin']:.2f}",
+            f"{one['trainings']:.0f}",
+            f"{one['found']:.3f}",
+        ]
         for name, one in results.items()
     ]
-    head = ["attack", "fresh trainings flipped", "targets flipped by most", "price of one, in trainings"]
-    print(table(head, rows))
-    print(f"\n{len(chosen)} targets, {len(FRESH)} fresh trainings each")
+    print(table([*head, "points found by their worth"], rows))
+    results["clean"] = {
+        "exposed": sum(exposed for exposed, _ in guarded) / len(guarded),
+        "found": sum(found for _, found in guarded) / len(guarded),
+    }
+    print(
+        f"\n{len(chosen)} targets, {len(FRESH)} fresh trainings each; one training {one_training:.2f} s of "
+        f"CPU; area under the ROC curve before any attack: exposure {results['clean']['exposed']:.3f}, "
+        f"worth {results['clean']['found']:.3f}"
+    )
     return results
 
 
-def _is_flipped(training: Training, target: Target) -> bool:
-    with torch.no_grad():
-        model = training.train(progress=False)
-        return int(model(target.image).argmax()) == target.wanted
+def _seconds_of_training() -> float:
+    """Seconds of CPU that one training takes, after a first one."""
+    recipe().train(progress=False)
+    start = time.process_time()
+    recipe().train(progress=False)
+    return time.process_time() - start
+
+
+def _of(attack: Attack, chosen: list[Target], one_training: float) -> dict[str, float]:
+    """What an attack does to the targets on average, and how well its points are found afterwards."""
+    margins, flips, wins, seconds, found = [], 0, 0, 0.0, 0.0
+    for target in chosen:
+        start = time.process_time()
+        points, dx = attack(target)
+        seconds += time.process_time() - start
+        changed = recipe().on(Move(points, dx))
+        ends = [changed.with_seed(seed).train(progress=False) for seed in FRESH]
+        with torch.no_grad():
+            labels = [int(model(target.image).argmax()) for model in ends]
+            margins += [float(target.margin(model)) for model in ends]
+        flipped = labels.count(target.wanted)
+        flips, wins = flips + flipped, wins + (flipped > len(FRESH) // 2)
+        found += _guarded(changed, target)[1]
+    count = len(chosen)
+    return {
+        "flipped": flips / (count * len(FRESH)),
+        "targets": wins / count,
+        "margin": sum(margins) / len(margins),
+        "seconds": seconds / count,
+        "trainings": seconds / count / one_training,
+        "found": found / count,
+    }
+
+
+def _guarded(training: Training, target: Target) -> tuple[float, float]:
+    """How well exposure and worth tell points that may move from others: areas under the ROC curve."""
+    run = training.with_seed(GUARD).run(progress=False)
+    worth = run.attribute(target.margin, verify=False, progress=False)
+    assert worth.weights is not None and worth.features is not None  # noqa: S101, PT018 - an image has both
+    may_move = torch.zeros(len(worth.weights)).index_fill(0, torch.tensor(target.points), 1.0)
+    exposure = worth.features.flatten(1).norm(dim=1)
+    return float(roc_auc_score(may_move, exposure)), float(roc_auc_score(may_move, worth.weights))

@@ -43,22 +43,29 @@ class PointGradients(LinearOperator):
         return slopes_at(self._losses, self._losses.outputs())
 
     @cached_property
-    def _share(self) -> Tensor | None:
-        """The part of a mean's gradient that each point takes with it, ``(p, |K|)``; ``None`` for none."""
+    def _share(self) -> tuple[Tensor, Tensor] | None:
+        """The gradient ``α g`` that points take from a mean, ``(p,)``, and how often each, ``(|K|,)``.
+
+        ``None`` where the divisor stays. Their outer product, of ``p·|K|`` numbers, is never written.
+        """
         if not self._divides or self._risk.reduction != "mean":
             return None
-        count = self.shape[1]
-        factors = point_factors(self._losses, range(count))
-        ones = torch.ones(count, dtype=self.dtype, device=self.device)
-        share = self._risk.loss_gradient / self._risk.total  # α g
-        return share.unsqueeze(1) * (ones if factors is None else factors)
+        factors = point_factors(self._losses, range(self.shape[1]))
+        ones = torch.ones(self.shape[1], dtype=self.dtype, device=self.device)
+        return self._risk.loss_gradient / self._risk.total, ones if factors is None else factors
 
     def _apply(self, block: Tensor) -> Tensor:
         weighted = torch.einsum("nk,nc->nck", block, self._slopes).reshape(-1, block.shape[1])
         columns = self._rows.T @ weighted
-        return columns if self._share is None else columns - self._share @ block
+        if self._share is None:
+            return columns
+        gradient, factors = self._share
+        return columns - torch.outer(gradient, factors @ block)
 
     def _apply_transposed(self, block: Tensor) -> Tensor:
         pushed = (self._rows @ block).reshape(*self._slopes.shape, block.shape[1])
         rows = torch.einsum("nc,nck->nk", self._slopes, pushed)
-        return rows if self._share is None else rows - self._share.T @ block
+        if self._share is None:
+            return rows
+        gradient, factors = self._share
+        return rows - torch.outer(factors, gradient @ block)
