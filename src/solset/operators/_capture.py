@@ -45,9 +45,8 @@ class Capture(TorchFunctionMode):
         super().__init__()
         self._count = count
         self._weights = {id(leaf): (index, False) for index, leaf in enumerate(leaves)}
-        self._transposed: list[
-            Tensor
-        ] = []  # kept alive, because the id of a deleted tensor may be used again
+        # They are kept alive, because the id of a deleted tensor may be used again.
+        self._transposed: list[Tensor] = []
         self.uses: list[Use] = []
         self.unruled: list[str] = []
 

@@ -263,10 +263,8 @@ class Interpolating(LinearisedMap):
     def _select(self, point: TrainedPoint, change: Change, solver: Solver | None) -> InformativeSelection:
         """The same, kept: what it computes serves the next call for these points."""
         selection = self.selection(point, change, solver)
-        point.latest = (
-            (change.coordinates(point.before), solver, self.rows),
-            selection,
-        )  # the one before is large
+        # It takes the place of the one before, which is large.
+        point.latest = (change.coordinates(point.before), solver, self.rows), selection
         return selection
 
     def _check_solver(self, solver: Solver | None) -> None:

@@ -18,16 +18,8 @@ from solset.operators import Hessian
 from solset.risk import EmpiricalRisk, in_double
 from solset.solvers import DeflatedPrepared, Prepared, Solver, SymmetricPrepared
 
-CUTS = (
-    0.0,
-    1e-10,
-    1e-8,
-    1e-6,
-    1e-5,
-    1e-4,
-    1e-3,
-    1e-2,
-)  # sizes relative to the spectrum that a step leaves out
+# Sizes of eigenvalues, relative to the spectrum, that a step leaves out.
+CUTS = (0.0, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 GOOD = 0.03  # factor by which a Newton step lowers the gradient where no better one is looked for
 FAR = 0.1  # distance from the trained weights, relative to their length, beyond which steps prove nothing
 ROUNDS = 4  # largest number of Hessians that are written out at weights nearer to a solution

@@ -12,11 +12,8 @@ from solset import comm
 from solset.errors import SolsetWarning
 
 Part = TypeVar("Part")
-_SIGNS = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-)  # messages of devices without an error type
+# Messages of devices without an error type.
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass

@@ -124,8 +124,7 @@ def _read_all(risk: EmpiricalRisk) -> str:
 
 def _entries(tensor: Tensor) -> bytes:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    if flat.stride() != (
-        1,
-    ):  # one entry that was expanded: PyTorch calls it contiguous, but gives no bytes of it
+    # PyTorch calls one entry that was expanded contiguous, but gives no bytes of it.
+    if flat.stride() != (1,):
         flat = flat.clone(memory_format=torch.contiguous_format)
     return flat.view(torch.uint8).numpy().tobytes()

@@ -27,19 +27,7 @@ from solset.risk._layout import Layout, matches
 
 WeightDecay = float | Mapping[str, float] | Optimizer | Sequence[Mapping[str, Any]]
 _CURE = "Use the weight decay of training."
-_ADDED_TO_THE_GRADIENT = {
-    ASGD,
-    LBFGS,
-    SGD,
-    Adadelta,
-    Adagrad,
-    Adam,
-    Adamax,
-    NAdam,
-    RAdam,
-    RMSprop,
-    Rprop,
-}
+_ADDED_TO_THE_GRADIENT = {ASGD, LBFGS, SGD, Adadelta, Adagrad, Adam, Adamax, NAdam, RAdam, RMSprop, Rprop}
 Penalty = Callable[[Mapping[str, Tensor]], Tensor]
 _STEP = 1e-5  # over the size of the weights; a smooth function's slopes differ by about as much over it
 

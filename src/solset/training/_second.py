@@ -54,6 +54,5 @@ def _compared(loss: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Tenso
     by_differences = torch.cat([(a - b).reshape(-1) / (2 * step) for a, b in zip(ahead, behind, strict=True)])
     by_autograd = torch.cat([part.reshape(-1) for part in probe.second(direction)[:weights]])
     error = float((by_autograd - by_differences).norm() / by_differences.norm())
-    return (
-        WRONG.format(error=error) if math.isfinite(error) else ""
-    )  # a training that diverged says so itself
+    # A training that diverged says so itself.
+    return WRONG.format(error=error) if math.isfinite(error) else ""

@@ -140,9 +140,8 @@ def _steepest(data: Data, worth: "RunAttribution") -> tuple[str, Change, Tensor]
     if worth.features is not None:
         scores = worth.features if is_block else worth.features.unsqueeze(0)
         inputs = data.features(range(len(data)))
-        effects = [
-            (one * inputs).flatten(1).abs().sum(dim=1) for one in scores
-        ]  # a block may fill the memory
+        # One goal after the other: a block may fill the memory.
+        effects = [(one * inputs).flatten(1).abs().sum(dim=1) for one in scores]
         points = _largest(torch.stack(effects).sum(dim=0))
         dx = MOVED * inputs[points].abs() * _upwards(scores[:, points])
         slope = (scores[:, points] * dx).flatten(1).sum(dim=1)
