@@ -148,7 +148,7 @@ class AuditSettings(Settings):
     def kind(self, problem: Problem) -> type[Change] | Change:
         """The kind of change that was asked for, with the candidates that a file holds."""
         if self.add:
-            return Add(*new_points(Path(self.add), problem))
+            return Add(*new_points(self.add, problem))
         return {"move": Move, "relabel": Relabel, "reweight": Reweight, "remove": Remove}[self.change]
 
     def check(self, problem: Problem) -> None:

@@ -89,21 +89,29 @@ class PointSettings(Settings):
 
     def point_changes(self, problem: Problem) -> "PointChanges":
         """The changes that were asked for; refuses those that do not fit the problem."""
-        risk, parts = problem.risk(), {}
-        if self.remove:
-            parts["left out"] = Remove(problem.check_points(self.remove))
-        if self.relabel:
-            points, texts = assigned_numbers("--relabel", self.relabel)
-            parts["relabelled"] = Relabel(problem.check_points(points), _targets(risk, texts))
-        if self.reweight:
-            points, texts = assigned_numbers("--reweight", self.reweight)
-            factors = [float(text) - 1.0 for text in texts]
-            parts["reweighted"] = Reweight(problem.check_points(points), factors)
-        if self.add:
-            parts["added"] = Add(*new_points(Path(self.add), problem))
-        changes = PointChanges(parts, self.sentence_part)
+        risk = problem.risk()
+        changes = self.changes(
+            lambda _, values: _targets(risk, values), lambda: Add(*new_points(self.add, problem))
+        )
         changes.whole.direction(risk)  # refuses what does not fit
         return changes
+
+    def changes(
+        self, targets: Callable[[list[int], list[float]], Tensor], added: Callable[[], Add]
+    ) -> "PointChanges":
+        """The changes that were asked for, with functions that give new targets, and the points that join."""
+        parts: dict[str, Change] = {}
+        if self.remove:
+            parts["left out"] = Remove(list(self.remove))
+        if self.relabel:
+            points, texts = assigned_numbers("--relabel", self.relabel)
+            parts["relabelled"] = Relabel(points, targets(points, [float(text) for text in texts]))
+        if self.reweight:
+            points, texts = assigned_numbers("--reweight", self.reweight)
+            parts["reweighted"] = Reweight(points, [float(text) - 1.0 for text in texts])
+        if self.add:
+            parts["added"] = added()
+        return PointChanges(parts, self.sentence_part)
 
     @property
     def sentence_part(self) -> str:
@@ -159,8 +167,8 @@ def named_points(points: Sequence[int]) -> str:
     return f"points {', '.join(names[:-1])} and {names[-1]}"
 
 
-def _targets(risk: EmpiricalRisk, texts: Sequence[str]) -> Tensor:
-    """Texts as targets of the training data: class labels, or one number for each point."""
+def _targets(risk: EmpiricalRisk, values: Sequence[float]) -> Tensor:
+    """Numbers as targets of the training data: class labels, or one number for each point."""
     shape, dtype = target_form(risk)
     if risk.points.targets is not None or torch.Size(shape).numel() != 1:
         raise bad_value(
@@ -169,14 +177,13 @@ def _targets(risk: EmpiricalRisk, texts: Sequence[str]) -> Tensor:
             got=f"targets of shape {tuple(shape)}",
             cure="Call problem.estimate(solset.Relabel(points, targets)) in Python.",
         )
-    values = [float(text) for text in texts]
     if not dtype.is_floating_point and any(value != int(value) for value in values):
         cure = "Write whole numbers."
-        raise bad_value("--relabel", expected="class labels, as trained with", got=list(texts), cure=cure)
+        raise bad_value("--relabel", expected="class labels, as trained with", got=list(values), cure=cure)
     return torch.tensor(values, dtype=torch.float64).to(dtype).reshape(-1, *shape)
 
 
-def new_points(path: Path, problem: Problem) -> tuple[Tensor, Tensor]:
+def new_points(path: Path | str, problem: Problem) -> tuple[Tensor, Tensor]:
     """The inputs and targets that a file holds under ``x`` and ``y``, in the dtypes of the training data.
 
     Args:
@@ -205,7 +212,7 @@ def new_points(path: Path, problem: Problem) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def stored_arrays(path: Path) -> tuple[Tensor, Tensor]:
+def stored_arrays(path: Path | str) -> tuple[Tensor, Tensor]:
     """The arrays ``x`` and ``y`` of a file, as they are stored.
 
     Args:
@@ -214,6 +221,7 @@ def stored_arrays(path: Path) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If the file is not there, cannot be read, or holds other arrays.
     """
+    path = Path(path)
     arrays = _read(path)
     if not {"x", "y"} <= set(arrays):
         got = f"{sorted(arrays)} in {path.name}"

@@ -43,7 +43,7 @@ class ChangeSettings(PointSettings):
         """The points that move with their directions; refuses settings that do not fit the problem."""
         points = problem.check_points(self.points)
         inputs = problem.risk().points.features(points)
-        return Moves(points, inputs, self._directions(problem, points, inputs))
+        return Moves(points, inputs, self.directions(inputs, lambda: loss_directions(problem, points)))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,9 +76,10 @@ class ChangeSettings(PointSettings):
         how = "each point moves by the stated percentage of its own norm, in input units after preprocessing"
         return f"Directions: {self.direction}; {how}."
 
-    def _directions(self, problem: Problem, points: list[int], inputs: Tensor) -> Tensor:
+    def directions(self, inputs: Tensor, by_gradient: Callable[[], Tensor]) -> Tensor:
+        """Unit directions of points, random or from a file, or those that a gradient gives."""
         if self.direction == "gradient":
-            return loss_directions(problem, points)
+            return by_gradient()
         if self.direction == "random":
             return random_directions(inputs.shape, inputs, torch.Generator().manual_seed(self.seed))
         return directions_from_file(Path(self.direction), inputs.shape, inputs)

@@ -1,16 +1,17 @@
 """A user's recipe on changed data: the prediction of the run beside the same recipe really run again."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from solset.changes import Add, Change, Move, Relabel, Remove, Reweight
+from solset.changes import Add, Change, Move
 from solset.errors import bad_value
-from solset.reports._changes import assigned_numbers, named_points, stored_arrays
-from solset.reports._directions import directions_from_file, random_directions, step_of, unit
+from solset.reports._changes import named_points, stored_arrays
+from solset.reports._directions import step_of, unit
 from solset.reports._report import write_report
 from solset.reports._report_parts import Finding, Report, Section, Table, columns, sentence
 from solset.reports._run_folder import RunFolder
@@ -37,18 +38,8 @@ def check_run_settings(training: Training, settings: UserSettings) -> None:
 
 def point_change(training: Training, settings: UserSettings) -> Change:
     """The change of whole points that the options ask for."""
-    parts: list[Change] = []
-    if settings.remove:
-        parts.append(Remove(list(settings.remove)))
-    if settings.relabel:
-        points, texts = assigned_numbers("--relabel", settings.relabel)
-        parts.append(Relabel(points, _targets(training, points, [float(text) for text in texts])))
-    if settings.reweight:
-        points, texts = assigned_numbers("--reweight", settings.reweight)
-        parts.append(Reweight(points, [float(text) - 1.0 for text in texts]))
-    if settings.add:
-        parts.append(Add(*(array.numpy() for array in stored_arrays(Path(settings.add)))))
-    return sum(parts[1:], start=parts[0])
+    targets, added = partial(_targets, training), lambda: Add(*map(Tensor.numpy, stored_arrays(settings.add)))
+    return settings.changes(targets, added).whole
 
 
 def _targets(training: Training, points: list[int], values: list[float]) -> Tensor:
@@ -116,16 +107,8 @@ def _changes(training: Training, run: Run, settings: UserSettings) -> Mapping[st
         return {"change": point_change(training, settings)}
     points = list(settings.points)
     inputs = training.features(points)
-    directions = _directions(run, points, inputs, settings)
+    directions = settings.directions(inputs, lambda: unit(run.input_gradients(points)))
     return {f"size_{size:g}": Move(points, step_of(inputs, directions, size)) for size in settings.sizes}
-
-
-def _directions(run: Run, points: list[int], inputs: Tensor, settings: UserSettings) -> Tensor:
-    if settings.direction == "gradient":
-        return unit(run.input_gradients(points))
-    if settings.direction == "random":
-        return random_directions(inputs.shape, inputs, torch.Generator().manual_seed(settings.seed))
-    return directions_from_file(Path(settings.direction), inputs.shape, inputs)
 
 
 def _row(run: Run, name: str, change: Change, settings: UserSettings, folder: RunFolder) -> dict[str, Any]:
