@@ -130,14 +130,15 @@ def from_first(read: Callable[[], bytes | None]) -> bytes | None:
     return content
 
 
-def require_same(name: str, text: str) -> None:
+def require_same(name: str, text_of: Callable[[], str]) -> None:
     """Refuses to start where processes hold different things, by a text of all that must be the same.
 
     ``name`` is that of the argument in the message, which names the ranks that differ from the first.
+    ``text_of`` is called where there are several processes.
     """
     if size() == 1:
         return
-    mark = torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
+    mark = torch.frombuffer(bytearray(hashlib.sha256(text_of().encode()).digest()), dtype=torch.uint8)
     marks = join(mark.reshape(1, -1))
     unlike = [other for other in range(size()) if not torch.equal(marks[other], marks[0])]
     if unlike:

@@ -136,9 +136,8 @@ def _risk_of(
     source = source_of(inputs, targets, weights[:0])
     few = probe_indices(source.count)
     points, door = open_door(model, source, few, weights[:0], moves=moves, pick=outputs)
-    decays = digest([decay]) if isinstance(decay, Tensor) else decay
-    same = [len(points), dict(layout.shapes), digest([weights]), decays, batch_size]
-    comm.require_same("model", str(same))
+    held = [weights, torch.as_tensor(decay, dtype=torch.float64)]
+    comm.require_same("model", lambda: str([len(points), dict(layout.shapes), digest(held), batch_size]))
     if points.tree is None and points[few][0].dtype != weights.dtype:
         cure = "Use `inputs.to(dtype)` or `model.to(dtype)`."
         got = str(points[few][0].dtype)

@@ -41,10 +41,9 @@ from solset.training._results import (
 from solset.training._setting import Setting
 from solset.training._state import State, trained
 from solset.training._step import Slope, StepDerivative
-from solset.training._sweep import Sweep
+from solset.training._sweep import Sweep, Totals, block, numbers
 from solset.training._tape import Tape
 from solset.training._told import told
-from solset.training._totals import Totals, block, numbers
 from solset.training._verdict import checked_by_reruns
 
 if TYPE_CHECKING:
