@@ -10,7 +10,7 @@ from torch import nn
 
 from solset.goals import HeldOutLoss
 from solset.training import Run, RunAttribution, _sweep
-from solset.training._totals import Totals
+from solset.training._sweep import Totals
 
 GOALS = [goal, lambda model: model[0].weight.sum()]
 
