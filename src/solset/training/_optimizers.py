@@ -1,9 +1,9 @@
 """One step of an optimizer as a differentiable function of weights, gradients and its own state."""
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,13 +12,15 @@ from torch.optim import Optimizer
 
 from solset.errors import bad_type, bad_value
 from solset.training._adjustment import has_decay, has_rate
-from solset.training._state import Settings, Slots, put_settings, settings_of
+from solset.training._blocks import Block
+from solset.training._state import Settings, Slots, State
 from solset.training._told import told
 
 MakeOptimizer = Callable[[list[Any]], Optimizer]
 _BY_ENTRY = (
     torch.optim.SGD,
     torch.optim.Adam,
+    torch.optim.AdamW,
     torch.optim.RMSprop,
     torch.optim.Adagrad,
     torch.optim.Adadelta,
@@ -28,6 +30,8 @@ _BY_ENTRY = (
     torch.optim.ASGD,
     torch.optim.Rprop,
 )
+# counters of steps and rates that no data moves; and the mean weights of ASGD, which no later weight reads
+_BESIDE = {"step", "mu_product", "eta", "mu", "ax"}
 
 
 class OptimizerStep:
@@ -41,7 +45,7 @@ class OptimizerStep:
         parameters: Trained parameters in their order.
 
     Attributes:
-        blocks: Places of the parameters of each block.
+        blocks: Parameters that are taken as one tensor.
 
     Raises:
         ValueError: If the optimizer's step has no derivative.
@@ -64,83 +68,155 @@ class OptimizerStep:
                 cure="Freeze the others with requires_grad_(False).",
             )
         optimizer.defaults["differentiable"] = True
-        self._optimizer = optimizer
-        self._shapes = [parameter.shape for parameter in parameters]
+        self._optimizer, self._count = optimizer, len(parameters)
         places = {id(parameter): place for place, parameter in enumerate(parameters)}
-        members = [[places[id(each)] for each in group["params"]] for group in optimizer.param_groups]
-        by_entry = type(optimizer) in _BY_ENTRY or isinstance(optimizer, torch.optim.AdamW)
-        self.blocks = members if by_entry else [[place] for group in members for place in group]
-        self._group_of = [
-            next(i for i, group in enumerate(members) if block[0] in group) for block in self.blocks
+        groups = [[places[id(each)] for each in group["params"]] for group in optimizer.param_groups]
+        self._by_entry = type(optimizer) in _BY_ENTRY
+        self.blocks = [
+            Block(tuple(members), tuple(parameters[place].shape for place in members), group)
+            for group, of_group in enumerate(groups)
+            for members in ([of_group] if self._by_entry and of_group else [[each] for each in of_group])
         ]
 
     def joined(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Tensors for each parameter as one for each block: flat for several parameters."""
-        return [
-            torch.cat([tensors[place].reshape(-1) for place in block])
-            if len(block) > 1
-            else tensors[block[0]]
-            for block in self.blocks
-        ]
+        return [block.joined([tensors[place] for place in block.places]) for block in self.blocks]
 
     def split(self, joined: Sequence[Tensor]) -> list[Tensor]:
         """Tensors for each block as one for each parameter, in their order."""
-        parts: list[Tensor] = [joined[0]] * len(self._shapes)
-        for tensor, block in zip(joined, self.blocks, strict=True):
-            sizes = [self._shapes[place].numel() for place in block]
-            pieces = torch.split(tensor, sizes) if len(block) > 1 else [tensor]
-            for piece, place in zip(pieces, block, strict=True):
-                parts[place] = piece.reshape(self._shapes[place])
-        return parts
+        pieces = {
+            place: piece
+            for tensor, block in zip(joined, self.blocks, strict=True)
+            for place, piece in zip(block.places, block.split(tensor), strict=True)
+        }
+        return [pieces[place] for place in range(self._count)]
 
-    def joined_slots(self, slots: Sequence[Slots]) -> list[Slots]:
-        """The state of the optimizer for each block."""
-        return [
-            {name: self._joined_slot(block, slots, name) for name in slots[block[0]]} for block in self.blocks
-        ]
+    def moving_slots(self, state: State) -> list[Slots]:
+        """The tensors of the optimizer's state that carry derivatives, for each block, by name."""
+        like = next(iter(state.parameters.values()))
+        moving = []
+        for block in self.blocks:
+            slots = [state.slots[place] for place in block.places]
+            pairs = list(zip(slots, block.shapes, strict=True))
+            tensors = {
+                name: block.joined([s[name] if name in s else like.new_zeros(shape) for s, shape in pairs])
+                for name in self._moving(slots, block.shapes)
+            }
+            moving.append({name: tensor.detach() for name, tensor in tensors.items()})
+        return moving
 
-    def _joined_slot(self, block: Sequence[int], slots: Sequence[Slots], name: str) -> Any:
-        first = slots[block[0]][name]
-        if len(block) == 1 or not isinstance(first, Tensor) or first.shape != self._shapes[block[0]]:
-            return _copy_of(first)
-        return torch.cat([slots[place][name].reshape(-1) for place in block])
+    def _moving(self, slots: Sequence[Slots], shapes: Sequence[torch.Size]) -> list[str]:
+        """The names of the slots that carry a derivative to later weights, of any of some parameters."""
+        names = dict.fromkeys(
+            name
+            for slot, shape in zip(slots, shapes, strict=True)
+            for name, value in slot.items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+            if name not in (_BESIDE if self._by_entry else {"step"})
+            if value.shape == shape or not self._by_entry
+        )
+        return list(names)
 
     def __call__(
         self,
         parameters: Sequence[Tensor],
         gradients: Sequence[Tensor],
-        slots: Sequence[Slots],
+        moving: Sequence[Slots],
+        before: State,
+        used: Sequence[bool],
         settings: Settings,
     ) -> tuple[list[Tensor], list[Slots]]:
-        """Parameters and slots after the step; autograd can differentiate them in the first three arguments.
+        """Parameters and moving slots after the step; autograd can differentiate them in the first three.
 
-        Args:
-            parameters: Values of the blocks.
-            gradients: Gradient for each block.
-            slots: State of the optimizer for each block; empty before the first step.
-            settings: Rates and other numbers of the groups.
+        PyTorch skips a parameter without a gradient: neither decay nor momentum moves it. So parameters of a
+        block may have taken different numbers of steps; those with the same history are one part of it.
         """
-        moved = [parameter.clone() for parameter in parameters]
-        state = [{name: _copy_of(value) for name, value in slot.items()} for slot in slots]
+        cuts = [self._parts(block, before.slots, used) for block in self.blocks]
+        moved, state = list[Tensor](), list[Slots]()
+        for block, parts, *tensors, slots in zip(
+            self.blocks, cuts, parameters, gradients, moving, strict=True
+        ):
+            values, slopes = (block.cut(tensor, parts) for tensor in tensors)
+            of_parts = {name: block.cut(tensor, parts) for name, tensor in slots.items()}
+            for place, (part, value, slope) in enumerate(zip(parts, values, slopes, strict=True)):
+                first = part.places[0]
+                moved.append(value.clone())
+                moved[-1].grad = slope.clone() if used[first] else None
+                its_slots = {name: tensors[place].clone() for name, tensors in of_parts.items()}
+                state.append({n: its_slots.get(n, _counter(v)) for n, v in before.slots[first].items()})
+        groups = [part.group for parts in cuts for part in parts]
+        with nullcontext() if all(used) else _skipping_in_silence():
+            after = self._stepped(moved, state, groups, settings)
+        pairs = zip(moved, after, strict=True)
+        ends = [
+            self._merged(block, parts, list(islice(pairs, len(parts))))
+            for block, parts in zip(self.blocks, cuts, strict=True)
+        ]
+        return [value for value, _ in ends], [slots for _, slots in ends]
+
+    def _merged(
+        self, block: Block, parts: Sequence[Block], ends: Sequence[tuple[Tensor, Slots]]
+    ) -> tuple[Tensor, Slots]:
+        """The value of a block and its moving slots from those of its parts; zeros where one has none yet."""
+        names = self._moving([slots for _, slots in ends], [value.shape for value, _ in ends])
+        moving = {
+            name: block.merged([slots.get(name, torch.zeros_like(value)) for value, slots in ends], parts)
+            for name in names
+        }
+        return block.merged([value for value, _ in ends], parts), moving
+
+    def _parts(self, block: Block, slots: Sequence[Slots], used: Sequence[bool]) -> list[Block]:
+        """The parameters of a block in parts with the same history: those skipped, and equal counters."""
+        if len(block.places) == 1:
+            return [block]
+        moving = self._moving([slots[place] for place in block.places], block.shapes)
+        return block.parts(
+            [
+                (
+                    used[place],
+                    *(
+                        (name, None if name in moving else _number(value))
+                        for name, value in slots[place].items()
+                    ),
+                )
+                for place in block.places
+            ]
+        )
+
+    def _stepped(
+        self, moved: Sequence[Tensor], state: list[Slots], groups: Sequence[int], settings: Settings
+    ) -> list[Slots]:
+        """Takes a step in place, and returns the state of the optimizer after it.
+
+        The momentum of SGD starts from zeros here: PyTorch detaches its first gradient from the graph.
+        """
         settings = [_for_derivatives(numbers) for numbers in settings]
-        if isinstance(self._optimizer, torch.optim.SGD):
-            settings, state = _with_momentum(settings, state, moved)
-        for parameter, gradient in zip(moved, gradients, strict=True):
-            parameter.grad = gradient.clone()
-        put_settings(settings, self._optimizer)
-        for place, group in enumerate(self._optimizer.param_groups):
-            group["params"] = [m for m, owner in zip(moved, self._group_of, strict=True) if owner == place]
+        is_sgd = isinstance(self._optimizer, torch.optim.SGD)
+        keys = [
+            (group, is_sgd and bool(settings[group]["momentum"]) and slot.get("momentum_buffer") is None)
+            for group, slot in zip(groups, state, strict=True)
+        ]
         self._optimizer.state.clear()
-        for parameter, slot in zip(moved, state, strict=True):
-            if slot:
-                self._optimizer.state[parameter] = slot
+        for value, slot, (_, starts) in zip(moved, state, keys, strict=True):
+            if starts and value.grad is not None:
+                self._optimizer.state[value] = {"momentum_buffer": torch.zeros_like(value)}
+            elif slot:
+                self._optimizer.state[value] = slot
+        self._optimizer.param_groups = [
+            {
+                **settings[group],
+                **({"dampening": 0} if starts else {}),
+                "params": [v for v, key in zip(moved, keys, strict=True) if key == (group, starts)],
+            }
+            for group, starts in sorted(set(keys))
+        ]
         with _counters_in_float64():
             self._optimizer.step()
-        after = [dict(self._optimizer.state.get(parameter, {})) for parameter in moved]
+        after = [dict(self._optimizer.state.get(value, {})) for value in moved]
         self._optimizer.state.clear()
-        for parameter in moved:
-            parameter.grad = None
-        return moved, after
+        for value in moved:
+            value.grad = None
+        return after
 
     @property
     def takes_rate(self) -> bool:
@@ -153,21 +229,23 @@ class OptimizerStep:
         return has_decay(self._optimizer)
 
     def decay_changes(
-        self, parameters: Sequence[Tensor], settings: Settings, decays: Sequence[float]
+        self,
+        parameters: Sequence[Tensor],
+        used: Sequence[bool],
+        settings: Settings,
+        decays: Sequence[float],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """What a change of the weight decay adds to the gradients of a step, and to the weights after it.
 
         Weight decay is a part of the gradient, but for AdamW and its kin, which shorten the weights by it.
-
-        Args:
-            parameters: Values of the blocks before the step.
-            settings: Rates and other numbers of the groups.
-            decays: Change of the decay of each group; empty where none changes.
         """
         to_gradients, to_weights = [], []
-        for parameter, group in zip(parameters, self._group_of, strict=True):
-            numbers, step = settings[group], decays[group] if decays else 0.0
+        for parameter, block in zip(parameters, self.blocks, strict=True):
+            numbers, step = settings[block.group], decays[block.group] if decays else 0.0
             value, zero = parameter.detach(), torch.zeros_like(parameter)
+            if not all(used):
+                pieces = zip(block.split(value), block.places, strict=True)
+                value = block.joined([piece * used[place] for piece, place in pieces])
             of_weights = self._is_decoupled(numbers)
             sign = -1.0 if numbers.get("maximize") else 1.0
             to_gradients.append(zero if of_weights or not step else sign * step * value)
@@ -177,13 +255,14 @@ class OptimizerStep:
     def decay_slope(
         self,
         parameters: Sequence[Tensor],
+        used: Sequence[bool],
         weights: Sequence[Tensor],
         gradients: Sequence[Tensor],
         settings: Settings,
     ) -> float:
         """The derivative of a goal in the weight decay of all groups that decay, at one step."""
         decays = [float(float(numbers.get("weight_decay", 0.0)) > 0) for numbers in settings]
-        changes = self.decay_changes(parameters, settings, decays)
+        changes = self.decay_changes(parameters, used, settings, decays)
         pairs = [*zip(gradients, changes[0], strict=True), *zip(weights, changes[1], strict=True)]
         return sum(float((slope * change).sum()) for slope, change in pairs)
 
@@ -191,28 +270,37 @@ class OptimizerStep:
         self,
         parameters: Sequence[Tensor],
         gradients: Sequence[Tensor],
-        slots: Sequence[Slots],
+        before: State,
+        used: Sequence[bool],
         settings: Settings,
     ) -> list[Tensor]:
         """The derivative of the blocks after a step in a relative change of the learning rate.
 
         The step is linear in the rate, so that it is the rate times the step at rate 1.
         """
-        moved, _ = self(parameters, gradients, slots, [{**numbers, "lr": 1.0} for numbers in settings])
+        at_one = [{**numbers, "lr": 1.0} for numbers in settings]
+        moved, _ = self(parameters, gradients, self.moving_slots(before), before, used, at_one)
         return [
-            float(settings[group]["lr"]) * (after - before).detach()
-            for after, before, group in zip(moved, parameters, self._group_of, strict=True)
+            float(settings[block.group]["lr"]) * (end - start).detach()
+            for end, start, block in zip(moved, parameters, self.blocks, strict=True)
         ]
 
     def _is_decoupled(self, numbers: dict[str, Any]) -> bool:
         return isinstance(self._optimizer, torch.optim.AdamW) or bool(numbers.get("decoupled_weight_decay"))
 
 
-def _copy_of(value: Any) -> Any:
-    """A copy of a slot; a counter of steps in float64."""
+def _counter(value: Any) -> Any:
+    """A copy of a slot that carries no derivative; a counter of steps in float64."""
     if not isinstance(value, Tensor):
         return value
-    return value.double() if value.ndim == 0 and value.is_floating_point() else value.clone()
+    return value.detach().clone().double() if value.ndim == 0 and value.is_floating_point() else value.clone()
+
+
+def _number(value: Any) -> Hashable:
+    """What tells a counter of steps from another one."""
+    if isinstance(value, Tensor):
+        return float(value) if value.numel() == 1 else tuple(value.flatten().tolist())
+    return value
 
 
 @contextmanager
@@ -230,70 +318,17 @@ def _counters_in_float64() -> Iterator[None]:
         torch.set_default_dtype(default)
 
 
+@contextmanager
+def _skipping_in_silence() -> Iterator[None]:
+    """A context without PyTorch's warning at each parameter in a graph that has no gradient."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+        yield
+
+
 def _for_derivatives(numbers: dict[str, Any]) -> dict[str, Any]:
     switches = {"differentiable": True, "foreach": False, "fused": None, "capturable": False}
     return {**numbers, **{name: value for name, value in switches.items() if name in numbers}}
-
-
-def _with_momentum(
-    settings: Settings, slots: Sequence[Slots], parameters: Sequence[Tensor]
-) -> tuple[Settings, list[Slots]]:
-    """Momentum that starts from zeros: PyTorch detaches the first gradient of SGD from the graph."""
-    is_first = not any(slot.get("momentum_buffer") is not None for slot in slots)
-    if not is_first or not any(numbers["momentum"] for numbers in settings):
-        return settings, list(slots)
-    zeros: list[Slots] = [{"momentum_buffer": torch.zeros_like(parameter)} for parameter in parameters]
-    return [{**numbers, "dampening": 0} for numbers in settings], zeros
-
-
-def differentiable_slots(slots: Sequence[Slots], parameters: Sequence[Tensor]) -> list[tuple[int, str]]:
-    """Place and name of the slots that carry derivatives: floating tensors shaped like their block."""
-    return [
-        (place, name)
-        for place, (slot, parameter) in enumerate(zip(slots, parameters, strict=True))
-        for name, value in slot.items()
-        if isinstance(value, Tensor) and value.is_floating_point() and name != "step"
-        if value.shape == parameter.shape
-    ]
-
-
-@dataclass(frozen=True, eq=False)
-class Continued:
-    """A factory of optimizers that start from the state of a checkpoint."""
-
-    make: MakeOptimizer  # Function of the parameters that returns an optimizer that starts anew
-    state: dict[str, Any]  # State dict of the optimizer whose work goes on
-
-    def __call__(self, parameters: list[Any]) -> Optimizer:
-        """An optimizer with its own learning rates and the state of the checkpoint.
-
-        Raises:
-            ValueError: If the state does not fit the parameters.
-        """
-        optimizer = made(self.make, parameters)
-        settings = settings_of(optimizer)
-        try:
-            optimizer.load_state_dict(copy.deepcopy(self.state))
-            shapes = [
-                (name, tuple(value.shape), tuple(parameter.shape))
-                for parameter, slot in optimizer.state.items()
-                for name, value in slot.items()
-                if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape
-            ]
-        except (KeyError, ValueError, TypeError) as error:
-            raise self._misfit(f"{type(error).__name__}: {error}") from error
-        if shapes:
-            raise self._misfit("{} of shape {} for a parameter of shape {}".format(*shapes[0]))
-        put_settings(settings, optimizer)
-        return optimizer
-
-    def _misfit(self, how: str) -> ValueError:
-        return bad_value(
-            "optimizer_state",
-            expected="the state dict of the same optimizer, for the trained parameters in the same order",
-            got=how,
-            cure="Pass optimizer.state_dict() of the checkpoint whose model make_model is.",
-        )
 
 
 def made(make: MakeOptimizer, parameters: list[Any]) -> Optimizer:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from solset.risk import plain_operations
 from solset.training._adjustment import Adjustment
-from solset.training._calculus import derivatives, pushed, require_second
+from solset.training._calculus import derivatives, gradients_or_none, pushed, require_second
 from solset.training._data import Batch
-from solset.training._optimizers import OptimizerStep, differentiable_slots
+from solset.training._optimizers import OptimizerStep
 from solset.training._recipe import clipped_gradients
 from solset.training._second import wrong_second
 from solset.training._setting import Setting
@@ -82,6 +82,7 @@ class _Graph:
     loss: Tensor
     gradients: list[Tensor]
     clipped: list[Tensor]
+    used: list[bool]  # Whether each trained parameter has a gradient; PyTorch skips the others
     buffers: dict[str, Tensor]
 
     @property
@@ -127,12 +128,12 @@ class StepDerivative:
     def _pull_one(
         self, before: State, record: Record, graph: _Graph, slope: Slope
     ) -> tuple[Slope, BatchSlope, RuleSlope]:
-        direct, through, slots = self._pull_rule(before, record, graph.clipped, slope)
+        direct, through, slots = self._pull_rule(before, record, graph, slope)
         settings = self._setting.adjustment.adjusted(record.settings)
-        decay = self._rule.decay_slope(self._blocks(before), slope.parameters, through, settings)
+        decay = self._rule.decay_slope(self._blocks(before), graph.used, slope.parameters, through, settings)
         rate = 0.0
         if self.takes_rate:
-            moves = self._rate_moves(before, record, graph.clipped)
+            moves = self._rate_moves(before, record, graph)
             rate = sum(float((a * b).sum()) for a, b in zip(slope.parameters, moves, strict=True))
         weights = [*through, *(slope.buffers[name] for name in graph.buffers)]
         starts = [*graph.leaves, *graph.statistics.values()]
@@ -161,12 +162,14 @@ class StepDerivative:
             clipped = clipped_gradients(clipping, self._setting.clip_norm)
         gradients = pushed(clipped, clipping, gradients)
         settings = self._setting.adjustment.adjusted(record.settings)
-        of_gradients, of_weights = self._rule.decay_changes(self._blocks(before), settings, rule.decays)
+        of_gradients, of_weights = self._rule.decay_changes(
+            self._blocks(before), graph.used, settings, rule.decays
+        )
         gradients = [a + b for a, b in zip(gradients, of_gradients, strict=True)]
-        parameters, slots = self._push_rule(before, record, graph.clipped, slope, gradients)
+        parameters, slots = self._push_rule(before, record, graph, slope, gradients)
         parameters = [a + b for a, b in zip(parameters, of_weights, strict=True)]
         if rule.rate:
-            moves = self._rate_moves(before, record, graph.clipped)
+            moves = self._rate_moves(before, record, graph)
             parameters = [a + rule.rate * b for a, b in zip(parameters, moves, strict=True)]
         starts = [*graph.leaves, *graph.statistics.values()]
         directions = [*tangents, *(slope.buffers[name] for name in graph.statistics)]
@@ -223,18 +226,22 @@ class StepDerivative:
             set_randomness(record.randomness, self._device)
             batch = batch.at(self._data, *leaves)
             with self._statistics.following(statistics) as buffers:
-                state = self._state(before, self._rule.split(parameters))
+                pieces = self._rule.split(parameters)
+                state = self._state(before, pieces)
                 outputs = self._setting.outputs(
                     batch, lambda inputs: self._output(state, inputs), self._device
                 )
             loss = self._loss(batch, outputs, record)
-            gradients = derivatives([loss], parameters, keep_graph=True, create_graph=True)
+            slopes = gradients_or_none(loss, pieces)
+            pairs = zip(slopes, pieces, strict=True)
+            gradients = self._rule.joined([torch.zeros_like(p) if s is None else s for s, p in pairs])
+            used = [slope is not None for slope in slopes]
             if not self.is_looked_at:
                 require_second(gradients)
                 self.is_looked_at = True
                 self.fault = self._fault(before, record, parameters, leaves)
             clipped = clipped_gradients(gradients, self._setting.clip_norm)
-        return _Graph(parameters, statistics, leaves, loss, gradients, clipped, buffers)
+        return _Graph(parameters, statistics, leaves, loss, gradients, clipped, used, buffers)
 
     def _fault(
         self, before: State, record: Record, parameters: Sequence[Tensor], leaves: Sequence[Tensor | None]
@@ -279,38 +286,38 @@ class StepDerivative:
         values = [before.parameters[name].detach() for name in self._names]
         return [block.clone().requires_grad_() for block in self._rule.joined(values)]
 
-    def _rate_moves(self, before: State, record: Record, clipped: Sequence[Tensor]) -> list[Tensor]:
+    def _rate_moves(self, before: State, record: Record, graph: _Graph) -> list[Tensor]:
         """The derivative of the weights after the step in a relative change of the learning rate."""
-        slots = self._rule.joined_slots(before.slots)
         settings = self._setting.adjustment.adjusted(record.settings)
-        gradients = [gradient.detach() for gradient in clipped]
+        gradients = [gradient.detach() for gradient in graph.clipped]
         with torch.no_grad():
-            moves = self._rule.rate_moves(self._blocks(before), gradients, slots, settings)
+            moves = self._rule.rate_moves(self._blocks(before), gradients, before, graph.used, settings)
         return self._without_kinks(moves, [(i, "") for i in range(len(moves))])
 
     @torch.enable_grad()
     def _rule_graph(
-        self, before: State, record: Record, clipped: Sequence[Tensor]
+        self, before: State, record: Record, graph: _Graph
     ) -> tuple[list[Tensor], list[Tensor], list[tuple[int, str]], list[tuple[int, str]]]:
         """Leaves and ends of the optimizer's rule, with the places of its slots before and after."""
         parameters = self._blocks(before)
-        gradients = [gradient.detach().clone().requires_grad_() for gradient in clipped]
-        slots = self._rule.joined_slots(before.slots)
-        places = differentiable_slots(slots, parameters)
-        for place, name in places:
-            slots[place][name].requires_grad_()
-        moved, after = self._rule(
-            parameters, gradients, slots, self._setting.adjustment.adjusted(record.settings)
+        gradients = [gradient.detach().clone().requires_grad_() for gradient in graph.clipped]
+        slots = self._rule.moving_slots(before)
+        settings = self._setting.adjustment.adjusted(record.settings)
+        for slot in slots:
+            for tensor in slot.values():
+                tensor.requires_grad_()
+        moved, after = self._rule(parameters, gradients, slots, before, graph.used, settings)
+        places, after_places = (
+            [(i, name) for i, slot in enumerate(s) for name in slot] for s in (slots, after)
         )
-        after_places = differentiable_slots(after, parameters)
         starts = [*parameters, *gradients, *(slots[place][name] for place, name in places)]
         ends = [*moved, *(after[place][name] for place, name in after_places)]
         return starts, ends, places, after_places
 
     def _pull_rule(
-        self, before: State, record: Record, clipped: Sequence[Tensor], slope: Slope
+        self, before: State, record: Record, graph: _Graph, slope: Slope
     ) -> tuple[list[Tensor], list[Tensor], dict[tuple[int, str], Tensor]]:
-        starts, ends, places, after_places = self._rule_graph(before, record, clipped)
+        starts, ends, places, after_places = self._rule_graph(before, record, graph)
         count = len(self._rule.blocks)
         weights = [*slope.parameters]
         weights += [
@@ -325,11 +332,11 @@ class StepDerivative:
         self,
         before: State,
         record: Record,
-        clipped: Sequence[Tensor],
+        graph: _Graph,
         slope: Slope,
         gradients: Sequence[Tensor],
     ) -> tuple[list[Tensor], dict[tuple[int, str], Tensor]]:
-        starts, ends, places, after_places = self._rule_graph(before, record, clipped)
+        starts, ends, places, after_places = self._rule_graph(before, record, graph)
         count = len(self._rule.blocks)
         slots = [
             slope.slots.get(place, torch.zeros_like(start))
@@ -347,7 +354,8 @@ class StepDerivative:
         for part, place in zip(parts, of_parameter, strict=True):
             if not torch.isfinite(part.sum()):  # cheaper than to look at every entry
                 is_kink = ~torch.isfinite(part)
-                self.kinks_of_blocks[place] |= is_kink
+                is_like = is_kink.shape == self.kinks_of_blocks[place].shape
+                self.kinks_of_blocks[place] |= is_kink if is_like else is_kink.any()
                 part = torch.where(is_kink, 0.0, part)  # noqa: PLW2901
             cleaned.append(part)
         return cleaned

@@ -24,13 +24,14 @@ from solset.storage import Checkpoint, Identity, Probe
 from solset.training._batches import Batches, Place
 from solset.training._call import Call
 from solset.training._changed import changed
+from solset.training._continued import Continued
 from solset.training._data import Data, moving_in
 from solset.training._divergence import explosion, require_finite
 from solset.training._ensemble import Ensemble, checked_seeds
 from solset.training._fresh import MakeModel, fresh_model
 from solset.training._instead import OF_TRAINING
 from solset.training._losses import Loss
-from solset.training._optimizers import Continued, MakeOptimizer, OptimizerStep, made
+from solset.training._optimizers import MakeOptimizer, OptimizerStep, made
 from solset.training._recipe import MakeSchedule, Recipe, scheduled
 from solset.training._recording import take_steps
 from solset.training._results import Rerun, retraining
