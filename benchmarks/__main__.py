@@ -16,6 +16,7 @@ from benchmarks import (
     accuracy,
     audit,
     costs,
+    documents,
     everyday,
     flipped_labels,
     further_training,
@@ -51,6 +52,7 @@ LONG = (  # only if asked for
     "house",
     "zoo",
     "everyday",
+    "documents",
     *ATTRIBUTION,
 )
 
@@ -88,6 +90,7 @@ def main() -> None:
             small=chosen.small, large=chosen.large, seeds=chosen.seeds
         ),
         "everyday": lambda: everyday.run(small=chosen.small),
+        "documents": documents.run,
         "zoo": lambda: zoo.run(chosen.count, chosen.seed),
     }
     for name in [n for n in jobs if n not in LONG] if chosen.which == "all" else [chosen.which]:
