@@ -29,7 +29,7 @@ BATCH = 50
 SIZE = 0.01
 WARM_GRADIENTS = 20
 KRYLOV_GRADIENTS = (25, 100)
-FURTHER_SECONDS = 100.0  # for each kind of further change
+FURTHER_SECONDS = 60.0  # for each kind of further change
 
 
 class Bench:

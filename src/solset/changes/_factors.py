@@ -80,29 +80,41 @@ def mixed(risk: EmpiricalRisk, terms: Sequence[Term], steps: Tensor, *, divides:
     return with_factors(changed, factors, float(total))
 
 
-def exchanged(
-    risk: EmpiricalRisk, terms: Sequence[Term], *, divides: bool, steps: Tensor | None = None
-) -> Exchange:
+def by_sign(risk: EmpiricalRisk, places: Sequence[int], steps: Tensor) -> list[Term]:
+    """The losses of points that count less, then of those that count more: no loss has a negative factor.
+
+    Args:
+        risk: Empirical risk before the change.
+        places: Indices of the points.
+        steps: Change of the factor of each, ``(|K|,)``.
+    """
+    terms = []
+    for sign, mask in ((-1.0, steps < 0), (1.0, steps >= 0)):
+        chosen = mask.nonzero().flatten().tolist()
+        if chosen:
+            points = [places[i] for i in chosen]
+            losses = as_weighed(risk.select(points))
+            factors = _factors(losses) * steps[chosen].abs().to(torch.float64)
+            terms.append(Term(with_factors(losses, factors, float(losses.total)), points, sign))
+    return terms
+
+
+def exchanged(risk: EmpiricalRisk, terms: Sequence[Term], *, divides: bool) -> Exchange:
     """The losses that leave and come at the end of a change of factors.
 
     Args:
         risk: Empirical risk before the change.
         terms: Losses whose factors change by their sign.
         divides: Whether the divisor of a mean changes with the factors.
-        steps: Changes of the factors where they are not those signs, ``(|K|,)``.
     """
     require_points(risk)
     total, parts = float(risk.total), []
     if divides:
         point_factors(risk, [0])  # refuses a divisor that is not known
     for term in terms:
-        factors, losses = term.factors, term.losses
-        if steps is not None:
-            factors = factors * steps.to(factors)
-            losses = with_factors(as_weighed(losses), factors, float(losses.total))
-        total += term.sign * float(factors.sum()) if divides else 0.0
-        parts.append((term.sign, losses))
-    leaving = next((term.places for term in terms if term.places), None)
+        total += term.sign * float(term.factors.sum()) if divides else 0.0
+        parts.append((term.sign, term.losses))
+    leaving = next((term.places for term in terms if term.sign < 0), None)
     factor = risk.total / total if risk.reduction == "mean" else 1.0
     return Exchange(factor, tuple(parts), tuple(leaving or ()))
 

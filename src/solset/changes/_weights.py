@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from solset.changes._change import Change, Exchange, PointsChange, TrainingChange
-from solset.changes._factors import Term, columns, exchanged, mixed
+from solset.changes._factors import Term, by_sign, columns, exchanged, mixed
 from solset.checks import one_of, points_of
 from solset.errors import bad_type, bad_value
 from solset.linalg import LinearOperator, Space, Zero
@@ -95,9 +95,8 @@ class Reweight(PointsChange):
     def exchange(self, risk: EmpiricalRisk) -> Exchange:
         """The losses come again with the change of their factors; argument as for every change."""
         chosen = self.chosen(risk)
-        terms = [Term(risk.select(chosen), chosen)]
-        steps = self._steps(chosen, len(risk.points))
-        return exchanged(risk, terms, divides=self.divisor == "after", steps=steps)
+        terms = by_sign(risk, chosen, self._steps(chosen, len(risk.points)))
+        return exchanged(risk, terms, divides=self.divisor == "after")
 
     def leaving(self, risk: EmpiricalRisk) -> list[int]:
         """The points whose factor becomes 0; argument as for every change."""

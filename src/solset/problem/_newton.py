@@ -10,7 +10,7 @@ from torch import Tensor
 from solset.changes import Exchange
 from solset.derivatives import Linearisation
 from solset.errors import SolsetWarning
-from solset.linalg import LinearOperator
+from solset.linalg import LinearOperator, default_tolerance
 from solset.operators import Jacobian, Regularisation, loss_curvature, regularisation_of
 from solset.problem._point import LinearisedMap, TrainedPoint
 from solset.risk import EmpiricalRisk
@@ -82,12 +82,9 @@ class NewtonStep:
     @cached_property
     def system(self) -> Prepared:
         """The matrix ``H'``, prepared. Warns where the points that leave hold a direction alone."""
-        factor, solver = self.line.system.factor(), self.line.constraint.solver
+        factor = self.line.system.factor()
         if factor is None:
-            changed = self._at(self.changed)
-            settle = self.optimality.settle(changed, solver)  # symmetries are those of the changed risk too
-            prepared = solver.prepare(self.optimality.operator(changed))
-            return prepared if settle is None else settle(prepared)
+            return self._from_changed_data()
         matrix = _Changed(Decomposed(factor, self.line.operator), self)
         if not self.is_small:
             return self._with_doubt(self._anew(matrix), "")
@@ -106,9 +103,26 @@ class NewtonStep:
         return prepared
 
     def _anew(self, matrix: LinearOperator) -> Prepared:
-        """The changed matrix, prepared without the inverse of the one before; its products run few points."""
-        solver = self.line.constraint.solver
-        return (solver if solver.takes(matrix) else FirstToConverge((CG(), MINRES()))).prepare(matrix)
+        """The changed matrix, prepared without the inverse of the one before; its products run few points.
+
+        What is left where points that leave hold a direction alone is rounding of the matrix before, which
+        may look like curvature of the changed one; then the changed data decide.
+        """
+        solver, before = self.line.constraint.solver, self.line.system.factor()
+        prepared = (solver if solver.takes(matrix) else FirstToConverge((CG(), MINRES()))).prepare(matrix)
+        after, clearance = prepared.factor(), prepared.clearance
+        if before is None or after is None or clearance is None:
+            return prepared
+        unit = default_tolerance(matrix.shape, torch.float64)
+        rounding = unit * max(1.0, self.exchange.factor) * before.largest
+        return prepared if clearance * after.largest > rounding else self._from_changed_data()
+
+    def _from_changed_data(self) -> Prepared:
+        """The changed matrix, prepared as the one before was."""
+        changed, solver = self._at(self.changed), self.line.constraint.solver
+        settle = self.optimality.settle(changed, solver)  # symmetries are those of the changed risk too
+        prepared = solver.prepare(self.optimality.operator(changed))
+        return prepared if settle is None else settle(prepared)
 
     @property
     def is_small(self) -> bool:
