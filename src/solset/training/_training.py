@@ -133,16 +133,15 @@ class Training:
             augment=augment,
             seed=seed,
         )
-        if isinstance(make_model, nn.Module):
-            refuse_gradient_hooks("make_model", make_model)  # a copy has lost them
-            make_model = copy_of(make_model)  # the user may train it on
-        self.make_model = make_model
-        self._setting = self._opened(x, y, moves, outputs)
+        self._setting = self._opened(make_model, x, y, moves, outputs)
         self._starts = self._twice_the_same()
 
-    def _opened(self, x: Any, y: Any, moves: str | None, outputs: Pick) -> Setting:
+    def _opened(self, make_model: MakeModel, x: Any, y: Any, moves: str | None, outputs: Pick) -> Setting:
         """What every step shares; refuses an optimizer without a derivative, and batches that do not fit."""
-        recipe = self.recipe
+        recipe, self.make_model = self.recipe, make_model
+        if isinstance(make_model, nn.Module):
+            refuse_gradient_hooks("make_model", make_model)  # a copy has lost them
+            self.make_model = copy_of(make_model)  # the user may train it on
         with own_randomness(torch.device("cpu")):
             model = fresh_model(self.make_model, recipe.seed).train()
         parameters = list(trained(model).values())
