@@ -173,6 +173,17 @@ def copy_of(model: nn.Module) -> nn.Module:
     Args:
         model: Module, which is not changed.
     """
+    (copied,) = copies_of(model)
+    return copied
+
+
+def copies_of(model: nn.Module, *others: Any) -> tuple[Any, ...]:
+    """Deep copies of a module and of what refers to its parameters, such as their optimizer.
+
+    Args:
+        model: Module, as for :func:`copy_of`.
+        *others: Objects that refer to its parameters, and whose copies refer to those of the copy.
+    """
     computed = {
         id(value): value.detach().clone()
         for module in model.modules()
@@ -180,7 +191,7 @@ def copy_of(model: nn.Module) -> nn.Module:
         if isinstance(value, Tensor) and value.grad_fn is not None
     }
     try:
-        return copy.deepcopy(model, memo=computed)
+        return copy.deepcopy((model, *others), memo=computed)
     except (RuntimeError, TypeError) as error:
         raise bad_type(
             "model",

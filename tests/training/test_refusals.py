@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from solset import Move, Remove, Reweight, Training
+from solset.training import record
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 X, Y = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
@@ -190,3 +192,47 @@ def test_a_model_without_second_derivatives_is_refused_by_its_run(function, word
     for ask in (*whole, from_file, from_file):
         with pytest.raises(TypeError, match=f"`model`.*differentiated twice.*{words}"):
             ask()
+
+
+def with_hook(parameters) -> torch.optim.Optimizer:
+    optimizer = SGD(parameters)
+    optimizer.register_step_pre_hook(lambda *_: None)
+    return optimizer
+
+
+def test_hooks_of_steps_are_refused():
+    with pytest.raises(ValueError, match=r"`optimizer`.*without hooks.*with_hook.<locals>.<lambda>"):
+        training(optimizer=with_hook)
+    model = make()
+    with pytest.raises(ValueError, match="`optimizer`.*without hooks"):
+        record(model, with_hook(model.parameters()), CROSS_ENTROPY, X, Y)
+    recorder = record(model, optimizer := SGD(model.parameters()), CROSS_ENTROPY, X, Y)
+    optimizer.register_step_post_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="`optimizer`.*without hooks"):
+        recorder.run()
+    hook = register_optimizer_step_post_hook(lambda *_: None)
+    try:
+        with pytest.raises(ValueError, match="`optimizer`.*on the steps of all optimizers"):
+            training()
+    finally:
+        hook.remove()
+
+
+def test_parallel_wrapper_is_refused_at_the_door():
+    with pytest.raises(TypeError, match=r"`make_model`.*DataParallel.*\.module"):
+        training(lambda: nn.DataParallel(make()))
+    model = make()
+    with pytest.raises(TypeError, match=r"`model`.*DataParallel"):
+        record(nn.DataParallel(model), SGD(model.parameters()), CROSS_ENTROPY, X, Y)
+
+
+def test_spectral_norm_of_old_is_copied_with_its_goal():
+    def normed() -> nn.Module:
+        return nn.Sequential(nn.utils.spectral_norm(nn.Linear(3, 4)), nn.Linear(4, 2))
+
+    run = training(normed).run()
+    value = run.value(lambda model: model(X).square().mean())
+    assert value == pytest.approx(run.model(X).square().mean().item())
+    recorder = record(run.model, SGD(run.model.parameters()), CROSS_ENTROPY, X, Y)  # it was called before
+    with pytest.raises(ValueError, match="`loop`"):
+        recorder.run()

@@ -49,6 +49,7 @@ from solset.risk._probe import (
     probe_model,
     refuse_gradient_hooks,
     refuse_model,
+    refuse_wrapped,
     statistics_held,
 )
 from solset.risk._regularisation import Penalty, WeightDecay, check_penalty, decay_of, one_number
@@ -122,6 +123,7 @@ __all__ = [
     "probe_model",
     "reduction_of",
     "refuse_gradient_hooks",
+    "refuse_wrapped",
     "refuse_model",
     "require_derivatives",
     "require_logits",

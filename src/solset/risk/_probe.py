@@ -60,7 +60,7 @@ def refuse_model(model: nn.Module) -> None:
         ValueError: If dropout or batch normalisation is in training mode, batch normalisation has no running
             statistics, or autocast is on, or a parameter has a gradient hook; the message names it.
     """
-    _refuse_wrapped(model)
+    refuse_wrapped("model", model)
     refuse_gradient_hooks("model", model)
     device = next((value.device.type for value in model.parameters()), "cpu")
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -108,7 +108,16 @@ def statistics_held(model: nn.Module) -> str:
     )
 
 
-def _refuse_wrapped(model: nn.Module) -> None:
+def refuse_wrapped(argument: str, model: nn.Module) -> None:
+    """Refuses wrappers without second derivatives or functional calls.
+
+    Args:
+        argument: Name of the argument that the model is.
+        model: Network whose modules are looked at.
+
+    Raises:
+        TypeError: If a module is compiled, scripted or a parallel wrapper; the message names what it wraps.
+    """
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             kind, cure = "a scripted or traced module", "Pass the module that it was made from."
@@ -122,7 +131,7 @@ def _refuse_wrapped(model: nn.Module) -> None:
         else:
             continue
         place = f" at '{name}'" if name else ""
-        raise bad_type("model", expected="a plain nn.Module", got=f"{kind}{place}", cure=cure)
+        raise bad_type(argument, expected="a plain nn.Module", got=f"{kind}{place}", cure=cure)
 
 
 def probe_model(risk: EmpiricalRisk) -> Tensor:

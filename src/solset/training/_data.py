@@ -1,7 +1,8 @@
 """The data of a training, some of whose points were changed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ from solset.linalg import Space
 from solset.risk import Source, digest, flat_rows, mapped, named_tensors
 from solset.storage import hash_bytes
 from solset.training._entry import Entry
+from solset.training._state import own_randomness
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +82,28 @@ class Batch:
         return Batch(tuple(parts), _cast(self.factors, dtype), _cast(self.shares, dtype))
 
 
+@dataclass(frozen=True)
+class Quiet:
+    """A reader of points that leaves the user's generators as they are, and reads the same whenever asked.
+
+    A data set may augment its points, and draws from PyTorch's generators for it.
+    """
+
+    read: Callable[[Sequence[int]], tuple[Any, Any]]  # Reader of some points by their indices
+
+    def __call__(self, indices: Sequence[int]) -> tuple[Any, Any]:
+        """Inputs and targets of some points."""
+        with own_randomness(torch.device("cpu")):
+            torch.default_generator.manual_seed(0)
+            return self.read(indices)
+
+
 @dataclass(frozen=True, eq=False)
 class Data:
     """Training points with what was changed in them."""
 
-    source: Source  # Reader of the points, whose inputs may be trees of tensors
+    # Reader of the points, whose inputs may be trees of tensors; :class:`Quiet` outside of steps
+    source: Source
     # Path of the tensor in the inputs that may move; empty for inputs that are one tensor, ``None`` where no
     # tensor is of real numbers
     moving: str | None
@@ -100,6 +119,12 @@ class Data:
     # Number of the first point of each addition; those of one go through the model together
     groups: tuple[int, ...] = ()
     entry: Entry | None = None  # Rule by which points that join enter the batches; ``None`` where they cannot
+
+    @cached_property
+    def in_step(self) -> "Data":
+        """The same points as a step reads them: what a data set draws comes from the step's generators."""
+        read = self.source.read
+        return replace(self, source=replace(self.source, read=read.read)) if isinstance(read, Quiet) else self
 
     def __len__(self) -> int:
         return self.drawn + (0 if self.added is None else _count(self.added[0]))
@@ -295,6 +320,11 @@ def _exchanged(targets: Any, indices: Sequence[int], new: Mapping[int, Tensor]) 
         if point in new:
             targets[row] = new[point]
     return targets
+
+
+def quiet(source: Source) -> Source:
+    """A reader that draws nothing from the user's generators, and reads the same whenever it is asked."""
+    return replace(source, read=Quiet(source.read))
 
 
 def moving_in(inputs: Any, moves: str | None) -> str | None:

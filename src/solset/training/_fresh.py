@@ -1,6 +1,5 @@
 """A model before its first step."""
 
-import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,8 @@ import torch
 from torch import nn
 
 from solset.errors import bad_type, bad_value
-from solset.risk import refuse_gradient_hooks
+from solset.results import copy_of
+from solset.risk import refuse_gradient_hooks, refuse_wrapped
 from solset.training._state import trained
 from solset.training._told import told
 
@@ -30,7 +30,7 @@ def fresh_model(make_model: MakeModel, seed: int) -> nn.Module:
     """
     torch.manual_seed(seed)
     with told("make_model", "a function that makes the model", "Call it by itself first."):
-        model = copy.deepcopy(make_model) if isinstance(make_model, nn.Module) else _call(make_model, seed)
+        model = copy_of(make_model) if isinstance(make_model, nn.Module) else _call(make_model, seed)
     if not isinstance(model, nn.Module):
         raise bad_type(
             "make_model",
@@ -38,6 +38,7 @@ def fresh_model(make_model: MakeModel, seed: int) -> nn.Module:
             got=type(model).__name__,
             cure="Return the model.",
         )
+    refuse_wrapped("make_model", model)
     refuse_gradient_hooks("make_model", model)
     if not trained(model):
         raise bad_value(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from solset.errors import bad_type, bad_value
 from solset.training._adjustment import has_decay, has_rate
@@ -331,6 +332,22 @@ def _for_derivatives(numbers: dict[str, Any]) -> dict[str, Any]:
     return {**numbers, **{name: value for name, value in switches.items() if name in numbers}}
 
 
+def refuse_step_hooks(optimizer: Optimizer) -> None:
+    """Refuses hooks on steps, which may change gradients or weights where no derivative sees it."""
+    of_all = [*_global_optimizer_pre_hooks.values(), *_global_optimizer_post_hooks.values()]
+    of_one = [*optimizer._optimizer_step_pre_hooks.values()]  # noqa: SLF001
+    of_one += optimizer._optimizer_step_post_hooks.values()  # noqa: SLF001
+    if hooks := of_one + of_all:
+        names = ", ".join(getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks[:5])
+        raise bad_value(
+            "optimizer",
+            expected="one without hooks on its steps, which may change gradients or weights",
+            got=names if of_one else f"{names}, on the steps of all optimizers",
+            cure="Remove hooks that only look on; write the others as clip_norm, augment, weight_decay or an "
+            "optimizer of your own whose step has the option `differentiable`.",
+        )
+
+
 def made(make: MakeOptimizer, parameters: list[Any]) -> Optimizer:
     """The optimizer that a factory makes, refused unless it is one."""
     expected, cure = (
@@ -341,4 +358,5 @@ def made(make: MakeOptimizer, parameters: list[Any]) -> Optimizer:
         optimizer = make(parameters)
     if not isinstance(optimizer, Optimizer):
         raise bad_type("optimizer", expected=expected, got=type(optimizer).__name__, cure=cure)
+    refuse_step_hooks(optimizer)
     return optimizer

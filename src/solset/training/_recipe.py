@@ -13,7 +13,7 @@ from solset.checks import checked, one_of, positive
 from solset.errors import bad_type
 from solset.training._entry import Entry
 from solset.training._losses import Loss
-from solset.training._optimizers import MakeOptimizer
+from solset.training._optimizers import MakeOptimizer, refuse_step_hooks
 from solset.training._told import told
 
 MakeSchedule = Callable[[Optimizer], LRScheduler]
@@ -70,6 +70,7 @@ def scheduled(make: MakeSchedule, optimizer: Optimizer) -> LRScheduler:
         schedule = make(optimizer)
     if not isinstance(schedule, LRScheduler):
         raise bad_type("schedule", expected=expected, got=type(schedule).__name__, cure=cure)
+    refuse_step_hooks(optimizer)  # the factory may have added one
     return schedule
 
 

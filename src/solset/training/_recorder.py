@@ -12,11 +12,12 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from solset.errors import bad_type, bad_value
-from solset.risk import Pick, source_of, style_of
+from solset.results import copies_of, copy_of
+from solset.risk import Pick, refuse_gradient_hooks, refuse_wrapped, source_of, style_of
 from solset.training._call import Call
-from solset.training._data import Data, moving_in
+from solset.training._data import Data, moving_in, quiet
 from solset.training._losses import Loss
-from solset.training._optimizers import OptimizerStep
+from solset.training._optimizers import OptimizerStep, refuse_step_hooks
 from solset.training._run import Run
 from solset.training._setting import Loop, Setting
 from solset.training._state import (
@@ -74,13 +75,14 @@ class Recorder:
         """
         for hook in self._hooks:
             hook.remove()
+        refuse_step_hooks(self._optimizer)  # some may have come after the record began
         if not self._tape.records:
             raise bad_value(
                 "loop", expected="steps of the optimizer", got="none", cure="Train between record and run."
             )
         end = capture(self._model, self._optimizer)
         self._compare(end.parameters)
-        return Run(self._setting, self._tape, copy.deepcopy(self._model), end, self._initial, self._again)
+        return Run(self._setting, self._tape, copy_of(self._model), end, self._initial, self._again)
 
     def _note_forward(self, model: nn.Module, _: Any) -> None:
         if not model.training or not torch.is_grad_enabled():
@@ -133,7 +135,8 @@ class Recorder:
                 "loop",
                 expected="a loss of a batch, clipping and augmentation as named, and a step",
                 got=f"one that ends {gap:.3g} away from its record taken again",
-                cure="Name clip_norm and augment, and let nothing else change batches, gradients or weights.",
+                cure="Name clip_norm and augment, and let nothing else change batches, gradients or weights. "
+                "A data set or an augmentation that draws at random needs solset.Training.",
             )
 
 
@@ -168,8 +171,9 @@ def record(
         stride: Number of steps from one kept state to the next; 1 keeps all.
 
     Raises:
-        TypeError: If a part is of another type.
-        ValueError: If the optimizer's step has no derivative, or it does not hold all trained parameters.
+        TypeError: If a part is of another type, or the model is compiled, scripted or a parallel wrapper.
+        ValueError: If the optimizer's step has no derivative, it does not hold all trained parameters, or
+            there are hooks on its steps or on gradients.
 
     Cost: a copy of the state at each kept step, and one training for the comparison in ``run()``.
 
@@ -193,16 +197,19 @@ def record(
             got=type(optimizer).__name__,
             cure="Pass it as it is.",
         )
-    start = copy.deepcopy((model, optimizer))
+    refuse_step_hooks(optimizer)
+    refuse_wrapped("model", model)
+    refuse_gradient_hooks("model", model)  # copies have lost all of them
+    start = copies_of(model, optimizer)
 
     def pair() -> tuple[nn.Module, Optimizer]:
-        twin, its_optimizer = copy.deepcopy(start)
+        twin, its_optimizer = copies_of(*start)
         return twin.train(), its_optimizer
 
     twin, its_optimizer = pair()
     OptimizerStep(its_optimizer, list(trained(twin).values()))  # refuses what has no derivative
     parameters = list(trained(model).values())
-    source = source_of(x, y, parameters[0].detach())
+    source = quiet(source_of(x, y, parameters[0].detach()))
     first, _ = source.read([0])
     data, call = Data(source, moving_in(first, moves)), Call(style_of(model, first), outputs)
     return Recorder(Setting(loss, call, data, clip_norm, augment, pair), model, optimizer, stride)

@@ -81,7 +81,7 @@ class Loop:
         """
         setting = self._setting
         points = setting.data.of_step(drawn, step)
-        batch = setting.data.batch(points)
+        batch = setting.data.in_step.batch(points)
         self.optimizer.zero_grad()
         outputs = self._outputs(batch, points)
         targets = batch.parts[0].targets

@@ -1,6 +1,5 @@
 """The running statistics of BatchNorm as differentiable functions of what the layer saw."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -9,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from solset.results import copy_of
 
 
 class Statistics:
@@ -67,7 +68,7 @@ def with_plain_statistics(model: nn.Module) -> nn.Module:
 
     PyTorch's own operation has no derivative in the running statistics.
     """
-    twin = copy.deepcopy(model)
+    twin = copy_of(model)
     for module in twin.modules():
         if isinstance(module, _BatchNorm) and not module.training and module.track_running_stats:
             module.forward = partial(_normalised, module)  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from solset.risk import plain_operations
+from solset.risk import mapped, plain_operations
 from solset.training._adjustment import Adjustment
 from solset.training._calculus import derivatives, gradients_or_none, pushed, require_second
 from solset.training._data import Batch
@@ -202,11 +202,11 @@ class StepDerivative:
 
     def batch_leaves(self, record: Record) -> list[Tensor | None]:
         """Inputs, targets and factors of a batch as fresh leaves; ``None`` for what has no derivative."""
-        return self._leaves(self.batch_of(record))
+        return self._leaves(self._data.batch(self._data.of_step(record.batch, record.step)))
 
-    def batch_of(self, record: Record) -> Batch:
-        """The points of a step."""
-        return self._data.batch(self._data.of_step(record.batch, record.step))
+    def _batch(self, record: Record) -> Batch:
+        """The points of a step, as the step itself read them."""
+        return self._data.in_step.batch(self._data.of_step(record.batch, record.step))
 
     def _leaves(self, batch: Batch) -> list[Tensor | None]:
         features = [self._data.features_in(part.inputs) for part in batch.parts]
@@ -218,12 +218,12 @@ class StepDerivative:
         return parts + [None if each is None else _leaf([each.to(**numbers)]) for each in given]
 
     def _graph(self, before: State, record: Record) -> _Graph:
-        batch = self.batch_of(record)
-        leaves = self._leaves(batch)
         parameters = self._blocks(before)
         statistics = {name: before.buffers[name].clone().requires_grad_() for name in self._statistics.names}
         with own_randomness(self._device), torch.enable_grad(), plain_operations(self._device):
             set_randomness(record.randomness, self._device)
+            batch = self._batch(record)
+            leaves = self._leaves(batch)
             batch = batch.at(self._data, *leaves)
             with self._statistics.following(statistics) as buffers:
                 pieces = self._rule.split(parameters)
@@ -252,7 +252,7 @@ class StepDerivative:
 
         def loss(values: Sequence[Tensor]) -> Tensor:
             set_randomness(record.randomness, self._device)
-            batch = self.batch_of(record).at(self._data, None, *others).to(values[0].dtype)
+            batch = self._batch(record).at(self._data, None, *others).to(values[0].dtype)
             batch = batch.at(self._data, values[count] if values[count:] else None, None, None, None)
             state = self._state(before, self._rule.split(values[:count]))
             state = {name: _as(value, values[0]) for name, value in state.items()}
@@ -266,7 +266,9 @@ class StepDerivative:
 
     def _output(self, state: Mapping[str, Tensor], inputs: Any) -> Any:
         augment = self._setting.augment
-        return self._setting.call.at(self._model, state, inputs if augment is None else augment(inputs))
+        if augment is not None:  # it may write to its inputs, and those are leaves
+            inputs = augment(mapped(inputs, _copied))
+        return self._setting.call.at(self._model, state, inputs)
 
     def _loss(self, batch: Batch, outputs: Sequence[Any], record: Record) -> Tensor:
         """The loss of a batch by its points where it comes from them, as the recorded one did."""
@@ -359,6 +361,10 @@ class StepDerivative:
                 part = torch.where(is_kink, 0.0, part)  # noqa: PLW2901
             cleaned.append(part)
         return cleaned
+
+
+def _copied(value: Any, _: str) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _as(value: Tensor, like: Tensor) -> Tensor:

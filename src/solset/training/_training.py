@@ -25,7 +25,7 @@ from solset.training._batches import Batches, Place
 from solset.training._call import Call
 from solset.training._changed import changed
 from solset.training._continued import Continued
-from solset.training._data import Data, moving_in
+from solset.training._data import Data, moving_in, quiet
 from solset.training._divergence import explosion, require_finite
 from solset.training._ensemble import Ensemble, checked_seeds
 from solset.training._fresh import MakeModel, fresh_model
@@ -147,7 +147,7 @@ class Training:
         parameters = list(trained(model).values())
         OptimizerStep(made(recipe.optimizer, parameters), parameters)  # refuses what has no derivative
         self.device = parameters[0].device
-        source = source_of(x, y, parameters[0].detach())
+        source = quiet(source_of(x, y, parameters[0].detach()))
         first, _ = source.read([0])
         data = Data(source, moving_in(first, moves), entry=recipe.entry(source.count))
         call, pair = Call(style_of(model, first), outputs), partial(_pair, model, recipe.optimizer)
@@ -390,7 +390,7 @@ class Training:
 
 def _pair(model: nn.Module, optimizer: MakeOptimizer) -> tuple[nn.Module, Optimizer]:
     """A copy of a model, and an optimizer of it."""
-    twin = copy.deepcopy(model)
+    twin = copy_of(model)
     return twin, optimizer(list(trained(twin).values()))
 
 
