@@ -72,3 +72,20 @@ def test_its_derivative_is_that_of_reruns(optimizer):
 
     features = run.attribute(goal, verify=False).features
     assert float((features[[1, 6]] * DX).sum()) == pytest.approx(float(tangent @ direction), rel=1e-10)
+
+
+class Outside(torch.optim.SGD):
+    """A rule that leaves PyTorch."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.as_tensor(parameter.grad.numpy().clip(-0.1, 0.1))
+        return super().step(closure)
+
+
+def test_a_rule_without_derivative_is_named_and_not_the_model():
+    run = run_of(partial(Outside, lr=0.1))
+    for ask in (lambda: run.estimate(MOVE), lambda: run.attribute(lambda model: model(X).square().sum())):
+        with pytest.raises(TypeError, match="`optimizer`.*differentiate.*numpy"):
+            ask()

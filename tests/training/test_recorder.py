@@ -102,3 +102,141 @@ def test_record_without_steps_is_refused():
     model = make()
     with pytest.raises(ValueError, match="`loop`.*steps of the optimizer"):
         record(model, SGD(model.parameters()), LOSS, X, Y).run()
+
+
+def recorded(each_epoch, step=None, make_model=make) -> tuple[nn.Module, Recorder]:
+    """A loop of two epochs with something before each epoch, and another way to take a step."""
+    torch.manual_seed(3)
+    model = make_model().train()
+    optimizer = SGD([value for value in model.parameters() if value.requires_grad])
+    recorder = record(model, optimizer, LOSS, X, Y)
+    loader = DataLoader(TensorDataset(X, Y), batch_size=8)
+    for epoch in range(2):
+        each_epoch(epoch, model, optimizer)
+        for inputs, targets in recorder.follow(loader):
+
+            def closure(inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
+                optimizer.zero_grad()
+                loss = LOSS(model(inputs), targets)
+                loss.backward()
+                return loss
+
+            if step is None:
+                closure()
+                optimizer.step()
+            else:
+                step(optimizer, closure, model)
+    return model, recorder
+
+
+def freeze(epoch: int, model: nn.Module, _: object) -> None:
+    model[0].requires_grad_(epoch == 0)
+
+
+def unfreeze(epoch: int, model: nn.Module, _: object) -> None:
+    model[0].requires_grad_(epoch == 1)
+
+
+def join(epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    if epoch == 1:
+        optimizer.add_param_group({"params": list(model[0].requires_grad_(True).parameters())})
+
+
+def regroup(epoch: int, _: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    if epoch == 1:
+        rest = optimizer.param_groups[0]["params"][1:]
+        del optimizer.param_groups[0]["params"][1:]
+        optimizer.add_param_group({"params": rest})
+
+
+def replaced(epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    if epoch == 1:
+        model[0].weight = nn.Parameter(model[0].weight.detach().clone())
+
+
+def headed() -> nn.Module:
+    model = make()
+    model[0].requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("each_epoch", "make_model", "words"),
+    [
+        (freeze, make, r"0\.weight, 0\.bias frozen"),
+        (unfreeze, make, r"0\.weight, 0\.bias frozen"),
+        (join, headed, r"0\.weight, 0\.bias frozen, unfrozen"),
+        (regroup, make, "groups of the optimizer"),
+        (replaced, make, r"0\.weight .*replaced"),
+    ],
+)
+def test_other_parameters_or_groups_on_the_way_are_refused(each_epoch, make_model, words):
+    with pytest.raises(
+        ValueError, match=rf"`loop`.*same trained parameters, buffers and groups.*{words}.*run\(\)"
+    ):
+        recorded(each_epoch, make_model=make_model)
+
+
+def test_parameters_that_are_frozen_before_the_end_of_the_record_are_named():
+    model, recorder = recorded(lambda *_: None)
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"`loop`.*0\.weight.*frozen"):
+        recorder.run()
+
+
+def test_a_step_with_a_closure_is_a_step():
+    runs = [
+        recorded(lambda *_: None, step)[1].run()
+        for step in (None, lambda optimizer, closure, _: optimizer.step(closure))
+    ]
+    assert torch.equal(runs[0].weights, runs[1].weights)
+    by_closure, plain = (run.attribute(goal, verify=False).features for run in runs)
+    assert torch.equal(by_closure, plain)
+
+
+def test_two_gradients_of_one_batch_are_refused():
+    def sharp(optimizer, closure, model) -> None:
+        closure()
+        with torch.no_grad():
+            for value in model.parameters():
+                value.add_(0.05 * value.grad)
+        closure()
+
+    with pytest.raises(ValueError, match="`loop`.*two on one batch.*several gradients"):
+        recorded(lambda *_: None, sharp)
+
+
+def test_passes_that_move_statistics_without_a_step_are_refused():
+    def validated(_: int, model: nn.Module, __: object) -> None:
+        with torch.no_grad():
+            model(X)
+
+    with pytest.raises(ValueError, match=r"`loop`.*running statistics.*1\..*model\.eval\(\)"):
+        recorded(validated)[1].run()
+
+
+def test_a_buffer_that_the_loop_adds_is_refused():
+    def counted(epoch: int, model: nn.Module, _: object) -> None:
+        model.register_buffer("epoch", torch.tensor(epoch))
+
+    with pytest.raises(ValueError, match="`loop`.*epoch frozen, unfrozen, added"):
+        recorded(counted)[1].run()
+
+
+def test_a_mask_of_infinite_numbers_is_no_divergence():
+    def masked() -> nn.Module:
+        model = make()
+        model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+        return model
+
+    _, recorder = recorded(lambda *_: None, make_model=masked)
+    assert torch.isfinite(recorder.run().weights).all()
+    assert len(Training(masked, LOSS, X, Y, optimizer=SGD).run().losses) == 1
+
+
+def test_weights_that_are_not_finite_at_the_end_are_refused():
+    model, recorder = recorded(lambda *_: None)
+    with torch.no_grad():
+        model[0].bias[0] = torch.nan
+    with pytest.raises(ValueError, match=r"`loss`.*0\.bias that are not finite"):
+        recorder.run()

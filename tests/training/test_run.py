@@ -49,6 +49,7 @@ OPTIMIZERS = {
 RECIPES = {
     "plain": {},
     "clipped": {"clip_norm": 0.3},
+    "clipped at infinity, as loops do that print norms": {"clip_norm": float("inf")},
     "scheduled by epoch": {"schedule": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 4)},
     "scheduled by step": {
         "schedule": lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9),

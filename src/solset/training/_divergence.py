@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from statistics import fmean
 
+import torch
+
 from solset.errors import bad_value
 from solset.training._state import State
 
@@ -26,13 +28,14 @@ def explosion(losses: Sequence[float]) -> str:
     )
 
 
-def require_finite(end: State, step: int) -> None:
-    """Refuses weights and statistics that are not finite after the last step.
+def require_finite(end: State, start: State, step: int) -> None:
+    """Refuses weights and statistics that are not finite after the last step; buffers that stayed may be.
 
     Raises:
         ValueError: If an entry is NaN or infinite; names the tensor and the step.
     """
-    for name, value in {**end.parameters, **end.buffers}.items():
+    masks = [name for name, value in start.buffers.items() if torch.equal(value, end.buffers[name])]
+    for name, value in {**end.parameters, **{n: b for n, b in end.buffers.items() if n not in masks}}.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise bad_value(
                 "loss",

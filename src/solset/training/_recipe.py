@@ -1,5 +1,6 @@
 """The recipe of a training: everything but the model and the data."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,9 +40,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         one_of("schedule_each", self.schedule_each, ("epoch", "step"))
-        for name in ("epochs", "steps", "batch_size", "clip_norm"):
+        for name in ("epochs", "steps", "batch_size"):
             if (value := getattr(self, name)) is not None:
                 positive(name, value)
+        require_norm(self.clip_norm)
 
     def step_count(self, count: int) -> int:
         """The number of steps for a number of points."""
@@ -74,6 +76,12 @@ def scheduled(make: MakeSchedule, optimizer: Optimizer) -> LRScheduler:
     return schedule
 
 
+def require_norm(clip_norm: float | None) -> None:
+    """Refuses a norm to clip at that is not positive; at an infinite one nothing is clipped."""
+    if clip_norm is not None and clip_norm != math.inf:
+        positive("clip_norm", clip_norm)
+
+
 def clipped_gradients(gradients: Sequence[Tensor], clip_norm: float | None) -> list[Tensor]:
     """The gradients after clipping by their joint norm, as ``torch.nn.utils.clip_grad_norm_`` does it.
 
@@ -81,7 +89,7 @@ def clipped_gradients(gradients: Sequence[Tensor], clip_norm: float | None) -> l
         gradients: Gradient for each parameter.
         clip_norm: Largest norm of all gradients together; ``None`` clips nothing.
     """
-    if clip_norm is None:
+    if clip_norm is None or math.isinf(clip_norm):
         return list(gradients)
     norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
     factor = torch.clamp(clip_norm / (torch.linalg.vector_norm(norms) + 1e-6), max=1.0)

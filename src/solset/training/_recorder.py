@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,14 @@ from solset.results import copies_of, copy_of
 from solset.risk import Pick, refuse_gradient_hooks, refuse_wrapped, source_of, style_of
 from solset.training._call import Call
 from solset.training._data import Data, moving_in, quiet
+from solset.training._divergence import require_finite
 from solset.training._losses import Loss
 from solset.training._optimizers import OptimizerStep, refuse_step_hooks
+from solset.training._recipe import require_norm
 from solset.training._run import Run
 from solset.training._setting import Loop, Setting
 from solset.training._state import (
+    State,
     capture,
     own_randomness,
     put_settings,
@@ -32,6 +35,7 @@ from solset.training._state import (
 )
 from solset.training._step import Record
 from solset.training._tape import Tape
+from solset.training._told import NAMED
 
 
 class Recorder:
@@ -42,10 +46,12 @@ class Recorder:
         self._device = next(model.parameters()).device
         self._tape, self._queue = Tape(stride), list[list[int]]()
         self._before: tuple[Tensor, ...] | None = None
-        self._initial = capture(model, optimizer).parameters
+        self._start, self._settings = capture(model, optimizer), settings_of(optimizer)
+        self._parts = _parts(model, optimizer)
         self._hooks: list[Any] = [
             model.register_forward_pre_hook(self._note_forward),
-            optimizer.register_step_pre_hook(self._note_step),
+            optimizer.register_step_pre_hook(self._note_settings),
+            optimizer.register_step_post_hook(self._note_step),
         ]
 
     def follow(self, loader: DataLoader[Any]) -> Iterator[Any]:
@@ -80,35 +86,67 @@ class Recorder:
             raise bad_value(
                 "loop", expected="steps of the optimizer", got="none", cure="Train between record and run."
             )
+        self._require_same_parameters()
         end = capture(self._model, self._optimizer)
-        self._compare(end.parameters)
-        return Run(self._setting, self._tape, copy_of(self._model), end, self._initial, self._again)
+        require_finite(end, self._start, len(self._tape.records) - 1)
+        self._compare(end)
+        model = copy_of(self._model)
+        return Run(self._setting, self._tape, model, end, self._start.parameters, self._again)
 
     def _note_forward(self, model: nn.Module, _: Any) -> None:
         if not model.training or not torch.is_grad_enabled():
             return  # an evaluation on the way
         if self._before is not None:
+            batches = len(self._queue)
             raise bad_value(
                 "loop",
                 expected="one forward pass for each step of the optimizer",
-                got="two",
-                cure="Record loops without accumulated gradients.",
+                got=f"two on {'one batch' if batches == 1 else f'{batches} batches'}",
+                cure="Record loops without accumulated gradients."
+                if batches > 1
+                else "Steps by several gradients of a batch, such as those of SAM, are not taken. Look at "
+                "the model in evaluation mode and under torch.no_grad().",
             )
+        self._require_same_parameters()
         self._tape.keep(len(self._tape.records), lambda: capture(self._model, self._optimizer))
         self._before = randomness(self._device)
 
-    def _note_step(self, optimizer: Optimizer, _: Any, __: Any) -> None:
+    def _note_settings(self, optimizer: Optimizer, arguments: tuple[Any, ...], by_name: Any) -> None:
+        self._settings = settings_of(optimizer)
+        if len(arguments) + len(by_name) == 1:  # a closure goes forward inside of the step
+            self._require_batch()
+
+    def _require_batch(self) -> tuple[Tensor, ...]:
+        """The random generators before the forward pass of a step, which is refused where there was none."""
         if self._before is None or not self._queue:
             raise bad_value(
                 "loop",
-                expected="a forward pass on a batch of the followed loader before each step",
+                expected="a forward pass in training mode on a batch of the followed loader for each step",
                 got="a step of the optimizer without one",
-                cure="Iterate over recorder.follow(loader).",
+                cure="Iterate over recorder.follow(loader), and call model.train() before.",
             )
-        step = len(self._tape.records)
-        record = Record(self._queue.pop(0), step, settings_of(optimizer), self._before, math.nan)
+        return self._before
+
+    def _note_step(self, *_: Any) -> None:
+        before, step = self._require_batch(), len(self._tape.records)
+        self._require_same_parameters()
+        record = Record(self._queue.pop(0), step, self._settings, before, math.nan)
         self._tape.records.append(record)
         self._before = None
+
+    def _require_same_parameters(self) -> None:
+        """Refuses other trained parameters, buffers or groups than at the start of the record."""
+        now = _parts(self._model, self._optimizer)
+        others = [name for name in {**self._parts, **now} if self._parts.get(name) != now.get(name)]
+        if not others:
+            return
+        raise bad_value(
+            "loop",
+            expected="the same trained parameters, buffers and groups of the optimizer in every step",
+            got=f"{', '.join(others[:NAMED])} frozen, unfrozen, added or replaced on the way",
+            cure="Call run() before that. What follows is a record of its own, of an optimizer that holds "
+            "exactly the parameters that are trained then.",
+        )
 
     def _again(self, setting: Setting, _: bool | None = None) -> tuple[nn.Module, list[float]]:
         """The recorded steps taken again in a changed setting: the model and the losses."""
@@ -122,21 +160,29 @@ class Recorder:
                 losses.append(loop.finite_step(record.batch, step))
         return model, losses
 
-    def _compare(self, end: Any) -> None:
+    def _compare(self, end: State) -> None:
         """Takes all steps again and refuses another end; fills in the losses."""
         model, losses = self._again(self._setting)
         self._tape.records = [
             replace(record, loss=loss) for record, loss in zip(self._tape.records, losses, strict=True)
         ]
-        scale = max(float(value.abs().max()) for value in end.values())
-        gap = max(float((value.detach() - end[name]).abs().max()) for name, value in trained(model).items())
-        if not gap <= 1e-5 * scale:
+        gap, place = _gap(end.parameters, trained(model))
+        if place:
             raise bad_value(
                 "loop",
                 expected="a loss of a batch, clipping and augmentation as named, and a step",
                 got=f"one that ends {gap:.3g} away from its record taken again",
                 cure="Name clip_norm and augment, and let nothing else change batches, gradients or weights. "
                 "A data set or an augmentation that draws at random needs solset.Training.",
+            )
+        gap, place = _gap(end.buffers, dict(model.named_buffers()))
+        if place:
+            raise bad_value(
+                "loop",
+                expected="buffers, such as running statistics, that only the forward passes of steps move",
+                got=f"{place} that ends {gap:.3g} away from its record taken again",
+                cure="Call model.eval() before passes without a step, such as those of validation, and "
+                "model.train() after them.",
             )
 
 
@@ -197,6 +243,7 @@ def record(
             got=type(optimizer).__name__,
             cure="Pass it as it is.",
         )
+    require_norm(clip_norm)
     refuse_step_hooks(optimizer)
     refuse_wrapped("model", model)
     refuse_gradient_hooks("model", model)  # copies have lost all of them
@@ -213,6 +260,36 @@ def record(
     first, _ = source.read([0])
     data, call = Data(source, moving_in(first, moves)), Call(style_of(model, first), outputs)
     return Recorder(Setting(loss, call, data, clip_norm, augment, pair), model, optimizer, stride)
+
+
+def _parts(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """What is the same in every step of a record, by name."""
+    groups = [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
+    parameters = {name: id(value) for name, value in trained(model).items()}
+    shapes = {name: tuple(value.shape) for name, value in model.named_buffers()}
+    return {**parameters, **shapes, "the groups of the optimizer": groups}
+
+
+def _gap(values: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> tuple[float, str]:
+    """The largest difference of two sets of tensors beyond rounding, and the name of that tensor, if any.
+
+    Rounding is 1e-5 of the largest entry of all tensors of real numbers; whole numbers have none.
+    """
+    finite = [value[value.isfinite()].abs() for value in values.values() if value.is_floating_point()]
+    rounding = 1e-5 * max((float(value.max()) for value in finite if value.numel()), default=0.0)
+    worst, place = 0.0, ""
+    for name, value in values.items():
+        size = _largest(value, again[name])
+        if not size <= (rounding if value.is_floating_point() else 0.0) and not size <= worst:
+            worst, place = size, name
+    return worst, place
+
+
+def _largest(value: Tensor, other: Tensor) -> float:
+    """The largest difference of two tensors, whose infinite entries and NaN may be the same."""
+    is_same = (value == other) | (value.isnan() & other.isnan())
+    gaps = (value.detach().double() - other.detach().double()).abs()[~is_same]
+    return float(gaps.max()) if gaps.numel() else 0.0
 
 
 class _Noted:

@@ -22,7 +22,13 @@ from solset.training._second import wrong_second
 from solset.training._setting import Setting
 from solset.training._state import Settings, State, own_randomness, set_randomness
 from solset.training._statistics import Statistics
+from solset.training._told import told
 
+_OF_RULE = told(
+    "optimizer",
+    "one whose step PyTorch can differentiate",
+    "Its step may use the parameters of its param_groups only, and operations that autograd sees.",
+)
 _SAME = 1e-4  # relative difference of a recorded loss and that by its points that is rounding
 
 
@@ -288,6 +294,7 @@ class StepDerivative:
         values = [before.parameters[name].detach() for name in self._names]
         return [block.clone().requires_grad_() for block in self._rule.joined(values)]
 
+    @_OF_RULE
     def _rate_moves(self, before: State, record: Record, graph: _Graph) -> list[Tensor]:
         """The derivative of the weights after the step in a relative change of the learning rate."""
         settings = self._setting.adjustment.adjusted(record.settings)
@@ -316,6 +323,7 @@ class StepDerivative:
         ends = [*moved, *(after[place][name] for place, name in after_places)]
         return starts, ends, places, after_places
 
+    @_OF_RULE
     def _pull_rule(
         self, before: State, record: Record, graph: _Graph, slope: Slope
     ) -> tuple[list[Tensor], list[Tensor], dict[tuple[int, str], Tensor]]:
@@ -330,6 +338,7 @@ class StepDerivative:
         slots = dict(zip(places, parts[2 * count :], strict=True))
         return parts[:count], parts[count : 2 * count], slots
 
+    @_OF_RULE
     def _push_rule(
         self,
         before: State,

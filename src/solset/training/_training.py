@@ -190,14 +190,14 @@ class Training:
             loop, schedule = self._begin(self._setting)
             steps = self.recipe.step_count(self._setting.data.drawn)
             tape = Tape(fitting_stride(steps, loop.model, memory_budget, folder), folder)
-            initial = capture(loop.model, loop.optimizer).parameters
+            start = capture(loop.model, loop.optimizer)
             place = file.resume(tape, loop.model, loop.optimizer)
             take_steps(loop, self._batches(schedule, progress, place), tape, file)
             end = capture(loop.model, loop.optimizer)
-        require_finite(end, steps - 1)
+        require_finite(end, start, steps - 1)
         if text := explosion(tape.losses):
             warnings.warn(text, SolsetWarning, stacklevel=3)
-        return Run(self._setting, tape, loop.model, end, initial, self._trained, training=self)
+        return Run(self._setting, tape, loop.model, end, start.parameters, self._trained, training=self)
 
     @checked
     def retrain(self, change: Change, *, scale: float = 1.0, progress: bool | None = None) -> Rerun:
