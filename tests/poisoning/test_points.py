@@ -1,5 +1,6 @@
 """Labels to flip and points to drop: against brute force over every choice, really solved for."""
 
+from dataclasses import replace
 from itertools import combinations, product
 
 import pytest
@@ -218,3 +219,34 @@ def test_no_point_is_tried_where_the_clean_data_have_no_solution() -> None:
     assert any("no point was tried" in str(one.message) for one in seen)
     assert poisoning.points == ()
     assert poisoning.status is not Status.CONVERGED
+
+
+@pytest.mark.parametrize("budget", [Flips(3, breadth=2), Drops(3, breadth=2)])
+def test_an_interrupted_search_goes_on_to_the_same_points(problem, budget, tmp_path, monkeypatch) -> None:
+    goal, path = HeldOutLoss(TEST_X, TEST_Y), tmp_path / "search.safetensors"
+    whole, runs, solve = design_poisoning(problem, goal, budget), [0], Newton.run
+
+    def counted(self, *given):
+        runs[0] += 1
+        return solve(self, *given)
+
+    def interrupted(self, *given):
+        if runs[0] == 20:
+            raise KeyboardInterrupt
+        return counted(self, *given)
+
+    monkeypatch.setattr(Newton, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        design_poisoning(problem, goal, budget, checkpoint=path)
+    monkeypatch.setattr(Newton, "run", counted)
+    runs[0] = 0
+    again = design_poisoning(problem, goal, budget, checkpoint=path)
+    rest = runs[0]
+    assert again.points == whole.points
+    assert again.course[0] == whole.course[0]
+    torch.testing.assert_close(again.weights, whole.weights, rtol=1e-10, atol=1e-12)
+    runs[0] = 0
+    design_poisoning(problem, goal, budget)
+    assert rest < runs[0]
+    with pytest.raises(ValueError, match="`checkpoint` must be of this problem"):
+        design_poisoning(problem, goal, replace(budget, most=2), checkpoint=path)

@@ -1,11 +1,13 @@
 """Whole points by design: which labels to flip, or which points to drop, so that a goal changes most."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from heapq import nlargest
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -17,8 +19,9 @@ from solset.poisoning._point_budget import PointBudget
 from solset.problem import Optimality, Problem, Stationary, as_map, single_answer
 from solset.results import computed
 from solset.retraining import Newton, Retrained
-from solset.risk import Layout
+from solset.risk import Layout, identity
 from solset.solvers import Solver
+from solset.storage import Checkpoint, Probe
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ def choose_points(
     *,
     optimality: Optimality,
     solver: Solver | None,
+    checkpoint: Path | str | None,
     progress: bool | None,
 ) -> PointPoisoning:
     """The search behind :func:`design_poisoning` for budgets of whole points; arguments as there."""
@@ -128,14 +132,16 @@ def choose_points(
         return search.outcome(
             start, start, "no point was tried, since the clean data have no solution nearby"
         )
-    places, reason = [start], "the budget is used up"
-    hidden = None if progress is None else not progress
-    for _ in tqdm(range(budget.most), desc="poisoning", disable=hidden, leave=False):
+    store = search.file(checkpoint, start)
+    places, reason = store.resume(search.restored) or [start], "the budget is used up"
+    hidden, rounds = None if progress is None else not progress, range(len(places[0].chosen), budget.most)
+    for _ in tqdm(rounds, desc="poisoning", disable=hidden, leave=False):
         further = search.further(places)
         if not further:
             reason = "no other point raises the goal" if goal.sign > 0 else "no other point lowers the goal"
             break
         places = further
+        _write(store, places)
     return search.outcome(start, places[0], reason)
 
 
@@ -178,6 +184,30 @@ class _Search:
         changed = self.budget.change(chosen).applied_to(risk) if chosen else risk
         end = Newton().run(changed if start is None else changed.at(start), risk.outputs)
         return _Place(chosen, end, self.goal.value(risk, end.weights), course)
+
+    def file(self, path: Path | str | None, start: _Place) -> Checkpoint:
+        """The checkpoint of this search, or of none without a path."""
+        chosen = {**vars(self.budget), "points": self.problem.check_points(self.budget.points)}
+        parts = {"goal": self.goal.identity(), "kind": type(self.budget).__name__, "budget": chosen}
+        parts |= {"map": self.optimality, "solver": self.solver}
+        value = torch.tensor(start.value, dtype=torch.float64)
+        probe = Probe("the goal on the clean data", value, rtol=1e-6)
+        return Checkpoint.at(
+            path,
+            "choice of points",
+            lambda: identity(self.problem.risk(), parts, depends_on_batches=False),
+            probe,
+        )
+
+    def restored(self, records: Any, arrays: Mapping[str, Tensor]) -> list[_Place]:
+        """The places that an earlier search reached: their weights are solved for already."""
+        places = []
+        for i, course in enumerate(records["courses"]):
+            rounds = tuple(PointRound(**one) for one in course)
+            labels = arrays[f"labels {i}"]
+            chosen = {one.point: label for one, label in zip(rounds, labels, strict=True)}
+            places.append(self.place(chosen, arrays[f"weights {i}"].to(self.problem.weights()), rounds))
+        return places
 
     def outcome(self, start: _Place, place: _Place, reason: str) -> PointPoisoning:
         """The result whose search began at one place and ended at another."""
@@ -239,3 +269,10 @@ class _Search:
             pairs = zip(scores, places, strict=True)
             scored += [(score, names[place], choice) for score, place in pairs if score != 0.0]
         return scored
+
+
+def _write(store: Checkpoint, places: Sequence[_Place]) -> None:
+    """Stores the places between two rounds."""
+    arrays = {f"weights {i}": place.end.weights for i, place in enumerate(places)}
+    arrays |= {f"labels {i}": torch.stack(list(place.chosen.values())) for i, place in enumerate(places)}
+    store.write({"courses": [[asdict(one) for one in place.course] for place in places]}, arrays)

@@ -133,6 +133,7 @@ def design_poisoning(
     *,
     optimality: Optimality = "auto",
     solver: Solver | None = None,
+    checkpoint: Path | str | None = None,
     progress: bool | None = None,
 ) -> PointPoisoning: ...
 
@@ -186,7 +187,7 @@ def design_poisoning(
         goal: Goal to raise or lower: :class:`TargetWeights`, :class:`HeldOutLoss`, :class:`WeightFunction`.
         budget: Points that may change, the radius, and the valid features, targets or factors; or
             :class:`Flips` or :class:`Drops` for labels that flip and points that are left out, with which the
-            arguments of the ascent are left out: element, ascent, follower, start and checkpoint.
+            arguments of the ascent are left out: element, ascent, follower and start.
         element: Solution that the poisoner counts on: ``None`` for the nearest one,
             ``filters.GradientFlow(steps, learning_rate)`` for the end of a training of that duration.
         ascent: Limits and lengths of rounds and steps.
@@ -196,7 +197,7 @@ def design_poisoning(
         start: Feasible perturbation to begin with, ``(|K|, *input)``; zero by default.
         optimality: Optimality map, as for :meth:`Problem.derivative`.
         solver: Solver, as for :meth:`Problem.derivative`; it must solve with ``Aᵀ`` too.
-        checkpoint: Safetensors file that is replaced after every round. If it exists, the ascent continues
+        checkpoint: Safetensors file that is replaced after every round. If it exists, the search continues
             from it; it must have been made for this problem, goal, budget and settings.
         progress: Whether to show a progress bar; by default only on a terminal.
 
@@ -231,8 +232,9 @@ def design_poisoning(
     """
     if isinstance(budget, PointBudget):
         ascents = {"element": element, "ascent": ascent, "follower": follower, "start": start}
-        _refuse_ascent({**ascents, "checkpoint": checkpoint})
-        points = choose_points(problem, goal, budget, optimality=optimality, solver=solver, progress=progress)
+        _refuse_ascent(ascents)
+        asked = {"optimality": optimality, "solver": solver, "checkpoint": checkpoint, "progress": progress}
+        points = choose_points(problem, goal, budget, **asked)
         if points.solved is not Status.CONVERGED or points.is_drifting:
             warnings.warn(points.message, SolsetWarning, stacklevel=3)
         return points

@@ -118,7 +118,8 @@ class _Choice:
 
     def _design(self) -> dict[str, Any]:
         problem, goal = self.task.problem, self.task.goal
-        chosen = design_poisoning(problem, goal, self.budget)
+        file = self.folder.reserve("search.safetensors")
+        chosen = design_poisoning(problem, goal, self.budget, checkpoint=file)
         assert isinstance(chosen, PointPoisoning)  # noqa: S101 - a budget of whole points has this result
         self.folder.write_tensors("weights.safetensors", {"weights": chosen.weights})
         names = ("points", "trained", "clean", "predicted", "real", "status", "message")
