@@ -33,6 +33,16 @@ REFUSED = {
     "schedule_each": ({"schedule_each": "batch"}, ValueError, "`schedule_each`.*'epoch', 'step'"),
     "no epoch": ({"epochs": 0}, ValueError, "`epochs`.*positive"),
     "clip": ({"clip_norm": -1.0}, ValueError, "`clip_norm`.*positive"),
+    "lazy layer": (
+        {"make_model": lambda: nn.LazyLinear(2)},
+        ValueError,
+        "`make_model`.*have shapes.*weight, bias.*on a batch",
+    ),
+    "lazy layer that is copied": (
+        {"make_model": nn.Sequential(nn.Linear(3, 2), nn.LazyBatchNorm1d(affine=False))},
+        ValueError,
+        r"`make_model`.*have shapes.*1\.running_mean",
+    ),
     "no model": ({"make_model": lambda: 3}, TypeError, "`make_model`.*int"),
     "frozen": (
         {"make_model": lambda: make().requires_grad_(False)},

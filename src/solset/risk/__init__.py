@@ -47,9 +47,8 @@ from solset.risk._points import Indices, Points
 from solset.risk._probe import (
     probe_indices,
     probe_model,
-    refuse_gradient_hooks,
     refuse_model,
-    refuse_wrapped,
+    refuse_module,
     statistics_held,
 )
 from solset.risk._regularisation import Penalty, WeightDecay, check_penalty, decay_of, one_number
@@ -122,9 +121,8 @@ __all__ = [
     "probe_indices",
     "probe_model",
     "reduction_of",
-    "refuse_gradient_hooks",
-    "refuse_wrapped",
     "refuse_model",
+    "refuse_module",
     "require_derivatives",
     "require_logits",
     "require_points",

@@ -7,7 +7,6 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from solset.errors import bad_type, bad_value
 
@@ -66,14 +65,6 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> Layou
             of one dtype on one device, or that device has no float64.
     """
     named = dict(model.named_parameters())
-    lazy = [name for name, value in named.items() if is_lazy(value)]
-    if lazy:
-        raise bad_value(
-            "model",
-            expected="with weights that have shapes",
-            got=f"lazy ones, {', '.join(lazy[:3])}",
-            cure="Call it once on a batch.",
-        )
     trained = {name: value for name, value in named.items() if value.requires_grad}
     chosen = trained if patterns is None else {name: named[name] for name in matching(named, patterns)}
     if patterns is not None and "*" in patterns:  # all that were trained, and those that are named beside

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from solset.errors import bad_type, bad_value
@@ -27,29 +28,29 @@ def probe_indices(count: int) -> list[int]:
     return [round(i * (count - 1) / max(probed - 1, 1)) for i in range(probed)]
 
 
-def refuse_gradient_hooks(name: str, model: nn.Module) -> None:
-    """Refuses hooks that may change the gradient of a parameter on its way to the optimizer.
+def refuse_module(argument: str, model: nn.Module) -> None:
+    """Refuses what no derivative of a loss in the parameters passes, and parameters without a shape.
 
-    A hook that holds a part of a parameter makes the solutions others than those of the loss alone, and no
-    derivative of the loss in the parameters passes through it.
+    A hook that holds a part of a parameter makes the solutions others than those of the loss alone.
+
+    Args:
+        argument: Name of the argument that the model is.
+        model: Network whose modules are looked at.
 
     Raises:
-        ValueError: If a parameter that requires grad has such a hook; the message names it.
+        TypeError: If a module is compiled, scripted or a parallel wrapper; the message names what it wraps.
+        ValueError: If a parameter that requires grad has a gradient hook, or weights have no shapes yet.
     """
-    hooked = [
-        path
-        for path, value in model.named_parameters()
-        if value.requires_grad
-        and (value._backward_hooks or getattr(value, "_post_accumulate_grad_hooks", None))  # noqa: SLF001
-    ]
-    if hooked:
+    lazy = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if is_lazy(value)]
+    if lazy:
         raise bad_value(
-            name,
-            expected="a module whose parameters have no gradient hooks, which may change what training does",
-            got=f"hooks on {', '.join(hooked[:5])}",
-            cure="Remove hooks that only look on. In the place of one that holds a part of a parameter, make "
-            "that part a parameter of its own, with requires_grad_(False).",
+            argument,
+            expected="with weights that have shapes",
+            got=f"lazy ones, {', '.join(lazy[:3])}",
+            cure="Call it once on a batch, before it is passed or returned.",
         )
+    _refuse_wrapped(argument, model)
+    _refuse_gradient_hooks(argument, model)
 
 
 def refuse_model(model: nn.Module) -> None:
@@ -60,8 +61,7 @@ def refuse_model(model: nn.Module) -> None:
         ValueError: If dropout or batch normalisation is in training mode, batch normalisation has no running
             statistics, or autocast is on, or a parameter has a gradient hook; the message names it.
     """
-    refuse_wrapped("model", model)
-    refuse_gradient_hooks("model", model)
+    refuse_module("model", model)
     device = next((value.device.type for value in model.parameters()), "cpu")
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         raise bad_value(
@@ -108,16 +108,7 @@ def statistics_held(model: nn.Module) -> str:
     )
 
 
-def refuse_wrapped(argument: str, model: nn.Module) -> None:
-    """Refuses wrappers without second derivatives or functional calls.
-
-    Args:
-        argument: Name of the argument that the model is.
-        model: Network whose modules are looked at.
-
-    Raises:
-        TypeError: If a module is compiled, scripted or a parallel wrapper; the message names what it wraps.
-    """
+def _refuse_wrapped(argument: str, model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             kind, cure = "a scripted or traced module", "Pass the module that it was made from."
@@ -132,6 +123,24 @@ def refuse_wrapped(argument: str, model: nn.Module) -> None:
             continue
         place = f" at '{name}'" if name else ""
         raise bad_type(argument, expected="a plain nn.Module", got=f"{kind}{place}", cure=cure)
+
+
+def _refuse_gradient_hooks(argument: str, model: nn.Module) -> None:
+    """Refuses hooks that may change the gradient of a parameter, which no derivative of the loss passes."""
+    hooked = [
+        path
+        for path, value in model.named_parameters()
+        if value.requires_grad
+        and (value._backward_hooks or getattr(value, "_post_accumulate_grad_hooks", None))  # noqa: SLF001
+    ]
+    if hooked:
+        raise bad_value(
+            argument,
+            expected="a module whose parameters have no gradient hooks, which may change what training does",
+            got=f"hooks on {', '.join(hooked[:5])}",
+            cure="Remove hooks that only look on. In the place of one that holds a part of a parameter, make "
+            "that part a parameter of its own, with requires_grad_(False).",
+        )
 
 
 def probe_model(risk: EmpiricalRisk) -> Tensor:

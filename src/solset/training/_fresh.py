@@ -9,7 +9,7 @@ from torch import nn
 
 from solset.errors import bad_type, bad_value
 from solset.results import copy_of
-from solset.risk import refuse_gradient_hooks, refuse_wrapped
+from solset.risk import refuse_module
 from solset.training._state import trained
 from solset.training._told import told
 
@@ -26,7 +26,7 @@ def fresh_model(make_model: MakeModel, seed: int) -> nn.Module:
 
     Raises:
         TypeError: If this is no module.
-        ValueError: If it has no parameters that require grad, or one with a gradient hook.
+        ValueError: If it has no parameters that require grad, a gradient hook, or one without a shape.
     """
     torch.manual_seed(seed)
     with told("make_model", "a function that makes the model", "Call it by itself first."):
@@ -38,8 +38,7 @@ def fresh_model(make_model: MakeModel, seed: int) -> nn.Module:
             got=type(model).__name__,
             cure="Return the model.",
         )
-    refuse_wrapped("make_model", model)
-    refuse_gradient_hooks("make_model", model)
+    refuse_module("make_model", model)
     if not trained(model):
         raise bad_value(
             "make_model",

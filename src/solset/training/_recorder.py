@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from solset.errors import bad_type, bad_value
 from solset.results import copies_of, copy_of
-from solset.risk import Pick, refuse_gradient_hooks, refuse_wrapped, source_of, style_of
+from solset.risk import Pick, refuse_module, source_of, style_of
 from solset.training._call import Call
 from solset.training._data import Data, moving_in, quiet
 from solset.training._divergence import require_finite
@@ -245,8 +245,7 @@ def record(
         )
     require_norm(clip_norm)
     refuse_step_hooks(optimizer)
-    refuse_wrapped("model", model)
-    refuse_gradient_hooks("model", model)  # copies have lost all of them
+    refuse_module("model", model)  # copies have lost hooks
     start = copies_of(model, optimizer)
 
     def pair() -> tuple[nn.Module, Optimizer]:

@@ -18,7 +18,7 @@ from solset.changes import Change
 from solset.checks import checked, points_of, require
 from solset.errors import SolsetWarning, bad_value
 from solset.results import copy_of
-from solset.risk import Pick, digest, refuse_gradient_hooks, source_of, style_of
+from solset.risk import Pick, digest, refuse_module, source_of, style_of
 from solset.risk import settings_of as plain_settings
 from solset.storage import Checkpoint, Identity, Probe
 from solset.training._batches import Batches, Place
@@ -140,7 +140,7 @@ class Training:
         """What every step shares; refuses an optimizer without a derivative, and batches that do not fit."""
         recipe, self.make_model = self.recipe, make_model
         if isinstance(make_model, nn.Module):
-            refuse_gradient_hooks("make_model", make_model)  # a copy has lost them
+            refuse_module("make_model", make_model)  # a copy has lost hooks
             self.make_model = copy_of(make_model)  # the user may train it on
         with own_randomness(torch.device("cpu")):
             model = fresh_model(self.make_model, recipe.seed).train()
