@@ -1,6 +1,7 @@
 """Derivatives of a graph in its leaves, backward and forward."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,3 +91,11 @@ def pushed(ends: Sequence[Tensor], leaves: Sequence[Tensor], tangents: Sequence[
             (part * tangent) for part, tangent in zip(parts, tangents, strict=True) if part.requires_grad
         ]
     return derivatives(along, weights, [torch.ones_like(part) for part in along], keep_graph=True)
+
+
+def leaf_of(parts: Sequence[Any]) -> Tensor | None:
+    """The tensors of the parts of a batch as one fresh leaf; ``None`` where they are no real numbers."""
+    tensors = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
+    if not tensors or len(tensors) < len(parts):
+        return None
+    return torch.cat([tensor.detach() for tensor in tensors]).clone().requires_grad_()

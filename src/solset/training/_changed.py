@@ -18,8 +18,9 @@ from solset.training._calculus import derivatives
 from solset.training._data import Data, joined
 from solset.training._losses import LossByPoints, losses_of, refuse_factors
 from solset.training._setting import Setting
+from solset.training._slopes import BatchSlope
 from solset.training._state import own_randomness, trained
-from solset.training._step import BatchSlope, Record, StepDerivative
+from solset.training._step import Record, StepDerivative
 from solset.training._told import told
 
 _LIKE_TRAINING = "Pass them as the training data were passed."

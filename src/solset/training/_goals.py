@@ -18,9 +18,10 @@ from solset.risk import (
     with_factors,
 )
 from solset.training._setting import Setting
+from solset.training._slopes import Slope
 from solset.training._state import State
 from solset.training._statistics import with_plain_statistics
-from solset.training._step import Slope, StepDerivative
+from solset.training._step import StepDerivative
 
 
 def slopes_at_end(

@@ -114,7 +114,7 @@ def sentences(fault: str, kinks: RecipeKinks, check: GoalCheck | None = None) ->
     """What speaks against the derivative of a run, in sentences.
 
     Args:
-        fault: Sentence that second derivatives are wrong; empty where none is seen to be.
+        fault: Sentences against the derivative of single steps; empty where nothing speaks against it.
         kinks: Weights in which the rule of the optimizer has no derivative.
         check: Comparison with real reruns; ``None`` if there is none.
     """
@@ -133,7 +133,8 @@ class RunEstimate(WeightsResult):
         smoothness: Comparison with real reruns; ``None`` if it was not asked for.
         kinks: Weights in which the rule of the optimizer has no derivative.
         shapes: Shape of each trained parameter, by name.
-        fault: Sentence that second derivatives of the first step are wrong; empty where none is seen to be.
+        fault: Sentences against the derivative of single steps, such as that second derivatives are wrong or
+            that the replay computes another loss than training; empty where nothing speaks against it.
     """
 
     weights: Tensor
@@ -146,10 +147,10 @@ class RunEstimate(WeightsResult):
 
     @computed
     def status(self) -> Status:
-        """``doubtful`` where real reruns contradict the derivative at this scale."""
+        """``doubtful`` where real reruns or single steps contradict the derivative."""
         if not bool(torch.isfinite(self.weights).all()):
             return Status.NONFINITE
-        return Status.DOUBTFUL if _is_off(self.smoothness) else Status.CONVERGED
+        return Status.DOUBTFUL if self.fault or _is_off(self.smoothness) else Status.CONVERGED
 
     message = computed(lambda result: _warned(result))
 
@@ -244,7 +245,7 @@ class RunAttribution(Attribution):
             times 0.1 it predicts what a rate higher by a tenth does. ``None`` for optimizers whose step is
             not linear in it.
         kinks: Weights in which the rule of the optimizer has no derivative.
-        fault: Sentence that second derivatives of the last step are wrong; empty where none is seen to be.
+        fault: Sentences against the derivative of single steps, as in :class:`RunEstimate`.
         smoothness: Comparison of the scores with real reruns; ``None`` if it was not asked for, or
             points have no scores.
     """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from solset.attribution import require_names
 from solset.changes import Change
 from solset.checks import checked
-from solset.errors import SolsetWarning, bad_value
+from solset.errors import SolsetWarning, Status, bad_value
 from solset.goals import Goals, Slopes, as_goals
 from solset.results import plain
 from solset.risk import digest
@@ -25,6 +25,7 @@ from solset.training._goals import cotangents, slopes_at_end
 from solset.training._instead import OF_RUN
 from solset.training._losses import refuse_factors
 from solset.training._optimizers import OptimizerStep
+from solset.training._repetition import refuse_moved_parameters
 from solset.training._replay import Replay
 from solset.training._results import (
     NOT_ASKED,
@@ -39,8 +40,9 @@ from solset.training._results import (
     verified,
 )
 from solset.training._setting import Setting
+from solset.training._slopes import Slope
 from solset.training._state import State, trained
-from solset.training._step import Slope, StepDerivative
+from solset.training._step import StepDerivative
 from solset.training._sweep import Sweep, Totals, block, numbers
 from solset.training._tape import Tape
 from solset.training._told import told
@@ -195,8 +197,8 @@ class Run(Ended):
                 have no second derivative, or the checkpoint is of another run or goal.
 
         Warns:
-            SolsetWarning: If the reruns contradict the scores, entries of the weights have no derivative, or
-                autograd's second derivatives are wrong in the last step.
+            SolsetWarning: If the reruns contradict the scores, entries of the weights have no derivative,
+                autograd's second derivatives are wrong in the last step, or steps are not repeated.
 
         Cost: one training, about two more for each value of the goals, and two for the reruns.
         """
@@ -243,7 +245,7 @@ class Run(Ended):
     ) -> RunAttribution:
         """The derivatives of the goals from the sums over all steps of a replay."""
         kinks = self._kinks(derivative)
-        notes = (*sentences(derivative.fault, kinks), NOT_ASKED)
+        notes = (*sentences(derivative.doubts, kinks), NOT_ASKED)
         if not derivative.has_factors:
             notes += ("no derivative in the points' factors: the loss is no mean and no sum over points",)
         by_feature, by_target, by_factor = (
@@ -264,7 +266,8 @@ class Run(Ended):
             if derivative.takes_rate
             else None,
             kinks=kinks,
-            fault=derivative.fault,
+            fault=derivative.doubts,
+            status=Status.DOUBTFUL if derivative.doubts else Status.CONVERGED,
         )
 
     def _replay_file(
@@ -292,6 +295,7 @@ class Run(Ended):
 
     def _derivative(self, setting: Setting) -> StepDerivative:
         model, optimizer = setting.pair()
+        refuse_moved_parameters(model, self.model)
         rule = OptimizerStep(optimizer, list(trained(model).values()))
         return StepDerivative(setting, model, rule)
 
@@ -314,7 +318,7 @@ class Run(Ended):
                 slope = derivative.push(before, record, slope, batch, adjustment)
             if by_factors and not derivative.has_factors:
                 raise refuse_factors(repr(change))
-        return slope, derivative.flat(slope.parameters), self._kinks(derivative), derivative.fault
+        return slope, derivative.flat(slope.parameters), self._kinks(derivative), derivative.doubts
 
     @checked
     def advise(

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from solset.risk import mapped, plain_operations
 from solset.training._adjustment import Adjustment
-from solset.training._calculus import derivatives, gradients_or_none, pushed, require_second
+from solset.training._calculus import derivatives, gradients_or_none, leaf_of, pushed, require_second
 from solset.training._data import Batch
 from solset.training._optimizers import OptimizerStep
 from solset.training._recipe import clipped_gradients
+from solset.training._repetition import Repetition, buffers_after, displaced
 from solset.training._second import wrong_second
 from solset.training._setting import Setting
+from solset.training._slopes import BatchSlope, RuleSlope, Slope
 from solset.training._state import Settings, State, own_randomness, set_randomness
 from solset.training._statistics import Statistics
 from solset.training._told import told
@@ -41,41 +43,6 @@ class Record:
     settings: Settings  # Numbers of the optimizer's groups, before any change of them
     randomness: tuple[Tensor, ...]  # States of the random generators before the step
     loss: float  # Loss of the batch
-
-
-@dataclass(frozen=True, eq=False)
-class Slope:
-    """A change of the state (tangent), or the derivative of a goal in the state (cotangent)."""
-
-    parameters: list[Tensor]  # One tensor for each block of trained parameters
-    # Tensors of the optimizer's state, by place of the block and name; a missing one is zero
-    slots: Mapping[tuple[int, str], Tensor]
-    buffers: Mapping[str, Tensor]  # Tensors of the running statistics, by name; a missing one is zero
-
-
-@dataclass(frozen=True, eq=False)
-class BatchSlope:
-    """A change of a batch, or the derivative of a goal in it; ``None`` where there is none."""
-
-    features: Tensor | None  # Tensor like the inputs, ``(b, *input)``; only for inputs of floating numbers
-    targets: Tensor | None  # Tensor like the targets, ``(b, ...)``; only for targets of floating numbers
-    # Tensor with one number per point, ``(b,)``; only for a loss that comes from those of points
-    factors: Tensor | None
-    # Tensor with one number per point, ``(b,)``, for points on their way to new labels
-    shares: Tensor | None = None
-
-    @property
-    def parts(self) -> tuple[Tensor | None, ...]:
-        """Features, targets, factors and shares, in this order."""
-        return self.features, self.targets, self.factors, self.shares
-
-
-@dataclass(frozen=True, eq=False)
-class RuleSlope:
-    """The derivative of a goal in the settings of the optimizer's rule at one step."""
-
-    decay: float  # Derivative in the weight decay of all groups that decay
-    rate: float  # Derivative in a relative change of the learning rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +71,7 @@ class StepDerivative:
         takes_rate: Whether the derivative in the learning rate is known.
         takes_decay: Whether the derivative in the weight decay is known.
         fault: Sentence that second derivatives of the first step seen are wrong; empty where none is.
+        repetition: Differences between what the replay computes and what training did.
         is_looked_at: Whether the first step was seen.
         kinks_of_blocks: Entries of each block in which the rule had no derivative so far.
     """
@@ -118,7 +86,7 @@ class StepDerivative:
         self._device = next(iter(named.values())).device
         values = [value.detach() for value in named.values()]
         self.takes_rate, self.takes_decay = rule.takes_rate, rule.takes_decay
-        self.is_looked_at, self.fault = False, ""
+        self.is_looked_at, self.fault, self.repetition = False, "", Repetition()
         self.kinks_of_blocks = [torch.zeros_like(block, dtype=torch.bool) for block in rule.joined(values)]
 
     def pull(
@@ -190,6 +158,11 @@ class StepDerivative:
         """
         return self._rule.split(self.kinks_of_blocks)
 
+    @property
+    def doubts(self) -> str:
+        """What speaks against the derivative of the steps so far, or nothing."""
+        return "; ".join(filter(None, (self.fault, *self.repetition.sentences)))
+
     def joined(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Tensors for each trained parameter as those for each block.
 
@@ -219,9 +192,9 @@ class StepDerivative:
         targets = [part.targets for part in batch.parts]
         numbers = {"device": self._device, "dtype": next(self._model.parameters()).dtype}
         factors = torch.ones(batch.count) if batch.factors is None else batch.factors
-        parts = [_leaf(features), _leaf(targets)]
+        parts = [leaf_of(features), leaf_of(targets)]
         given = [factors, batch.shares] if self.has_factors else [None, None]
-        return parts + [None if each is None else _leaf([each.to(**numbers)]) for each in given]
+        return parts + [None if each is None else leaf_of([each.to(**numbers)]) for each in given]
 
     def _graph(self, before: State, record: Record) -> _Graph:
         parameters = self._blocks(before)
@@ -231,12 +204,13 @@ class StepDerivative:
             batch = self._batch(record)
             leaves = self._leaves(batch)
             batch = batch.at(self._data, *leaves)
-            with self._statistics.following(statistics) as buffers:
+            with self._statistics.following(statistics) as buffers, buffers_after(self._model) as after:
                 pieces = self._rule.split(parameters)
                 state = self._state(before, pieces)
                 outputs = self._setting.outputs(
                     batch, lambda inputs: self._output(state, inputs), self._device
                 )
+            self._look_at_buffers(before, record, parameters, leaves, after)
             loss = self._loss(batch, outputs, record)
             slopes = gradients_or_none(loss, pieces)
             pairs = zip(slopes, pieces, strict=True)
@@ -249,6 +223,44 @@ class StepDerivative:
             clipped = clipped_gradients(gradients, self._setting.clip_norm)
         return _Graph(parameters, statistics, leaves, loss, gradients, clipped, used, buffers)
 
+    def _again(
+        self,
+        before: State,
+        record: Record,
+        values: Sequence[Tensor],
+        features: Tensor | None,
+        others: Sequence[Tensor | None],
+    ) -> tuple[Batch, list[Any]]:
+        """The batch and the outputs of a step at other weights and features, in their precision."""
+        set_randomness(record.randomness, self._device)
+        batch = self._batch(record).at(self._data, None, *others).to(values[0].dtype)
+        batch = batch.at(self._data, features, None, None, None)
+        state = self._state(before, self._rule.split(values))
+        state = {name: _as(value, values[0]) for name, value in state.items()}
+        return batch, self._setting.outputs(batch, lambda inputs: self._output(state, inputs), self._device)
+
+    def _look_at_buffers(
+        self,
+        before: State,
+        record: Record,
+        parameters: Sequence[Tensor],
+        leaves: Sequence[Tensor | None],
+        after: Mapping[str, Tensor],
+    ) -> None:
+        """Notes buffers that the step moves, and that no derivative follows."""
+
+        @torch.no_grad()
+        def again() -> Mapping[str, Tensor]:
+            values, features = [displaced(value) for value in parameters], leaves[0]
+            with buffers_after(self._model) as elsewhere:
+                moved = None if features is None else displaced(features)
+                self._again(before, record, values, moved, leaves[1:])
+            return elsewhere
+
+        followed = set(self._statistics.names)
+        others = {name: value for name, value in before.buffers.items() if name not in followed}
+        self.repetition.look(others, after, again)
+
     def _fault(
         self, before: State, record: Record, parameters: Sequence[Tensor], leaves: Sequence[Tensor | None]
     ) -> str:
@@ -257,12 +269,8 @@ class StepDerivative:
         count = len(parameters)
 
         def loss(values: Sequence[Tensor]) -> Tensor:
-            set_randomness(record.randomness, self._device)
-            batch = self._batch(record).at(self._data, None, *others).to(values[0].dtype)
-            batch = batch.at(self._data, values[count] if values[count:] else None, None, None, None)
-            state = self._state(before, self._rule.split(values[:count]))
-            state = {name: _as(value, values[0]) for name, value in state.items()}
-            outputs = self._setting.outputs(batch, lambda inputs: self._output(state, inputs), self._device)
+            moved = values[count] if values[count:] else None
+            batch, outputs = self._again(before, record, values[:count], moved, others)
             if self._by_points is not None and self.has_factors:
                 return self._by_points.of_batch(batch, outputs)
             return self._setting.loss(outputs[0], batch.parts[0].targets)
@@ -278,12 +286,20 @@ class StepDerivative:
 
     def _loss(self, batch: Batch, outputs: Sequence[Any], record: Record) -> Tensor:
         """The loss of a batch by its points where it comes from them, as the recorded one did."""
+        whole = self._setting.loss(outputs[0], batch.parts[0].targets)
         if self._by_points is not None and self.has_factors:
             loss = self._by_points.of_batch(batch, outputs)
-            if abs(float(loss.detach()) - record.loss) <= _SAME * max(abs(record.loss), 1e-30):
+            self.repetition.compare(record.step, record.loss, [loss, whole], outputs[0])
+            value = float(loss.detach())
+            if any(
+                abs(value - other) <= _SAME * max(abs(other), 1e-30)
+                for other in (record.loss, float(whole.detach()))
+            ):
                 return loss
             self.has_factors = False
-        return self._setting.loss(outputs[0], batch.parts[0].targets)
+            return whole
+        self.repetition.compare(record.step, record.loss, [whole], outputs[0])
+        return whole
 
     def _state(self, before: State, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
         held = {k: v.detach() for k, v in self._model.named_parameters()}
@@ -378,11 +394,3 @@ def _copied(value: Any, _: str) -> Any:
 
 def _as(value: Tensor, like: Tensor) -> Tensor:
     return value.to(like.dtype) if value.is_floating_point() else value
-
-
-def _leaf(parts: Sequence[Any]) -> Tensor | None:
-    """The tensors of the parts of a batch as one fresh leaf; ``None`` where they are no real numbers."""
-    tensors = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
-    if not tensors or len(tensors) < len(parts):
-        return None
-    return torch.cat([tensor.detach() for tensor in tensors]).clone().requires_grad_()

@@ -12,9 +12,11 @@ from torch import Tensor
 from solset.goals import Slopes
 from solset.storage import Checkpoint
 from solset.training._recording import Interrupts
+from solset.training._repetition import Repetition
 from solset.training._run_file import SECONDS, SHARE
+from solset.training._slopes import BatchSlope, RuleSlope, Slope
 from solset.training._state import State
-from solset.training._step import BatchSlope, Record, RuleSlope, Slope, StepDerivative
+from solset.training._step import Record, StepDerivative
 
 
 class Totals:
@@ -120,6 +122,8 @@ class Sweep:
             "decay": [total.decay for total in self.totals],
             "rate": [total.rate for total in self.totals],
             "fault": self.derivative.fault,
+            "gap": self.derivative.repetition.gap,
+            "moved": self.derivative.repetition.moved,
             "is_looked_at": self.derivative.is_looked_at,
             "has_factors": self.derivative.has_factors,
         }
@@ -141,6 +145,8 @@ class Sweep:
         kinks = self.derivative.kinks_of_blocks
         self.derivative.kinks_of_blocks = [here[f"k{i}"] for i in range(len(kinks))]
         self.derivative.fault = str(records["fault"])
+        gap, moved = list(records["gap"]), dict(records["moved"])
+        self.derivative.repetition = Repetition(gap, moved, set(moved))
         self.derivative.is_looked_at = bool(records["is_looked_at"])
         self.derivative.has_factors = bool(records["has_factors"])
         self.slopes, self.left = slopes, int(records["left"])
