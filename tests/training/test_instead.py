@@ -53,7 +53,7 @@ def calls(text: str, name: str) -> list[str]:
 @pytest.mark.parametrize("name", sorted(studies()))
 def test_a_run_in_the_place_of_a_problem_is_told_what_to_call(name, training):
     function, run = studies()[name], training.run(progress=False)
-    values = [training] if name == "audit" else [run, training]
+    values = [training] if name in {"audit", "compare"} else [run, training]  # which take a run
     for value in values:
         text = refusal(function, value)
         assert all(hasattr(Run, method) for method in calls(text, "run")), text

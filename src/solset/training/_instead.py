@@ -24,6 +24,7 @@ OF_RUN = {"*": f"Ask run.estimate(change), run.attribute(goal) or run.retrain(ch
 }
 OF_TRAINING = {
     "audit": "Ask solset.audit(training.run(), validation=(x_test, y_test)).",
+    "compare": "Ask solset.compare(training.run(), changes, goal, predictors).",
     **{
         name: call.replace(" run.", " training.run().")
         .replace("(run.", "(training.run().")
