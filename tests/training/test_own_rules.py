@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Move, Training
+from solset import Move, Reweight, Training
 from solset.training import Run
 
 F64 = torch.float64
@@ -89,3 +89,21 @@ def test_a_rule_without_derivative_is_named_and_not_the_model():
     for ask in (lambda: run.estimate(MOVE), lambda: run.attribute(lambda model: model(X).square().sum())):
         with pytest.raises(TypeError, match="`optimizer`.*differentiate.*numpy"):
             ask()
+
+
+def test_sparse_gradients_of_an_embedding_give_what_dense_ones_give(tmp_path):
+    words = torch.randint(0, 7, (14, 3), generator=torch.Generator().manual_seed(2))
+
+    def run_with(*, sparse: bool) -> Run:
+        def words_in() -> nn.Module:
+            return nn.Sequential(nn.Embedding(7, 4, sparse=sparse), nn.Flatten(), nn.Linear(12, 3)).double()
+
+        recipe = {"optimizer": partial(torch.optim.SGD, lr=0.1, momentum=0.9), "epochs": 2, "batch_size": 5}
+        return Training(words_in, nn.CrossEntropyLoss(), words, Y, **recipe).run(
+            memory_budget=1, folder=tmp_path / str(sparse)
+        )
+
+    runs = [run_with(sparse=sparse) for sparse in (True, False)]
+    assert torch.allclose(runs[0].weights, runs[1].weights, rtol=0, atol=1e-14)
+    changes = [run.estimate(Reweight([1, 4], 0.5), verify=False).change for run in runs]
+    assert torch.allclose(*changes, rtol=1e-9, atol=1e-12)

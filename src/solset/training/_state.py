@@ -81,7 +81,8 @@ def put_settings(settings: Settings, optimizer: Optimizer) -> None:
 
 
 def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+    """A copy of a part of the state; the momentum of sparse gradients becomes a dense tensor."""
+    return value.detach().to_dense().clone() if isinstance(value, Tensor) else value
 
 
 def randomness(device: torch.device) -> tuple[Tensor, ...]:
