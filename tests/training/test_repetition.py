@@ -158,3 +158,20 @@ def test_losses_near_zero_are_repeated_up_to_rounding():
     run = Training(lambda: nn.Linear(3, 1), loss, x, x[:, :1].clone(), **recipe).run()
     assert run.losses[-1] < 1e-10
     assert run.estimate(Reweight([1], [0.1]), verify=False).fault == ""
+
+
+def test_weights_that_the_forward_pass_moves_are_doubtful():
+    ids = torch.arange(12).reshape(12, 1) % 5
+
+    def make() -> nn.Module:
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Embedding(5, 3, max_norm=0.5), nn.Flatten(), nn.Linear(3, 2)).double()
+
+    run = Training(make, nn.CrossEntropyLoss(), ids, Y, optimizer=SGD, epochs=2, batch_size=4).run()
+    words = r"other weights than training did after step \d, by .* % of the step.*max_norm"
+    with pytest.warns(SolsetWarning, match=words):
+        estimate = run.estimate(Reweight([1], [0.01]), verify=False)
+    assert estimate.status is Status.DOUBTFUL
+    with pytest.warns(SolsetWarning, match=words):
+        worth = run.attribute(lambda model: nn.functional.cross_entropy(model(ids), Y))
+    assert worth.status is Status.DOUBTFUL

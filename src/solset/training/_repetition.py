@@ -13,6 +13,8 @@ from solset.errors import bad_value
 from solset.risk import named_tensors
 
 ROUNDED = 16.0  # units of rounding of the outputs up to which a difference of two losses is none
+UNSURE = 1e3  # units of rounding by which weights and gradients of two computations may differ
+STRAYED = 30.0  # roots of the unit of rounding, as part of a step, by which a replay may end elsewhere
 DISPLACED = 0.01  # relative change of weights and features that shows what a buffer depends on
 
 
@@ -22,6 +24,8 @@ class Repetition:
 
     # Step, recorded and replayed loss where these two differ most; empty where all are the same
     gap: list[float] = field(default_factory=list)
+    # Step, and part of its length by which it ends elsewhere, where that is largest; empty where none does
+    strayed: list[float] = field(default_factory=list)
     # Relative change, in the step that showed it, of each buffer that moves by weights or data, by name
     moved: dict[str, float] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)  # Names of the buffers that were seen to move
@@ -37,6 +41,13 @@ class Repetition:
                 f"step {step:.0f} ({100 * _apart(recorded, replayed):.2g} % apart): model, loss, data or "
                 "augmentation depend on more than weights, buffers and PyTorch's generators, such as a count "
                 "of calls or a generator of their own; keep such a state in a buffer"
+            )
+        if self.strayed:
+            step, share = self.strayed
+            texts.append(
+                f"the replay ends at other weights than training did after step {step:.0f}, by "
+                f"{100 * share:.2g} % of the step: something beside the gradient of the loss moves weights "
+                "there, such as max_norm of an embedding, and is left out"
             )
         if self.moved:
             names = ", ".join(f"{name} (by {100 * share:.2g} %)" for name, share in self.moved.items())
@@ -63,6 +74,40 @@ class Repetition:
         is_worst = not self.gap or _apart(recorded, replayed) > _apart(*self.gap[1:])
         if not abs(replayed - recorded) <= slack and is_worst:
             self.gap = [float(step), recorded, replayed]
+
+    @torch.no_grad()
+    def compare_weights(
+        self,
+        step: int,
+        before: Sequence[Tensor],
+        replayed: Sequence[Tensor],
+        after: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+    ) -> None:
+        """Notes weights after a step that are not those of training, beyond rounding.
+
+        An entry whose gradient is all rounding may move by a whole step of either sign, as by Adam's rule.
+
+        Args:
+            step: Number of the step.
+            before: Weights before it.
+            replayed: Weights after it, computed again.
+            after: Weights after it in training.
+            gradients: Gradients of the step.
+        """
+        eps = max(torch.finfo(value.dtype).eps for value in after)
+        largest = max(float(gradient.abs().max()) for gradient in gradients)
+        beyond, length = 0.0, 0.0
+        for old, again, new, gradient in zip(before, replayed, after, gradients, strict=True):
+            move = (new - old).abs()
+            unsure = (UNSURE * eps * largest / gradient.abs()).clamp(max=4.0)  # in units of the move
+            unsure = torch.where(gradient == 0, 0.0, unsure)
+            excess = ((again - new).abs() - unsure * move - UNSURE * eps * old.abs()).clamp(min=0)
+            beyond, length = beyond + float(excess.square().sum()), length + float(move.square().sum())
+        share = math.sqrt(beyond / length) if length else float(beyond > 0)
+        worst = self.strayed[1] if self.strayed else 0.0
+        if not share <= max(STRAYED * math.sqrt(eps), worst):
+            self.strayed = [float(step), share]
 
     def look(
         self,

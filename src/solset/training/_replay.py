@@ -1,6 +1,7 @@
 """The recorded steps gone through again, forward or back, each with the state before it."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
 
 from tqdm import tqdm
 
@@ -16,6 +17,9 @@ from solset.training._state import (
 from solset.training._step import Record
 from solset.training._tape import Tape
 
+# State before a step, its record, and the state after it, ``None`` where that is not known
+Step = tuple[State, Record, State | None]
+
 
 class Replay:
     """The steps of a recorded training; states that were not kept are computed again.
@@ -23,19 +27,20 @@ class Replay:
     Args:
         setting: Parts of the training that are the same in every step.
         tape: Record of its steps.
+        end: State after the last step.
         progress: Whether to show a progress bar; by default only on a terminal.
     """
 
-    def __init__(self, setting: Setting, tape: Tape, progress: bool | None) -> None:
-        self._setting, self._tape = setting, tape
+    def __init__(self, setting: Setting, tape: Tape, end: State, progress: bool | None) -> None:
+        self._setting, self._tape, self._end = setting, tape, end
         self._hidden = None if progress is None else not progress
 
-    def forward(self, name: str) -> Iterator[tuple[State, Record]]:
-        """The steps from the first to the last, each with the state before it."""
+    def forward(self, name: str) -> Iterator[Step]:
+        """The steps from the first to the last, each with the states before and after it."""
         yield from self._shown(name, list(self._tape.segments()), 1)
 
-    def backward(self, name: str, left: int) -> Iterator[tuple[State, Record]]:
-        """The steps from the last of those that are left to the first, each with the state before it.
+    def backward(self, name: str, left: int) -> Iterator[Step]:
+        """The steps from the last of those that are left to the first, with the states before and after each.
 
         Args:
             name: Name of the computation on the progress bar.
@@ -44,16 +49,24 @@ class Replay:
         segments = [range(each.start, min(each.stop, left)) for each in self._tape.segments()]
         yield from self._shown(name, [each for each in segments if len(each)][::-1], -1)
 
-    def _shown(self, name: str, segments: Sequence[range], direction: int) -> Iterator[tuple[State, Record]]:
+    def _shown(self, name: str, segments: Sequence[range], direction: int) -> Iterator[Step]:
         total = sum(map(len, segments))
         with tqdm(desc=name, total=total, disable=self._hidden, leave=False) as bar:
             for segment in segments:
-                states = self._states(segment)
+                states = pairwise(chain(self._states(segment), [self._following(segment.stop)]))
                 records = self._tape.records[segment.start : segment.stop]
-                pairs = zip(states, records, strict=True) if direction > 0 else _reversed(states, records)
-                for pair in pairs:
-                    yield pair
+                if direction < 0:
+                    states, records = reversed(list(states)), records[::-1]
+                for (before, after), record in zip(states, records, strict=True):
+                    assert before is not None  # noqa: S101 - only a state after all steps may be unknown
+                    yield before, record, after
                     bar.update()
+
+    def _following(self, step: int) -> State | None:
+        """The state after a segment; ``None`` inside of one that is gone through in part."""
+        if step == len(self._tape.records):
+            return self._end
+        return self._tape.state(step) if step in self._tape.states else None
 
     def _states(self, segment: range) -> Iterator[State]:
         """The states before the steps of a segment."""
@@ -71,7 +84,3 @@ class Replay:
                 put_settings(record.settings, loop.optimizer)
                 loop.step(record.batch, record.step)
             yield capture(loop.model, loop.optimizer)
-
-
-def _reversed(states: Iterator[State], records: Sequence[Record]) -> Iterator[tuple[State, Record]]:
-    yield from zip(reversed(list(states)), reversed(records), strict=True)

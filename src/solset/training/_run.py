@@ -227,11 +227,11 @@ class Run(Ended):
         file = self._replay_file(checkpoint, goal, measured.gradients, features=features)
         sweep = Sweep(derivative, slopes, totals, file, len(self._tape.records))
         sweep.resume()
-        replay = Replay(self._setting, self._tape, progress)
+        replay = Replay(self._setting, self._tape, self._end, progress)
         with sweep.written() as after_step:
-            for before, record in replay.backward("replay", sweep.left):
-                with told("model", TWICE, LOOK, record.batch):
-                    sweep.take(before, record, self._setting.data.of_step(record.batch, record.step))
+            for step in replay.backward("replay", sweep.left):
+                with told("model", TWICE, LOOK, step[1].batch):
+                    sweep.take(step, self._setting.data.of_step(step[1].batch, step[1].step))
                 after_step()
         return self._summed(derivative, measured, sweep.slopes, totals, names)
 
@@ -312,10 +312,12 @@ class Run(Ended):
         zeros = derivative.joined([torch.zeros_like(value) for value in self._end.parameters.values()])
         slope = Slope(zeros, {}, derivative.zero_buffers(self._end))
         by_factors = bool(asked.factors or asked.added or start.data.labels)
-        for before, record in Replay(self._setting, self._tape, progress).forward("tangent"):
+        for before, record, after in Replay(self._setting, self._tape, self._end, progress).forward(
+            "tangent"
+        ):
             batch = batch_change(derivative, record, asked, start.data, end.data)
             with told("model", TWICE, LOOK, record.batch):
-                slope = derivative.push(before, record, slope, batch, adjustment)
+                slope = derivative.push(before, record, after, slope, batch, adjustment)
             if by_factors and not derivative.has_factors:
                 raise refuse_factors(repr(change))
         return slope, derivative.flat(slope.parameters), self._kinks(derivative), derivative.doubts

@@ -1,9 +1,11 @@
-"""Changes of the state and of a batch, or derivatives of a goal in them."""
+"""Changes of the state and of a batch, or derivatives of a goal in them, and the graph of a step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from solset.training._state import State
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,3 +41,23 @@ class RuleSlope:
 
     decay: float  # Derivative in the weight decay of all groups that decay
     rate: float  # Derivative in a relative change of the learning rate
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """The gradient of a batch with the graph that leads to it."""
+
+    parameters: list[Tensor]
+    statistics: dict[str, Tensor]
+    batch: list[Tensor | None]
+    loss: Tensor
+    gradients: list[Tensor]
+    clipped: list[Tensor]
+    used: list[bool]  # Whether each trained parameter has a gradient; PyTorch skips the others
+    buffers: dict[str, Tensor]
+    end: State | None  # State after the step in training; ``None`` where it is not known
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """Blocks of parameters, and the parts of the batch that have a derivative."""
+        return [*self.parameters, *(leaf for leaf in self.batch if leaf is not None)]

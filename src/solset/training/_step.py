@@ -21,7 +21,7 @@ from solset.training._recipe import clipped_gradients
 from solset.training._repetition import Repetition, buffers_after, displaced
 from solset.training._second import wrong_second
 from solset.training._setting import Setting
-from solset.training._slopes import BatchSlope, RuleSlope, Slope
+from solset.training._slopes import BatchSlope, Graph, RuleSlope, Slope
 from solset.training._state import Settings, State, own_randomness, set_randomness
 from solset.training._statistics import Statistics
 from solset.training._told import told
@@ -43,24 +43,6 @@ class Record:
     settings: Settings  # Numbers of the optimizer's groups, before any change of them
     randomness: tuple[Tensor, ...]  # States of the random generators before the step
     loss: float  # Loss of the batch
-
-
-@dataclass(frozen=True, eq=False)
-class _Graph:
-    """The gradient of a batch with the graph that leads to it."""
-
-    parameters: list[Tensor]
-    statistics: dict[str, Tensor]
-    batch: list[Tensor | None]
-    loss: Tensor
-    gradients: list[Tensor]
-    clipped: list[Tensor]
-    used: list[bool]  # Whether each trained parameter has a gradient; PyTorch skips the others
-    buffers: dict[str, Tensor]
-
-    @property
-    def leaves(self) -> list[Tensor]:
-        return [*self.parameters, *(leaf for leaf in self.batch if leaf is not None)]
 
 
 class StepDerivative:
@@ -90,17 +72,17 @@ class StepDerivative:
         self.kinks_of_blocks = [torch.zeros_like(block, dtype=torch.bool) for block in rule.joined(values)]
 
     def pull(
-        self, before: State, record: Record, after: Sequence[Slope]
+        self, before: State, record: Record, after: State | None, slopes: Sequence[Slope]
     ) -> list[tuple[Slope, BatchSlope, RuleSlope]]:
         """The adjoint of the step: derivatives of goals in the state before it, its batch and its settings.
 
         Cost: one gradient of the batch, and one double backward pass over it per goal.
         """
-        graph = self._graph(before, record)
-        return [self._pull_one(before, record, graph, slope) for slope in after]
+        graph = self._graph(before, record, after)
+        return [self._pull_one(before, record, graph, slope) for slope in slopes]
 
     def _pull_one(
-        self, before: State, record: Record, graph: _Graph, slope: Slope
+        self, before: State, record: Record, graph: Graph, slope: Slope
     ) -> tuple[Slope, BatchSlope, RuleSlope]:
         direct, through, slots = self._pull_rule(before, record, graph, slope)
         settings = self._setting.adjustment.adjusted(record.settings)
@@ -120,12 +102,20 @@ class StepDerivative:
         return Slope(total, slots, buffers), batch, RuleSlope(decay, rate)
 
     @torch.enable_grad()  # under no_grad the change of the gradient had no graph, and counted as constant
-    def push(self, before: State, record: Record, slope: Slope, batch: BatchSlope, rule: Adjustment) -> Slope:
+    def push(
+        self,
+        before: State,
+        record: Record,
+        after: State | None,
+        slope: Slope,
+        batch: BatchSlope,
+        rule: Adjustment,
+    ) -> Slope:
         """The tangent of the step: the change of the state after it.
 
         Cost: one gradient of the batch and two double backward passes over it.
         """
-        graph = self._graph(before, record)
+        graph = self._graph(before, record, after)
         changes = [change for change, leaf in zip(batch.parts, graph.batch, strict=True) if leaf is not None]
         tangents = [*slope.parameters, *(change for change in changes if change is not None)]
         slopes = derivatives([graph.loss], graph.leaves, keep_graph=True, create_graph=True)
@@ -196,7 +186,7 @@ class StepDerivative:
         given = [factors, batch.shares] if self.has_factors else [None, None]
         return parts + [None if each is None else leaf_of([each.to(**numbers)]) for each in given]
 
-    def _graph(self, before: State, record: Record) -> _Graph:
+    def _graph(self, before: State, record: Record, end: State | None) -> Graph:
         parameters = self._blocks(before)
         statistics = {name: before.buffers[name].clone().requires_grad_() for name in self._statistics.names}
         with own_randomness(self._device), torch.enable_grad(), plain_operations(self._device):
@@ -221,7 +211,7 @@ class StepDerivative:
                 self.is_looked_at = True
                 self.fault = self._fault(before, record, parameters, leaves)
             clipped = clipped_gradients(gradients, self._setting.clip_norm)
-        return _Graph(parameters, statistics, leaves, loss, gradients, clipped, used, buffers)
+        return Graph(parameters, statistics, leaves, loss, gradients, clipped, used, buffers, end)
 
     def _again(
         self,
@@ -311,7 +301,7 @@ class StepDerivative:
         return [block.clone().requires_grad_() for block in self._rule.joined(values)]
 
     @_OF_RULE
-    def _rate_moves(self, before: State, record: Record, graph: _Graph) -> list[Tensor]:
+    def _rate_moves(self, before: State, record: Record, graph: Graph) -> list[Tensor]:
         """The derivative of the weights after the step in a relative change of the learning rate."""
         settings = self._setting.adjustment.adjusted(record.settings)
         gradients = [gradient.detach() for gradient in graph.clipped]
@@ -321,7 +311,7 @@ class StepDerivative:
 
     @torch.enable_grad()
     def _rule_graph(
-        self, before: State, record: Record, graph: _Graph
+        self, before: State, record: Record, graph: Graph
     ) -> tuple[list[Tensor], list[Tensor], list[tuple[int, str]], list[tuple[int, str]]]:
         """Leaves and ends of the optimizer's rule, with the places of its slots before and after."""
         parameters = self._blocks(before)
@@ -332,6 +322,9 @@ class StepDerivative:
             for tensor in slot.values():
                 tensor.requires_grad_()
         moved, after = self._rule(parameters, gradients, slots, before, graph.used, settings)
+        if graph.end is not None:
+            end = self._rule.joined([graph.end.parameters[name] for name in self._names])
+            self.repetition.compare_weights(record.step, parameters, moved, end, gradients)
         places, after_places = (
             [(i, name) for i, slot in enumerate(s) for name in slot] for s in (slots, after)
         )
@@ -341,7 +334,7 @@ class StepDerivative:
 
     @_OF_RULE
     def _pull_rule(
-        self, before: State, record: Record, graph: _Graph, slope: Slope
+        self, before: State, record: Record, graph: Graph, slope: Slope
     ) -> tuple[list[Tensor], list[Tensor], dict[tuple[int, str], Tensor]]:
         starts, ends, places, after_places = self._rule_graph(before, record, graph)
         count = len(self._rule.blocks)
@@ -359,7 +352,7 @@ class StepDerivative:
         self,
         before: State,
         record: Record,
-        graph: _Graph,
+        graph: Graph,
         slope: Slope,
         gradients: Sequence[Tensor],
     ) -> tuple[list[Tensor], dict[tuple[int, str], Tensor]]:

@@ -13,10 +13,10 @@ from solset.goals import Slopes
 from solset.storage import Checkpoint
 from solset.training._recording import Interrupts
 from solset.training._repetition import Repetition
+from solset.training._replay import Step
 from solset.training._run_file import SECONDS, SHARE
 from solset.training._slopes import BatchSlope, RuleSlope, Slope
-from solset.training._state import State
-from solset.training._step import Record, StepDerivative
+from solset.training._step import StepDerivative
 
 
 class Totals:
@@ -71,9 +71,10 @@ class Sweep:
     # Time of the next write, by the clock of ``time.monotonic``
     due: float = field(default_factory=lambda: time.monotonic() + SECONDS)
 
-    def take(self, before: State, record: Record, points: list[int]) -> None:
+    def take(self, step: Step, points: list[int]) -> None:
         """Goes back over one step."""
-        pulled = self.derivative.pull(before, record, self.slopes)
+        before, record, after = step
+        pulled = self.derivative.pull(before, record, after, self.slopes)
         self.is_whole = False
         self.slopes = [slope for slope, _, _ in pulled]
         for total, (_, batch, rule) in zip(self.totals, pulled, strict=True):
@@ -123,6 +124,7 @@ class Sweep:
             "rate": [total.rate for total in self.totals],
             "fault": self.derivative.fault,
             "gap": self.derivative.repetition.gap,
+            "strayed": self.derivative.repetition.strayed,
             "moved": self.derivative.repetition.moved,
             "is_looked_at": self.derivative.is_looked_at,
             "has_factors": self.derivative.has_factors,
@@ -145,8 +147,8 @@ class Sweep:
         kinks = self.derivative.kinks_of_blocks
         self.derivative.kinks_of_blocks = [here[f"k{i}"] for i in range(len(kinks))]
         self.derivative.fault = str(records["fault"])
-        gap, moved = list(records["gap"]), dict(records["moved"])
-        self.derivative.repetition = Repetition(gap, moved, set(moved))
+        gap, strayed, moved = list(records["gap"]), list(records["strayed"]), dict(records["moved"])
+        self.derivative.repetition = Repetition(gap, strayed, moved, set(moved))
         self.derivative.is_looked_at = bool(records["is_looked_at"])
         self.derivative.has_factors = bool(records["has_factors"])
         self.slopes, self.left = slopes, int(records["left"])
