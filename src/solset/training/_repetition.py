@@ -90,7 +90,7 @@ class Repetition:
 
         Args:
             step: Number of the step.
-            before: Weights before it.
+            before: Weights before the step.
             replayed: Weights after it, computed again.
             after: Weights after it in training.
             gradients: Gradients of the step.
