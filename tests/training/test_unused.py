@@ -1,10 +1,12 @@
 """A parameter that a step does not use is skipped by the optimizer, and its derivative with it."""
 
+import warnings
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from solset import Decay, Move, Training
@@ -51,7 +53,20 @@ class Dropped(nn.Module):
         return self.c(hidden)
 
 
+class Checkpointed(nn.Module):
+    """A reentrant checkpoint of inputs without a gradient, whose parameters PyTorch gives none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.outside = layers(), nn.Linear(3, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with warnings.catch_warnings(action="ignore"):
+            return self.outside(checkpoint(self.inside, x, use_reentrant=True))
+
+
 MODELS = {
+    "checkpoint": Checkpointed,
     "from the first step": partial(Branches, 2),
     "from a later step": partial(Branches, 0),
     "drop": Dropped,
@@ -99,6 +114,7 @@ CASES = [
     *[("from the first step", name) for name in ("SGD", "Nesterov", "Adagrad", "RMSprop")],
     *[("from a later step", name) for name in ("dampening", "Adam", "AdamW", "NAdam")],
     *[("drop", name) for name in ("SGD", "Adam")],
+    ("checkpoint", "SGD"),
 ]
 
 
@@ -151,3 +167,16 @@ def test_a_parameter_of_no_axis_stands_beside_others(optimizer, dtype):
     tangent = run.estimate(Move([1, 6], DX.to(dtype)), verify=False).change.double()
     real = central(Training(lambda: Scaled().double(), LOSS, X, Y, **recipe).run(), MOVE)
     assert float((tangent - real).norm() / real.norm()) < (1e-6 if dtype == F64 else 1e-3)
+
+
+def test_an_interrupted_run_knows_which_parameters_it_skipped(tmp_path):
+    training = Training(
+        MODELS["from a later step"], LOSS, X, Y, optimizer=OPTIMIZERS["Adam"], epochs=2, batch_size=5
+    )
+    goal = lambda model: LOSS(model(X), Y)  # noqa: E731
+    scores = [
+        training.run(checkpoint=tmp_path / "run.safetensors").attribute(goal, verify=False).features
+        for _ in range(2)
+    ]
+    assert torch.equal(*scores)
+    assert torch.equal(scores[0], training.run().attribute(goal, verify=False).features)

@@ -42,18 +42,6 @@ def derivatives(
     return list(parts)
 
 
-def gradients_or_none(end: Tensor, leaves: Sequence[Tensor]) -> list[Tensor | None]:
-    """The gradient of a number in each leaf, with its graph; ``None`` where nothing leads to the leaf.
-
-    Args:
-        end: Tensor of one number.
-        leaves: Tensors at the start of its graph.
-    """
-    if not end.requires_grad:
-        return [None] * len(leaves)
-    return list(torch.autograd.grad(end, leaves, create_graph=True, allow_unused=True))
-
-
 def require_second(gradients: Sequence[Tensor]) -> None:
     """Refuses gradients whose graph passes a function that can be differentiated once only.
 

@@ -32,6 +32,7 @@ from solset.training._state import (
     set_randomness,
     settings_of,
     trained,
+    without_gradient,
 )
 from solset.training._step import Record
 from solset.training._tape import Tape
@@ -130,7 +131,8 @@ class Recorder:
     def _note_step(self, *_: Any) -> None:
         before, step = self._require_batch(), len(self._tape.records)
         self._require_same_parameters()
-        record = Record(self._queue.pop(0), step, self._settings, before, math.nan)
+        skipped = without_gradient(self._model)
+        record = Record(self._queue.pop(0), step, self._settings, before, math.nan, skipped)
         self._tape.records.append(record)
         self._before = None
 

@@ -10,7 +10,7 @@ from typing import Any
 from solset.training._batches import Batches, Place
 from solset.training._run_file import RunFile
 from solset.training._setting import Loop
-from solset.training._state import capture, randomness, settings_of
+from solset.training._state import capture, randomness, settings_of, without_gradient
 from solset.training._step import Record
 from solset.training._tape import Tape
 
@@ -81,7 +81,9 @@ def take_steps(loop: Loop, batches: Batches, tape: Tape, file: RunFile) -> None:
                     last_kept = Place(
                         step, batches.epoch_start, states if batches.is_inside else batches.epoch_start
                     )
-                tape.records.append(Record(batch, step, settings, states, loop.finite_step(batch, step)))
+                loss = loop.finite_step(batch, step)
+                skipped = without_gradient(loop.model)
+                tape.records.append(Record(batch, step, settings, states, loss, skipped))
                 place = Place(step + 1, batches.epoch_start, randomness(loop.device))
                 if file.is_due:
                     write()

@@ -99,6 +99,7 @@ def _written_steps(steps: Sequence[Record]) -> tuple[dict[str, Any], dict[str, T
     records = {
         "losses": [step.loss for step in steps],
         "sizes": [len(step.batch) for step in steps],
+        "skipped": [list(step.skipped) for step in steps],
         "rates": settings,
         "rates_of_step": places,
     }
@@ -107,10 +108,11 @@ def _written_steps(steps: Sequence[Record]) -> tuple[dict[str, Any], dict[str, T
 
 def _read_steps(records: Any, arrays: Mapping[str, Tensor]) -> tuple[State, list[Record]]:
     batches = arrays["batches"].split(list(records["sizes"]))
-    rows = zip(batches, records["rates_of_step"], arrays["randomness"], records["losses"], strict=True)
+    columns = (records[name] for name in ("rates_of_step", "losses", "skipped"))
+    rows = zip(batches, arrays["randomness"], *columns, strict=True)
     steps = [
-        Record(batch.tolist(), step, records["rates"][place], _split(states, records), float(loss))
-        for step, (batch, place, states, loss) in enumerate(rows)
+        Record(batch.tolist(), step, records["rates"][place], _split(states, records), float(loss), skipped)
+        for step, (batch, states, place, loss, skipped) in enumerate(rows)
     ]
     return unpacked(records["now"], arrays, "now."), steps
 

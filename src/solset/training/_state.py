@@ -28,6 +28,11 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
+def without_gradient(model: nn.Module) -> list[str]:
+    """The names of the trained parameters that have no gradient, so that an optimizer skips them."""
+    return [name for name, value in trained(model).items() if value.grad is None]
+
+
 def at_weights_of(model: nn.Module, like: State) -> State:
     """A state with the parameters and buffers of a model, for what does not ask its optimizer."""
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())

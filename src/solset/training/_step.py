@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from solset.risk import mapped, plain_operations
 from solset.training._adjustment import Adjustment
-from solset.training._calculus import derivatives, gradients_or_none, leaf_of, pushed, require_second
+from solset.training._calculus import derivatives, leaf_of, pushed, require_second
 from solset.training._data import Batch
 from solset.training._optimizers import OptimizerStep
 from solset.training._recipe import clipped_gradients
@@ -43,6 +43,7 @@ class Record:
     settings: Settings  # Numbers of the optimizer's groups, before any change of them
     randomness: tuple[Tensor, ...]  # States of the random generators before the step
     loss: float  # Loss of the batch
+    skipped: Sequence[str] = ()  # Names of the trained parameters that had no gradient
 
 
 class StepDerivative:
@@ -202,10 +203,9 @@ class StepDerivative:
                 )
             self._look_at_buffers(before, record, parameters, leaves, after)
             loss = self._loss(batch, outputs, record)
-            slopes = gradients_or_none(loss, pieces)
-            pairs = zip(slopes, pieces, strict=True)
-            gradients = self._rule.joined([torch.zeros_like(p) if s is None else s for s, p in pairs])
-            used = [slope is not None for slope in slopes]
+            used = [name not in record.skipped for name in self._names]
+            slopes = zip(derivatives([loss], pieces, keep_graph=True, create_graph=True), used, strict=True)
+            gradients = self._rule.joined([s if is_used else torch.zeros_like(s) for s, is_used in slopes])
             if not self.is_looked_at:
                 require_second(gradients)
                 self.is_looked_at = True
