@@ -246,3 +246,16 @@ def test_spectral_norm_of_old_is_copied_with_its_goal():
     recorder = record(run.model, SGD(run.model.parameters()), CROSS_ENTROPY, X, Y)  # it was called before
     with pytest.raises(ValueError, match="`loop`"):
         recorder.run()
+
+
+def test_retraining_is_refused_where_the_loss_has_counted_on():
+    calls = 0
+
+    def annealed(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return nn.functional.cross_entropy(outputs / (1 + (calls > 12)), targets)
+
+    run = training(loss=annealed, epochs=4).run()
+    with pytest.raises(ValueError, match=r"`recipe`.*other weights after two steps.*no count"):
+        run.retrain(Reweight([3], [0.1]))

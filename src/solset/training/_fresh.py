@@ -1,11 +1,11 @@
 """A model before its first step."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from solset.errors import bad_type, bad_value
 from solset.results import copy_of
@@ -47,6 +47,28 @@ def fresh_model(make_model: MakeModel, seed: int) -> nn.Module:
             cure="Call requires_grad_() on the ones to train.",
         )
     return model
+
+
+def require_same(before: Sequence[Tensor], now: Sequence[Tensor]) -> None:
+    """Refuses a recipe whose first two steps are not those of before.
+
+    Args:
+        before: Weights before the first step, and those after the second.
+        now: Weights of the same two moments, computed again.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    unlike = {"make_model": "another model from the same seed", "recipe": "other weights after two steps"}
+    for name, first, second in zip(unlike, before, now, strict=True):
+        if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):
+            raise bad_value(
+                name,
+                expected="the same numbers whenever the seed is the same",
+                got=unlike[name],
+                cure="Draw only from PyTorch's generators, use deterministic kernels, and keep no count or "
+                "other state in loss, augmentation or data set: it would go on from one run to the next.",
+            )
 
 
 def _call(make_model: Callable[..., Any], seed: int) -> Any:

@@ -28,7 +28,7 @@ from solset.training._continued import Continued
 from solset.training._data import Data, moving_in, quiet
 from solset.training._divergence import explosion, require_finite
 from solset.training._ensemble import Ensemble, checked_seeds
-from solset.training._fresh import MakeModel, fresh_model
+from solset.training._fresh import MakeModel, fresh_model, require_same
 from solset.training._instead import OF_TRAINING
 from solset.training._losses import Loss
 from solset.training._optimizers import MakeOptimizer, OptimizerStep, made
@@ -134,7 +134,7 @@ class Training:
             seed=seed,
         )
         self._setting = self._opened(make_model, x, y, moves, outputs)
-        self._starts = self._twice_the_same()
+        self._look_twice()
 
     def _opened(self, make_model: MakeModel, x: Any, y: Any, moves: str | None, outputs: Pick) -> Setting:
         """What every step shares; refuses an optimizer without a derivative, and batches that do not fit."""
@@ -260,7 +260,7 @@ class Training:
         data = replace(self._setting.data, entry=recipe.entry(self._setting.data.drawn))
         pair = partial(_pair, model, recipe.optimizer)
         other._setting = replace(self._setting, data=data, pair=pair)
-        other._starts = other._twice_the_same()
+        other._look_twice()
         return other
 
     def make_pair(self) -> tuple[nn.Module, Optimizer]:
@@ -278,7 +278,7 @@ class Training:
         """
         other = copy.copy(self)
         other._setting = changed(self._setting, change)
-        other._starts = other._twice_the_same()
+        other._look_twice()
         return other
 
     @checked
@@ -325,6 +325,7 @@ class Training:
         return targets
 
     def _trained(self, setting: Setting, progress: bool | None = False) -> tuple[nn.Module, list[float]]:
+        require_same(self._starts, self._two_steps())  # what a loss counts would go on
         with own_randomness(self.device):
             loop, schedule = self._begin(setting)
             batches = enumerate(self._batches(schedule, progress))
@@ -366,26 +367,22 @@ class Training:
         probe = Probe("the weights after two steps", self._starts[1], rtol=1e-4)
         return Checkpoint.at(path, "training run", identify, probe)
 
-    def _twice_the_same(self) -> tuple[Tensor, Tensor]:
-        """The weights before the first step and after the second, taken twice; refuses losses of pairs."""
+    def _look_twice(self) -> None:
+        """Keeps the weights before the first step and after the second, twice; refuses losses of pairs."""
         with own_randomness(self.device):
             loop, schedule = self._begin(self._setting)
             loop.refuse_pairs(next(iter(self._batches(schedule))))
-        ends: list[tuple[Tensor, Tensor]] = []
-        for _ in range(2):
-            with own_randomness(self.device):
-                loop, schedule = self._begin(self._setting)
-                start = _flat(loop.model)
-                for step, batch in enumerate(islice(self._batches(schedule), 2)):
-                    loop.step(batch, step)
-                ends.append((start, _flat(loop.model)))
-        unlike = {"make_model": "another model from the same seed", "recipe": "other weights after two steps"}
-        for name, first, second in zip(unlike, *ends, strict=True):
-            if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):
-                expected, got = "the same numbers whenever the seed is the same", unlike[name]
-                cure = "Draw only from PyTorch's generators, and use deterministic kernels."
-                raise bad_value(name, expected=expected, got=got, cure=cure)
-        return ends[0]
+        self._starts = self._two_steps()
+        require_same(self._starts, self._two_steps())
+
+    def _two_steps(self) -> tuple[Tensor, Tensor]:
+        """The weights before the first step and after the second."""
+        with own_randomness(self.device):
+            loop, schedule = self._begin(self._setting)
+            start = _flat(loop.model)
+            for step, batch in enumerate(islice(self._batches(schedule), 2)):
+                loop.step(batch, step)
+            return start, _flat(loop.model)
 
 
 def _pair(model: nn.Module, optimizer: MakeOptimizer) -> tuple[nn.Module, Optimizer]:
