@@ -13,6 +13,7 @@ from solset.errors import bad_value
 from solset.risk import named_tensors
 
 ROUNDED = 16.0  # units of rounding of the outputs up to which a difference of two losses is none
+SAME = 1e-6  # relative difference of two losses below which they are the same in any precision
 UNSURE = 1e3  # units of rounding by which weights and gradients of two computations may differ
 STRAYED = 30.0  # roots of the unit of rounding, as part of a step, by which a replay may end elsewhere
 DISPLACED = 0.01  # relative change of weights and features that shows what a buffer depends on
@@ -26,7 +27,7 @@ class Repetition:
     gap: list[float] = field(default_factory=list)
     # Step, and part of its length by which it ends elsewhere, where that is largest; empty where none does
     strayed: list[float] = field(default_factory=list)
-    # Relative change, in the step that showed it, of each buffer that moves by weights or data, by name
+    # Largest relative change by a step of each buffer that moves by weights or data, by name
     moved: dict[str, float] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)  # Names of the buffers that were seen to move
 
@@ -46,11 +47,11 @@ class Repetition:
             step, share = self.strayed
             texts.append(
                 f"the replay ends at other weights than training did after step {step:.0f}, by "
-                f"{100 * share:.2g} % of the step: something beside the gradient of the loss moves weights "
+                f"{100 * share:.3g} % of the step: something beside the gradient of the loss moves weights "
                 "there, such as max_norm of an embedding, and is left out"
             )
         if self.moved:
-            names = ", ".join(f"{name} (by {100 * share:.2g} %)" for name, share in self.moved.items())
+            names = ", ".join(f"{name} (by {100 * share:.3g} %)" for name, share in self.moved.items())
             texts.append(
                 f"a step moves buffers that no derivative follows, {names}: what a change of the data does "
                 "through them is left out"
@@ -70,7 +71,7 @@ class Repetition:
         tensors = [value.detach() for _, value in named_tensors(outputs) if value.is_floating_point()]
         eps = max(torch.finfo(each.dtype).eps for each in (*losses, *tensors))
         size = max((float(value.abs().max()) for value in tensors if value.numel()), default=0.0)
-        slack = math.sqrt(eps) * abs(recorded) + ROUNDED * eps * min(size, size**2)
+        slack = max(math.sqrt(eps), SAME) * abs(recorded) + ROUNDED * eps * min(size, size**2)
         is_worst = not self.gap or _apart(recorded, replayed) > _apart(*self.gap[1:])
         if not abs(replayed - recorded) <= slack and is_worst:
             self.gap = [float(step), recorded, replayed]
@@ -115,7 +116,7 @@ class Repetition:
         after: Mapping[str, Tensor],
         again: Callable[[], Mapping[str, Tensor]],
     ) -> None:
-        """Notes buffers that a step moves by the weights or by the data.
+        """Notes buffers that a step moves by the weights or by the data, and how far at most.
 
         Args:
             before: Buffers before the step that no derivative follows, by name.
@@ -125,18 +126,18 @@ class Repetition:
 
         Cost: one forward pass of a batch for each step that moves a buffer for the first time.
         """
-        new = {
-            name: value
+        shares = {
+            name: float((value - before[name]).norm() / max(float(value.norm()), 1e-300))
             for name, value in after.items()
-            if name in before and name not in self.seen and not torch.equal(value, before[name])
+            if name in before and not torch.equal(value, before[name])
         }
-        if not new:
-            return
-        self.seen |= new.keys()
-        elsewhere = again()
-        for name, value in new.items():
-            if name not in elsewhere or not torch.equal(value, elsewhere[name]):
-                self.moved[name] = float((value - before[name]).norm() / value.norm())
+        elsewhere = again() if shares.keys() - self.seen else {}
+        for name, share in shares.items():
+            if name not in self.seen and not torch.equal(after[name], elsewhere.get(name, before[name])):
+                self.moved[name] = 0.0
+            if name in self.moved:
+                self.moved[name] = max(share, self.moved[name])
+        self.seen |= shares.keys()
 
 
 def displaced(value: Tensor) -> Tensor:
