@@ -240,3 +240,41 @@ def test_weights_that_are_not_finite_at_the_end_are_refused():
         model[0].bias[0] = torch.nan
     with pytest.raises(ValueError, match=r"`loss`.*0\.bias that are not finite"):
         recorder.run()
+
+
+def frozen_norm(_: int, model: nn.Module, __: object) -> None:
+    model.train()
+    model[1].eval()
+
+
+def with_frozen_norm(x: Tensor, *, is_recorded: bool = False) -> tuple[nn.Module, Recorder | None]:
+    torch.manual_seed(3)
+    model = make()
+    model[1].running_mean.fill_(0.3)
+    optimizer = SGD(model.parameters())
+    recorder = record(model, optimizer, LOSS, x, Y) if is_recorded else None
+    frozen_norm(0, model, None)
+    loader = DataLoader(TensorDataset(x, Y), batch_size=8)
+    for inputs, targets in loader if recorder is None else recorder.follow(loader):
+        optimizer.zero_grad()
+        LOSS(model(inputs), targets).backward()
+        optimizer.step()
+    return model, recorder
+
+
+def test_layers_in_evaluation_mode_stay_so_in_the_replay():
+    run = with_frozen_norm(X, is_recorded=True)[1].run()
+    expected = with_frozen_norm(X)[0].state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in run.model.state_dict().items())
+    dx = torch.randn(20, 3, dtype=X.dtype, generator=torch.Generator().manual_seed(1))
+    ends = [goal(with_frozen_norm(X + sign * 1e-5 * dx)[0].eval()).detach() for sign in (1, -1)]
+    predicted = float((run.attribute(goal, verify=False).features * dx).sum())
+    assert predicted == pytest.approx(float(ends[0] - ends[1]) / 2e-5, rel=1e-6)
+
+
+def test_layers_whose_mode_changes_on_the_way_are_refused():
+    def switched(epoch: int, model: nn.Module, _: object) -> None:
+        model[1].train(epoch == 0)
+
+    with pytest.raises(ValueError, match="`loop`.*same mode.*changed on the way"):
+        recorded(switched)

@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class Recorder:
         self._tape, self._queue = Tape(stride), list[list[int]]()
         self._before: tuple[Tensor, ...] | None = None
         self._start, self._settings = capture(model, optimizer), settings_of(optimizer)
-        self._parts = _parts(model, optimizer)
+        self._parts, self._modes = _parts(model, optimizer), list[bool]()
         self._hooks: list[Any] = [
             model.register_forward_pre_hook(self._note_forward),
             optimizer.register_step_pre_hook(self._note_settings),
@@ -89,6 +90,7 @@ class Recorder:
             )
         self._require_same_parameters()
         end = capture(self._model, self._optimizer)
+        self._setting = replace(self._setting, pair=partial(_in_modes, self._setting.pair, self._modes))
         require_finite(end, self._start, len(self._tape.records) - 1)
         self._compare(end)
         model = copy_of(self._model)
@@ -109,6 +111,15 @@ class Recorder:
                 "the model in evaluation mode and under torch.no_grad().",
             )
         self._require_same_parameters()
+        modes = [module.training for module in model.modules()]
+        if modes != (self._modes or modes):
+            raise bad_value(
+                "loop",
+                expected="every layer in the same mode in all steps, training or evaluation",
+                got="layers whose mode changed on the way",
+                cure="Set all modes before the first step, and again after model.train().",
+            )
+        self._modes = modes
         self._tape.keep(len(self._tape.records), lambda: capture(self._model, self._optimizer))
         self._before = randomness(self._device)
 
@@ -252,7 +263,7 @@ def record(
 
     def pair() -> tuple[nn.Module, Optimizer]:
         twin, its_optimizer = copies_of(*start)
-        return twin.train(), its_optimizer
+        return twin, its_optimizer
 
     twin, its_optimizer = pair()
     OptimizerStep(its_optimizer, list(trained(twin).values()))  # refuses what has no derivative
@@ -269,6 +280,16 @@ def _parts(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     parameters = {name: id(value) for name, value in trained(model).items()}
     shapes = {name: tuple(value.shape) for name, value in model.named_buffers()}
     return {**parameters, **shapes, "the groups of the optimizer": groups}
+
+
+def _in_modes(
+    pair: Callable[[], tuple[nn.Module, Optimizer]], modes: Sequence[bool]
+) -> tuple[nn.Module, Optimizer]:
+    """A model with each layer in the mode of its steps, and its optimizer."""
+    model, optimizer = pair()
+    for module, mode in zip(model.modules(), modes, strict=True):
+        module.training = mode
+    return model, optimizer
 
 
 def _gap(values: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> tuple[float, str]:
