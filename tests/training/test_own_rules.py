@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Move, Reweight, Training
+from solset import Move, Reweight, SolsetWarning, Training
+from solset.errors import Status
 from solset.training import Run
 
 F64 = torch.float64
@@ -107,3 +108,29 @@ def test_sparse_gradients_of_an_embedding_give_what_dense_ones_give(tmp_path):
     assert torch.allclose(runs[0].weights, runs[1].weights, rtol=0, atol=1e-14)
     changes = [run.estimate(Reweight([1, 4], 0.5), verify=False).change for run in runs]
     assert torch.allclose(*changes, rtol=1e-9, atol=1e-12)
+
+
+class Unseen(torch.optim.SGD):
+    """Shrinks large weights after each step, where autograd does not see it."""
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.sub_(0.05 * parameter.data * parameter.data.abs())
+        return loss
+
+
+def test_rule_that_autograd_does_not_see_is_doubtful():
+    run = run_of(partial(Unseen, lr=0.1))
+    words = r"derivative of the optimizer's rule is wrong: by autograd it is \d+% off"
+    with pytest.warns(SolsetWarning, match=words):
+        assert run.estimate(MOVE, verify=False).status is Status.DOUBTFUL
+    with pytest.warns(SolsetWarning, match=words):
+        worth = run.attribute(lambda model: model(X).square().mean())
+    assert worth.status is Status.DOUBTFUL
+
+
+@pytest.mark.parametrize("optimizer", RULES.values(), ids=RULES)
+def test_rule_that_autograd_sees_is_not_doubted(optimizer):
+    assert run_of(optimizer).estimate(MOVE, verify=False).fault == ""

@@ -79,6 +79,11 @@ class OptimizerStep:
             for members in ([of_group] if self._by_entry and of_group else [[each] for each in of_group])
         ]
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the rule is not one of PyTorch's that are known to be differentiated right."""
+        return not self._by_entry
+
     def joined(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Tensors for each parameter as one for each block: flat for several parameters."""
         return [block.joined([tensors[place] for place in block.places]) for block in self.blocks]

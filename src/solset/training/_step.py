@@ -19,7 +19,7 @@ from solset.training._data import Batch
 from solset.training._optimizers import OptimizerStep
 from solset.training._recipe import clipped_gradients
 from solset.training._repetition import Repetition, buffers_after, displaced
-from solset.training._second import wrong_second
+from solset.training._second import wrong_rule, wrong_second
 from solset.training._setting import Setting
 from solset.training._slopes import BatchSlope, Graph, RuleSlope, Slope
 from solset.training._state import Settings, State, own_randomness, set_randomness
@@ -70,6 +70,7 @@ class StepDerivative:
         values = [value.detach() for value in named.values()]
         self.takes_rate, self.takes_decay = rule.takes_rate, rule.takes_decay
         self.is_looked_at, self.fault, self.repetition = False, "", Repetition()
+        self._is_rule_known = not rule.is_own
         self.kinks_of_blocks = [torch.zeros_like(block, dtype=torch.bool) for block in rule.joined(values)]
 
     def pull(
@@ -330,6 +331,16 @@ class StepDerivative:
         )
         starts = [*parameters, *gradients, *(slots[place][name] for place, name in places)]
         ends = [*moved, *(after[place][name] for place, name in after_places)]
+        if not self._is_rule_known:
+            self._is_rule_known, n = True, len(parameters)
+
+            def rule(values: Sequence[Tensor]) -> list[Tensor]:
+                inside = iter(values[2 * n :])
+                given = [{name: next(inside) for name in slot} for slot in slots]
+                new, its = self._rule(values[:n], values[n : 2 * n], given, before, graph.used, settings)
+                return [*new, *(its[place][name] for place, name in after_places)]
+
+            self.fault = "; ".join(dict.fromkeys(filter(None, (self.fault, wrong_rule(rule, starts)))))
         return starts, ends, places, after_places
 
     @_OF_RULE
