@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Training, filters
+from solset import SolsetWarning, Training, filters
 
 GENERATOR = torch.Generator().manual_seed(0)
 X, LABELS = torch.randn(9, 3, generator=GENERATOR), torch.arange(9) % 2
@@ -119,3 +119,24 @@ def test_an_optimizer_that_never_stepped_has_no_recipe():
     model = net()
     with pytest.raises(ValueError, match="`optimizer`.*a fresh AdamW"):
         filters.Recipe.of(torch.optim.AdamW(model.parameters()), model, steps=5)
+
+
+class Held(nn.BatchNorm1d):
+    """A layer that stays in evaluation mode."""
+
+    def train(self, mode: bool = True) -> nn.Module:  # noqa: ARG002, FBT001, FBT002
+        return super().train(False)
+
+
+def held(kind: type[nn.Module]) -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 4), kind(4), nn.Linear(4, 2))
+    model[1].eval()
+    return model
+
+
+def test_a_layer_that_training_takes_out_of_evaluation_mode_is_named():
+    with pytest.warns(SolsetWarning, match="puts 1 in evaluation mode.*train method"):
+        run = training(lambda: held(nn.BatchNorm1d), drop_last=True).run()
+    assert float(run.model[1].running_mean.abs().max()) > 0
+    assert float(training(lambda: held(Held), drop_last=True).run().model[1].running_mean.abs().max()) == 0
+    training(lambda: held(nn.BatchNorm1d).eval(), drop_last=True)

@@ -1,17 +1,18 @@
 """A model before its first step."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from solset.errors import bad_type, bad_value
+from solset.errors import SolsetWarning, bad_type, bad_value
 from solset.results import copy_of
 from solset.risk import refuse_module
 from solset.training._state import trained
-from solset.training._told import told
+from solset.training._told import NAMED, told
 
 MakeModel = nn.Module | Callable[..., nn.Module]
 
@@ -69,6 +70,24 @@ def require_same(before: Sequence[Tensor], now: Sequence[Tensor]) -> None:
                 cure="Draw only from PyTorch's generators, use deterministic kernels, and keep no count or "
                 "other state in loss, augmentation or data set: it would go on from one run to the next.",
             )
+
+
+def in_training(model: nn.Module) -> nn.Module:
+    """The model in training mode, with a warning about layers that its maker had put in evaluation mode."""
+    held = [
+        (name, module)
+        for name, module in model.named_modules()
+        if model.training and not module.training and not any(module.children())
+    ]
+    model.train()
+    if names := [name for name, module in held if module.training]:
+        warnings.warn(
+            f"make_model puts {', '.join(names[:NAMED])} in evaluation mode, and training runs all layers in "
+            f"training mode; to keep a layer in its mode, let its train method do so",
+            SolsetWarning,
+            stacklevel=5,
+        )
+    return model
 
 
 def _call(make_model: Callable[..., Any], seed: int) -> Any:

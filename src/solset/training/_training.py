@@ -28,7 +28,7 @@ from solset.training._continued import Continued
 from solset.training._data import Data, moving_in, quiet
 from solset.training._divergence import explosion, require_finite
 from solset.training._ensemble import Ensemble, checked_seeds
-from solset.training._fresh import MakeModel, fresh_model, require_same
+from solset.training._fresh import MakeModel, fresh_model, in_training, require_same
 from solset.training._instead import OF_TRAINING
 from solset.training._losses import Loss
 from solset.training._optimizers import MakeOptimizer, OptimizerStep, made
@@ -143,7 +143,7 @@ class Training:
             refuse_module("make_model", make_model)  # a copy has lost hooks
             self.make_model = copy_of(make_model)  # the user may train it on
         with own_randomness(torch.device("cpu")):
-            model = fresh_model(self.make_model, recipe.seed).train()
+            model = in_training(fresh_model(self.make_model, recipe.seed))
         parameters = list(trained(model).values())
         OptimizerStep(made(recipe.optimizer, parameters), parameters)  # refuses what has no derivative
         self.device = parameters[0].device
