@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Move, Reweight, SolsetWarning, Training
+from solset import Move, Reweight, SolsetWarning, Training, audit
 from solset.errors import Status
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
@@ -175,3 +175,14 @@ def test_weights_that_the_forward_pass_moves_are_doubtful():
     with pytest.warns(SolsetWarning, match=words):
         worth = run.attribute(lambda model: nn.functional.cross_entropy(model(ids), Y))
     assert worth.status is Status.DOUBTFUL
+
+
+@pytest.mark.filterwarnings("ignore::solset.SolsetWarning")
+def test_doubts_reach_audits_and_ensembles():
+    training = Training(Counted, nn.CrossEntropyLoss(), X, Y, optimizer=SGD, epochs=2, batch_size=4)
+    looked = audit(training.run(), validation=(X, Y))
+    assert looked.status is Status.DOUBTFUL
+    assert "another loss than training did" in looked.message
+    worth = training.ensemble([0, 1]).attribute(goal)
+    assert worth.status is Status.DOUBTFUL
+    assert worth.message.startswith("2 of 2 seeds: the replay computes another loss")

@@ -61,6 +61,7 @@ class Audit(TableResult):
             :func:`solset.lipschitz_modulus` of a point verifies more.
         notes: Sentences on premises that do not hold, and on columns left out.
         smoothness: Comparison of the scores of a run with real reruns; ``None`` for a problem.
+        fault: Sentences against the derivative of a run; empty where nothing speaks against it.
     """
 
     kind: str
@@ -81,6 +82,7 @@ class Audit(TableResult):
     certainty: tuple[Certainty, ...]
     notes: tuple[str, ...] = ()
     smoothness: GoalCheck | None = None
+    fault: str = ""
 
     @property
     def score(self) -> Tensor:
@@ -118,11 +120,11 @@ class Audit(TableResult):
 
     @computed
     def status(self) -> Status:
-        """``max_steps`` where a modulus was not reached, ``doubtful`` where reruns contradict the scores."""
+        """``max_steps`` where a modulus was not reached, ``doubtful`` where scores are contradicted."""
         if bool(self.score.isnan().any()):
             return Status.MAX_STEPS
         is_rough = self.smoothness is not None and self.smoothness.is_rough
-        return Status.DOUBTFUL if is_rough else Status.CONVERGED
+        return Status.DOUBTFUL if is_rough or self.fault else Status.CONVERGED
 
     @computed
     def message(self) -> str:

@@ -73,6 +73,7 @@ def audit_run(
         certainty=(Certainty.UNKNOWN,) * len(chosen),
         notes=(NO_MODULUS, *worth.notes),
         smoothness=worth.smoothness,
+        fault=worth.fault,
     )
 
 

@@ -265,6 +265,7 @@ def verified(worth: RunAttribution, check: GoalCheck | None) -> RunAttribution:
         check: Comparison, or ``None`` where points have no scores.
     """
     told = "no score was tried by a rerun, since points have none" if check is None else check.headline
-    notes = (told, *(note for note in worth.notes if note != NOT_ASKED))
+    others = [note for note in worth.notes if note != NOT_ASKED]
+    notes = (*others, told) if worth.fault else (told, *others)  # what speaks against the scores comes first
     status = Status.DOUBTFUL if check is not None and check.is_rough else worth.status
     return replace(worth, notes=notes, status=status, smoothness=check)
