@@ -68,6 +68,7 @@ def _of(case: Everyday, removals: int, seeds: int) -> dict[str, object]:
     judged = compare(run, changes, goal, predictors, seeds=range(1, seeds), progress=False)
     rows = _best_settings(judged)
     both = {
+        "half of the seeds, against the others": judged.halves,
         "ceiling": judged.ceiling,
         "float32 to float64, correlation": _correlation(ours, again),
         "float32 to float64, size": float(ours.norm() / again.norm()),

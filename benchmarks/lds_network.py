@@ -24,7 +24,7 @@ from benchmarks.handwriting import Images, mnist
 from benchmarks.tables import table
 from solset import Problem, Training
 from solset.goals import Margin
-from solset.judge import agreement, agreement_of_halves
+from solset.judge import agreement_of_halves, rank_agreement
 from solset.operators import PointGradients
 from solset.problem import Proximal
 from solset.solvers import CG
@@ -56,7 +56,7 @@ class Halves:
             worth: Derivative of each goal in each point's factor, ``(tests, n)``.
         """
         predicted = self.inside @ worth.double().T
-        return agreement(predicted, self.losses.mean(0)), agreement(predicted, self.losses[0])
+        return rank_agreement(predicted, self.losses.mean(0)), rank_agreement(predicted, self.losses[0])
 
 
 def network() -> nn.Module:

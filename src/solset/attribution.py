@@ -88,10 +88,11 @@ class Attribution(TableResult):
         for name, moves in (("weights", asked.factors), ("features", asked.features)):
             if moves:
                 slopes = self._slopes(name)[:, list(moves)].double()
-                steps = torch.stack([torch.as_tensor(move) for move in moves.values()]).to(slopes)
-                total = total + slopes.flatten(1) @ steps.flatten()
+                steps = torch.stack([torch.as_tensor(move, dtype=torch.float64) for move in moves.values()])
+                total = total.to(slopes.device) + slopes.flatten(1) @ steps.flatten().to(slopes.device)
         for step in decays:
-            total = total + self._slopes("decay").double() * step
+            slopes = self._slopes("decay").double()
+            total = total.to(slopes.device) + slopes * step
         return total if isinstance(self.value, Tensor) else float(total)
 
     @property
@@ -110,7 +111,9 @@ class Attribution(TableResult):
                 got=f"an attribution without it ({self.message})",
                 cure="Ask for estimate(change), or for an attribution with this derivative.",
             )
-        return slopes if isinstance(self.value, Tensor) else torch.as_tensor(slopes).unsqueeze(0)
+        if isinstance(slopes, Tensor):
+            return slopes if isinstance(self.value, Tensor) else slopes.unsqueeze(0)
+        return torch.tensor([slopes], dtype=torch.float64)
 
     def _space(self) -> Space:
         """The space of one point's features."""

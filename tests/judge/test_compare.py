@@ -1,24 +1,41 @@
 """Planted predictors get the scores that they must have, and what goes wrong in one is a line of its own."""
 
 import warnings
+from collections.abc import Callable
 from functools import partial
-from math import isnan
+from math import asin, isnan, pi
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from solset import Problem, Remove, SolsetWarning, Training, compare, goals
+from solset import (
+    Add,
+    Decay,
+    Move,
+    Problem,
+    Relabel,
+    Remove,
+    SolsetWarning,
+    Training,
+    compare,
+    goals,
+)
+from solset.changes import Change
 from solset.judge import (
     ByAttribution,
     ByEstimate,
     ByScores,
     Comparison,
-    agreement,
     agreement_of_halves,
+    bootstrap_interval,
     gradient_products,
-    interval,
+    noise_ceiling,
     random_scores,
+    rank_agreement,
+    truth_of,
 )
 from solset.retraining import Newton
 from solset.training import Run
@@ -60,14 +77,26 @@ def judged(run: Run) -> Comparison:
             next(run.model.parameters()).add_(1.0)
         return real
 
+    def freezes(changes: object, goal: object) -> Tensor:
+        run.model.get_parameter("bias").requires_grad_(False)
+        return real
+
+    def sets_the_mode(changes: object, goal: object) -> Tensor:
+        run.model.train()
+        return real
+
     predictors = {
         "raises": breaks,
+        "freezes": freezes,
+        "changes the mode": sets_the_mode,
+        "returns words": lambda *_: "words",
         "changes the model": touches,
         "wrong shape": lambda *_: real[:3],
         "not finite": lambda *_: real * float("nan"),
         "flipped": lambda *_: -real,
         "random": random_scores(COUNT, TESTS),
         "oracle": lambda *_: real,
+        "a list of arrays": lambda *_: [row.numpy() for row in real],
         "the run": ByAttribution(run),
         "one estimate each": ByEstimate(run),
     }
@@ -82,7 +111,7 @@ def test_planted_predictors_have_the_scores_that_they_must_have(judged: Comparis
     assert scores["flipped"].mean == pytest.approx(-1)
     assert scores["random"].low < 0 < scores["random"].high
     assert scores["the run"].low > scores["random"].high
-    assert 0.5 < judged.ceiling < 1
+    assert 0.5 < judged.halves < judged.ceiling < 1
     assert "best: oracle, 1.00" in repr(judged)
     assert judged.to_dataframe().predictor[0] == "oracle"
     assert "flipped" in [label.get_text() for label in judged.plot().axes[0].get_yticklabels()]
@@ -98,7 +127,7 @@ def test_a_lead_is_the_difference_of_two_scores_with_its_interval(judged: Compar
         judged.lead("oracle", "raises")
 
 
-def test_a_linear_prediction_is_that_of_the_tangent_where_a_change_is_small(judged: Comparison) -> None:
+def test_a_linear_prediction_ranks_changes_as_the_goals_at_the_tangent_do(judged: Comparison) -> None:
     scores = {one.predictor: one for one in judged.scores}
     assert scores["one estimate each"].same_seed == pytest.approx(scores["the run"].same_seed, abs=0.05)
 
@@ -108,6 +137,9 @@ def test_a_linear_prediction_is_that_of_the_tangent_where_a_change_is_small(judg
     [
         ("raises", "RuntimeError: no such kernel"),
         ("changes the model", "it changed the model: weight"),
+        ("changes the mode", "it changed the model: the model"),
+        ("freezes", "it changed the model: bias"),
+        ("returns words", "TypeError: `predictor` must be numbers; got str. Return a tensor or an array."),
         ("wrong shape", "shape (3, 3) where there are 12 changes of 3 goals"),
         ("not finite", "predictions that are not finite"),
     ],
@@ -119,7 +151,14 @@ def test_what_goes_wrong_in_a_predictor_is_a_note(judged: Comparison, name: str,
     assert name in judged.message
 
 
+def test_numbers_are_taken_in_any_form(judged: Comparison) -> None:
+    score = next(one for one in judged.scores if one.predictor == "a list of arrays")
+    assert score.error == 0
+
+
 def test_the_model_is_as_before_after_a_predictor_that_changed_it(judged: Comparison, run: Run) -> None:
+    assert not run.model.training
+    assert all(part.requires_grad for part in run.model.parameters())
     assert torch.equal(next(run.model.parameters()).flatten(), run.weights[:3])
 
 
@@ -165,15 +204,90 @@ def test_equal_truths_have_no_correlation() -> None:
     same = [Remove([3])] * 3
     judged = compare(problem, same, GOAL, {"step": ByEstimate(problem)}, method=Newton())
     assert isnan(judged.scores[0].mean)
-    assert "all real changes are equal" in judged.message
-    assert "3 changes say little" in judged.message
+    assert "no correlation is defined for 3 goals" in judged.message
+    assert "so few changes" in judged.message
 
 
-def test_scores_of_points_are_judged_by_factors_alone(run: Run) -> None:
-    from solset import Move
+ONE = torch.ones(1, 1, dtype=torch.float64)
 
-    judged = compare(run, [Move([0], 0.1 * X[:1])], GOAL, {"random": random_scores(COUNT, TESTS)})
-    assert "factors for scores of points" in judged.scores[0].note
+
+@pytest.mark.parametrize(
+    "change",
+    [Move([0], 0.1 * X[:1]), Relabel([0], ONE), Add(X[:1], ONE), Remove([1]) + Decay(0.1)],
+    ids=["move", "relabel", "add", "decay in a sum"],
+)
+def test_scores_of_points_are_judged_by_factors_alone(change: Change) -> None:
+    with pytest.raises(ValueError, match="factors for scores of points"):
+        random_scores(COUNT, TESTS)([change], GOAL)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, Tensor.tolist, Tensor.float], ids=["array", "lists", "float32"])
+def test_scores_of_another_library_enter_in_any_form(run: Run, kind: Callable[[Tensor], Any]) -> None:
+    weights = run.attribute(GOAL, verify=False, features=False, progress=False).weights
+    assert weights is not None
+    changes = removals(3)
+    by_hand, ours = ByScores(kind(weights), COUNT)(changes, GOAL), ByAttribution(run)(changes, GOAL)
+    torch.testing.assert_close(by_hand, ours.double(), rtol=1e-6, atol=1e-12)
+
+
+def test_scores_of_another_number_of_points_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"`scores` must be \(goals, 24\); got shape \(3, 60\)"):
+        ByScores(torch.ones(3, 60), COUNT)(removals(1), GOAL)
+
+
+def test_a_truth_of_something_else_is_refused(run: Run, judged: Comparison) -> None:
+    given = {"predictors": {"random": random_scores(COUNT, TESTS)}, "truth": judged.truth}
+    others = [Remove([k]) for k in range(12)]
+    other_goal = goals.PointLosses(draw(TESTS, 3, seed=8), draw(TESTS, 1, seed=9))
+    with pytest.raises(ValueError, match="truth"):
+        compare(run, others, GOAL, **given)
+    with pytest.raises(ValueError, match="truth"):
+        compare(run, removals(), other_goal, **given)
+    with pytest.raises(ValueError, match="seeds"):
+        compare(run, removals(), GOAL, seeds=[4], **given)
+
+
+def test_a_retraining_that_fails_leaves_its_change_out(run: Run) -> None:
+    changes = [*removals(4), Remove([99])]
+    oracle = truth_of(run, changes[:4], GOAL).mean
+    predicted = torch.cat([oracle, torch.zeros(1, TESTS, dtype=torch.float64)])
+
+    def oracle_again(changes: object, goal: object) -> Tensor:
+        return predicted
+
+    judged = compare(run, changes, GOAL, {"oracle": oracle_again}, seeds=[5])
+    assert "change 4 failed with seed 0" in judged.message
+    assert "left out: 4" in judged.message
+    assert judged.scores[0].same_seed == pytest.approx(1)
+    with pytest.raises(ValueError, match="99"):
+        truth_of(run, [Remove([99])], GOAL)
+
+
+def test_what_a_predictor_warns_of_stands_beside_its_score(run: Run) -> None:
+    def doubtful(changes: object, goal: object) -> Tensor:
+        warnings.warn("it does not hold", SolsetWarning, stacklevel=1)
+        return draw(3, TESTS)
+
+    judged = compare(run, removals(3), GOAL, {"guess": doubtful})
+    assert judged.scores[0].note == "it does not hold"
+    assert "warned themselves: guess" in judged.message
+
+
+def test_nobody_is_asked_after_a_model_was_replaced() -> None:
+    training = Training(
+        lambda: nn.Linear(3, 1).double(), nn.MSELoss(), X, Y, optimizer=partial(torch.optim.SGD, lr=0.05)
+    )
+    run = training.run()
+
+    def reparametrises(changes: object, goal: object) -> Tensor:
+        nn.utils.parametrizations.weight_norm(run.model)
+        return draw(3, TESTS)
+
+    predictors = {"breaker": reparametrises, "next": random_scores(COUNT, TESTS)}
+    judged = compare(run, removals(3), GOAL, predictors)
+    notes = {one.predictor: one.note for one in judged.scores}
+    assert notes["breaker"] == "it replaced parts of the model; let it work on a copy"
+    assert notes["next"] == "it was not asked, since breaker replaced parts of the model"
 
 
 @pytest.mark.parametrize(
@@ -203,14 +317,14 @@ def test_a_problem_has_no_seeds_and_needs_a_method() -> None:
 class TestStatistics:
     def test_goals_without_a_correlation_are_left_out(self) -> None:
         real = torch.tensor([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])
-        assert agreement(real, real) == pytest.approx(1)
+        assert rank_agreement(real, real) == pytest.approx(1)
 
     def test_ties_have_the_mean_rank(self) -> None:
         from scipy.stats import spearmanr
 
         a, b = (torch.randint(0, 4, (20, 1), generator=torch.Generator().manual_seed(s)) for s in (0, 1))
         expected = spearmanr(a.numpy().ravel(), b.numpy().ravel())[0]
-        assert agreement(a, b) == pytest.approx(expected, abs=1e-12)
+        assert rank_agreement(a, b) == pytest.approx(expected, abs=1e-12)
 
     def test_halves_of_equal_seeds_agree_and_of_noise_do_not(self) -> None:
         signal = draw(30, 4)
@@ -220,15 +334,28 @@ class TestStatistics:
     def test_an_interval_holds_the_score_and_narrows(self) -> None:
         real = draw(40, 5)
         predicted = real + draw(40, 5, seed=1)
-        low, high = interval(predicted, real)
-        assert low < agreement(predicted, real) < high
-        few = interval(predicted[:10], real[:10])
+        low, high = bootstrap_interval(predicted, real)
+        assert low < rank_agreement(predicted, real) < high
+        few = bootstrap_interval(predicted[:10], real[:10])
         assert few[1] - few[0] > high - low
 
+    @pytest.mark.parametrize("goals_together", [1, 8])
+    def test_intervals_hold_the_score_over_endless_changes(self, goals_together: int) -> None:
+        # For a normal pair with correlation r the rank correlation is 6/π asin(r/2).
+        r, trials, inside = 0.8, 120, 0
+        endless = 6 / pi * asin(r / 2)
+        for trial in range(trials):
+            real, noise = (
+                draw(24, goals_together, seed=2 * trial),
+                draw(24, goals_together, seed=2 * trial + 1),
+            )
+            low, high = bootstrap_interval(r * real + (1 - r * r) ** 0.5 * noise, real, samples=200)
+            inside += low <= endless <= high
+        assert inside / trials >= 0.85
 
-def test_scores_of_another_library_enter_as_a_matrix(run: Run) -> None:
-    weights = run.attribute(GOAL, verify=False, features=False, progress=False).weights
-    assert weights is not None
-    changes = removals(3)
-    by_hand, ours = ByScores(weights)(changes, GOAL), ByAttribution(run)(changes, GOAL)
-    torch.testing.assert_close(by_hand, ours.double())
+    def test_a_prediction_without_noise_scores_at_the_ceiling(self) -> None:
+        signal = draw(4000, 2)
+        seeds = signal + 1.5 * draw(4, 4000, 2, seed=1)
+        ceiling = noise_ceiling(agreement_of_halves(seeds))
+        assert rank_agreement(signal, seeds.mean(0)) == pytest.approx(ceiling, abs=0.03)
+        assert isnan(noise_ceiling(-0.1))

@@ -44,4 +44,4 @@ def test_nothing_is_left_of_an_operator():
     before = living()
     for _ in range(3):
         use_every_operator()
-    assert living() <= before
+    assert living() <= before, "use each operator alone to see which"

@@ -48,6 +48,7 @@ def test_one_goal_is_a_number_and_a_removal_minus_its_factor(problem: Problem) -
     worth = problem.attribute(lambda model: next(model.parameters()).sum())
     assert isinstance(worth.predict(Decay(SMALL)), float)
     assert worth.weights is not None
+    assert worth.predict(Decay(SMALL)) == SMALL * worth.decay  # to the last bit, in float64
     assert worth.predict(Remove([3, 4])) == pytest.approx(-float(worth.weights[[3, 4]].sum()), rel=1e-12)
 
 

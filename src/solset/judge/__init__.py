@@ -10,7 +10,13 @@ from solset.judge._predictors import (
     gradient_products,
     random_scores,
 )
-from solset.judge._statistics import agreement, agreement_of_halves, interval
+from solset.judge._statistics import (
+    agreement_of_halves,
+    bootstrap_interval,
+    lead_interval,
+    noise_ceiling,
+    rank_agreement,
+)
 from solset.judge._truth import Truth, truth_of
 
 __all__ = [
@@ -21,11 +27,13 @@ __all__ = [
     "Predictor",
     "Score",
     "Truth",
-    "agreement",
     "agreement_of_halves",
+    "bootstrap_interval",
     "compare",
     "gradient_products",
-    "interval",
+    "lead_interval",
+    "noise_ceiling",
     "random_scores",
+    "rank_agreement",
     "truth_of",
 ]

@@ -6,19 +6,26 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from solset.changes import Change
 from solset.checks import checked
-from solset.errors import bad_value
+from solset.errors import SolsetWarning, bad_value
 from solset.goals import Goals
 from solset.judge._comparison import Comparison, Score
-from solset.judge._predictors import Predictor
-from solset.judge._statistics import agreement, agreement_of_halves, interval
-from solset.judge._truth import Truth, truth_of
+from solset.judge._predictors import Predictor, as_matrix
+from solset.judge._statistics import (
+    agreement_of_halves,
+    bootstrap_interval,
+    noise_ceiling,
+    rank_agreement,
+)
+from solset.judge._truth import Truth, asked_of, truth_of
 from solset.problem import Problem
 from solset.retraining import Method
 from solset.training import Run
+
+REPLACED = "it replaced parts of the model; let it work on a copy"
 
 
 @checked
@@ -37,8 +44,8 @@ def compare(
 
     The score is the linear datamodeling score (Park et al. 2023): the rank correlation, over the changes, of
     the predicted with the real change of a goal, on average over goals. Beside it stand its bootstrap
-    interval, the size of the predictions, their price, and how well half of the seeds agree with the others,
-    which is what chance in training leaves to be foretold.
+    interval, the size of the predictions, their price, and the ceiling that chance in training leaves: the
+    score of a prediction without noise, from how well half of the seeds agree with the others.
 
     Args:
         trained: Run of a recipe, which is run again from its seed and from others; or problem.
@@ -48,7 +55,8 @@ def compare(
             with the scores of any other library, or any function of changes and goal.
         seeds: Seeds beside that of the run; without them the ceiling is not known.
         method: Way to train a problem again, as for :func:`solset.retrain`; none for a run.
-        truth: Real changes from an earlier call, ``comparison.truth``, so that nothing is trained again.
+        truth: Real changes from an earlier call of the same weights, changes and goals, as
+            ``comparison.truth``, so that nothing is trained again.
         progress: Whether to show a progress bar; by default only on a terminal.
 
     Returns:
@@ -57,7 +65,8 @@ def compare(
 
     Raises:
         TypeError: If a problem comes without a method, or a run with one.
-        ValueError: If there are no changes or predictors, or seeds are asked of a problem or a loop.
+        ValueError: If there are no changes or predictors, seeds are asked of a problem or a loop, or the
+            truth is of something else.
 
     Cost: as for :func:`truth_of`, and that of the predictors.
 
@@ -82,59 +91,115 @@ def compare(
             raise bad_value(name, expected="at least one", got="none", cure="Name what is to be compared.")
     if truth is None:
         truth = truth_of(trained, changes, goal, seeds=seeds, method=method, progress=progress)
-    elif truth.changes.shape[1] != len(changes):
-        cure = "Pass the changes of the call that it comes from."
-        got = f"one of {truth.changes.shape[1]}"
-        raise bad_value("truth", expected=f"a truth of {len(changes)} changes", got=got, cure=cure)
-    scores, predicted = [], {}
+    else:
+        _require_same(truth, trained, changes, goal, seeds)
+    scores, predicted, breaker = [], {}, ""
     for name, predict in predictors.items():
-        trainings, answer = _asked(predict, trained, changes, goal, truth)
-        if isinstance(answer, str):
-            scores.append(Score(name, trainings=trainings, note=answer))
+        if breaker:
+            scores.append(Score(name, note=f"it was not asked, since {breaker} replaced parts of the model"))
+            continue
+        trainings, answer, note = _asked(predict, trained, changes, goal, truth)
+        if answer is None:
+            breaker = name if note == REPLACED else ""
+            scores.append(Score(name, trainings=trainings, note=note))
         else:
             predicted[name] = answer
-            scores.append(_score(name, answer, truth, trainings))
+            scores.append(_score(name, answer, truth, trainings, note))
     scores.sort(key=lambda one: (isnan(one.mean), -one.mean))
-    return Comparison(tuple(scores), agreement_of_halves(truth.changes), truth, predicted)
+    halves = agreement_of_halves(truth.changes[:, truth.is_finite])
+    return Comparison(tuple(scores), halves, noise_ceiling(halves), truth, predicted)
+
+
+def _require_same(
+    truth: Truth, trained: Run | Problem, changes: Sequence[Change], goal: Goals, seeds: Sequence[int]
+) -> None:
+    """Refuses a truth of other weights, changes, goals or seeds."""
+    cure = "Pass what the earlier call was given, or leave truth out."
+    if truth.asked != asked_of(trained, changes, goal):
+        got = "one of others"
+        raise bad_value("truth", expected="of these weights, changes and goals", got=got, cure=cure)
+    if seeds and tuple(seeds) != truth.seeds[1:]:
+        got = f"one of {list(truth.seeds[1:])}"
+        raise bad_value("truth", expected=f"of the seeds {list(seeds)}", got=got, cure=cure)
 
 
 def _asked(
     predict: Predictor, trained: Run | Problem, changes: Sequence[Change], goal: Goals, truth: Truth
-) -> tuple[float, Tensor | str]:
-    """The price of a predictor, in trainings, and its predictions, or a note on what went wrong in it."""
+) -> tuple[float, Tensor | None, str]:
+    """The price of a predictor, in trainings, its predictions, and a note on what went wrong in it."""
     model = trained.model if isinstance(trained, Run) else trained.risk().model
-    before = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-    start = time.process_time()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the retrainings are the judge, and not what predictors say
-            predicted = torch.as_tensor(predict(changes, goal)).detach().double().cpu()
-    except Exception as error:  # noqa: BLE001 - a predictor of another library may raise anything
-        predicted = f"{type(error).__name__}: {error}".splitlines()[0]
+    before, start = _Before(model), time.process_time()
+    predicted, note = None, ""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            predicted = as_matrix(predict(changes, goal))
+        except Exception as error:  # noqa: BLE001 - a predictor of another library may raise anything
+            note = f"{type(error).__name__}: {error}".splitlines()[0]
     trainings = (time.process_time() - start) / max(truth.seconds, 1e-9)
-    after = model.state_dict()
-    if touched := [key for key, value in before.items() if not torch.equal(value, after[key])]:
-        model.load_state_dict(before, strict=False)
-        return trainings, f"it changed the model: {', '.join(touched[:3])}"
-    if isinstance(predicted, str):
-        return trainings, predicted
+    if touched := before.restored():
+        return trainings, None, touched
+    if predicted is None:
+        return trainings, None, note
     count, width = truth.mean.shape
     if predicted.shape == (count,) and width == 1:
         predicted = predicted.unsqueeze(1)
     if predicted.shape != (count, width):
-        return trainings, f"shape {tuple(predicted.shape)} where there are {count} changes of {width} goals"
-    return trainings, predicted if bool(predicted.isfinite().all()) else "predictions that are not finite"
+        note = f"shape {tuple(predicted.shape)} where there are {count} changes of {width} goals"
+        return trainings, None, note
+    if not bool(predicted.isfinite().all()):
+        return trainings, None, "predictions that are not finite"
+    doubts = [str(one.message) for one in told if issubclass(one.category, SolsetWarning)]
+    return trainings, predicted, doubts[0] if doubts else ""
 
 
-def _score(name: str, predicted: Tensor, truth: Truth, trainings: float) -> Score:
-    real = truth.mean.cpu()
-    length = real.norm()
+class _Before:
+    """A model as it was: values, modes, and which weights are trained."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._values = {name: value.detach().clone() for name, value in _tensors(model).items()}
+        self._modes = {name: part.training for name, part in model.named_modules()}
+        self._trained = {name: part.requires_grad for name, part in model.named_parameters()}
+
+    def restored(self) -> str:
+        """Puts the model back, and says what had changed; empty where nothing had."""
+        now, modes = _tensors(self._model), dict(self._model.named_modules())
+        if now.keys() != self._values.keys() or modes.keys() != self._modes.keys():
+            return REPLACED
+        touched = [name for name, value in self._values.items() if not _same(value, now[name])]
+        with torch.no_grad():
+            for name in touched:
+                now[name].data = self._values[name]
+        touched += [name or "the model" for name, mode in self._modes.items() if modes[name].training != mode]
+        for name, mode in self._modes.items():
+            modes[name].training = mode
+        for name, part in self._model.named_parameters():
+            touched += [name] if part.requires_grad != self._trained[name] else []
+            part.requires_grad_(self._trained[name])
+        return f"it changed the model: {', '.join(dict.fromkeys(touched[:3]))}" if touched else ""
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    is_alike = (first.shape, first.dtype, first.device) == (second.shape, second.dtype, second.device)
+    return is_alike and torch.equal(first, second)
+
+
+def _score(name: str, predicted: Tensor, truth: Truth, trainings: float, note: str) -> Score:
+    finite = truth.is_finite.cpu()
+    predicted, real, same = (each.cpu()[finite] for each in (predicted, truth.mean, truth.changes[0]))
+    length = float(real.norm()) or float("nan")
     return Score(
         name,
-        agreement(predicted, real),
-        *interval(predicted, real),
-        agreement(predicted, truth.changes[0]),
-        float(predicted.norm() / length),
-        float((predicted - real).norm() / length),
+        rank_agreement(predicted, real),
+        *bootstrap_interval(predicted, real),
+        rank_agreement(predicted, same),
+        float(predicted.norm()) / length,
+        float((predicted - real).norm()) / length,
         trainings,
+        note,
     )

@@ -1,14 +1,16 @@
 """Predictors of what a change of the data does to goals: those of solset, and any scores of points."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from solset.changes import Change, Decay, Remove, Reweight
-from solset.errors import bad_value
+from solset.changes import Change, Decay, Remove, Reweight, Sum
+from solset.checks import require
+from solset.errors import bad_type, bad_value
 from solset.goals import Goals, slopes_of
 from solset.judge._truth import value_of
 from solset.operators import PointGradients
@@ -71,7 +73,10 @@ class ByAttribution:
     def __call__(self, changes: Sequence[Change], goal: Goals) -> Tensor:
         """Arguments as for every predictor. Cost: one attribution of the goals."""
         of_run = {"verify": False, "progress": False} if isinstance(self.trained, Run) else {}
-        moves = not all(isinstance(change, Remove | Reweight | Decay) for change in changes)
+        parts = [
+            part for change in changes for part in (change.parts if isinstance(change, Sum) else [change])
+        ]
+        moves = not all(isinstance(part, Remove | Reweight | Decay) for part in parts)
         worth = self.trained.attribute(goal, **{"features": moves, **of_run, **self.options})
         return torch.stack([torch.as_tensor(worth.predict(change)).reshape(-1) for change in changes])
 
@@ -81,32 +86,71 @@ class ByScores:
     """Scores of points by any method or library, summed over the points whose factors change.
 
     Attributes:
-        scores: Derivative of each goal in the factor of each point's loss, ``(k, n)``, or a function of the
-            goals that returns it; removing a point is predicted to change the goal by minus its score.
+        scores: Derivative of each goal in the factor of each point's loss, ``(k, n)``, as a tensor, an array
+            or lists, or a function of the goals that returns it; removing a point is predicted to change the
+            goal by minus its score.
+        count: Number of training points, where scores of another number are to be refused.
     """
 
-    scores: Tensor | Callable[[Goals], Tensor]
+    scores: Any
+    count: int | None = None
 
     def __call__(self, changes: Sequence[Change], goal: Goals) -> Tensor:
         """Arguments as for every predictor.
 
         Raises:
-            ValueError: If a change is none of factors, or the scores are not one row for each goal.
+            ValueError: If a change is of something else than factors, or the scores are no matrix of one
+                column for each point.
         """
-        scores = torch.as_tensor(self.scores if isinstance(self.scores, Tensor) else self.scores(goal))
-        if scores.ndim == 1:
-            scores = scores.unsqueeze(0)
-        predicted = []
-        for change in changes:
-            factors = change.of_training(scores.shape[1], _no_features).factors
-            steps = torch.tensor(list(factors.values()), dtype=torch.float64)
-            predicted.append(scores[:, list(factors)].double().cpu() @ steps)
-        return torch.stack(predicted)
+        scores = as_matrix(self.scores(goal) if callable(self.scores) else self.scores)
+        scores = scores.unsqueeze(0) if scores.ndim == 1 else scores
+        if scores.ndim != 2 or self.count not in {None, scores.shape[1]}:
+            expected = f"(goals, {'points' if self.count is None else self.count})"
+            got, cure = (
+                f"shape {tuple(scores.shape)}",
+                "Pass one row for each goal, with a number for each point.",
+            )
+            raise bad_value("scores", expected=expected, got=got, cure=cure)
+        return torch.stack([scores @ _factors(change, scores.shape[1]) for change in changes])
+
+
+def as_matrix(answer: Any) -> Tensor:
+    """Numbers of any library as a tensor in float64 in the memory of the host.
+
+    Args:
+        answer: A tensor, an array, a frame, or a list of them.
+
+    Raises:
+        TypeError: If it holds anything but numbers.
+    """
+    parts = answer if isinstance(answer, list | tuple) else [answer]
+    try:
+        values = [
+            np.asarray(p.detach().cpu() if isinstance(p, Tensor) else p, dtype=np.float64) for p in parts
+        ]
+        return torch.from_numpy(np.stack(values) if parts is answer else values[0].copy())
+    except (TypeError, ValueError) as error:
+        cure = "Return a tensor or an array."
+        raise bad_type("predictor", expected="numbers", got=type(answer).__name__, cure=cure) from error
+
+
+def _factors(change: Change, count: int) -> Tensor:
+    """The change of each point's factor, ``(n,)``; refused for a change of anything else."""
+    asked = change.of_training(count, _no_features)
+    if asked.features or asked.targets or asked.added or asked.decays or asked.rate:
+        raise _no_factors(repr(change))
+    steps = torch.zeros(count, dtype=torch.float64)
+    steps[list(asked.factors)] = torch.tensor(list(asked.factors.values()), dtype=torch.float64)
+    return steps
+
+
+def _no_factors(got: str) -> ValueError:
+    cure = "Judge scores by removals or other factors of points, or use ByAttribution or ByEstimate."
+    return bad_value("changes", expected="changes of factors for scores of points", got=got, cure=cure)
 
 
 def _no_features() -> Any:
-    cure = "Judge them by removals or other factors of points, or use ByAttribution."
-    raise bad_value("changes", expected="changes of factors for scores of points", got="a move", cure=cure)
+    raise _no_factors("a move of features")
 
 
 def gradient_products(problem: Problem) -> ByScores:
@@ -119,13 +163,14 @@ def gradient_products(problem: Problem) -> ByScores:
 
     Cost: a gradient of each point.
     """
+    require("problem", problem, Problem, cure="Pass Problem(run.model, loss, x, y) for a run.")
 
     def scores(goal: Goals) -> Tensor:
         risk = problem.risk()
         points = PointGradients(risk, risk.select(range(problem.point_count)))
         return -(points.T @ slopes_of(goal, risk).gradients).T
 
-    return ByScores(scores)
+    return ByScores(scores, problem.point_count)
 
 
 def random_scores(count: int, goals: int = 1, *, seed: int = 0) -> ByScores:
@@ -136,4 +181,4 @@ def random_scores(count: int, goals: int = 1, *, seed: int = 0) -> ByScores:
         goals: Number of the goals' values.
         seed: Seed of the scores.
     """
-    return ByScores(torch.randn(goals, count, generator=torch.Generator().manual_seed(seed)))
+    return ByScores(torch.randn(goals, count, generator=torch.Generator().manual_seed(seed)), count)

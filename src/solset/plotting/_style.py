@@ -30,6 +30,7 @@ _OTHER_COLOURS = ("#00806A", "#8B4A9C", "#A27400", "#4FA3D1")
 MARKERS = "osD^vPX*"
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
 MUTED = "#5B6470"
+DPI = 150  # dots per inch of a file
 _STYLE = {
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -65,15 +66,16 @@ def figure_bytes(figure: Figure, file_format: Literal["png", "svg"]) -> bytes:
         figure: Figure from a function of this room.
         file_format: Format of the file: ``"png"`` at 150 dots per inch, or ``"svg"``.
     """
-    dpi = 150 if file_format == "png" else 72
     # The layout engine starts from where the last drawing left it: settle once, then keep the places. Letters
     # are rounded to dots, so that it settles at the size of the file.
-    figure.set_dpi(dpi)
+    before = figure.dpi
+    figure.set_dpi(DPI)
     figure.draw_without_rendering()
+    figure.set_dpi(before)
     figure.set_layout_engine("none")
     unstated = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
     stream = io.BytesIO()
-    figure.savefig(stream, format=file_format, dpi=dpi, metadata=unstated[file_format])
+    figure.savefig(stream, format=file_format, dpi=DPI, metadata=unstated[file_format])
     return stream.getvalue()
 
 

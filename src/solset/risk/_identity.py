@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,11 +66,11 @@ def settings_of(value: object) -> Any:
     """The settings of a value in the types of JSON: tensors by digest, what is not plain by its type."""
     if isinstance(value, _PLAIN):
         return value
-    if isinstance(value, Tensor):
-        return digest([value])
+    if isinstance(value, Tensor | np.ndarray):
+        return digest([torch.as_tensor(value)])
     if isinstance(value, Mapping):
         return {str(name): settings_of(part) for name, part in value.items()}
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple | list | range):
         return [settings_of(part) for part in value]
     kind = type(value).__qualname__
     if is_dataclass(value):
