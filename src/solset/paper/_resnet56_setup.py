@@ -156,9 +156,13 @@ class TrainedResNet56:
         }
 
     def derivative(self, moved: list[int]) -> GraphicalDerivative:
-        """The graphical derivative for these points, on the rows that carry it; prints its plan."""
-        rows = InformativeRows(tol=self.settings.tol)
-        derivative = self.problem.derivative(points=moved, optimality="interpolating", rows=rows)
+        """The graphical derivative for these points, on the rows that carry it; prints its plan.
+
+        A problem of its own takes no rows from earlier questions, which an interrupted run did not ask: then
+        its last digits would differ.
+        """
+        rows, problem = InformativeRows(tol=self.settings.tol), self.problem.with_model(self.model)
+        derivative = problem.derivative(points=moved, optimality="interpolating", rows=rows)
         if not derivative.plan:
             raise bad_value(
                 "moved",
