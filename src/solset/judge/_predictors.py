@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from solset.problem import Problem
 from solset.training import Run
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """What foretells the change of each goal by each change of the data; any function of this form is one."""
 

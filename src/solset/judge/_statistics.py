@@ -88,7 +88,7 @@ def bootstrap_interval(
     Cost: ``samples`` times the ranks of all numbers.
     """
     low, high = _quantiles(_fisher(_drawn_scores(predicted, real, samples, seed)), level)
-    score = float(_fisher(np.asarray(rank_agreement(predicted, real))))
+    score = float(_fisher(np.array([rank_agreement(predicted, real)]))[0])
     return float(np.tanh(2 * score - high)), float(np.tanh(2 * score - low))
 
 
